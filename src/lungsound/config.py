@@ -1,0 +1,254 @@
+"""A run as typed values: strict TOML in, overrides, resolved values out.
+
+A recipe is a TOML file. It may name another recipe with `extends = "name"` and then holds only the difference.
+Unknown keys, wrong types and values out of range are errors that name the key and what is allowed.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lungsound.errors import SettingsError
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """Base of all sections: frozen, strict about keys and types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataSettings(Settings):
+    root: str | None = None
+    """Folder of the corpus; usually given on the command line as --data."""
+    corpus: Literal["auto", "icbhi", "sprsound"] = "auto"
+    """Which reader; auto looks at the folder."""
+    split: str = "official"
+    """official, fold0 .. fold4 (RespireNet's), or a file of `name<TAB>part` lines."""
+    test_parts: tuple[str, ...] = ()
+    """Parts that are the test; empty: every part but train."""
+    label_set: Literal["sound4", "sound2", "diagnosis3", "diagnosis2"] = "sound4"
+    """What is told apart."""
+    devices: tuple[str, ...] = ()
+    """Keep only recordings of these stethoscopes; empty keeps all."""
+    modes: tuple[str, ...] = ()
+    """Keep only these acquisition modes (ICBHI: sc, mc); empty keeps all."""
+    is_strict: bool = True
+    """Refuse a corpus with problems; false trains on what is sound in it."""
+
+
+class AudioSettings(Settings):
+    sample_rate_hz: Count = 16000
+    """Rate to which every recording is resampled."""
+    duration_s: Positive = 8.0
+    """Length of the input; longer cycles are cut, shorter ones padded."""
+    padding: Literal["repeat", "zero"] = "repeat"
+    """How a short cycle fills the input."""
+    num_mels: Annotated[int, Field(ge=16)] = 128
+    """Mel filters of the filter bank."""
+    fade_s: Annotated[float, Field(ge=0)] = 0.0625
+    """Linear fade at both ends of the recording, and at the end of a repeated cycle."""
+    statistics: Literal["audioset", "corpus"] = "audioset"
+    """Mean and deviation for normalisation: AudioSet's, or those of the training cycles."""
+
+
+class AugmentSettings(Settings):
+    is_on: bool = True
+    """SpecAugment on the training cycles."""
+    gate: Literal["probability", "published"] = "probability"
+    """published: applied when a standard normal draw is at most 1, as in the authors' program."""
+    probability: Share = 1.0
+    """How often masks are applied, for gate = probability."""
+    num_frequency_masks: Annotated[int, Field(ge=0)] = 2
+    max_frequency_width: Annotated[int, Field(ge=0)] = 48
+    """Widest frequency mask, in mel filters."""
+    num_time_masks: Annotated[int, Field(ge=0)] = 2
+    max_time_width: Annotated[int, Field(ge=0)] = 160
+    """Widest time mask, in frames of 10 ms."""
+    fill: Literal["mean", "zero"] = "mean"
+
+
+class ModelSettings(Settings):
+    size: Literal["micro", "tiny", "small", "base"] = "base"
+    """micro is ours, for demonstrations; the others are DeiT's."""
+    stride: Annotated[int, Field(ge=1, le=16)] = 10
+    """Distance of patches of 16 x 16, in bins."""
+    norm_eps: Positive = 1e-6
+    """Of the encoder's layer norms; 1e-12 for weights in Hugging Face's layout."""
+    pretrained: str = "none"
+    """none, a file or folder of weights, or a name known to the download cache."""
+    position_grid: Literal["aligned", "published"] = "aligned"
+    """How pretrained positions are put on the patch grid; published swaps the axes as the authors' program does."""
+
+
+class ObjectiveSettings(Settings):
+    name: Literal["ce", "patchmix_ce", "patchmix_cl"] = "patchmix_cl"
+    """Cross-entropy, Patch-Mix with mixed-label cross-entropy, or the Patch-Mix contrastive loss."""
+    is_class_weighted: bool = False
+    """Cross-entropy weighted by inverse class frequency (published: in the plain run only)."""
+    temperature: Positive = 0.06
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the contrastive loss beside the cross-entropy."""
+    target: Literal["grad_block", "grad_flow", "project_block", "project_flow"] = "grad_block"
+    """What the mixed projection is compared with: the clean feature or its projection, with or without gradient."""
+    negatives: Literal["all", "diff_label"] = "all"
+    projection_dim: Count | None = None
+    """Size of the projections; the encoder's size by default, which the unprojected targets need."""
+
+
+class PatchMixSettings(Settings):
+    beta: Annotated[float, Field(ge=0)] = 1.0
+    """lambda ~ Beta(beta, beta)."""
+    axis: Literal["patch", "time"] = "patch"
+    """Replace single patches, or whole time columns."""
+    is_lam_per_sample: bool = False
+    """One lambda for each sample, not one for the batch."""
+    is_self_partner_allowed: bool = True
+    """Whether a sample may be mixed with itself, as published."""
+
+
+class TrainSettings(Settings):
+    epochs: Count = 50
+    batch_size: Count = 8
+    is_last_batch_dropped: bool = True
+    """Leave out the last, smaller batch of an epoch, as published."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """adam puts weight decay into the gradient, as published."""
+    learning_rate: Positive = 5e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-6
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    decay_rate: Share = 0.1
+    """cosine ends at learning_rate * decay_rate^3; step multiplies by it at each of decay_epochs."""
+    decay_epochs: tuple[int, ...] = (120, 160)
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs of linear warm-up from a tenth of the learning rate."""
+    blend: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """After each step weights become blend * old + (1 - blend) * new: the authors' moving average."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 on a GPU that has it, else fp32."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    seed: int = 0
+    selection: Literal["last", "validation", "best_on_test"] = "last"
+    """Which epoch's weights are kept. best_on_test is what the authors' program does; its score is optimistic."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the training patients held out for selection = validation."""
+    checkpoint_every_steps: Count = 200
+    """A checkpoint is also written after every epoch and when the run is interrupted."""
+
+
+class RunConfig(Settings):
+    """All settings of one run."""
+
+    name: str
+    description: str = ""
+    data: DataSettings = DataSettings()
+    audio: AudioSettings = AudioSettings()
+    augment: AugmentSettings = AugmentSettings()
+    model: ModelSettings = ModelSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    patchmix: PatchMixSettings = PatchMixSettings()
+    train: TrainSettings = TrainSettings()
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes in the package, sorted."""
+    folder = resources.files("lungsound") / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_config(recipe: str, overrides: Iterable[str] = ()) -> RunConfig:
+    """The run that a recipe describes: a name of the package's recipes or the path of a TOML file.
+
+    `overrides` are `section.key=value` strings, the value as in TOML (a bare word is a string).
+    Raises SettingsError with one line for anything that is not understood.
+    """
+    values = _read_recipe(recipe)
+    for override in overrides:
+        _merge(values, _parse_override(override))
+    return resolve(values, source=f"recipe {recipe!r}")
+
+
+def resolve(values: Mapping[str, Any], *, source: str) -> RunConfig:
+    """Checked settings from plain values."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(f"{source}: {_explain(error)}") from None
+
+
+def _read_recipe(recipe: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    if recipe in seen:
+        raise SettingsError(f"recipe {recipe!r} extends itself through {' -> '.join(seen)}")
+    path = Path(recipe)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise SettingsError(f"no recipe file {recipe}: give an existing .toml file or one of {_known()}")
+        text, name = path.read_text(encoding="utf-8"), path.stem
+    elif recipe in recipe_names():
+        text, name = (resources.files("lungsound") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8"), recipe
+    else:
+        raise SettingsError(f"no recipe {recipe!r}: give a path ending in .toml or one of {_known()}")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"recipe {recipe!r} is not valid TOML: {error}") from None
+    base = values.pop("extends", None)
+    resolved = _read_recipe(str(base), (*seen, recipe)) if base is not None else {}
+    _merge(resolved, {"name": name, **values})
+    return resolved
+
+
+def _known() -> str:
+    return ", ".join(recipe_names())
+
+
+def _merge(base: dict[str, Any], difference: Mapping[str, Any]) -> None:
+    for key, value in difference.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise SettingsError(f"override {override!r} is not of the form section.key=value, e.g. train.epochs=5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for part in reversed(key.strip().split(".")):
+        value = {part: value}
+    result: dict[str, Any] = value
+    return result
+
+
+def _explain(error: ValidationError) -> str:
+    """One line for the first thing that is wrong."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "recipe"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(_keys_at(first["loc"][:-1]))
+        return f"unknown key {place!r}; the keys there are: {known}{more}"
+    return f"{place} = {json.dumps(first['input'], default=str)}: {first['msg']}{more}"
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = RunConfig
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        section = annotation
+    return list(section.model_fields)
