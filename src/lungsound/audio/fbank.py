@@ -1,0 +1,124 @@
+"""Kaldi's log-mel filter bank as a batched torch module, and its normalisation."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from lungsound.errors import AudioError, SettingsError
+
+AUDIOSET_MEAN = -4.2677393
+AUDIOSET_STD = 4.5689974
+
+PREEMPHASIS = 0.97
+LOG_FLOOR = 1.1920929e-07  # the float32 epsilon: silence gives log(2 ** -23) = -15.942385
+MAX_CPU_CLIPS = 2  # larger batches fall out of the processor's cache: a clip of 8 s then takes 2-4 times longer
+
+
+class LogMel(nn.Module):
+    """Waveform (batch, samples), full scale 1, to log-mel filter bank (batch, time, mel) before normalisation.
+
+    Kaldi's recipe: whole frames only; of each frame the mean is removed, then pre-emphasis .97 (its first sample
+    with itself), a symmetric Hann window, zeros up to a power of two, power spectrum, triangles that are linear in
+    mel = 1127 ln(1 + f / 700), natural logarithm with a floor. No dither, no scaling to 16-bit integers.
+
+    At 16 kHz with 128 mels filter 3 catches no FFT bin and is always at the floor; pretrained weights expect that.
+    `high_hz` None means the Nyquist frequency. Call it outside autocast: bfloat16 is too coarse for the logarithm.
+    """
+
+    window: Tensor
+    mel_banks: Tensor
+
+    def __init__(
+        self,
+        *,
+        sample_rate_hz: int = 16000,
+        num_mels: int = 128,
+        low_hz: float = 20.0,
+        high_hz: float | None = None,
+        frame_ms: float = 25,
+        hop_ms: float = 10,
+    ) -> None:
+        super().__init__()
+        self.frame_size = int(sample_rate_hz * frame_ms / 1000)
+        self.hop_size = int(sample_rate_hz * hop_ms / 1000)
+        if self.frame_size < 2 or self.hop_size < 1:
+            raise SettingsError(f"frames of {frame_ms} ms every {hop_ms} ms are too short at {sample_rate_hz} Hz")
+        self.fft_size = 1 << (self.frame_size - 1).bit_length()
+        banks = mel_banks(
+            num_mels, fft_size=self.fft_size, sample_rate_hz=sample_rate_hz, low_hz=low_hz, high_hz=high_hz
+        )
+        # In the working precision, not rounded from float64: the last digit decides bins close to the floor.
+        self.register_buffer("window", torch.hann_window(self.frame_size, periodic=False), persistent=False)
+        self.register_buffer("mel_banks", banks.T.to(torch.get_default_dtype()).contiguous(), persistent=False)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames in a waveform of this many samples; 0 when it is shorter than one frame."""
+        return max(0, 1 + (num_samples - self.frame_size) // self.hop_size)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Raises AudioError for a waveform shorter than one frame."""
+        if waveform.shape[-1] < self.frame_size:
+            raise AudioError(
+                f"a waveform of {waveform.shape[-1]} samples is shorter than one frame of {self.frame_size}; "
+                "take a longer one, or fit it to a duration first"
+            )
+        if waveform.device.type == "cpu" and not torch.compiler.is_compiling():
+            return torch.cat([self._log_mel(clips) for clips in torch.split(waveform, MAX_CPU_CLIPS)])
+        return self._log_mel(waveform)
+
+    def _log_mel(self, waveform: Tensor) -> Tensor:
+        frames = waveform.unfold(-1, self.frame_size, self.hop_size)
+        frames = frames - frames.mean(dim=-1, keepdim=True)
+        before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
+        spectrum: Tensor = torch.fft.rfft((frames - PREEMPHASIS * before) * self.window, n=self.fft_size)
+        power: Tensor = spectrum.real.square() + spectrum.imag.square()
+        return (power @ self.mel_banks).clamp(min=LOG_FLOOR).log()
+
+
+def mel_banks(
+    num_mels: int, *, fft_size: int, sample_rate_hz: int, low_hz: float = 20.0, high_hz: float | None = None
+) -> Tensor:
+    """Weights (mel, fft_size / 2 + 1), float64, of triangles that are linear in mel and have height 1.
+
+    Their corners are spaced evenly in mel from `low_hz` to `high_hz`. The bin at the Nyquist frequency has weight 0.
+    """
+    nyquist_hz = sample_rate_hz / 2
+    top_hz = nyquist_hz if high_hz is None else high_hz
+    if num_mels < 1 or not 0 <= low_hz < top_hz <= nyquist_hz:
+        raise SettingsError(
+            f"{num_mels} mels from {low_hz:g} to {top_hz:g} Hz: at least one mel is needed, "
+            f"and 0 <= low < high <= {nyquist_hz:g} Hz at {sample_rate_hz} Hz"
+        )
+    corners = torch.linspace(_mel(low_hz), _mel(top_hz), num_mels + 2, dtype=torch.float64).unsqueeze(1)
+    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
+    bins = torch.tensor([_mel(k * sample_rate_hz / fft_size) for k in range(fft_size // 2 + 1)], dtype=torch.float64)
+    rising, falling = (bins - left) / (centre - left), (right - bins) / (right - centre)
+    return torch.minimum(rising, falling).clamp(min=0)
+
+
+def _mel(frequency_hz: float) -> float:
+    return 1127 * math.log(1 + frequency_hz / 700)
+
+
+def normalize(fbank: Tensor, *, mean: float, std: float) -> Tensor:
+    """(fbank - mean) / (2 * std): AST's convention, which gives a standard deviation of one half."""
+    return (fbank - mean) / (2 * std)
+
+
+def fbank_statistics(fbanks: Iterable[Tensor]) -> tuple[float, float]:
+    """Mean and standard deviation of all values of some filter banks of any shapes, one pass, summed in float64."""
+    count, total, total_squares = 0, 0.0, 0.0
+    for fbank in fbanks:
+        values = fbank.double()
+        count += values.numel()
+        total += float(values.sum())
+        total_squares += float(values.square().sum())
+    if count == 0:
+        raise AudioError("no filter banks to take the mean and the standard deviation of; give at least one")
+    mean = total / count
+    std = math.sqrt(max(0.0, total_squares / count - mean * mean))
+    if std < 1e-6:
+        raise AudioError(f"all filter bank values are {mean:g} (silence?): they cannot be normalised")
+    return mean, std

@@ -1,0 +1,219 @@
+"""From a sound file to a mono waveform at the wanted rate; fading, cutting and fitting to a length.
+
+The published order: `read_waveform`, `fade` the whole recording, `cut` a cycle out of it, `fit` the cycle.
+"""
+
+import math
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import soundfile
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lungsound.errors import AudioError, SettingsError
+
+Padding = Literal["repeat", "zero"]
+
+FADE_S = 0.0625  # the published fade: 1000 samples at 16 kHz
+RESAMPLER = "sinc_hann"
+ZERO_CROSSINGS = 6
+ROLLOFF = 0.99
+MAX_PHASES = 160  # in one kernel (all of 44.1 -> 16 kHz); bounds its size at rates such as 11127 Hz, with 16000 phases
+ONE_SAMPLE_BLOCKS = (1, 3, 6, 7, 0xFFFE)  # WAV codecs with one sample in a block: PCM, float, A- and mu-law, extensible
+UNKNOWN_SIZE = 0xFFFFFFFF  # in the header of a stream: as long as the file is
+UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile says of a FLAC stream whose header gives no length
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of a sound file says. `num_samples` counts samples per channel."""
+
+    num_samples: int
+    sample_rate_hz: int
+    num_channels: int
+
+
+def probe(path: Path) -> AudioInfo:
+    """Length, rate and channels of a sound file, from its header.
+
+    Raises AudioError for a file that is missing, unreadable, without samples, or a WAV shorter than its header says.
+    """
+    with _open(path) as file:
+        return AudioInfo(file.frames, file.samplerate, file.channels)
+
+
+def read_waveform(path: Path, *, sample_rate_hz: int = 16000, resampler: str = RESAMPLER) -> Tensor:
+    """Waveform (samples,) of a sound file: float32, the mean of its channels, at `sample_rate_hz`.
+
+    Full scale is 1. Any format and rate that soundfile reads. The resampler is part of what a model's input is;
+    "sinc_hann" is the published one and the only one here. Raises AudioError for what `probe` refuses, for a file
+    that ends before its header says (a WAV or FLAC), and for samples that are infinite or not a number.
+    """
+    if resampler != RESAMPLER:
+        raise SettingsError(f"unknown resampler '{resampler}': only '{RESAMPLER}' is built in")
+    with _open(path) as file:
+        try:
+            samples = file.read(file.frames, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(
+                f"{path} cannot be decoded ({error.error_string}); copy or convert the file again"
+            ) from error
+        num_promised, from_hz = file.frames, file.samplerate
+    if len(samples) < num_promised:
+        raise AudioError(_truncated(path, num_promised, len(samples)))
+    waveform = torch.from_numpy(samples).mean(dim=1)
+    num_bad = int((~torch.isfinite(waveform)).sum())
+    if num_bad:
+        raise AudioError(f"{path} has {num_bad} samples that are infinite or not a number; record or convert it again")
+    return resample(waveform, from_hz, sample_rate_hz)
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+    """The file opened for decoding, when it has samples and all the bytes that a WAV header promises."""
+    try:
+        with path.open("rb") as raw:
+            _check_riff(path, raw)
+    except OSError as error:
+        raise AudioError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    try:
+        file = soundfile.SoundFile(path)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path} is no sound file that can be read ({error.error_string})") from error
+    except TypeError as error:  # a headerless format, by its suffix: soundfile would need the rate
+        raise AudioError(f"{path} has no header that gives its sample rate; convert it to WAV or FLAC") from error
+    if file.frames in (0, UNKNOWN_FRAMES):
+        file.close()
+        count = "0 samples" if file.frames == 0 else "no length in its header"
+        raise AudioError(f"{path} has {count}; remove it, or convert it again")
+    return file
+
+
+def _check_riff(path: Path, raw: BinaryIO) -> None:
+    """Raise AudioError when a WAV file ends before the end of its data chunk: libsndfile would read less, silently."""
+    header = raw.read(12)
+    if header[:4] != b"RIFF" or header[8:] != b"WAVE":
+        return
+    file_size = path.stat().st_size
+    block_size, samples_per_block = 1, 1
+    while len(chunk := raw.read(8)) == 8:
+        size = int.from_bytes(chunk[4:], "little")
+        if chunk[:4] == b"fmt ":
+            fields = raw.read(20)
+            block_size = max(1, int.from_bytes(fields[12:14], "little"))
+            if int.from_bytes(fields[:2], "little") not in ONE_SAMPLE_BLOCKS:
+                samples_per_block = int.from_bytes(fields[18:20], "little")
+            raw.seek(-len(fields), os.SEEK_CUR)
+        elif chunk[:4] == b"data":
+            num_promised, num_found = (n // block_size for n in (size, file_size - raw.tell()))
+            if size != UNKNOWN_SIZE and num_found < num_promised:
+                raise AudioError(_truncated(path, num_promised * samples_per_block, num_found * samples_per_block))
+            return
+        raw.seek(size + size % 2, os.SEEK_CUR)
+    raise AudioError(f"{path} is a WAV file that ends before its samples begin; copy it again")
+
+
+def _truncated(path: Path, num_promised: int, num_found: int) -> str:
+    return f"{path} is truncated: its header promises {num_promised} samples, {num_found} are there; copy it again"
+
+
+def resample(waveform: Tensor, from_hz: int, to_hz: int) -> Tensor:
+    """Waveform (..., samples) at another rate: (..., ceil(samples * to_hz / from_hz)), zeros beyond its ends.
+
+    Band-limited interpolation with a Hann-windowed sinc, the resampler of the published program.
+    """
+    if from_hz == to_hz:
+        return waveform
+    step, num_phases = (hz // math.gcd(from_hz, to_hz) for hz in (from_hz, to_hz))
+    num_samples = waveform.shape[-1]
+    width = _kernel_width(step, num_phases)
+    padded = F.pad(waveform.reshape(-1, 1, num_samples), (width, width + step))
+    parts = []
+    for first in range(0, num_phases, MAX_PHASES):
+        kernel = resample_kernel(from_hz, to_hz, first_phase=first).to(waveform)
+        skip = first * step // num_phases
+        num_steps = num_samples // step + 1
+        parts.append(F.conv1d(padded[..., skip:], kernel, stride=step)[..., :num_steps])
+    steps = torch.cat(parts, dim=1).transpose(1, 2)
+    num_resampled = -(-num_samples * num_phases // step)
+    return steps.reshape(*waveform.shape[:-1], -1)[..., :num_resampled]
+
+
+@lru_cache(maxsize=128)
+def resample_kernel(from_hz: int, to_hz: int, *, first_phase: int = 0) -> Tensor:
+    """Kernels (phase, 1, tap) in float64 of at most 160 output phases from `first_phase` on; do not write into it.
+
+    Output sample i stands at input time i * from_hz / to_hz; phase = i modulo to_hz / gcd. The cut-off is .99 of the
+    lower Nyquist frequency, the Hann window spans 6 zero crossings of the sinc on each side.
+    """
+    step, num_phases = (hz // math.gcd(from_hz, to_hz) for hz in (from_hz, to_hz))
+    cutoff = ROLLOFF * min(1.0, num_phases / step)
+    width = _kernel_width(step, num_phases)
+    end_phase = min(first_phase + MAX_PHASES, num_phases)
+    first_tap = first_phase * step // num_phases - width
+    last_tap = (end_phase - 1) * step // num_phases + width
+    taps = torch.arange(first_tap, last_tap + 1, dtype=torch.float64)
+    centres = torch.arange(first_phase, end_phase, dtype=torch.float64).unsqueeze(1) * step / num_phases
+    offset = ((taps - centres) * cutoff).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
+    window = torch.cos(offset * (math.pi / (2 * ZERO_CROSSINGS))) ** 2
+    return (torch.sinc(offset) * window * cutoff).unsqueeze(1)
+
+
+def _kernel_width(step: int, num_phases: int) -> int:
+    """Input samples on each side of an output sample that have weight."""
+    return math.ceil(ZERO_CROSSINGS * step / (ROLLOFF * min(step, num_phases)))
+
+
+def fade(waveform: Tensor, *, num_samples: int, is_in: bool = True, is_out: bool = True) -> Tensor:
+    """Copy of the waveform (..., samples) with a linear fade from 0 at its start and to 0 at its end.
+
+    A fade longer than the waveform is shortened to it (the published program fails on such a recording).
+    """
+    gain = torch.ones(waveform.shape[-1], dtype=waveform.dtype, device=waveform.device)
+    num_faded = min(num_samples, len(gain))
+    if num_faded > 0:
+        ramp = torch.linspace(0, 1, num_faded, dtype=gain.dtype, device=gain.device)
+        if is_in:
+            gain[:num_faded] *= ramp
+        if is_out:
+            gain[-num_faded:] *= 1 - ramp
+    return waveform * gain
+
+
+def cut(waveform: Tensor, *, start_s: float, end_s: float, sample_rate_hz: int) -> Tensor:
+    """View of the samples [int(start_s * rate), int(end_s * rate)) of a waveform (..., samples), ends truncated.
+
+    What lies beyond the end of the waveform is left out, as published. Raises AudioError when nothing is left.
+    """
+    part = waveform[..., max(0, int(start_s * sample_rate_hz)) : max(0, int(end_s * sample_rate_hz))]
+    if start_s < 0 or part.shape[-1] == 0:
+        length_s = waveform.shape[-1] / sample_rate_hz
+        raise AudioError(
+            f"no samples from {start_s:g} s to {end_s:g} s of a recording of {length_s:g} s: "
+            "the start must be 0 or more, before the end, and within the recording"
+        )
+    return part
+
+
+def fit(waveform: Tensor, num_samples: int, *, padding: Padding = "repeat", fade_samples: int) -> Tensor:
+    """Waveform (samples,) brought to `num_samples`, by the published rules.
+
+    A longer one gives its first part, without a fade. Otherwise, equality included, "repeat" tiles it, cuts the tiles
+    to length and fades out the last `fade_samples`; "zero" puts it in the middle of zeros, without a fade.
+    """
+    length = len(waveform)
+    if length == 0:
+        raise AudioError("a waveform of 0 samples cannot be repeated or padded; leave this cycle out")
+    if length > num_samples:
+        return waveform[:num_samples]
+    if padding == "repeat":
+        tiled = waveform.repeat(math.ceil(num_samples / length))[:num_samples]
+        return fade(tiled, num_samples=fade_samples, is_in=False)
+    if padding == "zero":
+        before = (num_samples - length) // 2
+        return F.pad(waveform, (before, num_samples - length - before))
+    raise SettingsError(f"unknown padding '{padding}': use 'repeat' or 'zero'")

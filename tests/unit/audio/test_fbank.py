@@ -1,0 +1,163 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lungsound.audio.fbank import LOG_FLOOR, LogMel, fbank_statistics, mel_banks, normalize
+from lungsound.errors import AudioError, SettingsError
+
+
+def noise(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=dtype) * 0.1
+
+
+def naive_mel_weight(bin_hz: float, left_hz: float, centre_hz: float, right_hz: float) -> float:
+    """Height at `bin_hz` of the triangle with these corners, on the mel axis."""
+    bin_mel, left, centre, right = (1127 * math.log(1 + hz / 700) for hz in (bin_hz, left_hz, centre_hz, right_hz))
+    if left < bin_mel <= centre:
+        return (bin_mel - left) / (centre - left)
+    if centre < bin_mel < right:
+        return (right - bin_mel) / (right - centre)
+    return 0.0
+
+
+def naive_log_mel(
+    samples: np.ndarray, *, rate_hz: int, num_mels: int, low_hz: float, high_hz: float, frame: int, hop: int, fft: int
+) -> np.ndarray:
+    """Kaldi's recipe in loops: one frame, one bin, one mel at a time."""
+
+    def corner_hz(index: int) -> float:
+        low, high = (1127 * math.log(1 + hz / 700) for hz in (low_hz, high_hz))
+        return 700 * (math.exp((low + (high - low) * index / (num_mels + 1)) / 1127) - 1)
+
+    rows = []
+    for start in range(0, len(samples) - frame + 1, hop):
+        x = [float(value) for value in samples[start : start + frame]]
+        mean = sum(x) / frame
+        x = [value - mean for value in x]
+        x = [x[i] - 0.97 * x[max(i - 1, 0)] for i in range(frame)]
+        x = [x[i] * (0.5 - 0.5 * math.cos(2 * math.pi * i / (frame - 1))) for i in range(frame)]
+        power = []
+        for k in range(fft // 2 + 1):
+            real = sum(x[i] * math.cos(2 * math.pi * k * i / fft) for i in range(frame))
+            imaginary = sum(x[i] * math.sin(2 * math.pi * k * i / fft) for i in range(frame))
+            power.append(real**2 + imaginary**2)
+        row = []
+        for m in range(num_mels):
+            corners = (corner_hz(m), corner_hz(m + 1), corner_hz(m + 2))
+            energy = sum(power[k] * naive_mel_weight(k * rate_hz / fft, *corners) for k in range(fft // 2))
+            row.append(math.log(max(energy, 2.0**-23)))
+        rows.append(row)
+    return np.array(rows)
+
+
+class TestLogMel:
+    @pytest.mark.parametrize(
+        ("rate_hz", "num_mels", "high_hz", "frame", "hop", "fft"),
+        [(4000, 20, None, 100, 40, 128), (5000, 7, 1800.0, 125, 50, 128)],
+    )
+    def test_against_loops(
+        self, rate_hz: int, num_mels: int, high_hz: float | None, frame: int, hop: int, fft: int
+    ) -> None:
+        waveform = noise(2, 2 * hop + frame + 3, dtype=torch.float64) + 0.3
+        log_mel = LogMel(sample_rate_hz=rate_hz, num_mels=num_mels, low_hz=50, high_hz=high_hz).double()
+        ours = log_mel(waveform)
+        assert ours.shape == (2, 3, num_mels)
+        for clip, fbank in zip(waveform, ours, strict=True):
+            expected = naive_log_mel(
+                clip.numpy(), rate_hz=rate_hz, num_mels=num_mels, low_hz=50, high_hz=high_hz or rate_hz / 2,
+                frame=frame, hop=hop, fft=fft,
+            )  # fmt: skip
+            np.testing.assert_allclose(fbank.numpy(), expected, atol=1e-5)
+
+    @pytest.mark.parametrize("constant", [0.0, 0.5])
+    def test_silence_and_a_constant_are_at_the_floor(self, constant: float) -> None:
+        fbank = LogMel()(torch.full((1, 1000), constant))
+        torch.testing.assert_close(fbank, torch.full_like(fbank, -23 * math.log(2)))
+
+    def test_ten_times_louder_adds_log_100(self) -> None:
+        waveform = noise(1, 4000, dtype=torch.float64)
+        log_mel = LogMel().double()
+        quiet, loud = log_mel(waveform), log_mel(10 * waveform)
+        is_above = quiet > math.log(LOG_FLOOR) + 1e-6
+        assert is_above.float().mean() > 0.9
+        torch.testing.assert_close((loud - quiet)[is_above], torch.full_like(loud[is_above], math.log(100)))
+
+    @pytest.mark.parametrize("frequency_hz", [300, 1000, 5000])
+    def test_a_tone_is_loudest_at_its_filter(self, frequency_hz: int) -> None:
+        tone = torch.sin(2 * math.pi * frequency_hz * torch.arange(1600) / 16000)
+        low, peak, high = (1127 * math.log(1 + hz / 700) for hz in (20, frequency_hz, 8000))
+        expected = (peak - low) / (high - low) * 129 - 1  # between the centres of two filters
+        loudest = LogMel()(tone.unsqueeze(0))[0].argmax(dim=-1)
+        assert (loudest - expected).abs().max() < 1.5
+
+    def test_filter_3_catches_no_bin(self) -> None:
+        banks = mel_banks(128, fft_size=512, sample_rate_hz=16000)
+        assert banks.shape == (128, 257)
+        assert [mel for mel in range(128) if banks[mel].sum() == 0] == [3]
+
+    @pytest.mark.parametrize(
+        ("rate_hz", "num_mels", "duration_s", "num_frames"),
+        [(16000, 128, 8, 798), (16000, 64, 5, 498), (8000, 40, 2.5, 248), (22050, 80, 1, 98), (4000, 32, 0.025, 1)],
+    )
+    def test_other_rates_mels_and_durations(
+        self, rate_hz: int, num_mels: int, duration_s: float, num_frames: int
+    ) -> None:
+        log_mel = LogMel(sample_rate_hz=rate_hz, num_mels=num_mels)
+        num_samples = int(rate_hz * duration_s)
+        assert log_mel.num_frames(num_samples) == num_frames
+        assert log_mel(noise(2, num_samples)).shape == (2, num_frames, num_mels)
+
+    def test_num_frames_counts_whole_frames(self) -> None:
+        assert [LogMel().num_frames(n) for n in (0, 399, 400, 559, 560)] == [0, 0, 1, 1, 2]
+
+    def test_each_clip_is_alone(self) -> None:
+        waveform, log_mel = noise(5, 2000), LogMel()
+        alone = torch.cat([log_mel(clip.unsqueeze(0)) for clip in waveform])
+        torch.testing.assert_close(log_mel(waveform), alone, rtol=0, atol=1e-4)
+
+    def test_too_short(self) -> None:
+        with pytest.raises(AudioError, match=r"399 samples.*400"):
+            LogMel()(torch.zeros(1, 399))
+
+    def test_nothing_is_saved_with_the_weights(self) -> None:
+        assert not LogMel().state_dict()
+
+    def test_exports_with_any_batch_and_length(self) -> None:
+        log_mel, waveform = LogMel(), noise(2, 4000)
+        dims = {"waveform": {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=560)}}
+        exported = torch.export.export(log_mel, (waveform,), dynamic_shapes=dims).module()
+        longer = noise(7, 9000)
+        torch.testing.assert_close(exported(longer), log_mel(longer), rtol=0, atol=1e-4)
+
+    @pytest.mark.parametrize("settings", [{"low_hz": 9000}, {"high_hz": 9000}, {"num_mels": 0}, {"low_hz": -1}])
+    def test_filters_outside_the_spectrum(self, settings: dict[str, int]) -> None:
+        with pytest.raises(SettingsError, match="8000 Hz"):
+            LogMel(**settings)
+
+    @pytest.mark.parametrize("settings", [{"frame_ms": 0.05}, {"hop_ms": 0.05}])
+    def test_frames_too_short(self, settings: dict[str, float]) -> None:
+        with pytest.raises(SettingsError, match="too short"):
+            LogMel(**settings)
+
+
+class TestStatistics:
+    def test_normalize(self) -> None:
+        assert normalize(torch.tensor([-1.0, 2.0, 8.0]), mean=2, std=3).tolist() == [-0.5, 0, 1]
+
+    def test_own_statistics_give_half_a_deviation(self) -> None:
+        fbanks = [3 * noise(n, 6) - 10 for n in (5, 1, 40)]
+        mean, std = fbank_statistics(iter(fbanks))
+        every = torch.cat(fbanks).double().numpy()
+        assert mean == pytest.approx(every.mean(), rel=1e-12)
+        assert std == pytest.approx(every.std(), rel=1e-9)
+        assert float(normalize(torch.from_numpy(every), mean=mean, std=std).std(correction=0)) == pytest.approx(0.5)
+
+    def test_nothing_to_measure(self) -> None:
+        with pytest.raises(AudioError, match="no filter banks"):
+            fbank_statistics([])
+
+    def test_silence_cannot_be_normalised(self) -> None:
+        with pytest.raises(AudioError, match="silence"):
+            fbank_statistics([torch.full((4, 3), -15.9)])

@@ -1,0 +1,274 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from scipy import signal
+
+from lungsound.audio.waveform import (
+    AudioInfo,
+    cut,
+    fade,
+    fit,
+    probe,
+    read_waveform,
+    resample,
+    resample_kernel,
+)
+from lungsound.errors import AudioError, SettingsError
+
+
+def write(path: Path, samples: np.ndarray, sample_rate_hz: int = 16000, subtype: str = "PCM_16") -> Path:
+    soundfile.write(path, samples, sample_rate_hz, subtype=subtype)
+    return path
+
+
+def noise(num_samples: int, num_channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.5, 0.5, (num_samples, num_channels)).squeeze()
+
+
+def sine(frequency_hz: float, sample_rate_hz: int, num_samples: int) -> torch.Tensor:
+    return torch.sin(2 * math.pi * frequency_hz * torch.arange(num_samples, dtype=torch.float64) / sample_rate_hz)
+
+
+class TestReadWaveform:
+    @pytest.mark.parametrize(
+        ("suffix", "subtype", "tolerance"),
+        [("wav", "PCM_16", 2**-15), ("wav", "PCM_24", 2**-23), ("wav", "FLOAT", 1e-7), ("flac", "PCM_16", 2**-15)],
+    )
+    def test_samples_come_back_at_full_scale_1(
+        self, suffix: str, subtype: str, tolerance: float, tmp_path: Path
+    ) -> None:
+        samples = noise(500)
+        waveform = read_waveform(write(tmp_path / f"a.{suffix}", samples, subtype=subtype))
+        assert waveform.dtype == torch.float32
+        np.testing.assert_allclose(waveform.numpy(), samples, atol=tolerance)
+
+    def test_channels_are_averaged(self, tmp_path: Path) -> None:
+        samples = noise(300, num_channels=3)
+        path = write(tmp_path / "a.wav", samples, subtype="FLOAT")
+        assert probe(path) == AudioInfo(num_samples=300, sample_rate_hz=16000, num_channels=3)
+        np.testing.assert_allclose(read_waveform(path).numpy(), samples.mean(axis=1), atol=1e-7)
+
+    def test_another_rate_is_resampled(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.wav", sine(440, 8000, 8000).numpy(), 8000, "FLOAT")
+        waveform = read_waveform(path)
+        assert len(waveform) == 16000
+        np.testing.assert_allclose(waveform[200:-200], sine(440, 16000, 16000)[200:-200], atol=1e-3)
+        assert torch.equal(read_waveform(path, sample_rate_hz=8000), torch.from_numpy(soundfile.read(path)[0]).float())
+
+    @pytest.mark.parametrize(("suffix", "subtype"), [("ogg", "VORBIS"), ("mp3", "MPEG_LAYER_III")])
+    def test_lossy_formats(self, suffix: str, subtype: str, tmp_path: Path) -> None:
+        path = write(tmp_path / f"a.{suffix}", sine(440, 16000, 16000).numpy(), subtype=subtype)
+        assert len(read_waveform(path)) == probe(path).num_samples == 16000
+
+    def test_unknown_resampler(self, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match=r"'soxr'.*'sinc_hann'"):
+            read_waveform(write(tmp_path / "a.wav", noise(10)), resampler="soxr")
+
+
+def truncate(path: Path, num_bytes: int) -> Path:
+    path.write_bytes(path.read_bytes()[:-num_bytes])
+    return path
+
+
+class TestBadFiles:
+    """Each gives one line that names the file."""
+
+    def refuse(self, path: Path, match: str) -> None:
+        for function in (probe, read_waveform):
+            with pytest.raises(AudioError, match=match) as caught:
+                function(path)
+            assert str(path) in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+    def test_missing(self, tmp_path: Path) -> None:
+        self.refuse(tmp_path / "none.wav", "No such file")
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        self.refuse(tmp_path, "directory")
+
+    def test_no_sound(self, tmp_path: Path) -> None:
+        (tmp_path / "a.wav").write_bytes(b"not a sound file at all")
+        self.refuse(tmp_path / "a.wav", "no sound file")
+
+    def test_no_header(self, tmp_path: Path) -> None:
+        (tmp_path / "a.raw").write_bytes(b"1234")
+        self.refuse(tmp_path / "a.raw", "no header")
+
+    def test_no_samples(self, tmp_path: Path) -> None:
+        self.refuse(write(tmp_path / "a.wav", np.zeros(0)), "0 samples")
+
+    @pytest.mark.parametrize(
+        ("subtype", "num_bytes", "num_found"),
+        [("PCM_16", 1, 999), ("PCM_16", 1000, 500), ("PCM_24", 300, 900), ("FLOAT", 3999, 0), ("ULAW", 1, 999)],
+    )
+    def test_truncated_wav(self, subtype: str, num_bytes: int, num_found: int, tmp_path: Path) -> None:
+        path = truncate(write(tmp_path / "a.wav", noise(1000), subtype=subtype), num_bytes)
+        self.refuse(path, f"promises 1000 samples, {num_found} are there")
+
+    def test_truncated_stereo_wav_counts_samples_per_channel(self, tmp_path: Path) -> None:
+        path = truncate(write(tmp_path / "a.wav", noise(1000, num_channels=2)), 400)
+        self.refuse(path, "promises 1000 samples, 900 are there")
+
+    def test_truncated_wav_in_blocks(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.wav", noise(1000), 8000, "MS_ADPCM")
+        promised = probe(path).num_samples
+        self.refuse(truncate(path, 1), f"promises {promised} samples, {promised - 500} are there")
+
+    def test_truncated_header(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.wav", noise(1000))
+        self.refuse(truncate(path, 2000 + 8), "ends before its samples begin")
+
+    def test_truncated_flac(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.flac", noise(20000))
+        with pytest.raises(AudioError, match=r"decoded|promises"):
+            read_waveform(truncate(path, 10000))
+
+    def test_flac_that_says_no_length(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.flac", noise(1000))
+        content = path.read_bytes()  # the 36 bits of the length end 18 bytes into the first block, itself at byte 8
+        path.write_bytes(content[:21] + bytes([content[21] & 0xF0]) + bytes(4) + content[26:])
+        self.refuse(path, "no length")
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_samples_that_are_no_numbers(self, value: float, tmp_path: Path) -> None:
+        samples = noise(100)
+        samples[[3, 50]] = value
+        with pytest.raises(AudioError, match=r"a\.wav has 2 samples"):
+            read_waveform(write(tmp_path / "a.wav", samples, subtype="FLOAT"))
+
+
+class TestUnusualWavs:
+    def test_chunks_around_the_samples(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.wav", noise(100))
+        whole = path.read_bytes()
+        note, more = b"note\x03\x00\x00\x00abc\x00", b"LIST\x04\x00\x00\x00INFO"
+        path.write_bytes(whole[:12] + note + whole[12:] + more)
+        assert len(read_waveform(path)) == 100
+
+    def test_a_stream_whose_header_says_no_length(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.wav", noise(100))
+        content = path.read_bytes()
+        assert content[36:40] == b"data"
+        path.write_bytes(content[:40] + b"\xff\xff\xff\xff" + content[44:])
+        assert len(read_waveform(path)) == 100
+
+
+def sinc_interpolation(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """Hann-windowed sinc, one output sample after the other, straight from its definition."""
+    cutoff = 0.99 * min(from_hz, to_hz)
+    resampled = []
+    for index in range(math.ceil(len(samples) * to_hz / from_hz)):
+        total = 0.0
+        for position, sample in enumerate(samples):
+            crossings = (position / from_hz - index / to_hz) * cutoff
+            if abs(crossings) < 6:
+                window = 0.5 * (1 + math.cos(math.pi * crossings / 6))
+                total += sample * np.sinc(crossings) * window * cutoff / from_hz
+        resampled.append(total)
+    return np.array(resampled)
+
+
+class TestResample:
+    @pytest.mark.parametrize(("from_hz", "to_hz"), [(441, 160), (4, 16), (10, 16), (3, 2), (7, 331), (331, 7)])
+    @pytest.mark.parametrize("num_samples", [1, 50])
+    def test_against_the_definition(self, from_hz: int, to_hz: int, num_samples: int) -> None:
+        samples = noise(51)[:num_samples]
+        ours = resample(torch.from_numpy(samples), from_hz, to_hz)
+        np.testing.assert_allclose(ours.numpy(), sinc_interpolation(samples, from_hz, to_hz), atol=1e-12)
+
+    def test_the_same_rate_changes_nothing(self) -> None:
+        waveform = torch.from_numpy(noise(10))
+        assert torch.equal(resample(waveform, 8000, 8000), waveform)
+
+    @pytest.mark.parametrize(("from_hz", "to_hz"), [(44100, 16000), (8000, 16000), (11127, 16000), (16000, 4000)])
+    def test_a_sine_stays_a_sine(self, from_hz: int, to_hz: int) -> None:
+        ours = resample(sine(300, from_hz, from_hz), from_hz, to_hz)
+        assert len(ours) == to_hz
+        middle = slice(to_hz // 10, -to_hz // 10)
+        np.testing.assert_allclose(ours[middle], sine(300, to_hz, to_hz)[middle], atol=2e-3)
+
+    def test_frequencies_above_the_new_nyquist_vanish(self) -> None:
+        assert resample(sine(12000, 44100, 44100), 44100, 16000)[500:-500].abs().max() < 3e-3
+
+    def test_close_to_another_resampler_in_the_passband(self) -> None:
+        low = signal.sosfiltfilt(signal.butter(8, 1000, fs=8000, output="sos"), noise(4000))
+        ours = resample(torch.from_numpy(low.copy()), 8000, 16000).numpy()
+        theirs = signal.resample_poly(low, 2, 1)
+        assert np.abs(ours - theirs)[200:-200].max() < 2e-3 * np.abs(low).max()
+
+    def test_leading_axes_and_dtype_are_kept(self) -> None:
+        waveform = torch.from_numpy(noise(2 * 3 * 100)).float().reshape(2, 3, 100)
+        ours = resample(waveform, 10, 16)
+        assert (ours.shape, ours.dtype) == ((2, 3, 160), torch.float32)
+        torch.testing.assert_close(ours[1, 2], resample(waveform[1, 2], 10, 16))
+
+    def test_kernels_stay_small_at_rates_without_a_common_divisor(self) -> None:
+        resample_kernel.cache_clear()
+        resample(torch.zeros(1000), 16001, 16000)
+        assert resample_kernel.cache_info().currsize == 100
+        assert resample_kernel(16001, 16000, first_phase=320).numel() < 50_000
+
+
+class TestFade:
+    def test_closed_form(self) -> None:
+        faded = fade(torch.full((2, 9), 4.0), num_samples=5)
+        assert faded.tolist() == [[0, 1, 2, 3, 4, 3, 2, 1, 0]] * 2
+
+    def test_one_end_only(self) -> None:
+        waveform = torch.ones(4)
+        assert fade(waveform, num_samples=2, is_out=False).tolist() == [0, 1, 1, 1]
+        assert fade(waveform, num_samples=2, is_in=False).tolist() == [1, 1, 1, 0]
+        assert fade(waveform, num_samples=0).tolist() == waveform.tolist() == [1, 1, 1, 1]
+
+    def test_a_waveform_shorter_than_the_fade_is_all_fade(self) -> None:
+        assert fade(torch.ones(5), num_samples=1000).tolist() == [0, 0.1875, 0.25, 0.1875, 0]
+
+
+class TestCut:
+    recording = torch.arange(100)
+
+    def test_times_are_truncated_to_samples(self) -> None:
+        assert cut(self.recording, start_s=0.19, end_s=0.59, sample_rate_hz=10).tolist() == [1, 2, 3, 4]
+
+    def test_leading_axes(self) -> None:
+        assert cut(self.recording.reshape(2, 50), start_s=0, end_s=1, sample_rate_hz=10).shape == (2, 10)
+
+    def test_a_cycle_past_the_end_is_shorter(self) -> None:
+        assert cut(self.recording, start_s=9.8, end_s=12, sample_rate_hz=10).tolist() == [98, 99]
+
+    @pytest.mark.parametrize(("start_s", "end_s"), [(3, 3), (3, 2), (3, 3.01), (10, 12), (-1, 2), (-3, -1)])
+    def test_nothing_to_cut(self, start_s: float, end_s: float) -> None:
+        with pytest.raises(AudioError, match=f"from {start_s} s to {end_s} s of a recording of 10 s"):
+            cut(self.recording, start_s=start_s, end_s=end_s, sample_rate_hz=10)
+
+
+class TestFit:
+    ramp = torch.arange(1.0, 5.0)
+
+    def test_longer_gives_the_first_part_without_a_fade(self) -> None:
+        assert fit(self.ramp, 3, fade_samples=2).tolist() == [1, 2, 3]
+
+    def test_repeat_fades_the_end(self) -> None:
+        assert fit(self.ramp, 10, fade_samples=3).tolist() == [1, 2, 3, 4, 1, 2, 3, 4, 0.5, 0]
+        assert fit(self.ramp, 4, fade_samples=2).tolist() == [1, 2, 3, 0]
+
+    def test_zero_centres(self) -> None:
+        assert fit(self.ramp, 7, padding="zero", fade_samples=3).tolist() == [0, 1, 2, 3, 4, 0, 0]
+        assert fit(self.ramp, 4, padding="zero", fade_samples=3).tolist() == [1, 2, 3, 4]
+
+    def test_the_waveform_is_left_alone(self) -> None:
+        before = self.ramp.clone()
+        fit(self.ramp, 4, fade_samples=4)
+        assert torch.equal(self.ramp, before)
+
+    def test_nothing_to_fit(self) -> None:
+        with pytest.raises(AudioError, match="0 samples"):
+            fit(torch.zeros(0), 10, fade_samples=2)
+
+    def test_unknown_padding(self) -> None:
+        with pytest.raises(SettingsError, match="'mirror'"):
+            fit(self.ramp, 10, padding="mirror", fade_samples=2)  # type: ignore[arg-type]
