@@ -1,0 +1,1 @@
+"""Corpora: recordings, cycles, splits, batches."""

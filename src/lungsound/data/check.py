@@ -1,0 +1,215 @@
+"""The table of `lungsound data check`: what a corpus holds, what is wrong in it, and the published totals."""
+
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
+from lungsound.data.icbhi import canonical_name, official_split
+from lungsound.data.reader import read_corpus
+from lungsound.labels import LungSound
+
+NO_PART = "in no part"
+MAX_SHARED_PATIENTS = 10  # named in print; SPRSound's intra part shares 162 with its training part by design
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a part of a corpus holds; `cycles` in the order normal, crackle, wheeze, both."""
+
+    num_recordings: int
+    num_patients: int
+    duration_s: float
+    cycles: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Recordings, and cycles by class, found and published, of a part or of the whole."""
+
+    what: str
+    found: tuple[int, ...]
+    published: tuple[int, ...]
+
+    @property
+    def is_equal(self) -> bool:
+        return self.found == self.published
+
+
+@dataclass(frozen=True)
+class CorpusTable:
+    """Plain data of a check.
+
+    `parts` maps each part (and `NO_PART`, where there is such a recording) to its counts, `devices` each device
+    to its number of recordings by part, `shared_patients` each two parts to the patients that are in both.
+    `comparisons` is empty when the corpus is not whole; `completeness` says in words what it is.
+    """
+
+    name: str
+    root: Path
+    whole: Counts
+    parts: Mapping[str, Counts]
+    devices: Mapping[str, Mapping[str, int]]
+    shared_patients: Mapping[tuple[str, str], tuple[str, ...]]
+    problems: Mapping[str, tuple[Problem, ...]]
+    notes: tuple[str, ...]
+    completeness: str
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Recordings, no problem, and, if it is whole, the published totals."""
+        return bool(self.whole.num_recordings and not self.problems and all(c.is_equal for c in self.comparisons))
+
+
+def check_corpus(root: Path, *, kind: str = "auto", split: str = "official") -> CorpusTable:
+    """The table of the corpus in `root`; CorpusError only when there is none, or the split cannot be read."""
+    return corpus_table(read_corpus(root, kind=kind, split=split, is_strict=False))
+
+
+def corpus_table(corpus: Corpus) -> CorpusTable:
+    """Counts, problems and the comparison with the published totals of a corpus."""
+    by_part: dict[str, list[Recording]] = {}
+    for recording in corpus.recordings:
+        by_part.setdefault(corpus.split.get(recording.name, NO_PART), []).append(recording)
+    order = [part for part in (*corpus.parts, NO_PART) if part in by_part]
+    parts = {part: _counts(by_part[part], corpus.cycles) for part in order}
+    devices = sorted({recording.device or "unknown" for recording in corpus.recordings})
+    whole = _counts(corpus.recordings, corpus.cycles)
+    completeness, comparisons = _compare(corpus, whole, parts)
+    kinds = sorted({problem.kind for problem in corpus.problems})
+    return CorpusTable(
+        name=corpus.name,
+        root=corpus.root,
+        whole=whole,
+        parts=parts,
+        devices={
+            device: {part: sum((r.device or "unknown") == device for r in by_part[part]) for part in order}
+            for device in devices
+        },
+        shared_patients=_shared_patients({part: by_part[part] for part in order if part != NO_PART}),
+        problems={kind: tuple(p for p in corpus.problems if p.kind == kind) for kind in kinds},
+        notes=corpus.notes,
+        completeness=completeness,
+        comparisons=comparisons,
+    )
+
+
+def _counts(recordings: Iterable[Recording], cycles: Iterable[Cycle]) -> Counts:
+    recordings = tuple(recordings)
+    names = {recording.name for recording in recordings}
+    sounds = Counter(cycle.sound for cycle in cycles if cycle.recording.name in names)
+    return Counts(
+        num_recordings=len(recordings),
+        num_patients=len({recording.patient for recording in recordings}),
+        duration_s=sum(recording.duration_s for recording in recordings),
+        cycles=tuple(sounds[sound] for sound in LungSound),
+    )
+
+
+def _shared_patients(by_part: Mapping[str, list[Recording]]) -> dict[tuple[str, str], tuple[str, ...]]:
+    patients = {part: {recording.patient for recording in recordings} for part, recordings in by_part.items()}
+    shared = {(a, b): tuple(sorted(patients[a] & patients[b])) for a, b in combinations(patients, 2)}
+    return {pair: names for pair, names in shared.items() if names}
+
+
+def _compare(corpus: Corpus, whole: Counts, parts: Mapping[str, Counts]) -> tuple[str, tuple[Comparison, ...]]:
+    """Whether the corpus is whole, in words, and if so its counts beside the published ones."""
+    text = (files("lungsound.data") / "manifests" / "published_totals.toml").read_text(encoding="utf-8")
+    published: Mapping[str, Any] = tomllib.loads(text).get(corpus.name, {})
+    if not published:
+        return "no published totals to compare with", ()
+    num_published: int = published["recordings"]
+    num_known, is_official = min(len(corpus.recordings), num_published), True
+    if corpus.name == "icbhi":
+        official = official_split()
+        num_known = len({canonical_name(recording.name) for recording in corpus.recordings} & official.keys())
+        is_official = {canonical_name(name): part for name, part in corpus.split.items()} == official
+    if num_known == 0:
+        return f"none of the {num_published} published recordings: another corpus in the same layout", ()
+    num_others = len(corpus.recordings) - num_known
+    if num_known < num_published or num_others:
+        others = f" and {num_others} others" if num_others else ""
+        known = f"{num_known} of the {num_published} published recordings{others}"
+        return f"{known}: scores on it cannot be compared with published ones", ()
+    compared = {"whole corpus": (whole, published)}
+    if is_official:
+        compared |= {part: (parts[part], published["parts"][part]) for part in published["parts"] if part in parts}
+    comparisons = tuple(
+        Comparison(what, (found.num_recordings, *found.cycles), (expected["recordings"], *expected["cycles"]))
+        for what, (found, expected) in compared.items()
+    )
+    return "whole" if is_official else "whole, with a split that is not the official one", comparisons
+
+
+def print_check(corpus: Corpus, console: Console) -> bool:
+    """Prints the table of a corpus; returns whether it is sound (`CorpusTable.is_sound`)."""
+    table = corpus_table(corpus)
+    _line(console, f"{table.name} in {table.root}: {table.completeness}")
+    console.print(_parts_table(table))
+    console.print(_devices_table(table))
+    for (one, other), patients in table.shared_patients.items():
+        named = ", ".join(patients[:MAX_SHARED_PATIENTS])
+        more = f" and {len(patients) - MAX_SHARED_PATIENTS} more" if len(patients) > MAX_SHARED_PATIENTS else ""
+        _line(console, f"patients in both {one} and {other}: {len(patients)} ({named}{more})")
+    if table.comparisons:
+        console.print(_comparison_table(table.comparisons))
+    for note in table.notes:
+        _line(console, f"note: {note}")
+    for kind, problems in table.problems.items():
+        _line(console, f"{kind}: {len(problems)}", style="bold red")
+        for problem in problems:
+            _line(console, f"  {problem.where}: {problem.detail}")
+    num_problems = sum(len(problems) for problems in table.problems.values())
+    _line(console, f"problems: {num_problems or 'none'}", style="bold red" if num_problems else "bold green")
+    return table.is_sound
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    """One unbroken line, with no markup read into names of files."""
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _parts_table(table: CorpusTable) -> Table:
+    columns = ("part", "recordings", "patients", "hours", "cycles", *(sound.name.lower() for sound in LungSound))
+    rows = [*table.parts.items(), ("all", table.whole)]
+    return _table(
+        columns,
+        [
+            (part, c.num_recordings, c.num_patients, f"{c.duration_s / 3600:.2f}", sum(c.cycles), *c.cycles)
+            for part, c in rows
+        ],
+    )
+
+
+def _devices_table(table: CorpusTable) -> Table:
+    rows = [(device, *counts.values(), sum(counts.values())) for device, counts in table.devices.items()]
+    return _table(("recordings by device", *table.parts, "all"), rows)
+
+
+def _comparison_table(comparisons: Iterable[Comparison]) -> Table:
+    columns = ("published totals", "recordings", *(sound.name.lower() for sound in LungSound), "")
+    rows = []
+    for comparison in comparisons:
+        pairs = zip(comparison.found, comparison.published, strict=True)
+        cells = (f"{found:,}" if found == published else f"{found:,} not {published:,}" for found, published in pairs)
+        rows.append((comparison.what, *cells, "equal" if comparison.is_equal else "DIFFERS"))
+    return _table(columns, rows)
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(Text(column), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
+    return table

@@ -1,0 +1,130 @@
+"""Recording, Cycle and Corpus: what every reader produces and everything else consumes."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from lungsound.errors import CorpusError
+from lungsound.labels import LungSound
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One sound file of one patient. Unknown facts are None, never a guess."""
+
+    name: str
+    patient: str
+    path: Path
+    duration_s: float
+    sample_rate_hz: int
+    location: str | None = None
+    mode: str | None = None
+    device: str | None = None
+    age_years: float | None = None
+    sex: str | None = None
+    bmi: float | None = None
+    diagnosis: str | None = None
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One breathing cycle (SPRSound: one event) of a recording, with what is heard in it."""
+
+    recording: Recording
+    start_s: float
+    end_s: float
+    has_crackle: bool
+    has_wheeze: bool
+
+    @property
+    def sound(self) -> LungSound:
+        return LungSound.of(has_crackle=self.has_crackle, has_wheeze=self.has_wheeze)
+
+    @property
+    def key(self) -> str:
+        """`<recording>#<start>-<end>` in seconds with three decimals; the key of a predictions file."""
+        return f"{self.recording.name}#{self.start_s:.3f}-{self.end_s:.3f}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing in a corpus that is not as it should be; never dropped silently.
+
+    `kind` is one of a reader's fixed phrases ("missing annotation", "empty cycle", ...), `where` names the
+    recording or the file (and line), `detail` says what was found.
+    """
+
+    kind: str
+    where: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.where}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Recordings sorted by name, their cycles sorted by recording and start, and the split.
+
+    `split` maps a recording's name to the name of its part ("train", "test"; SPRSound: "train", "inter",
+    "intra"). A recording that is in no part has no entry and stands in `problems`.
+    """
+
+    name: str
+    root: Path
+    recordings: tuple[Recording, ...]
+    cycles: tuple[Cycle, ...]
+    split: Mapping[str, str]
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether a program made the recordings."""
+        return self.name == "synthetic"
+
+    def part(self, *names: str) -> tuple[Cycle, ...]:
+        """The cycles of the named parts of the split, in the corpus's order."""
+        return tuple(cycle for cycle in self.cycles if self.split.get(cycle.recording.name) in names)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts that hold recordings: "train" first, then by name."""
+        found = {self.split[r.name] for r in self.recordings if r.name in self.split}
+        return tuple(sorted(found, key=lambda name: (name != "train", name)))
+
+    def keep(self, is_kept: Callable[[Recording], bool]) -> "Corpus":
+        """The corpus with only the recordings for which `is_kept` is true, and their cycles."""
+        recordings = tuple(recording for recording in self.recordings if is_kept(recording))
+        names = {recording.name for recording in recordings}
+        cycles = tuple(cycle for cycle in self.cycles if cycle.recording.name in names)
+        return replace(self, recordings=recordings, cycles=cycles)
+
+    def require_sound(self) -> "Corpus":
+        """This corpus, if it has recordings and no problems; else a CorpusError that counts and names them."""
+        if not self.recordings:
+            raise CorpusError(f"no recordings in {self.root}: expected sound files with annotations beside them")
+        if self.problems:
+            counts = ", ".join(f"{n} x {kind}" for kind, n in sorted(Counter(p.kind for p in self.problems).items()))
+            raise CorpusError(
+                f"{self.root} has {len(self.problems)} problem(s) ({counts}); the first: {self.problems[0]}; "
+                f"run 'lungsound data check {self.root}' to list them all"
+            )
+        return self
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the order, the bytes of every sound file, the labels and the split."""
+        digest = hashlib.sha256()
+        for recording in self.recordings:
+            with recording.path.open("rb") as file:
+                audio = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{recording.name}\t{self.split.get(recording.name)}\t{audio}\n".encode())
+        for cycle in self.cycles:
+            digest.update(f"{cycle.key}\t{int(cycle.sound)}\n".encode())
+        return digest.hexdigest()

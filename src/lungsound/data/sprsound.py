@@ -1,0 +1,196 @@
+"""SPRSound 2022, read from its official tree: sound files, JSON with events, parts train, inter and intra.
+
+Zhang et al., "SPRSound: Open-Source SJTU Paediatric Respiratory Sound Database", IEEE TBioCAS 2022.
+"inter" holds new patients, "intra" patients of the training part.
+"""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
+from lungsound.data.tree import (
+    assemble,
+    files_with_suffix,
+    manifest_rows,
+    measure,
+    one_per_name,
+    require_folder,
+    sound_files,
+    unpaired,
+    usable_cycles,
+)
+from lungsound.errors import AnnotationError, CorpusError
+
+# Names in the tree of the challenge and, with the year, in the database's repository (folder BioCAS2022).
+RELEASE_FOLDER = "BioCAS2022"
+_TRAIN_AUDIO = ("train_wav", "train2022_wav")
+_TEST_AUDIO = ("test_wav", "test2022_wav")
+_ANNOTATIONS = {
+    "train": ("train_json", "train2022_json"),
+    "inter": ("test_json/inter_test_json", "test2022_json/inter_test_json", "inter_test_json"),
+    "intra": ("test_json/intra_test_json", "test2022_json/intra_test_json", "intra_test_json"),
+}
+_SEX = {"0": "M", "1": "F"}
+_NAME_FORM = "<patient>_<age>_<sex>_<location>_<number>, as in 40512331_8.1_1_p1_3544"
+_NAME = re.compile(r"(?P<patient>\d+)_(?P<age>\d+(\.\d+)?)_(?P<sex>[01])_(?P<location>p[1-4])_(?P<number>\d+)")
+# Byte for byte the same sound, the first in train, the second in intra.
+_SAME_SOUND = ("41279835_14.1_0_p1_2945", "41279835_14.1_0_p1_2050")
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    path: Path
+    part: str
+
+
+def is_sprsound(root: Path) -> bool:
+    """Whether `root` (or its folder BioCAS2022) holds one of the two folders of sound files."""
+    return bool(_folders(root, _TRAIN_AUDIO) or _folders(root, _TEST_AUDIO))
+
+
+def is_sprsound_name(name: str) -> bool:
+    """Whether a file's stem is `<patient>_<age>_<sex>_<location>_<number>`."""
+    return _NAME.fullmatch(name) is not None
+
+
+def read_sprsound(root: Path) -> Corpus:
+    """The corpus in `root`: folders train_wav, train_json, test_wav, test_json (or as in the repository, BioCAS2022).
+
+    A cycle is one event; its type is folded by the manifest `sprsound_events.tsv`. Patient, age, sex and location
+    (p1 left posterior, p2 left lateral, p3 right posterior, p4 right lateral) come from the name; the device is
+    not named: None. A recording without events is normal here (poor quality), and counted in `notes`.
+
+    Problems: as in ICBHI, and "unknown event type" (that event is left out).
+    Raises CorpusError when `root` is no folder or has no folder of sound files.
+    """
+    require_folder(root)
+    if not is_sprsound(root):
+        raise CorpusError(f"no SPRSound in {root}: looked for {', '.join((*_TRAIN_AUDIO, *_TEST_AUDIO))}")
+    problems: list[Problem] = []
+    sounds = _all_sounds(root, problems)
+    annotations = _all_annotations(root, problems)
+    json_files = {name: annotation.path for name, annotation in annotations.items()}
+    problems.extend(unpaired(sounds, json_files, is_name=is_sprsound_name, expected=_NAME_FORM))
+    recordings: list[Recording] = []
+    cycles: list[Cycle] = []
+    num_without_events = 0
+    for name, path in sounds.items():
+        recording = _read_recording(path, problems)
+        if recording is None:
+            continue
+        recordings.append(recording)
+        if name in annotations:
+            found, is_without_events = _read_cycles(annotations[name].path, recording, problems)
+            cycles.extend(found)
+            num_without_events += is_without_events
+    names = {recording.name for recording in recordings}
+    notes = []
+    if num_without_events:
+        notes.append(f"{num_without_events} recordings are annotated as without any event: they have no cycles")
+    if names.issuperset(_SAME_SOUND):
+        notes.append(f"{_SAME_SOUND[0]} (train) and {_SAME_SOUND[1]} (intra) hold the same sound")
+    return assemble(
+        "sprsound",
+        root,
+        recordings=recordings,
+        cycles=cycles,
+        split={name: annotations[name].part for name in names & annotations.keys()},
+        problems=problems,
+        notes=notes,
+    )
+
+
+def _folders(root: Path, names: tuple[str, ...]) -> list[Path]:
+    """The first of the folders called `names` that is there, in `root` or in the release's folder in it."""
+    found = [place / name for place in (root, root / RELEASE_FOLDER) for name in names]
+    return [folder for folder in found if folder.is_dir()][:1]
+
+
+def _all_sounds(root: Path, problems: list[Problem]) -> dict[str, Path]:
+    paths = [
+        path
+        for names in (_TRAIN_AUDIO, _TEST_AUDIO)
+        for folder in _folders(root, names)
+        for path in sound_files(folder, problems).values()
+    ]
+    return one_per_name(paths, "duplicate recording", problems)
+
+
+def _all_annotations(root: Path, problems: list[Problem]) -> dict[str, _Annotation]:
+    part_of = {
+        path: part
+        for part, names in _ANNOTATIONS.items()
+        for folder in _folders(root, names)
+        for path in files_with_suffix(folder, [".json"])
+    }
+    unique = one_per_name(part_of, "duplicate annotation", problems)
+    return {name: _Annotation(path, part_of[path]) for name, path in unique.items()}
+
+
+def _read_recording(path: Path, problems: list[Problem]) -> Recording | None:
+    parsed = _NAME.fullmatch(path.stem)
+    if parsed is None:
+        return None
+    audio = measure(path, problems)
+    if audio is None:
+        return None
+    return Recording(
+        name=path.stem,
+        patient=parsed["patient"],
+        path=path,
+        duration_s=audio.num_samples / audio.sample_rate_hz,
+        sample_rate_hz=audio.sample_rate_hz,
+        location=parsed["location"],
+        age_years=float(parsed["age"]),
+        sex=_SEX[parsed["sex"]],
+    )
+
+
+def _read_cycles(path: Path, recording: Recording, problems: list[Problem]) -> tuple[list[Cycle], bool]:
+    """Cycles of an annotation file, and whether it says that there are no events."""
+    try:
+        events = _parse_events(path)
+    except AnnotationError as error:
+        problems.append(Problem("bad annotation", path.name, str(error)))
+        return [], False
+    flags_of = {
+        event: (crackle == "1", wheeze == "1") for event, crackle, wheeze in manifest_rows("sprsound_events.tsv")
+    }
+    cycles = []
+    for number, (start_s, end_s, event) in enumerate(events, start=1):
+        where = f"{path.name} event {number}"
+        if event in flags_of:
+            cycles.append((where, Cycle(recording, start_s, end_s, *flags_of[event])))
+        else:
+            problems.append(Problem("unknown event type", where, f"{event!r}, expected one of {', '.join(flags_of)}"))
+    return usable_cycles(cycles, problems), not events
+
+
+def _parse_events(path: Path) -> list[tuple[float, float, str]]:
+    """Start (s), end (s) and type of each event. Times are milliseconds in the file, as strings or numbers."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise AnnotationError(f"cannot be read as JSON ({type(error).__name__})") from error
+    events = content.get("event_annotation") if isinstance(content, dict) else None
+    if not isinstance(events, list):
+        raise AnnotationError("has no list 'event_annotation'")
+    return [_parse_event(event, number) for number, event in enumerate(events, start=1)]
+
+
+def _parse_event(event: Any, number: int) -> tuple[float, float, str]:
+    if not isinstance(event, dict) or not {"start", "end", "type"} <= event.keys():
+        raise AnnotationError(f"event {number}: {event!r}, expected 'start', 'end' and 'type'")
+    try:
+        start_s, end_s = float(event["start"]) / 1000, float(event["end"]) / 1000
+    except (TypeError, ValueError):
+        raise AnnotationError(
+            f"event {number}: times {event['start']!r} and {event['end']!r}, expected milliseconds"
+        ) from None
+    if not (math.isfinite(start_s) and math.isfinite(end_s)) or start_s < 0:
+        raise AnnotationError(f"event {number}: {event['start']!r} and {event['end']!r} are not times in a recording")
+    return start_s, end_s, str(event["type"])

@@ -1,0 +1,127 @@
+"""What every reader of a corpus on disk does: list its files, measure them, keep the cycles that can be used.
+
+What is odd becomes a Problem in the list that is passed in; nothing is dropped without one.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from lungsound.audio.waveform import AudioInfo, probe
+from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus, Cycle, Problem, Recording
+from lungsound.errors import AudioError, CorpusError
+
+# Times are written rounded, mostly to 1 ms, at the coarsest to 10 ms (5 ms off), and a resampled file may
+# end a sample early. In all of SPRSound and in the 289 recordings of ICBHI looked at no cycle ends later than
+# its recording, 23 exactly at its end. 10 ms is one hop of the filter bank.
+PAST_END_TOLERANCE_S = 0.010
+# A cycle must hold a sample at the rate at which cycles are cut.
+CUT_RATE_HZ = 16000
+
+
+def require_folder(root: Path) -> Path:
+    """`root`, or a CorpusError when it is no folder."""
+    if not root.exists():
+        raise CorpusError(f"no folder {root}: give the folder of a corpus")
+    if not root.is_dir():
+        raise CorpusError(f"{root} is a file: give the folder of a corpus")
+    return root
+
+
+@cache
+def manifest_rows(name: str) -> tuple[tuple[str, ...], ...]:
+    """The tab-separated rows of a manifest shipped in the package, without lines that start with #."""
+    text = (files("lungsound.data") / "manifests" / name).read_text(encoding="utf-8")
+    return tuple(tuple(line.split("\t")) for line in text.splitlines() if not line.startswith("#"))
+
+
+def files_with_suffix(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Files directly in `folder` with one of the suffixes (in any case), sorted by name."""
+    wanted = set(suffixes)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in wanted and path.is_file())
+
+
+def one_per_name(
+    paths: Iterable[Path], kind: str, problems: list[Problem], *, canonical: Callable[[str], str] = str
+) -> dict[str, Path]:
+    """Files by the canonical name of their stem; of two with the same name the first, and a problem of `kind`."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        first = found.setdefault(canonical(path.stem), path)
+        if first != path:
+            problems.append(Problem(kind, path.name, f"the same recording as {first.name}, which is used; remove one"))
+    return found
+
+
+def sound_files(folder: Path, problems: list[Problem], *, canonical: Callable[[str], str] = str) -> dict[str, Path]:
+    """Sound files of a folder by canonical name. Twice the same recording is a "duplicate recording"."""
+    paths = files_with_suffix(folder, AUDIO_SUFFIXES)
+    return one_per_name(paths, "duplicate recording", problems, canonical=canonical)
+
+
+def unpaired(
+    sounds: Mapping[str, Path], annotations: Mapping[str, Path], *, is_name: Callable[[str], bool], expected: str
+) -> list[Problem]:
+    """What is wrong with the names: "unknown name", "missing annotation", "annotation without audio"."""
+    stray = [path for path in (*sounds.values(), *annotations.values()) if not is_name(path.stem)]
+    silent = [annotations[name] for name in annotations.keys() - sounds.keys() if is_name(name)]
+    unlabelled = [sounds[name] for name in sounds.keys() - annotations.keys() if is_name(name)]
+    return [
+        *(Problem("unknown name", path.name, f"expected {expected}") for path in stray),
+        *(Problem("annotation without audio", path.name, "no sound file of this name") for path in silent),
+        *(Problem("missing annotation", path.stem, "no annotation file of this name") for path in unlabelled),
+    ]
+
+
+def measure(path: Path, problems: list[Problem]) -> AudioInfo | None:
+    """Length and rate of a sound file; None and a "bad sound file" when it cannot be used."""
+    try:
+        return probe(path)
+    except AudioError as error:
+        problems.append(Problem("bad sound file", path.name, str(error)))
+        return None
+
+
+def usable_cycles(cycles: Iterable[tuple[str, Cycle]], problems: list[Problem]) -> list[Cycle]:
+    """Those of one recording's cycles (each with where it was written) that can be cut.
+
+    Left out, and named: an "empty cycle" (no sample at 16 kHz, cut as published: int(start * rate) to
+    int(end * rate)), a "cycle past the end" of the recording by more than `PAST_END_TOLERANCE_S`, and a
+    "duplicate cycle" (a key that the recording already has).
+    """
+    kept: dict[str, Cycle] = {}
+    for where, cycle in cycles:
+        start_s, end_s, duration_s = cycle.start_s, cycle.end_s, cycle.recording.duration_s
+        if int(end_s * CUT_RATE_HZ) <= int(start_s * CUT_RATE_HZ):
+            problems.append(Problem("empty cycle", where, f"from {start_s:g} s to {end_s:g} s"))
+        elif end_s > duration_s + PAST_END_TOLERANCE_S or start_s * CUT_RATE_HZ >= int(duration_s * CUT_RATE_HZ):
+            detail = f"from {start_s:g} s to {end_s:g} s, but the recording is {duration_s:.3f} s long"
+            problems.append(Problem("cycle past the end", where, detail))
+        elif cycle.key in kept:
+            problems.append(Problem("duplicate cycle", where, f"{cycle.key} is there already"))
+        else:
+            kept[cycle.key] = cycle
+    return list(kept.values())
+
+
+def assemble(
+    name: str,
+    root: Path,
+    *,
+    recordings: Iterable[Recording],
+    cycles: Iterable[Cycle],
+    split: Mapping[str, str],
+    problems: Iterable[Problem],
+    notes: Iterable[str],
+) -> Corpus:
+    """The Corpus with everything in its order, which does not depend on the file system's."""
+    return Corpus(
+        name=name,
+        root=root,
+        recordings=tuple(sorted(recordings, key=lambda recording: recording.name)),
+        cycles=tuple(sorted(cycles, key=lambda cycle: (cycle.recording.name, cycle.start_s, cycle.end_s))),
+        split=dict(sorted(split.items())),
+        problems=tuple(sorted(problems, key=lambda problem: (problem.kind, problem.where))),
+        notes=tuple(notes),
+    )

@@ -1,0 +1,84 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
+from lungsound.errors import CorpusError
+from lungsound.labels import LungSound
+
+
+def make_corpus(folder: Path) -> Corpus:
+    recordings = []
+    for name, patient in (("a", "1"), ("b", "2"), ("c", "3")):
+        path = folder / f"{name}.wav"
+        path.write_bytes(name.encode())
+        recordings.append(Recording(name, patient, path, duration_s=2.0, sample_rate_hz=4000, device=f"device {name}"))
+    cycles = tuple(Cycle(recording, 0.0, 1.0, False, recording.name == "b") for recording in recordings)
+    split = {"a": "inter", "b": "train"}
+    return Corpus("made up", folder, tuple(recordings), cycles, split)
+
+
+def test_key_has_three_decimals_of_both_times(tmp_path):
+    recording = Recording("101_1b1_Al_sc_Meditron", "101", tmp_path, 2.0, 4000)
+    assert Cycle(recording, 0.0361, 1.5, False, False).key == "101_1b1_Al_sc_Meditron#0.036-1.500"
+
+
+@pytest.mark.parametrize(
+    ("has_crackle", "has_wheeze", "sound"),
+    [
+        (False, False, LungSound.NORMAL),
+        (True, False, LungSound.CRACKLE),
+        (False, True, LungSound.WHEEZE),
+        (True, True, LungSound.BOTH),
+    ],
+)
+def test_sound_of_a_cycle(tmp_path, has_crackle, has_wheeze, sound):
+    recording = Recording("r", "1", tmp_path, 2.0, 4000)
+    assert Cycle(recording, 0.0, 1.0, has_crackle, has_wheeze).sound is sound
+
+
+def test_parts_name_train_first_and_leave_out_recordings_in_no_part(tmp_path):
+    corpus = make_corpus(tmp_path)
+    assert corpus.parts == ("train", "inter")
+    assert [cycle.recording.name for cycle in corpus.part("train", "inter")] == ["a", "b"]
+    assert corpus.part("test") == ()
+
+
+def test_keep_filters_recordings_with_their_cycles(tmp_path):
+    kept = make_corpus(tmp_path).keep(lambda recording: recording.device == "device b")
+    assert [recording.name for recording in kept.recordings] == ["b"]
+    assert [cycle.recording.name for cycle in kept.cycles] == ["b"]
+    assert kept.parts == ("train",)
+
+
+def test_require_sound_returns_a_sound_corpus(tmp_path):
+    corpus = make_corpus(tmp_path)
+    assert corpus.require_sound() is corpus
+
+
+def test_require_sound_counts_and_names_problems_in_one_line(tmp_path):
+    problems = (Problem("b kind", "x.txt", "one"), Problem("a kind", "y.txt", "two"), Problem("b kind", "z", "three"))
+    corpus = replace(make_corpus(tmp_path), problems=problems)
+    with pytest.raises(CorpusError, match=r"3 problem.*1 x a kind, 2 x b kind.*b kind: x.txt: one") as caught:
+        corpus.require_sound()
+    assert "\n" not in str(caught.value)
+
+
+def test_require_sound_refuses_an_empty_corpus(tmp_path):
+    with pytest.raises(CorpusError, match="no recordings"):
+        Corpus("made up", tmp_path, (), (), {}).require_sound()
+
+
+def test_fingerprint_depends_on_sound_labels_split_and_order_only(tmp_path):
+    corpus = make_corpus(tmp_path)
+    original = corpus.fingerprint()
+    (tmp_path / "elsewhere").mkdir()
+    assert make_corpus(tmp_path / "elsewhere").fingerprint() == original
+
+    relabelled = tuple(replace(cycle, has_crackle=True) for cycle in corpus.cycles)
+    assert replace(corpus, cycles=relabelled).fingerprint() != original
+    assert replace(corpus, split={"a": "train", "b": "inter"}).fingerprint() != original
+    assert replace(corpus, recordings=corpus.recordings[::-1]).fingerprint() != original
+    (tmp_path / "a.wav").write_bytes(b"other sound")
+    assert corpus.fingerprint() != original
