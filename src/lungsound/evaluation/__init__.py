@@ -1,0 +1,1 @@
+"""Predictions to scores with intervals, and the report."""

@@ -1,0 +1,350 @@
+"""From predictions to an evaluation, and from an evaluation to a report that a researcher reads and checks."""
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lungsound.evaluation.figures import HistoryRow, ScoreLine, draw_confusion, draw_curves, draw_score_intervals
+from lungsound.evaluation.metrics import (
+    ALWAYS_NORMAL_SCORE,
+    Counts,
+    accuracy,
+    f1,
+    fold_to_two_classes,
+    macro_f1,
+    mean_score,
+    precision,
+    recall,
+    sensitivity,
+    specificity,
+)
+from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.uncertainty import (
+    LEVEL,
+    NUM_DRAWS,
+    Estimate,
+    Statistic,
+    estimate_over_patients,
+    patient_confusions,
+)
+
+# Facts of `context` that also stand on the first screen of a report.
+CORPUS, SPLIT, WEIGHTS, EPOCH_SELECTION = "corpus", "split", "pretrained weights", "epoch selection"
+BEST_ON_TEST = "best_on_test"
+EPOCH_SELECTIONS = {
+    "last": "the last one; no score chose it",
+    "validation": "chosen by the Score on patients held out of the training part",
+    BEST_ON_TEST: "chosen by the Score on the test split itself",
+}
+WATCHED_SPLITS = {"validation": "validation", BEST_ON_TEST: "test"}
+# With fewer patients a 95 % interval holds the truth in less than 90 % of simulations (see uncertainty).
+FEW_PATIENTS = 10
+TOO_NARROW = f"Intervals from fewer than {FEW_PATIENTS} patients are too narrow."
+
+
+@dataclass(frozen=True)
+class ScoreReading:
+    """ICBHI's three numbers with their intervals."""
+
+    score: Estimate
+    specificity: Estimate
+    sensitivity: Estimate
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """How one class was answered; a number without a denominator is NaN."""
+
+    name: str
+    num_cycles: int
+    num_answered: int
+    num_patients: int
+    recall: Estimate
+    precision: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class DeviceScores:
+    """The scores of the cycles that one stethoscope recorded."""
+
+    device: str
+    num_cycles: int
+    num_patients: int
+    scores: ScoreReading
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """All numbers of a report, as fractions; its field names are the keys of `report.json`.
+
+    `confusion` is `(true class, answered class)`. `all_classes` asks for the exact class; `two_class` lets any
+    abnormal answer fit an abnormal cycle, and is None when there are only two classes anyway.
+    """
+
+    classes: tuple[str, ...]
+    num_cycles: int
+    num_recordings: int
+    num_patients: int
+    confusion: Counts
+    all_classes: ScoreReading
+    two_class: ScoreReading | None
+    accuracy: float
+    macro_f1: float
+    per_class: tuple[ClassScores, ...]
+    by_device: tuple[DeviceScores, ...]
+    interval_seed: int
+    always_normal_score: float = ALWAYS_NORMAL_SCORE
+
+
+def evaluate_predictions(
+    predictions: Predictions, *, seed: int = 0, num_draws: int = NUM_DRAWS, level: float = LEVEL
+) -> Evaluation:
+    """Every number of a report. `seed` fixes the resamples, which all the intervals of one group share."""
+
+    def estimate(confusions: Counts, statistic: Statistic) -> Estimate:
+        generator = np.random.default_rng(seed)
+        return estimate_over_patients(confusions, statistic, generator=generator, num_draws=num_draws, level=level)
+
+    def reading(confusions: Counts) -> ScoreReading:
+        return ScoreReading(*(estimate(confusions, value) for value in (mean_score, specificity, sensitivity)))
+
+    confusions = patient_confusions(predictions)
+    confusion = confusions.sum(axis=0)
+    per_class = tuple(
+        ClassScores(
+            name=name,
+            num_cycles=int(confusion[index].sum()),
+            num_answered=int(confusion[:, index].sum()),
+            num_patients=int((confusions[:, index].sum(axis=-1) > 0).sum()),
+            recall=estimate(confusions, lambda counts, index=index: recall(counts)[..., index]),  # type: ignore[misc]
+            precision=float(precision(confusion)[index]),
+            f1=float(f1(confusion)[index]),
+        )
+        for index, name in enumerate(predictions.classes)
+    )
+    by_device = []
+    for device in sorted(set(predictions.devices)):
+        of_device = patient_confusions(predictions.of_device(device))
+        by_device.append(DeviceScores(device, int(of_device.sum()), len(of_device), reading(of_device)))
+    return Evaluation(
+        classes=predictions.classes,
+        num_cycles=len(predictions.keys),
+        num_recordings=len({key.rpartition("#")[0] for key in predictions.keys}),
+        num_patients=len(confusions),
+        confusion=confusion,
+        all_classes=reading(confusions),
+        two_class=reading(fold_to_two_classes(confusions)) if len(predictions.classes) > 2 else None,
+        accuracy=float(accuracy(confusion)),
+        macro_f1=float(macro_f1(confusion)),
+        per_class=per_class,
+        by_device=tuple(by_device),
+        interval_seed=seed,
+    )
+
+
+def write_report(
+    folder: Path,
+    evaluation: Evaluation,
+    *,
+    context: Mapping[str, str],
+    history: Sequence[HistoryRow] = (),
+    notes: Sequence[str] = (),
+    chosen_epoch: int | None = None,
+    num_shared_patients: int | None = None,
+) -> Path:
+    """Write `report.md`, `report.json` and the pictures into `folder`; return the path of `report.md`.
+
+    `context` holds what was run, in order; its entries "corpus", "split", "pretrained weights" and "epoch selection"
+    ("last", "validation" or "best_on_test") also stand at the top. `notes` are printed above the tables.
+    `history` has one row per epoch (see `figures.draw_curves`); `num_shared_patients` is how many of the evaluated
+    patients the training part also holds, None when that is not known. All is written beside and then moved
+    into place: an error leaves an older report as it was.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    staging = folder / "report.partial"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        draw_confusion(evaluation.confusion, evaluation.classes, staging / "confusion.png")
+        draw_score_intervals(_score_lines(evaluation), staging / "intervals.png")
+        if history:
+            watched = WATCHED_SPLITS.get(context.get(EPOCH_SELECTION, ""), "watched")
+            draw_curves(history, staging / "curves.png", chosen_epoch=chosen_epoch, watched=watched)
+        facts = {"num_shared_patients": num_shared_patients, "chosen_epoch": chosen_epoch}
+        run = {"context": dict(context), "notes": list(notes), **facts, "history": [dict(row) for row in history]}
+        numbers = {"format": "lungsound report 1", "unit": "fraction", **dataclasses.asdict(evaluation), **run}
+        text = json.dumps(_plain(numbers), indent=1, allow_nan=False)
+        (staging / "report.json").write_text(text + "\n", encoding="utf-8")
+        warnings = _warnings(evaluation, context, num_shared_patients)
+        page = _page(evaluation, context, [*warnings, *notes], num_shared_patients, has_curves=bool(history))
+        (staging / "report.md").write_text(page, encoding="utf-8")
+        if not history:
+            (folder / "curves.png").unlink(missing_ok=True)
+        for name in sorted(path.name for path in staging.iterdir()):
+            (staging / name).replace(folder / name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder / "report.md"
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can hold it: arrays and tuples as lists, numbers that are not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _score_lines(evaluation: Evaluation) -> list[ScoreLine]:
+    scores, num_cycles = evaluation.all_classes, evaluation.num_cycles
+    lines = [
+        ScoreLine("Score", scores.score, num_cycles, is_headline=True),
+        ScoreLine("Specificity", scores.specificity, int(evaluation.confusion[0].sum())),
+        ScoreLine("Sensitivity", scores.sensitivity, int(evaluation.confusion[1:].sum())),
+    ]
+    if evaluation.two_class is not None:
+        lines.append(ScoreLine("Score, normal or not", evaluation.two_class.score, num_cycles))
+    if len(evaluation.by_device) > 1:
+        lines += [ScoreLine(f"Score, {_device(d)}", d.scores.score, d.num_cycles) for d in evaluation.by_device]
+    return lines
+
+
+def _warnings(evaluation: Evaluation, context: Mapping[str, str], num_shared_patients: int | None) -> list[str]:
+    warnings = []
+    if context.get(EPOCH_SELECTION) == BEST_ON_TEST:
+        warnings.append(
+            "Warning: the epoch was chosen by its Score on this same test split. The Score is too high by an unknown "
+            "amount; compare it only with scores chosen the same way."
+        )
+    if num_shared_patients:
+        warnings.append(f"Warning: {num_shared_patients} of the patients also have recordings in the training part.")
+    if evaluation.num_patients < FEW_PATIENTS:
+        warnings.append(f"Warning: few patients ({evaluation.num_patients}). {TOO_NARROW}")
+    interval = evaluation.all_classes.score.interval
+    if interval.low == interval.high:
+        warnings.append("Warning: every resample gave the same Score. An interval of no width is not certainty.")
+    if interval.problem is None and interval.num_undefined:
+        warnings.append(
+            f"In {interval.num_undefined} of {interval.num_draws} resamples of the patients the Score had no value "
+            "(no normal or no abnormal cycle was drawn); the interval is over the others."
+        )
+    return warnings
+
+
+def _page(
+    evaluation: Evaluation,
+    context: Mapping[str, str],
+    notes: Sequence[str],
+    num_shared_patients: int | None,
+    *,
+    has_curves: bool,
+) -> str:
+    """The report as Markdown."""
+    score = evaluation.all_classes.score
+    patients = "held-out patients" if num_shared_patients == 0 else "patients"
+    interval = score.interval
+    blocks = [
+        f"# ICBHI Score {_percent(score.value)}",
+        f"**{_percent(score.value)}{_interval_phrase(score)}** on {evaluation.num_cycles} cycles of "
+        f"{evaluation.num_patients} {patients}, in percent. Always answering normal scores "
+        f"{_percent(evaluation.always_normal_score)}.",
+        *(f"> **{_line(note)}**" for note in notes),
+        _first_facts(context),
+        _score_table(evaluation),
+        "*Research software, not a medical device.*",
+        "![Scores with intervals](intervals.png)",
+        f"## By class\n\n{_class_table(evaluation)}\n\n"
+        f"Accuracy {_percent(evaluation.accuracy)}, macro F1 {_percent(evaluation.macro_f1)}.",
+        "![Confusion matrix](confusion.png)",
+        f"## By device\n\n{_device_table(evaluation)}\n\n{TOO_NARROW}",
+        *(["## Training\n\n![Training curves](curves.png)"] if has_curves else []),
+        f"## What was run\n\n{_table(['fact', 'value'], list(context.items()))}",
+        "## How to read this\n\n"
+        "- Specificity (Sp): normal cycles answered normal. Sensitivity (Se): abnormal cycles answered with exactly "
+        "their class. Score: the mean of the two. Normal or not: any abnormal answer fits an abnormal cycle.\n"
+        f"- Intervals: {100 * interval.level:g} % percentile bootstrap, {interval.num_draws} resamples of whole "
+        f"patients (seed {evaluation.interval_seed}), since cycles of one patient resemble each other. They do not "
+        "cover the chance of training: another seed gives another model.\n"
+        "- n/a: there is nothing to divide by, or too few patients for an interval.\n"
+        "- All numbers as fractions, with these settings, are in [report.json](report.json).",
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _first_facts(context: Mapping[str, str]) -> str:
+    selection = context.get(EPOCH_SELECTION, "not stated")
+    facts = [("Data", ", ".join(context[key] for key in (CORPUS, SPLIT) if key in context) or "not stated")]
+    facts += [("Weights", context.get(WEIGHTS, "not stated")), ("Epoch", EPOCH_SELECTIONS.get(selection, selection))]
+    return "\n".join(f"- {name}: {_line(value)}" for name, value in facts)
+
+
+def _score_table(evaluation: Evaluation) -> str:
+    readings = [(f"{len(evaluation.classes)} classes", evaluation.all_classes)]
+    if evaluation.two_class is not None:
+        readings.append(("normal or not", evaluation.two_class))
+    return _table(["reading", "Score", "Sp", "Se"], [(name, *_cells(reading)) for name, reading in readings])
+
+
+def _class_table(evaluation: Evaluation) -> str:
+    head = ["class", "cycles", "patients", "answered", "recall", "precision", "F1"]
+    rows = [
+        (
+            c.name,
+            c.num_cycles,
+            c.num_patients,
+            c.num_answered,
+            c.recall.in_percent(),
+            _percent(c.precision),
+            _percent(c.f1),
+        )
+        for c in evaluation.per_class
+    ]
+    return _table(head, rows)
+
+
+def _device_table(evaluation: Evaluation) -> str:
+    rows = [(_device(d), d.num_cycles, d.num_patients, *_cells(d.scores)) for d in evaluation.by_device]
+    return _table(["device", "cycles", "patients", "Score", "Sp", "Se"], rows)
+
+
+def _cells(reading: ScoreReading) -> tuple[str, str, str]:
+    return reading.score.in_percent(), reading.specificity.in_percent(), reading.sensitivity.in_percent()
+
+
+def _device(scores: DeviceScores) -> str:
+    return scores.device or "unknown device"
+
+
+def _percent(fraction: float) -> str:
+    return "n/a" if math.isnan(fraction) else f"{100 * fraction:.1f}"
+
+
+def _interval_phrase(estimate: Estimate) -> str:
+    interval = estimate.interval
+    if interval.problem is not None:
+        return f" (no interval: {interval.problem})"
+    return f" ({100 * interval.level:g} % interval {_percent(interval.low)} to {_percent(interval.high)})"
+
+
+def _line(text: str) -> str:
+    return " ".join(str(text).split())
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [
+        head,
+        ["---"] + ["---:" if isinstance(cell, int) else "---" for cell in (rows[0] if rows else head)][1:],
+        *rows,
+    ]
+    return "\n".join("| " + " | ".join(_line(str(cell)).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,315 @@
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lungsound.errors import DataError
+from lungsound.evaluation import report
+from lungsound.evaluation.metrics import (
+    confusion_matrix,
+    f1,
+    icbhi_score,
+    mean_score,
+    precision,
+    recall,
+    two_class_score,
+)
+from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.report import Evaluation, evaluate_predictions, write_report
+from lungsound.evaluation.uncertainty import bootstrap_over_patients, patient_confusions
+
+CONTEXT = {
+    "corpus": "made up",
+    "split": "test",
+    "recipe": "tiny | pipes",
+    "pretrained weights": "none",
+    "epoch selection": "last",
+    "command": "lungsound\ntrain",
+}
+HISTORY = [{"epoch": 1, "loss": 2.0, "learning_rate": 1e-4}, {"epoch": 2, "loss": 1.0, "learning_rate": 1e-5}]
+
+
+def predictions_of(
+    num_cycles: int = 120, num_patients: int = 12, classes: tuple[str, ...] = ("normal", "crackle", "wheeze", "both")
+) -> Predictions:
+    generator = np.random.default_rng(11)
+    labels = generator.integers(0, len(classes), num_cycles)
+    rows = generator.dirichlet([0.7] * len(classes), num_cycles) + 0.3 * np.eye(len(classes))[labels]
+    patients = generator.integers(0, num_patients, num_cycles)
+    return Predictions(
+        keys=tuple(f"{p}_{i % 2}_Al#{i}.000-{i + 1}.000" for i, p in enumerate(patients)),
+        patients=tuple(str(p) for p in patients),
+        devices=tuple(("Meditron", "", "LittC2SE")[p % 3] for p in patients),
+        labels=labels,
+        probabilities=rows / 1.3,
+        classes=classes,
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    return evaluate_predictions(predictions_of(), num_draws=200)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty files for pictures, for tests that read only the words."""
+
+    def draw(*args: object, **_: object) -> None:
+        next(path for path in args if isinstance(path, Path)).write_bytes(b"")
+
+    for name in ("draw_confusion", "draw_score_intervals", "draw_curves"):
+        monkeypatch.setattr(report, name, draw)
+
+
+def write(folder: Path, evaluation: Evaluation, **changed: Any) -> str:
+    path = write_report(folder, evaluation, **{"context": CONTEXT, **changed})
+    assert path == folder / "report.md"
+    return path.read_text(encoding="utf-8")
+
+
+def test_evaluation_is_that_of_its_confusion_matrix(evaluation: Evaluation) -> None:
+    predictions = predictions_of()
+    confusion = confusion_matrix(predictions.labels, predictions.answers, 4)
+    assert evaluation.confusion.tolist() == confusion.tolist()
+    assert (evaluation.num_cycles, evaluation.num_patients) == (120, len(set(predictions.patients)))
+    assert evaluation.num_recordings == len({key.split("#")[0] for key in predictions.keys})
+    scores = evaluation.all_classes
+    assert scores.score.value == icbhi_score(confusion).score
+    assert scores.specificity.value == icbhi_score(confusion).specificity
+    assert scores.sensitivity.value == icbhi_score(confusion).sensitivity
+    assert evaluation.two_class is not None
+    assert evaluation.two_class.score.value == two_class_score(confusion).score
+    assert evaluation.accuracy == (predictions.labels == predictions.answers).mean()
+
+
+def test_evaluation_of_each_class(evaluation: Evaluation) -> None:
+    confusion = evaluation.confusion
+    predictions = predictions_of()
+    for index, of_class in enumerate(evaluation.per_class):
+        assert of_class.name == predictions.classes[index]
+        assert of_class.recall.value == recall(confusion)[index]
+        assert of_class.precision == precision(confusion)[index]
+        assert of_class.f1 == f1(confusion)[index]
+        assert of_class.num_cycles == (predictions.labels == index).sum()
+        assert of_class.num_answered == (predictions.answers == index).sum()
+        patients = {p for p, label in zip(predictions.patients, predictions.labels, strict=True) if label == index}
+        assert of_class.num_patients == len(patients)
+        assert of_class.recall.interval.low <= of_class.recall.value <= of_class.recall.interval.high
+
+
+def test_evaluation_of_each_device(evaluation: Evaluation) -> None:
+    predictions = predictions_of()
+    assert [of_device.device for of_device in evaluation.by_device] == ["", "LittC2SE", "Meditron"]
+    assert sum(of_device.num_cycles for of_device in evaluation.by_device) == 120
+    for of_device in evaluation.by_device:
+        rows = [row for row, device in enumerate(predictions.devices) if device == of_device.device]
+        confusion = confusion_matrix(predictions.labels[rows], predictions.answers[rows], 4)
+        assert of_device.scores.score.value == icbhi_score(confusion).score
+        assert of_device.num_patients == len({predictions.patients[row] for row in rows})
+
+
+def test_intervals_are_fixed_by_the_seed(evaluation: Evaluation) -> None:
+    expected = bootstrap_over_patients(
+        patient_confusions(predictions_of()), mean_score, generator=np.random.default_rng(0), num_draws=200
+    )
+    assert evaluation.all_classes.score.interval == expected
+    other = evaluate_predictions(predictions_of(), num_draws=200, seed=1)
+    assert other.all_classes.score.interval != expected
+    assert other.interval_seed == 1
+
+
+def test_two_classes_have_one_reading() -> None:
+    evaluation = evaluate_predictions(predictions_of(classes=("normal", "abnormal")), num_draws=20)
+    assert evaluation.two_class is None
+
+
+def test_report_files_and_nothing_else(tmp_path: Path, evaluation: Evaluation) -> None:
+    write(tmp_path / "run", evaluation, history=HISTORY)
+    names = ["confusion.png", "curves.png", "intervals.png", "report.json", "report.md"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
+    first = {name: (tmp_path / "run" / name).read_bytes() for name in names}
+    write(tmp_path / "run", evaluation, history=HISTORY)
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in names} == first
+
+
+def test_links_lead_to_files(tmp_path: Path, evaluation: Evaluation) -> None:
+    page = write(tmp_path, evaluation, history=HISTORY)
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert len(links) == 4
+    assert all((tmp_path / link).is_file() for link in links)
+
+
+def test_older_curves_go_when_there_is_no_history(tmp_path: Path, evaluation: Evaluation) -> None:
+    write(tmp_path, evaluation, history=HISTORY)
+    assert "curves.png" not in write(tmp_path, evaluation)
+    assert not (tmp_path / "curves.png").exists()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_json_holds_every_number_as_a_fraction(tmp_path: Path, evaluation: Evaluation) -> None:
+    write(tmp_path, evaluation, history=HISTORY, notes=["n"], chosen_epoch=2, num_shared_patients=0)
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    assert numbers["format"] == "lungsound report 1"
+    assert numbers["unit"] == "fraction"
+    assert numbers["confusion"] == evaluation.confusion.tolist()
+    score = evaluation.all_classes.score
+    assert numbers["all_classes"]["score"]["value"] == score.value
+    assert numbers["all_classes"]["score"]["interval"] == {
+        "low": score.interval.low,
+        "high": score.interval.high,
+        "level": 0.95,
+        "num_draws": 200,
+        "num_patients": evaluation.num_patients,
+        "num_undefined": 0,
+    }
+    assert numbers["always_normal_score"] == 0.5
+    assert [of_class["name"] for of_class in numbers["per_class"]] == list(evaluation.classes)
+    assert numbers["context"] == CONTEXT
+    assert numbers["history"] == HISTORY
+    assert (numbers["notes"], numbers["chosen_epoch"], numbers["num_shared_patients"]) == (["n"], 2, 0)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_first_screen(tmp_path: Path, evaluation: Evaluation) -> None:
+    score = evaluation.all_classes.score
+    page = write(tmp_path, evaluation, num_shared_patients=0, notes=["The corpus is synthetic."])
+    assert page.splitlines()[:20] == [
+        f"# ICBHI Score {100 * score.value:.1f}",
+        "",
+        f"**{100 * score.value:.1f} (95 % interval {100 * score.interval.low:.1f} to "
+        f"{100 * score.interval.high:.1f})** on 120 cycles of {evaluation.num_patients} held-out patients, in percent. "
+        "Always answering normal scores 50.0.",
+        "",
+        "> **The corpus is synthetic.**",
+        "",
+        "- Data: made up, test",
+        "- Weights: none",
+        "- Epoch: the last one; no score chose it",
+        "",
+        "| reading | Score | Sp | Se |",
+        "| --- | --- | --- | --- |",
+        "| 4 classes | "
+        + " | ".join(
+            value.in_percent()
+            for value in (score, evaluation.all_classes.specificity, evaluation.all_classes.sensitivity)
+        )
+        + " |",
+        "| normal or not | "
+        + " | ".join(
+            value.in_percent()
+            for value in (
+                evaluation.two_class.score,
+                evaluation.two_class.specificity,
+                evaluation.two_class.sensitivity,
+            )
+        )
+        + " |",
+        "",
+        "*Research software, not a medical device.*",
+        "",
+        "![Scores with intervals](intervals.png)",
+        "",
+        "## By class",
+    ]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_epoch_chosen_on_the_test_split_is_a_warning(tmp_path: Path, evaluation: Evaluation) -> None:
+    page = write(tmp_path, evaluation, context={**CONTEXT, "epoch selection": "best_on_test"})
+    assert "> **Warning: the epoch was chosen by its Score on this same test split." in page
+    assert "- Epoch: chosen by the Score on the test split itself" in page
+    for selection in ("last", "validation"):
+        assert "Warning" not in write(tmp_path, evaluation, context={**CONTEXT, "epoch selection": selection})
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_patients_that_training_saw_are_a_warning_and_not_called_held_out(
+    tmp_path: Path, evaluation: Evaluation
+) -> None:
+    page = write(tmp_path, evaluation, num_shared_patients=2)
+    assert "> **Warning: 2 of the patients also have recordings in the training part.**" in page
+    assert "held-out" not in page
+    assert "held-out patients, in percent" not in write(tmp_path, evaluation)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_facts_not_given_are_said_to_be_missing(tmp_path: Path, evaluation: Evaluation) -> None:
+    page = write(tmp_path, evaluation, context={})
+    assert "- Data: not stated\n- Weights: not stated\n- Epoch: not stated" in page
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_fact_cannot_break_its_table(tmp_path: Path, evaluation: Evaluation) -> None:
+    page = write(tmp_path, evaluation)
+    assert "| recipe | tiny \\| pipes |\n" in page
+    assert "| command | lungsound train |\n" in page
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_one_patient_and_no_abnormal_cycle(tmp_path: Path) -> None:
+    predictions = Predictions(
+        keys=("a#0-1", "a#1-2"),
+        patients=("p", "p"),
+        devices=("", ""),
+        labels=np.array([0, 0]),
+        probabilities=np.array([[0.9, 0.1], [0.2, 0.8]]),
+        classes=("normal", "abnormal"),
+    )
+    page = write(tmp_path, evaluate_predictions(predictions, num_draws=20))
+    assert page.startswith(
+        "# ICBHI Score n/a\n\n**n/a (no interval: one patient: how patients differ cannot be seen)** on 2 cycles of 1 "
+    )
+    assert "| 2 classes | n/a | 50.0 (n/a) | n/a |" in page
+    assert "| unknown device | 2 | 1 | n/a | 50.0 (n/a) | n/a |" in page
+    assert "> **Warning: few patients (1)." in page
+    assert "nan" not in page
+    numbers = json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda text: pytest.fail(text))
+    assert numbers["all_classes"]["score"]["value"] is None
+    assert numbers["all_classes"]["specificity"]["value"] == 0.5
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_resamples_without_a_score_are_told(tmp_path: Path) -> None:
+    predictions = Predictions(
+        keys=tuple(f"{p}#0-1" for p in range(12)),
+        patients=tuple(str(p) for p in range(12)),
+        devices=("",) * 12,
+        labels=np.array([1] + [0] * 11),
+        probabilities=np.tile([0.4, 0.6], (12, 1)),
+        classes=("normal", "abnormal"),
+    )
+    evaluation = evaluate_predictions(predictions, num_draws=500)
+    num_undefined = evaluation.all_classes.score.interval.num_undefined
+    # The one patient with an abnormal cycle is missed with probability (11/12)^12.
+    assert num_undefined / 500 == pytest.approx((11 / 12) ** 12, abs=0.07)
+    assert f"In {num_undefined} of 500 resamples of the patients the Score had no value" in write(tmp_path, evaluation)
+
+
+def test_a_failing_report_leaves_the_older_one(tmp_path: Path, evaluation: Evaluation) -> None:
+    write(tmp_path, evaluation, history=HISTORY)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other = evaluate_predictions(predictions_of(num_cycles=60), num_draws=20)
+    with pytest.raises(DataError, match="loss of epoch 1 is 'x'"):
+        write_report(tmp_path, other, context=CONTEXT, history=[{"epoch": 1, "loss": "x"}])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_an_interval_without_width_is_not_certainty(tmp_path: Path) -> None:
+    predictions = predictions_of()
+    right = dataclasses.replace(predictions, probabilities=np.eye(4)[predictions.labels])
+    page = write(tmp_path, evaluate_predictions(right, num_draws=50))
+    assert "**100.0 (95 % interval 100.0 to 100.0)**" in page
+    assert "> **Warning: every resample gave the same Score." in page
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_history_with_gaps_is_strict_json(tmp_path: Path, evaluation: Evaluation) -> None:
+    write(tmp_path, evaluation, history=[{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": math.nan}])
+    assert json.loads((tmp_path / "report.json").read_text())["history"][1] == {"epoch": 2, "loss": None}

@@ -1,0 +1,166 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lungsound.evaluation.metrics import accuracy, confusion_matrix, mean_score, sensitivity, specificity
+from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.uncertainty import (
+    Estimate,
+    Interval,
+    bootstrap_over_patients,
+    draw_patient_weights,
+    estimate_over_patients,
+    patient_confusions,
+    percentile_interval,
+    resample,
+)
+
+
+def predictions_of(seed: int, num_patients: int = 7, num_cycles: int = 90) -> Predictions:
+    generator = np.random.default_rng(seed)
+    return Predictions(
+        keys=tuple(f"r#{i}-{i + 1}" for i in range(num_cycles)),
+        patients=tuple(f"p{n}" for n in generator.integers(0, num_patients, num_cycles)),
+        devices=("",) * num_cycles,
+        labels=generator.integers(0, 3, num_cycles),
+        probabilities=generator.dirichlet([0.5] * 3, num_cycles),
+        classes=("normal", "crackle", "wheeze"),
+    )
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_patient_confusions_are_those_of_each_patient() -> None:
+    predictions = predictions_of(0)
+    ours = patient_confusions(predictions)
+    names = sorted(set(predictions.patients))
+    assert len(ours) == len(names)
+    for name, confusion in zip(names, ours, strict=True):
+        rows = [row for row, patient in enumerate(predictions.patients) if patient == name]
+        naive = confusion_matrix(predictions.labels[rows], predictions.answers[rows], 3)
+        assert confusion.tolist() == naive.tolist()
+
+
+def test_weights_take_as_many_patients_as_there_are() -> None:
+    weights = draw_patient_weights(6, generator=rng(), num_draws=5000)
+    assert weights.shape == (5000, 6)
+    assert set(weights.sum(axis=1).tolist()) == {6}
+    # Each weight is binomial(6, 1/6): mean 1, variance 5/6.
+    np.testing.assert_allclose(weights.mean(axis=0), 1.0, atol=0.06)
+    np.testing.assert_allclose(weights.var(axis=0), 5 / 6, atol=0.08)
+
+
+def test_interval_against_cycles_drawn_patient_by_patient() -> None:
+    predictions = predictions_of(3)
+    names = sorted(set(predictions.patients))
+    weights = draw_patient_weights(len(names), generator=rng(5), num_draws=200)
+    values = []
+    for draw in weights:
+        labels, answers = [], []
+        for name, times in zip(names, draw.tolist(), strict=True):
+            for row, patient in enumerate(predictions.patients):
+                if patient == name:
+                    labels += [int(predictions.labels[row])] * times
+                    answers += [int(predictions.answers[row])] * times
+        normal = [answer for label, answer in zip(labels, answers, strict=True) if label == 0]
+        abnormal = [label == answer for label, answer in zip(labels, answers, strict=True) if label != 0]
+        values.append((normal.count(0) / len(normal) + sum(abnormal) / len(abnormal)) / 2)
+    confusions = patient_confusions(predictions)
+    np.testing.assert_allclose(mean_score(resample(confusions, weights)), values, rtol=1e-12)
+    ours = bootstrap_over_patients(confusions, mean_score, generator=rng(5), num_draws=200, level=0.9)
+    expected = stats.scoreatpercentile(values, [5, 95])
+    assert (ours.low, ours.high) == pytest.approx(tuple(expected), rel=1e-12)
+    assert ours == Interval(ours.low, ours.high, 0.9, 200, len(names), 0)
+    assert ours.problem is None
+
+
+def test_one_cycle_a_patient_is_the_binomial() -> None:
+    # 30 patients with one normal cycle each, 21 answered right: resamples of Sp are Binomial(30, 0.7) / 30.
+    confusions = np.zeros((30, 2, 2), dtype=np.int64)
+    confusions[:21, 0, 0] = 1
+    confusions[21:, 0, 1] = 1
+    ours = bootstrap_over_patients(confusions, specificity, generator=rng(1), num_draws=20_000)
+    assert (ours.low, ours.high) == pytest.approx(tuple(stats.binom.ppf([0.025, 0.975], 30, 0.7) / 30))
+
+
+def test_cycles_of_one_patient_count_as_one_observation() -> None:
+    # 100 copies of each patient's cycle change nothing: were cycles drawn, the interval would shrink tenfold.
+    confusions = np.zeros((10, 2, 2), dtype=np.int64)
+    confusions[:5, 0, 0] = 1
+    confusions[5:, 0, 1] = 1
+    once = bootstrap_over_patients(confusions, accuracy, generator=rng(2))
+    many = bootstrap_over_patients(100 * confusions, accuracy, generator=rng(2))
+    assert once == many
+    assert once.high - once.low > 0.5
+
+
+def test_patients_that_are_alike_give_a_point() -> None:
+    confusions = np.tile(np.array([[3, 1], [1, 1]]), (5, 1, 1))
+    interval = bootstrap_over_patients(confusions, mean_score, generator=rng())
+    assert (interval.low, interval.high) == (0.625, 0.625)
+
+
+def test_one_patient_gives_no_interval() -> None:
+    interval = bootstrap_over_patients(np.array([[[3, 1], [1, 1]]]), mean_score, generator=rng())
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+    assert interval.problem == "one patient: how patients differ cannot be seen"
+
+
+def test_resamples_without_a_value_are_left_out_and_counted() -> None:
+    # Only the first of three patients has abnormal cycles: it is missed with probability (2/3)^3.
+    confusions = np.array([[[1, 0], [1, 1]], [[4, 0], [0, 0]], [[3, 1], [0, 0]]])
+    interval = bootstrap_over_patients(confusions, sensitivity, generator=rng(), num_draws=10_000)
+    assert interval.num_undefined / interval.num_draws == pytest.approx((2 / 3) ** 3, abs=0.02)
+    assert (interval.low, interval.high) == (0.5, 0.5)
+    assert interval.problem is None
+
+
+def test_value_defined_nowhere() -> None:
+    confusions = np.array([[[4, 0], [0, 0]], [[3, 1], [0, 0]]])
+    estimate = estimate_over_patients(confusions, sensitivity, generator=rng(), num_draws=50)
+    assert math.isnan(estimate.value)
+    assert estimate.interval.num_undefined == 50
+    assert estimate.interval.problem == "the value is defined in no resample"
+    assert estimate.in_percent() == "n/a"
+
+
+def test_estimate_is_the_value_over_all_patients() -> None:
+    confusions = patient_confusions(predictions_of(4))
+    estimate = estimate_over_patients(confusions, mean_score, generator=rng(3), num_draws=100)
+    assert estimate.value == float(mean_score(confusions.sum(axis=0)))
+    assert estimate.interval == bootstrap_over_patients(confusions, mean_score, generator=rng(3), num_draws=100)
+
+
+def test_estimate_in_percent() -> None:
+    assert Estimate(0.6234, Interval(0.551, 0.69, 0.95, 10, 3)).in_percent() == "62.3 (55.1 to 69.0)"
+    assert Estimate(0.6234, Interval(math.nan, math.nan, 0.95, 10, 1)).in_percent() == "62.3 (n/a)"
+
+
+@pytest.mark.parametrize(("num_patients", "num_draws"), [(0, 10), (3, 0)])
+def test_no_patient_or_no_draw_is_refused(num_patients: int, num_draws: int) -> None:
+    with pytest.raises(ValueError, match="must be 1 or more"):
+        draw_patient_weights(num_patients, generator=rng(), num_draws=num_draws)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 95.0])
+def test_level_is_a_fraction(level: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        percentile_interval(np.array([0.1, 0.2]), num_patients=2, level=level)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    # 40 patients whose recall varies around 0.8 (beta), 20 normal cycles each.
+    generator = rng(7)
+    num_sets, num_covered = 300, 0
+    for _ in range(num_sets):
+        right = generator.binomial(20, generator.beta(8, 2, 40))
+        confusions = np.zeros((40, 2, 2), dtype=np.int64)
+        confusions[:, 0, 0], confusions[:, 0, 1] = right, 20 - right
+        interval = bootstrap_over_patients(confusions, specificity, generator=generator, num_draws=400)
+        num_covered += interval.low <= 0.8 <= interval.high
+    assert 0.90 <= num_covered / num_sets <= 0.98
