@@ -1,0 +1,75 @@
+"""Encoder, head and projector: what is trained, saved and asked for an answer."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lungsound.model.encoder import AudioSpectrogramTransformer
+
+
+class Projector(nn.Module):
+    """Linear, batch norm, ReLU, linear: features (batch, dim) to projections (batch, projection_dim)."""
+
+    def __init__(self, dim: int, projection_dim: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(dim, dim)
+        self.bn = nn.BatchNorm1d(dim)
+        self.linear2 = nn.Linear(dim, projection_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        out: Tensor = self.linear2(functional.relu(self.bn(self.linear1(features))))
+        return out
+
+
+class LungSoundClassifier(nn.Module):
+    """Filter bank (batch, time, mel) to logits (batch, class).
+
+    The head is LayerNorm (eps 1e-5) and a linear map. The projector exists only for the contrastive objective
+    and takes no part in an answer.
+    """
+
+    def __init__(
+        self, encoder: AudioSpectrogramTransformer, classes: Sequence[str], *, projection_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        self.classes = tuple(classes)
+        self.encoder = encoder
+        self.head = nn.Sequential(nn.LayerNorm(encoder.dim), nn.Linear(encoder.dim, len(self.classes)))
+        self.projector = None if projection_dim is None else Projector(encoder.dim, projection_dim)
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator) -> None:
+        """Random weights for all parts, drawn from `generator`: torch's defaults for head and projector."""
+        self.encoder.initialize(generator)
+        others = [self.head] if self.projector is None else [self.head, self.projector]
+        for linear in (module for part in others for module in part.modules() if isinstance(module, nn.Linear)):
+            bound = float(linear.in_features) ** -0.5
+            linear.weight.uniform_(-bound, bound, generator=generator)
+            linear.bias.uniform_(-bound, bound, generator=generator)
+
+    def forward(self, fbank: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.encoder(fbank))
+        return logits
+
+
+@torch.inference_mode()
+def predict_probabilities(
+    model: LungSoundClassifier,
+    fbanks: Iterable[Tensor],
+    *,
+    device: torch.device,
+    on_progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Probabilities (sample, class), float32 on the CPU, of batches of normalised filter banks (batch, time, mel).
+
+    Always in float32, whatever the model was trained in. `on_progress` gets the number of samples done.
+    """
+    model.eval()
+    found: list[Tensor] = []
+    for fbank in fbanks:
+        found.append(model(fbank.to(device)).softmax(dim=1).cpu())
+        if on_progress is not None:
+            on_progress(sum(len(probabilities) for probabilities in found))
+    return torch.cat(found) if found else torch.empty(0, len(model.classes))

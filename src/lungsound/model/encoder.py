@@ -1,0 +1,159 @@
+"""The Audio Spectrogram Transformer: filter bank to patches, patches to one feature per sample.
+
+Parameter names are timm's (`patch_embed.proj`, `blocks.3.attn.qkv`, ...), so published weights load by name.
+Two differences from the published program, none in the numbers: no ImageNet heads are built (they got no gradient
+there), and patch embedding and encoding are two calls, so that Patch-Mix can stand between them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lungsound.axes import PatchGrid
+
+PATCH_SIZE = 16
+NUM_PREFIX_TOKENS = 2  # class and distillation token
+
+
+@dataclass(frozen=True)
+class EncoderSize:
+    """Width, depth and heads of an encoder."""
+
+    dim: int
+    depth: int
+    num_heads: int
+
+
+ENCODER_SIZES = {
+    "micro": EncoderSize(dim=96, depth=4, num_heads=3),
+    "tiny": EncoderSize(dim=192, depth=12, num_heads=3),
+    "small": EncoderSize(dim=384, depth=12, num_heads=6),
+    "base": EncoderSize(dim=768, depth=12, num_heads=12),
+}
+
+
+class PatchEmbedding(nn.Module):
+    """Linear map of each 16 x 16 patch of the filter bank."""
+
+    def __init__(self, dim: int, *, stride: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(1, dim, kernel_size=PATCH_SIZE, stride=stride)
+
+    def forward(self, fbank: Tensor) -> Tensor:
+        """Filter bank (batch, time, mel) to patches (batch, patch, dim), frequency-major."""
+        image = fbank.transpose(1, 2).unsqueeze(1)
+        patches: Tensor = self.proj(image).flatten(2).transpose(1, 2)
+        return patches
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        batch, num_tokens, dim = tokens.shape
+        qkv = self.qkv(tokens).reshape(batch, num_tokens, 3, self.num_heads, dim // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, num_tokens, dim))
+        return out
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a GELU between them."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.fc2(functional.gelu(self.fc1(tokens)))
+        return out
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, dim: int, num_heads: int, *, norm_eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = FeedForward(dim, 4 * dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attn(self.norm1(tokens))
+        out: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return out
+
+
+class AudioSpectrogramTransformer(nn.Module):
+    """AST encoder for filter banks of one size.
+
+    `norm_eps` is 1e-6 in timm and in the authors' program, 1e-12 in Hugging Face's AST. The feature of a sample is
+    the mean of the class and the distillation token after the final norm.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_mels: int,
+        num_frames: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        stride: int = 10,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
+        self.grid = PatchGrid.of(num_mels, num_frames, patch=PATCH_SIZE, stride=stride)
+        self.dim = dim
+        self.patch_embed = PatchEmbedding(dim, stride=stride)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, NUM_PREFIX_TOKENS + self.grid.num_patches, dim))
+        self.blocks = nn.ModuleList(Block(dim, num_heads, norm_eps=norm_eps) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator) -> None:
+        """Random weights as timm's ViT: truncated normal of 0.02, biases zero, norms one."""
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.ndim == 1:
+                parameter.fill_(1.0)
+            else:
+                nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+
+    def embed_patches(self, fbank: Tensor) -> Tensor:
+        """Filter bank (batch, time, mel) to patches (batch, patch, dim), without positions."""
+        patches: Tensor = self.patch_embed(fbank)
+        if patches.shape[1] != self.grid.num_patches:
+            raise ValueError(f"filter bank of {tuple(fbank.shape)} does not give the grid {self.grid} of this encoder")
+        return patches
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Patches (batch, patch, dim) to features (batch, dim)."""
+        batch = patches.shape[0]
+        prefix = torch.cat([self.cls_token, self.dist_token], dim=1).expand(batch, -1, -1)
+        tokens = torch.cat([prefix, patches], dim=1) + self.pos_embed
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)
+        features: Tensor = (tokens[:, 0] + tokens[:, 1]) / 2
+        return features
+
+    def forward(self, fbank: Tensor) -> Tensor:
+        """Filter bank (batch, time, mel) to features (batch, dim)."""
+        return self.encode(self.embed_patches(fbank))

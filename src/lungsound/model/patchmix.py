@@ -1,0 +1,89 @@
+"""Patch-Mix: replace random patches of each sample by those of a partner. First draw, then mix.
+
+Paper: section 2.2. As published, one lambda, one partner permutation and one set of replaced positions serve the
+whole batch; lambda is then the share of patches that a sample keeps.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lungsound.axes import PatchGrid
+
+MIX_AXES = ("patch", "time")
+
+
+@dataclass(frozen=True)
+class PatchMixDraw:
+    """One draw for a batch.
+
+    partner   (batch,) int64: whose patches are put in
+    replaced  (patch,) or (batch, patch) bool: which patches are replaced
+    lam       () or (batch,) float64: share of patches that stay
+    """
+
+    partner: Tensor
+    replaced: Tensor
+    lam: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "PatchMixDraw":
+        """The draw on a device, lambda in the dtype of the losses."""
+        return replace(
+            self,
+            partner=self.partner.to(device, non_blocking=True),
+            replaced=self.replaced.to(device, non_blocking=True),
+            lam=self.lam.to(device, dtype, non_blocking=True),
+        )
+
+
+def draw_patch_mix(
+    batch_size: int,
+    grid: PatchGrid,
+    *,
+    generator: torch.Generator,
+    beta: float = 1.0,
+    axis: str = "patch",
+    is_lam_per_sample: bool = False,
+    is_self_partner_allowed: bool = True,
+) -> PatchMixDraw:
+    """Draw lambda ~ Beta(beta, beta), a partner for each sample, and the patches to replace.
+
+    axis="patch" replaces `int(num_patches * (1 - lambda))` single patches, "time" as many whole time columns of
+    the grid. With `beta` 0 nothing is mixed (lambda 1). Without self partners the permutation is one random cycle,
+    so that no sample is its own partner. All on the CPU: the generator is a CPU generator.
+    """
+    if axis not in MIX_AXES:
+        raise ValueError(f"axis must be one of {MIX_AXES}, got {axis!r}")
+    num_units = grid.num_patches if axis == "patch" else grid.time
+    rows = batch_size if is_lam_per_sample else 1
+    share_kept = _draw_beta(rows, beta, generator)
+    partner = torch.randperm(batch_size, generator=generator)
+    if not is_self_partner_allowed and batch_size > 1:
+        cycle = partner
+        partner = torch.empty_like(cycle)
+        partner[cycle] = cycle.roll(1)
+    num_replaced = (num_units * (1 - share_kept)).to(torch.int64)
+    units = torch.stack([torch.randperm(num_units, generator=generator) < count for count in num_replaced])
+    replaced = units if axis == "patch" else units.repeat(1, grid.freq)
+    lam = 1 - num_replaced.to(torch.float64) / num_units
+    if not is_lam_per_sample:
+        replaced, lam = replaced[0], lam[0]
+    return PatchMixDraw(partner=partner, replaced=replaced, lam=lam)
+
+
+def mix_patches(patches: Tensor, draw: PatchMixDraw, *, pool: Tensor | None = None) -> Tensor:
+    """Patches (batch, patch, dim) with the replaced ones taken from the partner; never in place.
+
+    `pool` (pool, patch, dim) holds the patches that `draw.partner` points into: by default `patches` itself.
+    """
+    partner_patches = (patches if pool is None else pool)[draw.partner]
+    return torch.where(draw.replaced.unsqueeze(-1), partner_patches, patches)
+
+
+def _draw_beta(num_draws: int, beta: float, generator: torch.Generator) -> Tensor:
+    """Draws of Beta(beta, beta), float64, from two gamma variables."""
+    if beta <= 0:
+        return torch.ones(num_draws, dtype=torch.float64)
+    gammas = torch._standard_gamma(torch.full((2, num_draws), beta, dtype=torch.float64), generator=generator)
+    return gammas[0] / gammas.sum(0)

@@ -1,0 +1,1 @@
+"""Losses, objectives, optimisation and the training loop."""

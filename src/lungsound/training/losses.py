@@ -1,0 +1,74 @@
+"""Cross-entropy with mixed labels, and the Patch-Mix contrastive loss: the same function twice.
+
+With sim = cos(mixed_i, anchor_j) / temperature, the contrastive loss of the paper (equation 5) is the mixed
+cross-entropy in which the classes are the samples.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy of logits (batch, class) and labels (batch,), the (weighted) mean over the batch, in float32."""
+    return functional.cross_entropy(_wide(logits), labels, weight=class_weights)
+
+
+def mixed_cross_entropy(
+    logits: Tensor, labels: Tensor, partner_labels: Tensor, *, lam: Tensor, class_weights: Tensor | None = None
+) -> Tensor:
+    """lam * CE(labels) + (1 - lam) * CE(partner_labels), the mean over the batch.
+
+    logits (batch, class); labels, partner_labels (batch,) int64; lam () or (batch,) in [0, 1]. With class weights
+    each of the two terms is divided by its own sum of weights, as in the published code.
+    """
+    own = _cross_entropy(logits, labels, lam, class_weights)
+    return own + _cross_entropy(logits, partner_labels, 1 - lam, class_weights)
+
+
+def patch_mix_contrastive_loss(
+    mixed: Tensor,
+    anchor: Tensor,
+    partner: Tensor,
+    *,
+    lam: Tensor,
+    temperature: float,
+    own: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> Tensor:
+    """The mixed view should be close to its two sources, in proportion to their patches.
+
+    mixed (batch, dim); anchor (pool, dim): the clean views of all samples that may serve as partner or negative;
+    partner (batch,) and own (batch,) int64: positions in the pool, own by default 0 .. batch-1; lam () or (batch,).
+    `labels` (pool,): when given, only samples with another label than the own one, the sample itself and its
+    partner stand in the denominator (published: negative_pair = diff_label).
+    """
+    if mixed.shape[1] != anchor.shape[1]:
+        raise ValueError(f"mixed has {mixed.shape[1]} dimensions and anchor {anchor.shape[1]}: they must be equal")
+    own = torch.arange(len(mixed), device=mixed.device) if own is None else own
+    with torch.autocast(mixed.device.type, enabled=False):
+        similarity = functional.normalize(_wide(mixed)) @ functional.normalize(_wide(anchor)).T / temperature
+    if labels is not None:
+        is_kept = labels[own].unsqueeze(1) != labels.unsqueeze(0)
+        is_kept = is_kept.scatter(1, torch.stack([own, partner], dim=1), value=True)
+        similarity = similarity.masked_fill(~is_kept, float("-inf"))
+    return mixed_cross_entropy(similarity, own, partner, lam=lam)
+
+
+def class_weights(class_counts: Tensor) -> Tensor:
+    """Inverse class frequencies, scaled to sum 1 (published `weighted_loss`). A class without cycles is an error."""
+    if (class_counts < 1).any():
+        raise ValueError(f"a class has no training cycles: {class_counts.tolist()}")
+    inverse = 1 / class_counts
+    return inverse / inverse.sum()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, share: Tensor, weights: Tensor | None) -> Tensor:
+    losses = functional.cross_entropy(_wide(logits), labels, weight=weights, reduction="none")
+    total = (share * losses).sum()
+    return total / (len(labels) if weights is None else weights[labels].sum())
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Half precisions to float32; float32 and float64 stay."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -1,0 +1,145 @@
+"""The three objectives: what one training step minimises.
+
+Each takes the model, a batch and a generator, and returns the loss with its parts. The clean and the mixed view
+share one patch embedding. Partners and negatives come through `Peers`, so that they can span several devices.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lungsound.axes import PatchGrid
+from lungsound.model.classifier import LungSoundClassifier
+from lungsound.model.patchmix import PatchMixDraw, mix_patches
+from lungsound.training.losses import cross_entropy, mixed_cross_entropy, patch_mix_contrastive_loss
+
+Draw = Callable[[int, PatchGrid, torch.Generator], PatchMixDraw]
+TARGETS = ("grad_block", "grad_flow", "project_block", "project_flow")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of one step, its parts by name, and the logits (batch, class) of the labelled view."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    logits: Tensor
+
+
+class Objective(Protocol):
+    """One training objective."""
+
+    def __call__(
+        self, model: LungSoundClassifier, fbank: Tensor, labels: Tensor, *, generator: torch.Generator
+    ) -> Loss: ...
+
+
+class Peers(Protocol):
+    """The samples that may serve as partners and negatives."""
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows of all peers, (batch, ...) to (pool, ...), with gradients."""
+
+    def positions(self, batch_size: int) -> Tensor:
+        """Where in the pool this process's samples stand, (batch,) int64."""
+
+
+class LocalBatch:
+    """Peers are the samples of the batch itself."""
+
+    def gather(self, rows: Tensor) -> Tensor:
+        return rows
+
+    def positions(self, batch_size: int) -> Tensor:
+        return torch.arange(batch_size)
+
+
+class CrossEntropy:
+    """Plain fine-tuning: cross-entropy of the clean view, optionally class-weighted."""
+
+    def __init__(self, *, class_weights: Tensor | None = None) -> None:
+        self.class_weights = class_weights
+
+    def __call__(
+        self, model: LungSoundClassifier, fbank: Tensor, labels: Tensor, *, generator: torch.Generator
+    ) -> Loss:
+        del generator  # this objective draws nothing
+        logits = model(fbank)
+        loss = cross_entropy(logits, labels, class_weights=self.class_weights)
+        return Loss(loss, {"ce": loss}, logits)
+
+
+class PatchMixCrossEntropy:
+    """Patch-Mix with mixed labels; the clean view is not encoded, as published."""
+
+    def __init__(self, draw: Draw, *, class_weights: Tensor | None = None, peers: Peers | None = None) -> None:
+        self.draw = draw
+        self.class_weights = class_weights
+        self.peers = peers or LocalBatch()
+
+    def __call__(
+        self, model: LungSoundClassifier, fbank: Tensor, labels: Tensor, *, generator: torch.Generator
+    ) -> Loss:
+        patches = model.encoder.embed_patches(fbank)
+        draw = self.draw(len(fbank), model.encoder.grid, generator).to(fbank.device, fbank.dtype)
+        logits = model.head(model.encoder.encode(mix_patches(patches, draw, pool=self.peers.gather(patches))))
+        partner_labels = self.peers.gather(labels)[draw.partner]
+        loss = mixed_cross_entropy(logits, labels, partner_labels, lam=draw.lam, class_weights=self.class_weights)
+        return Loss(loss, {"patchmix_ce": loss}, logits)
+
+
+class PatchMixContrastive:
+    """Cross-entropy of the clean view plus alpha times the Patch-Mix contrastive loss.
+
+    `target` says what the projection of the mixed view is compared with: the clean feature (grad_*) or its
+    projection (project_*), without (*_block, the paper's stop-gradient) or with gradient (*_flow).
+    """
+
+    def __init__(
+        self,
+        draw: Draw,
+        *,
+        temperature: float = 0.06,
+        alpha: float = 1.0,
+        target: str = "grad_block",
+        negatives: str = "all",
+        class_weights: Tensor | None = None,
+        peers: Peers | None = None,
+    ) -> None:
+        if target not in TARGETS:
+            raise ValueError(f"target must be one of {TARGETS}, got {target!r}")
+        self.draw = draw
+        self.temperature = temperature
+        self.alpha = alpha
+        self.target = target
+        self.negatives = negatives
+        self.class_weights = class_weights
+        self.peers = peers or LocalBatch()
+
+    def __call__(
+        self, model: LungSoundClassifier, fbank: Tensor, labels: Tensor, *, generator: torch.Generator
+    ) -> Loss:
+        if model.projector is None:
+            raise ValueError("the contrastive objective needs a model with a projector")
+        patches = model.encoder.embed_patches(fbank)
+        features = model.encoder.encode(patches)
+        logits = model.head(features)
+        anchor = model.projector(features) if self.target.startswith("project") else features
+        anchor = self.peers.gather(anchor.detach() if self.target.endswith("block") else anchor)
+
+        draw = self.draw(len(fbank), model.encoder.grid, generator).to(fbank.device, fbank.dtype)
+        mixed_features = model.encoder.encode(mix_patches(patches, draw, pool=self.peers.gather(patches)))
+        ce = cross_entropy(logits, labels, class_weights=self.class_weights)
+        contrastive = patch_mix_contrastive_loss(
+            model.projector(mixed_features),
+            anchor,
+            draw.partner,
+            lam=draw.lam,
+            temperature=self.temperature,
+            own=self.peers.positions(len(fbank)).to(fbank.device),
+            labels=self.peers.gather(labels) if self.negatives == "diff_label" else None,
+        )
+        return Loss(ce + self.alpha * contrastive, {"ce": ce, "contrastive": contrastive}, logits)

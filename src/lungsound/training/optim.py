@@ -1,0 +1,74 @@
+"""Learning rate, optimizer and weight blending, as published."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate as a function of epoch (from 1) and step within the epoch (from 0).
+
+    Published: set once an epoch; cosine is below `learning_rate` from epoch 1 and ends at
+    `learning_rate * decay_rate**3`. Warm-up is linear per step, from a tenth of `learning_rate` to where the
+    schedule stands after `warmup_epochs`.
+    """
+
+    learning_rate: float
+    epochs: int
+    kind: str = "cosine"
+    decay_rate: float = 0.1
+    decay_epochs: tuple[int, ...] = (120, 160)
+    warmup_epochs: int = 0
+
+    def at(self, epoch: int, step: int = 0, *, num_steps: int = 1) -> float:
+        """Learning rate of step `step` of `num_steps` in epoch `epoch`."""
+        if epoch <= self.warmup_epochs:
+            progress = (step + (epoch - 1) * num_steps) / (self.warmup_epochs * num_steps)
+            first, last = 0.1 * self.learning_rate, self._warmup_end()
+            return first + progress * (last - first)
+        if self.kind == "cosine":
+            return self._cosine(epoch)
+        if self.kind == "step":
+            return self.learning_rate * self.decay_rate ** sum(epoch > limit for limit in self.decay_epochs)
+        return self.learning_rate
+
+    def _cosine(self, epoch: int) -> float:
+        lowest = self.learning_rate * self.decay_rate**3
+        return lowest + (self.learning_rate - lowest) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+
+    def _warmup_end(self) -> float:
+        return self._cosine(self.warmup_epochs) if self.kind == "cosine" else self.learning_rate
+
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], *, kind: str, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """adam: weight decay in the gradient, as published; adamw: decoupled. Betas .9 and .999, eps 1e-8."""
+    optimizers: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return optimizers[kind](parameters, lr=learning_rate, weight_decay=weight_decay)
+
+
+@torch.no_grad()
+def snapshot(model: nn.Module) -> list[Tensor]:
+    """Copies of all floating-point weights and buffers, in the model's order."""
+    return [value.clone() for value in _floats(model)]
+
+
+@torch.no_grad()
+def blend_weights(model: nn.Module, old: list[Tensor], blend: float) -> None:
+    """In place: weights become blend * old + (1 - blend) * new (the authors' `ma_update`, their beta = blend).
+
+    With Adam and blend 0.5 this is training at half the learning rate; only batch-norm statistics differ. Unlike
+    the published code, integer buffers are left alone (it truncates them).
+    """
+    current = _floats(model)
+    torch._foreach_mul_(current, 1 - blend)
+    torch._foreach_add_(current, old, alpha=blend)
+
+
+def _floats(model: nn.Module) -> list[Tensor]:
+    return [value for value in model.state_dict().values() if value.is_floating_point()]

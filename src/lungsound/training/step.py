@@ -1,0 +1,85 @@
+"""One optimisation step: forward, backward, update, blend."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lungsound.errors import SettingsError
+from lungsound.model.classifier import LungSoundClassifier
+from lungsound.training.objectives import Loss, Objective
+from lungsound.training.optim import blend_weights, snapshot
+
+AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainStep:
+    """Trains a model by one batch at a time.
+
+    precision: "fp32", "bf16" (autocast) or "fp16" (autocast with loss scaling, GPU only). `blend` is the weight of
+    the old parameters after each step, 0 for none.
+    """
+
+    def __init__(
+        self,
+        model: LungSoundClassifier,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        *,
+        device: torch.device,
+        precision: str = "fp32",
+        blend: float = 0.0,
+    ) -> None:
+        if precision == "fp16" and device.type == "cpu":
+            raise SettingsError("precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
+        self.model = model
+        self.objective = objective
+        self.optimizer = optimizer
+        self.device = device
+        self.autocast_dtype = AUTOCAST_DTYPES[precision]
+        self.blend = blend
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    def __call__(self, fbank: Tensor, labels: Tensor, *, learning_rate: float, generator: torch.Generator) -> Loss:
+        """Step on filter banks (batch, time, mel) and labels (batch,); the loss before the update."""
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        old = snapshot(self.model) if self.blend else []
+        fbank, labels = fbank.to(self.device), labels.to(self.device)
+        with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            loss = self.objective(self.model, fbank, labels, generator=generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(self.scaler.scale(loss.total))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.blend:
+            blend_weights(self.model, old, self.blend)
+        return Loss(
+            loss.total.detach(), {name: part.detach() for name, part in loss.parts.items()}, loss.logits.detach()
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and optimizer moments under unique names, for a checkpoint."""
+        state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        return state
+
+    def scaler_state(self) -> dict[str, Any]:
+        """State of the loss scaler: plain numbers, empty without one."""
+        return dict(self.scaler.state_dict())
+
+    def restore(self, tensors: dict[str, Tensor], scaler_state: dict[str, Any]) -> None:
+        """Take up the state that `tensors` and `scaler_state` gave."""
+        weights = {n.removeprefix("model."): value for n, value in tensors.items() if n.startswith("model.")}
+        self.model.load_state_dict(weights)
+        optimizer_state = self.optimizer.state_dict()
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, moment = name.split(".")
+                moments.setdefault(int(index), {})[moment] = value
+        self.optimizer.load_state_dict({**optimizer_state, "state": moments})
+        if scaler_state:
+            self.scaler.load_state_dict(scaler_state)
