@@ -10,6 +10,7 @@ import pytest
 
 from lungsound.errors import DataError
 from lungsound.evaluation import report
+from lungsound.evaluation.evaluate import Evaluation, evaluate_predictions
 from lungsound.evaluation.metrics import (
     confusion_matrix,
     f1,
@@ -20,7 +21,7 @@ from lungsound.evaluation.metrics import (
     two_class_score,
 )
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.report import Evaluation, evaluate_predictions, write_report
+from lungsound.evaluation.report import write_report
 from lungsound.evaluation.uncertainty import bootstrap_over_patients, patient_confusions
 
 CONTEXT = {
