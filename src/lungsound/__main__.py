@@ -1,0 +1,5 @@
+"""python -m lungsound"""
+
+from lungsound.app.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""What users run: commands and the predictor."""

@@ -1,0 +1,173 @@
+"""The command `lungsound`. Everything heavy is imported when a command runs, so that --help is quick."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lungsound.errors import LungsoundError
+
+NOTICE = "Research software, not a medical device."
+INTERRUPTED_EXIT_CODE = 130
+
+app = typer.Typer(
+    help=f"Hear crackles and wheezes in chest recordings. {NOTICE}\n\n"
+    "Start with 'lungsound demo'. With a corpus on disk: 'lungsound data check DIR', then "
+    "'lungsound train tiny_patchmix_cl --data DIR --out runs/first', then 'lungsound predict runs/first FILE.wav'.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at a corpus, or make a synthetic one.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+console = Console()
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Folder of the corpus: ICBHI 2017, SPRSound 2022 or synthetic."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set train.epochs=5. Repeatable."),
+]
+
+
+@app.command()
+def demo(
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="Folder for corpus, run and report.")] = Path("lungsound-demo"),
+    patients: Annotated[int, typer.Option(min=4, help="Patients of the synthetic corpus.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the synthetic corpus and of the training.")] = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training; default: the recipe's.")] = None,
+) -> None:
+    """See the whole job in minutes: a corpus, training, a score with an interval, a report, one recording answered.
+
+    Without --data it makes a synthetic corpus. Its score says nothing about real lungs.
+    """
+    from lungsound.app.demo import run_demo
+
+    run_demo(data, out, num_patients=patients, seed=seed, epochs=epochs, console=console)
+
+
+@data_app.command("check")
+def data_check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the corpus.")],
+    split: Annotated[
+        str, typer.Option(help="official, fold0 .. fold4, or a file of 'name<TAB>part' lines.")
+    ] = "official",
+) -> None:
+    """Count recordings, cycles, patients and problems, and compare with the published totals.
+
+    Exit code 2 when something is wrong with the corpus.
+    """
+    from lungsound.data.check import print_check
+    from lungsound.data.reader import read_corpus
+
+    corpus = read_corpus(folder, split=split, is_strict=False)
+    if not print_check(corpus, console):
+        raise typer.Exit(2)
+
+
+@data_app.command("synthesize")
+def data_synthesize(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
+    patients: Annotated[int, typer.Option(min=4, help="Number of patients.")] = 40,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Make lung sounds by program, in ICBHI's own layout, with true annotations."""
+    from lungsound.app.demo import synthesize_with_bar
+
+    synthesize_with_bar(folder, num_patients=patients, seed=seed, console=console)
+    console.print(f"wrote {folder}; look at it with: lungsound data check {folder}", highlight=False)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe (see 'lungsound recipes') or a .toml file.")],
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="New folder for the run.")] = Path("runs/run"),
+    settings: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")] = False,
+) -> None:
+    """Train by a recipe, evaluate on the test part, write a report.
+
+    Ctrl-C stops after the step under way and writes a checkpoint; the same command with --resume goes on.
+    """
+    from lungsound.config import load_config
+    from lungsound.recipe import train as train_by_recipe
+
+    overrides = list(settings or []) + ([f"data.root={data.absolute()}"] if data is not None else [])
+    report = train_by_recipe(load_config(recipe, overrides), out, console=console, is_resumed=resume)
+    _print_report(report)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes."""
+    from lungsound.config import load_config, recipe_names
+
+    for name in recipe_names():
+        console.print(f"[bold]{name:<16}[/bold] {load_config(name).description}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; default: the run's.")] = None,
+) -> None:
+    """Evaluate a run again on its test part, or with --data on another corpus; write predictions and report."""
+    from lungsound.scoring import evaluate as evaluate_run
+
+    _print_report(evaluate_run(run, data_root=data, out_dir=out, console=console))
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run, or its model.safetensors.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Sound files.")],
+) -> None:
+    """Answer for recordings: by breathing cycle when an annotation lies beside one, else by windows."""
+    from lungsound.app.demo import print_answers
+    from lungsound.app.predictor import Predictor
+
+    predictor = Predictor.load(run)
+    failures = []
+    for path in files:
+        try:
+            answers = predictor.predict(path)
+        except LungsoundError as error:
+            failures.append(str(error))
+        else:
+            print_answers(path, answers, console)
+    console.print(f"Probabilities are not calibrated. {NOTICE}", highlight=False)
+    for failure in failures:
+        _print_error(failure)
+    if failures:
+        raise typer.Exit(2)
+
+
+def main() -> None:
+    """Run the command; a LungsoundError is one line and exit code 2, any other exception one line and exit code 1."""
+    try:
+        app()
+    except LungsoundError as error:
+        _print_error(str(error))
+        raise SystemExit(INTERRUPTED_EXIT_CODE if type(error).__name__ == "RunInterrupted" else 2) from None
+    except Exception as error:
+        if os.environ.get("LUNGSOUND_DEBUG") == "1":
+            raise
+        _print_error(f"a mistake of lungsound's own: {type(error).__name__}: {error}; LUNGSOUND_DEBUG=1 shows where")
+        raise SystemExit(1) from None
+
+
+def _print_report(report: Path) -> None:
+    console.print((report.read_text(encoding="utf-8").splitlines()[2]).replace("*", ""), highlight=False)
+    console.print(f"report: {report}", highlight=False, soft_wrap=True)
+
+
+def _print_error(message: str) -> None:
+    print(f"lungsound: {' '.join(message.splitlines())}", file=sys.stderr)

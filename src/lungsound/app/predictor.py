@@ -1,0 +1,88 @@
+"""A recording in, labelled cycles out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lungsound.audio.fbank import normalize
+from lungsound.checkpoint import TrainedModel, load_model
+from lungsound.data.icbhi import read_annotation
+from lungsound.model.classifier import predict_probabilities
+
+BATCH_SIZE = 8
+LEAST_WINDOW_S = 0.5  # a shorter rest at the end of a recording is left out
+
+
+@dataclass(frozen=True)
+class CycleAnswer:
+    """What the model says of one stretch of a recording; probabilities by class name, not calibrated."""
+
+    start_s: float
+    end_s: float
+    answer: str
+    probabilities: dict[str, float]
+
+
+class Predictor:
+    """A trained model that answers for recordings. Research software, not a medical device."""
+
+    def __init__(self, trained: TrainedModel, *, device: str = "cpu") -> None:
+        self.trained = trained
+        self.device = torch.device(device)
+        trained.model.to(self.device)
+
+    @classmethod
+    def load(cls, run: str | Path, *, device: str = "cpu") -> "Predictor":
+        """From the folder of a run, or from its model.safetensors."""
+        path = Path(run)
+        return cls(load_model(path / "model.safetensors" if path.is_dir() else path), device=device)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.trained.label_set.classes
+
+    def predict(
+        self, recording: str | Path, *, spans_s: Sequence[tuple[float, float]] | None = None
+    ) -> list[CycleAnswer]:
+        """An answer for each stretch of a recording, in time order.
+
+        `spans_s` are the stretches as (start, end) in seconds. By default they are the cycles of the annotation
+        beside the recording (`<name>.txt`; its labels are not looked at), or, when there is none, windows of the
+        model's input length one after the other. Raises AudioError or AnnotationError.
+        """
+        path = Path(recording)
+        front_end = self.trained.front_end
+        waveform = front_end.read(path)
+        if spans_s is None:
+            spans_s = self.annotated_spans(path)
+        if spans_s is None:
+            spans_s = windows(len(waveform) / front_end.sample_rate_hz, front_end.duration_s)
+        clips = torch.stack([front_end.cycle(waveform, start_s=start_s, end_s=end_s) for start_s, end_s in spans_s])
+        fbank = normalize(front_end.filter_banks(clips), mean=self.trained.mean, std=self.trained.std)
+        probabilities = predict_probabilities(self.trained.model, torch.split(fbank, BATCH_SIZE), device=self.device)
+        return [
+            CycleAnswer(
+                start_s, end_s, self.classes[int(row.argmax())], dict(zip(self.classes, row.tolist(), strict=True))
+            )
+            for (start_s, end_s), row in zip(spans_s, probabilities, strict=True)
+        ]
+
+    @staticmethod
+    def annotated_spans(recording: Path) -> list[tuple[float, float]] | None:
+        """Start and end (s) of the cycles in the annotation beside a recording; None when there is none."""
+        annotation = recording.with_suffix(".txt")
+        if not annotation.is_file():
+            return None
+        return sorted((start_s, end_s) for _, (start_s, end_s, _, _) in read_annotation(annotation))
+
+
+def windows(duration_s: float, window_s: float) -> list[tuple[float, float]]:
+    """Windows of `window_s` one after the other; the last is what is left, unless that is under half a second."""
+    spans: list[tuple[float, float]] = []
+    start_s = 0.0
+    while not spans or duration_s - start_s >= LEAST_WINDOW_S:
+        spans.append((start_s, min(start_s + window_s, duration_s)))
+        start_s += window_s
+    return spans

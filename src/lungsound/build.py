@@ -1,0 +1,283 @@
+"""The only place where settings become objects."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from lungsound.audio.fbank import AUDIOSET_MEAN, AUDIOSET_STD, fbank_statistics
+from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.specaugment import apply_specaugment, draw_specaugment
+from lungsound.config import (
+    AudioSettings,
+    AugmentSettings,
+    DataSettings,
+    ModelSettings,
+    ObjectiveSettings,
+    PatchMixSettings,
+    RunConfig,
+    TrainSettings,
+)
+from lungsound.data.cache import cache_root
+from lungsound.data.corpus import Corpus, Cycle, Recording
+from lungsound.data.dataset import Augment, CycleBatches, FilterBanks, open_filter_banks
+from lungsound.data.fetch import resolve_weights
+from lungsound.data.holdout import hold_out_patients
+from lungsound.data.reader import read_corpus
+from lungsound.errors import CorpusError, SettingsError
+from lungsound.labels import LABEL_SETS, LabelSet
+from lungsound.model.classifier import LungSoundClassifier
+from lungsound.model.encoder import ENCODER_SIZES, AudioSpectrogramTransformer
+from lungsound.model.patchmix import draw_patch_mix
+from lungsound.model.pretrained import LoadReport, load_pretrained
+from lungsound.randomness import generator_at
+from lungsound.training.losses import class_weights
+from lungsound.training.objectives import CrossEntropy, Draw, Objective, PatchMixContrastive, PatchMixCrossEntropy
+from lungsound.training.optim import Schedule, make_optimizer
+from lungsound.training.progress import track
+from lungsound.training.step import TrainStep
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows of the corpus's cycles that train, choose the epoch, and are evaluated."""
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+def device(name: str) -> torch.device:
+    """The device of that name; "auto" takes CUDA, else Apple's MPS, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try cpu") from None
+    return chosen
+
+
+def precision(name: str, device: torch.device) -> str:
+    """fp32, bf16 or fp16; "auto" is bf16 on a GPU that has it, else fp32."""
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def front_end(audio: AudioSettings) -> FrontEnd:
+    return FrontEnd(
+        sample_rate_hz=audio.sample_rate_hz,
+        duration_s=audio.duration_s,
+        padding=audio.padding,
+        num_mels=audio.num_mels,
+        fade_s=audio.fade_s,
+    )
+
+
+def corpus(data: DataSettings) -> Corpus:
+    """The corpus of the settings, filtered by device and mode; CorpusError when nothing is left."""
+    if data.root is None:
+        raise SettingsError("no corpus given: name its folder with --data DIR (or data.root in the recipe)")
+    found = read_corpus(Path(data.root), kind=data.corpus, split=data.split, is_strict=data.is_strict)
+
+    def is_kept(recording: Recording) -> bool:
+        is_device = not data.devices or recording.device in data.devices
+        return is_device and (not data.modes or recording.mode in data.modes)
+
+    kept = found.keep(is_kept)
+    if not kept.cycles:
+        raise CorpusError(f"no cycles in {data.root} from devices {list(data.devices)} and modes {list(data.modes)}")
+    return kept
+
+
+def parts(config: RunConfig, corpus: Corpus) -> Parts:
+    """Which cycles train, validate and test. SettingsError when one of them is empty."""
+    test_parts = config.data.test_parts or tuple(part for part in corpus.parts if part != "train")
+    train, test = corpus.part("train"), corpus.part(*test_parts)
+    if not train or not test:
+        raise CorpusError(
+            f"{corpus.root}: {len(train)} training cycles and {len(test)} cycles in the test parts "
+            f"{list(test_parts)}; both are needed, the parts there are {list(corpus.parts)}"
+        )
+    held: frozenset[str] = frozenset()
+    if config.train.selection == "validation":
+        generator = generator_at(config.train.seed, "validation patients")
+        held = hold_out_patients(train, config.train.validation_share, generator=generator)
+    row_of = {cycle.key: row for row, cycle in enumerate(corpus.cycles)}
+
+    def rows(cycles: Sequence[Cycle]) -> tuple[int, ...]:
+        return tuple(row_of[cycle.key] for cycle in cycles)
+
+    return Parts(
+        train=rows([cycle for cycle in train if cycle.recording.patient not in held]),
+        validation=rows([cycle for cycle in train if cycle.recording.patient in held]),
+        test=rows(test),
+    )
+
+
+def labels(cycles: Sequence[Cycle], label_set: LabelSet) -> list[int]:
+    return [label_set.label(cycle.sound, cycle.recording.diagnosis) for cycle in cycles]
+
+
+def filter_banks(corpus: Corpus, front_end: FrontEnd, *, console: Console) -> FilterBanks:
+    """Filter banks (cycle, time, mel) of all cycles of the corpus, from the cache or computed with a bar."""
+    with track(console, "filter banks") as on_progress:
+        return open_filter_banks(
+            corpus.cycles,
+            front_end,
+            cache_dir=cache_root() / "filter-banks",
+            fingerprint=corpus.fingerprint,
+            on_progress=on_progress,
+        )
+
+
+def statistics(audio: AudioSettings, fbanks: FilterBanks, train_rows: Sequence[int]) -> tuple[float, float]:
+    """Mean and deviation for normalisation: AudioSet's, or those of the training cycles."""
+    if audio.statistics == "audioset":
+        return AUDIOSET_MEAN, AUDIOSET_STD
+    return fbank_statistics(torch.from_numpy(fbanks[row].copy()) for row in train_rows)
+
+
+def augment(settings: AugmentSettings) -> Augment | None:
+    """SpecAugment as a function of a filter bank (time, mel) and a generator."""
+    if not settings.is_on:
+        return None
+
+    def apply(fbank: Tensor, generator: torch.Generator) -> Tensor:
+        draw = draw_specaugment(
+            fbank.shape[0],
+            fbank.shape[1],
+            generator=generator,
+            num_frequency_masks=settings.num_frequency_masks,
+            max_frequency_width=settings.max_frequency_width,
+            num_time_masks=settings.num_time_masks,
+            max_time_width=settings.max_time_width,
+            probability=settings.probability,
+            gate=settings.gate,
+        )
+        return apply_specaugment(fbank, draw, fill=settings.fill)
+
+    return apply
+
+
+def training_batches(
+    config: RunConfig, fbanks: FilterBanks, rows: Sequence[int], labels: Sequence[int], *, mean: float, std: float
+) -> CycleBatches:
+    batches = CycleBatches(
+        fbanks,
+        rows,
+        labels,
+        batch_size=config.train.batch_size,
+        mean=mean,
+        std=std,
+        seed=config.train.seed,
+        augment=augment(config.augment),
+        is_last_dropped=config.train.is_last_batch_dropped,
+    )
+    if batches.num_steps == 0:
+        raise SettingsError(f"{len(rows)} training cycles do not fill one batch of {config.train.batch_size}")
+    return batches
+
+
+def network(
+    architecture: ModelSettings, front_end: FrontEnd, label_set: LabelSet, *, projection_dim: int | None = None
+) -> LungSoundClassifier:
+    """The network without weights."""
+    size = ENCODER_SIZES[architecture.size]
+    try:
+        encoder = AudioSpectrogramTransformer(
+            num_mels=front_end.num_mels,
+            num_frames=front_end.num_frames,
+            dim=size.dim,
+            depth=size.depth,
+            num_heads=size.num_heads,
+            stride=architecture.stride,
+            norm_eps=architecture.norm_eps,
+        )
+    except ValueError as error:
+        raise SettingsError(f"audio and model settings do not fit: {error}") from None
+    return LungSoundClassifier(encoder, label_set.classes, projection_dim=projection_dim)
+
+
+def model(config: RunConfig, front_end: FrontEnd) -> tuple[LungSoundClassifier, LoadReport | None]:
+    """The network with random or pretrained weights, and what the pretrained weights gave."""
+    projection_dim = None
+    if config.objective.name == "patchmix_cl":
+        dim = ENCODER_SIZES[config.model.size].dim
+        projection_dim = config.objective.projection_dim or dim
+        if projection_dim != dim and not config.objective.target.startswith("project"):
+            raise SettingsError(
+                f"objective.projection_dim is {projection_dim}, but target {config.objective.target!r} compares "
+                f"projections with features of {dim}: make them equal or take a project_* target"
+            )
+    network_ = network(config.model, front_end, LABEL_SETS[config.data.label_set], projection_dim=projection_dim)
+    network_.initialize(generator_at(config.train.seed, "weights"))
+    if config.model.pretrained == "none":
+        return network_, None
+    path = resolve_weights(config.model.pretrained)
+    return network_, load_pretrained(network_.encoder, path, position_grid=config.model.position_grid)
+
+
+def draw(settings: PatchMixSettings) -> Draw:
+    """The draw of Patch-Mix with these settings."""
+    return lambda batch_size, grid, generator: draw_patch_mix(
+        batch_size,
+        grid,
+        generator=generator,
+        beta=settings.beta,
+        axis=settings.axis,
+        is_lam_per_sample=settings.is_lam_per_sample,
+        is_self_partner_allowed=settings.is_self_partner_allowed,
+    )
+
+
+def objective(
+    settings: ObjectiveSettings, patchmix: PatchMixSettings, *, class_counts: Sequence[int], device: torch.device
+) -> Objective:
+    weights = None
+    if settings.is_class_weighted:
+        if min(class_counts) < 1:
+            raise SettingsError(f"class weights need training cycles of every class; there are {list(class_counts)}")
+        weights = class_weights(torch.tensor(class_counts, dtype=torch.float32)).to(device)
+    if settings.name == "ce":
+        return CrossEntropy(class_weights=weights)
+    if settings.name == "patchmix_ce":
+        return PatchMixCrossEntropy(draw(patchmix), class_weights=weights)
+    contrastive = partial(PatchMixContrastive, draw(patchmix), temperature=settings.temperature, alpha=settings.alpha)
+    return contrastive(target=settings.target, negatives=settings.negatives, class_weights=weights)
+
+
+def schedule(settings: TrainSettings) -> Schedule:
+    return Schedule(
+        learning_rate=settings.learning_rate,
+        epochs=settings.epochs,
+        kind=settings.schedule,
+        decay_rate=settings.decay_rate,
+        decay_epochs=settings.decay_epochs,
+        warmup_epochs=settings.warmup_epochs,
+    )
+
+
+def train_step(
+    settings: TrainSettings, model: LungSoundClassifier, objective: Objective, *, device: torch.device
+) -> TrainStep:
+    optimizer = make_optimizer(
+        model.parameters(),
+        kind=settings.optimizer,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+    return TrainStep(
+        model,
+        objective,
+        optimizer,
+        device=device,
+        precision=precision(settings.precision, device),
+        blend=settings.blend,
+    )

@@ -1,0 +1,121 @@
+"""Weights with the facts that give them meaning, on disk: one safetensors file, JSON in its header.
+
+`model.safetensors` holds a trained model and all that is needed to answer with it; `checkpoint.safetensors` all that
+is needed to go on with a run. One file each, written beside and renamed, so that weights and facts never part.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lungsound import build
+from lungsound.audio.front_end import FrontEnd
+from lungsound.config import AudioSettings, ModelSettings
+from lungsound.errors import WeightsError
+from lungsound.labels import LABEL_SETS, LabelSet
+from lungsound.model.classifier import LungSoundClassifier
+from lungsound.model.weight_files import FACTS_KEY
+
+MODEL_FORMAT = "lungsound model 1"
+CHECKPOINT_FORMAT = "lungsound checkpoint 1"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model and the definition of its input and of its answers."""
+
+    model: LungSoundClassifier
+    front_end: FrontEnd
+    mean: float
+    std: float
+    label_set: LabelSet
+    sha256: str
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors and JSON facts as one safetensors file; the same input gives the same bytes."""
+    partial = path.with_name(path.name + ".partial")
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(contiguous, partial, metadata={FACTS_KEY: json.dumps(facts, sort_keys=True)})
+    partial.replace(path)
+
+
+def read_tensors(path: Path, *, expected_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_tensors` wrote. WeightsError for a file that is missing, damaged or of another kind."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get(FACTS_KEY, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise WeightsError(f"no file {path}: give the folder of a run, or train one first") from None
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path} is damaged or no safetensors file ({error}); copy or train it again") from None
+    if facts.get("format") != expected_format:
+        raise WeightsError(f"{path} is of format {facts.get('format')!r}, expected {expected_format!r}")
+    return tensors, facts
+
+
+def save_model(
+    path: Path,
+    model: LungSoundClassifier,
+    *,
+    audio: AudioSettings,
+    architecture: ModelSettings,
+    mean: float,
+    std: float,
+    label_set: LabelSet,
+) -> None:
+    """Write what answering needs: encoder and head (the projector takes no part), front end, classes."""
+    tensors = {name: value for name, value in model.state_dict().items() if not name.startswith("projector.")}
+    facts = {
+        "format": MODEL_FORMAT,
+        "audio": audio.model_dump(mode="json"),
+        "model": architecture.model_dump(mode="json", exclude={"pretrained", "position_grid"}),
+        "patch_grid": [model.encoder.grid.freq, model.encoder.grid.time],
+        "mean": mean,
+        "std": std,
+        "label_set": label_set.name,
+        "note": "research software, not a medical device",
+    }
+    write_tensors(path, tensors, facts)
+
+
+def load_model(path: Path) -> TrainedModel:
+    """The model that `save_model` wrote, in evaluation mode on the CPU."""
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    try:
+        front_end = build.front_end(AudioSettings.model_validate(facts["audio"]))
+        label_set = LABEL_SETS[facts["label_set"]]
+        architecture = ModelSettings.model_validate(facts["model"])
+        mean, std = float(facts["mean"]), float(facts["std"])
+    except (KeyError, ValueError, ValidationError) as error:
+        raise WeightsError(f"{path} does not say what its model is ({error!r}); train it again") from None
+    model = build.network(architecture, front_end, label_set)
+    load_weights(model, tensors, source=str(path))
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return TrainedModel(model.eval(), front_end, mean, std, label_set, sha256)
+
+
+@torch.no_grad()
+def load_weights(model: LungSoundClassifier, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy weights into the model; WeightsError naming the first that is missing, unknown or of another shape."""
+    expected = model.state_dict()
+    for name in (*expected, *tensors):
+        given = tuple(tensors[name].shape) if name in tensors else "nothing"
+        wanted = tuple(expected[name].shape) if name in expected else "no such weight"
+        if given != wanted:
+            raise WeightsError(
+                f"{source} does not fit this model: {name} is {given}, expected {wanted}; "
+                "use weights of the same model size, input size and classes"
+            )
+    model.load_state_dict(dict(tensors))

@@ -1,0 +1,250 @@
+"""A synthetic corpus in ICBHI's own layout with true annotations; the same seed gives the same bytes."""
+
+import os
+import shutil
+import wave
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator, SeedSequence, default_rng
+
+from lungsound.data.synthetic_patients import MIN_PATIENTS, Patient, Session, metadata_line, plan_sessions
+from lungsound.data.synthetic_sounds import (
+    COARSE,
+    FINE,
+    ROOM,
+    TRACHEAL,
+    VESICULAR,
+    Waveform,
+    add,
+    breath_envelope,
+    crackle,
+    heart_sounds,
+    rustle,
+    shaped_noise,
+    wheeze,
+)
+from lungsound.errors import CorpusError, SettingsError
+from lungsound.labels import LungSound
+
+EVENTS_FILE = "synthetic_events.tsv"
+# No crackle or wheeze comes closer than this to a border of its cycle.
+MARGIN_S = 0.03
+
+
+@dataclass(frozen=True)
+class Event:
+    """One crackle or wheeze, at its true time in the recording."""
+
+    kind: str
+    start_s: float
+    end_s: float
+    frequency_hz: float
+
+
+@dataclass(frozen=True)
+class Breath:
+    """One cycle: inspiration from `start_s`, expiration from `turn_s` to `rest_s`, a pause to `end_s`."""
+
+    start_s: float
+    turn_s: float
+    rest_s: float
+    end_s: float
+    sound: LungSound
+
+
+def synthesize(
+    root: Path,
+    *,
+    num_patients: int = 40,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a synthetic corpus into the new or empty folder `root` and return it.
+
+    ICBHI's layout: sound and annotation of each recording, `metadata.txt`, `patient_diagnosis.txt`,
+    `official_split.txt` (by patient, about 60 : 40; each part has every class and every device), and beside them
+    `synthetic_events.tsv` with the true time and frequency of every crackle and wheeze. `on_progress` is called
+    with the recordings done and in all. The folder appears only when it is whole.
+
+    Raises SettingsError for fewer than 4 patients or a negative seed, CorpusError when `root` cannot be written
+    or is not empty.
+    """
+    if num_patients < MIN_PATIENTS:
+        raise SettingsError(
+            f"{num_patients} patients asked for; a synthetic corpus needs at least {MIN_PATIENTS}: ask for more"
+        )
+    if seed < 0:
+        raise SettingsError(f"seed {seed} is negative; a seed must be 0 or larger: choose another")
+    target = root.resolve()
+    partial = target.with_name(target.name + ".partial")
+    _require_free(target)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        _write_corpus(partial, num_patients, seed, on_progress)
+        if target.exists():
+            target.rmdir()
+        partial.replace(target)
+    except OSError as error:
+        raise CorpusError(
+            f"cannot write a synthetic corpus into {root} ({error.strerror}); choose a folder that can be written"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return root
+
+
+def _require_free(target: Path) -> None:
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        what = "is not empty" if target.is_dir() else "is a file"
+        raise CorpusError(f"{target} {what}; a synthetic corpus needs a new or empty folder: choose another")
+
+
+def _write_corpus(folder: Path, num_patients: int, seed: int, on_progress: Callable[[int, int], None] | None) -> None:
+    """Write every file of the corpus; one random stream for the plan, then one for each recording."""
+    plan_seed = SeedSequence(seed)
+    sessions = plan_sessions(num_patients, default_rng(plan_seed))
+    events: list[str] = ["recording\tkind\tstart_s\tend_s\tfrequency_hz"]
+    for done, (session, own_seed) in enumerate(zip(sessions, plan_seed.spawn(len(sessions)), strict=True), start=1):
+        waveform, breaths, found = record(session, default_rng(own_seed))
+        _write_wav(folder / f"{session.name}.wav", waveform, session.sample_rate_hz)
+        _write_lines(
+            folder / f"{session.name}.txt",
+            [f"{b.start_s:.3f}\t{b.end_s:.3f}\t{b.sound.has_crackle:d}\t{b.sound.has_wheeze:d}" for b in breaths],
+        )
+        events += [f"{session.name}\t{e.kind}\t{e.start_s:.4f}\t{e.end_s:.4f}\t{e.frequency_hz:.1f}" for e in found]
+        if on_progress is not None:
+            on_progress(done, len(sessions))
+    firsts = [session for session in sessions if session.index == 1]
+    _write_lines(folder / EVENTS_FILE, events)
+    _write_lines(folder / "official_split.txt", [f"{s.name}\t{s.patient.part}" for s in sessions])
+    _write_lines(folder / "patient_diagnosis.txt", [f"{s.patient.number}\t{s.patient.diagnosis}" for s in firsts])
+    _write_lines(folder / "metadata.txt", [metadata_line(s.patient, s.location) for s in firsts])
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode("ascii"))
+
+
+def _write_wav(path: Path, waveform: Waveform, sample_rate_hz: int) -> None:
+    with wave.open(os.fspath(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate_hz)
+        file.writeframes(np.rint(waveform * 32767).astype("<i2").tobytes())
+
+
+def record(session: Session, rng: Generator) -> tuple[Waveform, list[Breath], list[Event]]:
+    """Waveform `(samples,)` within -1..1 of one recording, its breaths in order, and its events by start."""
+    breaths = _draw_breaths(session.patient, rng)
+    rate = session.device.chest_rate_hz
+    sound = np.zeros(round((breaths[-1].end_s + rng.uniform(0.1, 0.8)) * rate))
+    _add_breathing(sound, breaths, session, rng)
+    _add_surroundings(sound, session, rng)
+    events = []
+    crackle_level, wheeze_level = rng.uniform(6.0, 11.0), rng.uniform(1.0, 2.0)
+    for breath in breaths:
+        if breath.sound.has_crackle:
+            events += _add_crackles(sound, breath, session, rng, level=crackle_level)
+        if breath.sound.has_wheeze:
+            events += _add_wheezes(sound, breath, session, rng, level=wheeze_level)
+    heard = session.device.record(sound, rng, oversampling=session.oversampling)
+    heard *= 10 ** (rng.uniform(-27, -20) / 20) / np.sqrt(np.mean(heard**2))
+    return heard / max(1.0, np.abs(heard).max() / 0.98), breaths, sorted(events, key=lambda event: event.start_s)
+
+
+def _draw_breaths(patient: Patient, rng: Generator) -> list[Breath]:
+    """Five to eight cycles of 1.5-4 s, one after the other, on whole milliseconds; the classes in random order."""
+    num_cycles = int(np.clip(round(rng.uniform(15, 19) / patient.cycle_s), 5, 8))
+    always = list(patient.habit.always)
+    others = rng.choice(4, size=num_cycles - len(always), p=patient.habit.shares).tolist()
+    sounds = rng.permutation([*always, *others]).tolist()
+    start = int(rng.integers(20, 600))
+    breaths = []
+    for sound in sounds:
+        length = int(1000 * np.clip(patient.cycle_s * rng.normal(1, 0.1), 1.5, 4.0))
+        inspiration, expiration = rng.uniform(0.36, 0.44), rng.uniform(0.40, 0.50)
+        turn, rest = start + length * inspiration, start + length * (inspiration + expiration)
+        breaths.append(
+            Breath(start / 1000, float(turn) / 1000, float(rest) / 1000, (start + length) / 1000, LungSound(sound))
+        )
+        start += length
+    return breaths
+
+
+def _add_breathing(sound: Waveform, breaths: list[Breath], session: Session, rng: Generator) -> None:
+    """Breath noise: inspiration of RMS 1 at its height, expiration weaker and darker (over the trachea as strong)."""
+    rate = session.device.chest_rate_hz
+    is_tracheal = session.location == "Tc"
+    curve, tilt = (TRACHEAL if is_tracheal else VESICULAR), rng.uniform(0.92, 1.08)
+    expiration = rng.uniform(0.8, 1.1) if is_tracheal else rng.uniform(0.3, 0.6)
+    in_phases = np.array([(b.start_s, b.turn_s) for b in breaths])
+    out_phases = np.array([(b.turn_s, b.rest_s) for b in breaths])
+    for phases, level, phase_tilt in ((in_phases, 1.0, tilt), (out_phases, expiration, 1.15 * tilt)):
+        noise = shaped_noise(len(sound), rate, curve, rng, tilt=phase_tilt)
+        sound += level * breath_envelope(len(sound), rate, phases, rng.uniform(0.6, 1.2)) * noise
+
+
+def _add_surroundings(sound: Waveform, session: Session, rng: Generator) -> None:
+    """Rumble of the room, the heart (louder on the left), and none to three rustles anywhere."""
+    rate = session.device.chest_rate_hz
+    sound += rng.uniform(0.3, 1.0) * shaped_noise(len(sound), rate, ROOM, rng)
+    is_left = session.location.endswith("l")
+    is_child = session.patient.age_years < 6
+    beats_per_minute = rng.uniform(95, 130) if is_child else rng.uniform(60, 100)
+    heart = heart_sounds(len(sound), rate, rng, beats_per_minute=beats_per_minute)
+    sound += rng.uniform(0.2, 3.0 if is_left else 1.2) * heart
+    for _ in range(int(rng.integers(0, 4))):
+        swell = rustle(rate, rng, duration_s=rng.uniform(0.1, 0.4))
+        add(sound, rng.uniform(0.5, 2.0) * swell, int(rng.integers(0, len(sound))))
+
+
+def _add_crackles(sound: Waveform, breath: Breath, session: Session, rng: Generator, *, level: float) -> list[Event]:
+    """Fine crackles late in inspiration, or coarse ones from its beginning on and through the breath."""
+    rate = session.device.chest_rate_hz
+    middle = (breath.start_s + breath.turn_s) / 2
+    if rng.random() < session.patient.fine_share:
+        kind, first, last, count = FINE, middle, breath.turn_s, int(rng.integers(6, 13))
+    else:
+        end = breath.turn_s if rng.random() < 0.5 else breath.rest_s
+        kind, first, last, count = COARSE, breath.start_s + MARGIN_S, end, int(rng.integers(6, 11))
+    slot = (last - first) / count
+    events = []
+    for slot_start in first + slot * np.arange(count):
+        idw_s, two_cycle_s = float(rng.uniform(*kind.idw_s)), float(rng.uniform(*kind.two_cycle_s))
+        start = int(np.ceil(rng.uniform(slot_start, slot_start + slot - two_cycle_s) * rate))
+        polarity = 1 if rng.random() < 0.8 else -1
+        shape = crackle(rate, idw_s=idw_s, two_cycle_s=two_cycle_s)
+        add(sound, polarity * level * rng.uniform(0.7, 1.3) * shape, start)
+        events.append(Event(kind.name, start / rate, start / rate + two_cycle_s, 0.5 / idw_s))
+    return events
+
+
+def _add_wheezes(sound: Waveform, breath: Breath, session: Session, rng: Generator, *, level: float) -> list[Event]:
+    """One or two wheezes, each in one phase of the breath, mostly the expiration; some are low (rhonchi)."""
+    rate = session.device.chest_rate_hz
+    events = []
+    phases = [(breath.turn_s, breath.rest_s)]
+    if rng.random() < 0.3:
+        phases.insert(int(rng.integers(0, 2)), (breath.start_s + MARGIN_S, breath.turn_s))
+    for phase_start, phase_end in phases[: int(rng.integers(1, 3))]:
+        is_low = rng.random() < 0.15
+        frequency_hz = rng.uniform(120, 180) if is_low else session.patient.wheeze_hz * rng.uniform(0.85, 1.15)
+        duration_s = float((phase_end - phase_start) * rng.uniform(0.6, 0.95))
+        start = int(np.ceil(rng.uniform(phase_start, phase_end - duration_s) * rate))
+        harmonics = rng.uniform(0.1, 0.5, size=int(rng.integers(1, 4))) * (1.5 if is_low else 1.0)
+        shape = wheeze(
+            rate,
+            frequency_hz=float(frequency_hz),
+            duration_s=duration_s,
+            glide=float(rng.uniform(-0.2, 0.2)),
+            harmonics=tuple(harmonics.tolist()),
+        )
+        # Breath noise falls with frequency: a high wheeze needs less to stand out of it, a low one more.
+        loudness = level * (300 / frequency_hz) ** 0.6 * rng.uniform(0.7, 1.3)
+        add(sound, loudness * shape, start)
+        events.append(Event("wheeze", start / rate, start / rate + duration_s, float(frequency_hz)))
+    return events

@@ -1,0 +1,175 @@
+"""The files of one run.
+
+config.json             the resolved settings
+run.json                versions, revision, command, corpus and its fingerprint, what pretrained weights gave
+log.csv                 a row per epoch
+events/                 the same and each step for TensorBoard
+checkpoint.safetensors  all that --resume needs
+model.safetensors       the weights of the chosen epoch, with front end and classes
+predictions.csv         a row per test cycle
+report.md, report.json  and their pictures
+"""
+
+import csv
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from lungsound.checkpoint import CHECKPOINT_FORMAT, TrainedModel, load_model, read_tensors, write_tensors
+from lungsound.config import RunConfig, resolve
+from lungsound.data.corpus import Corpus
+from lungsound.errors import SettingsError, WeightsError
+from lungsound.training.step import TrainStep
+from lungsound.training.trainer import Listener, Progress
+
+RECORDED_PACKAGES = ("lungsound", "torch", "numpy", "soundfile", "safetensors")
+
+
+class RunFolder(Listener):
+    """Creates, opens and writes the folder of a run; as a listener it writes log and events."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model = path / "model.safetensors"
+        self.checkpoint = path / "checkpoint.safetensors"
+        self.predictions = path / "predictions.csv"
+        self._events: SummaryWriter | None = None
+
+    def start(self, config: RunConfig, *, is_resumed: bool) -> None:
+        """Make the folder for a new run, or check that it holds this one when it is to be resumed."""
+        config_path = self.path / "config.json"
+        if is_resumed:
+            if differences := _differences(self.config().model_dump(), config.model_dump()):
+                raise SettingsError(f"{self.path} was started with other settings: {'; '.join(differences)}")
+            return
+        if config_path.exists():
+            raise SettingsError(f"{self.path} already holds a run: give another --out, or --resume to go on with it")
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write_json(config_path, config.model_dump(mode="json"))
+
+    def config(self) -> RunConfig:
+        """The settings that the run was started with."""
+        path = self.path / "config.json"
+        if not path.is_file():
+            raise SettingsError(f"{self.path} is not the folder of a run: it has no {path.name}")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise SettingsError(
+                f"{self.path} is not the folder of a run: {path.name} cannot be read ({error})"
+            ) from None
+        return resolve(values, source=str(path))
+
+    def write_facts(self, *, corpus: Corpus, **facts: Any) -> None:
+        """Write run.json: `facts`, what the corpus is, versions and revision."""
+        described = {
+            "name": corpus.name,
+            "root": str(corpus.root),
+            "num_recordings": len(corpus.recordings),
+            "num_cycles": len(corpus.cycles),
+            "num_problems": len(corpus.problems),
+            "notes": list(corpus.notes),
+            "fingerprint": corpus.fingerprint,
+        }
+        versions = {name: metadata.version(name) for name in RECORDED_PACKAGES}
+        machine = {"python": platform.python_version(), "system": platform.platform()}
+        more = {"corpus": described, "versions": versions | machine, "revision": revision()}
+        _write_json(self.path / "run.json", facts | more)
+
+    def facts(self) -> dict[str, Any]:
+        """What `write_facts` wrote."""
+        facts: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return facts
+
+    def save(self, step: TrainStep, progress: Progress) -> None:
+        """Write the checkpoint."""
+        facts = {"format": CHECKPOINT_FORMAT, "progress": progress.to_plain(), "scaler": step.scaler_state()}
+        write_tensors(self.checkpoint, step.tensors(), facts)
+
+    def restore(self, step: TrainStep) -> Progress:
+        """Take up the checkpoint; a run without one starts from the beginning."""
+        if not self.checkpoint.exists():
+            return Progress()
+        tensors, facts = read_tensors(self.checkpoint, expected_format=CHECKPOINT_FORMAT)
+        try:
+            step.restore(tensors, facts["scaler"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise WeightsError(f"{self.checkpoint} does not fit this run ({reason}); start the run anew") from None
+        return Progress.from_plain(facts["progress"])
+
+    def progress(self) -> Progress:
+        """How far the run came, as its checkpoint says."""
+        _, facts = read_tensors(self.checkpoint, expected_format=CHECKPOINT_FORMAT)
+        return Progress.from_plain(facts["progress"])
+
+    def trained_model(self) -> TrainedModel:
+        return load_model(self.model)
+
+    def on_step(self, progress: Progress, *, num_steps: int, learning_rate: float) -> None:
+        at = (progress.epoch - 1) * num_steps + progress.step
+        events = self._writer(at)
+        events.add_scalar("step/learning_rate", learning_rate, at)
+        for name, value in progress.mean_losses().items():
+            events.add_scalar(f"step/mean_{name}", value, at)
+
+    def on_epoch(self, progress: Progress) -> None:
+        rows = progress.history
+        partial = self.path / "log.csv.partial"
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(self.path / "log.csv")
+        for name, value in rows[-1].items():
+            if name != "epoch":
+                self._writer().add_scalar(f"epoch/{name}", value, int(rows[-1]["epoch"]))
+        self._writer().flush()
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    def _writer(self, first_step: int | None = None) -> SummaryWriter:
+        if self._events is None:
+            self._events = SummaryWriter(str(self.path / "events"), purge_step=first_step)
+        return self._events
+
+
+def revision() -> str | None:
+    """Git commit of the program, with "+" when files differ from it; None outside a git checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "status", "--porcelain", "."], cwd=here, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if changes.stdout else "")
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], place: str = "") -> list[str]:
+    found = []
+    for key in old:
+        if isinstance(old[key], Mapping):
+            found += _differences(old[key], new[key], f"{place}{key}.")
+        elif old[key] != new[key]:
+            found.append(f"{place}{key} was {old[key]!r}, now {new[key]!r}")
+    return found

@@ -1,0 +1,157 @@
+"""A trained run on the test part of a corpus: predictions file, evaluation, report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from lungsound import build
+from lungsound.config import RunConfig
+from lungsound.data.corpus import Corpus
+from lungsound.data.dataset import CycleBatches
+from lungsound.errors import SettingsError
+from lungsound.evaluation.evaluate import evaluate_predictions
+from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score
+from lungsound.evaluation.predictions import Predictions, write_predictions
+from lungsound.evaluation.report import write_report
+from lungsound.model.classifier import LungSoundClassifier, predict_probabilities
+from lungsound.run_folder import RunFolder
+from lungsound.training.progress import track
+
+EVALUATION_BATCH_SIZE = 8  # on a CPU larger ones are slower per cycle
+
+SYNTHETIC_NOTE = (
+    "Synthetic corpus: these recordings were made by a program. The Score shows that the program learns; "
+    "it says nothing about real lungs and is not comparable with any published number."
+)
+
+
+def quick_score(model: LungSoundClassifier, batches: CycleBatches, *, device: torch.device) -> IcbhiScore:
+    """Score on some cycles, without interval; for choosing an epoch."""
+    fbanks = (batch.fbank for batch in batches.in_order())
+    answers = predict_probabilities(model, fbanks, device=device).argmax(1).numpy()
+    return icbhi_score(confusion_matrix(batches.labels.numpy(), answers, len(model.classes)))
+
+
+def evaluate(
+    run_dir: Path, *, data_root: Path | None = None, out_dir: Path | None = None, console: Console | None = None
+) -> Path:
+    """Evaluate a trained run again, or on another corpus; the path of the report.
+
+    Without `data_root` on the test part of the corpus that the run was trained on, into the run's folder; with one on
+    every part of that corpus but "train", and `out_dir` is needed.
+    """
+    run = RunFolder(run_dir)
+    config = run.config()
+    if data_root is not None:
+        if out_dir is None:
+            raise SettingsError("evaluating on another corpus needs a folder for its report: give --out DIR")
+        data = config.data.model_copy(update={"root": str(data_root), "corpus": "auto", "test_parts": ()})
+        config = config.model_copy(update={"data": data})
+    corpus = build.corpus(config.data)
+    rows = build.parts(config, corpus).test
+    progress = run.progress()
+    return report_on(
+        run,
+        corpus,
+        rows,
+        history=progress.history,
+        chosen=progress.best_epoch,
+        out_dir=out_dir,
+        console=console or Console(),
+    )
+
+
+def report_on(
+    run: RunFolder,
+    corpus: Corpus,
+    rows: Sequence[int],
+    *,
+    console: Console,
+    history: Sequence[Mapping[str, float]] = (),
+    chosen: int = 0,
+    out_dir: Path | None = None,
+) -> Path:
+    """Predict the cycles of `rows` with the run's model in float32, write predictions and report; its path.
+
+    `history` has a row per epoch, `chosen` is the epoch that a score chose (0: the last one).
+    """
+    config = run.config()
+    folder = run.path if out_dir is None else out_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions = predict_corpus(run, corpus, rows, device=build.device(config.train.device), console=console)
+    write_predictions(folder / run.predictions.name, predictions)
+
+    trained_on = {recording.patient for recording in corpus.recordings if corpus.split.get(recording.name) == "train"}
+    shared = sorted(trained_on & set(predictions.patients))
+    notes = [SYNTHETIC_NOTE] if corpus.is_synthetic else []
+    if shared:
+        notes.append(f"Patients on both sides of the split: {', '.join(shared)}.")
+    if config.train.selection != "last" and chosen == 0:
+        notes.append("No epoch had a sensitivity above 5 %: the last epoch was kept.")
+    return write_report(
+        folder,
+        evaluate_predictions(predictions),
+        context=_context(run, config, corpus, rows),
+        history=history,
+        notes=notes,
+        chosen_epoch=chosen or None,
+        num_shared_patients=len(shared),
+    )
+
+
+def predict_corpus(
+    run: RunFolder, corpus: Corpus, rows: Sequence[int], *, device: torch.device, console: Console
+) -> Predictions:
+    """Probabilities of the run's model for some cycles of a corpus, with what they are keyed by."""
+    trained = run.trained_model()
+    fbanks = build.filter_banks(corpus, trained.front_end, console=console)
+    cycles = [corpus.cycles[row] for row in rows]
+    labels = build.labels(cycles, trained.label_set)
+    batches = CycleBatches(fbanks, rows, labels, batch_size=EVALUATION_BATCH_SIZE, mean=trained.mean, std=trained.std)
+    with track(console, "evaluation") as on_progress:
+        probabilities = predict_probabilities(
+            trained.model.to(device),
+            (batch.fbank for batch in batches.in_order()),
+            device=device,
+            on_progress=lambda done: on_progress(done, len(rows)),
+        )
+    return Predictions(
+        keys=tuple(cycle.key for cycle in cycles),
+        patients=tuple(cycle.recording.patient for cycle in cycles),
+        devices=tuple(cycle.recording.device or "" for cycle in cycles),
+        labels=np.asarray(labels, dtype=np.int64),
+        probabilities=probabilities.double().numpy(),
+        classes=trained.label_set.classes,
+    )
+
+
+def _context(run: RunFolder, config: RunConfig, corpus: Corpus, rows: Sequence[int]) -> dict[str, str]:
+    facts = run.facts()
+    test = sorted({corpus.split[corpus.cycles[row].recording.name] for row in rows})
+    kept = [f"devices {', '.join(config.data.devices)}"] if config.data.devices else []
+    kept += [f"modes {', '.join(config.data.modes)}"] if config.data.modes else []
+    pretrained = config.model.pretrained
+    return {
+        "corpus": "; ".join([f"{corpus.name}, {len(corpus.recordings)} recordings", *kept]),
+        "split": f"{config.data.split}, tested on {', '.join(test)}",
+        "pretrained weights": "none, random initialisation" if pretrained == "none" else pretrained,
+        "epoch selection": config.train.selection,
+        "recipe": config.name,
+        "objective": config.objective.name,
+        "model": f"AST {config.model.size}",
+        "labels": config.data.label_set,
+        "input": f"{config.audio.duration_s:g} s, {config.audio.num_mels} mels",
+        "epochs": str(config.train.epochs),
+        "batch size": str(config.train.batch_size),
+        "seed": str(config.train.seed),
+        "training cycles": str(facts["num_cycles"]["train"]),
+        "device and precision": f"{facts['device']}, {facts['precision']}; evaluated in fp32",
+        "command": facts["command"],
+        "revision": str(facts["revision"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+        "corpus fingerprint": facts["corpus"]["fingerprint"],
+        "model hash": run.trained_model().sha256,
+    }
