@@ -30,13 +30,16 @@ from lungsound.errors import CorpusError, SettingsError
 from lungsound.labels import LungSound
 
 EVENTS_FILE = "synthetic_events.tsv"
-# No crackle or wheeze comes closer than this to a border of its cycle.
+# Nothing starts earlier in its cycle; at the other end the pause keeps events from the border.
 MARGIN_S = 0.03
 
 
 @dataclass(frozen=True)
 class Event:
-    """One crackle or wheeze, at its true time in the recording."""
+    """One crackle or wheeze, at its true time in the recording.
+
+    `frequency_hz` is a wheeze's mean fundamental; for a crackle, that of a cycle of twice its first deflection.
+    """
 
     kind: str
     start_s: float
@@ -67,7 +70,8 @@ def synthesize(
     ICBHI's layout: sound and annotation of each recording, `metadata.txt`, `patient_diagnosis.txt`,
     `official_split.txt` (by patient, about 60 : 40; each part has every class and every device), and beside them
     `synthetic_events.tsv` with the true time and frequency of every crackle and wheeze. `on_progress` is called
-    with the recordings done and in all. The folder appears only when it is whole.
+    with the recordings done and in all. The folder appears only when it is whole. The same seed gives the same
+    bytes for as long as numpy's random streams stay as they are.
 
     Raises SettingsError for fewer than 4 patients or a negative seed, CorpusError when `root` cannot be written
     or is not empty.
@@ -90,7 +94,7 @@ def synthesize(
         partial.replace(target)
     except OSError as error:
         raise CorpusError(
-            f"cannot write a synthetic corpus into {root} ({error.strerror}); choose a folder that can be written"
+            f"cannot write a synthetic corpus into {root} ({error}); choose a folder that can be written"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -139,7 +143,7 @@ def _write_wav(path: Path, waveform: Waveform, sample_rate_hz: int) -> None:
 
 def record(session: Session, rng: Generator) -> tuple[Waveform, list[Breath], list[Event]]:
     """Waveform `(samples,)` within -1..1 of one recording, its breaths in order, and its events by start."""
-    breaths = _draw_breaths(session.patient, rng)
+    breaths = draw_breaths(session.patient, rng)
     rate = session.device.chest_rate_hz
     sound = np.zeros(round((breaths[-1].end_s + rng.uniform(0.1, 0.8)) * rate))
     _add_breathing(sound, breaths, session, rng)
@@ -156,7 +160,7 @@ def record(session: Session, rng: Generator) -> tuple[Waveform, list[Breath], li
     return heard / max(1.0, np.abs(heard).max() / 0.98), breaths, sorted(events, key=lambda event: event.start_s)
 
 
-def _draw_breaths(patient: Patient, rng: Generator) -> list[Breath]:
+def draw_breaths(patient: Patient, rng: Generator) -> list[Breath]:
     """Five to eight cycles of 1.5-4 s, one after the other, on whole milliseconds; the classes in random order."""
     num_cycles = int(np.clip(round(rng.uniform(15, 19) / patient.cycle_s), 5, 8))
     always = list(patient.habit.always)

@@ -13,7 +13,7 @@ MIN_PATIENTS = 4
 TRAIN_SHARE = 0.6
 LOCATIONS = ("Tc", "Al", "Ar", "Pl", "Pr", "Ll", "Lr")
 
-N, C, W, B = LungSound.NORMAL, LungSound.CRACKLE, LungSound.WHEEZE, LungSound.BOTH
+NORMAL, CRACKLE, WHEEZE, BOTH = LungSound
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Habit:
 # Dealt in turn, so that the first patient of each part brings all four classes. Over all cycles they give
 # about 47 % normal, 20 % crackle, 20 % wheeze and 13 % both.
 HABITS = (
-    Habit(("COPD", "Bronchiolitis"), (N, C, W, B), (0.10, 0.05, 0.05, 0.80)),
-    Habit(("Pneumonia", "Bronchiectasis", "LRTI"), (N, C), (0.28, 0.66, 0.00, 0.06)),
-    Habit(("Asthma", "COPD"), (N, W), (0.28, 0.00, 0.66, 0.06)),
-    Habit(("Healthy", "URTI"), (N,), (1.00, 0.00, 0.00, 0.00)),
+    Habit(("COPD", "Bronchiolitis"), (NORMAL, CRACKLE, WHEEZE, BOTH), (0.10, 0.05, 0.05, 0.80)),
+    Habit(("Pneumonia", "Bronchiectasis", "LRTI"), (NORMAL, CRACKLE), (0.28, 0.66, 0.00, 0.06)),
+    Habit(("Asthma", "COPD"), (NORMAL, WHEEZE), (0.28, 0.00, 0.66, 0.06)),
+    Habit(("Healthy", "URTI"), (NORMAL,), (1.00, 0.00, 0.00, 0.00)),
 )
 AGES_YEARS = {"COPD": (48.0, 85.0), "Bronchiolitis": (0.25, 2.0)}
 

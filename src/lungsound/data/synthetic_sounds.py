@@ -35,7 +35,7 @@ class CrackleKind:
     two_cycle_s: tuple[float, float]
 
 
-FINE = CrackleKind("fine crackle", idw_s=(0.0006, 0.0009), two_cycle_s=(0.0042, 0.0065))
+FINE = CrackleKind("fine crackle", idw_s=(0.0005, 0.0008), two_cycle_s=(0.0040, 0.0056))
 COARSE = CrackleKind("coarse crackle", idw_s=(0.0012, 0.0018), two_cycle_s=(0.0102, 0.0135))
 
 
@@ -76,7 +76,8 @@ class Stethoscope:
     def record(self, sound: Waveform, rng: Generator, *, oversampling: int) -> Waveform:
         """What the device makes of a sound at the chest's rate: its response, a higher rate, its own white noise."""
         length = _fast_length(len(sound) + self.chest_rate_hz // 10)
-        spectrum = np.fft.rfft(sound, length) * self.response(np.fft.rfftfreq(length, 1 / self.chest_rate_hz))
+        frequency_hz = np.fft.rfftfreq(length, 1 / self.chest_rate_hz).astype(np.float64)
+        spectrum = np.multiply(np.fft.rfft(sound, length), self.response(frequency_hz))
         heard: Waveform = np.fft.irfft(spectrum, oversampling * length)[: oversampling * len(sound)]
         heard *= oversampling
         return heard + self.noise_floor * rng.standard_normal(len(heard))
@@ -106,7 +107,8 @@ def crackle(sample_rate_hz: int, *, idw_s: float, two_cycle_s: float) -> Wavefor
     x = np.arange(int(np.ceil(two_cycle_s * sample_rate_hz))) / (two_cycle_s * sample_rate_hz)
     power = np.log(0.25) / np.log(idw_s / two_cycle_s)
     wave: Waveform = np.sin(4 * np.pi * x**power) * (1 - np.cos(2 * np.pi * np.sqrt(x)))
-    return wave / np.abs(wave).max()
+    wave /= np.abs(wave).max()
+    return wave
 
 
 def wheeze(
@@ -130,7 +132,8 @@ def wheeze(
     for order, amplitude in enumerate(harmonics, start=2):
         if order * frequency_hz * (1 + abs(glide) / 2) < 0.45 * sample_rate_hz:
             wave += amplitude * np.sin(order * phase)
-    return wave * 0.5 * (1 - np.cos(np.pi * np.clip(np.minimum(x, 1 - x) / 0.2, 0, 1)))
+    wave *= 0.5 * (1 - np.cos(np.pi * np.clip(np.minimum(x, 1 - x) / 0.2, 0, 1)))
+    return wave
 
 
 def shaped_noise(num_samples: int, sample_rate_hz: int, curve: Curve, rng: Generator, *, tilt: float = 1.0) -> Waveform:
@@ -141,7 +144,8 @@ def shaped_noise(num_samples: int, sample_rate_hz: int, curve: Curve, rng: Gener
     level_db = np.interp(np.log2(np.maximum(frequency_hz, 1)), np.log2(corners_hz), levels_db)
     spectrum = rng.standard_normal((2, len(frequency_hz))) * 10 ** (tilt * level_db / 20)
     noise: Waveform = np.fft.irfft(spectrum[0] + 1j * spectrum[1], length)[:num_samples]
-    return noise / np.sqrt(np.mean(noise**2))
+    noise /= np.sqrt(np.mean(noise**2))
+    return noise
 
 
 def add(target: Waveform, sound: Waveform, start: int) -> None:
