@@ -1,0 +1,241 @@
+"""scripts/setup: what it installs, when it does nothing, and how it mends what was left half done."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+INSTALLERS = ("demo", "test", "lint", "coverage", "check")
+
+
+class Setup:
+    """scripts/environment.py on a project folder of its own, with every command recorded instead of run."""
+
+    def __init__(self, module: ModuleType, root: Path) -> None:
+        self.module = module
+        self.root = root
+        self.venv = root / ".venv"
+        self.commands: list[list[str]] = []
+        self.dies_at: str | None = None
+        self.torch = "2.13.0+cpu"
+
+    def run(self, *command: str | Path) -> None:
+        words = [str(word) for word in command]
+        self.commands.append(words)
+        if self.dies_at is not None and self.dies_at in words:
+            raise KeyboardInterrupt
+        if "venv" in words:
+            (self.venv / "bin").mkdir()
+            (self.venv / "bin" / "python").touch()
+        if words[-1] == "torch":
+            (self.venv / f"lib/python3/site-packages/torch-{self.torch}.dist-info").mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, kind: str = "dev") -> list[str]:
+        """Sets up and tells what was done: "venv" and the last word of each pip command."""
+        self.commands.clear()
+        self.module.set_up(kind)
+        return ["venv" if "venv" in words else words[-1] for words in self.commands]
+
+
+@pytest.fixture
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    spec = importlib.util.spec_from_file_location("environment", ROOT / "scripts" / "environment.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    root = tmp_path / "a project"
+    for name in ("pyproject.toml", "constraints.txt", "scripts/environment.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    for name, path in {
+        "ROOT": "",
+        "VENV": ".venv",
+        "PYTHON": ".venv/bin/python",
+        "STAMP": ".venv/lungsound.json",
+        "UNFINISHED": ".venv/lungsound.unfinished",
+    }.items():
+        monkeypatch.setattr(module, name, root / path)
+    monkeypatch.delenv("LUNGSOUND_TORCH", raising=False)
+    monkeypatch.setattr(module.shutil, "which", lambda _: None)
+    monkeypatch.setattr(module.sys, "platform", "linux")
+    setup = Setup(module, root)
+    monkeypatch.setattr(module, "run", setup.run)
+    return setup
+
+
+ALL = ["venv", "torch", "hatchling", ".[dev]"]
+
+
+def test_the_first_call_installs_and_the_second_does_nothing(setup: Setup) -> None:
+    assert setup() == ALL
+    assert setup() == []
+    assert not setup.module.UNFINISHED.exists()
+
+
+def test_the_dev_extra_is_added_to_a_runtime_environment_and_never_taken_away(setup: Setup) -> None:
+    assert setup("runtime") == ["venv", "torch", "hatchling", "."]
+    assert setup("runtime") == []
+    assert setup("dev") == ALL[1:]
+    assert setup("runtime") == []
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt", "scripts/environment.py"])
+def test_a_changed_input_is_installed_into_the_same_environment(setup: Setup, name: str) -> None:
+    setup()
+    (setup.root / name).write_text("changed")
+    assert setup() == ALL[1:]
+
+
+@pytest.mark.parametrize("step", ["venv", "torch", "hatchling", ".[dev]"])
+def test_an_interrupted_installation_starts_over(setup: Setup, step: str) -> None:
+    setup.dies_at = step
+    with pytest.raises(KeyboardInterrupt):
+        setup()
+    left_over = setup.venv / "left" / "over.py"
+    left_over.parent.mkdir()
+    left_over.touch()
+    setup.dies_at = None
+    assert setup() == ALL
+    assert not left_over.parent.exists()
+
+
+def test_an_interrupted_update_starts_over(setup: Setup) -> None:
+    setup()
+    (setup.root / "constraints.txt").write_text("changed")
+    setup.dies_at = "hatchling"
+    with pytest.raises(KeyboardInterrupt):
+        setup()
+    setup.dies_at = None
+    assert setup() == ALL
+
+
+def test_a_moved_project_is_installed_anew(setup: Setup) -> None:
+    setup()
+    stamp = json.loads(setup.module.STAMP.read_text())
+    setup.module.STAMP.write_text(json.dumps({**stamp, "root": "/elsewhere"}))
+    assert setup() == ALL
+
+
+def test_an_environment_that_somebody_made_by_hand_is_left_alone(setup: Setup) -> None:
+    (setup.venv / "bin").mkdir(parents=True)
+    with pytest.raises(setup.module.SetupError, match="was not made by this script"):
+        setup()
+    assert setup.commands == []
+
+
+def test_only_the_step_of_torch_sees_the_index_of_cpu_builds(setup: Setup) -> None:
+    setup()
+    seen = [words[-1] for words in setup.commands if "--extra-index-url" in words]
+    assert seen == ["torch"]
+    assert all("--constraint" in words for words in setup.commands if "pip" in words)
+
+
+def test_a_cuda_build_taken_for_want_of_a_cpu_build_is_told(setup: Setup, capsys: pytest.CaptureFixture[str]) -> None:
+    setup.torch = "2.13.0"
+    assert setup() == ALL
+    assert "went on with the CUDA build" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_nvidia", "platform", "has_cpu_index"),
+    [
+        (None, False, "linux", True),
+        (None, True, "linux", False),
+        ("cpu", True, "linux", True),
+        ("cuda", False, "linux", False),
+        (None, False, "darwin", False),
+    ],
+)
+def test_the_build_of_torch_follows_the_machine_unless_asked(
+    setup: Setup,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str | None,
+    has_nvidia: bool,
+    platform: str,
+    has_cpu_index: bool,
+) -> None:
+    if asked:
+        monkeypatch.setenv("LUNGSOUND_TORCH", asked)
+    monkeypatch.setattr(setup.module.shutil, "which", lambda name: f"/bin/{name}" if has_nvidia else None)
+    monkeypatch.setattr(setup.module.sys, "platform", platform)
+    setup()
+    assert any("--extra-index-url" in words for words in setup.commands) == has_cpu_index
+
+
+def test_the_chosen_build_of_torch_stays_until_another_is_asked_for(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUNGSOUND_TORCH", "cuda")
+    setup()
+    monkeypatch.delenv("LUNGSOUND_TORCH")
+    assert setup() == []
+    monkeypatch.setenv("LUNGSOUND_TORCH", "cpu")
+    assert setup() == ALL
+
+
+def test_an_unknown_build_of_torch_is_one_clear_line(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUNGSOUND_TORCH", "rocm")
+    with pytest.raises(setup.module.SetupError, match="LUNGSOUND_TORCH is 'rocm'; it can be cpu or cuda"):
+        setup()
+
+
+def call_setup(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ["/bin/sh", str(folder / "scripts" / "setup"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def scripts_copy(tmp_path: Path) -> Path:
+    """A project folder that holds the scripts and nothing else."""
+    folder = tmp_path / "a project"
+    (folder / "scripts").mkdir(parents=True)
+    for name in ("setup", "environment.py"):
+        (folder / "scripts" / name).write_text((ROOT / "scripts" / name).read_text())
+    return folder
+
+
+def python_without(module: str) -> Callable[[Path], None]:
+    """Makes a python3 that has no such module, as Debian's has none without python3-venv."""
+
+    def make(folder: Path) -> None:
+        code = f"import sys; sys.modules[{module!r}] = None\n"
+        script = f'#!/bin/sh\nshift 1\nexec {sys.executable} -c "{code}$1"\n'
+        (folder / "python3").write_text(script)
+        (folder / "python3").chmod(0o755)
+
+    return make
+
+
+@pytest.mark.parametrize("make", [lambda _: None, python_without("ensurepip")], ids=["no python", "no ensurepip"])
+def test_a_machine_without_a_fit_python_is_told_in_one_line(
+    scripts_copy: Path, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "dirname").symlink_to("/usr/bin/dirname")
+    make(programs)
+    result = call_setup(scripts_copy, PATH=str(programs))
+    assert result.returncode == 2
+    assert result.stderr.startswith("setup: needs Python 3.11 or newer with its venv module")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_wrong_option_is_told_in_one_line(scripts_copy: Path) -> None:
+    result = call_setup(scripts_copy, "all", PATH=os.environ["PATH"], PYTHON=sys.executable)
+    assert result.returncode == 2
+    assert result.stderr == "setup: usage: scripts/setup [runtime|dev]; got all\n"
+
+
+@pytest.mark.parametrize("name", INSTALLERS)
+def test_every_script_sets_up_by_itself(name: str) -> None:
+    text = (ROOT / "scripts" / name).read_text()
+    assert os.access(ROOT / "scripts" / name, os.X_OK)
+    assert "scripts/setup" in text or "$scripts/lint" in text
