@@ -144,6 +144,40 @@ def statistics(audio: AudioSettings, fbanks: FilterBanks, train_rows: Sequence[i
     return fbank_statistics(torch.from_numpy(fbanks[row].copy()) for row in train_rows)
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """All cycles of a corpus as the encoder's input, with their labels."""
+
+    front_end: FrontEnd
+    fbanks: FilterBanks
+    labels: tuple[int, ...]
+    num_classes: int
+    mean: float
+    std: float
+
+    def class_counts(self, rows: Sequence[int]) -> list[int]:
+        chosen = [self.labels[row] for row in rows]
+        return [chosen.count(index) for index in range(self.num_classes)]
+
+    def batches(self, rows: Sequence[int], batch_size: int) -> CycleBatches:
+        """Batches to be predicted, in order."""
+        labels = [self.labels[row] for row in rows]
+        return CycleBatches(self.fbanks, rows, labels, batch_size=batch_size, mean=self.mean, std=self.std)
+
+    def training_batches(self, config: RunConfig, rows: Sequence[int]) -> CycleBatches:
+        labels = [self.labels[row] for row in rows]
+        return training_batches(config, self.fbanks, rows, labels, mean=self.mean, std=self.std)
+
+
+def inputs(config: RunConfig, corpus: Corpus, parts: Parts, *, console: Console) -> Inputs:
+    """Filter banks and labels of the corpus, normalised as the settings say."""
+    front_end_ = front_end(config.audio)
+    fbanks = filter_banks(corpus, front_end_, console=console)
+    mean, std = statistics(config.audio, fbanks, parts.train)
+    label_set = LABEL_SETS[config.data.label_set]
+    return Inputs(front_end_, fbanks, tuple(labels(corpus.cycles, label_set)), label_set.num_classes, mean, std)
+
+
 def augment(settings: AugmentSettings) -> Augment | None:
     """SpecAugment as a function of a filter bank (time, mel) and a generator."""
     if not settings.is_on:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from lungsound import build
@@ -45,7 +45,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
     """Write tensors and JSON facts as one safetensors file; the same input gives the same bytes."""
     partial = path.with_name(path.name + ".partial")
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(contiguous, partial, metadata={FACTS_KEY: json.dumps(facts, sort_keys=True)})
+    partial.write_bytes(save(contiguous, metadata={FACTS_KEY: json.dumps(facts, sort_keys=True)}))
     partial.replace(path)
 
 

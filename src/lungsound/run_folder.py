@@ -22,10 +22,12 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from lungsound.checkpoint import CHECKPOINT_FORMAT, TrainedModel, load_model, read_tensors, write_tensors
+from lungsound.checkpoint import CHECKPOINT_FORMAT, TrainedModel, load_model, read_tensors, save_model, write_tensors
 from lungsound.config import RunConfig, resolve
 from lungsound.data.corpus import Corpus
 from lungsound.errors import SettingsError, WeightsError
+from lungsound.labels import LABEL_SETS
+from lungsound.model.classifier import LungSoundClassifier
 from lungsound.training.step import TrainStep
 from lungsound.training.trainer import Listener, Progress
 
@@ -109,6 +111,14 @@ class RunFolder(Listener):
         """How far the run came, as its checkpoint says."""
         _, facts = read_tensors(self.checkpoint, expected_format=CHECKPOINT_FORMAT)
         return Progress.from_plain(facts["progress"])
+
+    def save_model(self, model: LungSoundClassifier, *, mean: float, std: float) -> None:
+        """Write the model as it stands, as the one that the run gives."""
+        config = self.config()
+        label_set = LABEL_SETS[config.data.label_set]
+        save_model(
+            self.model, model, audio=config.audio, architecture=config.model, mean=mean, std=std, label_set=label_set
+        )
 
     def trained_model(self) -> TrainedModel:
         return load_model(self.model)

@@ -39,7 +39,7 @@ SetOption = Annotated[
 def demo(
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="Folder for corpus, run and report.")] = Path("lungsound-demo"),
-    patients: Annotated[int, typer.Option(min=4, help="Patients of the synthetic corpus.")] = 40,
+    patients: Annotated[int, typer.Option(min=4, help="Patients of the synthetic corpus.")] = 60,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the synthetic corpus and of the training.")] = 0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training; default: the recipe's.")] = None,
 ) -> None:

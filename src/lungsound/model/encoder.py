@@ -15,6 +15,7 @@ from lungsound.axes import PatchGrid
 
 PATCH_SIZE = 16
 NUM_PREFIX_TOKENS = 2  # class and distillation token
+BASE_DIM = 768
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,20 @@ class AudioSpectrogramTransformer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator) -> None:
-        """Random weights as timm's ViT: truncated normal of 0.02, biases zero, norms one."""
+        """Random weights: truncated normal, biases zero, norms one.
+
+        Tokens and positions have timm's deviation of 0.02. Linear maps have it at the width of AST-Base and more in
+        narrower encoders, in proportion to 1 / sqrt(dim): with 0.02 throughout they hardly learn from little data.
+        """
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
             elif parameter.ndim == 1:
                 parameter.fill_(1.0)
             else:
-                nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+                is_token = name in ("cls_token", "dist_token", "pos_embed")
+                std = 0.02 if is_token else 0.02 * (BASE_DIM / self.dim) ** 0.5
+                nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std, generator=generator)
 
     def embed_patches(self, fbank: Tensor) -> Tensor:
         """Filter bank (batch, time, mel) to patches (batch, patch, dim), without positions."""

@@ -72,13 +72,13 @@ def test_require_sound_refuses_an_empty_corpus(tmp_path):
 
 def test_fingerprint_depends_on_sound_labels_split_and_order_only(tmp_path):
     corpus = make_corpus(tmp_path)
-    original = corpus.fingerprint()
+    original = corpus.fingerprint
     (tmp_path / "elsewhere").mkdir()
-    assert make_corpus(tmp_path / "elsewhere").fingerprint() == original
+    assert make_corpus(tmp_path / "elsewhere").fingerprint == original
 
     relabelled = tuple(replace(cycle, has_crackle=True) for cycle in corpus.cycles)
-    assert replace(corpus, cycles=relabelled).fingerprint() != original
-    assert replace(corpus, split={"a": "train", "b": "inter"}).fingerprint() != original
-    assert replace(corpus, recordings=corpus.recordings[::-1]).fingerprint() != original
+    assert replace(corpus, cycles=relabelled).fingerprint != original
+    assert replace(corpus, split={"a": "train", "b": "inter"}).fingerprint != original
+    assert replace(corpus, recordings=corpus.recordings[::-1]).fingerprint != original
     (tmp_path / "a.wav").write_bytes(b"other sound")
-    assert corpus.fingerprint() != original
+    assert corpus.fingerprint != original
