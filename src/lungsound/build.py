@@ -55,6 +55,8 @@ def device(name: str) -> torch.device:
     """The device of that name; "auto" takes CUDA, else Apple's MPS, else the CPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise SettingsError(f"device {name!r} is not known; use auto, cpu, cuda, cuda:1 or mps")
     try:
         chosen = torch.device(name)
         torch.zeros(1, device=chosen)
@@ -64,7 +66,9 @@ def device(name: str) -> torch.device:
 
 
 def precision(name: str, device: torch.device) -> str:
-    """fp32, bf16 or fp16; "auto" is bf16 on a GPU that has it, else fp32."""
+    """fp32, bf16 or fp16; "auto" is bf16 on a GPU that has it, else fp32. SettingsError for fp16 on the CPU."""
+    if name == "fp16" and device.type == "cpu":
+        raise SettingsError("precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
     if name != "auto":
         return name
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
@@ -97,28 +101,35 @@ def corpus(data: DataSettings) -> Corpus:
 
 
 def parts(config: RunConfig, corpus: Corpus) -> Parts:
-    """Which cycles train, validate and test. SettingsError when one of them is empty."""
-    test_parts = config.data.test_parts or tuple(part for part in corpus.parts if part != "train")
-    train, test = corpus.part("train"), corpus.part(*test_parts)
-    if not train or not test:
-        raise CorpusError(
-            f"{corpus.root}: {len(train)} training cycles and {len(test)} cycles in the test parts "
-            f"{list(test_parts)}; both are needed, the parts there are {list(corpus.parts)}"
-        )
+    """Which cycles train, validate and test. CorpusError when none train or none test."""
+    train = corpus.part("train")
+    if not train:
+        raise CorpusError(f"{corpus.root} has no training cycles; the parts there are {list(corpus.parts)}")
     held: frozenset[str] = frozenset()
     if config.train.selection == "validation":
         generator = generator_at(config.train.seed, "validation patients")
         held = hold_out_patients(train, config.train.validation_share, generator=generator)
-    row_of = {cycle.key: row for row, cycle in enumerate(corpus.cycles)}
-
-    def rows(cycles: Sequence[Cycle]) -> tuple[int, ...]:
-        return tuple(row_of[cycle.key] for cycle in cycles)
-
     return Parts(
-        train=rows([cycle for cycle in train if cycle.recording.patient not in held]),
-        validation=rows([cycle for cycle in train if cycle.recording.patient in held]),
-        test=rows(test),
+        train=_rows(corpus, [cycle for cycle in train if cycle.recording.patient not in held]),
+        validation=_rows(corpus, [cycle for cycle in train if cycle.recording.patient in held]),
+        test=test_rows(config.data, corpus),
     )
+
+
+def test_rows(data: DataSettings, corpus: Corpus) -> tuple[int, ...]:
+    """Rows of the cycles of the test parts: those named, else every part but "train". CorpusError without cycles."""
+    names = data.test_parts or tuple(part for part in corpus.parts if part != "train")
+    test = corpus.part(*names)
+    if not test or not set(names) <= set(corpus.parts):
+        raise CorpusError(
+            f"{corpus.root} has {len(test)} cycles in the test parts {list(names)}; its parts are {list(corpus.parts)}"
+        )
+    return _rows(corpus, test)
+
+
+def _rows(corpus: Corpus, cycles: Sequence[Cycle]) -> tuple[int, ...]:
+    row_of = {cycle.key: row for row, cycle in enumerate(corpus.cycles)}
+    return tuple(row_of[cycle.key] for cycle in cycles)
 
 
 def labels(cycles: Sequence[Cycle], label_set: LabelSet) -> list[int]:
@@ -148,7 +159,6 @@ def statistics(audio: AudioSettings, fbanks: FilterBanks, train_rows: Sequence[i
 class Inputs:
     """All cycles of a corpus as the encoder's input, with their labels."""
 
-    front_end: FrontEnd
     fbanks: FilterBanks
     labels: tuple[int, ...]
     num_classes: int
@@ -171,11 +181,10 @@ class Inputs:
 
 def inputs(config: RunConfig, corpus: Corpus, parts: Parts, *, console: Console) -> Inputs:
     """Filter banks and labels of the corpus, normalised as the settings say."""
-    front_end_ = front_end(config.audio)
-    fbanks = filter_banks(corpus, front_end_, console=console)
+    fbanks = filter_banks(corpus, front_end(config.audio), console=console)
     mean, std = statistics(config.audio, fbanks, parts.train)
     label_set = LABEL_SETS[config.data.label_set]
-    return Inputs(front_end_, fbanks, tuple(labels(corpus.cycles, label_set)), label_set.num_classes, mean, std)
+    return Inputs(fbanks, tuple(labels(corpus.cycles, label_set)), label_set.num_classes, mean, std)
 
 
 def augment(settings: AugmentSettings) -> Augment | None:
@@ -216,6 +225,12 @@ def training_batches(
     )
     if batches.num_steps == 0:
         raise SettingsError(f"{len(rows)} training cycles do not fill one batch of {config.train.batch_size}")
+    last = len(rows) - (batches.num_steps - 1) * config.train.batch_size
+    if config.objective.name == "patchmix_cl" and min(last, config.train.batch_size) == 1:
+        raise SettingsError(
+            f"{len(rows)} training cycles in batches of {config.train.batch_size} leave a batch of one cycle, "
+            "which has no negatives and no batch statistics: change train.batch_size or drop the last batch"
+        )
     return batches
 
 
@@ -239,8 +254,13 @@ def network(
     return LungSoundClassifier(encoder, label_set.classes, projection_dim=projection_dim)
 
 
-def model(config: RunConfig, front_end: FrontEnd) -> tuple[LungSoundClassifier, LoadReport | None]:
-    """The network with random or pretrained weights, and what the pretrained weights gave."""
+def model(
+    config: RunConfig, front_end: FrontEnd, *, console: Console | None = None
+) -> tuple[LungSoundClassifier, LoadReport | None]:
+    """The network with random or pretrained weights, and what the pretrained weights gave.
+
+    A download shows its progress on `console`.
+    """
     projection_dim = None
     if config.objective.name == "patchmix_cl":
         dim = ENCODER_SIZES[config.model.size].dim
@@ -254,7 +274,8 @@ def model(config: RunConfig, front_end: FrontEnd) -> tuple[LungSoundClassifier, 
     network_.initialize(generator_at(config.train.seed, "weights"))
     if config.model.pretrained == "none":
         return network_, None
-    path = resolve_weights(config.model.pretrained)
+    with track(console or Console(quiet=True), f"weights {config.model.pretrained}") as on_progress:
+        path = resolve_weights(config.model.pretrained, on_progress=on_progress)
     return network_, load_pretrained(network_.encoder, path, position_grid=config.model.position_grid)
 
 

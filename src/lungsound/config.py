@@ -18,12 +18,17 @@ from lungsound.errors import SettingsError
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+# Lists in TOML and JSON; what stands in them is strict.
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+Epochs = Annotated[tuple[int, ...], Field(strict=False)]
 
 
 class Settings(BaseModel):
     """Base of all sections: frozen, strict about keys and types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class DataSettings(Settings):
@@ -33,13 +38,13 @@ class DataSettings(Settings):
     """Which reader; auto looks at the folder."""
     split: str = "official"
     """official, fold0 .. fold4 (RespireNet's), or a file of `name<TAB>part` lines."""
-    test_parts: tuple[str, ...] = ()
+    test_parts: Names = ()
     """Parts that are the test; empty: every part but train."""
     label_set: Literal["sound4", "sound2", "diagnosis3", "diagnosis2"] = "sound4"
     """What is told apart."""
-    devices: tuple[str, ...] = ()
+    devices: Names = ()
     """Keep only recordings of these stethoscopes; empty keeps all."""
-    modes: tuple[str, ...] = ()
+    modes: Names = ()
     """Keep only these acquisition modes (ICBHI: sc, mc); empty keeps all."""
     is_strict: bool = True
     """Refuse a corpus with problems; false trains on what is sound in it."""
@@ -127,7 +132,7 @@ class TrainSettings(Settings):
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     decay_rate: Share = 0.1
     """cosine ends at learning_rate * decay_rate^3; step multiplies by it at each of decay_epochs."""
-    decay_epochs: tuple[int, ...] = (120, 160)
+    decay_epochs: Epochs = (120, 160)
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs of linear warm-up from a tenth of the learning rate."""
     blend: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -192,7 +197,10 @@ def _read_recipe(recipe: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if path.suffix == ".toml":
         if not path.is_file():
             raise SettingsError(f"no recipe file {recipe}: give an existing .toml file or one of {_known()}")
-        text, name = path.read_text(encoding="utf-8"), path.stem
+        try:
+            text, name = path.read_text(encoding="utf-8"), path.stem
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"recipe file {recipe} cannot be read as text ({type(error).__name__})") from None
     elif recipe in recipe_names():
         text, name = (resources.files("lungsound") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8"), recipe
     else:
@@ -202,6 +210,8 @@ def _read_recipe(recipe: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"recipe {recipe!r} is not valid TOML: {error}") from None
     base = values.pop("extends", None)
+    if isinstance(base, str) and base.endswith(".toml"):
+        base = str(path.parent / base)  # beside the recipe that names it
     resolved = _read_recipe(str(base), (*seen, recipe)) if base is not None else {}
     _merge(resolved, {"name": name, **values})
     return resolved

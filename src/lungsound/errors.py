@@ -18,6 +18,8 @@ prints it and ends with exit code 2; any other exception is our mistake and ends
 class LungsoundError(Exception):
     """Base of all errors that a user can cause and mend."""
 
+    exit_code = 2
+
 
 class DataError(LungsoundError):
     """Something about recordings, annotations or a corpus."""

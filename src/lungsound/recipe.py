@@ -8,6 +8,7 @@ from rich.console import Console
 
 from lungsound import build
 from lungsound.config import RunConfig
+from lungsound.data.dataset import CycleBatches
 from lungsound.evaluation.metrics import IcbhiScore
 from lungsound.run_folder import RunFolder
 from lungsound.scoring import quick_score, report_on
@@ -24,40 +25,44 @@ def train(config: RunConfig, run_dir: Path, *, console: Console | None = None, i
     """
     console = console or Console()
     device = build.device(config.train.device)
+    precision = build.precision(config.train.precision, device)
+    run = RunFolder(run_dir)
+    run.check(config, is_resumed=is_resumed)
 
     # Recordings to cycles, which of them train, choose the epoch and are kept for the end; to filter banks.
     corpus = build.corpus(config.data)
     parts = build.parts(config, corpus)
+    model, pretrained = build.model(config, build.front_end(config.audio), console=console)
     inputs = build.inputs(config, corpus, parts, console=console)
 
-    # The model, what it is to minimise, and one step of doing so.
-    model, pretrained = build.model(config, inputs.front_end)
+    # The model, what it is to minimise, one step of doing so, and the batches for it.
     counts = inputs.class_counts(parts.train)
     objective = build.objective(config.objective, config.patchmix, class_counts=counts, device=device)
     step = build.train_step(config.train, model.to(device), objective, device=device)
+    batches = inputs.training_batches(config, parts.train)
 
     # The folder of the run: new, or taken up where it stopped.
-    run = RunFolder(run_dir)
-    run.start(config, is_resumed=is_resumed)
+    run.start(config)
     progress = run.restore(step)
     run.write_facts(
         command=shlex.join(sys.argv),
         device=str(device),
-        precision=build.precision(config.train.precision, device),
+        precision=precision,
         corpus=corpus,
         num_cycles={"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
         pretrained=None if pretrained is None else pretrained.summary(),
     )
 
     # Train; then evaluate the chosen epoch's weights, as they stand on disk, on the test part.
-    progress = fit(config, run, step, inputs, parts, progress, console=console)
-    return report_on(run, corpus, parts.test, history=progress.history, chosen=progress.best_epoch, console=console)
+    progress = fit(config, run, step, batches, inputs, parts, progress, console=console)
+    return report_on(run, corpus, parts.test, data=config.data, progress=progress, console=console)
 
 
 def fit(
     config: RunConfig,
     run: RunFolder,
     step: TrainStep,
+    batches: CycleBatches,
     inputs: build.Inputs,
     parts: build.Parts,
     progress: Progress,
@@ -78,7 +83,7 @@ def fit(
         trainer = Trainer(
             step,
             build.schedule(settings),
-            inputs.training_batches(config, parts.train),
+            batches,
             seed=settings.seed,
             watch=watch if watched else None,
             save=lambda state: run.save(step, state),

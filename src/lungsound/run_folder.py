@@ -25,7 +25,7 @@ from tensorboardX import SummaryWriter
 from lungsound.checkpoint import CHECKPOINT_FORMAT, TrainedModel, load_model, read_tensors, save_model, write_tensors
 from lungsound.config import RunConfig, resolve
 from lungsound.data.corpus import Corpus
-from lungsound.errors import SettingsError, WeightsError
+from lungsound.errors import CorpusError, SettingsError, WeightsError
 from lungsound.labels import LABEL_SETS
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.training.step import TrainStep
@@ -44,17 +44,21 @@ class RunFolder(Listener):
         self.predictions = path / "predictions.csv"
         self._events: SummaryWriter | None = None
 
-    def start(self, config: RunConfig, *, is_resumed: bool) -> None:
-        """Make the folder for a new run, or check that it holds this one when it is to be resumed."""
-        config_path = self.path / "config.json"
+    def check(self, config: RunConfig, *, is_resumed: bool) -> None:
+        """SettingsError when a new run would stand on another's, or a resumed one has other settings."""
         if is_resumed:
             if differences := _differences(self.config().model_dump(), config.model_dump()):
                 raise SettingsError(f"{self.path} was started with other settings: {'; '.join(differences)}")
-            return
-        if config_path.exists():
+        elif (self.path / "config.json").exists():
             raise SettingsError(f"{self.path} already holds a run: give another --out, or --resume to go on with it")
-        self.path.mkdir(parents=True, exist_ok=True)
-        _write_json(config_path, config.model_dump(mode="json"))
+
+    def start(self, config: RunConfig) -> None:
+        """Make the folder, with the settings in it."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"{self.path} cannot be made a folder ({error.strerror}): give another --out") from None
+        _write_json(self.path / "config.json", config.model_dump(mode="json"))
 
     def config(self) -> RunConfig:
         """The settings that the run was started with."""
@@ -70,7 +74,12 @@ class RunFolder(Listener):
         return resolve(values, source=str(path))
 
     def write_facts(self, *, corpus: Corpus, **facts: Any) -> None:
-        """Write run.json: `facts`, what the corpus is, versions and revision."""
+        """Write run.json: `facts`, what the corpus is, versions and revision.
+
+        Raises CorpusError when an earlier one says that the run was started on another corpus.
+        """
+        if (self.path / "run.json").is_file() and self.facts()["corpus"]["fingerprint"] != corpus.fingerprint:
+            raise CorpusError(f"{corpus.root} is not what {self.path} was started on: files or labels have changed")
         described = {
             "name": corpus.name,
             "root": str(corpus.root),
@@ -87,7 +96,11 @@ class RunFolder(Listener):
 
     def facts(self) -> dict[str, Any]:
         """What `write_facts` wrote."""
-        facts: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        path = self.path / "run.json"
+        try:
+            facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise SettingsError(f"{path} is damaged ({error}): train the run again") from None
         return facts
 
     def save(self, step: TrainStep, progress: Progress) -> None:
@@ -103,7 +116,7 @@ class RunFolder(Listener):
         try:
             step.restore(tensors, facts["scaler"])
         except (RuntimeError, KeyError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = str(error).splitlines()[-1].strip()
             raise WeightsError(f"{self.checkpoint} does not fit this run ({reason}); start the run anew") from None
         return Progress.from_plain(facts["progress"])
 

@@ -1,6 +1,6 @@
 """A trained run on the test part of a corpus: predictions file, evaluation, report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from lungsound import build
-from lungsound.config import RunConfig
+from lungsound.config import DataSettings
 from lungsound.data.corpus import Corpus
 from lungsound.data.dataset import CycleBatches
 from lungsound.errors import SettingsError
@@ -19,6 +19,7 @@ from lungsound.evaluation.report import write_report
 from lungsound.model.classifier import LungSoundClassifier, predict_probabilities
 from lungsound.run_folder import RunFolder
 from lungsound.training.progress import track
+from lungsound.training.trainer import Progress
 
 EVALUATION_BATCH_SIZE = 8  # on a CPU larger ones are slower per cycle
 
@@ -48,20 +49,12 @@ def evaluate(
     if data_root is not None:
         if out_dir is None:
             raise SettingsError("evaluating on another corpus needs a folder for its report: give --out DIR")
-        data = config.data.model_copy(update={"root": str(data_root), "corpus": "auto", "test_parts": ()})
+        data = DataSettings(root=str(data_root), label_set=config.data.label_set)
         config = config.model_copy(update={"data": data})
     corpus = build.corpus(config.data)
-    rows = build.parts(config, corpus).test
-    progress = run.progress()
-    return report_on(
-        run,
-        corpus,
-        rows,
-        history=progress.history,
-        chosen=progress.best_epoch,
-        out_dir=out_dir,
-        console=console or Console(),
-    )
+    rows = build.test_rows(config.data, corpus)
+    console = console or Console()
+    return report_on(run, corpus, rows, data=config.data, progress=run.progress(), out_dir=out_dir, console=console)
 
 
 def report_on(
@@ -69,36 +62,38 @@ def report_on(
     corpus: Corpus,
     rows: Sequence[int],
     *,
+    data: DataSettings,
+    progress: Progress,
     console: Console,
-    history: Sequence[Mapping[str, float]] = (),
-    chosen: int = 0,
     out_dir: Path | None = None,
 ) -> Path:
     """Predict the cycles of `rows` with the run's model in float32, write predictions and report; its path.
 
-    `history` has a row per epoch, `chosen` is the epoch that a score chose (0: the last one).
+    `data` says how the corpus was read, `progress` is that of the finished run.
     """
-    config = run.config()
+    config, facts = run.config(), run.facts()
     folder = run.path if out_dir is None else out_dir
     folder.mkdir(parents=True, exist_ok=True)
     predictions = predict_corpus(run, corpus, rows, device=build.device(config.train.device), console=console)
     write_predictions(folder / run.predictions.name, predictions)
 
-    trained_on = {recording.patient for recording in corpus.recordings if corpus.split.get(recording.name) == "train"}
-    shared = sorted(trained_on & set(predictions.patients))
+    shared = None
+    if corpus.fingerprint == facts["corpus"]["fingerprint"]:
+        trained_on = {r.patient for r in corpus.recordings if corpus.split.get(r.name) == "train"}
+        shared = sorted(trained_on & set(predictions.patients))
     notes = [SYNTHETIC_NOTE] if corpus.is_synthetic else []
     if shared:
         notes.append(f"Patients on both sides of the split: {', '.join(shared)}.")
-    if config.train.selection != "last" and chosen == 0:
+    if config.train.selection != "last" and progress.best_epoch == 0:
         notes.append("No epoch had a sensitivity above 5 %: the last epoch was kept.")
     return write_report(
         folder,
         evaluate_predictions(predictions),
-        context=_context(run, config, corpus, rows),
-        history=history,
+        context=_context(run, data, corpus, rows),
+        history=progress.history,
         notes=notes,
-        chosen_epoch=chosen or None,
-        num_shared_patients=len(shared),
+        chosen_epoch=progress.best_epoch or None,
+        num_shared_patients=None if shared is None else len(shared),
     )
 
 
@@ -128,15 +123,17 @@ def predict_corpus(
     )
 
 
-def _context(run: RunFolder, config: RunConfig, corpus: Corpus, rows: Sequence[int]) -> dict[str, str]:
-    facts = run.facts()
+def _context(run: RunFolder, data: DataSettings, corpus: Corpus, rows: Sequence[int]) -> dict[str, str]:
+    config, facts = run.config(), run.facts()
+    trained_on = facts["corpus"]
     test = sorted({corpus.split[corpus.cycles[row].recording.name] for row in rows})
-    kept = [f"devices {', '.join(config.data.devices)}"] if config.data.devices else []
-    kept += [f"modes {', '.join(config.data.modes)}"] if config.data.modes else []
+    kept = [f"devices {', '.join(data.devices)}"] if data.devices else []
+    kept += [f"modes {', '.join(data.modes)}"] if data.modes else []
     pretrained = config.model.pretrained
     return {
         "corpus": "; ".join([f"{corpus.name}, {len(corpus.recordings)} recordings", *kept]),
-        "split": f"{config.data.split}, tested on {', '.join(test)}",
+        "split": f"{data.split}, tested on {', '.join(test)}",
+        "trained on": f"{trained_on['name']}, {trained_on['num_recordings']} recordings, split {config.data.split}",
         "pretrained weights": "none, random initialisation" if pretrained == "none" else pretrained,
         "epoch selection": config.train.selection,
         "recipe": config.name,
@@ -152,6 +149,6 @@ def _context(run: RunFolder, config: RunConfig, corpus: Corpus, rows: Sequence[i
         "command": facts["command"],
         "revision": str(facts["revision"]),
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
-        "corpus fingerprint": facts["corpus"]["fingerprint"],
+        "corpus fingerprint": corpus.fingerprint,
         "model hash": run.trained_model().sha256,
     }

@@ -11,7 +11,6 @@ from rich.console import Console
 from lungsound.errors import LungsoundError
 
 NOTICE = "Research software, not a medical device."
-INTERRUPTED_EXIT_CODE = 130
 
 app = typer.Typer(
     help=f"Hear crackles and wheezes in chest recordings. {NOTICE}\n\n"
@@ -86,7 +85,9 @@ def data_synthesize(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe (see 'lungsound recipes') or a .toml file.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a recipe (see 'lungsound recipes') or a .toml file.")
+    ],
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="New folder for the run.")] = Path("runs/run"),
     settings: SetOption = None,
@@ -115,7 +116,7 @@ def recipes() -> None:
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report; default: the run's.")] = None,
 ) -> None:
@@ -127,8 +128,8 @@ def evaluate(
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a trained run, or its model.safetensors.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Sound files.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run, or its model.safetensors.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Sound files.")],
 ) -> None:
     """Answer for recordings: by breathing cycle when an annotation lies beside one, else by windows."""
     from lungsound.app.demo import print_answers
@@ -142,7 +143,8 @@ def predict(
         except LungsoundError as error:
             failures.append(str(error))
         else:
-            print_answers(path, answers, console)
+            is_annotated = predictor.annotated_spans(path) is not None
+            print_answers(f"{path.name}, by {'annotated cycle' if is_annotated else 'window'}", answers, console)
     console.print(f"Probabilities are not calibrated. {NOTICE}", highlight=False)
     for failure in failures:
         _print_error(failure)
@@ -151,12 +153,17 @@ def predict(
 
 
 def main() -> None:
-    """Run the command; a LungsoundError is one line and exit code 2, any other exception one line and exit code 1."""
+    """Run the command. What a user can mend gives one line and exit code 2, any other exception one and exit code 1."""
     try:
         app()
     except LungsoundError as error:
         _print_error(str(error))
-        raise SystemExit(INTERRUPTED_EXIT_CODE if type(error).__name__ == "RunInterrupted" else 2) from None
+        raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if os.environ.get("LUNGSOUND_DEBUG") == "1":
+            raise
+        _print_error(f"{error.filename or 'the system'}: {error.strerror or error}; LUNGSOUND_DEBUG=1 shows where")
+        raise SystemExit(2) from None
     except Exception as error:
         if os.environ.get("LUNGSOUND_DEBUG") == "1":
             raise

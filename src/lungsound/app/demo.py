@@ -47,7 +47,7 @@ def run_demo(
     console.print(f"\n3. An answer for one recording of a patient that the model never saw: {recording.path}")
     spans_s = [(cycle.start_s, cycle.end_s) for cycle in truth]
     answers = Predictor.load(run_dir).predict(recording.path, spans_s=spans_s)
-    print_answers(recording.path, answers, console, truth=truth)
+    print_answers(recording.path.name, answers, console, truth=truth)
 
     console.print("\n4. " + report.read_text(encoding="utf-8").splitlines()[2].replace("*", ""), highlight=False)
     console.print("Research software, not a medical device.")
@@ -61,10 +61,10 @@ def synthesize_with_bar(root: Path, *, num_patients: int, seed: int, console: Co
 
 
 def print_answers(
-    path: Path, answers: Sequence[CycleAnswer], console: Console, *, truth: Sequence[Cycle] | None = None
+    title: str, answers: Sequence[CycleAnswer], console: Console, *, truth: Sequence[Cycle] | None = None
 ) -> None:
     """A table of the answers for one recording, beside the annotation when `truth` is given."""
-    table = Table(title=path.name, title_justify="left")
+    table = Table(title=title, title_justify="left")
     for column in ("start s", "end s", "answer", *(["annotated"] if truth else []), *answers[0].probabilities):
         table.add_column(column)
     for index, answer in enumerate(answers):

@@ -59,6 +59,8 @@ class Predictor:
             spans_s = self.annotated_spans(path)
         if spans_s is None:
             spans_s = windows(len(waveform) / front_end.sample_rate_hz, front_end.duration_s)
+        if not spans_s:
+            return []
         clips = torch.stack([front_end.cycle(waveform, start_s=start_s, end_s=end_s) for start_s, end_s in spans_s])
         fbank = normalize(front_end.filter_banks(clips), mean=self.trained.mean, std=self.trained.std)
         probabilities = predict_probabilities(self.trained.model, torch.split(fbank, BATCH_SIZE), device=self.device)

@@ -18,6 +18,8 @@ from lungsound.data.corpus import Cycle
 from lungsound.randomness import generator_at
 
 FilterBanks = NDArray[np.float32]  # (cycle, time, mel), before normalisation
+# Part of the key of kept filter banks: change it whenever the same settings give other numbers.
+FRONT_END_VERSION = "1"
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -35,7 +37,7 @@ def open_filter_banks(
     `cache_dir`. The file is written under a name of its own process and renamed when it is whole: two runs that
     start at once do the work twice and disturb nothing.
     """
-    identity = "\n".join([repr(front_end), fingerprint, *(cycle.key for cycle in cycles)])
+    identity = "\n".join([FRONT_END_VERSION, repr(front_end), fingerprint, *(cycle.key for cycle in cycles)])
     path = cache_dir / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npy"
     if not path.exists():
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -77,7 +79,8 @@ class CycleBatches:
     """Batches of some rows of the filter banks.
 
     Training: `epoch(n)` gives them in an order drawn from the seed and the epoch, augmented by draws from the seed,
-    the epoch and the row, so that an epoch can be taken up again at any step. Evaluation: `in_order()`.
+    the epoch and the position among the training cycles, so that an epoch can be taken up again at any step.
+    Evaluation: `in_order()`.
     """
 
     def __init__(

@@ -16,7 +16,9 @@ from lungsound.model.classifier import LungSoundClassifier
 from lungsound.model.patchmix import PatchMixDraw, mix_patches
 from lungsound.training.losses import cross_entropy, mixed_cross_entropy, patch_mix_contrastive_loss
 
+# Partners of a draw point into the pool that `Peers` gathers.
 Draw = Callable[[int, PatchGrid, torch.Generator], PatchMixDraw]
+NEGATIVES = ("all", "diff_label")
 TARGETS = ("grad_block", "grad_flow", "project_block", "project_flow")
 
 
@@ -111,6 +113,8 @@ class PatchMixContrastive:
     ) -> None:
         if target not in TARGETS:
             raise ValueError(f"target must be one of {TARGETS}, got {target!r}")
+        if negatives not in NEGATIVES:
+            raise ValueError(f"negatives must be one of {NEGATIVES}, got {negatives!r}")
         self.draw = draw
         self.temperature = temperature
         self.alpha = alpha

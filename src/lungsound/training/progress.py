@@ -70,8 +70,8 @@ class ProgressBar(Listener):
 
 
 @contextmanager
-def track(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for `what`; gives a function to call with how many are done, and of how many."""
+def track(console: Console, what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar for `what`; gives a function to call with how many are done, and of how many (None: not known)."""
     columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(what, total=None)

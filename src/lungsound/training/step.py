@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lungsound.errors import SettingsError
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.training.objectives import Loss, Objective
 from lungsound.training.optim import blend_weights, snapshot
@@ -30,8 +29,6 @@ class TrainStep:
         precision: str = "fp32",
         blend: float = 0.0,
     ) -> None:
-        if precision == "fp16" and device.type == "cpu":
-            raise SettingsError("precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
         self.model = model
         self.objective = objective
         self.optimizer = optimizer

@@ -1,5 +1,6 @@
 """The training loop: epochs of steps, a score after each, selection, checkpoints, interruption."""
 
+import math
 import signal
 import threading
 import time
@@ -26,6 +27,12 @@ Row = dict[str, float]
 
 class RunInterrupted(LungsoundError):
     """The run was asked to stop; its checkpoint is written."""
+
+    exit_code = 130
+
+
+class RunDiverged(LungsoundError):
+    """The loss is not a finite number any more; the last checkpoint is older than that."""
 
 
 @dataclass
@@ -132,6 +139,11 @@ class Trainer:
             loss = self.step(batch.fbank, batch.labels, learning_rate=learning_rate, generator=generator)
             progress.step += 1
             progress.record(loss, batch.labels.numpy())
+            if not math.isfinite(progress.loss_sums["loss"]):
+                raise RunDiverged(
+                    f"the loss of step {progress.step} in epoch {epoch} is not a finite number: "
+                    "take a lower train.learning_rate or train.precision=fp32"
+                )
             for listener in self.listeners:
                 listener.on_step(progress, num_steps=num_steps, learning_rate=learning_rate)
             yield

@@ -81,4 +81,4 @@ def test_fingerprint_depends_on_sound_labels_split_and_order_only(tmp_path):
     assert replace(corpus, split={"a": "train", "b": "inter"}).fingerprint != original
     assert replace(corpus, recordings=corpus.recordings[::-1]).fingerprint != original
     (tmp_path / "a.wav").write_bytes(b"other sound")
-    assert corpus.fingerprint != original
+    assert replace(corpus).fingerprint != original

@@ -1,0 +1,75 @@
+"""What the README tells a newcomer to type works: its two commands and its Python block."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+COMMANDS = ("scripts/demo", "scripts/test")
+# True under scripts/test: then the scripts' own environment is the one that runs this test.
+IS_OUR_VENV = Path(sys.prefix).resolve() == ROOT / ".venv"
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def run(command: list[str], cwd: Path) -> str:
+    """Standard output of a command that must succeed."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, f"{command} ended with {result.returncode}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def after_the_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which a small demo has just run, as `scripts/demo` leaves it."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    command = [str(ROOT / "scripts" / "demo")] if IS_OUR_VENV else [str(Path(sys.prefix) / "bin" / "lungsound"), "demo"]
+    output = run([*command, "--epochs", "1", "--patients", "8", "--out", "lungsound-demo"], folder)
+    (folder / "demo.txt").write_text(output, encoding="utf-8")
+    return folder
+
+
+def test_the_readme_shows_the_two_commands_and_one_python_block() -> None:
+    lines = [line.strip() for block in blocks("sh") for line in block.splitlines()]
+    for command in COMMANDS:
+        assert command in lines, f"README.md has no sh line '{command}'"
+    assert len(blocks("python")) == 1
+
+
+def test_every_script_that_the_readme_names_can_be_run() -> None:
+    text = README.read_text(encoding="utf-8")
+    for name in {*COMMANDS, *re.findall(r"\bscripts/\w+", text)}:
+        assert os.access(ROOT / name, os.X_OK), name
+
+
+def test_every_file_that_the_readme_links_to_exists() -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", README.read_text(encoding="utf-8"))
+    assert [link for link in links if not re.match(r"\w+:", link) and not (ROOT / link).exists()] == []
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    commands = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line and not line.startswith("#")]
+    assert len(commands) == 1
+    assert commands[0].endswith('scripts/test"')
+
+
+def test_the_demo_ends_with_the_path_of_its_report(after_the_demo: Path) -> None:
+    last = (after_the_demo / "demo.txt").read_text(encoding="utf-8").strip().splitlines()[-1]
+    report = after_the_demo / last.split()[-1]
+    assert report.name == "report.md"
+    assert report.is_file()
+    assert (report.with_suffix(".json")).is_file()
+
+
+def test_the_python_block_runs_after_the_demo(after_the_demo: Path) -> None:
+    output = run([sys.executable, "-W", "error", "-c", blocks("python")[0]], after_the_demo)
+    assert output.strip(), "the README's Python block prints nothing"

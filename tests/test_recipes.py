@@ -1,0 +1,83 @@
+"""Every recipe of the package loads and builds; an unknown key anywhere is refused by name."""
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import torch
+
+from lungsound import build
+from lungsound.config import RunConfig, Settings, load_config, recipe_names
+from lungsound.errors import SettingsError
+from lungsound.labels import LABEL_SETS
+from lungsound.model.encoder import ENCODER_SIZES
+from lungsound.training.objectives import CrossEntropy, PatchMixContrastive, PatchMixCrossEntropy
+
+OBJECTIVES = {"ce": CrossEntropy, "patchmix_ce": PatchMixCrossEntropy, "patchmix_cl": PatchMixContrastive}
+SECTIONS = [name for name, field in RunConfig.model_fields.items() if issubclass(type(field.default), Settings)]
+
+
+def test_the_recipes_of_the_papers_table_are_shipped() -> None:
+    methods = ["ce", "patchmix_ce", "patchmix_cl"]
+    assert recipe_names() == sorted([*methods, *(f"tiny_{method}" for method in methods), "demo"])
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_a_recipe_builds_its_model_and_objective(recipe: str) -> None:
+    config = load_config(recipe, ["model.pretrained=none"])
+    is_small = ENCODER_SIZES[config.model.size].dim <= ENCODER_SIZES["tiny"].dim
+    front_end = build.front_end(config.audio)
+    if is_small:
+        model, report = build.model(config, front_end)
+        assert report is None
+    else:
+        with torch.device("meta"):
+            model = build.network(config.model, front_end, LABEL_SETS[config.data.label_set], projection_dim=8)
+    assert model.encoder.dim == ENCODER_SIZES[config.model.size].dim
+    assert model.encoder.grid.num_patches > 0
+    objective = build.objective(
+        config.objective, config.patchmix, class_counts=[5, 4, 3, 2], device=torch.device("cpu")
+    )
+    assert type(objective) is OBJECTIVES[config.objective.name]
+    assert build.schedule(config.train).at(1) > 0
+    assert (build.augment(config.augment) is not None) == config.augment.is_on
+    if is_small:
+        assert build.train_step(config.train, model, objective, device=torch.device("cpu")).blend == config.train.blend
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_a_recipe_says_what_it_is_for(recipe: str) -> None:
+    config = load_config(recipe)
+    assert config.description
+    assert config.name == recipe
+
+
+def test_the_published_recipes_differ_from_each_other_in_the_method_only() -> None:
+    for prefix in ("", "tiny_"):
+        runs = [load_config(f"{prefix}{method}") for method in OBJECTIVES]
+        assert [run.objective.name for run in runs] == list(OBJECTIVES)
+        assert [run.objective.is_class_weighted for run in runs] == [True, False, False]
+        for section in ("data", "audio", "augment", "model", "patchmix", "train"):
+            assert len({getattr(run, section) for run in runs}) == 1, section
+
+
+@pytest.mark.parametrize("section", ["", *SECTIONS])
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_an_unknown_key_in_a_recipe_is_named(recipe: str, section: str, tmp_path: Path) -> None:
+    shipped = (resources.files("lungsound") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
+    key = "colour" if not section else f"{section}.colour"
+    path = tmp_path / "changed.toml"
+    lines = shipped.splitlines()
+    if f"[{section}]" in lines:
+        lines.insert(lines.index(f"[{section}]") + 1, "colour = 1")
+    elif section:
+        lines += [f"[{section}]", "colour = 1"]
+    else:
+        lines.insert(0, "colour = 1")
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(SettingsError, match=f"unknown key '{key}'; the keys there are: "):
+        load_config(str(path))
+
+
+def test_every_section_was_tried() -> None:
+    assert SECTIONS == ["data", "audio", "augment", "model", "objective", "patchmix", "train"]

@@ -1,0 +1,158 @@
+"""The command line: what it says of itself, and how mistakes leave it. Runs are in tests/integration."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from lungsound.app import cli
+from lungsound.config import load_config, recipe_names
+from lungsound.errors import DataError, SettingsError
+from lungsound.training.trainer import RunInterrupted
+
+COMMANDS = {
+    "demo": ["--data", "--out", "--patients", "--seed", "--epochs"],
+    "train": ["RECIPE", "--data", "--out", "--set", "--resume"],
+    "evaluate": ["RUN", "--data", "--out"],
+    "predict": ["RUN", "FILE"],
+    "recipes": [],
+    "data check": ["DIR", "--split"],
+    "data synthesize": ["DIR", "--patients", "--seed"],
+}
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    def call_main(*arguments: str) -> int:
+        monkeypatch.setenv("COLUMNS", "160")
+        monkeypatch.setattr(sys, "argv", ["lungsound", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        code = exit_.value.code
+        assert isinstance(code, int)
+        return code
+
+    return call_main
+
+
+def test_help_lists_the_commands_and_where_to_start(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("--help") == 0
+    out = capsys.readouterr().out
+    assert all(command.split()[0] in out for command in COMMANDS)
+    assert "Start with 'lungsound demo'" in out
+    assert "not a medical device" in out
+
+
+@pytest.mark.parametrize(("command", "options"), COMMANDS.items())
+def test_each_command_explains_its_options(
+    command: str, options: list[str], call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*command.split(), "--help") == 0
+    out = capsys.readouterr().out.lower()
+    assert all(option.lower() in out for option in options)
+
+
+def test_recipes_are_listed_with_what_they_are_for(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("recipes") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    places = [out.find(f"{name} {' '.join(load_config(name).description.split())}") for name in recipe_names()]
+    assert places == sorted(places)
+    assert places[0] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["train"], ["predict", "run"], ["demo", "--patients", "3"], ["train", "demo", "--sed=1"]],
+)
+def test_wrong_usage_ends_with_2(
+    arguments: list[str], call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*arguments) == 2
+    captured = capsys.readouterr()
+    assert "Usage" in captured.err
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (DataError("a.wav is broken"), 2, "lungsound: a.wav is broken\n"),
+        (SettingsError("two\nlines"), 2, "lungsound: two lines\n"),
+        (RunInterrupted("stopped"), 130, "lungsound: stopped\n"),
+        (
+            ZeroDivisionError("division by zero"),
+            1,
+            "lungsound: a mistake of lungsound's own: ZeroDivisionError: division by zero; "
+            "LUNGSOUND_DEBUG=1 shows where\n",
+        ),
+    ],
+)
+def test_an_error_is_one_line_on_stderr_and_an_exit_code(
+    error: Exception,
+    code: int,
+    message: str,
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert call() == code
+    captured = capsys.readouterr()
+    assert captured.err == message
+    assert captured.out == ""
+
+
+def test_a_mistake_of_ours_is_shown_whole_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setenv("LUNGSOUND_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_synthesize_then_check(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quick(root: Path, *, num_patients: int, seed: int, on_progress: Callable[[int, int], None]) -> None:
+        root.mkdir()
+        (root / "made").write_text(f"{num_patients} {seed}")
+        on_progress(1, 1)
+
+    monkeypatch.setattr("lungsound.app.demo.synthesize", quick)
+    assert call("data", "synthesize", str(tmp_path / "new"), "--patients", "5", "--seed", "7") == 0
+    assert (tmp_path / "new" / "made").read_text() == "5 7"
+    assert "lungsound data check" in capsys.readouterr().out
+
+
+def test_help_and_usage_do_not_load_torch() -> None:
+    code = (
+        "import sys, lungsound.app.cli as cli\n"
+        "sys.argv = ['lungsound', 'train', '--help']\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_m_lungsound_is_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import runpy
+
+    assert isinstance(cli, ModuleType)
+    monkeypatch.setattr(sys, "argv", ["lungsound", "recipes"])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_module("lungsound", run_name="__main__")
+    assert exit_.value.code == 0
+    assert "patchmix_cl" in capsys.readouterr().out

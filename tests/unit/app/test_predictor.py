@@ -1,0 +1,114 @@
+"""A recording in, labelled cycles out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from lungsound import build
+from lungsound.app.predictor import Predictor, windows
+from lungsound.audio.fbank import normalize
+from lungsound.checkpoint import load_model, save_model
+from lungsound.config import AudioSettings, ModelSettings
+from lungsound.errors import AnnotationError, AudioError, WeightsError
+from lungsound.labels import LABEL_SETS
+
+AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
+ARCHITECTURE = ModelSettings(size="micro", stride=16)
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = build.network(ARCHITECTURE, build.front_end(AUDIO), LABEL_SETS["sound4"])
+    model.initialize(torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(model.head[1].weight, std=3.0, generator=torch.Generator().manual_seed(1))
+    path = tmp_path_factory.mktemp("run") / "model.safetensors"
+    save_model(path, model, audio=AUDIO, architecture=ARCHITECTURE, mean=-8.0, std=3.0, label_set=LABEL_SETS["sound4"])
+    return path
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """3.2 s of noise at 8 kHz."""
+    path = tmp_path / "any name.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 25600), 8000, subtype="PCM_16")
+    return path
+
+
+def test_an_answer_is_the_models_for_the_filter_bank_of_the_span(model_path: Path, recording: Path) -> None:
+    trained = load_model(model_path)
+    spans_s = [(0.2, 0.9), (1.0, 3.1)]
+    answers = Predictor.load(model_path).predict(recording, spans_s=spans_s)
+    waveform = trained.front_end.read(recording)
+    for answer, (start_s, end_s) in zip(answers, spans_s, strict=True):
+        clip = trained.front_end.cycle(waveform, start_s=start_s, end_s=end_s)
+        fbank = normalize(trained.front_end.filter_banks(clip.unsqueeze(0)), mean=-8.0, std=3.0)
+        expected = trained.model(fbank).softmax(1)[0].tolist()
+        assert list(answer.probabilities) == ["normal", "crackle", "wheeze", "both"]
+        assert list(answer.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+        assert answer.probabilities[answer.answer] == max(answer.probabilities.values())
+        assert (answer.start_s, answer.end_s) == (start_s, end_s)
+
+
+def test_a_run_folder_and_its_model_file_are_the_same(model_path: Path, recording: Path) -> None:
+    by_file, by_folder = Predictor.load(model_path), Predictor.load(str(model_path.parent))
+    assert by_file.predict(recording) == by_folder.predict(str(recording))
+    assert by_file.classes == ("normal", "crackle", "wheeze", "both")
+
+
+def test_cycles_of_the_annotation_beside_it_are_answered_in_order(model_path: Path, recording: Path) -> None:
+    recording.with_suffix(".txt").write_text("1.5\t2.5\t1\t1\n0.1\t1.2\t0\t0\n")
+    answers = Predictor.load(model_path).predict(recording)
+    assert [(answer.start_s, answer.end_s) for answer in answers] == [(0.1, 1.2), (1.5, 2.5)]
+    recording.with_suffix(".txt").write_text("1.5\t2.5\t0\t0\n0.1\t1.2\t1\t1\n")
+    assert Predictor.load(model_path).predict(recording) == answers
+
+
+def test_without_an_annotation_it_is_cut_into_windows(model_path: Path, recording: Path) -> None:
+    answers = Predictor.load(model_path).predict(recording)
+    assert [(answer.start_s, answer.end_s) for answer in answers] == [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]
+
+
+def test_more_windows_than_a_batch(model_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 20 * 4000), 4000, subtype="PCM_16")
+    answers = Predictor.load(model_path).predict(path)
+    assert len(answers) == 20
+    alone = Predictor.load(model_path).predict(path, spans_s=[(17.0, 18.0)])
+    assert list(answers[17].probabilities.values()) == pytest.approx(list(alone[0].probabilities.values()), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "expected"),
+    [
+        (0.1, [(0.0, 0.1)]),
+        (2.0, [(0.0, 2.0)]),
+        (2.4, [(0.0, 2.0)]),
+        (2.5, [(0.0, 2.0), (2.0, 2.5)]),
+        (6.0, [(0.0, 2.0), (2.0, 4.0), (4.0, 6.0)]),
+    ],
+)
+def test_windows_leave_out_a_rest_under_half_a_second(duration_s: float, expected: list[tuple[float, float]]) -> None:
+    assert windows(duration_s, 2.0) == expected
+
+
+def test_what_cannot_be_answered_is_named(model_path: Path, recording: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(model_path)
+    with pytest.raises(AudioError, match=r"none\.wav"):
+        predictor.predict(tmp_path / "none.wav")
+    with pytest.raises(AudioError, match="no samples from 4 s to 5 s"):
+        predictor.predict(recording, spans_s=[(4.0, 5.0)])
+    recording.with_suffix(".txt").write_text("notes of the nurse")
+    with pytest.raises(AnnotationError, match=r"any name\.txt line 1"):
+        predictor.predict(recording)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="give the folder of a run"):
+        Predictor.load(tmp_path)
+
+
+def test_no_spans_give_no_answers(model_path: Path, recording: Path) -> None:
+    assert Predictor.load(model_path).predict(recording, spans_s=[]) == []

@@ -1,0 +1,187 @@
+"""Tensors and facts in one file, and models that come back from it as they were."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lungsound import build
+from lungsound.checkpoint import (
+    CHECKPOINT_FORMAT,
+    MODEL_FORMAT,
+    load_model,
+    load_weights,
+    read_tensors,
+    save_model,
+    write_tensors,
+)
+from lungsound.config import AudioSettings, ModelSettings
+from lungsound.errors import WeightsError
+from lungsound.labels import LABEL_SETS
+from lungsound.model.classifier import LungSoundClassifier
+
+AUDIO = AudioSettings(duration_s=0.5, num_mels=32, padding="zero")
+ARCHITECTURE = ModelSettings(size="micro", stride=16, norm_eps=1e-5)
+
+
+def make_model(
+    *, architecture: ModelSettings = ARCHITECTURE, audio: AudioSettings = AUDIO, label_set: str = "sound2"
+) -> LungSoundClassifier:
+    model = build.network(architecture, build.front_end(audio), LABEL_SETS[label_set], projection_dim=7)
+    model.initialize(torch.Generator().manual_seed(0))
+    return model.eval()
+
+
+def save(path: Path, model: LungSoundClassifier) -> Path:
+    save_model(
+        path,
+        model,
+        audio=AUDIO,
+        architecture=ARCHITECTURE,
+        mean=-4.0,
+        std=3.5,
+        label_set=LABEL_SETS["sound2"],
+    )
+    return path
+
+
+# ---- files ----
+
+
+def test_tensors_and_facts_come_back(tmp_path: Path) -> None:
+    tensors = {"b": torch.randn(2, 3), "a": torch.arange(4), "scalar": torch.tensor(2.5)}
+    facts = {"format": "x", "progress": {"losses": [0.1, 1e-30, 3.0]}}
+    write_tensors(tmp_path / "file", tensors, facts)
+    found, found_facts = read_tensors(tmp_path / "file", expected_format="x")
+    assert found_facts == facts
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    first, second = torch.randn(2, 3), torch.arange(4)
+    write_tensors(tmp_path / "one", {"a": first, "b": second}, {"format": "x", "z": 1})
+    write_tensors(tmp_path / "two", {"b": second, "a": first}, {"z": 1, "format": "x"})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_views_of_one_tensor_are_written_whole(tmp_path: Path) -> None:
+    square = torch.arange(6.0).reshape(2, 3)
+    write_tensors(tmp_path / "file", {"turned": square.T}, {"format": "x"})
+    assert torch.equal(read_tensors(tmp_path / "file", expected_format="x")[0]["turned"], square.T)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "file", {"a": torch.ones(2)}, {"format": "x"})
+    before = (tmp_path / "file").read_bytes()
+    with pytest.raises(TypeError):
+        write_tensors(tmp_path / "file", {"a": torch.zeros(2)}, {"format": object()})
+    assert (tmp_path / "file").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights\n", b"\x10\0\0\0\0\0\0\0{broken", b"\xff" * 64])
+def test_what_is_no_safetensors_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="is damaged or no safetensors file") as caught:
+        load_model(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.safetensors", make_model())
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="damaged"):
+        load_model(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no file"):
+        load_model(tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="damaged or no safetensors file"):
+        load_model(tmp_path)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "file", {"a": torch.ones(2)}, {"format": CHECKPOINT_FORMAT})
+    with pytest.raises(WeightsError, match=f"'{CHECKPOINT_FORMAT}', expected '{MODEL_FORMAT}'"):
+        load_model(tmp_path / "file")
+    save_file({"a": torch.ones(2)}, tmp_path / "foreign")
+    with pytest.raises(WeightsError, match="is of format None"):
+        load_model(tmp_path / "foreign")
+
+
+# ---- models ----
+
+
+def test_a_model_comes_back_with_all_that_gives_it_meaning(tmp_path: Path) -> None:
+    model = make_model()
+    path = save(tmp_path / "model.safetensors", model)
+    found = load_model(path)
+    assert found.front_end == build.front_end(AUDIO)
+    assert (found.mean, found.std) == (-4.0, 3.5)
+    assert found.label_set is LABEL_SETS["sound2"]
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert not found.model.training
+    assert found.model.encoder.norm.eps == 1e-5
+    fbank = torch.randn(2, found.front_end.num_frames, 32)
+    assert torch.equal(found.model(fbank), model(fbank))
+
+
+def test_the_projector_is_left_out(tmp_path: Path) -> None:
+    tensors, _ = read_tensors(save(tmp_path / "m", make_model()), expected_format=MODEL_FORMAT)
+    assert tensors.keys() == {n for n in make_model().state_dict() if not n.startswith("projector.")}
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"), [("audio", {"sample_rate": 5}), ("label_set", "sound9"), ("model", None), ("mean", "x")]
+)
+def test_facts_that_make_no_sense_are_refused(fact: str, value: object, tmp_path: Path) -> None:
+    path = save(tmp_path / "m", make_model())
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    write_tensors(path, tensors, facts | {fact: value})
+    with pytest.raises(WeightsError, match="does not say what its model is") as caught:
+        load_model(path)
+    assert len(str(caught.value)) < 1000
+    write_tensors(path, tensors, {name: value for name, value in facts.items() if name != fact})
+    with pytest.raises(WeightsError, match="does not say what its model is"):
+        load_model(path)
+
+
+def test_facts_of_another_shape_than_the_weights_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "m", make_model(audio=AUDIO.model_copy(update={"duration_s": 1.0})))
+    with pytest.raises(WeightsError, match=r"does not fit this model: encoder\.pos_embed is \(1, \d+, 96\), expected"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head.1.bias": None}, r"head\.1\.bias is nothing, expected \(2,\)"),
+        ({"head.9.bias": torch.ones(3)}, r"head\.9\.bias is \(3,\), expected no such weight"),
+        ({"head.1.bias": torch.ones(3)}, r"head\.1\.bias is \(3,\), expected \(2,\)"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_and_nothing_is_changed(
+    change: dict[str, torch.Tensor | None], message: str
+) -> None:
+    model, given = make_model(), {n: torch.zeros_like(v) for n, v in make_model().state_dict().items()}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    merged = {name: value for name, value in (given | change).items() if value is not None}
+    with pytest.raises(WeightsError, match=f"^file.pth does not fit this model: {message}; "):
+        load_weights(model, merged, source="file.pth")
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+
+
+def test_facts_are_readable_without_this_package(tmp_path: Path) -> None:
+    content = save(tmp_path / "m", make_model()).read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    facts = json.loads(header["__metadata__"]["lungsound"])
+    assert facts["audio"]["num_mels"] == 32
+    assert facts["model"]["size"] == "micro"
+    assert "medical" in facts["note"]

@@ -1,0 +1,185 @@
+"""Recipes: strict TOML in, overrides, resolved values out; one line for every mistake."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from lungsound.config import RunConfig, load_config, recipe_names, resolve
+from lungsound.errors import SettingsError
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    path = folder / f"{name}.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def refused(*overrides: str, recipe: str = "demo") -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_config(recipe, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_defaults_are_the_published_settings() -> None:
+    config = RunConfig(name="x")
+    assert (config.train.epochs, config.train.batch_size, config.train.learning_rate) == (50, 8, 5e-5)
+    assert (config.train.optimizer, config.train.weight_decay, config.train.blend) == ("adam", 1e-6, 0.5)
+    assert (config.train.schedule, config.train.decay_rate, config.train.warmup_epochs) == ("cosine", 0.1, 0)
+    assert (config.audio.sample_rate_hz, config.audio.duration_s, config.audio.num_mels) == (16000, 8.0, 128)
+    assert (config.objective.temperature, config.objective.alpha, config.objective.target) == (0.06, 1.0, "grad_block")
+    assert (config.patchmix.beta, config.patchmix.axis) == (1.0, "patch")
+    assert config.train.selection == "last"
+
+
+def test_a_recipe_file_is_read_and_named_after_the_file(tmp_path: Path) -> None:
+    recipe = write(tmp_path, "mine", "[train]\nepochs = 3\n[data]\ndevices = ['Meditron']\n")
+    config = load_config(recipe)
+    assert (config.name, config.train.epochs, config.data.devices) == ("mine", 3, ("Meditron",))
+
+
+def test_extends_takes_everything_that_is_not_said_again(tmp_path: Path) -> None:
+    base = write(tmp_path, "base", "description = 'a'\n[train]\nepochs = 3\nseed = 4\n[model]\nsize = 'tiny'\n")
+    middle = write(tmp_path, "middle", f"extends = '{base}'\n[train]\nepochs = 5\n")
+    top = write(tmp_path, "top", f"extends = '{middle}'\n[train]\nbatch_size = 2\n")
+    config = load_config(top)
+    assert (config.train.epochs, config.train.seed, config.train.batch_size) == (5, 4, 2)
+    assert (config.name, config.description, config.model.size) == ("top", "a", "tiny")
+
+
+def test_extends_a_recipe_of_the_package(tmp_path: Path) -> None:
+    recipe = write(tmp_path, "mine", "extends = 'demo'\n[train]\nepochs = 1\n")
+    ours, demo = load_config(recipe), load_config("demo")
+    assert ours.train.epochs == 1
+    assert ours.model == demo.model
+    assert ours.audio == demo.audio
+
+
+def test_a_circle_of_recipes_is_refused(tmp_path: Path) -> None:
+    first, second = str(tmp_path / "a.toml"), str(tmp_path / "b.toml")
+    write(tmp_path, "a", f"extends = '{second}'\n")
+    write(tmp_path, "b", f"extends = '{first}'\n")
+    assert "extends itself" in refused(recipe=first)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.epochs=5", 5),
+        ("train.epochs = 5", 5),
+        ("train.learning_rate=1e-3", 1e-3),
+        ("train.learning_rate=1", 1.0),
+        ("train.device=cpu", "cpu"),
+        ("train.device='cuda:1'", "cuda:1"),
+        ("augment.is_on=false", False),
+        ("data.devices=['Meditron', 'Litt3200']", ("Meditron", "Litt3200")),
+        ("data.root=/a folder/with=sign", "/a folder/with=sign"),
+        ("train.decay_epochs=[3, 5]", (3, 5)),
+    ],
+)
+def test_overrides_are_toml_values_or_bare_words(override: str, expected: Any) -> None:
+    section, key = override.partition("=")[0].strip().split(".")
+    assert getattr(getattr(load_config("demo", [override]), section), key) == expected
+
+
+def test_the_last_override_wins_and_leaves_its_neighbours() -> None:
+    config = load_config("demo", ["train.epochs=5", "train.seed=1", "train.epochs=6"])
+    assert (config.train.epochs, config.train.seed) == (6, 1)
+    assert config.train.batch_size == load_config("demo").train.batch_size
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=5", "  =5"])
+def test_an_override_without_key_or_value_is_refused(override: str) -> None:
+    assert "is not of the form section.key=value" in refused(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("train.epcohs=5", ["'train.epcohs'", "epochs, batch_size"]),
+        ("trian.epochs=5", ["'trian'", "data, audio"]),
+        ("epochs=5", ["'epochs'", "data, audio"]),
+        ("extends=ce", ["'extends'"]),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_keys_that_there_are(override: str, named: list[str]) -> None:
+    message = refused(override)
+    assert "unknown key" in message
+    assert all(part in message for part in named)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.epochs=0",
+        "train.epochs=many",
+        "train.epochs=2.5",
+        "train.epochs.foo=1",
+        "train.learning_rate=0",
+        "train.learning_rate=nan",
+        "train.blend=1.0",
+        "train.validation_share=0",
+        "train.selection=best",
+        "model.size=huge",
+        "model.stride=17",
+        "audio.num_mels=15",
+        "augment.probability=1.1",
+        "objective.temperature=-1",
+        "objective.projection_dim=0",
+        "patchmix.beta=-0.5",
+        "data.devices=Meditron",
+    ],
+)
+def test_a_value_out_of_range_or_of_another_type_is_named(override: str) -> None:
+    key = ".".join(override.partition("=")[0].split(".")[:2])
+    message = refused(override)
+    assert f"{key} = " in message
+    assert "recipe 'demo'" in message
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["train.epochs=true", "train.epochs='5'", "train.epochs=2.0", "augment.is_on='yes'", "train.learning_rate=inf"],
+)
+def test_values_are_not_bent_into_another_type(override: str) -> None:
+    refused(override)
+
+
+def test_several_mistakes_are_counted() -> None:
+    assert "(and 1 more)" in refused("train.epochs=0", "train.batch_size=0")
+
+
+def test_a_section_must_be_a_section() -> None:
+    assert "data = 5" in refused("data=5")
+
+
+def test_unknown_recipes_list_the_known_ones(tmp_path: Path) -> None:
+    assert ", ".join(recipe_names()) in refused(recipe="patchmixcl")
+    assert "no recipe file" in refused(recipe=str(tmp_path / "none.toml"))
+    assert "not valid TOML" in refused(recipe=write(tmp_path, "broken", "[train\n"))
+
+
+def test_a_recipe_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    refused(recipe=str(tmp_path / "binary.toml"))
+
+
+def test_extends_finds_a_file_beside_the_recipe(tmp_path: Path) -> None:
+    write(tmp_path, "base", "[train]\nepochs = 3\n")
+    assert load_config(write(tmp_path, "top", "extends = 'base.toml'\n")).train.epochs == 3
+
+
+def test_resolved_values_give_the_same_run_again() -> None:
+    config = load_config("demo", ["data.devices=['Meditron']", "train.decay_epochs=[1]", "data.root=/x"])
+    plain = json.loads(json.dumps(config.model_dump(mode="json")))
+    assert resolve(plain, source="config.json") == config
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    config = load_config("demo")
+    with pytest.raises(ValidationError, match="frozen"):
+        config.train.epochs = 3  # type: ignore[misc]

@@ -1,0 +1,194 @@
+"""The losses against nested loops written from the paper, closed forms, and torch's own cross-entropy."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lungsound.training.losses import (
+    class_weights,
+    cross_entropy,
+    mixed_cross_entropy,
+    patch_mix_contrastive_loss,
+)
+
+LABELS = torch.tensor([0, 1, 0, 2, 3, 0])
+PARTNER = torch.tensor([2, 0, 1, 3, 5, 4])  # 0 and 2 share a label, 3 is its own partner
+
+
+def randn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    dot = sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True))
+    return dot / math.sqrt(sum(x * x for x in a.tolist())) / math.sqrt(sum(y * y for y in b.tolist()))
+
+
+def contrastive_by_loops(
+    mixed: Tensor,
+    anchor: Tensor,
+    partner: list[int],
+    *,
+    own: list[int],
+    lam: list[float],
+    temperature: float,
+    labels: list[int] | None,
+) -> float:
+    """Equation 5 of the paper, one number at a time."""
+    total = 0.0
+    for i in range(len(mixed)):
+        pairs = [math.exp(cosine(mixed[i], anchor[k]) / temperature) for k in range(len(anchor))]
+        kept = set(range(len(anchor)))
+        if labels is not None:
+            kept = {k for k in kept if labels[k] != labels[own[i]]} | {own[i], partner[i]}
+        denominator = sum(pairs[k] for k in kept)
+        total -= lam[i] * math.log(pairs[own[i]] / denominator)
+        total -= (1 - lam[i]) * math.log(pairs[partner[i]] / denominator)
+    return total / len(mixed)
+
+
+@pytest.mark.parametrize("has_labels", [False, True])
+@pytest.mark.parametrize("is_lam_per_sample", [False, True])
+@pytest.mark.parametrize("temperature", [0.06, 1.0])
+def test_contrastive_loss_equals_loops(temperature: float, is_lam_per_sample: bool, has_labels: bool) -> None:
+    mixed, anchor = randn(6, 5, seed=1), randn(6, 5, seed=2)
+    lam = torch.linspace(0, 1, 6, dtype=torch.float64) if is_lam_per_sample else torch.tensor(0.3, dtype=torch.float64)
+    expected = contrastive_by_loops(
+        mixed,
+        anchor,
+        PARTNER.tolist(),
+        own=list(range(6)),
+        lam=lam.expand(6).tolist(),
+        temperature=temperature,
+        labels=LABELS.tolist() if has_labels else None,
+    )
+    labels = LABELS if has_labels else None
+    loss = patch_mix_contrastive_loss(mixed, anchor, PARTNER, lam=lam, temperature=temperature, labels=labels)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("has_labels", [False, True])
+def test_contrastive_loss_in_a_pool_of_several_devices(has_labels: bool) -> None:
+    """Samples 2..5 of a pool of eight; partners anywhere in it."""
+    mixed, anchor = randn(4, 5, seed=1), randn(8, 5, seed=2)
+    own, partner = torch.arange(2, 6), torch.tensor([7, 0, 3, 5])
+    labels = torch.tensor([0, 1, 0, 2, 3, 0, 0, 1])
+    expected = contrastive_by_loops(
+        mixed,
+        anchor,
+        partner.tolist(),
+        own=own.tolist(),
+        lam=[0.25] * 4,
+        temperature=0.5,
+        labels=labels.tolist() if has_labels else None,
+    )
+    loss = patch_mix_contrastive_loss(
+        mixed,
+        anchor,
+        partner,
+        lam=torch.tensor(0.25, dtype=torch.float64),
+        temperature=0.5,
+        own=own,
+        labels=labels if has_labels else None,
+    )
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_contrastive_gradients_are_those_of_finite_differences() -> None:
+    mixed, anchor = randn(6, 3, seed=1).requires_grad_(), randn(6, 3, seed=2).requires_grad_()
+    lam = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
+    for labels in (None, LABELS):
+        assert torch.autograd.gradcheck(
+            lambda m, a, labels=labels: patch_mix_contrastive_loss(
+                m, a, PARTNER, lam=lam, temperature=0.5, labels=labels
+            ),
+            (mixed, anchor),
+        )
+
+
+def test_equal_anchors_give_the_logarithm_of_their_number() -> None:
+    mixed, anchor = randn(6, 5, seed=1), randn(1, 5, seed=2).expand(6, 5)
+    loss = patch_mix_contrastive_loss(mixed, anchor, PARTNER, lam=torch.tensor(0.4).double(), temperature=0.06)
+    assert loss.item() == pytest.approx(math.log(6), rel=1e-12)
+
+
+def test_length_does_not_matter() -> None:
+    mixed, anchor, lam = randn(6, 5, seed=1), randn(6, 5, seed=2), torch.tensor(0.4)
+    first = patch_mix_contrastive_loss(mixed, anchor, PARTNER, lam=lam, temperature=0.1)
+    second = patch_mix_contrastive_loss(3 * mixed, 0.2 * anchor, PARTNER, lam=lam, temperature=0.1)
+    assert first.item() == pytest.approx(second.item(), rel=1e-12)
+
+
+def test_half_precision_is_compared_in_float32() -> None:
+    mixed, anchor = randn(6, 5, seed=1).bfloat16(), randn(6, 5, seed=2).bfloat16()
+    arguments = {"lam": torch.tensor(0.4), "temperature": 0.06}
+    expected = patch_mix_contrastive_loss(mixed.float(), anchor.float(), PARTNER, **arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = patch_mix_contrastive_loss(mixed, anchor, PARTNER, **arguments)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, expected)
+
+
+def test_views_of_different_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="mixed has 5 dimensions and anchor 4"):
+        patch_mix_contrastive_loss(
+            randn(6, 5, seed=1), randn(6, 4, seed=2), PARTNER, lam=torch.tensor(1.0), temperature=1
+        )
+
+
+# ---- cross-entropy ----
+
+
+@pytest.mark.parametrize("weights", [None, [0.1, 0.2, 0.3, 0.4]])
+@pytest.mark.parametrize("lam", [0.0, 0.3, 1.0])
+def test_mixed_cross_entropy_equals_two_of_torchs(lam: float, weights: list[float] | None) -> None:
+    logits = randn(6, 4, seed=3)
+    class_weights_ = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    expected = lam * functional.cross_entropy(logits, LABELS, weight=class_weights_)
+    expected += (1 - lam) * functional.cross_entropy(logits, LABELS[PARTNER], weight=class_weights_)
+    loss = mixed_cross_entropy(
+        logits, LABELS, LABELS[PARTNER], lam=torch.tensor(lam, dtype=torch.float64), class_weights=class_weights_
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0, 1.0], [0.1, 0.2, 0.3, 0.4]])
+def test_mixed_cross_entropy_with_a_lambda_for_each_sample_equals_loops(weights: list[float]) -> None:
+    logits, lam = randn(6, 4, seed=3), torch.linspace(0, 1, 6, dtype=torch.float64)
+    expected = 0.0
+    for labels, shares in ((LABELS, lam), (LABELS[PARTNER], 1 - lam)):
+        sum_of_weights = sum(weights[label] for label in labels.tolist())
+        for i, label in enumerate(labels.tolist()):
+            log_probability = float(logits[i, label]) - math.log(sum(math.exp(x) for x in logits[i].tolist()))
+            expected -= float(shares[i]) * weights[label] * log_probability / sum_of_weights
+    class_weights_ = None if weights[0] == 1.0 else torch.tensor(weights, dtype=torch.float64)
+    loss = mixed_cross_entropy(logits, LABELS, LABELS[PARTNER], lam=lam, class_weights=class_weights_)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_sample_mixed_with_its_own_label_is_plain_cross_entropy() -> None:
+    logits = randn(6, 4, seed=3)
+    loss = mixed_cross_entropy(logits, LABELS, LABELS, lam=torch.tensor(0.37, dtype=torch.float64))
+    assert loss.item() == pytest.approx(cross_entropy(logits, LABELS).item(), rel=1e-14)
+
+
+def test_cross_entropy_is_weighted_and_never_in_half_precision() -> None:
+    logits, weights = randn(6, 4, seed=3), torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    probabilities = logits.softmax(1)[torch.arange(6), LABELS]
+    expected = -(weights[LABELS] * probabilities.log()).sum() / weights[LABELS].sum()
+    assert cross_entropy(logits, LABELS, class_weights=weights).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert cross_entropy(logits.bfloat16(), LABELS).dtype == torch.float32
+    assert cross_entropy(logits, LABELS).dtype == torch.float64
+
+
+def test_class_weights_are_inverse_frequencies_of_sum_1() -> None:
+    weights = class_weights(torch.tensor([8.0, 4.0, 2.0, 2.0]))
+    assert weights.tolist() == pytest.approx([1 / 11, 2 / 11, 4 / 11, 4 / 11])
+
+
+def test_a_class_without_cycles_has_no_weight() -> None:
+    with pytest.raises(ValueError, match="no training cycles"):
+        class_weights(torch.tensor([8.0, 0.0]))

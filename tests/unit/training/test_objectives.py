@@ -1,0 +1,269 @@
+"""What each objective computes, where its gradients go, and how often the network is run."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lungsound.axes import PatchGrid
+from lungsound.model.classifier import LungSoundClassifier
+from lungsound.model.patchmix import PatchMixDraw, draw_patch_mix, mix_patches
+from lungsound.training.losses import mixed_cross_entropy, patch_mix_contrastive_loss
+from lungsound.training.objectives import (
+    TARGETS,
+    CrossEntropy,
+    LocalBatch,
+    Loss,
+    Objective,
+    PatchMixContrastive,
+    PatchMixCrossEntropy,
+)
+from tests.unit.training.small import fixed_draw, small_batch, small_model
+
+WEIGHTS = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+OBJECTIVES: dict[str, Objective] = {
+    "ce": CrossEntropy(),
+    "patchmix_ce": PatchMixCrossEntropy(fixed_draw),
+    **{target: PatchMixContrastive(fixed_draw, target=target) for target in TARGETS},
+}
+
+
+class Watched:
+    """Counts the calls of a model's parts and keeps the features in the order in which they were made."""
+
+    def __init__(self, model: LungSoundClassifier) -> None:
+        self.calls: Counter[str] = Counter()
+        self.features: list[Tensor] = []
+        encoder: Any = model.encoder
+        encode = encoder.encode
+
+        def watched_encode(patches: Tensor) -> Tensor:
+            self.calls["encode"] += 1
+            self.features.append(encode(patches))
+            self.features[-1].retain_grad()
+            return self.features[-1]
+
+        def count_embedding(*_: object) -> None:
+            self.calls["embed"] += 1
+
+        encoder.encode = watched_encode
+        encoder.patch_embed.register_forward_hook(count_embedding)
+
+
+def run(
+    objective: Objective, *, seed: int = 0, model: LungSoundClassifier | None = None
+) -> tuple[LungSoundClassifier, Watched, Loss]:
+    model = model or small_model()
+    watched = Watched(model)
+    fbank, labels = small_batch()
+    return model, watched, objective(model, fbank, labels, generator=torch.Generator().manual_seed(seed))
+
+
+def parts_reached(model: LungSoundClassifier) -> set[str]:
+    """Which of encoder, head and projector got a gradient that is not zero."""
+    return {
+        name.split(".")[0]
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and bool(parameter.grad.abs().max() > 0)
+    }
+
+
+# ---- values ----
+
+
+def test_cross_entropy_of_the_clean_view() -> None:
+    model, _, loss = run(CrossEntropy(class_weights=WEIGHTS))
+    fbank, labels = small_batch()
+    assert torch.equal(loss.logits, model(fbank))
+    expected = functional.cross_entropy(model(fbank), labels, weight=WEIGHTS)
+    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert loss.parts.keys() == {"ce"}
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_patch_mix_cross_entropy_of_the_mixed_view(weights: Tensor | None) -> None:
+    model, _, loss = run(PatchMixCrossEntropy(fixed_draw, class_weights=weights))
+    fbank, labels = small_batch()
+    draw = fixed_draw(4, model.encoder.grid, torch.Generator())
+    logits = model.head(model.encoder.encode(mix_patches(model.encoder.embed_patches(fbank), draw)))
+    expected = mixed_cross_entropy(logits, labels, labels.roll(-1), lam=draw.lam, class_weights=weights)
+    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert torch.allclose(loss.logits, logits)
+    assert loss.parts.keys() == {"patchmix_ce"}
+
+
+@pytest.mark.parametrize("negatives", ["all", "diff_label"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_contrastive_objective_is_cross_entropy_plus_alpha_times_contrast(target: str, negatives: str) -> None:
+    model, _, loss = run(
+        PatchMixContrastive(
+            fixed_draw, target=target, negatives=negatives, alpha=0.7, temperature=0.3, class_weights=WEIGHTS
+        )
+    )
+    fbank, labels = small_batch()
+    labels_ = labels if negatives == "diff_label" else None
+    assert model.projector is not None
+    draw = fixed_draw(4, model.encoder.grid, torch.Generator())
+    clean = model.encoder(fbank)
+    mixed = model.encoder.encode(mix_patches(model.encoder.embed_patches(fbank), draw))
+    anchor = model.projector(clean) if target.startswith("project") else clean
+    contrastive = patch_mix_contrastive_loss(
+        model.projector(mixed), anchor, draw.partner, lam=draw.lam, temperature=0.3, labels=labels_
+    )
+    ce = functional.cross_entropy(model.head(clean), labels, weight=WEIGHTS)
+    assert loss.parts["ce"].item() == pytest.approx(ce.item(), rel=1e-12)
+    assert loss.parts["contrastive"].item() == pytest.approx(contrastive.item(), rel=1e-12)
+    assert loss.total.item() == pytest.approx((ce + 0.7 * contrastive).item(), rel=1e-12)
+    assert torch.allclose(loss.logits, model.head(clean))
+
+
+@pytest.mark.parametrize("name", ["patchmix_ce", "grad_block"])
+def test_the_draw_is_determined_by_the_generator(name: str) -> None:
+    kind = PatchMixCrossEntropy if name == "patchmix_ce" else PatchMixContrastive
+
+    def draw(batch_size: int, grid: PatchGrid, generator: torch.Generator) -> PatchMixDraw:
+        return draw_patch_mix(batch_size, grid, generator=generator)
+
+    totals = [run(kind(draw), seed=seed)[2].total.item() for seed in (1, 1, 2)]
+    assert totals[0] == totals[1] != totals[2]
+
+
+# ---- how often the network is run ----
+
+
+@pytest.mark.parametrize(
+    ("name", "num_encodings"), [("ce", 1), ("patchmix_ce", 1), *((target, 2) for target in TARGETS)]
+)
+def test_both_views_share_one_patch_embedding(name: str, num_encodings: int) -> None:
+    _, watched, _ = run(OBJECTIVES[name])
+    assert watched.calls == {"embed": 1, "encode": num_encodings}
+
+
+# ---- gradients ----
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_contrast_reaches_the_clean_view_only_when_it_flows(target: str) -> None:
+    model, watched, loss = run(OBJECTIVES[target])
+    loss.parts["contrastive"].backward()
+    clean, mixed = watched.features
+    assert mixed.grad is not None
+    assert mixed.grad.abs().max() > 0
+    if target.endswith("flow"):
+        assert clean.grad is not None
+        assert clean.grad.abs().max() > 0
+    else:
+        assert clean.grad is None
+    assert parts_reached(model) == {"encoder", "projector"}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_cross_entropy_reaches_the_clean_view_and_no_projector(target: str) -> None:
+    model, watched, loss = run(OBJECTIVES[target])
+    loss.parts["ce"].backward()
+    clean, mixed = watched.features
+    assert clean.grad is not None
+    assert clean.grad.abs().max() > 0
+    assert mixed.grad is None
+    assert parts_reached(model) == {"encoder", "head"}
+
+
+def test_a_blocked_projection_is_a_constant() -> None:
+    """The projector learns from the mixed view alone, with the anchors as numbers."""
+    model, _, loss = run(OBJECTIVES["project_block"])
+    loss.parts["contrastive"].backward()
+    assert model.projector is not None
+    found = model.projector.linear2.weight.grad
+    assert found is not None
+
+    again = small_model()
+    assert again.projector is not None
+    fbank, _ = small_batch()
+    draw = fixed_draw(4, again.encoder.grid, torch.Generator())
+    with torch.no_grad():
+        anchor = again.projector(again.encoder(fbank))
+    mixed = again.projector(again.encoder.encode(mix_patches(again.encoder.embed_patches(fbank), draw)))
+    patch_mix_contrastive_loss(mixed, anchor, draw.partner, lam=draw.lam, temperature=0.06).backward()
+    assert again.projector.linear2.weight.grad is not None
+    assert torch.allclose(found, again.projector.linear2.weight.grad, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "reached"),
+    [("ce", {"encoder", "head"}), ("patchmix_ce", {"encoder", "head"})]
+    + [(target, {"encoder", "head", "projector"}) for target in TARGETS],
+)
+def test_every_part_in_use_is_trained(name: str, reached: set[str]) -> None:
+    model, _, loss = run(OBJECTIVES[name])
+    loss.total.backward()
+    assert parts_reached(model) == reached
+
+
+# ---- peers ----
+
+
+class TwoDevices:
+    """This process's four samples stand behind four of another one."""
+
+    def gather(self, rows: Tensor) -> Tensor:
+        return torch.cat([rows.detach().flip(0) + (1 if rows.is_floating_point() else 0), rows])
+
+    def positions(self, batch_size: int) -> Tensor:
+        return torch.arange(batch_size) + batch_size
+
+
+def pool_draw(batch_size: int, grid: PatchGrid, generator: torch.Generator) -> PatchMixDraw:
+    draw = fixed_draw(batch_size, grid, generator)
+    return PatchMixDraw(partner=torch.tensor([0, 5, 3, 6]), replaced=draw.replaced, lam=draw.lam)
+
+
+@pytest.mark.parametrize("negatives", ["all", "diff_label"])
+def test_partners_and_negatives_come_from_all_peers(negatives: str) -> None:
+    objective = PatchMixContrastive(pool_draw, negatives=negatives, peers=TwoDevices())
+    model, _, loss = run(objective)
+    fbank, labels = small_batch()
+    peers = TwoDevices()
+    patches = model.encoder.embed_patches(fbank)
+    draw = pool_draw(4, model.encoder.grid, torch.Generator())
+    mixed = mix_patches(patches, draw, pool=peers.gather(patches))
+    assert model.projector is not None
+    expected = patch_mix_contrastive_loss(
+        model.projector(model.encoder.encode(mixed)),
+        peers.gather(model.encoder(fbank)),
+        draw.partner,
+        own=torch.tensor([4, 5, 6, 7]),
+        lam=draw.lam,
+        temperature=0.06,
+        labels=peers.gather(labels) if negatives == "diff_label" else None,
+    )
+    assert loss.parts["contrastive"].item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_partner_labels_come_from_all_peers() -> None:
+    _, _, loss = run(PatchMixCrossEntropy(pool_draw, peers=TwoDevices()))
+    _, labels = small_batch()
+    partner_labels = torch.cat([labels.flip(0), labels])[[0, 5, 3, 6]]
+    expected = mixed_cross_entropy(loss.logits, labels, partner_labels, lam=torch.tensor(5 / 8, dtype=torch.float64))
+    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_alone_a_batch_is_its_own_pool() -> None:
+    rows = torch.randn(4, 2)
+    assert LocalBatch().gather(rows) is rows
+    assert LocalBatch().positions(4).tolist() == [0, 1, 2, 3]
+
+
+# ---- mistakes ----
+
+
+def test_an_unknown_target_is_refused() -> None:
+    with pytest.raises(ValueError, match="target must be one of"):
+        PatchMixContrastive(fixed_draw, target="grad")
+
+
+def test_a_model_without_projector_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a model with a projector"):
+        run(PatchMixContrastive(fixed_draw), model=small_model(projection_dim=None))

@@ -1,0 +1,263 @@
+"""The loop: which batch, rate and generator at which step; scores, selection, checkpoints, interruption, resuming."""
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lungsound.data.dataset import CycleBatches
+from lungsound.errors import LungsoundError
+from lungsound.evaluation.metrics import IcbhiScore
+from lungsound.randomness import generator_at
+from lungsound.training.objectives import Loss
+from lungsound.training.optim import Schedule
+from lungsound.training.trainer import Listener, Progress, RunInterrupted, Trainer
+
+SEED = 3
+NUM_STEPS = 5  # 11 cycles in batches of 2, the last one dropped
+SCHEDULE = Schedule(learning_rate=1e-3, epochs=3, warmup_epochs=1)
+
+
+class RecordingStep:
+    """Stands for the optimisation: keeps what it was asked to do and answers every second cycle right."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[list[float], list[int], float, int]] = []
+
+    def __call__(self, fbank: Tensor, labels: Tensor, *, learning_rate: float, generator: torch.Generator) -> Loss:
+        first_values = fbank[:, 0, 0].tolist()
+        self.calls.append((first_values, labels.tolist(), learning_rate, generator.initial_seed()))
+        answers = torch.tensor([labels[0].item(), *[(label + 1) % 4 for label in labels[1:].tolist()]])
+        total = torch.tensor(sum(first_values))
+        return Loss(total, {"ce": total / 2}, functional.one_hot(answers, 4).double())
+
+
+def make_batches() -> CycleBatches:
+    fbanks = np.arange(11, dtype=np.float32).reshape(11, 1, 1)
+    labels = [i % 4 for i in range(11)]
+    return CycleBatches(fbanks, range(11), labels, batch_size=2, mean=0.0, std=0.5, seed=SEED, is_last_dropped=True)
+
+
+class Run:
+    """A trainer with its step and everything that it was told to save and to keep."""
+
+    def __init__(
+        self,
+        *,
+        scores: Sequence[IcbhiScore] | None = None,
+        every: int = 200,
+        on_step: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.step = RecordingStep()
+        self.saved: list[dict[str, Any]] = []
+        self.kept: list[int] = []
+        self.seen: list[tuple[int, int, float]] = []
+        self.on_step_ = on_step
+        remaining = iter(scores or ())
+        self.trainer = Trainer(
+            self.step,  # type: ignore[arg-type]
+            SCHEDULE,
+            make_batches(),
+            seed=SEED,
+            watch=None if scores is None else lambda: next(remaining),
+            save=lambda progress: self.saved.append(json.loads(json.dumps(progress.to_plain()))),
+            keep=lambda: self.kept.append(len(self.step.calls) // NUM_STEPS),
+            checkpoint_every_steps=every,
+            listeners=(self.listener(),),
+        )
+
+    def listener(self) -> Listener:
+        run = self
+
+        class Tell(Listener):
+            def on_step(self, progress: Progress, *, num_steps: int, learning_rate: float) -> None:
+                assert num_steps == NUM_STEPS
+                run.seen.append((progress.epoch, progress.step, learning_rate))
+                if run.on_step_ is not None:
+                    run.on_step_(progress)
+
+        return Tell()
+
+    def places_saved(self) -> list[tuple[int, int]]:
+        return [(saved["epoch"], saved["step"]) for saved in self.saved]
+
+
+def without_time(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
+
+
+def score(specificity: float, sensitivity: float) -> IcbhiScore:
+    return IcbhiScore(specificity, sensitivity)
+
+
+# ---- steps ----
+
+
+def test_every_step_gets_its_batch_rate_and_generator() -> None:
+    run = Run()
+    progress = run.trainer.fit(3, Progress())
+    expected = []
+    for epoch in (1, 2, 3):
+        for step, batch in enumerate(make_batches().epoch(epoch)):
+            rate = SCHEDULE.at(epoch, step, num_steps=NUM_STEPS)
+            seed = generator_at(SEED, "patch-mix", epoch, step).initial_seed()
+            expected.append((batch.fbank[:, 0, 0].tolist(), batch.labels.tolist(), rate, seed))
+    assert run.step.calls == expected
+    assert len({seed for *_, seed in run.step.calls}) == 15
+    assert run.seen == [(i // 5 + 1, i % 5 + 1, expected[i][2]) for i in range(15)]
+    assert (progress.epoch, progress.step) == (4, 0)
+
+
+def test_a_row_of_history_for_each_epoch() -> None:
+    run = Run(scores=[score(0.8, 0.4), score(0.5, 0.1)])
+    progress = run.trainer.fit(2, Progress())
+    assert [row["epoch"] for row in progress.history] == [1, 2]
+    for row, calls in zip(progress.history, (run.step.calls[:5], run.step.calls[5:]), strict=True):
+        losses = [sum(values) for values, *_ in calls]
+        assert row["loss"] == pytest.approx(np.mean(losses))
+        assert row["ce"] == pytest.approx(np.mean(losses) / 2)
+        assert row["learning_rate"] == calls[-1][2]
+        firsts = [labels[0] for _, labels, *_ in calls]
+        everything = [label for _, labels, *_ in calls for label in labels]
+        specificity = firsts.count(0) / everything.count(0)
+        sensitivity = sum(label > 0 for label in firsts) / sum(label > 0 for label in everything)
+        assert row["training_score"] == pytest.approx((specificity + sensitivity) / 2)
+        assert row["seconds"] >= 0
+    assert [row["score"] for row in progress.history] == pytest.approx([0.6, 0.3])
+    assert progress.history[0]["specificity"] == 0.8
+    assert progress.history[0]["sensitivity"] == 0.4
+
+
+def test_without_a_watched_part_nothing_is_scored_or_kept() -> None:
+    run = Run()
+    progress = run.trainer.fit(2, Progress())
+    assert not run.kept
+    assert progress.best_epoch == 0
+    assert "score" not in progress.history[0]
+
+
+# ---- selection ----
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ([score(0.5, 0.3), score(0.5, 0.2), score(0.5, 0.4)], [1, 3]),
+        ([score(0.5, 0.3), score(0.5, 0.3), score(0.3, 0.5)], [1]),  # a tie keeps the earlier epoch
+        ([score(1.0, 0.05), score(0.2, 0.06), score(1.0, 0.0)], [2]),  # sensitivity must be above 5 %
+        ([score(1.0, 0.01), score(1.0, 0.0), score(1.0, 0.05)], []),
+        ([score(float("nan"), 0.5), score(0.1, 0.1), score(0.5, float("nan"))], [2]),
+    ],
+)
+def test_the_best_epoch_is_kept(scores: list[IcbhiScore], kept: list[int]) -> None:
+    run = Run(scores=scores)
+    progress = run.trainer.fit(3, Progress())
+    assert run.kept == kept
+    assert progress.best_epoch == (kept[-1] if kept else 0)
+    if kept:
+        assert progress.best_score == scores[kept[-1] - 1].score
+
+
+# ---- checkpoints and resuming ----
+
+
+def test_checkpoints_are_saved_every_few_steps_and_after_each_epoch() -> None:
+    run = Run(every=2)
+    run.trainer.fit(2, Progress())
+    assert run.places_saved() == [(1, 2), (1, 4), (2, 0), (2, 2), (2, 4), (3, 0)]
+
+
+def test_a_run_goes_on_from_every_checkpoint_as_if_it_had_not_stopped() -> None:
+    scores = [score(0.5, 0.3), score(0.5, 0.2), score(0.5, 0.4)]
+    whole = Run(scores=scores, every=1)
+    finished = whole.trainer.fit(3, Progress())
+    assert len(whole.saved) == 18
+    for saved in whole.saved:
+        start = Progress.from_plain(saved)
+        num_done = 5 * (start.epoch - 1) + start.step
+        rest = Run(scores=scores[start.epoch - 1 :])
+        again = rest.trainer.fit(3, start)
+        assert rest.step.calls == whole.step.calls[num_done:]
+        assert without_time(again.history) == without_time(finished.history)
+        assert (again.best_epoch, again.best_score) == (finished.best_epoch, finished.best_score)
+
+
+def test_a_finished_run_does_nothing_more() -> None:
+    finished = Run().trainer.fit(2, Progress())
+    again = Run()
+    assert again.trainer.fit(2, finished) is finished
+    assert not again.step.calls
+    assert not again.saved
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint() -> None:
+    run = Run(every=1)
+    step = run.step
+
+    def diverge(fbank: Tensor, labels: Tensor, *, learning_rate: float, generator: torch.Generator) -> Loss:
+        loss = step(fbank, labels, learning_rate=learning_rate, generator=generator)
+        return loss if len(step.calls) < 8 else Loss(loss.total * float("nan"), loss.parts, loss.logits)
+
+    run.trainer.step = diverge  # type: ignore[assignment]
+    with pytest.raises(LungsoundError, match="epoch 2"):
+        run.trainer.fit(3, Progress())
+    assert run.places_saved()[-1] == (2, 2)
+
+
+# ---- interruption ----
+
+
+def stopping(number: signal.Signals, *, epoch: int, step: int) -> Callable[[Progress], None]:
+    def on_step(progress: Progress) -> None:
+        if (progress.epoch, progress.step) == (epoch, step):
+            signal.raise_signal(number)
+
+    return on_step
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("step", [1, 3, NUM_STEPS])
+def test_a_signal_stops_after_the_step_with_a_checkpoint(number: signal.Signals, step: int) -> None:
+    handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
+    run = Run(on_step=stopping(number, epoch=2, step=step))
+    with pytest.raises(RunInterrupted, match=rf"stopped in epoch 2 after step {step}; .*--resume"):
+        run.trainer.fit(3, Progress())
+    assert [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert run.places_saved()[-1] == (2, step)
+
+    whole, rest = Run(), Run()
+    expected = whole.trainer.fit(3, Progress())
+    found = rest.trainer.fit(3, Progress.from_plain(run.saved[-1]))
+    assert run.step.calls + rest.step.calls == whole.step.calls
+    assert without_time(found.history) == without_time(expected.history)
+
+
+def test_a_second_signal_stops_at_once() -> None:
+    def on_step(progress: Progress) -> None:
+        del progress
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    run = Run(on_step=on_step)
+    with pytest.raises(KeyboardInterrupt):
+        run.trainer.fit(3, Progress())
+    assert len(run.step.calls) == 1
+
+
+def test_outside_the_main_thread_signals_are_left_alone() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    found: list[Progress] = []
+    run = Run(on_step=lambda _: handlers.add(signal.getsignal(signal.SIGINT)))
+    handlers: set[Any] = set()
+    thread = threading.Thread(target=lambda: found.append(run.trainer.fit(1, Progress())))
+    thread.start()
+    thread.join()
+    assert found[0].epoch == 2
+    assert handlers == {handler}
