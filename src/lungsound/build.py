@@ -1,7 +1,7 @@
 """The only place where settings become objects."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -62,6 +62,8 @@ def device(name: str) -> torch.device:
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
         raise SettingsError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try cpu") from None
+    if chosen.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32: the patch embedding is a convolution
     return chosen
 
 
@@ -276,7 +278,9 @@ def model(
         return network_, None
     with track(console or Console(quiet=True), f"weights {config.model.pretrained}") as on_progress:
         path = resolve_weights(config.model.pretrained, on_progress=on_progress)
-    return network_, load_pretrained(network_.encoder, path, position_grid=config.model.position_grid)
+    report = load_pretrained(network_.encoder, path, position_grid=config.model.position_grid)
+    new = tuple(name for name, _ in network_.named_parameters() if not name.startswith("encoder."))
+    return network_, replace(report, new=new)
 
 
 def draw(settings: PatchMixSettings) -> Draw:
@@ -336,3 +340,11 @@ def train_step(
         precision=precision(settings.precision, device),
         blend=settings.blend,
     )
+
+
+def remarks(corpus: Corpus, pretrained: LoadReport | None, batches: CycleBatches) -> list[str]:
+    """What a person should know before training starts."""
+    found = [f"left out: {problem}" for problem in corpus.problems]
+    found += [] if pretrained is None else [pretrained.summary()]
+    num_dropped = len(batches) % batches.batch_size if batches.is_last_dropped else 0
+    return found + ([f"each epoch leaves out its last, smaller batch of {num_dropped} cycles"] if num_dropped else [])

@@ -45,7 +45,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
     """Write tensors and JSON facts as one safetensors file; the same input gives the same bytes."""
     partial = path.with_name(path.name + ".partial")
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    partial.write_bytes(save(contiguous, metadata={FACTS_KEY: json.dumps(facts, sort_keys=True)}))
+    partial.write_bytes(save(contiguous, metadata={FACTS_KEY: json.dumps(facts)}))
     partial.replace(path)
 
 

@@ -251,6 +251,8 @@ def _explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = ", ".join(_keys_at(first["loc"][:-1]))
         return f"unknown key {place!r}; the keys there are: {known}{more}"
+    if first["type"] == "tuple_type":
+        return f'{place} = {json.dumps(first["input"], default=str)}: give a list, as in {place}=["sc"]{more}'
     return f"{place} = {json.dumps(first['input'], default=str)}: {first['msg']}{more}"
 
 

@@ -7,8 +7,7 @@ LungsoundError
 |   `-- CorpusError         a folder that is not the corpus it should be
 |-- SettingsError           a recipe or an option that makes no sense
 |-- WeightsError            a checkpoint or pretrained weights that do not fit
-|-- FetchError              something that could not be downloaded
-`-- MissingExtraError       an optional dependency that is not installed
+`-- FetchError              something that could not be downloaded
 
 Each message is one line that says what was given, what is needed and what to do. The command line
 prints it and ends with exit code 2; any other exception is our mistake and ends with exit code 1.
@@ -47,7 +46,3 @@ class WeightsError(LungsoundError):
 
 class FetchError(LungsoundError):
     """Something that could not be downloaded or verified."""
-
-
-class MissingExtraError(LungsoundError):
-    """An optional dependency that is not installed; the message names the extra."""

@@ -40,6 +40,8 @@ def train(config: RunConfig, run_dir: Path, *, console: Console | None = None, i
     objective = build.objective(config.objective, config.patchmix, class_counts=counts, device=device)
     step = build.train_step(config.train, model.to(device), objective, device=device)
     batches = inputs.training_batches(config, parts.train)
+    for remark in build.remarks(corpus, pretrained, batches):
+        console.print(remark, markup=False, highlight=False)
 
     # The folder of the run: new, or taken up where it stopped.
     run.start(config)

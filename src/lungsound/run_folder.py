@@ -85,7 +85,8 @@ class RunFolder(Listener):
             "root": str(corpus.root),
             "num_recordings": len(corpus.recordings),
             "num_cycles": len(corpus.cycles),
-            "num_problems": len(corpus.problems),
+            "train_patients": sorted({r.patient for r in corpus.recordings if corpus.split.get(r.name) == "train"}),
+            "problems": [str(problem) for problem in corpus.problems],
             "notes": list(corpus.notes),
             "fingerprint": corpus.fingerprint,
         }
@@ -122,6 +123,10 @@ class RunFolder(Listener):
 
     def progress(self) -> Progress:
         """How far the run came, as its checkpoint says."""
+        if not self.checkpoint.exists():
+            raise WeightsError(
+                f"{self.checkpoint} is missing: the report needs its log; 'train --resume' writes it anew"
+            )
         _, facts = read_tensors(self.checkpoint, expected_format=CHECKPOINT_FORMAT)
         return Progress.from_plain(facts["progress"])
 

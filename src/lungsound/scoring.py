@@ -14,7 +14,7 @@ from lungsound.data.dataset import CycleBatches
 from lungsound.errors import SettingsError
 from lungsound.evaluation.evaluate import evaluate_predictions
 from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score
-from lungsound.evaluation.predictions import Predictions, write_predictions
+from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lungsound.evaluation.report import write_report
 from lungsound.model.classifier import LungSoundClassifier, predict_probabilities
 from lungsound.run_folder import RunFolder
@@ -37,12 +37,17 @@ def quick_score(model: LungSoundClassifier, batches: CycleBatches, *, device: to
 
 
 def evaluate(
-    run_dir: Path, *, data_root: Path | None = None, out_dir: Path | None = None, console: Console | None = None
+    run_dir: Path,
+    *,
+    data_root: Path | None = None,
+    out_dir: Path | None = None,
+    device: str | None = None,
+    console: Console | None = None,
 ) -> Path:
     """Evaluate a trained run again, or on another corpus; the path of the report.
 
     Without `data_root` on the test part of the corpus that the run was trained on, into the run's folder; with one on
-    every part of that corpus but "train", and `out_dir` is needed.
+    every part of that corpus but "train", and `out_dir` is needed. `device` is that of the run by default.
     """
     run = RunFolder(run_dir)
     config = run.config()
@@ -54,7 +59,16 @@ def evaluate(
     corpus = build.corpus(config.data)
     rows = build.test_rows(config.data, corpus)
     console = console or Console()
-    return report_on(run, corpus, rows, data=config.data, progress=run.progress(), out_dir=out_dir, console=console)
+    return report_on(
+        run,
+        corpus,
+        rows,
+        data=config.data,
+        progress=run.progress(),
+        out_dir=out_dir,
+        device=device,
+        console=console,
+    )
 
 
 def report_on(
@@ -66,6 +80,7 @@ def report_on(
     progress: Progress,
     console: Console,
     out_dir: Path | None = None,
+    device: str | None = None,
 ) -> Path:
     """Predict the cycles of `rows` with the run's model in float32, write predictions and report; its path.
 
@@ -74,13 +89,17 @@ def report_on(
     config, facts = run.config(), run.facts()
     folder = run.path if out_dir is None else out_dir
     folder.mkdir(parents=True, exist_ok=True)
-    predictions = predict_corpus(run, corpus, rows, device=build.device(config.train.device), console=console)
-    write_predictions(folder / run.predictions.name, predictions)
+    path = folder / run.predictions.name
+    where = build.device(device or config.train.device)
+    write_predictions(path, predict_corpus(run, corpus, rows, device=where, console=console))
+    predictions = read_predictions(path)  # the file is what the report is made from
 
     shared = None
-    if corpus.fingerprint == facts["corpus"]["fingerprint"]:
-        trained_on = {r.patient for r in corpus.recordings if corpus.split.get(r.name) == "train"}
-        shared = sorted(trained_on & set(predictions.patients))
+    trained_on = facts["corpus"]
+    is_same = corpus.fingerprint == trained_on["fingerprint"]
+    # The same number is the same patient in any part of a real corpus, but not in two synthetic ones.
+    if is_same or (corpus.name == trained_on["name"] and not corpus.is_synthetic):
+        shared = sorted(set(trained_on["train_patients"]) & set(predictions.patients))
     notes = [SYNTHETIC_NOTE] if corpus.is_synthetic else []
     if shared:
         notes.append(f"Patients on both sides of the split: {', '.join(shared)}.")
@@ -89,7 +108,7 @@ def report_on(
     return write_report(
         folder,
         evaluate_predictions(predictions),
-        context=_context(run, data, corpus, rows),
+        context=_context(run, data, corpus, rows, is_chosen=progress.best_epoch > 0),
         history=progress.history,
         notes=notes,
         chosen_epoch=progress.best_epoch or None,
@@ -123,7 +142,9 @@ def predict_corpus(
     )
 
 
-def _context(run: RunFolder, data: DataSettings, corpus: Corpus, rows: Sequence[int]) -> dict[str, str]:
+def _context(
+    run: RunFolder, data: DataSettings, corpus: Corpus, rows: Sequence[int], *, is_chosen: bool
+) -> dict[str, str]:
     config, facts = run.config(), run.facts()
     trained_on = facts["corpus"]
     test = sorted({corpus.split[corpus.cycles[row].recording.name] for row in rows})
@@ -135,7 +156,7 @@ def _context(run: RunFolder, data: DataSettings, corpus: Corpus, rows: Sequence[
         "split": f"{data.split}, tested on {', '.join(test)}",
         "trained on": f"{trained_on['name']}, {trained_on['num_recordings']} recordings, split {config.data.split}",
         "pretrained weights": "none, random initialisation" if pretrained == "none" else pretrained,
-        "epoch selection": config.train.selection,
+        "epoch selection": config.train.selection if is_chosen else "last",
         "recipe": config.name,
         "objective": config.objective.name,
         "model": f"AST {config.model.size}",

@@ -32,7 +32,7 @@ def test_icbhi_as_far_as_it_is_here(icbhi_dir):
     }
     assert all(recording.diagnosis is not None for recording in corpus.recordings)
     assert corpus.recordings[0].bmi == pytest.approx(19.0 / 0.99**2)
-    assert read_corpus(icbhi_dir).fingerprint() == corpus.fingerprint()
+    assert read_corpus(icbhi_dir).fingerprint == corpus.fingerprint
 
 
 def test_single_channel_icbhi_is_complete(icbhi_dir):

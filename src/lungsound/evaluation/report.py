@@ -73,6 +73,12 @@ def write_report(
     return folder / "report.md"
 
 
+def first_lines(report: Path) -> list[str]:
+    """The Score of a report and its warnings, for a terminal."""
+    lines = report.read_text(encoding="utf-8").splitlines()
+    return [line.removeprefix("> ").replace("*", "") for line in lines if line.startswith(("**", "> **"))]
+
+
 def _plain(value: Any) -> Any:
     """The value as JSON can hold it: arrays and tuples as lists, numbers that are not finite as null."""
     if isinstance(value, Mapping):
@@ -134,7 +140,7 @@ def _page(
     interval = score.interval
     blocks = [
         f"# ICBHI Score {_percent(score.value)}",
-        f"**{_percent(score.value)}{_interval_phrase(score)}** on {evaluation.num_cycles} cycles of "
+        f"**Score {_percent(score.value)}{_interval_phrase(score)}** on {evaluation.num_cycles} cycles of "
         f"{evaluation.num_patients} {patients}, in percent. Always answering normal scores "
         f"{_percent(evaluation.always_normal_score)}.",
         *(f"> **{_line(note)}**" for note in notes),

@@ -74,5 +74,5 @@ def track(console: Console, what: str) -> Iterator[Callable[[int, int | None], N
     """A bar for `what`; gives a function to call with how many are done, and of how many (None: not known)."""
     columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
+        task = bars.add_task(what, total=None, visible=False)
+        yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)

@@ -183,7 +183,7 @@ def test_first_screen(tmp_path: Path, evaluation: Evaluation) -> None:
     assert page.splitlines()[:20] == [
         f"# ICBHI Score {100 * score.value:.1f}",
         "",
-        f"**{100 * score.value:.1f} (95 % interval {100 * score.interval.low:.1f} to "
+        f"**Score {100 * score.value:.1f} (95 % interval {100 * score.interval.low:.1f} to "
         f"{100 * score.interval.high:.1f})** on 120 cycles of {evaluation.num_patients} held-out patients, in percent. "
         "Always answering normal scores 50.0.",
         "",
@@ -263,9 +263,8 @@ def test_one_patient_and_no_abnormal_cycle(tmp_path: Path) -> None:
         classes=("normal", "abnormal"),
     )
     page = write(tmp_path, evaluate_predictions(predictions, num_draws=20))
-    assert page.startswith(
-        "# ICBHI Score n/a\n\n**n/a (no interval: one patient: how patients differ cannot be seen)** on 2 cycles of 1 "
-    )
+    reason = "no interval: one patient: how patients differ cannot be seen"
+    assert page.startswith(f"# ICBHI Score n/a\n\n**Score n/a ({reason})** on 2 cycles of 1 ")
     assert "| 2 classes | n/a | 50.0 (n/a) | n/a |" in page
     assert "| unknown device | 2 | 1 | n/a | 50.0 (n/a) | n/a |" in page
     assert "> **Warning: few patients (1)." in page
@@ -306,7 +305,7 @@ def test_an_interval_without_width_is_not_certainty(tmp_path: Path) -> None:
     predictions = predictions_of()
     right = dataclasses.replace(predictions, probabilities=np.eye(4)[predictions.labels])
     page = write(tmp_path, evaluate_predictions(right, num_draws=50))
-    assert "**100.0 (95 % interval 100.0 to 100.0)**" in page
+    assert "**Score 100.0 (95 % interval 100.0 to 100.0)**" in page
     assert "> **Warning: every resample gave the same Score." in page
 
 
@@ -314,3 +313,10 @@ def test_an_interval_without_width_is_not_certainty(tmp_path: Path) -> None:
 def test_history_with_gaps_is_strict_json(tmp_path: Path, evaluation: Evaluation) -> None:
     write(tmp_path, evaluation, history=[{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": math.nan}])
     assert json.loads((tmp_path / "report.json").read_text())["history"][1] == {"epoch": 2, "loss": None}
+
+
+def test_a_terminal_shows_the_score_and_what_warns(tmp_path: Path, evaluation: Evaluation) -> None:
+    path = write_report(tmp_path, evaluation, context=CONTEXT | {"epoch selection": "best_on_test"}, notes=["Made up."])
+    first, *warnings = report.first_lines(path)
+    assert first.startswith(f"Score {100 * evaluation.all_classes.score.value:.1f} (95 % interval")
+    assert [line.split(":")[0] for line in warnings] == ["Warning", "Made up."]

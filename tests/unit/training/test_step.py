@@ -18,11 +18,12 @@ def make_step(
     precision: str = "fp32",
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
+    device: torch.device = CPU,
 ) -> TrainStep:
-    model = small_model(dtype=dtype, seed=seed)
+    model = small_model(dtype=dtype, seed=seed).to(device)
     optimizer = make_optimizer(model.parameters(), kind="adam", learning_rate=1.0, weight_decay=0.0)
     contrastive = objective or PatchMixContrastive(fixed_draw)
-    return TrainStep(model, contrastive, optimizer, device=CPU, precision=precision, blend=blend)
+    return TrainStep(model, contrastive, optimizer, device=device, precision=precision, blend=blend)
 
 
 def take(step: TrainStep, number: int, *, learning_rate: float = 1e-3) -> float:
@@ -142,3 +143,16 @@ def test_bf16_keeps_float32_weights_and_losses() -> None:
     assert {value.dtype for value in step.model.parameters()} == {torch.float32}
     fbank, labels = small_batch(dtype=torch.float32)
     assert step(fbank, labels, learning_rate=0.0, generator=torch.Generator()).total.dtype == torch.float32
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="no GPU on this machine")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_steps_and_a_restored_step_on_a_gpu(precision: str) -> None:
+    gpu = torch.accelerator.current_accelerator()
+    assert gpu is not None
+    steps = [make_step(precision=precision, dtype=torch.float32, device=gpu, blend=0.5) for _ in range(2)]
+    before = take(steps[0], 0)
+    assert before == pytest.approx(take(make_step(dtype=torch.float32, blend=0.5), 0), rel=0.05)
+    steps[1].restore(steps[0].tensors(), steps[0].scaler_state())
+    first, second = (take(step, 1) for step in steps)
+    assert second == pytest.approx(first, rel=1e-3)
