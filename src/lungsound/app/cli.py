@@ -157,6 +157,8 @@ def predict(
 
 def main() -> None:
     """Run the command. What a user can mend gives one line and exit code 2, any other exception one and exit code 1."""
+    # Read when torch is first imported. Threads that spin while they wait are several times slower on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except LungsoundError as error:
