@@ -157,8 +157,9 @@ def predict(
 
 def main() -> None:
     """Run the command. What a user can mend gives one line and exit code 2, any other exception one and exit code 1."""
-    # Read when torch is first imported. Threads that spin while they wait are several times slower on a busy machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch is first imported: threads that spin without end while they wait are many times slower on a busy
+    # machine (docs/log.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         app()
     except LungsoundError as error:
