@@ -11,7 +11,6 @@ import torch
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.model.encoder import ENCODER_SIZES, AudioSpectrogramTransformer
 from lungsound.model.patchmix import PatchMixDraw
-from lungsound.training.losses import class_weights
 from lungsound.training.objectives import CrossEntropy, Objective, PatchMixContrastive, PatchMixCrossEntropy
 from lungsound.training.optim import make_optimizer
 from lungsound.training.step import TrainStep
@@ -19,7 +18,8 @@ from tests.golden.formulas import param, spec
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "trajectory.json").read_text())
 LABELS = torch.tensor([[0, 1, 2, 3], [0, 0, 1, 2], [3, 1, 0, 0]])
-ICBHI_TRAIN_COUNTS = torch.tensor([2063.0, 1215.0, 501.0, 363.0])
+# Of ICBHI's training part, as the published program rounds them to float32 (test_training checks our own).
+CLASS_WEIGHTS = [0.08000703155994415, 0.1358473300933838, 0.3294500708580017, 0.45469558238983154]
 PREFIXES = {"encoder.": "model.v.", "head.": "classifier.", "projector.": "projector."}
 LOSS_TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-10}
 VALUE_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -56,7 +56,7 @@ def golden_draws(num_patches: int) -> list[PatchMixDraw]:
 def make_objective(run: str, dtype: torch.dtype) -> Objective:
     draws = iter(golden_draws(948))
     if run.startswith("ce"):
-        weights = class_weights(ICBHI_TRAIN_COUNTS).to(dtype) if run == "ce_weighted" else None
+        weights = torch.tensor(CLASS_WEIGHTS, dtype=dtype) if run == "ce_weighted" else None
         return CrossEntropy(class_weights=weights)
     if run == "patchmix":
         return PatchMixCrossEntropy(lambda *_: next(draws))
