@@ -6,7 +6,8 @@ is needed to go on with a run. One file each, written beside and renamed, so tha
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,17 +52,29 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 def read_tensors(path: Path, *, expected_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `write_tensors` wrote. WeightsError for a file that is missing, damaged or of another kind."""
+    with _opened(path, expected_format) as (file, facts):
+        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
+
+
+def read_facts(path: Path, *, expected_format: str) -> dict[str, Any]:
+    """The facts alone: reads the header and no weights. Errors as `read_tensors`."""
+    with _opened(path, expected_format) as (_, facts):
+        return facts
+
+
+@contextmanager
+def _opened(path: Path, expected_format: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The open file and the facts in its header; what safetensors raises becomes a WeightsError."""
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get(FACTS_KEY, "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            if facts.get("format") != expected_format:
+                raise WeightsError(f"{path} is of format {facts.get('format')!r}, expected {expected_format!r}")
+            yield file, facts
     except FileNotFoundError:
         raise WeightsError(f"no file {path}: give the folder of a run, or train one first") from None
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path} is damaged or no safetensors file ({error}); copy or train it again") from None
-    if facts.get("format") != expected_format:
-        raise WeightsError(f"{path} is of format {facts.get('format')!r}, expected {expected_format!r}")
-    return tensors, facts
 
 
 def save_model(

@@ -22,7 +22,15 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from lungsound.checkpoint import CHECKPOINT_FORMAT, TrainedModel, load_model, read_tensors, save_model, write_tensors
+from lungsound.checkpoint import (
+    CHECKPOINT_FORMAT,
+    TrainedModel,
+    load_model,
+    read_facts,
+    read_tensors,
+    save_model,
+    write_tensors,
+)
 from lungsound.config import RunConfig, resolve
 from lungsound.data.corpus import Corpus
 from lungsound.errors import CorpusError, SettingsError, WeightsError
@@ -127,7 +135,7 @@ class RunFolder(Listener):
             raise WeightsError(
                 f"{self.checkpoint} is missing: the report needs its log; 'train --resume' writes it anew"
             )
-        _, facts = read_tensors(self.checkpoint, expected_format=CHECKPOINT_FORMAT)
+        facts = read_facts(self.checkpoint, expected_format=CHECKPOINT_FORMAT)
         return Progress.from_plain(facts["progress"])
 
     def save_model(self, model: LungSoundClassifier, *, mean: float, std: float) -> None:

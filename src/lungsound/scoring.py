@@ -1,14 +1,16 @@
 """A trained run on the test part of a corpus: predictions file, evaluation, report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 
 from lungsound import build
-from lungsound.config import DataSettings
+from lungsound.checkpoint import TrainedModel
+from lungsound.config import DataSettings, RunConfig
 from lungsound.data.corpus import Corpus
 from lungsound.data.dataset import CycleBatches
 from lungsound.errors import SettingsError
@@ -91,7 +93,8 @@ def report_on(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / run.predictions.name
     where = build.device(device or config.train.device)
-    write_predictions(path, predict_corpus(run, corpus, rows, device=where, console=console))
+    trained = run.trained_model()
+    write_predictions(path, predict_corpus(trained, corpus, rows, device=where, console=console))
     predictions = read_predictions(path)  # the file is what the report is made from
 
     shared = None
@@ -108,7 +111,10 @@ def report_on(
     return write_report(
         folder,
         evaluate_predictions(predictions),
-        context=_context(run, data, corpus, rows, is_chosen=progress.best_epoch > 0),
+        context={
+            **_context(config, facts, data, corpus, rows, is_chosen=progress.best_epoch > 0),
+            "model hash": trained.sha256,
+        },
         history=progress.history,
         notes=notes,
         chosen_epoch=progress.best_epoch or None,
@@ -117,10 +123,9 @@ def report_on(
 
 
 def predict_corpus(
-    run: RunFolder, corpus: Corpus, rows: Sequence[int], *, device: torch.device, console: Console
+    trained: TrainedModel, corpus: Corpus, rows: Sequence[int], *, device: torch.device, console: Console
 ) -> Predictions:
-    """Probabilities of the run's model for some cycles of a corpus, with what they are keyed by."""
-    trained = run.trained_model()
+    """Probabilities of a trained model for some cycles of a corpus, with what they are keyed by."""
     fbanks = build.filter_banks(corpus, trained.front_end, console=console)
     cycles = [corpus.cycles[row] for row in rows]
     labels = build.labels(cycles, trained.label_set)
@@ -143,9 +148,14 @@ def predict_corpus(
 
 
 def _context(
-    run: RunFolder, data: DataSettings, corpus: Corpus, rows: Sequence[int], *, is_chosen: bool
+    config: RunConfig,
+    facts: Mapping[str, Any],
+    data: DataSettings,
+    corpus: Corpus,
+    rows: Sequence[int],
+    *,
+    is_chosen: bool,
 ) -> dict[str, str]:
-    config, facts = run.config(), run.facts()
     trained_on = facts["corpus"]
     test = sorted({corpus.split[corpus.cycles[row].recording.name] for row in rows})
     kept = [f"devices {', '.join(data.devices)}"] if data.devices else []
@@ -171,5 +181,4 @@ def _context(
         "revision": str(facts["revision"]),
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "corpus fingerprint": corpus.fingerprint,
-        "model hash": run.trained_model().sha256,
     }
