@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lungsound import build
+from lungsound.build import corpora, models, training
 from lungsound.config import RunConfig, Settings, load_config, recipe_names
 from lungsound.errors import SettingsError
 from lungsound.labels import LABEL_SETS
@@ -26,23 +26,25 @@ def test_the_recipes_of_the_papers_table_are_shipped() -> None:
 def test_a_recipe_builds_its_model_and_objective(recipe: str) -> None:
     config = load_config(recipe, ["model.pretrained=none"])
     is_small = ENCODER_SIZES[config.model.size].dim <= ENCODER_SIZES["tiny"].dim
-    front_end = build.front_end(config.audio)
+    front_end = corpora.front_end(config.audio)
     if is_small:
-        model, report = build.model(config, front_end)
+        model, report = models.model(config, front_end)
         assert report is None
     else:
         with torch.device("meta"):
-            model = build.network(config.model, front_end, LABEL_SETS[config.data.label_set], projection_dim=8)
+            model = models.network(config.model, front_end, LABEL_SETS[config.data.label_set], projection_dim=8)
     assert model.encoder.dim == ENCODER_SIZES[config.model.size].dim
     assert model.encoder.grid.num_patches > 0
-    objective = build.objective(
+    objective = training.objective(
         config.objective, config.patchmix, class_counts=[5, 4, 3, 2], device=torch.device("cpu")
     )
     assert type(objective) is OBJECTIVES[config.objective.name]
-    assert build.schedule(config.train).at(1) > 0
-    assert (build.augment(config.augment) is not None) == config.augment.is_on
+    assert training.schedule(config.train).at(1) > 0
+    assert (corpora.augment(config.augment) is not None) == config.augment.is_on
     if is_small:
-        assert build.train_step(config.train, model, objective, device=torch.device("cpu")).blend == config.train.blend
+        assert (
+            training.train_step(config.train, model, objective, device=torch.device("cpu")).blend == config.train.blend
+        )
 
 
 @pytest.mark.parametrize("recipe", recipe_names())

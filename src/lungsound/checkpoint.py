@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lungsound import build
 from lungsound.audio.front_end import FrontEnd
+from lungsound.build import corpora, models
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import WeightsError
 from lungsound.labels import LABEL_SETS, LabelSet
@@ -106,13 +106,13 @@ def load_model(path: Path) -> TrainedModel:
     """The model that `save_model` wrote, in evaluation mode on the CPU."""
     tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
     try:
-        front_end = build.front_end(AudioSettings.model_validate(facts["audio"]))
+        front_end = corpora.front_end(AudioSettings.model_validate(facts["audio"]))
         label_set = LABEL_SETS[facts["label_set"]]
         architecture = ModelSettings.model_validate(facts["model"])
         mean, std = float(facts["mean"]), float(facts["std"])
     except (KeyError, ValueError, ValidationError) as error:
         raise WeightsError(f"{path} does not say what its model is ({error!r}); train it again") from None
-    model = build.network(architecture, front_end, label_set)
+    model = models.network(architecture, front_end, label_set)
     load_weights(model, tensors, source=str(path))
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lungsound import build
+from lungsound.build import corpora, models, training
 from lungsound.config import RunConfig
 from lungsound.data.dataset import CycleBatches
 from lungsound.evaluation.metrics import IcbhiScore
@@ -24,23 +24,23 @@ def train(config: RunConfig, run_dir: Path, *, console: Console | None = None, i
     and resumed. Raises LungsoundError for what a user can mend.
     """
     console = console or Console()
-    device = build.device(config.train.device)
-    precision = build.precision(config.train.precision, device)
+    device = training.device(config.train.device)
+    precision = training.precision(config.train.precision, device)
     run = RunFolder(run_dir)
     run.check(config, is_resumed=is_resumed)
 
     # Recordings to cycles, which of them train, choose the epoch and are kept for the end; to filter banks.
-    corpus = build.corpus(config.data)
-    parts = build.parts(config, corpus)
-    model, pretrained = build.model(config, build.front_end(config.audio), console=console)
-    inputs = build.inputs(config, corpus, parts, console=console)
+    corpus = corpora.corpus(config.data)
+    parts = corpora.parts(config, corpus)
+    model, pretrained = models.model(config, corpora.front_end(config.audio), console=console)
+    inputs = corpora.inputs(config, corpus, parts, console=console)
 
     # The model, what it is to minimise, one step of doing so, and the batches for it.
     counts = inputs.class_counts(parts.train)
-    objective = build.objective(config.objective, config.patchmix, class_counts=counts, device=device)
-    step = build.train_step(config.train, model.to(device), objective, device=device)
+    objective = training.objective(config.objective, config.patchmix, class_counts=counts, device=device)
+    step = training.train_step(config.train, model.to(device), objective, device=device)
     batches = inputs.training_batches(config, parts.train)
-    for remark in build.remarks(corpus, pretrained, batches):
+    for remark in training.remarks(corpus, pretrained, batches):
         console.print(remark, markup=False, highlight=False)
 
     # The folder of the run: new, or taken up where it stopped.
@@ -65,8 +65,8 @@ def fit(
     run: RunFolder,
     step: TrainStep,
     batches: CycleBatches,
-    inputs: build.Inputs,
-    parts: build.Parts,
+    inputs: corpora.Inputs,
+    parts: corpora.Parts,
     progress: Progress,
     *,
     console: Console,
@@ -84,7 +84,7 @@ def fit(
     with run, ProgressBar(console, epochs=settings.epochs, batch_size=settings.batch_size) as bar:
         trainer = Trainer(
             step,
-            build.schedule(settings),
+            training.schedule(settings),
             batches,
             seed=settings.seed,
             watch=watch if watched else None,

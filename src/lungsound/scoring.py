@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from lungsound import build
+from lungsound.build import corpora, training
 from lungsound.checkpoint import TrainedModel
 from lungsound.config import DataSettings, RunConfig
 from lungsound.data.corpus import Corpus
@@ -58,8 +58,8 @@ def evaluate(
             raise SettingsError("evaluating on another corpus needs a folder for its report: give --out DIR")
         data = DataSettings(root=str(data_root), label_set=config.data.label_set)
         config = config.model_copy(update={"data": data})
-    corpus = build.corpus(config.data)
-    rows = build.test_rows(config.data, corpus)
+    corpus = corpora.corpus(config.data)
+    rows = corpora.test_rows(config.data, corpus)
     console = console or Console()
     return report_on(
         run,
@@ -92,7 +92,7 @@ def report_on(
     folder = run.path if out_dir is None else out_dir
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / run.predictions.name
-    where = build.device(device or config.train.device)
+    where = training.device(device or config.train.device)
     trained = run.trained_model()
     write_predictions(path, predict_corpus(trained, corpus, rows, device=where, console=console))
     predictions = read_predictions(path)  # the file is what the report is made from
@@ -126,9 +126,9 @@ def predict_corpus(
     trained: TrainedModel, corpus: Corpus, rows: Sequence[int], *, device: torch.device, console: Console
 ) -> Predictions:
     """Probabilities of a trained model for some cycles of a corpus, with what they are keyed by."""
-    fbanks = build.filter_banks(corpus, trained.front_end, console=console)
+    fbanks = corpora.filter_banks(corpus, trained.front_end, console=console)
     cycles = [corpus.cycles[row] for row in rows]
-    labels = build.labels(cycles, trained.label_set)
+    labels = corpora.labels(cycles, trained.label_set)
     batches = CycleBatches(fbanks, rows, labels, batch_size=EVALUATION_BATCH_SIZE, mean=trained.mean, std=trained.std)
     with track(console, "evaluation") as on_progress:
         probabilities = predict_probabilities(

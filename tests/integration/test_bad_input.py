@@ -9,7 +9,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from lungsound import build
+from lungsound.build import corpora, models
 from lungsound.checkpoint import FACTS_KEY, MODEL_FORMAT, read_tensors, save_model, write_tensors
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.labels import LABEL_SETS
@@ -37,7 +37,7 @@ def corpus(tmp_path: Path) -> Path:
 def model_path(tmp_path: Path) -> Path:
     """A model that was not trained, in the folder of a run."""
     audio, architecture = AudioSettings(duration_s=0.5, num_mels=32), ModelSettings(size="micro", stride=16)
-    model = build.network(architecture, build.front_end(audio), LABEL_SETS["sound4"])
+    model = models.network(architecture, corpora.front_end(audio), LABEL_SETS["sound4"])
     model.initialize(torch.Generator().manual_seed(0))
     (tmp_path / "run").mkdir()
     path = tmp_path / "run" / "model.safetensors"

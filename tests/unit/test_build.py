@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lungsound import build
+from lungsound.build import corpora, models, training
 from lungsound.config import (
     AugmentSettings,
     DataSettings,
@@ -57,25 +57,25 @@ def make_corpus(parts: dict[str, str], *, num_cycles: int = 4) -> Corpus:
 
 def test_auto_takes_a_device_that_is_there() -> None:
     kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    assert build.device("auto").type == kind
-    assert build.device("cpu") == CPU
+    assert training.device("auto").type == kind
+    assert training.device("cpu") == CPU
 
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:99", "", "cpu cpu"])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=f"device '{name}' (cannot be used here|is not known)") as caught:
-        build.device(name)
+        training.device(name)
     assert "\n" not in str(caught.value)
 
 
 def test_automatic_precision_is_float32_on_the_cpu() -> None:
-    assert build.precision("auto", CPU) == "fp32"
-    assert [build.precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    assert training.precision("auto", CPU) == "fp32"
+    assert [training.precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
 
 
 def test_fp16_on_the_cpu_is_refused() -> None:
     with pytest.raises(SettingsError, match="fp16 needs a GPU"):
-        build.precision("fp16", CPU)
+        training.precision("fp16", CPU)
 
 
 # ---- corpus and parts ----
@@ -91,16 +91,16 @@ def test_fp16_on_the_cpu_is_refused() -> None:
     ],
 )
 def test_a_corpus_is_filtered_by_device_and_mode(settings: dict[str, list[str]], kept: list[str], tree: Path) -> None:
-    corpus = build.corpus(DataSettings.model_validate({"root": str(tree), **settings}))
+    corpus = corpora.corpus(DataSettings.model_validate({"root": str(tree), **settings}))
     assert [recording.name for recording in corpus.recordings] == kept
     assert [cycle.recording.name for cycle in corpus.cycles] == kept
 
 
 def test_a_corpus_that_is_not_named_or_has_nothing_left_is_refused(tree: Path) -> None:
     with pytest.raises(SettingsError, match="no corpus given: name its folder with --data DIR"):
-        build.corpus(DataSettings())
+        corpora.corpus(DataSettings())
     with pytest.raises(CorpusError, match=r"no cycles in .* from devices \['LittC2SE'\]"):
-        build.corpus(DataSettings(root=str(tree), devices=("LittC2SE",)))
+        corpora.corpus(DataSettings(root=str(tree), devices=("LittC2SE",)))
 
 
 def config(**train: object) -> RunConfig:
@@ -109,43 +109,43 @@ def config(**train: object) -> RunConfig:
 
 def test_parts_are_rows_of_the_corpus_and_what_is_in_no_part_is_in_none() -> None:
     corpus = make_corpus({"1": "train", "2": "inter", "3": "train", "4": "", "5": "intra"}, num_cycles=2)
-    parts = build.parts(config(), corpus)
+    parts = corpora.parts(config(), corpus)
     assert (parts.train, parts.validation, parts.test) == ((0, 1, 4, 5), (), (2, 3, 8, 9))
     only = RunConfig(name="x", data=DataSettings(test_parts=("intra",)))
-    assert build.parts(only, corpus).test == (8, 9)
+    assert corpora.parts(only, corpus).test == (8, 9)
 
 
 def test_validation_takes_whole_patients_out_of_the_training_part() -> None:
     corpus = make_corpus({str(i): "train" for i in range(10)} | {"t": "test"})
-    parts = build.parts(config(selection="validation", validation_share=0.3), corpus)
+    parts = corpora.parts(config(selection="validation", validation_share=0.3), corpus)
     patients = [{corpus.cycles[row].recording.patient for row in rows} for rows in (parts.train, parts.validation)]
     assert len(patients[1]) == 3
     assert not patients[0] & patients[1]
     assert patients[0] | patients[1] == {str(i) for i in range(10)}
     assert sorted(parts.train + parts.validation) == list(range(40))
     assert parts.test == tuple(range(40, 44))
-    again = build.parts(config(selection="validation", validation_share=0.3), corpus)
+    again = corpora.parts(config(selection="validation", validation_share=0.3), corpus)
     assert again == parts
-    other = build.parts(config(selection="validation", validation_share=0.3, seed=1), corpus)
+    other = corpora.parts(config(selection="validation", validation_share=0.3, seed=1), corpus)
     assert other.validation != parts.validation
 
 
 @pytest.mark.parametrize("split", [{"1": "train"}, {"1": "test", "2": "test"}])
 def test_both_parts_are_needed(split: dict[str, str]) -> None:
     with pytest.raises(CorpusError, match=r"(its parts are|the parts there are)"):
-        build.parts(config(), make_corpus(split))
+        corpora.parts(config(), make_corpus(split))
 
 
 def test_an_unknown_test_part_is_refused() -> None:
     corpus = make_corpus({"1": "train", "2": "inter", "3": "intra"})
     with pytest.raises(CorpusError, match="intar"):
-        build.parts(RunConfig(name="x", data=DataSettings(test_parts=("inter", "intar"))), corpus)
+        corpora.parts(RunConfig(name="x", data=DataSettings(test_parts=("inter", "intar"))), corpus)
 
 
 def test_labels_are_those_of_the_label_set() -> None:
     cycles = make_corpus({"1": "train"}).cycles
-    assert build.labels(cycles, LABEL_SETS["sound4"]) == [0, 1, 2, 3]
-    assert build.labels(cycles, LABEL_SETS["sound2"]) == [0, 1, 1, 1]
+    assert corpora.labels(cycles, LABEL_SETS["sound4"]) == [0, 1, 2, 3]
+    assert corpora.labels(cycles, LABEL_SETS["sound2"]) == [0, 1, 1, 1]
 
 
 # ---- filter banks ----
@@ -154,16 +154,16 @@ def test_labels_are_those_of_the_label_set() -> None:
 def test_statistics_are_audiosets_or_those_of_the_training_rows() -> None:
     fbanks = np.random.default_rng(0).normal(-3, 2, (6, 5, 4)).astype(np.float32)
     audio = load_config("ce").audio
-    assert build.statistics(audio, fbanks, [0]) == (-4.2677393, 4.5689974)
+    assert corpora.statistics(audio, fbanks, [0]) == (-4.2677393, 4.5689974)
     own = audio.model_copy(update={"statistics": "corpus"})
     chosen = fbanks[[1, 4]].astype(np.float64)
-    assert build.statistics(own, fbanks, [1, 4]) == pytest.approx((chosen.mean(), chosen.std()))
+    assert corpora.statistics(own, fbanks, [1, 4]) == pytest.approx((chosen.mean(), chosen.std()))
 
 
 def test_augmentation_follows_its_settings() -> None:
-    assert build.augment(AugmentSettings(is_on=False)) is None
-    never = build.augment(AugmentSettings(probability=0.0))
-    masks = build.augment(AugmentSettings(num_frequency_masks=0, num_time_masks=1, max_time_width=10, fill="zero"))
+    assert corpora.augment(AugmentSettings(is_on=False)) is None
+    never = corpora.augment(AugmentSettings(probability=0.0))
+    masks = corpora.augment(AugmentSettings(num_frequency_masks=0, num_time_masks=1, max_time_width=10, fill="zero"))
     assert never is not None
     assert masks is not None
     fbank = torch.ones(40, 20)
@@ -179,7 +179,7 @@ def test_augmentation_follows_its_settings() -> None:
 def test_training_batches_follow_their_settings(is_dropped: bool, num_steps: int) -> None:
     settings = config(batch_size=3, is_last_batch_dropped=is_dropped, seed=4)
     fbanks = np.zeros((9, 5, 4), dtype=np.float32)
-    batches = build.training_batches(settings, fbanks, range(1, 9), [0] * 8, mean=0.0, std=1.0)
+    batches = corpora.training_batches(settings, fbanks, range(1, 9), [0] * 8, mean=0.0, std=1.0)
     assert batches.num_steps == num_steps
     assert batches.seed == 4
 
@@ -187,7 +187,7 @@ def test_training_batches_follow_their_settings(is_dropped: bool, num_steps: int
 def test_fewer_cycles_than_a_batch_are_refused() -> None:
     fbanks = np.zeros((9, 5, 4), dtype=np.float32)
     with pytest.raises(SettingsError, match="3 training cycles do not fill one batch of 8"):
-        build.training_batches(config(), fbanks, [0, 1, 2], [0, 0, 0], mean=0.0, std=1.0)
+        corpora.training_batches(config(), fbanks, [0, 1, 2], [0, 0, 0], mean=0.0, std=1.0)
 
 
 @pytest.mark.parametrize(("batch_size", "num_cycles"), [(1, 4), (3, 4)])
@@ -195,7 +195,7 @@ def test_the_contrastive_objective_refuses_batches_of_one_cycle(batch_size: int,
     fbanks = np.zeros((9, 5, 4), dtype=np.float32)
     settings = config(batch_size=batch_size, is_last_batch_dropped=False)
     with pytest.raises(SettingsError, match="one cycle"):
-        build.training_batches(settings, fbanks, range(num_cycles), [0] * num_cycles, mean=0.0, std=1.0)
+        corpora.training_batches(settings, fbanks, range(num_cycles), [0] * num_cycles, mean=0.0, std=1.0)
 
 
 # ---- model, objective, step ----
@@ -207,7 +207,7 @@ def test_weights_are_determined_by_the_seed() -> None:
     states = []
     for seed in (0, 0, 1):
         run = load_config("demo", [*MICRO, f"train.seed={seed}"])
-        states.append(build.model(run, build.front_end(run.audio))[0].state_dict())
+        states.append(models.model(run, corpora.front_end(run.audio))[0].state_dict())
     assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
     assert not torch.equal(states[0]["head.1.weight"], states[2]["head.1.weight"])
 
@@ -217,7 +217,7 @@ def test_an_input_smaller_than_a_patch_is_refused() -> None:
     with pytest.raises(
         SettingsError, match=r"audio and model settings do not fit: a filter bank of 8 frames x 32 mels"
     ):
-        build.network(run.model, build.front_end(run.audio), LABEL_SETS["sound4"])
+        models.network(run.model, corpora.front_end(run.audio), LABEL_SETS["sound4"])
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_only_the_contrastive_objective_has_a_projector(objective: str, projecti
     overrides = [*MICRO, objective]
     overrides += [f"objective.projection_dim={projection_dim}"] if projection_dim == 24 else []
     run = load_config("demo", overrides)
-    model, report = build.model(run, build.front_end(run.audio))
+    model, report = models.model(run, corpora.front_end(run.audio))
     assert report is None
     assert (None if model.projector is None else model.projector.linear2.out_features) == projection_dim
 
@@ -242,26 +242,26 @@ def test_only_the_contrastive_objective_has_a_projector(objective: str, projecti
 def test_unprojected_targets_need_projections_of_the_features_size(target: str) -> None:
     run = load_config("demo", [*MICRO, f"objective.target={target}", "objective.projection_dim=24"])
     with pytest.raises(SettingsError, match=f"projection_dim is 24, but target '{target}' compares .* features of 96"):
-        build.model(run, build.front_end(run.audio))
+        models.model(run, corpora.front_end(run.audio))
 
 
 def test_unknown_pretrained_weights_are_refused() -> None:
     run = load_config("demo", [*MICRO, "model.pretrained=nowhere"])
     with pytest.raises(SettingsError, match="'nowhere': no such file, and no known name"):
-        build.model(run, build.front_end(run.audio))
+        models.model(run, corpora.front_end(run.audio))
 
 
 def test_an_objective_gets_its_settings() -> None:
     settings = ObjectiveSettings(
         temperature=0.2, alpha=0.3, target="project_flow", negatives="diff_label", is_class_weighted=True
     )
-    made = build.objective(settings, PatchMixSettings(), class_counts=[4, 2, 1, 1], device=CPU)
+    made = training.objective(settings, PatchMixSettings(), class_counts=[4, 2, 1, 1], device=CPU)
     assert isinstance(made, PatchMixContrastive)
     assert (made.temperature, made.alpha, made.target, made.negatives) == (0.2, 0.3, "project_flow", "diff_label")
     assert made.class_weights is not None
     assert made.class_weights.tolist() == pytest.approx([1 / 11, 2 / 11, 4 / 11, 4 / 11])
     for name, kind in {"ce": CrossEntropy, "patchmix_ce": PatchMixCrossEntropy}.items():
-        plain = build.objective(
+        plain = training.objective(
             ObjectiveSettings(name=name, is_class_weighted=name == "ce"),
             PatchMixSettings(),
             class_counts=[4, 2, 1, 1],
@@ -274,23 +274,23 @@ def test_an_objective_gets_its_settings() -> None:
 def test_class_weights_need_cycles_of_every_class() -> None:
     settings = ObjectiveSettings(is_class_weighted=True)
     with pytest.raises(SettingsError, match=r"training cycles of every class; there are \[4, 0, 1, 1\]"):
-        build.objective(settings, PatchMixSettings(), class_counts=[4, 0, 1, 1], device=CPU)
+        training.objective(settings, PatchMixSettings(), class_counts=[4, 0, 1, 1], device=CPU)
     settings = ObjectiveSettings()
-    build.objective(settings, PatchMixSettings(), class_counts=[4, 0, 1, 1], device=CPU)
+    training.objective(settings, PatchMixSettings(), class_counts=[4, 0, 1, 1], device=CPU)
 
 
 def test_the_draw_gets_its_settings() -> None:
-    grid = build.network(
-        ModelSettings(size="micro"), build.front_end(load_config("demo", MICRO).audio), LABEL_SETS["sound4"]
+    grid = models.network(
+        ModelSettings(size="micro"), corpora.front_end(load_config("demo", MICRO).audio), LABEL_SETS["sound4"]
     ).encoder.grid
     generator = torch.Generator().manual_seed(0)
-    none = build.draw(PatchMixSettings(beta=0.0))(4, grid, generator)
+    none = training.draw(PatchMixSettings(beta=0.0))(4, grid, generator)
     assert none.lam == 1
-    each = build.draw(PatchMixSettings(is_lam_per_sample=True, axis="time"))(4, grid, generator)
+    each = training.draw(PatchMixSettings(is_lam_per_sample=True, axis="time"))(4, grid, generator)
     assert each.lam.shape == (4,)
     assert (each.lam * grid.time).tolist() == pytest.approx((each.lam * grid.time).round().tolist())
     for _ in range(20):
-        partner = build.draw(PatchMixSettings(is_self_partner_allowed=False))(3, grid, generator).partner
+        partner = training.draw(PatchMixSettings(is_self_partner_allowed=False))(3, grid, generator).partner
         assert not (partner == torch.arange(3)).any()
 
 
@@ -307,12 +307,12 @@ def test_schedule_and_step_get_their_settings() -> None:
         weight_decay=0.125,
         precision="bf16",
     )
-    schedule = build.schedule(settings)
+    schedule = training.schedule(settings)
     assert (schedule.epochs, schedule.kind, schedule.warmup_epochs) == (7, "step", 2)
     assert [schedule.at(epoch) for epoch in (3, 4)] == pytest.approx([0.5, 0.1])
     run = load_config("demo", MICRO)
-    model, _ = build.model(run, build.front_end(run.audio))
-    step = build.train_step(settings, model, CrossEntropy(), device=CPU)
+    model, _ = models.model(run, corpora.front_end(run.audio))
+    step = training.train_step(settings, model, CrossEntropy(), device=CPU)
     assert (step.blend, step.autocast_dtype) == (0.25, torch.bfloat16)
     assert isinstance(step.optimizer, torch.optim.AdamW)
     assert step.optimizer.param_groups[0]["weight_decay"] == 0.125

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lungsound import build
+from lungsound.build import corpora, models
 from lungsound.checkpoint import (
     CHECKPOINT_FORMAT,
     MODEL_FORMAT,
@@ -30,7 +30,7 @@ ARCHITECTURE = ModelSettings(size="micro", stride=16, norm_eps=1e-5)
 def make_model(
     *, architecture: ModelSettings = ARCHITECTURE, audio: AudioSettings = AUDIO, label_set: str = "sound2"
 ) -> LungSoundClassifier:
-    model = build.network(architecture, build.front_end(audio), LABEL_SETS[label_set], projection_dim=7)
+    model = models.network(architecture, corpora.front_end(audio), LABEL_SETS[label_set], projection_dim=7)
     model.initialize(torch.Generator().manual_seed(0))
     return model.eval()
 
@@ -123,7 +123,7 @@ def test_a_model_comes_back_with_all_that_gives_it_meaning(tmp_path: Path) -> No
     model = make_model()
     path = save(tmp_path / "model.safetensors", model)
     found = load_model(path)
-    assert found.front_end == build.front_end(AUDIO)
+    assert found.front_end == corpora.front_end(AUDIO)
     assert (found.mean, found.std) == (-4.0, 3.5)
     assert found.label_set is LABEL_SETS["sound2"]
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lungsound import build
+from lungsound.build import corpora, models, training
 from lungsound.checkpoint import CHECKPOINT_FORMAT, read_tensors
 from lungsound.config import RunConfig, load_config
 from lungsound.data.icbhi import read_icbhi
@@ -27,9 +27,9 @@ def small_config(*overrides: str) -> RunConfig:
 
 def small_step(*overrides: str) -> TrainStep:
     config = small_config(*overrides)
-    model, _ = build.model(config, build.front_end(config.audio))
-    objective = build.objective(config.objective, config.patchmix, class_counts=[1, 1, 1, 1], device=CPU)
-    return build.train_step(config.train, model, objective, device=CPU)
+    model, _ = models.model(config, corpora.front_end(config.audio))
+    objective = training.objective(config.objective, config.patchmix, class_counts=[1, 1, 1, 1], device=CPU)
+    return training.train_step(config.train, model, objective, device=CPU)
 
 
 def take_step(step: TrainStep) -> None:

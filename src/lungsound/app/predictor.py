@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from lungsound import build
 from lungsound.audio.fbank import normalize
+from lungsound.build import training
 from lungsound.checkpoint import TrainedModel, load_model
 from lungsound.data.icbhi import read_annotation
 from lungsound.model.classifier import predict_probabilities
@@ -31,7 +31,7 @@ class Predictor:
 
     def __init__(self, trained: TrainedModel, *, device: str = "cpu") -> None:
         self.trained = trained
-        self.device = build.device(device)
+        self.device = training.device(device)
         trained.model.to(self.device)
 
     @classmethod

@@ -7,9 +7,9 @@ import pytest
 import soundfile
 import torch
 
-from lungsound import build
 from lungsound.app.predictor import Predictor, windows
 from lungsound.audio.fbank import normalize
+from lungsound.build import corpora, models
 from lungsound.checkpoint import load_model, save_model
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import AnnotationError, AudioError, WeightsError
@@ -21,7 +21,7 @@ ARCHITECTURE = ModelSettings(size="micro", stride=16)
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = build.network(ARCHITECTURE, build.front_end(AUDIO), LABEL_SETS["sound4"])
+    model = models.network(ARCHITECTURE, corpora.front_end(AUDIO), LABEL_SETS["sound4"])
     model.initialize(torch.Generator().manual_seed(0))
     torch.nn.init.normal_(model.head[1].weight, std=3.0, generator=torch.Generator().manual_seed(1))
     path = tmp_path_factory.mktemp("run") / "model.safetensors"

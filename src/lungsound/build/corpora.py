@@ -1,4 +1,4 @@
-"""The only place where settings become objects."""
+"""Settings to a corpus, its parts, filter banks and batches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +42,8 @@ from lungsound.training.progress import track
 from lungsound.training.step import TrainStep
 
 
+
+
 @dataclass(frozen=True)
 class Parts:
     """Rows of the corpus's cycles that train, choose the epoch, and are evaluated."""
@@ -49,31 +51,6 @@ class Parts:
     train: tuple[int, ...]
     validation: tuple[int, ...]
     test: tuple[int, ...]
-
-
-def device(name: str) -> torch.device:
-    """The device of that name; "auto" takes CUDA, else Apple's MPS, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
-        raise SettingsError(f"device {name!r} is not known; use auto, cpu, cuda, cuda:1 or mps")
-    try:
-        chosen = torch.device(name)
-        torch.zeros(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise SettingsError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try cpu") from None
-    if chosen.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # float32 means float32: the patch embedding is a convolution
-    return chosen
-
-
-def precision(name: str, device: torch.device) -> str:
-    """fp32, bf16 or fp16; "auto" is bf16 on a GPU that has it, else fp32. SettingsError for fp16 on the CPU."""
-    if name == "fp16" and device.type == "cpu":
-        raise SettingsError("precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
-    if name != "auto":
-        return name
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def front_end(audio: AudioSettings) -> FrontEnd:
@@ -234,117 +211,3 @@ def training_batches(
             "which has no negatives and no batch statistics: change train.batch_size or drop the last batch"
         )
     return batches
-
-
-def network(
-    architecture: ModelSettings, front_end: FrontEnd, label_set: LabelSet, *, projection_dim: int | None = None
-) -> LungSoundClassifier:
-    """The network without weights."""
-    size = ENCODER_SIZES[architecture.size]
-    try:
-        encoder = AudioSpectrogramTransformer(
-            num_mels=front_end.num_mels,
-            num_frames=front_end.num_frames,
-            dim=size.dim,
-            depth=size.depth,
-            num_heads=size.num_heads,
-            stride=architecture.stride,
-            norm_eps=architecture.norm_eps,
-        )
-    except ValueError as error:
-        raise SettingsError(f"audio and model settings do not fit: {error}") from None
-    return LungSoundClassifier(encoder, label_set.classes, projection_dim=projection_dim)
-
-
-def model(
-    config: RunConfig, front_end: FrontEnd, *, console: Console | None = None
-) -> tuple[LungSoundClassifier, LoadReport | None]:
-    """The network with random or pretrained weights, and what the pretrained weights gave.
-
-    A download shows its progress on `console`.
-    """
-    projection_dim = None
-    if config.objective.name == "patchmix_cl":
-        dim = ENCODER_SIZES[config.model.size].dim
-        projection_dim = config.objective.projection_dim or dim
-        if projection_dim != dim and not config.objective.target.startswith("project"):
-            raise SettingsError(
-                f"objective.projection_dim is {projection_dim}, but target {config.objective.target!r} compares "
-                f"projections with features of {dim}: make them equal or take a project_* target"
-            )
-    network_ = network(config.model, front_end, LABEL_SETS[config.data.label_set], projection_dim=projection_dim)
-    network_.initialize(generator_at(config.train.seed, "weights"))
-    if config.model.pretrained == "none":
-        return network_, None
-    with track(console or Console(quiet=True), f"weights {config.model.pretrained}") as on_progress:
-        path = resolve_weights(config.model.pretrained, on_progress=on_progress)
-    report = load_pretrained(network_.encoder, path, position_grid=config.model.position_grid)
-    new = tuple(name for name, _ in network_.named_parameters() if not name.startswith("encoder."))
-    return network_, replace(report, new=new)
-
-
-def draw(settings: PatchMixSettings) -> Draw:
-    """The draw of Patch-Mix with these settings."""
-    return lambda batch_size, grid, generator: draw_patch_mix(
-        batch_size,
-        grid,
-        generator=generator,
-        beta=settings.beta,
-        axis=settings.axis,
-        is_lam_per_sample=settings.is_lam_per_sample,
-        is_self_partner_allowed=settings.is_self_partner_allowed,
-    )
-
-
-def objective(
-    settings: ObjectiveSettings, patchmix: PatchMixSettings, *, class_counts: Sequence[int], device: torch.device
-) -> Objective:
-    weights = None
-    if settings.is_class_weighted:
-        if min(class_counts) < 1:
-            raise SettingsError(f"class weights need training cycles of every class; there are {list(class_counts)}")
-        weights = class_weights(torch.tensor(class_counts, dtype=torch.float32)).to(device)
-    if settings.name == "ce":
-        return CrossEntropy(class_weights=weights)
-    if settings.name == "patchmix_ce":
-        return PatchMixCrossEntropy(draw(patchmix), class_weights=weights)
-    contrastive = partial(PatchMixContrastive, draw(patchmix), temperature=settings.temperature, alpha=settings.alpha)
-    return contrastive(target=settings.target, negatives=settings.negatives, class_weights=weights)
-
-
-def schedule(settings: TrainSettings) -> Schedule:
-    return Schedule(
-        learning_rate=settings.learning_rate,
-        epochs=settings.epochs,
-        kind=settings.schedule,
-        decay_rate=settings.decay_rate,
-        decay_epochs=settings.decay_epochs,
-        warmup_epochs=settings.warmup_epochs,
-    )
-
-
-def train_step(
-    settings: TrainSettings, model: LungSoundClassifier, objective: Objective, *, device: torch.device
-) -> TrainStep:
-    optimizer = make_optimizer(
-        model.parameters(),
-        kind=settings.optimizer,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-    )
-    return TrainStep(
-        model,
-        objective,
-        optimizer,
-        device=device,
-        precision=precision(settings.precision, device),
-        blend=settings.blend,
-    )
-
-
-def remarks(corpus: Corpus, pretrained: LoadReport | None, batches: CycleBatches) -> list[str]:
-    """What a person should know before training starts."""
-    found = [f"left out: {problem}" for problem in corpus.problems]
-    found += [] if pretrained is None else [pretrained.summary()]
-    num_dropped = len(batches) % batches.batch_size if batches.is_last_dropped else 0
-    return found + ([f"each epoch leaves out its last, smaller batch of {num_dropped} cycles"] if num_dropped else [])
