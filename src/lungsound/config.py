@@ -21,6 +21,21 @@ Share = Annotated[float, Field(ge=0, le=1)]
 # Lists in TOML and JSON; what stands in them is strict.
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Epochs = Annotated[tuple[int, ...], Field(strict=False)]
+WaveformChange = Literal["noise", "speed", "loudness", "pitch", "warp"]
+WaveformChanges = Annotated[tuple[WaveformChange, ...], Field(strict=False)]
+Architecture = Literal[
+    "ast",
+    "resnet10",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "cnn6",
+    "mn04",
+]
 
 
 class Settings(BaseModel):
@@ -57,12 +72,14 @@ class AudioSettings(Settings):
     """Length of the input; longer cycles are cut, shorter ones padded."""
     padding: Literal["repeat", "zero"] = "repeat"
     """How a short cycle fills the input."""
+    filter_bank: Literal["kaldi", "efficientat"] = "kaldi"
+    """kaldi: AST's; efficientat: that of EfficientAT's weights, made for 32 kHz."""
     num_mels: Annotated[int, Field(ge=16)] = 128
     """Mel filters of the filter bank."""
     fade_s: Annotated[float, Field(ge=0)] = 0.0625
     """Linear fade at both ends of the recording, and at the end of a repeated cycle."""
     statistics: Literal["audioset", "corpus"] = "audioset"
-    """Mean and deviation for normalisation: AudioSet's, or those of the training cycles."""
+    """Mean and deviation for normalisation: those of the weights' AudioSet training, or of the training cycles."""
 
 
 class AugmentSettings(Settings):
@@ -79,11 +96,19 @@ class AugmentSettings(Settings):
     max_time_width: Annotated[int, Field(ge=0)] = 160
     """Widest time mask, in frames of 10 ms."""
     fill: Literal["mean", "zero"] = "mean"
+    waveform: WaveformChanges = ()
+    """Changes of the training cycles' waveforms, of which one is drawn for each cycle; empty for none."""
+    waveform_probability: Share = 0.5
+    """How often a training cycle's waveform is changed."""
 
 
 class ModelSettings(Settings):
+    architecture: Architecture = "ast"
+    """ast (SSAST too: it differs in weights and pooling), or one of the CNNs that the paper compares with."""
     size: Literal["micro", "tiny", "small", "base"] = "base"
-    """micro is ours, for demonstrations; the others are DeiT's."""
+    """Of the AST; micro is ours, for demonstrations, the others are DeiT's."""
+    pooling: Literal["class_token", "average_token"] = "class_token"
+    """Feature of the AST: mean of class and distillation token, or of all patch tokens (SSAST's average token)."""
     stride: Annotated[int, Field(ge=1, le=16)] = 10
     """Distance of patches of 16 x 16, in bins."""
     norm_eps: Positive = 1e-6
@@ -92,6 +117,10 @@ class ModelSettings(Settings):
     """none, a file or folder of weights, or a name known to the download cache."""
     position_grid: Literal["aligned", "published"] = "aligned"
     """How pretrained positions are put on the patch grid; published swaps the axes as the authors' program does."""
+    first_kernel: Literal["sum", "new"] = "sum"
+    """First kernel of a CNN with ImageNet weights: sum of red, green and blue, or drawn anew as published."""
+    is_head_pretrained: bool = False
+    """Take the head too from a run of ours with the same classes: fine-tuning it on other recordings."""
 
 
 class ObjectiveSettings(Settings):
