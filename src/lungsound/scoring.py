@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lungsound.build import corpora, training
 from lungsound.checkpoint import TrainedModel
-from lungsound.config import DataSettings, RunConfig
+from lungsound.config import DataSettings, ModelSettings, RunConfig
 from lungsound.data.corpus import Corpus
 from lungsound.data.dataset import CycleBatches
 from lungsound.errors import SettingsError
@@ -141,6 +141,7 @@ def predict_corpus(
         keys=tuple(cycle.key for cycle in cycles),
         patients=tuple(cycle.recording.patient for cycle in cycles),
         devices=tuple(cycle.recording.device or "" for cycle in cycles),
+        parts=tuple(corpus.split.get(cycle.recording.name, "") for cycle in cycles),
         labels=np.asarray(labels, dtype=np.int64),
         probabilities=probabilities.double().numpy(),
         classes=trained.label_set.classes,
@@ -169,7 +170,7 @@ def _context(
         "epoch selection": config.train.selection if is_chosen else "last",
         "recipe": config.name,
         "objective": config.objective.name,
-        "model": f"AST {config.model.size}",
+        "model": _model_name(config.model),
         "labels": config.data.label_set,
         "input": f"{config.audio.duration_s:g} s, {config.audio.num_mels} mels",
         "epochs": str(config.train.epochs),
@@ -182,3 +183,9 @@ def _context(
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "corpus fingerprint": corpus.fingerprint,
     }
+
+
+def _model_name(model: ModelSettings) -> str:
+    if model.architecture != "ast":
+        return model.architecture
+    return f"AST {model.size}" + (", average token" if model.pooling == "average_token" else "")

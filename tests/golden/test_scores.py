@@ -49,6 +49,7 @@ def test_validation_pass_from_logits_to_printed_scores(case: dict[str, Any]) -> 
         keys=tuple(f"r#{i}.000-{i + 1}.000" for i in range(num_cycles)),
         patients=("p",) * num_cycles,
         devices=("",) * num_cycles,
+        parts=("",) * num_cycles,
         labels=np.array(case["labels"]),
         probabilities=powers / powers.sum(axis=1, keepdims=True),
         classes=CLASSES,

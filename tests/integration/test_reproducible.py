@@ -223,8 +223,8 @@ def test_every_test_cycle_has_its_row_of_predictions(whole: Path, synthetic_corp
         rows = list(csv.DictReader(file))
     assert [row["key"] for row in rows] == [cycle.key for cycle in cycles]
     assert [row["label"] for row in rows] == [cycle.sound.name.lower() for cycle in cycles]
-    assert [(row["patient"], row["device"]) for row in rows] == [
-        (cycle.recording.patient, cycle.recording.device) for cycle in cycles
+    assert [(row["patient"], row["device"], row["part"]) for row in rows] == [
+        (cycle.recording.patient, cycle.recording.device, "test") for cycle in cycles
     ]
     for row in rows:
         probabilities = {name: float(row[f"p_{name}"]) for name in ("normal", "crackle", "wheeze", "both")}

@@ -51,10 +51,10 @@ class ClassScores:
 
 
 @dataclass(frozen=True)
-class DeviceScores:
-    """The scores of the cycles that one stethoscope recorded."""
+class GroupScores:
+    """The scores of the cycles of one stethoscope, or of one part of the split; `name` is "" when unknown."""
 
-    device: str
+    name: str
     num_cycles: int
     num_patients: int
     scores: ScoreReading
@@ -78,7 +78,8 @@ class Evaluation:
     accuracy: float
     macro_f1: float
     per_class: tuple[ClassScores, ...]
-    by_device: tuple[DeviceScores, ...]
+    by_device: tuple[GroupScores, ...]
+    by_part: tuple[GroupScores, ...]
     interval_seed: int
     always_normal_score: float = ALWAYS_NORMAL_SCORE
 
@@ -95,6 +96,10 @@ def evaluate_predictions(
     def reading(confusions: Counts) -> ScoreReading:
         return ScoreReading(*(estimate(confusions, value) for value in (mean_score, specificity, sensitivity)))
 
+    def group(name: str, members: Predictions) -> GroupScores:
+        of_group = patient_confusions(members)
+        return GroupScores(name, int(of_group.sum()), len(of_group), reading(of_group))
+
     confusions = patient_confusions(predictions)
     confusion = confusions.sum(axis=0)
     per_class = tuple(
@@ -109,10 +114,6 @@ def evaluate_predictions(
         )
         for index, name in enumerate(predictions.classes)
     )
-    by_device = []
-    for device in sorted(set(predictions.devices)):
-        of_device = patient_confusions(predictions.of_device(device))
-        by_device.append(DeviceScores(device, int(of_device.sum()), len(of_device), reading(of_device)))
     return Evaluation(
         classes=predictions.classes,
         num_cycles=len(predictions.keys),
@@ -124,6 +125,7 @@ def evaluate_predictions(
         accuracy=float(accuracy(confusion)),
         macro_f1=float(macro_f1(confusion)),
         per_class=per_class,
-        by_device=tuple(by_device),
+        by_device=tuple(group(name, predictions.of_device(name)) for name in sorted(set(predictions.devices))),
+        by_part=tuple(group(name, predictions.of_part(name)) for name in sorted(set(predictions.parts))),
         interval_seed=seed,
     )

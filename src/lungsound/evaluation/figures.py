@@ -65,7 +65,7 @@ def draw_confusion(confusion: Counts, classes: Sequence[str], path: Path) -> Non
     support = confusion.sum(axis=1)
     shares = 100.0 * confusion / np.maximum(support, 1)[:, None]
     side = 1.6 + 0.95 * len(classes)
-    with _picture(path, width_inch=side + 0.2, height_inch=side) as figure:
+    with picture(path, width_inch=side + 0.2, height_inch=side) as figure:
         axes = figure.add_subplot()
         axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=100.0)
         for (true, answered), count in np.ndenumerate(confusion):
@@ -90,7 +90,7 @@ def draw_confusion(confusion: Counts, classes: Sequence[str], path: Path) -> Non
 
 def draw_score_intervals(lines: Sequence[ScoreLine], path: Path) -> None:
     """Draw each value with its interval, in percent, first line on top, with numbers of cycles and patients."""
-    with _picture(path, width_inch=8.0, height_inch=1.2 + 0.42 * len(lines)) as figure:
+    with picture(path, width_inch=8.0, height_inch=1.2 + 0.42 * len(lines)) as figure:
         axes = figure.add_subplot()
         axes.axvline(100.0 * ALWAYS_NORMAL_SCORE, color=GREY, linestyle="--", linewidth=1.0, zorder=0)
         names = []
@@ -149,7 +149,7 @@ def draw_curves(
     if not drawn:
         names = list(dict.fromkeys(name for row in history for name in row))
         raise DataError(f"the training history has no loss, learning rate or score to draw; its columns are {names}")
-    with _picture(path, width_inch=8.0, height_inch=0.9 + 1.9 * len(drawn)) as figure:
+    with picture(path, width_inch=8.0, height_inch=0.9 + 1.9 * len(drawn)) as figure:
         panel_axes = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (title, series) in zip(panel_axes, drawn, strict=True):
             _draw_panel(axes, epochs, series, title)
@@ -201,7 +201,7 @@ def _series(history: Sequence[HistoryRow], column: str) -> npt.NDArray[np.float6
 
 
 @contextmanager
-def _picture(path: Path, *, width_inch: float, height_inch: float) -> Iterator["Figure"]:
+def picture(path: Path, *, width_inch: float, height_inch: float) -> Iterator["Figure"]:
     """An empty figure that is written to `path` when its block ends without an error."""
     import matplotlib
     from matplotlib.figure import Figure

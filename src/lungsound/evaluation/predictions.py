@@ -2,11 +2,11 @@
 
 A CSV file in UTF-8 whose first line is always
 
-    key,patient,device,label,answer,p_<class 0>,p_<class 1>,...
+    key,patient,device,part,label,answer,p_<class 0>,p_<class 1>,...
 
-`key` is `<recording>#<start>-<end>` (seconds), `device` may be blank when unknown, `label` (the truth) and
-`answer` (the most probable class, the first of equals) are class names, and probabilities carry as many digits
-as it takes to read back the same float64. Class 0 is the normal (healthy) one.
+`key` is `<recording>#<start>-<end>` (seconds), `device` and `part` (of the split: "test", "inter") may be blank
+when unknown, `label` (the truth) and `answer` (the most probable class, the first of equals) are class names, and
+probabilities carry as many digits as it takes to read back the same float64. Class 0 is the normal (healthy) one.
 """
 
 import csv
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from lungsound.errors import DataError
 
-FIXED_COLUMNS = ("key", "patient", "device", "label", "answer")
+FIXED_COLUMNS = ("key", "patient", "device", "part", "label", "answer")
 PROBABILITY_PREFIX = "p_"
 SUM_TOLERANCE = 1e-3
 _KEY = re.compile(r".+#\d+(\.\d+)?-\d+(\.\d+)?")
@@ -31,14 +31,15 @@ _KEY = re.compile(r".+#\d+(\.\d+)?-\d+(\.\d+)?")
 class Predictions:
     """What a model answered for each cycle, beside the truth. Arrays are copied and made read-only.
 
-    `keys`, `patients`, `devices` have one entry per cycle (a device is "" when unknown), `labels` is `(cycle,)`
-    and `probabilities` `(cycle, class)` with rows that sum to 1 within 1e-3. Raises DataError when any of
-    this does not hold, when a key comes twice, or when there is no cycle at all.
+    `keys`, `patients`, `devices`, `parts` have one entry per cycle (a device or a part of the split is "" when
+    unknown), `labels` is `(cycle,)` and `probabilities` `(cycle, class)` with rows that sum to 1 within 1e-3. Raises
+    DataError when any of this does not hold, when a key comes twice, or when there is no cycle at all.
     """
 
     keys: tuple[str, ...]
     patients: tuple[str, ...]
     devices: tuple[str, ...]
+    parts: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float64]
     classes: tuple[str, ...]
@@ -50,7 +51,7 @@ class Predictions:
             array = np.array(getattr(self, name), dtype=dtype)
             array.flags.writeable = False
             object.__setattr__(self, name, array)
-        for name in ("keys", "patients", "devices", "classes"):
+        for name in ("keys", "patients", "devices", "parts", "classes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_shapes()
         problem = _first_problem(self.keys, self.patients, self.labels, self.probabilities)
@@ -64,12 +65,13 @@ class Predictions:
             raise DataError("predictions of no cycle: at least one is needed")
         if num_classes < 2 or len(set(self.classes)) != num_classes or "" in self.classes:
             raise DataError(f"predictions need two or more classes with different names; got {self.classes}")
-        found = (len(self.patients), len(self.devices), self.labels.shape, self.probabilities.shape)
-        wanted = (num_cycles, num_cycles, (num_cycles,), (num_cycles, num_classes))
+        columns = (self.patients, self.devices, self.parts)
+        found = (*map(len, columns), self.labels.shape, self.probabilities.shape)
+        wanted = (*(num_cycles for _ in columns), (num_cycles,), (num_cycles, num_classes))
         if found != wanted:
             raise DataError(
-                f"{num_cycles} keys and {num_classes} classes need patients, devices, labels and probabilities of "
-                f"shapes {wanted}; got {found}"
+                f"{num_cycles} keys and {num_classes} classes need patients, devices, parts, labels and "
+                f"probabilities of shapes {wanted}; got {found}"
             )
 
     @property
@@ -79,11 +81,18 @@ class Predictions:
 
     def of_device(self, device: str) -> "Predictions":
         """The cycles that this device recorded, in the same order."""
-        rows = [row for row, name in enumerate(self.devices) if name == device]
+        return self._rows([row for row, name in enumerate(self.devices) if name == device])
+
+    def of_part(self, part: str) -> "Predictions":
+        """The cycles of this part of the split, in the same order."""
+        return self._rows([row for row, name in enumerate(self.parts) if name == part])
+
+    def _rows(self, rows: Sequence[int]) -> "Predictions":
         return Predictions(
             keys=tuple(self.keys[row] for row in rows),
             patients=tuple(self.patients[row] for row in rows),
-            devices=(device,) * len(rows),
+            devices=tuple(self.devices[row] for row in rows),
+            parts=tuple(self.parts[row] for row in rows),
             labels=self.labels[rows],
             probabilities=self.probabilities[rows],
             classes=self.classes,
@@ -126,16 +135,17 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     with partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*FIXED_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)])
-        for key, patient, device, label, answer, shares in zip(
+        for key, patient, device, part, label, answer, shares in zip(
             predictions.keys,
             predictions.patients,
             predictions.devices,
+            predictions.parts,
             predictions.labels.tolist(),
             predictions.answers.tolist(),
             predictions.probabilities.tolist(),
             strict=True,
         ):
-            writer.writerow([key, patient, device, classes[label], classes[answer], *map(repr, shares)])
+            writer.writerow([key, patient, device, part, classes[label], classes[answer], *map(repr, shares)])
     partial.replace(path)
 
 
@@ -161,12 +171,12 @@ def read_predictions(path: Path) -> Predictions:
         labels.append(label)
         answers.append(answer)
         probabilities.append(shares)
-    keys, patients, devices = (tuple(row[column] for row in rows) for column in range(3))
+    keys, patients, devices, parts = (tuple(row[column] for row in rows) for column in range(4))
     label_array, share_array = np.array(labels, dtype=np.int64), np.array(probabilities, dtype=np.float64)
     problem = _first_problem(keys, patients, label_array, share_array)
     if problem is not None:
         raise DataError(f"{path}, line {lines[problem[0]]}: {problem[1]}")
-    predictions = Predictions(keys, patients, devices, label_array, share_array, classes)
+    predictions = Predictions(keys, patients, devices, parts, label_array, share_array, classes)
     for line, written, computed in zip(lines, answers, predictions.answers.tolist(), strict=True):
         if written != computed:
             raise DataError(
@@ -202,7 +212,7 @@ def _parse_row(path: Path, line: int, row: list[str], classes: tuple[str, ...]) 
     num_columns = len(FIXED_COLUMNS) + len(classes)
     if len(row) != num_columns:
         raise DataError(f"{path}, line {line}: {len(row)} columns where the header has {num_columns}")
-    for column, name in (("label", row[3]), ("answer", row[4])):
+    for column, name in (("label", row[4]), ("answer", row[5])):
         if name not in classes:
             raise DataError(f"{path}, line {line}: unknown {column} {name!r}; the classes are {', '.join(classes)}")
     shares = []
@@ -211,4 +221,4 @@ def _parse_row(path: Path, line: int, row: list[str], classes: tuple[str, ...]) 
             shares.append(float(text))
         except ValueError as error:
             raise DataError(f"{path}, line {line}: {PROBABILITY_PREFIX}{name} is {text!r}, not a number") from error
-    return classes.index(row[3]), classes.index(row[4]), shares
+    return classes.index(row[4]), classes.index(row[5]), shares

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lungsound.evaluation.evaluate import DeviceScores, Evaluation, ScoreReading
+from lungsound.evaluation.evaluate import Evaluation, GroupScores, ScoreReading
 from lungsound.evaluation.figures import HistoryRow, ScoreLine, draw_confusion, draw_curves, draw_score_intervals
 from lungsound.evaluation.uncertainty import Estimate
 
@@ -25,6 +25,7 @@ EPOCH_SELECTIONS = {
 WATCHED_SPLITS = {"validation": "validation", BEST_ON_TEST: "test"}
 # With fewer patients a 95 % interval holds the truth in less than 90 % of simulations (see uncertainty).
 FEW_PATIENTS = 10
+UNKNOWN_DEVICE, UNKNOWN_PART = "unknown device", "unknown part"
 TOO_NARROW = f"Intervals from fewer than {FEW_PATIENTS} patients are too narrow."
 
 
@@ -74,7 +75,7 @@ def write_report(
 
 
 def first_lines(report: Path) -> list[str]:
-    """The Score of a report and its warnings, for a terminal."""
+    """The Score of a report, of each part when there are several, and its warnings, for a terminal."""
     lines = report.read_text(encoding="utf-8").splitlines()
     return [line.removeprefix("> ").replace("*", "") for line in lines if line.startswith(("**", "> **"))]
 
@@ -99,8 +100,9 @@ def _score_lines(evaluation: Evaluation) -> list[ScoreLine]:
     ]
     if evaluation.two_class is not None:
         lines.append(ScoreLine("Score, normal or not", evaluation.two_class.score, num_cycles))
-    if len(evaluation.by_device) > 1:
-        lines += [ScoreLine(f"Score, {_device(d)}", d.scores.score, d.num_cycles) for d in evaluation.by_device]
+    for unknown, groups in ((UNKNOWN_PART, evaluation.by_part), (UNKNOWN_DEVICE, evaluation.by_device)):
+        if len(groups) > 1:
+            lines += [ScoreLine(f"Score, {g.name or unknown}", g.scores.score, g.num_cycles) for g in groups]
     return lines
 
 
@@ -112,7 +114,8 @@ def _warnings(evaluation: Evaluation, context: Mapping[str, str], num_shared_pat
             "amount; compare it only with scores chosen the same way."
         )
     if num_shared_patients:
-        warnings.append(f"Warning: {num_shared_patients} of the patients also have recordings in the training part.")
+        have = "has" if num_shared_patients == 1 else "have"
+        warnings.append(f"Warning: {num_shared_patients} of the patients also {have} recordings in the training part.")
     if evaluation.num_patients < FEW_PATIENTS:
         warnings.append(f"Warning: few patients ({evaluation.num_patients}). {TOO_NARROW}")
     interval = evaluation.all_classes.score.interval
@@ -138,11 +141,13 @@ def _page(
     score = evaluation.all_classes.score
     patients = "held-out patients" if num_shared_patients == 0 else "patients"
     interval = score.interval
+    parts = evaluation.by_part if len(evaluation.by_part) > 1 else ()
     blocks = [
         f"# ICBHI Score {_percent(score.value)}",
         f"**Score {_percent(score.value)}{_interval_phrase(score)}** on {evaluation.num_cycles} cycles of "
         f"{evaluation.num_patients} {patients}, in percent. Always answering normal scores "
         f"{_percent(evaluation.always_normal_score)}.",
+        *(_part_line(part) for part in parts),
         *(f"> **{_line(note)}**" for note in notes),
         _first_facts(context),
         _score_table(evaluation),
@@ -151,7 +156,8 @@ def _page(
         f"## By class\n\n{_class_table(evaluation)}\n\n"
         f"Accuracy {_percent(evaluation.accuracy)}, macro F1 {_percent(evaluation.macro_f1)}.",
         "![Confusion matrix](confusion.png)",
-        f"## By device\n\n{_device_table(evaluation)}\n\n{TOO_NARROW}",
+        *([f"## By part of the split\n\n{_group_table('part', parts, UNKNOWN_PART)}\n\n{TOO_NARROW}"] if parts else []),
+        f"## By device\n\n{_group_table('device', evaluation.by_device, UNKNOWN_DEVICE)}\n\n{TOO_NARROW}",
         *(["## Training\n\n![Training curves](curves.png)"] if has_curves else []),
         f"## What was run\n\n{_table(['fact', 'value'], list(context.items()))}",
         "## How to read this\n\n"
@@ -164,6 +170,15 @@ def _page(
         "- All numbers as fractions, with these settings, are in [report.json](report.json).",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _part_line(part: GroupScores) -> str:
+    score = part.scores.score
+    patients = "1 patient" if part.num_patients == 1 else f"{part.num_patients} patients"
+    return (
+        f"**{_line(part.name) or UNKNOWN_PART}: Score {_percent(score.value)}{_interval_phrase(score)}** "
+        f"on {part.num_cycles} cycles of {patients}."
+    )
 
 
 def _first_facts(context: Mapping[str, str]) -> str:
@@ -197,17 +212,13 @@ def _class_table(evaluation: Evaluation) -> str:
     return _table(head, rows)
 
 
-def _device_table(evaluation: Evaluation) -> str:
-    rows = [(_device(d), d.num_cycles, d.num_patients, *_cells(d.scores)) for d in evaluation.by_device]
-    return _table(["device", "cycles", "patients", "Score", "Sp", "Se"], rows)
+def _group_table(kind: str, groups: Sequence[GroupScores], unknown: str) -> str:
+    rows = [(g.name or unknown, g.num_cycles, g.num_patients, *_cells(g.scores)) for g in groups]
+    return _table([kind, "cycles", "patients", "Score", "Sp", "Se"], rows)
 
 
 def _cells(reading: ScoreReading) -> tuple[str, str, str]:
     return reading.score.in_percent(), reading.specificity.in_percent(), reading.sensitivity.in_percent()
-
-
-def _device(scores: DeviceScores) -> str:
-    return scores.device or "unknown device"
 
 
 def _percent(fraction: float) -> str:

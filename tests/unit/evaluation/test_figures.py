@@ -27,20 +27,6 @@ HISTORY = [
 ]
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were saved, to see what is on them."""
-    saved: list[Figure] = []
-    original = Figure.savefig
-
-    def savefig(self: Figure, *args: Any, **kwargs: Any) -> None:
-        saved.append(self)
-        original(self, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return saved
-
-
 def texts(figure: Figure) -> set[str]:
     return {text.get_text() for text in figure.findobj(Text)} - {""}
 

@@ -11,15 +11,16 @@ ROWS = {
     "keys": ("101_a#0.000-1.500", "101_a#1.500-3.000", "102_b#0.250-2.250"),
     "patients": ("101", "101", "102"),
     "devices": ("Meditron", "Meditron", ""),
+    "parts": ("test", "inter", ""),
     "labels": np.array([0, 2, 1]),
     "probabilities": np.array([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75], [0.5, 0.5, 0.0]]),
     "classes": CLASSES,
 }
 FILE = (
-    "key,patient,device,label,answer,p_normal,p_crackle,p_wheeze\n"
-    "101_a#0.000-1.500,101,Meditron,normal,normal,0.5,0.25,0.25\n"
-    "101_a#1.500-3.000,101,Meditron,wheeze,wheeze,0.125,0.125,0.75\n"
-    "102_b#0.250-2.250,102,,crackle,normal,0.5,0.5,0.0\n"
+    "key,patient,device,part,label,answer,p_normal,p_crackle,p_wheeze\n"
+    "101_a#0.000-1.500,101,Meditron,test,normal,normal,0.5,0.25,0.25\n"
+    "101_a#1.500-3.000,101,Meditron,inter,wheeze,wheeze,0.125,0.125,0.75\n"
+    "102_b#0.250-2.250,102,,,crackle,normal,0.5,0.5,0.0\n"
 )
 
 
@@ -42,10 +43,19 @@ def test_arrays_are_copies_that_cannot_be_changed() -> None:
 
 
 def test_cycles_of_one_device() -> None:
-    part = make().of_device("Meditron")
-    assert part.keys == ROWS["keys"][:2]
-    assert part.probabilities.tolist() == ROWS["probabilities"][:2].tolist()
+    members = make().of_device("Meditron")
+    assert members.keys == ROWS["keys"][:2]
+    assert members.parts == ("test", "inter")
+    assert members.probabilities.tolist() == ROWS["probabilities"][:2].tolist()
     assert make().of_device("").patients == ("102",)
+
+
+def test_cycles_of_one_part_of_the_split() -> None:
+    members = make().of_part("inter")
+    assert (members.keys, members.devices, members.parts) == (ROWS["keys"][1:2], ("Meditron",), ("inter",))
+    assert members.labels.tolist() == [2]
+    assert members.probabilities.tolist() == ROWS["probabilities"][1:2].tolist()
+    assert make().of_part("").patients == ("102",)
 
 
 def test_rows_may_miss_one_by_rounding() -> None:
@@ -63,11 +73,12 @@ def test_rows_may_miss_one_by_rounding() -> None:
         ({"keys": ("a#0-1", "a#0-1", "b#0-1")}, r"prediction 2 \(a#0-1\): key 'a#0-1' comes a second time"),
         ({"keys": ("a#0-1", "a", "b#0-1")}, "'a' is no key: <recording>#<start>-<end> is needed"),
         ({"patients": ("1", "", "2")}, "the patient is blank"),
-        ({"patients": ("1", "2")}, r"3 keys and 3 classes need .* got \(2, 3, \(3,\), \(3, 3\)\)"),
+        ({"patients": ("1", "2")}, r"3 keys and 3 classes need .* got \(2, 3, 3, \(3,\), \(3, 3\)\)"),
+        ({"parts": ("test",)}, r"need patients, devices, parts, labels and .* got \(3, 3, 1, \(3,\), \(3, 3\)\)"),
         ({"labels": np.array([0, 3, 1])}, "label 3 is outside 0 to 2"),
         ({"labels": np.array([0, -1, 1])}, "label -1 is outside 0 to 2"),
         ({"labels": np.array([0.0, 1.5, 1.0])}, "whole numbers; got float64"),
-        ({"probabilities": np.full((3, 2), 0.5)}, r"got \(3, 3, \(3,\), \(3, 2\)\)"),
+        ({"probabilities": np.full((3, 2), 0.5)}, r"got \(3, 3, 3, \(3,\), \(3, 2\)\)"),
         ({"probabilities": np.array([[1, 0, 0], [np.nan, 1, 0], [1, 0, 0]])}, "must be numbers from 0 to 1"),
         ({"probabilities": np.array([[1, 0, 0], [1.5, -0.5, 0], [1, 0, 0]])}, "must be numbers from 0 to 1"),
         ({"classes": ("normal", "crackle", "crackle")}, "with different names"),
@@ -93,6 +104,7 @@ def test_file_gives_back_the_same_bits(tmp_path: Path, dtype: type) -> None:
         keys=tuple(f'odd, "name"\u00e9#{i}.000-{i + 1}.000' for i in range(500)),
         patients=("p",) * 500,
         devices=("",) * 500,
+        parts=("intra",) * 500,
         labels=np.arange(500) % 3,
         probabilities=rows,
         classes=CLASSES,
@@ -102,7 +114,7 @@ def test_file_gives_back_the_same_bits(tmp_path: Path, dtype: type) -> None:
     assert back.probabilities.tobytes() == predictions.probabilities.tobytes()
     assert back.probabilities.astype(dtype).tobytes() == rows.tobytes()
     assert back.labels.tobytes() == predictions.labels.tobytes()
-    for name in ("keys", "patients", "devices", "classes"):
+    for name in ("keys", "patients", "devices", "parts", "classes"):
         assert getattr(back, name) == getattr(predictions, name)
 
 
@@ -117,23 +129,28 @@ def test_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
     [
         (FILE, "", r"p\.csv is empty: a header line"),
         (FILE, FILE.splitlines()[0] + "\n", "has a header but no cycle"),
-        ("device,", "", r"p\.csv, line 1: no column 'device'; the header must be key,patient,device,"),
+        ("patient,device,", "patient,", r"p\.csv, line 1: no column 'device'; the header must be key,patient,device,"),
+        (
+            "device,part,",
+            "device,",
+            r"p\.csv, line 1: no column 'part'; the header must be key,patient,device,part,label,",
+        ),
         ("patient,device", "device,patient", "line 1: the header is key,device,patient"),
         ("p_crackle,p_wheeze", "p_crackle,wheeze", "line 1: the header is key,patient,.*,wheeze; it must be"),
         ("p_crackle,p_wheeze", "p_crackle,p_crackle", "line 1: two or more probability columns with different"),
-        ("Meditron,wheeze,wheeze", "Meditron,stridor,wheeze", r"p\.csv, line 3: unknown label 'stridor'; the classes"),
-        ("Meditron,wheeze,wheeze", "Meditron,wheeze,stridor", r"p\.csv, line 3: unknown answer 'stridor'"),
-        ("Meditron,wheeze,wheeze", "Meditron,wheeze,crackle", "line 3: the answer is 'crackle' but .* 'wheeze'"),
+        ("inter,wheeze,wheeze", "inter,stridor,wheeze", r"p\.csv, line 3: unknown label 'stridor'; the classes"),
+        ("inter,wheeze,wheeze", "inter,wheeze,stridor", r"p\.csv, line 3: unknown answer 'stridor'"),
+        ("inter,wheeze,wheeze", "inter,wheeze,crackle", "line 3: the answer is 'crackle' but .* 'wheeze'"),
         ("0.125,0.125,0.75", "0.125,x,0.75", r"p\.csv, line 3: p_crackle is 'x', not a number"),
         ("0.125,0.125,0.75", "0.125,,0.75", "line 3: p_crackle is '', not a number"),
         ("0.125,0.125,0.75", "nan,0.125,0.75", "line 3: probabilities must be numbers from 0 to 1"),
         ("0.125,0.125,0.75", "0.125,0.125,0.7", r"line 3: probabilities sum to 0\.95"),
-        ("0.125,0.125,0.75", "0.125,0.75", "line 3: 7 columns where the header has 8"),
+        ("0.125,0.125,0.75", "0.125,0.75", "line 3: 8 columns where the header has 9"),
         ("101_a#1.500-3.000", "101_a#0.000-1.500", "line 3: key '101_a#0.000-1.500' comes a second time"),
         ("101_a#1.500-3.000,101", "101_a#1.500-3.000,", "line 3: the patient is blank"),
         ("101_a#1.500-3.000", "101_a", "line 3: '101_a' is no key"),
-        ("\n102_b", "\n\n102_b", "line 4: 0 columns where the header has 8"),
-        ("Meditron,wheeze", '"Meditron,wheeze', r"p\.csv is not a CSV file in UTF-8"),
+        ("\n102_b", "\n\n102_b", "line 4: 0 columns where the header has 9"),
+        ("inter,wheeze", '"inter,wheeze', r"p\.csv is not a CSV file in UTF-8"),
     ],
 )
 def test_malformed_file_is_named_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -36,7 +36,10 @@ HISTORY = [{"epoch": 1, "loss": 2.0, "learning_rate": 1e-4}, {"epoch": 2, "loss"
 
 
 def predictions_of(
-    num_cycles: int = 120, num_patients: int = 12, classes: tuple[str, ...] = ("normal", "crackle", "wheeze", "both")
+    num_cycles: int = 120,
+    num_patients: int = 12,
+    classes: tuple[str, ...] = ("normal", "crackle", "wheeze", "both"),
+    parts: tuple[str, ...] = ("test",),
 ) -> Predictions:
     generator = np.random.default_rng(11)
     labels = generator.integers(0, len(classes), num_cycles)
@@ -46,6 +49,7 @@ def predictions_of(
         keys=tuple(f"{p}_{i % 2}_Al#{i}.000-{i + 1}.000" for i, p in enumerate(patients)),
         patients=tuple(str(p) for p in patients),
         devices=tuple(("Meditron", "", "LittC2SE")[p % 3] for p in patients),
+        parts=tuple(parts[i % len(parts)] for i in range(num_cycles)),
         labels=labels,
         probabilities=rows / 1.3,
         classes=classes,
@@ -106,13 +110,30 @@ def test_evaluation_of_each_class(evaluation: Evaluation) -> None:
 
 def test_evaluation_of_each_device(evaluation: Evaluation) -> None:
     predictions = predictions_of()
-    assert [of_device.device for of_device in evaluation.by_device] == ["", "LittC2SE", "Meditron"]
+    assert [of_device.name for of_device in evaluation.by_device] == ["", "LittC2SE", "Meditron"]
     assert sum(of_device.num_cycles for of_device in evaluation.by_device) == 120
     for of_device in evaluation.by_device:
-        rows = [row for row, device in enumerate(predictions.devices) if device == of_device.device]
+        rows = [row for row, device in enumerate(predictions.devices) if device == of_device.name]
         confusion = confusion_matrix(predictions.labels[rows], predictions.answers[rows], 4)
         assert of_device.scores.score.value == icbhi_score(confusion).score
         assert of_device.num_patients == len({predictions.patients[row] for row in rows})
+
+
+def test_evaluation_of_each_part_of_the_split(evaluation: Evaluation) -> None:
+    assert [(part.name, part.num_cycles, part.num_patients) for part in evaluation.by_part] == [
+        ("test", 120, evaluation.num_patients)
+    ]
+    assert evaluation.by_part[0].scores == evaluation.all_classes
+    predictions = predictions_of(parts=("intra", "inter", "intra"))
+    inter, intra = evaluate_predictions(predictions, num_draws=20).by_part
+    for of_part, name, rows in (
+        (inter, "inter", range(1, 120, 3)),
+        (intra, "intra", [r for r in range(120) if r % 3 != 1]),
+    ):
+        confusion = confusion_matrix(predictions.labels[rows], predictions.answers[rows], 4)
+        assert (of_part.name, of_part.num_cycles) == (name, len(rows))
+        assert of_part.scores.score.value == icbhi_score(confusion).score
+        assert of_part.num_patients == len({predictions.patients[row] for row in rows})
 
 
 def test_intervals_are_fixed_by_the_seed(evaluation: Evaluation) -> None:
@@ -171,6 +192,8 @@ def test_json_holds_every_number_as_a_fraction(tmp_path: Path, evaluation: Evalu
     }
     assert numbers["always_normal_score"] == 0.5
     assert [of_class["name"] for of_class in numbers["per_class"]] == list(evaluation.classes)
+    assert [of_device["name"] for of_device in numbers["by_device"]] == ["", "LittC2SE", "Meditron"]
+    assert [(of_part["name"], of_part["num_cycles"]) for of_part in numbers["by_part"]] == [("test", 120)]
     assert numbers["context"] == CONTEXT
     assert numbers["history"] == HISTORY
     assert (numbers["notes"], numbers["chosen_epoch"], numbers["num_shared_patients"]) == (["n"], 2, 0)
@@ -235,8 +258,47 @@ def test_patients_that_training_saw_are_a_warning_and_not_called_held_out(
 ) -> None:
     page = write(tmp_path, evaluation, num_shared_patients=2)
     assert "> **Warning: 2 of the patients also have recordings in the training part.**" in page
+    one = write(tmp_path, evaluation, num_shared_patients=1)
+    assert "> **Warning: 1 of the patients also has recordings in the training part.**" in one
     assert "held-out" not in page
     assert "held-out patients, in percent" not in write(tmp_path, evaluation)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_several_parts_have_their_lines_and_table(tmp_path: Path) -> None:
+    evaluation = evaluate_predictions(predictions_of(parts=("inter", "intra", "")), num_draws=50)
+    page = write(tmp_path, evaluation, notes=["Made up."])
+    lines = report.first_lines(tmp_path / "report.md")
+    names = ["unknown part", "inter", "intra"]
+    assert [line.split(" (")[0].split(":")[0] for line in lines[1:]] == [*names, "Made up."]
+    table = page.split("## By part of the split\n\n")[1].split("\n\n")[0].splitlines()
+    assert table[0] == "| part | cycles | patients | Score | Sp | Se |"
+    for name, of_part, line, row in zip(names, evaluation.by_part, lines[1:], table[2:], strict=False):
+        value, interval = 100 * of_part.scores.score.value, of_part.scores.score.interval
+        assert line == (
+            f"{name}: Score {value:.1f} (95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}) "
+            f"on 40 cycles of {of_part.num_patients} patients."
+        )
+        assert row.startswith(f"| {name} | 40 | {of_part.num_patients} | {of_part.scores.score.in_percent()} | ")
+    assert len(table) == 5
+
+
+def test_several_parts_are_in_the_picture_of_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[str]] = []
+
+    def draw(lines: list[Any], path: Path) -> None:
+        drawn.append([line.name for line in lines])
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(report, "draw_score_intervals", draw)
+    write(tmp_path, evaluate_predictions(predictions_of(parts=("inter", "intra")), num_draws=5))
+    assert drawn[0][4:6] == ["Score, inter", "Score, intra"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_one_part_needs_no_table(tmp_path: Path, evaluation: Evaluation) -> None:
+    assert "part of the split" not in write(tmp_path, evaluation)
+    assert len(report.first_lines(tmp_path / "report.md")) == 1
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -258,6 +320,7 @@ def test_one_patient_and_no_abnormal_cycle(tmp_path: Path) -> None:
         keys=("a#0-1", "a#1-2"),
         patients=("p", "p"),
         devices=("", ""),
+        parts=("", ""),
         labels=np.array([0, 0]),
         probabilities=np.array([[0.9, 0.1], [0.2, 0.8]]),
         classes=("normal", "abnormal"),
@@ -280,6 +343,7 @@ def test_resamples_without_a_score_are_told(tmp_path: Path) -> None:
         keys=tuple(f"{p}#0-1" for p in range(12)),
         patients=tuple(str(p) for p in range(12)),
         devices=("",) * 12,
+        parts=("",) * 12,
         labels=np.array([1] + [0] * 11),
         probabilities=np.tile([0.4, 0.6], (12, 1)),
         classes=("normal", "abnormal"),

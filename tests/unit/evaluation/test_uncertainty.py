@@ -24,6 +24,7 @@ def predictions_of(seed: int, num_patients: int = 7, num_cycles: int = 90) -> Pr
         keys=tuple(f"r#{i}-{i + 1}" for i in range(num_cycles)),
         patients=tuple(f"p{n}" for n in generator.integers(0, num_patients, num_cycles)),
         devices=("",) * num_cycles,
+        parts=("",) * num_cycles,
         labels=generator.integers(0, 3, num_cycles),
         probabilities=generator.dirichlet([0.5] * 3, num_cycles),
         classes=("normal", "crackle", "wheeze"),
