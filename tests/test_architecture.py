@@ -30,6 +30,7 @@ LAYERS = {
     "build": 7,
     "checkpoint": 7,
     "run_folder": 7,
+    "table": 7,
     "scoring": 8,
     "recipe": 8,
     "app": 9,

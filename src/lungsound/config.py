@@ -143,8 +143,8 @@ class PatchMixSettings(Settings):
     """lambda ~ Beta(beta, beta)."""
     axis: Literal["patch", "time"] = "patch"
     """Replace single patches, or whole time columns."""
-    is_lam_per_sample: bool = False
-    """One lambda for each sample, not one for the batch."""
+    is_lam_per_sample: bool = True
+    """One lambda for each sample; false: one for the batch, as published."""
     is_self_partner_allowed: bool = True
     """Whether a sample may be mixed with itself, as published."""
 
@@ -164,8 +164,8 @@ class TrainSettings(Settings):
     decay_epochs: Epochs = (120, 160)
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs of linear warm-up from a tenth of the learning rate."""
-    blend: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """After each step weights become blend * old + (1 - blend) * new: the authors' moving average."""
+    blend: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """After each step weights become blend * old + (1 - blend) * new: the authors' moving average, theirs is 0.5."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU that has it, else fp32."""
     device: str = "auto"
@@ -199,16 +199,24 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def load_config(recipe: str, overrides: Iterable[str] = ()) -> RunConfig:
+def load_config(recipe: str, overrides: Iterable[str] = (), *, is_as_published: bool = False) -> RunConfig:
     """The run that a recipe describes: a name of the package's recipes or the path of a TOML file.
 
-    `overrides` are `section.key=value` strings, the value as in TOML (a bare word is a string).
-    Raises SettingsError with one line for anything that is not understood.
+    `is_as_published` puts the preset of the authors' program on it. `overrides` come last: `section.key=value`
+    strings, the value as in TOML (a bare word is a string). Raises SettingsError with one line for anything that is
+    not understood.
     """
     values = _read_recipe(recipe)
+    if is_as_published:
+        _merge(values, published_preset())
     for override in overrides:
         _merge(values, _parse_override(override))
     return resolve(values, source=f"recipe {recipe!r}")
+
+
+def published_preset() -> dict[str, Any]:
+    """The settings in which the authors' program differs from our defaults, by section."""
+    return tomllib.loads((resources.files("lungsound") / "presets" / "published.toml").read_text(encoding="utf-8"))
 
 
 def resolve(values: Mapping[str, Any], *, source: str) -> RunConfig:

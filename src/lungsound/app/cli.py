@@ -34,6 +34,10 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set train.epochs=5. Repeatable."),
 ]
 
+AsPublishedOption = Annotated[
+    bool, typer.Option("--as-published", help="With the choices of the authors' program (docs/paper.md).")
+]
+
 
 @app.command()
 def demo(
@@ -92,6 +96,7 @@ def train(
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="New folder for the run.")] = Path("runs/run"),
     settings: SetOption = None,
+    as_published: AsPublishedOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")] = False,
 ) -> None:
     """Train by a recipe, evaluate on the test part, write a report.
@@ -102,8 +107,49 @@ def train(
     from lungsound.recipe import train as train_by_recipe
 
     overrides = list(settings or []) + ([f"data.root={data.absolute()}"] if data is not None else [])
-    report = train_by_recipe(load_config(recipe, overrides), out, console=console, is_resumed=resume)
+    config = load_config(recipe, overrides, is_as_published=as_published)
+    report = train_by_recipe(config, out, console=console, is_resumed=resume)
     _print_report(report)
+
+
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(metavar="TABLE", help="Name of a table, or 'table' for all of them.")],
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="Folder for runs and tables.")] = Path("runs/tables"),
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each row, with seeds 0, 1, ...")] = 5,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training; default: the recipe's.")] = None,
+    settings: SetOption = None,
+    as_published: AsPublishedOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the rows; train nothing.")] = False,
+) -> None:
+    """Train every row of a table of the paper and print it beside the paper's numbers.
+
+    Runs that are done are skipped; after Ctrl-C the same command goes on. Tables: see --dry-run.
+    """
+    from lungsound.table import load_table
+
+    table = load_table(name)
+    if as_published:
+        table = table.as_published()
+    if dry_run:
+        console.print(f"{table.title}: {len(table.rows)} rows x {seeds} seeds", highlight=False)
+        for row in table.rows:
+            score = "" if row.paper is None else f"  # paper: {row.paper.score:.2f}"
+            console.print(f"{row.name}\n    lungsound train {row.command}{score}", highlight=False, soft_wrap=True)
+        return
+    from lungsound.app.reproduce import reproduce as reproduce_table
+    from lungsound.errors import SettingsError
+
+    if data is None:
+        raise SettingsError("no corpus given: name its folder with --data DIR, or list the rows with --dry-run")
+    failures = reproduce_table(
+        name, table, data=data, out=out, num_seeds=seeds, epochs=epochs, settings=settings or [], console=console
+    )
+    for failure in failures:
+        _print_error(failure)
+    if failures:
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -111,8 +157,9 @@ def recipes() -> None:
     """List the recipes."""
     from lungsound.config import load_config, recipe_names
 
+    width = max(map(len, recipe_names()))
     for name in recipe_names():
-        console.print(f"{name:<16} {load_config(name).description}", highlight=False)
+        console.print(f"{name:<{width}}  {load_config(name).description}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -1,0 +1,200 @@
+"""What a table of runs has given, beside the paper: on the terminal, as Markdown, JSON and a picture."""
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from lungsound.evaluation.table_figure import RunRow, draw_runs
+from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score, two_class_score
+from lungsound.evaluation.predictions import Predictions, read_predictions
+from lungsound.run_folder import RunFolder
+from lungsound.table import PaperNumbers, Row
+
+NUM_RECORDINGS = 920  # of ICBHI 2017
+NUM_SEEDS = 5  # of the paper
+HEAD = ("row", "paper: Score (Sp, Se)", "Score (Sp, Se)", "read as 2 classes", "seeds", "epoch", "weights")
+SELECTIONS = {"last": "last", "validation": "on validation patients", "best_on_test": "on test (optimistic)"}
+
+
+@dataclass(frozen=True)
+class PartScores:
+    """Scores of one run on one part of the split, as fractions; `two_class` is None when there are only two."""
+
+    score: float
+    specificity: float
+    sensitivity: float
+    two_class: float | None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What one finished run gave, on which data, from which weights."""
+
+    seed: int
+    parts: dict[str, PartScores]
+    corpus: str
+    num_recordings: int
+    epochs: int
+    selection: str
+    chosen_epoch: int
+    weights: str
+
+
+@dataclass(frozen=True)
+class RowResults:
+    """A row and its finished runs, one for each seed."""
+
+    row: Row
+    runs: Sequence[RunResult]
+
+    def of(self, part: str) -> list[PartScores]:
+        return [run.parts[part] for run in self.runs if part in run.parts]
+
+
+def read_result(folder: Path) -> RunResult:
+    """The result of a finished run, from its predictions file and its facts."""
+    run = RunFolder(folder)
+    config, facts, predictions = run.config(), run.facts(), read_predictions(run.predictions)
+    best_epoch = run.progress().best_epoch
+    pretrained = facts["pretrained"]
+    return RunResult(
+        seed=config.train.seed,
+        parts={part: _scores(predictions.of_part(part)) for part in sorted(set(predictions.parts))},
+        corpus=facts["corpus"]["name"],
+        num_recordings=facts["corpus"]["num_recordings"],
+        epochs=config.train.epochs,
+        selection=config.train.selection if best_epoch else "last",
+        chosen_epoch=best_epoch or config.train.epochs,
+        weights="random" if pretrained is None else pretrained.splitlines()[0].partition(":")[0],
+    )
+
+
+def _scores(predictions: Predictions) -> PartScores:
+    counts = confusion_matrix(predictions.labels, predictions.answers, len(predictions.classes))
+    exact: IcbhiScore = icbhi_score(counts)
+    folded = two_class_score(counts).score if len(predictions.classes) > 2 else None
+    return PartScores(exact.score, exact.specificity, exact.sensitivity, folded)
+
+
+def write_table(
+    path: Path,
+    title: str,
+    rows: Sequence[RowResults],
+    *,
+    epochs: int | None,
+    settings: Sequence[str],
+) -> None:
+    """Write `<path>.md`, `<path>.json` and a picture for each part of the split.
+
+    When data, epochs or settings are not the paper's, the title says that the scores are not comparable with its own.
+    """
+    runs = [run for row in rows for run in row.runs]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    heading = _heading(title, runs, epochs=epochs, settings=settings)
+    pages = [f"# {heading}\n"]
+    for part in dict.fromkeys(part for run in runs for part in run.parts):
+        lines = [" | ".join(line) for line in (HEAD, ["---"] * len(HEAD), *(_cells(row, part) for row in rows))]
+        pages.append(f"## Tested on {part}\n\n" + "".join(f"| {line} |\n" for line in lines))
+        pages.append(f"![Scores]({path.name}-{part}.png)\n")
+        drawn = [_drawn(row, part) for row in rows]
+        draw_runs(path.with_name(f"{path.name}-{part}.png"), title=f"{title}: {part}", rows=drawn)
+    pages.append(
+        "Scores in percent: mean and standard deviation over seeds. Research software, not a medical device.\n"
+    )
+    plain = {
+        "title": heading,
+        "rows": [{"row": r.row.model_dump(exclude_none=True), "runs": [asdict(run) for run in r.runs]} for r in rows],
+    }
+    _write(path.with_name(f"{path.name}.json"), json.dumps(plain, indent=1) + "\n")
+    _write(path.with_name(f"{path.name}.md"), "\n".join(pages))
+
+
+def print_table(path: Path, console: Console) -> None:
+    """Print what `write_table` wrote."""
+    page = path.with_name(f"{path.name}.md")
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if not line.startswith("![")]
+    console.print(Markdown("\n".join(lines)))
+    console.print(f"table: {page}", highlight=False, soft_wrap=True)
+
+
+def _heading(title: str, runs: Sequence[RunResult], *, epochs: int | None, settings: Sequence[str]) -> str:
+    """The title, what the runs were made with, and whether that is what the paper's were made with."""
+    corpus, num_recordings = runs[0].corpus, runs[0].num_recordings
+    reasons = []
+    if corpus != "icbhi":
+        reasons.append(f"the corpus is {corpus}")
+    elif num_recordings < NUM_RECORDINGS:
+        reasons.append(f"{num_recordings} of {NUM_RECORDINGS} recordings of ICBHI")
+    reasons += [] if epochs is None else [f"{epochs} epoch{'s' if epochs > 1 else ''}"]
+    reasons += [f"{setting}" for setting in settings]
+    num_seeds = len({run.seed for run in runs})
+    reasons += [] if num_seeds >= NUM_SEEDS else [f"{num_seeds} of {NUM_SEEDS} seeds"]
+    if not reasons:
+        return f"{title} (ICBHI, {num_recordings} recordings)"
+    return f"{title}. NOT COMPARABLE with the paper's scores: {', '.join(reasons)}"
+
+
+def _cells(results: RowResults, part: str) -> list[str]:
+    """One line of the table, in the order of HEAD."""
+    scores = results.of(part)
+    if not scores:
+        return [results.row.name, _paper(results.row.paper), "not run", "", "0", "", ""]
+    parts = [_mean(scores, lambda s: s.specificity), _mean(scores, lambda s: s.sensitivity)]
+    folded = [s.two_class for s in scores if s.two_class is not None]
+    run = results.runs[0]
+    chosen = "/".join(dict.fromkeys(str(r.chosen_epoch) for r in results.runs))
+    rules = "; ".join(dict.fromkeys(SELECTIONS[r.selection] for r in results.runs))
+    return [
+        results.row.name,
+        _paper(results.row.paper),
+        f"{_spread([s.score for s in scores])} ({', '.join(parts)})",
+        _spread(folded) if folded else "",
+        str(len(scores)),
+        f"{chosen} of {run.epochs}, {rules}",
+        "; ".join(dict.fromkeys(r.weights for r in results.runs)),
+    ]
+
+
+def _drawn(results: RowResults, part: str) -> RunRow:
+    paper = results.row.paper
+    return RunRow(
+        name=results.row.name,
+        scores=tuple(scores.score for scores in results.of(part) if not math.isnan(scores.score)),
+        published=None if paper is None else paper.score / 100,
+        published_sd=None if paper is None or paper.score_sd is None else paper.score_sd / 100,
+    )
+
+
+def _paper(paper: PaperNumbers | None) -> str:
+    if paper is None:
+        return ""
+    spread = "" if paper.score_sd is None else f" \N{PLUS-MINUS SIGN} {paper.score_sd:.2f}"
+    parts = [value for value in (paper.specificity, paper.sensitivity) if value is not None]
+    shown = f" ({', '.join(f'{value:.2f}' for value in parts)})" if parts else ""
+    folded = "" if paper.two_class_score is None else f"; as 2 classes {paper.two_class_score:.2f}"
+    return f"{paper.score:.2f}{spread}{shown}{folded}"
+
+
+def _mean(scores: Sequence[PartScores], value: Callable[[PartScores], float]) -> str:
+    mean = statistics.fmean(map(value, scores))
+    return "n/a" if math.isnan(mean) else f"{100 * mean:.2f}"
+
+
+def _spread(fractions: Sequence[float]) -> str:
+    """Mean and standard deviation (n - 1) in percent; one seed has no deviation, a part without a class no mean."""
+    if any(map(math.isnan, fractions)):
+        return "n/a"
+    mean = f"{100 * statistics.fmean(fractions):.2f}"
+    return mean if len(fractions) < 2 else f"{mean} \N{PLUS-MINUS SIGN} {100 * statistics.stdev(fractions):.2f}"
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,94 @@
+"""The paper's tables and ablation axes: rows of recipes with a difference, and the paper's own numbers."""
+
+import re
+import tomllib
+from importlib import resources
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from lungsound.config import Names, RunConfig, Settings, load_config
+from lungsound.errors import SettingsError
+
+WHOLE = "table"  # the name under which all tables stand as one
+Percent = Annotated[float, Field(ge=0, le=100, strict=False)]
+
+
+class PaperNumbers(Settings):
+    """What the paper prints for a row, in percent: mean and standard deviation of five seeds."""
+
+    score: Percent
+    score_sd: Percent | None = None
+    specificity: Percent | None = None
+    sensitivity: Percent | None = None
+    two_class_score: Percent | None = None
+
+
+class Row(Settings):
+    """One run of a table."""
+
+    name: str
+    recipe: str
+    set: Names = ()
+    """Settings in which the run differs from its recipe, as for `lungsound train --set`."""
+    is_as_published: bool = False
+    """With the preset of the authors' program."""
+    after: str | None = None
+    """`folder` of a row above whose trained model this run goes on from, with its head."""
+    paper: PaperNumbers | None = None
+
+    @property
+    def folder(self) -> str:
+        """Folder of the row's runs: rows of several tables that are the same run share it."""
+        differences = [setting.partition(".")[2] for setting in self.set]
+        parts = [self.recipe, *(["as-published"] if self.is_as_published else []), *differences]
+        return re.sub(r"[^\w.=+-]+", "_", "+".join([*parts, *([f"after_{self.after}"] if self.after else [])]))
+
+    @property
+    def command(self) -> str:
+        """How `lungsound train` is asked for this run."""
+        preset = ["--as-published"] if self.is_as_published else []
+        model = (
+            [] if self.after is None else [f"model.pretrained=<model of {self.after}>", "model.is_head_pretrained=true"]
+        )
+        return " ".join([self.recipe, *preset, *(f"--set '{setting}'" for setting in (*self.set, *model))])
+
+    def config(self, settings: tuple[str, ...] = ()) -> RunConfig:
+        """The row's run; `settings` come last."""
+        return load_config(self.recipe, (*self.set, *settings), is_as_published=self.is_as_published)
+
+
+class Table(Settings):
+    """Rows that are to be compared."""
+
+    title: str
+    rows: Annotated[tuple[Row, ...], Field(strict=False)]
+
+    def as_published(self) -> "Table":
+        """The same rows, all with the preset of the authors' program."""
+        return self.model_copy(
+            update={"rows": tuple(r.model_copy(update={"is_as_published": True}) for r in self.rows)}
+        )
+
+
+def table_names() -> list[str]:
+    """Names of the tables in the package, sorted."""
+    folder = resources.files("lungsound") / "tables"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_table(name: str) -> Table:
+    """A table of the package by name; "table" is every row of all of them, each run once."""
+    if name == WHOLE:
+        rows: dict[str, Row] = {}
+        for table in table_names():
+            for row in load_table(table).rows:
+                rows.setdefault(row.folder, row.model_copy(update={"name": f"{table}: {row.name}"}))
+        return Table(title="Every row of every table", rows=tuple(rows.values()))
+    if name not in table_names():
+        raise SettingsError(f"no table {name!r}: there are {', '.join(table_names())}, and {WHOLE!r} for all of them")
+    text = (resources.files("lungsound") / "tables" / f"{name}.toml").read_text(encoding="utf-8")
+    try:
+        return Table.model_validate(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise SettingsError(f"table {name!r} is not well formed: {error}") from None

@@ -1,0 +1,154 @@
+"""A table is trained row by row and seed by seed, skips what is done, survives a row that fails, says what it is."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from sklearn.metrics import confusion_matrix
+
+from lungsound.app.reproduce import plan_runs, reproduce
+from lungsound.table import PaperNumbers, Row, Table
+from lungsound.training.trainer import RunInterrupted
+
+SMALL = (
+    "model.size=micro",
+    "model.stride=16",
+    "audio.duration_s=1",
+    "audio.num_mels=32",
+    "train.batch_size=16",
+)
+RANDOM = "model.pretrained=none"
+PLAIN = Row(
+    name="plain", recipe="ce", set=(RANDOM,), paper=PaperNumbers(score=59.55, score_sd=0.88, two_class_score=68.7)
+)
+MIXED = Row(name="mixed", recipe="patchmix_ce", set=(RANDOM,))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUNGSOUND_CACHE", str(tmp_path_factory.getbasetemp() / "tables-cache"))
+
+
+def run(table: Table, data: Path, out: Path, *, num_seeds: int = 2) -> tuple[list[str], str]:
+    """The failures, and what was printed."""
+    console = Console(record=True, width=200, quiet=False, force_terminal=False)
+    failures = reproduce("t", table, data=data, out=out, num_seeds=num_seeds, epochs=1, settings=SMALL, console=console)
+    return failures, console.export_text()
+
+
+def by_hand(folder: Path) -> tuple[float, float, float]:
+    """Specificity, sensitivity and two-class sensitivity of a predictions file, counted by scikit-learn."""
+    lines = [line.split(",") for line in (folder / "predictions.csv").read_text().splitlines()]
+    label, answer = lines[0].index("label"), lines[0].index("answer")
+    names = ["normal", "crackle", "wheeze", "both"]
+    counts = confusion_matrix([x[label] for x in lines[1:]], [x[answer] for x in lines[1:]], labels=names)
+    abnormal = counts[1:].sum()
+    right = sum(counts[k, k] for k in (1, 2, 3))
+    return counts[0, 0] / counts[0].sum(), right / abnormal, (abnormal - counts[1:, 0].sum()) / abnormal
+
+
+def test_a_table_gives_means_and_deviations_over_seeds(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    failures, printed = run(Table(title="Two rows", rows=(PLAIN, MIXED)), synthetic_corpus_dir, tmp_path)
+    assert failures == []
+    runs = [tmp_path / "runs" / PLAIN.folder / f"seed{seed}" for seed in (0, 1)]
+    hands = [by_hand(folder) for folder in runs]
+    scores = [50 * (sp + se) for sp, se, _ in hands]
+    folded = [50 * (sp + se2) for sp, _, se2 in hands]
+    page = (tmp_path / "t.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("| plain")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == "59.55 ± 0.88; as 2 classes 68.70"
+    assert cells[2].startswith(f"{statistics.fmean(scores):.2f} ± {statistics.stdev(scores):.2f} (")
+    assert cells[3] == f"{statistics.fmean(folded):.2f} ± {statistics.stdev(folded):.2f}"
+    assert cells[4:] == ["2", "1 of 1, last", "random"]
+    assert "| mixed |  |" in page
+    assert page.startswith(
+        "# Two rows. NOT COMPARABLE with the paper's scores: the corpus is synthetic, 1 epoch, model.size"
+    )
+    assert (tmp_path / "t-test.png").read_bytes().startswith(b"\x89PNG")
+    assert "NOT COMPARABLE" in printed
+    plain = json.loads((tmp_path / "t.json").read_text())
+    assert [len(row["runs"]) for row in plain["rows"]] == [2, 2]
+    assert plain["rows"][0]["runs"][1]["parts"]["test"]["score"] == pytest.approx(scores[1] / 100)
+
+
+def test_what_is_done_is_not_trained_again(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    table = Table(title="One row", rows=(PLAIN,))
+    run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
+    model = tmp_path / "runs" / PLAIN.folder / "seed0" / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    failures, printed = run(table, synthetic_corpus_dir, tmp_path, num_seeds=2)
+    assert failures == []
+    assert model.stat().st_mtime_ns == before
+    assert printed.count("done already") == 1
+    assert (tmp_path / "runs" / PLAIN.folder / "seed1" / "report.json").is_file()
+
+
+def test_a_row_that_fails_is_named_and_the_others_go_on(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    lost = Row(name="lost", recipe="ce", set=("model.pretrained=no-such-weights",))
+    failures, printed = run(Table(title="T", rows=(lost, PLAIN)), synthetic_corpus_dir, tmp_path, num_seeds=1)
+    assert len(failures) == 1
+    assert failures[0].startswith("lost, seed 0: weights 'no-such-weights': no such file")
+    page = (tmp_path / "t.md").read_text()
+    assert "| lost |  | not run |" in page
+    assert "no-such-weights" in printed
+
+
+def test_runs_with_other_settings_are_not_taken_for_done(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    table = Table(title="T", rows=(PLAIN,))
+    run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
+    console = Console(quiet=True)
+    failures = reproduce(
+        "t", table, data=synthetic_corpus_dir, out=tmp_path, num_seeds=1, epochs=2, settings=SMALL, console=console
+    )
+    assert len(failures) == 1
+    assert "started with other settings: train.epochs was 1, now 2" in failures[0]
+
+
+def test_a_row_goes_on_from_the_model_of_another(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    after = Row(name="after", recipe="ce", set=("train.learning_rate=1e-30",), after=PLAIN.folder)
+    failures, _ = run(Table(title="T", rows=(PLAIN, after)), synthetic_corpus_dir, tmp_path, num_seeds=1)
+    assert failures == []
+    first, second = (tmp_path / "runs" / row.folder / "seed0" / "predictions.csv" for row in (PLAIN, after))
+    assert first.read_text() == second.read_text()
+
+
+def test_an_interrupted_table_goes_on(
+    synthetic_corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> Path:
+        raise RunInterrupted("stopped in epoch 1")
+
+    table = Table(title="T", rows=(PLAIN,))
+    with monkeypatch.context() as patch:
+        patch.setattr("lungsound.app.reproduce.train", stop)
+        with pytest.raises(RunInterrupted, match="the same command goes on"):
+            run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
+    assert run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)[0] == []
+
+
+def test_a_mistake_of_our_own_is_not_taken_for_the_users(
+    synthetic_corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> Path:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("lungsound.app.reproduce.train", fail)
+    with pytest.raises(ZeroDivisionError):
+        run(Table(title="T", rows=(PLAIN,)), synthetic_corpus_dir, tmp_path, num_seeds=1)
+
+
+def test_the_plan_trains_the_first_seed_of_all_rows_first(tmp_path: Path) -> None:
+    planned = plan_runs(
+        Table(title="T", rows=(PLAIN, MIXED)),
+        data=tmp_path,
+        out=tmp_path,
+        num_seeds=2,
+        epochs=3,
+        settings=["train.batch_size=5"],
+    )
+    assert [(run.row.name, run.seed) for run in planned] == [("plain", 0), ("mixed", 0), ("plain", 1), ("mixed", 1)]
+    assert {(run.config.train.epochs, run.config.train.batch_size) for run in planned} == {(3, 5)}
+    assert [run.config.train.seed for run in planned] == [0, 0, 1, 1]
