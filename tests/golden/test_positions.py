@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lungsound.axes import PatchGrid
 from lungsound.model.encoder import AudioSpectrogramTransformer
-from lungsound.model.positions import adapt_positions
+from lungsound.model.positions import PatchPlaces, adapt_positions, place_positions
 from lungsound.model.pretrained import load_pretrained
 from tests.golden.formulas import param
 
@@ -54,7 +54,7 @@ def adapt(source: str, embedding: Tensor, num_mels: int, num_frames: int, positi
         embedding,
         source_grid=SOURCES[source][0],
         target_grid=PatchGrid.of(num_mels, num_frames),
-        position_grid=position_grid,
+        is_swapped=position_grid == "published",
     )
     return out[0].numpy()
 
@@ -68,6 +68,21 @@ def test_aligned_is_the_constructor_with_the_right_axes(
     np.testing.assert_allclose(places[2:], golden[f"{source}/coordinates_{case}"], atol=1e-5)
     values = adapt(source, positions(source), num_mels, num_frames, "aligned")
     np.testing.assert_allclose(values[:, 0], golden[f"{source}/channel0_{case}"], atol=1e-6)
+
+
+@pytest.mark.parametrize("num_frames", [798, 1200, 1024])
+def test_places_are_those_of_the_constructor_at_the_mels_and_stride_of_audioset(
+    golden: dict[str, NDArray[np.float32]], num_frames: int
+) -> None:
+    old, new = PatchPlaces(128, 1024, 10, 10), PatchPlaces(128, num_frames, 10, 10)
+    case = f"fdim128_tdim{num_frames}"
+    places = place_positions(coordinates(old.grid), source=old, target=new)
+    np.testing.assert_allclose(places[0, 2:], golden[f"audioset/coordinates_{case}"], atol=1e-5)
+    values = place_positions(positions("audioset"), source=old, target=new)
+    if num_frames <= 1024:
+        np.testing.assert_array_equal(values[0, :, 0], golden[f"audioset/channel0_{case}"])
+    else:  # torch's interpolation rounds the places to float32, ours does not
+        np.testing.assert_allclose(values[0, :, 0], golden[f"audioset/channel0_{case}"], atol=1e-5)
 
 
 @pytest.mark.parametrize("source", SOURCES)

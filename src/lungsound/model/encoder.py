@@ -16,6 +16,7 @@ from lungsound.axes import PatchGrid
 PATCH_SIZE = 16
 NUM_PREFIX_TOKENS = 2  # class and distillation token
 BASE_DIM = 768
+POOLINGS = ("class_token", "average_token")
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ class AudioSpectrogramTransformer(nn.Module):
     """AST encoder for filter banks of one size.
 
     `norm_eps` is 1e-6 in timm and in the authors' program, 1e-12 in Hugging Face's AST. The feature of a sample is
-    the mean of the class and the distillation token after the final norm.
+    the mean after the final norm of the class and the distillation token (`pooling` "class_token"), or of all patch
+    tokens ("average_token": how SSAST is fine-tuned, because its self-supervised training gave the patches a task
+    and the class token none). Raises ValueError for sizes that do not fit together.
     """
 
     def __init__(
@@ -113,10 +116,15 @@ class AudioSpectrogramTransformer(nn.Module):
         num_heads: int,
         stride: int = 10,
         norm_eps: float = 1e-6,
+        pooling: str = "class_token",
     ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {POOLINGS}, got {pooling!r}")
+        self.num_mels, self.num_frames, self.stride = num_mels, num_frames, stride
+        self.pooling = pooling
         self.grid = PatchGrid.of(num_mels, num_frames, patch=PATCH_SIZE, stride=stride)
         self.dim = dim
         self.patch_embed = PatchEmbedding(dim, stride=stride)
@@ -158,7 +166,8 @@ class AudioSpectrogramTransformer(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)
-        features: Tensor = (tokens[:, 0] + tokens[:, 1]) / 2
+        pooled = tokens[:, :NUM_PREFIX_TOKENS] if self.pooling == "class_token" else tokens[:, NUM_PREFIX_TOKENS:]
+        features: Tensor = pooled.mean(dim=1)
         return features
 
     def forward(self, fbank: Tensor) -> Tensor:

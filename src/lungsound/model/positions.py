@@ -1,43 +1,98 @@
-"""Adapt the position embeddings of one patch grid to another, as the published program does.
+"""Position embeddings of one patch grid for the patches of another.
 
-Time first, then frequency: an axis that shrinks is cut from its middle, one that grows is interpolated. So eight
-seconds (12 x 79 patches) take the time columns 11..89 of AudioSet's 12 x 101.
+Where the places of both are known, each patch takes the embedding of its own place. An image has no place on a
+filter bank: its grid is cut or interpolated as the published program does it.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from lungsound.axes import PatchGrid
+from lungsound.model.encoder import PATCH_SIZE
 
-POSITION_GRIDS = ("aligned", "published")
+
+@dataclass(frozen=True)
+class PatchPlaces:
+    """Where the 16 x 16 patches of a filter bank lie; strides in mels and in frames.
+
+    Mels share one axis, whatever their number: 64 span the same 20-8000 Hz as 128. Raises ValueError when not one
+    patch fits.
+    """
+
+    num_mels: int
+    num_frames: int
+    freq_stride: int
+    time_stride: int
+
+    def __post_init__(self) -> None:
+        if min(self.num_mels, self.num_frames) < PATCH_SIZE or min(self.freq_stride, self.time_stride) < 1:
+            raise ValueError(f"no patch of {PATCH_SIZE} x {PATCH_SIZE} in {self}")
+
+    @property
+    def grid(self) -> PatchGrid:
+        return PatchGrid(
+            freq=(self.num_mels - PATCH_SIZE) // self.freq_stride + 1,
+            time=(self.num_frames - PATCH_SIZE) // self.time_stride + 1,
+        )
+
+    def has_patches_of(self, other: "PatchPlaces") -> bool:
+        """Whether patch k lies where patch k of `other` does, for all; frames after the last patch do not matter."""
+        settings = (self.num_mels, self.freq_stride, self.time_stride)
+        return self.grid == other.grid and settings == (other.num_mels, other.freq_stride, other.time_stride)
+
+
+def place_positions(positions: Tensor, *, source: PatchPlaces, target: PatchPlaces) -> Tensor:
+    """Position embeddings (1, prefix + source patches, dim) to (1, prefix + target patches, dim), each at its place.
+
+    A target patch takes the source's positions interpolated at its centre, linearly on each axis and clamped at the
+    ends. On the frequency axis the place is the centre's share of the mel axis. In time the target's input is laid on
+    the source's as the published program lays it: a shorter one on the middle columns, a longer one with the source
+    stretched over it. With the source's mels and strides that is the published result.
+
+    Only the place is right: 16 of 64 mels cover twice the band of 16 of 128, an extent that no position of the
+    source stands for. The prefix (class and distillation token) is kept. Raises ValueError when there are fewer
+    positions than the source has patches.
+    """
+    prefix, grid = _split(positions, source.grid)
+    grid = _interpolate(grid, axis=3, places=_columns_in(source, target))
+    grid = _interpolate(grid, axis=2, places=_rows_in(source, target))
+    return _joined(prefix, grid)
 
 
 def adapt_positions(
-    source: Tensor, *, source_grid: PatchGrid, target_grid: PatchGrid, position_grid: str = "aligned"
+    positions: Tensor, *, source_grid: PatchGrid, target_grid: PatchGrid, is_swapped: bool = False
 ) -> Tensor:
-    """Position embeddings (1, prefix + source patches, dim) to (1, prefix + target patches, dim).
+    """The same by the published rule, which knows the two grids alone.
 
-    The prefix (class and distillation token) is kept. `position_grid="aligned"` gives each patch the embedding of
-    its own place. "published" repeats the authors' exchanged axes: the grid is built with time as frequency and
-    frequency as time (79 x 12), then read as if it were 12 x 79; both have 948 entries, so nothing fails.
-    Raises ValueError when `source` does not fit `source_grid`.
+    Time first, then frequency: an axis that shrinks is cut from its middle, one that grows is interpolated. So 12 x 79
+    patches (eight seconds) take the time columns 11..89 of AudioSet's 12 x 101. `is_swapped` repeats the authors'
+    exchanged axes: the grid is built with time as frequency and frequency as time (79 x 12), then read as if it were
+    12 x 79; both have 948 entries, so nothing fails. Raises ValueError as `place_positions`.
     """
-    if position_grid not in POSITION_GRIDS:
-        raise ValueError(f"position_grid must be one of {POSITION_GRIDS}, got {position_grid!r}")
-    num_prefix = source.shape[1] - source_grid.num_patches
+    built = PatchGrid(freq=target_grid.time, time=target_grid.freq) if is_swapped else target_grid
+    prefix, grid = _split(positions, source_grid)
+    grid = _cut_or_stretch(grid, axis=3, size=built.time)
+    grid = _cut_or_stretch(grid, axis=2, size=built.freq)
+    return _joined(prefix, grid)
+
+
+def _split(positions: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
+    """Prefix (1, prefix, dim), and the positions of the patches (1, dim, freq, time)."""
+    num_prefix = positions.shape[1] - grid.num_patches
     if num_prefix < 0:
-        raise ValueError(f"{source.shape[1]} positions are fewer than the patches of {source_grid}")
-    built = target_grid
-    if position_grid == "published":
-        built = PatchGrid(freq=target_grid.time, time=target_grid.freq)
-    grid = source[:, num_prefix:].transpose(1, 2).reshape(1, -1, source_grid.freq, source_grid.time)
-    grid = _fit_axis(grid, axis=3, size=built.time)
-    grid = _fit_axis(grid, axis=2, size=built.freq)
-    return torch.cat([source[:, :num_prefix], grid.flatten(2).transpose(1, 2)], dim=1)
+        raise ValueError(f"{positions.shape[1]} positions are fewer than the patches of {grid}")
+    patches = positions[:, num_prefix:].transpose(1, 2)
+    return positions[:, :num_prefix], patches.reshape(1, -1, grid.freq, grid.time)
 
 
-def _fit_axis(grid: Tensor, *, axis: int, size: int) -> Tensor:
+def _joined(prefix: Tensor, grid: Tensor) -> Tensor:
+    return torch.cat([prefix, grid.flatten(2).transpose(1, 2)], dim=1)
+
+
+def _cut_or_stretch(grid: Tensor, *, axis: int, size: int) -> Tensor:
     """Cut or interpolate one axis of (1, dim, freq, time) to `size`."""
     old_size = grid.shape[axis]
     if size <= old_size:
@@ -45,3 +100,31 @@ def _fit_axis(grid: Tensor, *, axis: int, size: int) -> Tensor:
     shape = list(grid.shape[2:])
     shape[axis - 2] = size
     return functional.interpolate(grid, size=shape, mode="bilinear", align_corners=False)
+
+
+def _rows_in(source: PatchPlaces, target: PatchPlaces) -> Tensor:
+    """Row of the source, fractional, at whose height each row of the target lies."""
+    half = PATCH_SIZE / 2
+    centers = half + target.freq_stride * torch.arange(target.grid.freq, dtype=torch.float64)
+    # One division of whole numbers at the end: with the same mels and strides no row is rounded.
+    return (source.num_mels * centers - half * target.num_mels) / (target.num_mels * source.freq_stride)
+
+
+def _columns_in(source: PatchPlaces, target: PatchPlaces) -> Tensor:
+    """Column of the source, fractional, at whose time each column of the target lies."""
+    num_old = source.grid.time
+    # The columns that the target would have at the source's stride, and those of its own among them.
+    num_new = (target.num_frames - PATCH_SIZE) // source.time_stride + 1
+    columns = target.time_stride * torch.arange(target.grid.time, dtype=torch.float64) / source.time_stride
+    if num_new <= num_old:
+        return columns + (num_old // 2 - num_new // 2)
+    return (columns + 0.5) * num_old / num_new - 0.5
+
+
+def _interpolate(grid: Tensor, *, axis: int, places: Tensor) -> Tensor:
+    """(1, dim, freq, time) at fractional places of one axis, clamped at its ends. Whole places are exact to the bit."""
+    places = places.to(grid.device).clamp(0, grid.shape[axis] - 1)
+    low = grid.index_select(axis, places.floor().long())
+    high = grid.index_select(axis, places.ceil().long())
+    share = places.frac().to(grid.dtype)
+    return torch.lerp(low, high, share if axis == 3 else share.unsqueeze(1))

@@ -6,25 +6,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from lungsound.axes import PatchGrid
 from lungsound.errors import WeightsError
 from lungsound.model.encoder import ENCODER_SIZES, NUM_PREFIX_TOKENS, PATCH_SIZE, AudioSpectrogramTransformer, Block
-from lungsound.model.positions import adapt_positions
-from lungsound.model.weight_files import ForeignWeights, first_keys, read_weights
+from lungsound.model.encoder_weights import HEAD_PREFIX, ForeignWeights, read_weights
+from lungsound.model.positions import PatchPlaces, adapt_positions, place_positions
+from lungsound.model.weight_files import first_keys
+
+POSITION_GRIDS = ("aligned", "published")
 
 
 @dataclass(frozen=True)
 class LoadReport:
     """What became of the weights of a file.
 
-    used         encoder parameters taken as they are (at most renamed, joined or cast to float32)
-    adapted      (encoder parameter, how)
-    new          parameters left at their random initialisation; none of the encoder's, because every one is needed:
-                 a caller that builds a head beside it adds the head's
-    ignored      (key in the file, why)
-    differences  settings of the file that the encoder does not share
+    used            parameters taken as they are (at most renamed, joined or cast to float32): the encoder's, and
+                    "head.<name>" where the head was taken too
+    adapted         (encoder parameter, how)
+    new             parameters left at their random initialisation; none of the encoder's, because every one is
+                    needed: a caller that builds a head beside it adds the head's
+    ignored         (key in the file, why)
+    differences     settings of the file that the encoder does not share
+    head_label_set  name of the classes that a head which was taken told apart ("unknown" when the file does not say)
     """
 
     source_format: str
@@ -34,11 +38,14 @@ class LoadReport:
     new: tuple[str, ...]
     ignored: tuple[tuple[str, str], ...]
     differences: tuple[str, ...] = ()
+    head_label_set: str | None = None
 
     def summary(self) -> str:
         """A few lines for the log."""
         lines = [f"{self.source_format}, sha256 {self.sha256[:16]}: {len(self.used)} parameters used as they are"]
         lines += [f"  adapted {key}: {how}" for key, how in self.adapted]
+        if self.head_label_set is not None:
+            lines.append(f"  among them the head of that run, for the classes of {self.head_label_set}")
         if self.new:
             lines.append(f"  new: {first_keys(list(self.new))}")
         reasons = [why for _, why in self.ignored]
@@ -50,30 +57,62 @@ class LoadReport:
         return self.summary()
 
 
-def load_pretrained(encoder: AudioSpectrogramTransformer, path: Path, *, position_grid: str = "aligned") -> LoadReport:
+def load_pretrained(
+    encoder: AudioSpectrogramTransformer,
+    path: Path,
+    *,
+    position_grid: str = "aligned",
+    head: nn.Module | None = None,
+) -> LoadReport:
     """Put the weights at `path` (a file, or a folder with `model.safetensors`) into `encoder`.
 
-    Positions of ImageNet and AudioSet weights are adapted to the encoder's grid (see `adapt_positions`); those that
-    a run of ours learnt are taken verbatim on the same grid, else adapted as aligned; those of the published
-    program are taken verbatim or refused. The encoder is changed only when everything fits. Raises WeightsError for
-    what cannot be read, does not fit, or is not explained.
+    Positions of another grid are adapted. "aligned" gives each patch those of its own place (`place_positions`), and
+    cuts or interpolates the grid of an image; "published" does what the authors' program does: the axes exchanged,
+    but not for SSAST (`adapt_positions`). A run of ours is always aligned, verbatim where it has the same patches.
+    Positions of the published program are taken verbatim or refused. `head` takes the weights of the head of a run of
+    ours; nothing else has one for these classes. Encoder and head are changed only when everything fits. Raises
+    WeightsError for what cannot be read, does not fit, or is not explained.
     """
+    if position_grid not in POSITION_GRIDS:
+        raise ValueError(f"position_grid must be one of {POSITION_GRIDS}, got {position_grid!r}")
     file = read_weights(path)
     _check_size(file, encoder)
     differences = _compare_settings(file, encoder)
-    _adapt_to_grid(file, encoder.grid, position_grid)
+    _adapt_positions_of(file, encoder, position_grid)
     expected = encoder.state_dict()
     _check_keys_and_shapes(file.path, file.weights, expected)
+    if head is None:
+        file.ignored += [(key, "head of that run") for key in file.head]
+    else:
+        _load_head(file, head)
     encoder.load_state_dict(file.weights)
     return LoadReport(
         source_format=file.source_format,
         sha256=file.sha256,
-        used=tuple(key for key in expected if key not in file.adapted),
+        used=tuple(key for key in expected if key not in file.adapted) + (() if head is None else tuple(file.head)),
         adapted=tuple(file.adapted.items()),
         new=(),
         ignored=tuple(file.ignored),
         differences=differences,
+        head_label_set=None if head is None else file.label_set,
     )
+
+
+def _load_head(file: ForeignWeights, head: nn.Module) -> None:
+    """Put the head of a run of ours into `head`; the last thing that can fail."""
+    if not file.head:
+        raise WeightsError(
+            f"{file.path}: {file.source_format} has no head for these classes; only a run of lungsound has one"
+        )
+    given = {key: tuple(value.shape) for key, value in file.head.items()}
+    wanted = {HEAD_PREFIX + key: tuple(value.shape) for key, value in head.state_dict().items()}
+    for key in wanted | given:
+        if given.get(key) != wanted.get(key):
+            raise WeightsError(
+                f"{file.path}: {key} is {given.get(key, 'missing')}, expected {wanted.get(key, 'no such weight')}: "
+                "a head is taken from a run with the same classes"
+            )
+    head.load_state_dict({key.removeprefix(HEAD_PREFIX): value for key, value in file.head.items()})
 
 
 def _check_size(file: ForeignWeights, encoder: AudioSpectrogramTransformer) -> None:
@@ -92,7 +131,7 @@ def _check_size(file: ForeignWeights, encoder: AudioSpectrogramTransformer) -> N
 
 
 def _compare_settings(file: ForeignWeights, encoder: AudioSpectrogramTransformer) -> tuple[str, ...]:
-    """Settings of Hugging Face's config that no tensor shows; refused where the weights would mean nothing."""
+    """Settings that no tensor shows: a line for each that differs; refused where the weights would mean nothing."""
     config: Mapping[str, Any] = file.config
     num_heads = cast(Block, encoder.blocks[0]).attn.num_heads
     for name, wanted in (("num_attention_heads", num_heads), ("hidden_act", "gelu"), ("patch_size", PATCH_SIZE)):
@@ -101,36 +140,43 @@ def _compare_settings(file: ForeignWeights, encoder: AudioSpectrogramTransformer
             raise WeightsError(
                 f"{file.path.with_name('config.json')}: {name} is {given!r}, but {wanted!r} in the encoder"
             )
-    norm_eps = config.get("layer_norm_eps", encoder.norm.eps)
-    if norm_eps == encoder.norm.eps:
-        return ()
-    return (f"norm_eps is {norm_eps} in the file's config.json and {encoder.norm.eps} in the encoder",)
+    ours = {"norm_eps": encoder.norm.eps, "pooling": encoder.pooling}
+    return tuple(
+        f"{name} is {given} in the file and {ours[name]} in the encoder"
+        for name, given in file.settings.items()
+        if given != ours[name]
+    )
 
 
-def _adapt_to_grid(file: ForeignWeights, grid: PatchGrid, position_grid: str) -> None:
-    """Bring the positions of `file` to `grid`, in its dict of weights, and note how."""
-    positions = file.weights["pos_embed"]
+def _adapt_positions_of(file: ForeignWeights, encoder: AudioSpectrogramTransformer, position_grid: str) -> None:
+    """Bring the positions of `file` to the encoder's patches, in its dict of weights, and note how."""
+    positions, source = file.weights["pos_embed"], file.places
     num_patches = positions.shape[1] - NUM_PREFIX_TOKENS
-    source = file.source_grid
     if source is None:
-        if num_patches != grid.num_patches:
+        if num_patches != encoder.grid.num_patches:
             raise WeightsError(
                 f"{file.path}: its {num_patches} learnt positions, on a grid that it does not name, do not fit the "
-                f"{grid.num_patches} patches of this encoder: set duration, mels and stride to those of that run"
+                f"{encoder.grid.num_patches} patches of this encoder: set duration, mels and stride as in that run"
             )
         return
-    if num_patches != source.num_patches:
+    old = source.grid if isinstance(source, PatchPlaces) else source
+    if num_patches != old.num_patches:
         raise WeightsError(
-            f"{file.path}: {num_patches} patch positions, but its grid of {source.freq}x{source.time} needs "
-            f"{source.num_patches}"
+            f"{file.path}: {num_patches} patch positions, but its grid of {old.freq}x{old.time} needs {old.num_patches}"
         )
-    position_grid = file.position_grid or position_grid
-    if source == grid and position_grid == "aligned":
+    target = PatchPlaces(encoder.num_mels, encoder.num_frames, encoder.stride, encoder.stride)
+    is_published = position_grid == "published" and file.published_rule is not None
+    is_same = target.has_patches_of(source) if isinstance(source, PatchPlaces) else target.grid == source
+    if is_same and not is_published:
         return
-    file.weights["pos_embed"] = adapt_positions(
-        positions, source_grid=source, target_grid=grid, position_grid=position_grid
-    )
-    how = f"{source.freq}x{source.time} to {grid.freq}x{grid.time} (freq x time), {position_grid}"
+    if isinstance(source, PatchPlaces) and not is_published:
+        adapted = place_positions(positions, source=source, target=target)
+    else:
+        is_swapped = is_published and file.published_rule == "swapped"
+        adapted = adapt_positions(positions, source_grid=old, target_grid=target.grid, is_swapped=is_swapped)
+    file.weights["pos_embed"] = adapted
+    new, rule = target.grid, "published" if is_published else "aligned"
+    how = f"{old.freq}x{old.time} to {new.freq}x{new.time} (freq x time), {rule}"
     before = file.adapted.get("pos_embed")
     file.adapted["pos_embed"] = how if before is None else f"{before}; {how}"
 

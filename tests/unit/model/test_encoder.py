@@ -1,6 +1,7 @@
 """The encoder's parts against loops and torch's own layers."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -24,8 +25,8 @@ NUM_PARAMETERS = {
 }
 
 
-def small_encoder(**changes: int) -> AudioSpectrogramTransformer:
-    sizes = {"num_mels": 32, "num_frames": 48, "dim": 24, "depth": 2, "num_heads": 3, **changes}
+def small_encoder(**changes: Any) -> AudioSpectrogramTransformer:
+    sizes: dict[str, Any] = {"num_mels": 32, "num_frames": 48, "dim": 24, "depth": 2, "num_heads": 3, **changes}
     encoder = AudioSpectrogramTransformer(**sizes)
     encoder.initialize(torch.Generator().manual_seed(0))
     return encoder
@@ -115,6 +116,22 @@ def test_the_feature_is_the_mean_of_both_tokens_after_the_final_norm() -> None:
     assert torch.allclose(encoder(fbank), expected.expand(3, -1), atol=1e-6)
 
 
+@pytest.mark.parametrize("depth", [0, 2])
+def test_the_average_token_is_the_mean_of_all_patch_tokens_after_the_final_norm(depth: int) -> None:
+    encoder = small_encoder(depth=depth, pooling="average_token")
+    fbank = torch.randn(3, 48, 32, generator=torch.Generator().manual_seed(5))
+    seen: list[torch.Tensor] = []
+    encoder.norm.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    features = encoder.encode(encoder.embed_patches(fbank))
+    if depth == 0:
+        tokens = encoder.embed_patches(fbank) + encoder.pos_embed[:, 2:]
+        assert torch.equal(seen[0][:, 2:], tokens)
+    normed = nn.functional.layer_norm(seen[0], (24,), eps=1e-6)
+    expected = sum(normed[:, 2 + k] for k in range(encoder.grid.num_patches)) / encoder.grid.num_patches
+    assert torch.allclose(features, expected, atol=1e-6)
+    assert not torch.allclose(features, normed[:, :2].mean(dim=1), atol=1e-3)
+
+
 def test_positions_make_the_order_of_patches_matter() -> None:
     encoder = small_encoder()
     patches = encoder.embed_patches(torch.randn(1, 48, 32, generator=torch.Generator().manual_seed(6)))
@@ -140,6 +157,7 @@ def test_initialisation_is_determined_by_the_generator() -> None:
 def test_other_sizes_work(num_mels: int, num_frames: int, stride: int) -> None:
     encoder = small_encoder(num_mels=num_mels, num_frames=num_frames, stride=stride)
     assert encoder.grid == PatchGrid.of(num_mels, num_frames, stride=stride)
+    assert (encoder.num_mels, encoder.num_frames, encoder.stride) == (num_mels, num_frames, stride)
     assert encoder(torch.zeros(1, num_frames, num_mels)).shape == (1, 24)
 
 
@@ -150,3 +168,5 @@ def test_a_filter_bank_of_another_size_and_odd_heads_are_refused() -> None:
         small_encoder(num_heads=5)
     with pytest.raises(ValueError, match="smaller than one patch"):
         small_encoder(num_mels=15)
+    with pytest.raises(ValueError, match="pooling must be one of"):
+        small_encoder(pooling="mean")

@@ -11,33 +11,39 @@ import torch
 from safetensors.torch import save_file
 
 from lungsound.errors import WeightsError
-from lungsound.model.weight_files import AUDIOSET_GRIDS, first_keys, read_weights
+from lungsound.model.weight_files import first_keys, open_weights
 
 WEIGHTS = {"v.pos_embed": torch.ones(1, 9, 3), "v.cls_token": torch.ones(1, 1, 3)}
 
 
 def assert_refused(path: Path, match: str) -> None:
     with pytest.raises(WeightsError, match=match) as caught:
-        read_weights(path)
+        open_weights(path)
     assert "\n" not in str(caught.value)
 
 
-def test_reads_names_hash_and_values(tmp_path: Path) -> None:
-    save_file(WEIGHTS, tmp_path / "a.safetensors")
+def test_reads_names_hash_header_and_values(tmp_path: Path) -> None:
+    save_file(WEIGHTS, tmp_path / "a.safetensors", metadata={"lungsound": "{}"})
     torch.save({"module." + key: value for key, value in WEIGHTS.items()}, tmp_path / "a.pt")
-    for name in ("a.safetensors", "a.pt"):
-        read = read_weights(tmp_path / name)
-        assert set(read.weights) == {"pos_embed", "cls_token"}
-        assert read.sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    torch.save({"model": WEIGHTS, "epoch": 3}, tmp_path / "a.pth")
+    for name in ("a.safetensors", "a.pt", "a.pth"):
+        file = open_weights(tmp_path / name)
+        assert set(file.tensors) == set(WEIGHTS)
+        assert all(torch.equal(value, WEIGHTS[key]) for key, value in file.tensors.items())
+        assert file.sha256 == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        assert file.metadata == ({"lungsound": "{}"} if name == "a.safetensors" else {})
+        assert file.is_checkpoint == (name == "a.pth")
+        assert file.ignored == ([("epoch", "state of training")] if name == "a.pth" else [])
 
 
-def test_grids_of_the_published_audioset_models() -> None:
-    assert {grid.num_patches: (grid.freq, grid.time) for grid in AUDIOSET_GRIDS.values()} == {
-        1212: (12, 101),
-        850: (10, 85),
-        657: (9, 73),
-        512: (8, 64),
-    }
+def test_weights_are_kept_in_float32_or_ignored_for_a_reason(tmp_path: Path) -> None:
+    torch.save({"v.a": torch.ones(2).half(), "head.b": torch.tensor(3)}, tmp_path / "a.pt")
+    file = open_weights(tmp_path / "a.pt")
+    kept = file.keep("v.", {"head.": "another task"})
+    assert {key: value.dtype for key, value in kept.items()} == {"a": torch.float32}
+    assert file.ignored == [("head.b", "another task")]
+    with pytest.raises(WeightsError, match=r"head.b \(torch.int64\) holds values that are no finite numbers"):
+        file.keep("v.", {})
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
@@ -88,13 +94,9 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
         ({}, "holds an empty or unnamed dict"),
         ({"v.pos_embed": 3}, "entries that are no weights: v.pos_embed"),
         ({"model": WEIGHTS, "teacher": WEIGHTS}, "unexplained parts beside 'model': teacher"),
-        (
-            {"conv1.weight": torch.ones(2)},
-            "no weights of a known kind, its keys begin with conv1.weight; expected a timm",
-        ),
     ],
 )
-def test_content_that_is_no_known_state_dict(tmp_path: Path, content: Any, match: str) -> None:
+def test_content_that_is_no_state_dict(tmp_path: Path, content: Any, match: str) -> None:
     torch.save(content, tmp_path / "a.pth")
     assert_refused(tmp_path / "a.pth", match)
 

@@ -1,0 +1,249 @@
+"""Recognise the format of an encoder's weights, and give them the encoder's names.
+
+Six formats are told apart by their keys: ImageNet ViT / DeiT (timm), AudioSet AST and SSAST as their authors published
+them, AST as Hugging Face stores it, a run of our own, and a checkpoint of the published Patch-Mix program.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lungsound.axes import PatchGrid
+from lungsound.errors import WeightsError
+from lungsound.model.encoder import NUM_PREFIX_TOKENS, PATCH_SIZE
+from lungsound.model.positions import PatchPlaces
+from lungsound.model.weight_files import FACTS_KEY, WeightFile, first_keys, open_weights
+
+AUDIOSET_PLACES = {
+    places.grid.num_patches: places
+    for places in (PatchPlaces(128, 1024, stride, stride) for stride in (10, 12, 14, 16))
+}
+IMAGENET_HEADS = {"v.head.": "ImageNet head", "v.head_dist.": "ImageNet head"}
+HEAD_PREFIX = "head."
+
+
+@dataclass
+class ForeignWeights:
+    """Weights under the encoder's names, in float32; positions still on the grid of the file.
+
+    places            a PatchGrid alone is an image's, which has no place on a filter bank; None: the file does not
+                      tell, positions can only be taken verbatim
+    ignored           (key in the file, why)
+    adapted           {encoder parameter: how}
+    published_rule    what the published program does to these positions: it exchanges the axes ("swapped"), or not
+                      ("straight"), or does not know such a file (None)
+    head, label_set   of a run of ours: the weights of its head, and the name of the classes it tells apart
+    config            Hugging Face's config.json
+    settings          those of the encoder that the file names: norm_eps, pooling
+    """
+
+    path: Path
+    sha256: str
+    source_format: str
+    weights: dict[str, Tensor]
+    places: PatchPlaces | PatchGrid | None
+    ignored: list[tuple[str, str]]
+    adapted: dict[str, str] = field(default_factory=dict)
+    published_rule: Literal["swapped", "straight"] | None = "swapped"
+    head: dict[str, Tensor] = field(default_factory=dict)
+    label_set: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_weights(path: Path) -> ForeignWeights:
+    """Read an encoder's weights from a file, or from the one in a folder, and recognise them by their keys.
+
+    Raises WeightsError for what cannot be read, is not known, or holds values that are no finite numbers.
+    """
+    file = open_weights(path)
+    for marker, translate in _TRANSLATIONS.items():
+        positions = file.tensors.get(marker)
+        if positions is not None:
+            if positions.ndim != 3:
+                raise WeightsError(f"{file.path}: {marker} is {tuple(positions.shape)}, expected (1, positions, dim)")
+            return translate(file)
+    raise WeightsError(
+        f"{file.path}: no weights of a known kind, its keys begin with {first_keys(list(file.tensors))}; expected a "
+        "timm ViT or DeiT, an AST (original or Hugging Face), an SSAST, a run of lungsound or of the published program"
+    )
+
+
+def _from_imagenet(file: WeightFile) -> ForeignWeights:
+    """timm's ViT or DeiT. Without a distillation token, the class token and its position serve for both."""
+    weights = file.keep("", dict.fromkeys(("head.", "head_dist.", "pre_logits."), "ImageNet head"))
+    adapted = {}
+    kernel = weights.get("patch_embed.proj.weight")
+    if kernel is not None:
+        if kernel.ndim != 4 or kernel.shape[1] != 3:
+            raise WeightsError(
+                f"{file.path}: patch_embed.proj.weight is {tuple(kernel.shape)}, expected (dim, 3, 16, 16) of images"
+            )
+        weights["patch_embed.proj.weight"] = kernel.sum(dim=1, keepdim=True)
+        adapted["patch_embed.proj.weight"] = "sum of the red, green and blue kernels"
+    is_distilled = "dist_token" in weights
+    if not is_distilled and "cls_token" in weights:
+        weights["dist_token"] = weights["cls_token"].clone()
+        weights["pos_embed"] = torch.cat([weights["pos_embed"][:, :1], weights["pos_embed"]], dim=1)
+        adapted["dist_token"] = "copy of the class token"
+        adapted["pos_embed"] = "position of the class token also for the distillation token"
+    num_patches = weights["pos_embed"].shape[1] - NUM_PREFIX_TOKENS
+    side = math.isqrt(max(num_patches, 0))
+    if side == 0 or side * side != num_patches:
+        raise WeightsError(f"{file.path}: {num_patches} patch positions are no square grid of an image model")
+    source_format = "ImageNet ViT, distilled" if is_distilled else "ImageNet ViT"
+    grid = PatchGrid(freq=side, time=side)
+    return ForeignWeights(file.path, file.sha256, source_format, weights, grid, file.ignored, adapted)
+
+
+def _from_ast(file: WeightFile) -> ForeignWeights:
+    """The original AST: AudioSet weights, or what the published Patch-Mix program made of them (same names)."""
+    if "p_input_fdim" in file.tensors or "mask_embed" in file.tensors:
+        return _from_ssast(file)
+    num_patches = file.tensors["v.pos_embed"].shape[1] - NUM_PREFIX_TOKENS
+    places = None if file.is_checkpoint else AUDIOSET_PLACES.get(num_patches)
+    source_format, head = "run of the published program", "head that the published program does not train"
+    if places is not None:
+        source_format, head = "AudioSet AST, original", "AudioSet head"
+    weights = file.keep("v.", IMAGENET_HEADS | {"mlp_head.": head})
+    return ForeignWeights(file.path, file.sha256, source_format, weights, places, file.ignored)
+
+
+def _from_ssast(file: WeightFile) -> ForeignWeights:
+    """SSAST before fine-tuning: an AST that was trained to recognise masked patches, without overlap of patches."""
+    kernel = file.tensors.get("v.patch_embed.proj.weight")
+    if kernel is not None and tuple(kernel.shape[2:]) != (PATCH_SIZE, PATCH_SIZE):
+        raise WeightsError(
+            f"{file.path}: patches of {'x'.join(map(str, kernel.shape[2:]))} (mel x frame), but {PATCH_SIZE}x"
+            f"{PATCH_SIZE} in the encoder: take an SSAST of patches (SSAST-Base-Patch-400.pth), not one of frames"
+        )
+    sizes = [file.tensors.get(f"p_input_{axis}dim", torch.zeros(0)).flatten().tolist() for axis in "ft"]
+    try:
+        (num_mels,), (num_frames,) = sizes
+        places = PatchPlaces(int(num_mels), int(num_frames), PATCH_SIZE, PATCH_SIZE)
+    except (ValueError, OverflowError) as error:
+        raise WeightsError(
+            f"{file.path}: p_input_fdim and p_input_tdim must be the mels and frames of its training input, got {sizes}"
+        ) from error
+    reasons = IMAGENET_HEADS | {
+        "p_input_": "size of the training input",
+        "mask_embed": "stands for a masked patch in self-supervised training",
+        "cpredlayer.": "head of self-supervised training",
+        "gpredlayer.": "head of self-supervised training",
+    }
+    weights = file.keep("v.", reasons)
+    return ForeignWeights(file.path, file.sha256, "SSAST", weights, places, file.ignored, published_rule="straight")
+
+
+def _from_own_run(file: WeightFile) -> ForeignWeights:
+    """Weights that lungsound saved: encoder, head and projector."""
+    header = file.metadata.get(FACTS_KEY, "{}")
+    try:
+        facts = json.loads(header)
+        places, label_set = _own_places(facts), str(facts.get("label_set", "unknown"))
+        named = {name: value for name, value in facts.get("model", {}).items() if name in ("norm_eps", "pooling")}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{file.path}: its header must name audio.num_mels, model.stride and patch_grid as [freq, time] that fit "
+            f"together, got {header[:60]!r}"
+        ) from error
+    tensors = file.keep("encoder.", {"projector.": "projector of that run"})
+    return ForeignWeights(
+        file.path,
+        file.sha256,
+        "run of lungsound",
+        weights={key: value for key, value in tensors.items() if not key.startswith(HEAD_PREFIX)},
+        places=places,
+        ignored=file.ignored,
+        published_rule=None,
+        head={key: value for key, value in tensors.items() if key.startswith(HEAD_PREFIX)},
+        label_set=label_set,
+        settings=named,
+    )
+
+
+def _own_places(facts: Mapping[str, Any]) -> PatchPlaces | None:
+    """The places that the header of a run names; None when it names no grid."""
+    if facts.get("patch_grid") is None:
+        return None
+    freq, time = (int(size) for size in facts["patch_grid"])
+    stride = int(facts["model"]["stride"])
+    num_frames = PATCH_SIZE + stride * (time - 1)  # those under its patches
+    places = PatchPlaces(int(facts["audio"]["num_mels"]), num_frames, stride, stride)
+    if places.grid != PatchGrid(freq, time):
+        raise ValueError(f"{places} has the grid {places.grid}")
+    return places
+
+
+_HUGGING_FACE_PREFIX = "audio_spectrogram_transformer."
+_HUGGING_FACE_NAMES = {
+    "embeddings.cls_token": "cls_token",
+    "embeddings.distillation_token": "dist_token",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "layernorm": "norm",
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+    "attention.output.dense": "attn.proj",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+}
+_QUERY_KEY_VALUE = tuple(f"attention.attention.{part}" for part in ("query", "key", "value"))
+
+
+def _from_hugging_face(file: WeightFile) -> ForeignWeights:
+    """Hugging Face's AST; query, key and value are joined, strides and lengths come from config.json."""
+    tensors = file.keep(_HUGGING_FACE_PREFIX, {"classifier.": "head of another task"})
+    weights: dict[str, Tensor] = {}
+    for key, value in tensors.items():
+        layer = re.match(r"encoder\.layer\.(\d+)\.", key)
+        block = "" if layer is None else f"blocks.{layer[1]}."
+        name = key if layer is None else key[layer.end() :]
+        stem, _, leaf = name.rpartition(".")
+        if name in _HUGGING_FACE_NAMES:
+            weights[_HUGGING_FACE_NAMES[name]] = value
+        elif stem in _HUGGING_FACE_NAMES:
+            weights[f"{block}{_HUGGING_FACE_NAMES[stem]}.{leaf}"] = value
+        elif stem == _QUERY_KEY_VALUE[0]:
+            parts = [tensors.get(key.replace(stem, part)) for part in _QUERY_KEY_VALUE]
+            joined = [part for part in parts if part is not None and part.shape == value.shape]
+            weights[f"{block}attn.qkv.{leaf}"] = torch.cat(joined)
+        elif stem not in _QUERY_KEY_VALUE:
+            weights[key] = value
+    config, places = _hugging_face_config(file.path.with_name("config.json"))
+    named = {"norm_eps": config["layer_norm_eps"]} if "layer_norm_eps" in config else {}
+    source_format = "AST, Hugging Face"
+    return ForeignWeights(
+        file.path, file.sha256, source_format, weights, places, file.ignored, config=config, settings=named
+    )
+
+
+def _hugging_face_config(path: Path) -> tuple[Mapping[str, Any], PatchPlaces]:
+    """Hugging Face's config.json, and the places of positions that it implies."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: weights of Hugging Face need their config.json beside them")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        names = ("num_mel_bins", "max_length", "frequency_stride", "time_stride")
+        places = PatchPlaces(*(int(config[name]) for name in names))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: num_mel_bins, max_length, frequency_stride and time_stride must be whole numbers: {error!r}"
+        ) from error
+    return config, places
+
+
+_TRANSLATIONS: dict[str, Callable[[WeightFile], ForeignWeights]] = {
+    "encoder.pos_embed": _from_own_run,
+    "v.pos_embed": _from_ast,
+    "embeddings.position_embeddings": _from_hugging_face,
+    _HUGGING_FACE_PREFIX + "embeddings.position_embeddings": _from_hugging_face,
+    "pos_embed": _from_imagenet,
+}
