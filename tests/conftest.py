@@ -88,6 +88,11 @@ def deit_tiny_path(pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mn04_path(pytestconfig: pytest.Config) -> Path:
+    return shared_path(pytestconfig, "weights/mn04_as_mAP_432.pt", "EfficientAT mn04 weights")
+
+
+@pytest.fixture(scope="session")
 def synthetic_corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A synthetic corpus of eight patients, made once and shared by all workers: read it, do not change it."""
     from lungsound.data.synthetic import synthesize

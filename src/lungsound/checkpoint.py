@@ -24,6 +24,7 @@ from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import WeightsError
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.model.classifier import LungSoundClassifier
+from lungsound.model.encoder import AudioSpectrogramTransformer
 from lungsound.model.weight_files import FACTS_KEY
 
 MODEL_FORMAT = "lungsound model 1"
@@ -89,16 +90,18 @@ def save_model(
 ) -> None:
     """Write what answering needs: encoder and head (the projector takes no part), front end, classes."""
     tensors = {name: value for name, value in model.state_dict().items() if not name.startswith("projector.")}
+    how_made = {"pretrained", "position_grid", "first_kernel", "is_head_pretrained"}
     facts = {
         "format": MODEL_FORMAT,
         "audio": audio.model_dump(mode="json"),
-        "model": architecture.model_dump(mode="json", exclude={"pretrained", "position_grid"}),
-        "patch_grid": [model.encoder.grid.freq, model.encoder.grid.time],
+        "model": architecture.model_dump(mode="json", exclude=how_made),
         "mean": mean,
         "std": std,
         "label_set": label_set.name,
         "note": "research software, not a medical device",
     }
+    if isinstance(model.encoder, AudioSpectrogramTransformer):
+        facts["patch_grid"] = [model.encoder.grid.freq, model.encoder.grid.time]
     write_tensors(path, tensors, facts)
 
 

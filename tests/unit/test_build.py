@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lungsound.build import corpora, models, training
+from lungsound.checkpoint import save_model
 from lungsound.config import (
     AugmentSettings,
     DataSettings,
@@ -20,8 +21,12 @@ from lungsound.config import (
 from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.labels import LABEL_SETS
+from lungsound.model.classifier import LungSoundClassifier
+from lungsound.model.convolutional import ConvolutionalEncoder
+from lungsound.model.pretrained import LoadReport
 from lungsound.training.objectives import CrossEntropy, PatchMixContrastive, PatchMixCrossEntropy
 from tests.unit.data.trees import NORMAL, write_icbhi
+from tests.unit.model.published_networks import random_state, resnet_shapes
 
 CPU = torch.device("cpu")
 NAMES = ["101_1b1_Al_sc_Meditron", "102_1b1_Ar_mc_Litt3200", "103_1b1_Ar_sc_AKGC417L"]
@@ -198,7 +203,7 @@ def test_the_contrastive_objective_refuses_batches_of_one_cycle(batch_size: int,
         corpora.training_batches(settings, fbanks, range(num_cycles), [0] * num_cycles, mean=0.0, std=1.0)
 
 
-# ---- model, objective, step ----
+# ---- model ----
 
 MICRO = ["model.size=micro", "model.pretrained=none", "audio.duration_s=0.5", "audio.num_mels=32"]
 
@@ -251,6 +256,104 @@ def test_unknown_pretrained_weights_are_refused() -> None:
         models.model(run, corpora.front_end(run.audio))
 
 
+# ---- convolutional networks, and weights of earlier runs ----
+
+MN04 = [*MICRO, "model.architecture=mn04", "objective.name=ce"]
+
+
+def save_run(path: Path, overrides: list[str], *, seed: int = 5) -> LungSoundClassifier:
+    """A trained model of these settings, as a run keeps it."""
+    run = load_config("demo", [*overrides, f"train.seed={seed}"])
+    made, _ = models.model(run, corpora.front_end(run.audio))
+    label_set = LABEL_SETS[run.data.label_set]
+    save_model(path, made, audio=run.audio, architecture=run.model, mean=0.0, std=1.0, label_set=label_set)
+    return made
+
+
+def build(overrides: list[str]) -> tuple[LungSoundClassifier, LoadReport | None]:
+    run = load_config("demo", overrides)
+    return models.model(run, corpora.front_end(run.audio))
+
+
+def test_a_convolutional_network_has_a_linear_head_and_weights_of_the_seed() -> None:
+    made, report = build([*MN04, "train.seed=1"])
+    assert report is None
+    assert isinstance(made.encoder, ConvolutionalEncoder)
+    assert made.encoder.architecture == "mn04"
+    assert [type(layer) for layer in made.head] == [torch.nn.Linear]
+    assert made.projector is None
+    again, other = build([*MN04, "train.seed=1"])[0].state_dict(), build([*MN04, "train.seed=2"])[0].state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in made.state_dict().items())
+    assert not torch.equal(made.state_dict()["head.0.weight"], other["head.0.weight"])
+
+
+@pytest.mark.parametrize("objective", ["patchmix_ce", "patchmix_cl"])
+def test_patch_mix_with_a_convolutional_network_is_refused(objective: str) -> None:
+    with pytest.raises(
+        SettingsError, match=f"'{objective}' mixes patches, which mn04 does not have: it needs"
+    ) as caught:
+        build([*MN04, f"objective.name={objective}"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_filter_bank_too_small_for_a_convolutional_network_is_refused() -> None:
+    with pytest.raises(SettingsError, match="8 frames x 32 mels is too small for cnn6, which needs 16 of each: raise"):
+        build([*MN04, "model.architecture=cnn6", "audio.duration_s=0.1"])
+
+
+def test_pooling_arrives() -> None:
+    made, _ = build([*MICRO, "model.pooling=average_token"])
+    assert made.patch_encoder.pooling == "average_token"
+
+
+@pytest.mark.parametrize("network", [MICRO, MN04])
+def test_an_earlier_run_gives_its_encoder_and_if_so_set_its_head(network: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    earlier = save_run(path, network).state_dict()
+    heads = {name for name in earlier if name.startswith("head.")}
+    for is_head_pretrained in (False, True):
+        setting = f"model.is_head_pretrained={str(is_head_pretrained).lower()}"
+        made, report = build([*network, f'model.pretrained="{path}"', setting])
+        assert report is not None
+        same = {name for name, value in made.state_dict().items() if torch.equal(value, earlier[name])}
+        assert {name for name in earlier if name.startswith("encoder.")} <= same
+        assert (heads <= same) == is_head_pretrained
+        random = {name for name in report.new if not name.startswith("projector.")}
+        assert random == (set() if is_head_pretrained else heads)
+
+
+def test_a_head_of_other_classes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_run(path, [*MN04, "data.label_set=sound2"])
+    wanted = [*MN04, f'model.pretrained="{path}"', "model.is_head_pretrained=true", "data.label_set=diagnosis2"]
+    with pytest.raises(SettingsError, match=r"tells the classes of sound2 apart, but data\.label_set is 'diagnosis2'"):
+        build(wanted)
+    with pytest.raises(SettingsError, match=r"is_head_pretrained needs model\.pretrained"):
+        build([*MN04, "model.is_head_pretrained=true"])
+
+
+def test_the_first_kernel_setting_arrives(tmp_path: Path) -> None:
+    overrides = [*MICRO, "model.architecture=resnet10", "objective.name=ce"]
+    state = random_state(resnet_shapes("resnet10"))
+    torch.save(state, tmp_path / "resnet10.pth")
+    overrides.append(f'model.pretrained="{tmp_path / "resnet10.pth"}"')
+    name = "network.embedder.embedder.convolution.weight"
+    summed, report = build(overrides)
+    assert report is not None
+    assert dict(report.adapted).keys() == {name}
+    assert report.new == ("head.0.weight", "head.0.bias")
+    drawn, report = build([*overrides, "model.first_kernel=new"])
+    assert report is not None
+    assert report.new == (name, "head.0.weight", "head.0.bias")
+    kernels = [made.encoder.state_dict()[name] for made in (summed, drawn)]
+    assert torch.allclose(kernels[0], state["conv1.weight"].sum(1, keepdim=True))
+    random, _ = build([*overrides, "model.pretrained=none"])
+    assert torch.equal(kernels[1], random.encoder.state_dict()[name])
+
+
+# ---- objective and step ----
+
+
 def test_an_objective_gets_its_settings() -> None:
     settings = ObjectiveSettings(
         temperature=0.2, alpha=0.3, target="project_flow", negatives="diff_label", is_class_weighted=True
@@ -284,7 +387,7 @@ def test_the_draw_gets_its_settings() -> None:
         ModelSettings(size="micro"), corpora.front_end(load_config("demo", MICRO).audio), LABEL_SETS["sound4"]
     ).encoder.grid
     generator = torch.Generator().manual_seed(0)
-    none = training.draw(PatchMixSettings(beta=0.0))(4, grid, generator)
+    none = training.draw(PatchMixSettings(beta=0.0, is_lam_per_sample=False))(4, grid, generator)
     assert none.lam == 1
     each = training.draw(PatchMixSettings(is_lam_per_sample=True, axis="time"))(4, grid, generator)
     assert each.lam.shape == (4,)

@@ -35,12 +35,12 @@ def make_model(
     return model.eval()
 
 
-def save(path: Path, model: LungSoundClassifier) -> Path:
+def save(path: Path, model: LungSoundClassifier, *, architecture: ModelSettings = ARCHITECTURE) -> Path:
     save_model(
         path,
         model,
         audio=AUDIO,
-        architecture=ARCHITECTURE,
+        architecture=architecture,
         mean=-4.0,
         std=3.5,
         label_set=LABEL_SETS["sound2"],
@@ -129,6 +129,44 @@ def test_a_model_comes_back_with_all_that_gives_it_meaning(tmp_path: Path) -> No
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert not found.model.training
     assert found.model.encoder.norm.eps == 1e-5
+    fbank = torch.randn(2, found.front_end.num_frames, 32)
+    assert torch.equal(found.model(fbank), model(fbank))
+
+
+@pytest.mark.parametrize("architecture", ["cnn6", "mn04", "resnet10", "efficientnet_b0"])
+def test_a_convolutional_model_comes_back(architecture: str, tmp_path: Path) -> None:
+    settings = ModelSettings.model_validate({"architecture": architecture, "first_kernel": "new"})
+    model = make_model(architecture=settings)
+    fbank = torch.randn(3, corpora.front_end(AUDIO).num_frames, 32)
+    model.train()(fbank)  # so that the batch norms have statistics and a count
+    path = save(tmp_path / "model.safetensors", model.eval(), architecture=settings)
+    found = load_model(path)
+    assert torch.equal(found.model(fbank), model(fbank))
+    _, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    assert "patch_grid" not in facts
+    assert facts["model"]["architecture"] == architecture
+    assert not {"pretrained", "first_kernel", "position_grid", "is_head_pretrained"} & facts["model"].keys()
+
+
+def test_the_pooling_of_a_transformer_comes_back(tmp_path: Path) -> None:
+    settings = ARCHITECTURE.model_copy(update={"pooling": "average_token"})
+    model = make_model(architecture=settings)
+    found = load_model(save(tmp_path / "model.safetensors", model, architecture=settings))
+    fbank = torch.randn(2, found.front_end.num_frames, 32)
+    assert torch.equal(found.model(fbank), model(fbank))
+
+
+def test_a_file_written_before_there_were_other_architectures_is_read(tmp_path: Path) -> None:
+    model = make_model()
+    path = save(tmp_path / "m", model)
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    assert facts["patch_grid"] == [model.patch_encoder.grid.freq, model.patch_encoder.grid.time]
+    old_audio = {
+        name: facts["audio"][name] for name in ("sample_rate_hz", "duration_s", "padding", "num_mels", "fade_s")
+    }
+    old_model = {name: facts["model"][name] for name in ("size", "stride", "norm_eps")}
+    write_tensors(path, tensors, facts | {"audio": old_audio, "model": old_model})
+    found = load_model(path)
     fbank = torch.randn(2, found.front_end.num_frames, 32)
     assert torch.equal(found.model(fbank), model(fbank))
 

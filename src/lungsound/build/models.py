@@ -1,56 +1,37 @@
 """Settings to a network, with random or pretrained weights."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
-from torch import Tensor
 
-from lungsound.audio.fbank import AUDIOSET_MEAN, AUDIOSET_STD, fbank_statistics
 from lungsound.audio.front_end import FrontEnd
-from lungsound.audio.specaugment import apply_specaugment, draw_specaugment
-from lungsound.config import (
-    AudioSettings,
-    AugmentSettings,
-    DataSettings,
-    ModelSettings,
-    ObjectiveSettings,
-    PatchMixSettings,
-    RunConfig,
-    TrainSettings,
-)
-from lungsound.data.cache import cache_root
-from lungsound.data.corpus import Corpus, Cycle, Recording
-from lungsound.data.dataset import Augment, CycleBatches, FilterBanks, open_filter_banks
+from lungsound.config import ModelSettings, ObjectiveSettings, RunConfig
 from lungsound.data.fetch import resolve_weights
-from lungsound.data.holdout import hold_out_patients
-from lungsound.data.reader import read_corpus
-from lungsound.errors import CorpusError, SettingsError
+from lungsound.errors import SettingsError
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.model.classifier import LungSoundClassifier
+from lungsound.model.convolutional import ConvolutionalEncoder, convolutional_encoder
+from lungsound.model.convolutional_weights import load_convolutional
 from lungsound.model.encoder import ENCODER_SIZES, AudioSpectrogramTransformer
-from lungsound.model.patchmix import draw_patch_mix
 from lungsound.model.pretrained import LoadReport, load_pretrained
 from lungsound.randomness import generator_at
-from lungsound.training.losses import class_weights
-from lungsound.training.objectives import CrossEntropy, Draw, Objective, PatchMixContrastive, PatchMixCrossEntropy
-from lungsound.training.optim import Schedule, make_optimizer
 from lungsound.training.progress import track
-from lungsound.training.step import TrainStep
-
-
 
 
 def network(
     architecture: ModelSettings, front_end: FrontEnd, label_set: LabelSet, *, projection_dim: int | None = None
 ) -> LungSoundClassifier:
     """The network without weights."""
+    is_ast = architecture.architecture == "ast"
+    encoder = _transformer(architecture, front_end) if is_ast else _convolutional(architecture, front_end)
+    return LungSoundClassifier(encoder, label_set.classes, projection_dim=projection_dim, is_head_normalized=is_ast)
+
+
+def _transformer(architecture: ModelSettings, front_end: FrontEnd) -> AudioSpectrogramTransformer:
     size = ENCODER_SIZES[architecture.size]
     try:
-        encoder = AudioSpectrogramTransformer(
+        return AudioSpectrogramTransformer(
             num_mels=front_end.num_mels,
             num_frames=front_end.num_frames,
             dim=size.dim,
@@ -58,10 +39,40 @@ def network(
             num_heads=size.num_heads,
             stride=architecture.stride,
             norm_eps=architecture.norm_eps,
+            pooling=architecture.pooling,
         )
     except ValueError as error:
         raise SettingsError(f"audio and model settings do not fit: {error}") from None
-    return LungSoundClassifier(encoder, label_set.classes, projection_dim=projection_dim)
+
+
+def _convolutional(architecture: ModelSettings, front_end: FrontEnd) -> ConvolutionalEncoder:
+    encoder = convolutional_encoder(architecture.architecture)
+    if min(front_end.num_frames, front_end.num_mels) < encoder.least_size:
+        raise SettingsError(
+            f"audio and model settings do not fit: a filter bank of {front_end.num_frames} frames x "
+            f"{front_end.num_mels} mels is too small for {encoder.architecture}, which needs {encoder.least_size} of "
+            "each: raise audio.duration_s or audio.num_mels"
+        )
+    return encoder
+
+
+def projection_dim(objective: ObjectiveSettings, architecture: ModelSettings) -> int | None:
+    """Size of the projections, None without a projector; SettingsError for what cannot be compared or mixed."""
+    if objective.name != "ce" and architecture.architecture != "ast":
+        raise SettingsError(
+            f"objective.name {objective.name!r} mixes patches, which {architecture.architecture} does not have: "
+            "it needs model.architecture 'ast'; train a convolutional network with objective.name 'ce'"
+        )
+    if objective.name != "patchmix_cl":
+        return None
+    dim = ENCODER_SIZES[architecture.size].dim
+    chosen = objective.projection_dim or dim
+    if chosen != dim and not objective.target.startswith("project"):
+        raise SettingsError(
+            f"objective.projection_dim is {chosen}, but target {objective.target!r} compares "
+            f"projections with features of {dim}: make them equal or take a project_* target"
+        )
+    return chosen
 
 
 def model(
@@ -71,21 +82,31 @@ def model(
 
     A download shows its progress on `console`.
     """
-    projection_dim = None
-    if config.objective.name == "patchmix_cl":
-        dim = ENCODER_SIZES[config.model.size].dim
-        projection_dim = config.objective.projection_dim or dim
-        if projection_dim != dim and not config.objective.target.startswith("project"):
-            raise SettingsError(
-                f"objective.projection_dim is {projection_dim}, but target {config.objective.target!r} compares "
-                f"projections with features of {dim}: make them equal or take a project_* target"
-            )
-    network_ = network(config.model, front_end, LABEL_SETS[config.data.label_set], projection_dim=projection_dim)
+    label_set = LABEL_SETS[config.data.label_set]
+    network_ = network(
+        config.model, front_end, label_set, projection_dim=projection_dim(config.objective, config.model)
+    )
     network_.initialize(generator_at(config.train.seed, "weights"))
     if config.model.pretrained == "none":
+        if config.model.is_head_pretrained:
+            raise SettingsError("model.is_head_pretrained needs model.pretrained: the folder of a run of ours")
         return network_, None
     with track(console or Console(quiet=True), f"weights {config.model.pretrained}") as on_progress:
         path = resolve_weights(config.model.pretrained, on_progress=on_progress)
-    report = load_pretrained(network_.encoder, path, position_grid=config.model.position_grid)
-    new = tuple(name for name, _ in network_.named_parameters() if not name.startswith("encoder."))
-    return network_, replace(report, new=new)
+    return network_, _load(network_, path, config.model, label_set)
+
+
+def _load(model: LungSoundClassifier, path: Path, architecture: ModelSettings, label_set: LabelSet) -> LoadReport:
+    """Put pretrained weights into encoder and, if so set, head; the report with what stays random."""
+    head = model.head if architecture.is_head_pretrained else None
+    if isinstance(model.encoder, ConvolutionalEncoder):
+        report = load_convolutional(model.encoder, path, first_kernel=architecture.first_kernel, head=head)
+    else:
+        report = load_pretrained(model.encoder, path, position_grid=architecture.position_grid, head=head)
+    if report.head_label_set not in (None, "unknown", label_set.name):
+        raise SettingsError(
+            f"model.is_head_pretrained: the head in {path} tells the classes of {report.head_label_set} apart, but "
+            f"data.label_set is {label_set.name!r}: make them equal or take the encoder alone"
+        )
+    drawn = [name for name, _ in model.named_parameters() if not name.startswith("encoder.")]
+    return replace(report, new=report.new + tuple(name for name in drawn if name not in report.used))

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,36 +26,59 @@ RECORD_SUFFIX = ".sha256"  # beside a download, in the form that sha256sum check
 class KnownFile:
     """Where weights can be had.
 
-    sha256      the hash or its first digits; None: what the server states when it is downloaded
-    companions  other URLs whose files belong beside it (config.json); the result is then a folder
+    sha256, md5      the hash or its first digits; neither: what the server states when it is downloaded
+    companions       other URLs whose files belong beside it (config.json); the result is then a folder
+    is_downloadable  False: no hash is published to check a download with, so a person must fetch it
     """
 
     url: str
-    sha256: str | None
-    description: str
-    licence: str
+    sha256: str | None = None
+    md5: str | None = None
     companions: tuple[str, ...] = ()
+    is_downloadable: bool = True
+
+    @property
+    def hash(self) -> tuple[str, str] | None:
+        """Kind and digits."""
+        if self.sha256 is not None:
+            return "sha256", self.sha256
+        return None if self.md5 is None else ("md5", self.md5)
 
 
-def _deit(file_name: str, description: str) -> KnownFile:
-    """A file of Facebook's DeiT: its name ends in the first digits of its hash."""
-    url = f"https://dl.fbaipublicfiles.com/deit/{file_name}"
-    return KnownFile(url, file_name.removesuffix(".pth")[-8:], f"{description}, ImageNet-1k", "Apache-2.0")
+def _named_by_hash(url: str) -> KnownFile:
+    """A file whose name ends in the first eight digits of its hash."""
+    return KnownFile(url, sha256=url.removesuffix(".pth")[-8:])
 
 
 _AST_URL = "https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593/resolve/main"
+_DEIT_URL = "https://dl.fbaipublicfiles.com/deit"
+_TORCHVISION_URL = "https://download.pytorch.org/models"
+# DeiT, ResNet and EfficientNet are trained on ImageNet-1k. The EfficientNet files that the published program names
+# were replaced: their addresses give files of other hashes (pytorch/vision issue 7744), which are the ones named here.
 KNOWN_WEIGHTS: dict[str, KnownFile] = {
-    "deit-tiny": _deit("deit_tiny_patch16_224-a1311bcf.pth", "DeiT-Tiny/16, 224 px"),
-    "deit-small": _deit("deit_small_patch16_224-cd65a155.pth", "DeiT-Small/16, 224 px"),
-    "deit-tiny-distilled": _deit("deit_tiny_distilled_patch16_224-b40b3cf7.pth", "DeiT-Tiny/16 distilled, 224 px"),
-    "deit-small-distilled": _deit("deit_small_distilled_patch16_224-649709d9.pth", "DeiT-Small/16 distilled, 224 px"),
-    "deit-base-distilled-384": _deit("deit_base_distilled_patch16_384-d0272ac0.pth", "DeiT-Base/16 distilled, 384 px"),
-    "ast-audioset": KnownFile(
-        f"{_AST_URL}/model.safetensors",
-        None,
-        "AST-Base, AudioSet, stride 10, mAP 0.459",
-        "BSD-3-Clause",
-        companions=(f"{_AST_URL}/config.json",),
+    "deit-tiny": _named_by_hash(f"{_DEIT_URL}/deit_tiny_patch16_224-a1311bcf.pth"),
+    "deit-small": _named_by_hash(f"{_DEIT_URL}/deit_small_patch16_224-cd65a155.pth"),
+    "deit-tiny-distilled": _named_by_hash(f"{_DEIT_URL}/deit_tiny_distilled_patch16_224-b40b3cf7.pth"),
+    "deit-small-distilled": _named_by_hash(f"{_DEIT_URL}/deit_small_distilled_patch16_224-649709d9.pth"),
+    "deit-base-distilled-384": _named_by_hash(f"{_DEIT_URL}/deit_base_distilled_patch16_384-d0272ac0.pth"),
+    "ast-audioset": KnownFile(f"{_AST_URL}/model.safetensors", companions=(f"{_AST_URL}/config.json",)),
+    "ssast-base-patch": KnownFile(
+        "https://www.dropbox.com/s/ewrzpco95n9jdz6/SSAST-Base-Patch-400.pth?dl=1", is_downloadable=False
+    ),
+    "resnet18": _named_by_hash(f"{_TORCHVISION_URL}/resnet18-f37072fd.pth"),
+    "resnet34": _named_by_hash(f"{_TORCHVISION_URL}/resnet34-b627a593.pth"),
+    "resnet50": _named_by_hash(f"{_TORCHVISION_URL}/resnet50-0676ba61.pth"),
+    "resnet101": _named_by_hash(f"{_TORCHVISION_URL}/resnet101-63fe2227.pth"),
+    "efficientnet_b0": _named_by_hash(f"{_TORCHVISION_URL}/efficientnet_b0_rwightman-7f5810bc.pth"),
+    "efficientnet_b1": _named_by_hash(f"{_TORCHVISION_URL}/efficientnet_b1_rwightman-bac287d4.pth"),
+    "efficientnet_b2": _named_by_hash(f"{_TORCHVISION_URL}/efficientnet_b2_rwightman-c35c1473.pth"),
+    "cnn6-audioset": KnownFile(
+        "https://zenodo.org/record/3987831/files/Cnn6_mAP%3D0.343.pth?download=1",
+        md5="e25e26b84585b14c7754c91e48efc9be",
+    ),
+    "mn04-audioset": KnownFile(
+        "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/mn04_as_mAP_432.pt",
+        sha256="899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c",
     ),
 }
 
@@ -76,44 +100,57 @@ def resolve_weights(name_or_path: str, *, cache_dir: Path | None = None, on_prog
         )
     root = cache_dir or cache_root()
     folder = root / "weights" / name_or_path if known.companions else root / "weights"
-    paths = [
-        _cached(name_or_path, url, folder, sha256, on_progress)
-        for url, sha256 in ((known.url, known.sha256), *((url, None) for url in known.companions))
-    ]
-    return folder if known.companions else paths[0]
+    path = _cached(name_or_path, known.url, folder, known.hash, on_progress, is_downloadable=known.is_downloadable)
+    for url in known.companions:
+        _cached(name_or_path, url, folder, None, on_progress)
+    return folder if known.companions else path
 
 
-def _cached(name: str, url: str, folder: Path, sha256: str | None, on_progress: Progress | None) -> Path:
+def _cached(
+    name: str,
+    url: str,
+    folder: Path,
+    wanted: tuple[str, str] | None,
+    on_progress: Progress | None,
+    *,
+    is_downloadable: bool = True,
+) -> Path:
     """The file of `url` in `folder`, downloaded when it is not there, and checked in either case."""
-    path = folder / url.rsplit("/", 1)[-1]
+    path = folder / urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])
     record = path.with_name(path.name + RECORD_SUFFIX)
     by_hand = f"put the file by hand at {path}"
     if not path.is_file():
+        if not is_downloadable:
+            raise FetchError(f"{name} is not in the cache and has no published hash: get {url} and {by_hand}")
         if os.environ.get("LUNGSOUND_OFFLINE") == "1":
             raise FetchError(f"{name} is not in the cache and LUNGSOUND_OFFLINE is 1: get {url} and {by_hand}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _download(url, path, sha256, on_progress)
+            _download(url, path, wanted, on_progress)
         except (OSError, HTTPException) as error:
             raise FetchError(f"cannot download {name} from {url} ({error}): try again, or {by_hand}") from error
-    if sha256 is None and record.is_file():
-        sha256 = record.read_text(encoding="ascii").split()[0]
-    found = _digest(path, "sha256")
-    if sha256 is not None and not found.startswith(sha256):
-        raise FetchError(f"{path} has sha256 {found[:16]}, expected {sha256[:16]}: delete it to download it again")
+    if wanted is None and record.is_file():
+        wanted = "sha256", record.read_text(encoding="ascii").split()[0]
+    if wanted is not None:
+        kind, expected = wanted
+        found = _digest(path, kind)
+        if not found.startswith(expected):
+            raise FetchError(
+                f"{path} has {kind} {found[:16]}, expected {expected[:16]}: delete it to download it again"
+            )
     return path
 
 
-def _download(url: str, path: Path, sha256: str | None, on_progress: Progress | None) -> None:
+def _download(url: str, path: Path, wanted: tuple[str, str] | None, on_progress: Progress | None) -> None:
     """Fetch `url` beside `path`, going on where an earlier attempt stopped; check; rename.
 
-    Without `sha256` the hash that the server states is used. A file with another hash is deleted; the hash of a
-    good one is recorded beside it.
+    `wanted` is the kind and the digits of the hash; without it the hash that the server states is used. A file with
+    another hash is deleted; the SHA-256 of a good one is recorded beside it.
     """
     partial = path.with_name(path.name + ".partial")
     headers = _Headers()
     with _open(url, partial, headers) as response:
-        kind, expected = ("sha256", sha256) if sha256 is not None else headers.stated_hash()
+        kind, expected = wanted or headers.stated_hash()
         is_resumed = response.status == 206
         num_bytes = partial.stat().st_size if is_resumed else 0
         length = response.headers.get("Content-Length")
@@ -180,8 +217,10 @@ class _Headers(urllib.request.HTTPRedirectHandler):
 
 
 def _digest(path: Path, kind: str) -> str:
+    """Hex digits of a hash: sha256, md5, or git's of a blob."""
+    if kind == "git blob hash":
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    else:
+        digest = hashlib.new(kind, usedforsecurity=False)
     with path.open("rb") as stream:
-        if kind == "sha256":
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-        sha1 = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-        return hashlib.file_digest(stream, lambda: sha1).hexdigest()
+        return hashlib.file_digest(stream, lambda: digest).hexdigest()

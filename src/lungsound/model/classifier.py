@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lungsound.model.convolutional import ConvolutionalEncoder, initialize_linear
 from lungsound.model.encoder import AudioSpectrogramTransformer
 
 
@@ -26,17 +27,24 @@ class Projector(nn.Module):
 class LungSoundClassifier(nn.Module):
     """Filter bank (batch, time, mel) to logits (batch, class).
 
-    The head is LayerNorm (eps 1e-5) and a linear map. The projector exists only for the contrastive objective
-    and takes no part in an answer.
+    The head is LayerNorm (eps 1e-5) and a linear map, or the linear map alone: the published program has the first
+    on its transformers, the second on its convolutional networks. The projector exists only for the contrastive
+    objective and takes no part in an answer.
     """
 
     def __init__(
-        self, encoder: AudioSpectrogramTransformer, classes: Sequence[str], *, projection_dim: int | None = None
+        self,
+        encoder: AudioSpectrogramTransformer | ConvolutionalEncoder,
+        classes: Sequence[str],
+        *,
+        projection_dim: int | None = None,
+        is_head_normalized: bool = True,
     ) -> None:
         super().__init__()
         self.classes = tuple(classes)
         self.encoder = encoder
-        self.head = nn.Sequential(nn.LayerNorm(encoder.dim), nn.Linear(encoder.dim, len(self.classes)))
+        linear = nn.Linear(encoder.dim, len(self.classes))
+        self.head = nn.Sequential(nn.LayerNorm(encoder.dim), linear) if is_head_normalized else nn.Sequential(linear)
         self.projector = None if projection_dim is None else Projector(encoder.dim, projection_dim)
 
     @torch.no_grad()
@@ -45,9 +53,14 @@ class LungSoundClassifier(nn.Module):
         self.encoder.initialize(generator)
         others = [self.head] if self.projector is None else [self.head, self.projector]
         for linear in (module for part in others for module in part.modules() if isinstance(module, nn.Linear)):
-            bound = float(linear.in_features) ** -0.5
-            linear.weight.uniform_(-bound, bound, generator=generator)
-            linear.bias.uniform_(-bound, bound, generator=generator)
+            initialize_linear(linear, generator)
+
+    @property
+    def patch_encoder(self) -> AudioSpectrogramTransformer:
+        """The encoder, when it embeds patches, which Patch-Mix needs; ValueError for a convolutional one."""
+        if not isinstance(self.encoder, AudioSpectrogramTransformer):
+            raise ValueError(f"Patch-Mix needs an encoder of patches, not {self.encoder.architecture}")
+        return self.encoder
 
     def forward(self, fbank: Tensor) -> Tensor:
         logits: Tensor = self.head(self.encoder(fbank))

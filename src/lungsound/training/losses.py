@@ -1,6 +1,6 @@
 """Cross-entropy with mixed labels, and the Patch-Mix contrastive loss: the same function twice.
 
-With sim = cos(mixed_i, anchor_j) / temperature, the contrastive loss of the paper (equation 5) is the mixed
+With sim = cos(mixed_i, anchor_j) / temperature, the contrastive loss of the paper is the mixed
 cross-entropy in which the classes are the samples.
 """
 

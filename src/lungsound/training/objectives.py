@@ -85,9 +85,10 @@ class PatchMixCrossEntropy:
     def __call__(
         self, model: LungSoundClassifier, fbank: Tensor, labels: Tensor, *, generator: torch.Generator
     ) -> Loss:
-        patches = model.encoder.embed_patches(fbank)
-        draw = self.draw(len(fbank), model.encoder.grid, generator).to(fbank.device, fbank.dtype)
-        logits = model.head(model.encoder.encode(mix_patches(patches, draw, pool=self.peers.gather(patches))))
+        encoder = model.patch_encoder
+        patches = encoder.embed_patches(fbank)
+        draw = self.draw(len(fbank), encoder.grid, generator).to(fbank.device, fbank.dtype)
+        logits = model.head(encoder.encode(mix_patches(patches, draw, pool=self.peers.gather(patches))))
         partner_labels = self.peers.gather(labels)[draw.partner]
         loss = mixed_cross_entropy(logits, labels, partner_labels, lam=draw.lam, class_weights=self.class_weights)
         return Loss(loss, {"patchmix_ce": loss}, logits)
@@ -128,14 +129,15 @@ class PatchMixContrastive:
     ) -> Loss:
         if model.projector is None:
             raise ValueError("the contrastive objective needs a model with a projector")
-        patches = model.encoder.embed_patches(fbank)
-        features = model.encoder.encode(patches)
+        encoder = model.patch_encoder
+        patches = encoder.embed_patches(fbank)
+        features = encoder.encode(patches)
         logits = model.head(features)
         anchor = model.projector(features) if self.target.startswith("project") else features
         anchor = self.peers.gather(anchor.detach() if self.target.endswith("block") else anchor)
 
-        draw = self.draw(len(fbank), model.encoder.grid, generator).to(fbank.device, fbank.dtype)
-        mixed_features = model.encoder.encode(mix_patches(patches, draw, pool=self.peers.gather(patches)))
+        draw = self.draw(len(fbank), encoder.grid, generator).to(fbank.device, fbank.dtype)
+        mixed_features = encoder.encode(mix_patches(patches, draw, pool=self.peers.gather(patches)))
         ce = cross_entropy(logits, labels, class_weights=self.class_weights)
         contrastive = patch_mix_contrastive_loss(
             model.projector(mixed_features),

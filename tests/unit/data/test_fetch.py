@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -83,10 +84,13 @@ def behaviour(monkeypatch: pytest.MonkeyPatch) -> Iterator[Behaviour]:
     monkeypatch.delenv("LUNGSOUND_OFFLINE", raising=False)
     monkeypatch.setattr(fetch, "CHUNK_BYTES", 10_000)
     known = {
-        "small": KnownFile(f"{url}/small-{SHA256[:8]}.pth", SHA256[:8], "a test", "none"),
-        "wrong": KnownFile(f"{url}/small.pth", "0123abcd", "a test", "none"),
-        "gone": KnownFile(f"{url}/gone.pth", SHA256[:8], "a test", "none"),
-        "hub": KnownFile(f"{url}/hub/model.safetensors", None, "a test", "none", (f"{url}/hub/config.json",)),
+        "small": KnownFile(f"{url}/small-{SHA256[:8]}.pth", sha256=SHA256[:8]),
+        "wrong": KnownFile(f"{url}/small.pth", sha256="0123abcd"),
+        "gone": KnownFile(f"{url}/gone.pth", sha256=SHA256[:8]),
+        "hub": KnownFile(f"{url}/hub/model.safetensors", companions=(f"{url}/hub/config.json",)),
+        "zenodo": KnownFile(f"{url}/Cnn_mAP%3D0.3.pth?download=1", md5=hashlib.md5(CONTENT).hexdigest()),
+        "zenodo-wrong": KnownFile(f"{url}/Cnn_mAP%3D0.3.pth?download=1", md5="0123abcd"),
+        "by-hand": KnownFile(f"{url}/Patch-400.pth?dl=1", is_downloadable=False),
     }
     for name, file in known.items():
         monkeypatch.setitem(KNOWN_WEIGHTS, name, file)
@@ -167,6 +171,28 @@ def test_a_wrong_hash_is_refused_and_deleted(tmp_path: Path) -> None:
     assert list((tmp_path / "weights").iterdir()) == []
 
 
+@pytest.mark.usefixtures("behaviour")
+def test_an_md5_is_checked_and_the_name_on_disk_is_plain(tmp_path: Path) -> None:
+    path = resolve_weights("zenodo", cache_dir=tmp_path)
+    assert path.name == "Cnn_mAP=0.3.pth"
+    assert path.read_bytes() == CONTENT
+    assert path.with_name(path.name + ".sha256").read_text() == f"{SHA256}  {path.name}\n"
+    path.write_bytes(CONTENT[1:])
+    with pytest.raises(FetchError, match=r"has md5 [0-9a-f]{16}, expected .*: delete it to download it again"):
+        resolve_weights("zenodo", cache_dir=tmp_path)
+    path.unlink()
+    assert_fails("zenodo-wrong", tmp_path, r"has md5 [0-9a-f]{16}, expected 0123abcd; deleted")
+
+
+def test_what_has_no_published_hash_is_fetched_by_a_person(behaviour: Behaviour, tmp_path: Path) -> None:
+    assert_fails("by-hand", tmp_path, "by-hand is not in the cache and has no published hash: get http")
+    assert behaviour.ranges == []
+    by_hand = tmp_path / "weights" / "Patch-400.pth"
+    by_hand.parent.mkdir()
+    by_hand.write_bytes(CONTENT)
+    assert resolve_weights("by-hand", cache_dir=tmp_path) == by_hand
+
+
 def test_a_file_of_several_comes_as_a_folder_checked_by_the_stated_hashes(behaviour: Behaviour, tmp_path: Path) -> None:
     folder = resolve_weights("hub", cache_dir=tmp_path)
     assert folder == tmp_path / "weights" / "hub"
@@ -220,7 +246,7 @@ def test_offline_nothing_is_asked_for(behaviour: Behaviour, tmp_path: Path, monk
 @pytest.mark.usefixtures("behaviour")
 def test_no_network_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_fails("gone", tmp_path, "cannot download gone from .* 404")
-    monkeypatch.setitem(KNOWN_WEIGHTS, "closed", KnownFile("http://127.0.0.1:9/a.pth", "00", "a test", "none"))
+    monkeypatch.setitem(KNOWN_WEIGHTS, "closed", KnownFile("http://127.0.0.1:9/a.pth", sha256="00"))
     assert_fails("closed", tmp_path, "cannot download closed from .* refused")
 
 
@@ -255,17 +281,20 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
 
 
 def test_the_known_weights() -> None:
-    assert set(KNOWN_WEIGHTS) == {
-        "deit-tiny",
-        "deit-small",
-        "deit-tiny-distilled",
-        "deit-small-distilled",
-        "deit-base-distilled-384",
-        "ast-audioset",
-    }
+    named_by_hash = {f"deit-{name}" for name in ("tiny", "small", "tiny-distilled", "small-distilled")}
+    named_by_hash |= {"deit-base-distilled-384", "efficientnet_b0", "efficientnet_b1", "efficientnet_b2"}
+    named_by_hash |= {"resnet18", "resnet34", "resnet50", "resnet101"}
+    others = {"ast-audioset", "ssast-base-patch", "cnn6-audioset", "mn04-audioset"}
+    assert set(KNOWN_WEIGHTS) == named_by_hash | others
     for name, known in KNOWN_WEIGHTS.items():
         assert known.url.startswith("https://")
-        if name.startswith("deit"):
+        if name in named_by_hash:
+            assert re.fullmatch(r"[0-9a-f]{8}", known.sha256 or "")
             assert known.url.endswith(f"-{known.sha256}.pth")
-            assert len(known.sha256 or "") == 8
     assert KNOWN_WEIGHTS["ast-audioset"].companions[0].endswith("/config.json")
+    assert len(KNOWN_WEIGHTS["cnn6-audioset"].md5 or "") == 32
+    assert not KNOWN_WEIGHTS["ssast-base-patch"].is_downloadable
+
+
+def test_the_known_hash_of_mn04_is_that_of_the_file(mn04_path: Path) -> None:
+    assert hashlib.sha256(mn04_path.read_bytes()).hexdigest() == KNOWN_WEIGHTS["mn04-audioset"].sha256

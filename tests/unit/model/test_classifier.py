@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lungsound.model.classifier import LungSoundClassifier, Projector, predict_probabilities
+from lungsound.model.convolutional import convolutional_encoder
 from lungsound.model.encoder import AudioSpectrogramTransformer
 
 
@@ -28,6 +29,38 @@ def test_logits_are_layer_norm_and_a_linear_map_of_the_feature() -> None:
     assert isinstance(linear, nn.Linear)
     assert torch.allclose(model(fbank), normed @ linear.weight.T + linear.bias, atol=1e-12)
     assert model(fbank).shape == (7, 3)
+
+
+def convolutional_classifier(*, seed: int = 0) -> LungSoundClassifier:
+    model = LungSoundClassifier(convolutional_encoder("mn04"), ("a", "b", "c"), is_head_normalized=False)
+    model.initialize(torch.Generator().manual_seed(seed))
+    return model
+
+
+def test_a_head_without_norm_is_one_linear_map_of_the_feature() -> None:
+    model = convolutional_classifier().eval()
+    (linear,) = model.head
+    assert isinstance(linear, nn.Linear)
+    expected = model.encoder(fbanks()) @ linear.weight.T + linear.bias
+    assert torch.allclose(model(fbanks()), expected, atol=1e-6)
+    assert model(fbanks()).shape == (7, 3)
+
+
+def test_initialisation_of_a_convolutional_model_is_determined_by_the_generator_alone() -> None:
+    torch.manual_seed(1)
+    first = convolutional_classifier().state_dict()
+    torch.manual_seed(2)
+    second, other = convolutional_classifier().state_dict(), convolutional_classifier(seed=1).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["head.0.weight"], other["head.0.weight"])
+    assert not torch.equal(first["encoder.network.features.0.0.weight"], other["encoder.network.features.0.0.weight"])
+
+
+def test_only_an_encoder_of_patches_can_mix_them() -> None:
+    model = classifier()
+    assert model.patch_encoder is model.encoder
+    with pytest.raises(ValueError, match="Patch-Mix needs an encoder of patches, not mn04"):
+        _ = convolutional_classifier().patch_encoder
 
 
 def test_the_projector_is_linear_batch_norm_relu_linear() -> None:
