@@ -16,7 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lungsound.audio.fbank import AUDIOSET_MEAN, AUDIOSET_STD, LogMel, mel_banks, normalize
+from lungsound.audio.fbank import (
+    AUDIOSET_MEAN,
+    AUDIOSET_STATISTICS,
+    AUDIOSET_STD,
+    EfficientATLogMel,
+    LogMel,
+    mel_banks,
+    normalize,
+)
 from lungsound.audio.specaugment import Mask, SpecAugmentDraw, apply_specaugment
 from lungsound.audio.waveform import Padding, cut, fade, fit, read_waveform, resample, resample_kernel
 from tests.golden.formulas import spec, uni, wave
@@ -114,6 +122,30 @@ class TestFilterBank:
         assert max_difference(normalized(log_mel, waveform), published[f"fbank_norm/{name}"]) < 1e-3
         if f"fbank_raw/{name}" in published:
             assert max_difference(log_mel(waveform.unsqueeze(0))[0], published[f"fbank_raw/{name}"]) < 1e-2
+
+
+class TestEfficientATFilterBank:
+    """Every 25th frame of what EfficientAT's own module gives in evaluation, for 2 s at 32 kHz."""
+
+    @pytest.mark.parametrize("name", ["breath", "noise", "chirp"])
+    def test_some_rows(self, name: str) -> None:
+        t = np.arange(64000) / 32000
+        samples = {
+            "breath": wave("breath2s", 64000, 32000),
+            "noise": np.round(32767 * uni("noise2s", (64000,), std=0.2, dtype=np.float64)),
+            "chirp": np.round(32767 * 0.6 * np.sin(2 * np.pi * (50 * t + 3700 * t * t))),
+        }[name]
+        mean, std = AUDIOSET_STATISTICS["efficientat"]
+        fbank = EfficientATLogMel()(full_scale(samples.astype(np.int16)).unsqueeze(0))[0]
+        assert fbank.shape == (200, 128)
+        published = load(DATA / "efficientat_reference.npz")[name]
+        assert max_difference(normalize(fbank[::25], mean=mean, std=std), published) < 1e-3
+
+    def test_mel_banks(self) -> None:
+        banks = mel_banks(128, fft_size=1024, sample_rate_hz=32000, low_hz=0.0, high_hz=15000.0)
+        published = load(DATA / "efficientat_reference.npz")["mel_banks_sum"]
+        assert max_difference(banks.sum(dim=1), published) < 1e-4
+        assert banks[:, 512].abs().max() == 0
 
 
 class TestResample:

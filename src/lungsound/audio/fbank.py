@@ -1,15 +1,28 @@
-"""Kaldi's log-mel filter bank as a batched torch module, and its normalisation."""
+"""Log-mel filter banks as batched torch modules, Kaldi's and EfficientAT's, and their normalisation."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lungsound.errors import AudioError, SettingsError
 
+FilterBank = Literal["kaldi", "efficientat"]
+
 AUDIOSET_MEAN = -4.2677393
 AUDIOSET_STD = 4.5689974
+# Mean and deviation with which weights were trained on AudioSet; EfficientAT's (x + 4.5) / 5 in AST's convention.
+AUDIOSET_STATISTICS: dict[FilterBank, tuple[float, float]] = {
+    "kaldi": (AUDIOSET_MEAN, AUDIOSET_STD),
+    "efficientat": (-4.5, 2.5),
+}
+
+EFFICIENTAT_RATE_HZ = 32000
+EFFICIENTAT_TOP_HZ = 15000.0
+EFFICIENTAT_OFFSET = 1e-5  # added to the power: silence gives log(1e-5) = -11.512925
 
 PREEMPHASIS = 0.97
 LOG_FLOOR = 1.1920929e-07  # the float32 epsilon: silence gives log(2 ** -23) = -15.942385
@@ -64,9 +77,7 @@ class LogMel(nn.Module):
                 f"a waveform of {waveform.shape[-1]} samples is shorter than one frame of {self.frame_size}; "
                 "take a longer one, or fit it to a duration first"
             )
-        if waveform.device.type == "cpu" and not torch.compiler.is_compiling():
-            return torch.cat([self._log_mel(clips) for clips in torch.split(waveform, MAX_CPU_CLIPS)])
-        return self._log_mel(waveform)
+        return _by_clips(self._log_mel, waveform)
 
     def _log_mel(self, waveform: Tensor) -> Tensor:
         frames = waveform.unfold(-1, self.frame_size, self.hop_size)
@@ -75,6 +86,70 @@ class LogMel(nn.Module):
         spectrum: Tensor = torch.fft.rfft((frames - PREEMPHASIS * before) * self.window, n=self.fft_size)
         power: Tensor = spectrum.real.square() + spectrum.imag.square()
         return (power @ self.mel_banks).clamp(min=LOG_FLOOR).log()
+
+
+class EfficientATLogMel(nn.Module):
+    """Waveform (batch, samples), full scale 1, to EfficientAT's filter bank (batch, time, mel) before normalisation.
+
+    The recipe of its program in evaluation: pre-emphasis .97 of the whole waveform (one sample shorter), frames of
+    1024 samples every 320 that are centred, with the waveform mirrored at both ends, a symmetric Hann window over the
+    middle 800 of each, power spectrum, Kaldi's triangles from 0 to 15000 Hz, natural logarithm of power + 1e-5.
+
+    The weights were trained on this at 32 kHz: another rate is a SettingsError. Call it outside autocast.
+    """
+
+    window: Tensor
+    mel_banks: Tensor
+
+    fft_size = 1024
+    window_size = 800
+    hop_size = 320
+
+    def __init__(self, *, sample_rate_hz: int = EFFICIENTAT_RATE_HZ, num_mels: int = 128) -> None:
+        super().__init__()
+        if sample_rate_hz != EFFICIENTAT_RATE_HZ:
+            raise SettingsError(
+                f"EfficientAT's filter bank is made for {EFFICIENTAT_RATE_HZ} Hz, not {sample_rate_hz} Hz: "
+                f"set audio.sample_rate_hz to {EFFICIENTAT_RATE_HZ}, or audio.filter_bank to kaldi"
+            )
+        banks = mel_banks(
+            num_mels,
+            fft_size=self.fft_size,
+            sample_rate_hz=sample_rate_hz,
+            low_hz=0.0,
+            high_hz=EFFICIENTAT_TOP_HZ,
+        )
+        self.register_buffer("window", torch.hann_window(self.window_size, periodic=False), persistent=False)
+        self.register_buffer("mel_banks", banks.T.to(torch.get_default_dtype()).contiguous(), persistent=False)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames in a waveform of this many samples; 0 when it is too short to be mirrored at its ends."""
+        return 0 if num_samples < self.fft_size // 2 + 2 else 1 + (num_samples - 1) // self.hop_size
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Raises AudioError for a waveform that is too short to be mirrored at its ends."""
+        if self.num_frames(waveform.shape[-1]) == 0:
+            raise AudioError(
+                f"a waveform of {waveform.shape[-1]} samples is shorter than the {self.fft_size // 2 + 2} that "
+                "mirroring its ends needs; take a longer one, or fit it to a duration first"
+            )
+        return _by_clips(self._log_mel, waveform)
+
+    def _log_mel(self, waveform: Tensor) -> Tensor:
+        emphasised = waveform[..., 1:] - PREEMPHASIS * waveform[..., :-1]
+        margin = self.fft_size // 2
+        frames = F.pad(emphasised, (margin, margin), mode="reflect").unfold(-1, self.fft_size, self.hop_size)
+        rest = (self.fft_size - self.window_size) // 2  # on each side of the window, where it is 0
+        spectrum: Tensor = torch.fft.rfft(frames[..., rest : rest + self.window_size] * self.window, n=self.fft_size)
+        power: Tensor = spectrum.real.square() + spectrum.imag.square()
+        return (power @ self.mel_banks + EFFICIENTAT_OFFSET).log()
+
+
+def _by_clips(log_mel: Callable[[Tensor], Tensor], waveform: Tensor) -> Tensor:
+    """Filter banks of a batch of waveforms, on the CPU a few at a time."""
+    if waveform.device.type == "cpu" and not torch.compiler.is_compiling():
+        return torch.cat([log_mel(clips) for clips in torch.split(waveform, MAX_CPU_CLIPS)])
+    return log_mel(waveform)
 
 
 def mel_banks(

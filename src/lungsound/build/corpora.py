@@ -1,47 +1,40 @@
 """Settings to a corpus, its parts, filter banks and batches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from lungsound.audio.fbank import AUDIOSET_MEAN, AUDIOSET_STD, fbank_statistics
+from lungsound.audio.fbank import AUDIOSET_STATISTICS, fbank_statistics
 from lungsound.audio.front_end import FrontEnd
 from lungsound.audio.specaugment import apply_specaugment, draw_specaugment
+from lungsound.audio.waveform_changes import change_waveform, check_installed, draw_waveform_change
 from lungsound.config import (
     AudioSettings,
     AugmentSettings,
     DataSettings,
-    ModelSettings,
-    ObjectiveSettings,
-    PatchMixSettings,
     RunConfig,
-    TrainSettings,
 )
 from lungsound.data.cache import cache_root
 from lungsound.data.corpus import Corpus, Cycle, Recording
-from lungsound.data.dataset import Augment, CycleBatches, FilterBanks, open_filter_banks
-from lungsound.data.fetch import resolve_weights
+from lungsound.data.dataset import (
+    Augment,
+    ChangeCycle,
+    CycleBatches,
+    FilterBanks,
+    Waveforms,
+    open_filter_banks,
+    open_waveforms,
+)
 from lungsound.data.holdout import hold_out_patients
 from lungsound.data.reader import read_corpus
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.labels import LABEL_SETS, LabelSet
-from lungsound.model.classifier import LungSoundClassifier
-from lungsound.model.encoder import ENCODER_SIZES, AudioSpectrogramTransformer
-from lungsound.model.patchmix import draw_patch_mix
-from lungsound.model.pretrained import LoadReport, load_pretrained
 from lungsound.randomness import generator_at
-from lungsound.training.losses import class_weights
-from lungsound.training.objectives import CrossEntropy, Draw, Objective, PatchMixContrastive, PatchMixCrossEntropy
-from lungsound.training.optim import Schedule, make_optimizer
 from lungsound.training.progress import track
-from lungsound.training.step import TrainStep
-
-
 
 
 @dataclass(frozen=True)
@@ -60,6 +53,7 @@ def front_end(audio: AudioSettings) -> FrontEnd:
         padding=audio.padding,
         num_mels=audio.num_mels,
         fade_s=audio.fade_s,
+        filter_bank=audio.filter_bank,
     )
 
 
@@ -127,10 +121,22 @@ def filter_banks(corpus: Corpus, front_end: FrontEnd, *, console: Console) -> Fi
         )
 
 
+def waveforms(corpus: Corpus, front_end: FrontEnd, *, console: Console) -> Waveforms:
+    """Waveforms of all cycles of the corpus as they were cut, from the cache or read with a bar."""
+    with track(console, "waveforms") as on_progress:
+        return open_waveforms(
+            corpus.cycles,
+            front_end,
+            cache_dir=cache_root() / "filter-banks",
+            fingerprint=corpus.fingerprint,
+            on_progress=on_progress,
+        )
+
+
 def statistics(audio: AudioSettings, fbanks: FilterBanks, train_rows: Sequence[int]) -> tuple[float, float]:
-    """Mean and deviation for normalisation: AudioSet's, or those of the training cycles."""
+    """Mean and deviation for normalisation: AudioSet's for this filter bank, or those of the training cycles."""
     if audio.statistics == "audioset":
-        return AUDIOSET_MEAN, AUDIOSET_STD
+        return AUDIOSET_STATISTICS[audio.filter_bank]
     return fbank_statistics(torch.from_numpy(fbanks[row].copy()) for row in train_rows)
 
 
@@ -143,6 +149,7 @@ class Inputs:
     num_classes: int
     mean: float
     std: float
+    change: ChangeCycle | None = None
 
     def class_counts(self, rows: Sequence[int]) -> list[int]:
         chosen = [self.labels[row] for row in rows]
@@ -155,15 +162,33 @@ class Inputs:
 
     def training_batches(self, config: RunConfig, rows: Sequence[int]) -> CycleBatches:
         labels = [self.labels[row] for row in rows]
-        return training_batches(config, self.fbanks, rows, labels, mean=self.mean, std=self.std)
+        return training_batches(config, self.fbanks, rows, labels, mean=self.mean, std=self.std, change=self.change)
 
 
 def inputs(config: RunConfig, corpus: Corpus, parts: Parts, *, console: Console) -> Inputs:
-    """Filter banks and labels of the corpus, normalised as the settings say."""
-    fbanks = filter_banks(corpus, front_end(config.audio), console=console)
+    """Filter banks and labels of the corpus, normalised as the settings say; waveforms when they are to be changed."""
+    front = front_end(config.audio)
+    is_changed = bool(config.augment.waveform) and config.augment.waveform_probability > 0
+    if is_changed:
+        check_installed(config.augment.waveform)
+    fbanks = filter_banks(corpus, front, console=console)
     mean, std = statistics(config.audio, fbanks, parts.train)
+    change = change_cycle(config.augment, waveforms(corpus, front, console=console), front) if is_changed else None
     label_set = LABEL_SETS[config.data.label_set]
-    return Inputs(fbanks, tuple(labels(corpus.cycles, label_set)), label_set.num_classes, mean, std)
+    return Inputs(fbanks, tuple(labels(corpus.cycles, label_set)), label_set.num_classes, mean, std, change)
+
+
+def change_cycle(settings: AugmentSettings, waveforms: Waveforms, front_end: FrontEnd) -> ChangeCycle:
+    """From a row and a generator to the filter bank (time, mel) of that cycle with its waveform changed, or None."""
+
+    def change(row: int, generator: torch.Generator) -> Tensor | None:
+        drawn = draw_waveform_change(settings.waveform, generator=generator, probability=settings.waveform_probability)
+        if drawn is None:
+            return None
+        waveform = change_waveform(waveforms[row], drawn, sample_rate_hz=front_end.sample_rate_hz)
+        return front_end.filter_banks(front_end.fit(waveform).unsqueeze(0))[0]
+
+    return change
 
 
 def augment(settings: AugmentSettings) -> Augment | None:
@@ -189,7 +214,14 @@ def augment(settings: AugmentSettings) -> Augment | None:
 
 
 def training_batches(
-    config: RunConfig, fbanks: FilterBanks, rows: Sequence[int], labels: Sequence[int], *, mean: float, std: float
+    config: RunConfig,
+    fbanks: FilterBanks,
+    rows: Sequence[int],
+    labels: Sequence[int],
+    *,
+    mean: float,
+    std: float,
+    change: ChangeCycle | None = None,
 ) -> CycleBatches:
     batches = CycleBatches(
         fbanks,
@@ -199,6 +231,7 @@ def training_batches(
         mean=mean,
         std=std,
         seed=config.train.seed,
+        change=change,
         augment=augment(config.augment),
         is_last_dropped=config.train.is_last_batch_dropped,
     )

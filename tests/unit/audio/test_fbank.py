@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from lungsound.audio.fbank import LOG_FLOOR, LogMel, fbank_statistics, mel_banks, normalize
+from lungsound.audio.fbank import (
+    AUDIOSET_STATISTICS,
+    LOG_FLOOR,
+    EfficientATLogMel,
+    LogMel,
+    fbank_statistics,
+    mel_banks,
+    normalize,
+)
 from lungsound.errors import AudioError, SettingsError
 
 
@@ -140,6 +148,82 @@ class TestLogMel:
     def test_frames_too_short(self, settings: dict[str, float]) -> None:
         with pytest.raises(SettingsError, match="too short"):
             LogMel(**settings)
+
+
+def naive_efficientat(samples: np.ndarray, *, num_mels: int) -> np.ndarray:
+    """EfficientAT's recipe in loops: one frame, one bin, one mel at a time, in float64."""
+    x = [float(samples[i]) - 0.97 * float(samples[i - 1]) for i in range(1, len(samples))]
+
+    def mirrored(i: int) -> float:
+        last = len(x) - 1
+        return x[-i if i < 0 else 2 * last - i if i > last else i]
+
+    angle = 2 * np.pi * np.outer(np.arange(513), np.arange(1024)) / 1024
+    top = 1127 * math.log(1 + 15000 / 700)
+    corners_hz = [700 * (math.exp(top * m / (num_mels + 1) / 1127) - 1) for m in range(num_mels + 2)]
+    rows = []
+    for centre in range(0, len(x) + 1, 320):
+        frame = np.zeros(1024)
+        for i in range(800):
+            window = 0.5 - 0.5 * math.cos(2 * math.pi * i / 799)
+            frame[112 + i] = window * mirrored(centre - 512 + 112 + i)
+        power = (np.cos(angle) @ frame) ** 2 + (np.sin(angle) @ frame) ** 2
+        row = []
+        for m in range(num_mels):
+            weights = [naive_mel_weight(k * 31.25, *corners_hz[m : m + 3]) for k in range(512)]
+            row.append(math.log(sum(w * p for w, p in zip(weights, power, strict=False)) + 1e-5))
+        rows.append(row)
+    return np.array(rows)
+
+
+class TestEfficientATLogMel:
+    @pytest.mark.parametrize(("num_samples", "num_mels"), [(514, 128), (1281, 24), (1600, 64)])
+    def test_against_loops(self, num_samples: int, num_mels: int) -> None:
+        t = torch.arange(num_samples, dtype=torch.float64) / 32000
+        chirp = 0.5 * torch.sin(2 * math.pi * (100 * t + 100000 * t * t))
+        waveform = torch.stack([noise(num_samples, dtype=torch.float64), chirp, torch.zeros_like(chirp)])
+        ours = EfficientATLogMel(num_mels=num_mels).double()(waveform)
+        assert ours.shape == (3, 1 + (num_samples - 1) // 320, num_mels)
+        for clip, fbank in zip(waveform, ours, strict=True):
+            expected = naive_efficientat(clip.numpy(), num_mels=num_mels)
+            np.testing.assert_allclose(fbank.numpy(), expected, rtol=0, atol=1e-3)
+
+    def test_silence(self) -> None:
+        fbank = EfficientATLogMel()(torch.zeros(2, 3200))
+        torch.testing.assert_close(fbank, torch.full((2, 10, 128), math.log(1e-5)))
+        mean, std = AUDIOSET_STATISTICS["efficientat"]
+        assert float(normalize(fbank, mean=mean, std=std)[0, 0, 0]) == pytest.approx((math.log(1e-5) + 4.5) / 5)
+
+    @pytest.mark.parametrize("frequency_hz", [300, 1000, 5000, 14000])
+    def test_a_tone_is_loudest_at_its_filter(self, frequency_hz: int) -> None:
+        tone = torch.sin(2 * math.pi * frequency_hz * torch.arange(3200) / 32000)
+        peak, high = (1127 * math.log(1 + hz / 700) for hz in (frequency_hz, 15000))
+        loudest = EfficientATLogMel()(tone.unsqueeze(0))[0].argmax(dim=-1)
+        assert (loudest - (peak / high * 129 - 1)).abs().max() < 1.5
+
+    @pytest.mark.parametrize("num_samples", [*range(514, 560), 832, 833, 961, 962, 32000, 256000, 320000, 320001])
+    def test_num_frames(self, num_samples: int) -> None:
+        log_mel = EfficientATLogMel(num_mels=16)
+        assert log_mel.num_frames(num_samples) == 1 + (num_samples - 1) // 320
+        assert log_mel(torch.zeros(1, num_samples)).shape == (1, log_mel.num_frames(num_samples), 16)
+
+    def test_each_clip_is_alone(self) -> None:
+        waveform, log_mel = noise(5, 2000), EfficientATLogMel()
+        alone = torch.cat([log_mel(clip.unsqueeze(0)) for clip in waveform])
+        torch.testing.assert_close(log_mel(waveform), alone, rtol=0, atol=1e-4)
+
+    def test_too_short_to_be_mirrored(self) -> None:
+        log_mel = EfficientATLogMel()
+        assert [log_mel.num_frames(n) for n in (0, 1, 513, 514)] == [0, 0, 0, 2]
+        with pytest.raises(AudioError, match=r"513 samples.*514"):
+            log_mel(torch.zeros(1, 513))
+
+    def test_another_rate_is_refused_in_one_line(self) -> None:
+        with pytest.raises(
+            SettingsError, match=r"made for 32000 Hz, not 16000 Hz: set audio\.sample_rate_hz"
+        ) as caught:
+            EfficientATLogMel(sample_rate_hz=16000)
+        assert "\n" not in str(caught.value)
 
 
 class TestStatistics:

@@ -1,5 +1,6 @@
-"""Filter banks in one file, computed once; batches as a function of seed, epoch and step."""
+"""Filter banks and waveforms in one file each, made once; batches as a function of seed, epoch and step."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 
 from lungsound.audio.front_end import FrontEnd
 from lungsound.data.corpus import Cycle
-from lungsound.data.dataset import Batch, CycleBatches, open_filter_banks
+from lungsound.data.dataset import Batch, CycleBatches, open_filter_banks, open_waveforms
 from lungsound.data.icbhi import read_icbhi
 from lungsound.errors import AudioError
+from lungsound.randomness import generator_at
 from tests.unit.data.trees import write_icbhi
 
 FRONT_END = FrontEnd(duration_s=0.3, num_mels=16)
@@ -82,6 +84,61 @@ def test_an_error_leaves_nothing_behind(cycles: tuple[Cycle, ...], tmp_path: Pat
     with pytest.raises(AudioError, match=NAMES[1]):
         open_filter_banks(cycles, FRONT_END, cache_dir=tmp_path / "cache", fingerprint="x")
     assert not list((tmp_path / "cache").iterdir())
+
+
+# ---- waveforms ----
+
+
+def test_each_row_is_the_waveform_of_its_cycle(cycles: tuple[Cycle, ...], tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    waveforms = open_waveforms(
+        cycles,
+        FRONT_END,
+        cache_dir=tmp_path / "cache",
+        fingerprint="x",
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert len(waveforms) == 4
+    assert [len(waveforms[row]) for row in range(4)] == [8000, 9600, 12800, 27200]
+    for row, cycle in enumerate(cycles):
+        whole = FRONT_END.read(cycle.recording.path)
+        assert torch.equal(waveforms[row], whole[int(cycle.start_s * 16000) : int(cycle.end_s * 16000)])
+    assert seen == [(3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize("num_cycles", [1, 2, 3])
+def test_any_number_and_length_of_waveforms(cycles: tuple[Cycle, ...], num_cycles: int, tmp_path: Path) -> None:
+    """An odd number of samples before the places of the cycles, which are numbers of twice the size."""
+    odd = tuple(
+        replace(cycle, start_s=0.5, end_s=0.5 + (n + 1.5) / 16000) for n, cycle in enumerate(cycles[:num_cycles])
+    )
+    waveforms = open_waveforms(odd, FRONT_END, cache_dir=tmp_path / "cache", fingerprint="x")
+    assert [len(waveforms[row]) for row in range(num_cycles)] == [*range(1, num_cycles + 1)]
+
+
+def test_waveforms_are_read_once_and_a_change_of_one_stays_where_it_is(
+    cycles: tuple[Cycle, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_waveforms(cycles, FRONT_END, cache_dir=tmp_path / "cache", fingerprint="x")
+    reads: list[Path] = []
+    monkeypatch.setattr(FrontEnd, "read", lambda _, path: reads.append(path))
+    second = open_waveforms(cycles, FRONT_END, cache_dir=tmp_path / "cache", fingerprint="x")
+    assert not reads
+    before = first[1]
+    second[1].zero_()
+    assert torch.equal(second[1], before)
+    assert before.abs().max() > 0
+
+
+def test_waveforms_lie_beside_filter_banks_and_an_error_leaves_none(cycles: tuple[Cycle, ...], tmp_path: Path) -> None:
+    open_filter_banks(cycles, FRONT_END, cache_dir=tmp_path / "cache", fingerprint="x")
+    open_waveforms(cycles, FRONT_END, cache_dir=tmp_path / "cache", fingerprint="x")
+    open_waveforms(cycles, FRONT_END, cache_dir=tmp_path / "cache", fingerprint="y")
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+    cycles[-1].recording.path.unlink()
+    with pytest.raises(AudioError, match=NAMES[1]):
+        open_waveforms(cycles, FRONT_END, cache_dir=tmp_path / "cache", fingerprint="z")
+    assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
 # ---- batches ----
@@ -159,8 +216,54 @@ def test_augmentation_differs_by_row_and_epoch_and_leaves_the_store_alone() -> N
     np.testing.assert_array_equal(batches.fbanks, before)
 
 
+def halves(row: int, generator: torch.Generator) -> torch.Tensor | None:
+    """For half of the draws a filter bank of the negative row plus a drawn fraction."""
+    drawn = torch.rand(2, generator=generator)
+    return None if drawn[0] < 0.5 else torch.full((3, 2), -float(row)) - drawn[1] / 2
+
+
+def test_changed_cycles_take_the_place_of_the_stored_ones() -> None:
+    num_changed = 0
+    for epoch in range(1, 9):
+        plain, changed = (list(make_batches(change=change).epoch(epoch)) for change in (None, halves))
+        order = torch.randperm(10, generator=generator_at(1, "order", epoch)).tolist()
+        for step, (before, after) in enumerate(zip(plain, changed, strict=True)):
+            assert torch.equal(before.labels, after.labels)
+            for place, position in enumerate(order[4 * step : 4 * step + 4]):
+                drawn = halves(5 + position, generator_at(1, "waveform", epoch, position))
+                assert torch.equal(after.fbank[place], before.fbank[place] if drawn is None else drawn)
+                num_changed += drawn is not None
+    assert 25 < num_changed < 55
+
+
+def test_a_change_that_is_never_drawn_gives_the_same_batches() -> None:
+    for plain, changed in zip(
+        make_batches(augment=noise).epoch(1),
+        make_batches(augment=noise, change=lambda _row, _generator: None).epoch(1),
+        strict=True,
+    ):
+        assert torch.equal(plain.fbank, changed.fbank)
+
+
+def test_changes_come_before_normalisation_and_augmentation_and_can_be_taken_up() -> None:
+    settings = {"mean": 1.0, "std": 2.0, "augment": noise, "change": halves}
+    whole = list(make_batches(**settings).epoch(2))
+    inner = list(make_batches(change=halves).epoch(2))
+    for batch, changed in zip(whole, inner, strict=True):
+        masked = batch.fbank - (changed.fbank - 1) / 4
+        assert (masked >= -1e-5).all()
+        assert (masked <= 0.5 + 1e-5).all()
+    for first_step in range(4):
+        for found, expected in zip(
+            make_batches(**settings).epoch(2, first_step=first_step), whole[first_step:], strict=True
+        ):
+            assert torch.equal(found.fbank, expected.fbank)
+    first, second = ([batch.fbank for batch in make_batches(change=halves).epoch(epoch)] for epoch in (1, 2))
+    assert not torch.equal(torch.cat(first).sum(), torch.cat(second).sum())
+
+
 def test_evaluation_takes_all_rows_in_order_without_augmentation() -> None:
-    batches = make_batches(augment=noise, is_last_dropped=True)
+    batches = make_batches(augment=noise, change=halves, is_last_dropped=True)
     assert rows_of(list(batches.in_order())) == [[5, 6, 7, 8], [9, 10, 11, 12], [13, 14]]
     assert all(torch.equal(batch.fbank, batch.fbank.floor()) for batch in batches.in_order())
 
