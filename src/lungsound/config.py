@@ -166,6 +166,8 @@ class TrainSettings(Settings):
     """Epochs of linear warm-up from a tenth of the learning rate."""
     blend: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """After each step weights become blend * old + (1 - blend) * new: the authors' moving average, theirs is 0.5."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Evaluate and keep an exponential moving average of the weights with this decay, e.g. 0.999; 0: the weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU that has it, else fp32."""
     device: str = "auto"

@@ -76,10 +76,10 @@ def fit(
     watched = {"last": (), "validation": parts.validation, "best_on_test": parts.test}[settings.selection]
 
     def watch() -> IcbhiScore:
-        return quick_score(step.model, inputs.batches(watched, settings.batch_size), device=step.device)
+        return quick_score(step.answering, inputs.batches(watched, settings.batch_size), device=step.device)
 
     def keep() -> None:
-        run.save_model(step.model, mean=inputs.mean, std=inputs.std)
+        run.save_model(step.answering, mean=inputs.mean, std=inputs.std)
 
     with run, ProgressBar(console, epochs=settings.epochs, batch_size=settings.batch_size) as bar:
         trainer = Trainer(

@@ -1,47 +1,21 @@
 """Settings to a device, an objective, an optimizer: one training step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import torch
-from rich.console import Console
-from torch import Tensor
 
-from lungsound.audio.fbank import AUDIOSET_MEAN, AUDIOSET_STD, fbank_statistics
-from lungsound.audio.front_end import FrontEnd
-from lungsound.audio.specaugment import apply_specaugment, draw_specaugment
-from lungsound.config import (
-    AudioSettings,
-    AugmentSettings,
-    DataSettings,
-    ModelSettings,
-    ObjectiveSettings,
-    PatchMixSettings,
-    RunConfig,
-    TrainSettings,
-)
-from lungsound.data.cache import cache_root
-from lungsound.data.corpus import Corpus, Cycle, Recording
-from lungsound.data.dataset import Augment, CycleBatches, FilterBanks, open_filter_banks
-from lungsound.data.fetch import resolve_weights
-from lungsound.data.holdout import hold_out_patients
-from lungsound.data.reader import read_corpus
-from lungsound.errors import CorpusError, SettingsError
-from lungsound.labels import LABEL_SETS, LabelSet
+from lungsound.config import ObjectiveSettings, PatchMixSettings, TrainSettings
+from lungsound.data.corpus import Corpus
+from lungsound.data.dataset import CycleBatches
+from lungsound.errors import SettingsError
 from lungsound.model.classifier import LungSoundClassifier
-from lungsound.model.encoder import ENCODER_SIZES, AudioSpectrogramTransformer
 from lungsound.model.patchmix import draw_patch_mix
-from lungsound.model.pretrained import LoadReport, load_pretrained
-from lungsound.randomness import generator_at
+from lungsound.model.pretrained import LoadReport
 from lungsound.training.losses import class_weights
 from lungsound.training.objectives import CrossEntropy, Draw, Objective, PatchMixContrastive, PatchMixCrossEntropy
 from lungsound.training.optim import Schedule, make_optimizer
-from lungsound.training.progress import track
 from lungsound.training.step import TrainStep
-
-
 
 
 def device(name: str) -> torch.device:
@@ -125,6 +99,7 @@ def train_step(
         device=device,
         precision=precision(settings.precision, device),
         blend=settings.blend,
+        ema_decay=settings.ema_decay,
     )
 
 

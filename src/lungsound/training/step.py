@@ -1,9 +1,10 @@
 """One optimisation step: forward, backward, update, blend."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.training.objectives import Loss, Objective
@@ -16,7 +17,8 @@ class TrainStep:
     """Trains a model by one batch at a time.
 
     precision: "fp32", "bf16" (autocast) or "fp16" (autocast with loss scaling, GPU only). `blend` is the weight of
-    the old parameters after each step, 0 for none.
+    the old parameters after each step, 0 for none. With `ema_decay` over 0 an exponential moving average of weights
+    and statistics is kept beside the model, which trains as it would without; `answering` is then the average.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class TrainStep:
         device: torch.device,
         precision: str = "fp32",
         blend: float = 0.0,
+        ema_decay: float = 0.0,
     ) -> None:
         self.model = model
         self.objective = objective
@@ -35,6 +38,10 @@ class TrainStep:
         self.device = device
         self.autocast_dtype = AUTOCAST_DTYPES[precision]
         self.blend = blend
+        self.average = None
+        if ema_decay:
+            average = get_ema_multi_avg_fn(ema_decay)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def __call__(self, fbank: Tensor, labels: Tensor, *, learning_rate: float, generator: torch.Generator) -> Loss:
@@ -52,13 +59,22 @@ class TrainStep:
         self.scaler.update()
         if self.blend:
             blend_weights(self.model, old, self.blend)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         return Loss(
             loss.total.detach(), {name: part.detach() for name, part in loss.parts.items()}, loss.logits.detach()
         )
 
+    @property
+    def answering(self) -> LungSoundClassifier:
+        """The model to evaluate and to save: the moving average, where one is kept."""
+        return self.model if self.average is None else cast(LungSoundClassifier, self.average.module)
+
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and optimizer moments under unique names, for a checkpoint."""
+        """Weights, their average and optimizer moments under unique names, for a checkpoint."""
         state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        if self.average is not None:
+            state |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         return state
@@ -69,8 +85,9 @@ class TrainStep:
 
     def restore(self, tensors: dict[str, Tensor], scaler_state: dict[str, Any]) -> None:
         """Take up the state that `tensors` and `scaler_state` gave."""
-        weights = {n.removeprefix("model."): value for n, value in tensors.items() if n.startswith("model.")}
-        self.model.load_state_dict(weights)
+        self.model.load_state_dict(_without_prefix(tensors, "model."))
+        if self.average is not None:
+            self.average.load_state_dict(_without_prefix(tensors, "average."))
         optimizer_state = self.optimizer.state_dict()
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
@@ -80,3 +97,7 @@ class TrainStep:
         self.optimizer.load_state_dict({**optimizer_state, "state": moments})
         if scaler_state:
             self.scaler.load_state_dict(scaler_state)
+
+
+def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

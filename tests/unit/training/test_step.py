@@ -15,6 +15,7 @@ def make_step(
     *,
     objective: Objective | None = None,
     blend: float = 0.0,
+    ema_decay: float = 0.0,
     precision: str = "fp32",
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
@@ -23,7 +24,8 @@ def make_step(
     model = small_model(dtype=dtype, seed=seed).to(device)
     optimizer = make_optimizer(model.parameters(), kind="adam", learning_rate=1.0, weight_decay=0.0)
     contrastive = objective or PatchMixContrastive(fixed_draw)
-    return TrainStep(model, contrastive, optimizer, device=device, precision=precision, blend=blend)
+    averages = {"blend": blend, "ema_decay": ema_decay}
+    return TrainStep(model, contrastive, optimizer, device=device, precision=precision, **averages)
 
 
 def take(step: TrainStep, number: int, *, learning_rate: float = 1e-3) -> float:
@@ -84,6 +86,23 @@ def test_blend_pulls_the_weights_back_to_where_they_were() -> None:
         assert torch.allclose(blended.model.state_dict()[name] - value, 0.25 * moved, atol=1e-15), name
 
 
+def test_the_moving_average_is_that_of_the_weights_after_each_step() -> None:
+    """avg <- decay * avg + (1 - decay) * weights, from the weights after the first step; training is not touched."""
+    plain, averaged = make_step(), make_step(ema_decay=0.75)
+    assert plain.answering is plain.model
+    expected: dict[str, Tensor] = {}
+    for number in range(4):
+        assert take(plain, number) == take(averaged, number)
+        for name, value in plain.model.state_dict().items():
+            before = expected.get(name, value)
+            expected[name] = (0.75 * before + 0.25 * value) if value.is_floating_point() else value.clone()
+    assert_same(plain.model.state_dict(), averaged.model.state_dict())
+    for name, value in averaged.answering.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, expected[name], atol=1e-14), name
+            assert not torch.equal(value, plain.model.state_dict()[name]) or "linear1.bias" in name
+
+
 def test_the_model_is_put_into_training_mode() -> None:
     step = make_step()
     step.model.eval()
@@ -93,14 +112,13 @@ def test_the_model_is_put_into_training_mode() -> None:
     assert int(step.model.projector.bn.num_batches_tracked) == 1
 
 
-@pytest.mark.parametrize("blend", [0.0, 0.5])
-def test_a_step_taken_up_again_goes_on_to_the_byte(blend: float) -> None:
-    whole = make_step(blend=blend, dtype=torch.float32)
-    first = make_step(blend=blend, dtype=torch.float32)
+@pytest.mark.parametrize(("blend", "ema_decay"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.75)])
+def test_a_step_taken_up_again_goes_on_to_the_byte(blend: float, ema_decay: float) -> None:
+    whole, first = (make_step(blend=blend, ema_decay=ema_decay, dtype=torch.float32) for _ in range(2))
     for number in range(3):
         take(whole, number)
         take(first, number)
-    second = make_step(blend=blend, dtype=torch.float32, seed=5)
+    second = make_step(blend=blend, ema_decay=ema_decay, dtype=torch.float32, seed=5)
     second.restore(state(first), first.scaler_state())
     assert_same(state(second), state(first))
     losses = [[take(step, number) for number in (3, 4)] for step in (whole, second)]
