@@ -59,9 +59,9 @@ def test_a_table_gives_means_and_deviations_over_seeds(synthetic_corpus_dir: Pat
     page = (tmp_path / "t.md").read_text()
     (line,) = [line for line in page.splitlines() if line.startswith("| plain")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1] == "59.55 ± 0.88; as 2 classes 68.70"
-    assert cells[2].startswith(f"{statistics.fmean(scores):.2f} ± {statistics.stdev(scores):.2f} (")
-    assert cells[3] == f"{statistics.fmean(folded):.2f} ± {statistics.stdev(folded):.2f}"
+    assert cells[1] == "59.55 \N{PLUS-MINUS SIGN} 0.88; as 2 classes 68.70"
+    assert cells[2].startswith(f"{statistics.fmean(scores):.2f} \N{PLUS-MINUS SIGN} {statistics.stdev(scores):.2f} (")
+    assert cells[3] == f"{statistics.fmean(folded):.2f} \N{PLUS-MINUS SIGN} {statistics.stdev(folded):.2f}"
     assert cells[4:] == ["2", "1 of 1, last", "random"]
     assert "| mixed |  |" in page
     assert page.startswith(
