@@ -23,6 +23,7 @@ from lungsound.run_folder import RunFolder
 from lungsound.training.progress import track
 from lungsound.training.trainer import Progress
 
+NUM_NAMED = 10  # patients in a note; SPRSound's intra test alone shares 160
 EVALUATION_BATCH_SIZE = 8  # on a CPU larger ones are slower per cycle
 
 SYNTHETIC_NOTE = (
@@ -105,7 +106,7 @@ def report_on(
         shared = sorted(set(trained_on["train_patients"]) & set(predictions.patients))
     notes = [SYNTHETIC_NOTE] if corpus.is_synthetic else []
     if shared:
-        notes.append(f"Patients on both sides of the split: {', '.join(shared)}.")
+        notes.append(_shared_note(shared))
     if config.train.selection != "last" and progress.best_epoch == 0:
         notes.append("No epoch had a sensitivity above 5 %: the last epoch was kept.")
     return write_report(
@@ -120,6 +121,11 @@ def report_on(
         chosen_epoch=progress.best_epoch or None,
         num_shared_patients=None if shared is None else len(shared),
     )
+
+
+def _shared_note(patients: Sequence[str]) -> str:
+    more = f" and {len(patients) - NUM_NAMED} more" if len(patients) > NUM_NAMED else ""
+    return f"Patients on both sides of the split: {', '.join(patients[:NUM_NAMED])}{more}."
 
 
 def predict_corpus(

@@ -1,7 +1,7 @@
 import pytest
 
 from lungsound.config import ModelSettings
-from lungsound.scoring import _model_name
+from lungsound.scoring import _model_name, _shared_note
 
 
 @pytest.mark.parametrize(
@@ -14,3 +14,12 @@ from lungsound.scoring import _model_name
 )
 def test_a_report_names_the_architecture(settings: ModelSettings, name: str) -> None:
     assert _model_name(settings) == name
+
+
+@pytest.mark.parametrize(
+    ("num_patients", "end"), [(1, "0."), (10, "8, 9."), (11, "8, 9 and 1 more."), (160, "8, 9 and 150 more.")]
+)
+def test_a_report_names_no_more_than_ten_shared_patients(num_patients: int, end: str) -> None:
+    note = _shared_note([str(number) for number in range(num_patients)])
+    assert note.startswith("Patients on both sides of the split: 0")
+    assert note.endswith(end)
