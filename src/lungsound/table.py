@@ -1,7 +1,9 @@
 """The paper's tables and ablation axes: rows of recipes with a difference, and the paper's own numbers."""
 
 import re
+import shlex
 import tomllib
+from collections.abc import Sequence
 from importlib import resources
 from typing import Annotated
 
@@ -11,6 +13,8 @@ from lungsound.config import Names, RunConfig, Settings, load_config
 from lungsound.errors import SettingsError
 
 WHOLE = "table"  # the name under which all tables stand as one
+# A run's scores are the same whatever these are, but for rounding.
+NEUTRAL_SETTINGS = frozenset({"data.root", "train.device", "train.checkpoint_every_steps"})
 Percent = Annotated[float, Field(ge=0, le=100, strict=False)]
 
 
@@ -44,14 +48,14 @@ class Row(Settings):
         parts = [self.recipe, *(["as-published"] if self.is_as_published else []), *differences]
         return re.sub(r"[^\w.=+-]+", "_", "+".join([*parts, *([f"after_{self.after}"] if self.after else [])]))
 
-    @property
-    def command(self) -> str:
-        """How `lungsound train` is asked for this run."""
+    def command(self, settings: Sequence[str] = ()) -> str:
+        """How `lungsound train` is asked for this run, with `settings` too."""
         preset = ["--as-published"] if self.is_as_published else []
         model = (
             [] if self.after is None else [f"model.pretrained=<model of {self.after}>", "model.is_head_pretrained=true"]
         )
-        return " ".join([self.recipe, *preset, *(f"--set '{setting}'" for setting in (*self.set, *model))])
+        every = (*self.set, *settings, *model)
+        return " ".join([self.recipe, *preset, *(f"--set {shlex.quote(setting)}" for setting in every)])
 
     def config(self, settings: tuple[str, ...] = ()) -> RunConfig:
         """The row's run; `settings` come last."""
@@ -65,10 +69,40 @@ class Table(Settings):
     rows: Annotated[tuple[Row, ...], Field(strict=False)]
 
     def as_published(self) -> "Table":
-        """The same rows, all with the preset of the authors' program."""
-        return self.model_copy(
-            update={"rows": tuple(r.model_copy(update={"is_as_published": True}) for r in self.rows)}
-        )
+        """The same rows with the preset of the authors' program; rows that are then the same run stand once.
+
+        A row that goes on from another one's model goes on from that one's as published.
+        """
+        renamed: dict[str, str] = {}
+        rows: dict[str, Row] = {}
+        for row in self.rows:
+            after = None if row.after is None else renamed[row.after]
+            published = row.model_copy(update={"is_as_published": True, "after": after})
+            renamed[row.folder] = published.folder
+            rows.setdefault(published.folder, published)
+        return self.model_copy(update={"title": f"{self.title}; all as published", "rows": tuple(rows.values())})
+
+    def check(self, settings: Sequence[str]) -> None:
+        """SettingsError when `settings` do not fit a row, or would make a row another run than its name says."""
+        keys = {setting.partition("=")[0].strip() for setting in settings}
+        if "train.seed" in keys:
+            raise SettingsError("train.seed is set by the table, 0 for the first run of a row: give --seeds instead")
+        for row in self.rows:
+            own = {setting.partition("=")[0] for setting in row.set}
+            if clash := sorted(own & keys):
+                raise SettingsError(
+                    f"{clash[0]} is what row {row.name!r} differs in: leave it out, or take a table without such a row"
+                )
+            row.config(tuple(settings))
+
+    def changes(self, settings: Sequence[str]) -> list[str]:
+        """Those of `settings` that make a run another than the table's."""
+        return [
+            setting
+            for setting in settings
+            if setting.partition("=")[0].strip() not in NEUTRAL_SETTINGS
+            and any(row.config((setting,)) != row.config() for row in self.rows)
+        ]
 
 
 def table_names() -> list[str]:

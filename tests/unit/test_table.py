@@ -1,5 +1,7 @@
 """The tables of the package: every row is a run, the paper's numbers are those that are known, names are unique."""
 
+import shlex
+
 import pytest
 
 from lungsound.config import load_config, published_preset
@@ -79,7 +81,7 @@ def test_the_tables_go_along_every_axis(axis: str, values: set[object]) -> None:
 def test_rows_that_go_on_from_a_model_are_for_one_stethoscope() -> None:
     after = [row for row in load_table(WHOLE).rows if row.after]
     assert {row.config().data.devices for row in after} == {("AKGC417L",), ("Meditron",), ("Litt3200",)}
-    assert all("model.is_head_pretrained=true" in row.command for row in after)
+    assert all("model.is_head_pretrained=true" in row.command() for row in after)
 
 
 def test_corrections_switch_each_choice_of_the_preset_alone() -> None:
@@ -109,7 +111,58 @@ def test_settings_come_after_the_preset_and_the_row() -> None:
 def test_a_table_as_published_has_the_preset_in_every_row() -> None:
     table = load_table("temperature").as_published()
     assert {row.config().model.position_grid for row in table.rows} == {"published"}
-    assert {row.command.split()[1] for row in table.rows} == {"--as-published"}
+    assert {row.command().split()[1] for row in table.rows} == {"--as-published"}
+
+
+@pytest.mark.parametrize("name", [*table_names(), WHOLE])
+def test_a_table_as_published_has_each_run_once(name: str) -> None:
+    table = load_table(name).as_published()
+    folders = [row.folder for row in table.rows]
+    assert len(set(folders)) == len(folders)
+    assert set(folders) == {
+        row.model_copy(update={"is_as_published": True}).folder for row in load_table(name).rows if row.after is None
+    } | {row.folder for row in table.rows if row.after}
+    for index, row in enumerate(table.rows):
+        assert row.after is None or row.after in folders[:index]
+        assert "corrected" not in row.name
+
+
+def test_a_folder_is_one_run_in_all_tables() -> None:
+    """Rows share a folder when, and only when, they are the same run."""
+    runs = [
+        (row.folder, row.config().model_dump_json() + str(row.after))
+        for t in table_names()
+        for row in load_table(t).rows
+    ]
+    assert len(set(runs)) == len({folder for folder, _ in runs}) == len({run for _, run in runs})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["objective.temperature=0.5"], "objective.temperature is what row 'tau 0.03' differs in"),
+        (["train.seed=3"], "train.seed is set by the table"),
+        (["train.epochs=none"], "train.epochs"),
+    ],
+)
+def test_settings_that_would_undo_a_row_are_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load_table("temperature").check(settings)
+
+
+def test_changes_are_the_settings_that_make_other_runs() -> None:
+    table = load_table("methods")
+    same = ["train.epochs=50", "train.device=cpu", "data.root=/x", "train.checkpoint_every_steps=7", "model.size=base"]
+    assert table.changes(same) == []
+    assert table.changes(["train.selection=last", "train.epochs=3"]) == ["train.selection=last", "train.epochs=3"]
+
+
+def test_a_command_ends_with_the_model_that_it_goes_on_from() -> None:
+    row = Row(name="x", recipe="ce", set=('data.devices=["a b"]',), after="ce")
+    assert shlex.split(row.command(["model.pretrained=none"])) == [
+        *("ce", "--set", 'data.devices=["a b"]', "--set", "model.pretrained=none"),
+        *("--set", "model.pretrained=<model of ce>", "--set", "model.is_head_pretrained=true"),
+    ]
 
 
 def test_an_unknown_table_is_refused_with_the_names_that_exist() -> None:

@@ -3,12 +3,15 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from lungsound.errors import LungsoundError
+
+if TYPE_CHECKING:
+    from lungsound.table import Table
 
 NOTICE = "Research software, not a medical device."
 
@@ -125,18 +128,16 @@ def reproduce(
 ) -> None:
     """Train every row of a table of the paper and print it beside the paper's numbers.
 
-    Runs that are done are skipped; after Ctrl-C the same command goes on. Tables: see --dry-run.
+    Runs that are done are skipped; after Ctrl-C the same command goes on. docs/paper.md lists the tables, and a name
+    that is none does too.
     """
     from lungsound.table import load_table
 
     table = load_table(name)
     if as_published:
-        table = table.as_published()
+        name, table = f"{name}-as-published", table.as_published()
     if dry_run:
-        console.print(f"{table.title}: {len(table.rows)} rows x {seeds} seeds", highlight=False)
-        for row in table.rows:
-            score = "" if row.paper is None else f"  # paper: {row.paper.score:.2f}"
-            console.print(f"{row.name}\n    lungsound train {row.command}{score}", highlight=False, soft_wrap=True)
+        _print_rows(table, [*([] if epochs is None else [f"train.epochs={epochs}"]), *(settings or [])], seeds)
         return
     from lungsound.app.reproduce import reproduce as reproduce_table
     from lungsound.errors import SettingsError
@@ -222,6 +223,17 @@ def main() -> None:
             raise
         _print_error(f"a mistake of lungsound's own: {type(error).__name__}: {error}; LUNGSOUND_DEBUG=1 shows where")
         raise SystemExit(1) from None
+
+
+def _print_rows(table: "Table", settings: list[str], num_seeds: int) -> None:
+    """Each row with the command that trains it alone, with seed 0."""
+    table.check(settings)
+    console.print(f"{table.title}: {len(table.rows)} rows x {num_seeds} seeds", highlight=False)
+    for row in table.rows:
+        score = "" if row.paper is None else f"  # paper: {row.paper.score:.2f}"
+        console.print(
+            f"{row.name}\n    lungsound train {row.command(settings)}{score}", highlight=False, soft_wrap=True
+        )
 
 
 def _print_report(report: Path) -> None:

@@ -2,23 +2,29 @@
 
 import json
 import math
+import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import rich.box
+import rich.table
 from rich.console import Console
-from rich.markdown import Markdown
+from rich.text import Text
 
-from lungsound.evaluation.table_figure import RunRow, draw_runs
 from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score, two_class_score
 from lungsound.evaluation.predictions import Predictions, read_predictions
+from lungsound.evaluation.table_figure import RunRow, draw_runs
 from lungsound.run_folder import RunFolder
-from lungsound.table import PaperNumbers, Row
+from lungsound.table import PaperNumbers, Row, Table
 
 NUM_RECORDINGS = 920  # of ICBHI 2017
 NUM_SEEDS = 5  # of the paper
 HEAD = ("row", "paper: Score (Sp, Se)", "Score (Sp, Se)", "read as 2 classes", "seeds", "epoch", "weights")
+FOOT = "Scores in percent: mean and standard deviation over seeds. Research software, not a medical device."
+NO_FILE_NAME = r"[^\w.+-]+"  # what a part's name may hold and a file's should not
 SELECTIONS = {"last": "last", "validation": "on validation patients", "best_on_test": "on test (optimistic)"}
 
 
@@ -83,57 +89,78 @@ def _scores(predictions: Predictions) -> PartScores:
 
 
 def write_table(
-    path: Path,
-    title: str,
-    rows: Sequence[RowResults],
-    *,
-    epochs: int | None,
-    settings: Sequence[str],
+    path: Path, table: Table, results: Mapping[str, Sequence[RunResult]], *, changes: Sequence[str]
 ) -> None:
-    """Write `<path>.md`, `<path>.json` and a picture for each part of the split.
+    """Write `<path>.md`, `<path>.json` and a picture for each part of the split; `results` are by folder of the row.
 
-    When data, epochs or settings are not the paper's, the title says that the scores are not comparable with its own.
+    When data or number of seeds are not the paper's, or there are settings that `changes` its runs, the title says
+    that the scores are not comparable with its own.
     """
-    runs = [run for row in rows for run in row.runs]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    heading = _heading(title, runs, epochs=epochs, settings=settings)
+    rows = [RowResults(row, results.get(row.folder, ())) for row in table.rows]
+    heading = _heading(table.title, rows, changes)
     pages = [f"# {heading}\n"]
-    for part in dict.fromkeys(part for run in runs for part in run.parts):
+    for part in dict.fromkeys(part for row in rows for run in row.runs for part in run.parts):
         lines = [" | ".join(line) for line in (HEAD, ["---"] * len(HEAD), *(_cells(row, part) for row in rows))]
         pages.append(f"## Tested on {part}\n\n" + "".join(f"| {line} |\n" for line in lines))
-        pages.append(f"![Scores]({path.name}-{part}.png)\n")
-        drawn = [_drawn(row, part) for row in rows]
-        draw_runs(path.with_name(f"{path.name}-{part}.png"), title=f"{title}: {part}", rows=drawn)
-    pages.append(
-        "Scores in percent: mean and standard deviation over seeds. Research software, not a medical device.\n"
-    )
+        picture = path.with_name(f"{path.name}-{re.sub(NO_FILE_NAME, '_', part)}.png")
+        pages.append(f"![Scores]({picture.name})\n")
+        draw_runs(picture, title=f"{heading}. Tested on {part}", rows=[_drawn(row, part) for row in rows])
+    pages.append(f"{FOOT}\n")
     plain = {
         "title": heading,
-        "rows": [{"row": r.row.model_dump(exclude_none=True), "runs": [asdict(run) for run in r.runs]} for r in rows],
+        "rows": [{"row": r.row.model_dump(exclude_none=True), "runs": list(map(_plain, r.runs))} for r in rows],
     }
-    _write(path.with_name(f"{path.name}.json"), json.dumps(plain, indent=1) + "\n")
+    _write(path.with_name(f"{path.name}.json"), json.dumps(plain, indent=1, allow_nan=False) + "\n")
     _write(path.with_name(f"{path.name}.md"), "\n".join(pages))
 
 
 def print_table(path: Path, console: Console) -> None:
-    """Print what `write_table` wrote."""
+    """Print what `write_table` wrote; on a narrow terminal cells go on in the next line, nothing is cut off."""
     page = path.with_name(f"{path.name}.md")
-    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if not line.startswith("![")]
-    console.print(Markdown("\n".join(lines)))
+    drawn: rich.table.Table | None = None
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("| "):
+            if drawn is not None:
+                console.print(drawn)
+                drawn = None
+            if not line.startswith("!["):
+                console.print(line.lstrip("# "), highlight=False, markup=False)
+        elif drawn is None:
+            drawn = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False, collapse_padding=True)
+            for name in HEAD:
+                drawn.add_column(name, overflow="fold")
+        elif not line.startswith("| ---"):
+            drawn.add_row(*map(Text, _split(line)))
     console.print(f"table: {page}", highlight=False, soft_wrap=True)
 
 
-def _heading(title: str, runs: Sequence[RunResult], *, epochs: int | None, settings: Sequence[str]) -> str:
+def _split(line: str) -> list[str]:
+    """The cells of a line of a Markdown table."""
+    return [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
+
+
+def _plain(run: RunResult) -> dict[str, Any]:
+    """The result as JSON can hold it: a score without a value is null."""
+    parts = {
+        part: {name: None if value is None or math.isnan(value) else value for name, value in asdict(scores).items()}
+        for part, scores in run.parts.items()
+    }
+    return asdict(run) | {"parts": parts}
+
+
+def _heading(title: str, rows: Sequence[RowResults], changes: Sequence[str]) -> str:
     """The title, what the runs were made with, and whether that is what the paper's were made with."""
-    corpus, num_recordings = runs[0].corpus, runs[0].num_recordings
+    runs = [run for row in rows for run in row.runs]
+    corpus, num_recordings = runs[0].corpus, max(run.num_recordings for run in runs)
     reasons = []
     if corpus != "icbhi":
         reasons.append(f"the corpus is {corpus}")
     elif num_recordings < NUM_RECORDINGS:
         reasons.append(f"{num_recordings} of {NUM_RECORDINGS} recordings of ICBHI")
-    reasons += [] if epochs is None else [f"{epochs} epoch{'s' if epochs > 1 else ''}"]
-    reasons += [f"{setting}" for setting in settings]
-    num_seeds = len({run.seed for run in runs})
+    for change in changes:
+        key, _, value = change.partition("=")
+        reasons.append(change if key != "train.epochs" else f"{value} epoch{'' if value == '1' else 's'}")
+    num_seeds = min(len(row.runs) for row in rows if row.runs)
     reasons += [] if num_seeds >= NUM_SEEDS else [f"{num_seeds} of {NUM_SEEDS} seeds"]
     if not reasons:
         return f"{title} (ICBHI, {num_recordings} recordings)"

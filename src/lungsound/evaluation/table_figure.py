@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,8 @@ from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+TITLE_WIDTH = 88  # letters in a line over the picture
 
 Floats = npt.NDArray[np.floating]
 
@@ -58,11 +60,12 @@ def draw_runs(path: Path, *, title: str, rows: Sequence[RunRow]) -> None:
     """
     if not rows:
         raise DataError("no row of runs to draw: at least one is needed")
+    heading = wrap(title, TITLE_WIDTH)
     lines = np.arange(len(rows))
     seeds = np.array([(100 * score, line) for line, row in enumerate(rows) for score in row.scores]).reshape(-1, 2)
     ours = np.array([(100 * row.mean, 100 * row.sd) for row in rows])
     published = np.array([(row.published, row.published_sd) for row in rows], dtype=np.float64) * 100
-    with picture(path, width_inch=8.0, height_inch=1.5 + 0.48 * len(rows)) as figure:
+    with picture(path, width_inch=8.0, height_inch=1.3 + 0.48 * len(rows) + 0.2 * len(heading)) as figure:
         axes = figure.add_subplot()
         for line in lines[1::2]:
             axes.axhspan(line - 0.5, line + 0.5, color="#F2F2F2", linewidth=0, zorder=0)
@@ -84,7 +87,7 @@ def draw_runs(path: Path, *, title: str, rows: Sequence[RunRow]) -> None:
         if not np.isnan(published[:, 0]).all():
             _draw_means(axes, published, lines + 0.24, "D", colour=ORANGE, face="white", label="paper")
         _finish(axes, rows)
-        figure.suptitle(fill(title, 100), x=0.01, ha="left", fontsize=11)
+        figure.suptitle("\n".join(heading), x=0.01, ha="left", fontsize=11)
         if axes.get_legend_handles_labels()[1]:
             figure.legend(loc="outside lower center", ncols=3, fontsize=9)
 

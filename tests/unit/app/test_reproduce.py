@@ -5,10 +5,16 @@ import statistics
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from rich.console import Console
 from sklearn.metrics import confusion_matrix
+from typer.testing import CliRunner
 
+from lungsound.app.cli import app
 from lungsound.app.reproduce import plan_runs, reproduce
+from lungsound.app.table_report import PartScores, RunResult, print_table, write_table
+from lungsound.data.synthetic import synthesize
+from lungsound.errors import CorpusError, SettingsError
 from lungsound.table import PaperNumbers, Row, Table
 from lungsound.training.trainer import RunInterrupted
 
@@ -138,6 +144,129 @@ def test_a_mistake_of_our_own_is_not_taken_for_the_users(
     monkeypatch.setattr("lungsound.app.reproduce.train", fail)
     with pytest.raises(ZeroDivisionError):
         run(Table(title="T", rows=(PLAIN,)), synthetic_corpus_dir, tmp_path, num_seeds=1)
+
+
+def test_a_failure_of_several_runs_is_one_line(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    lost = Row(name="lost", recipe="ce", set=("model.pretrained=no-such-weights",))
+    failures, printed = run(Table(title="T", rows=(lost,)), synthetic_corpus_dir, tmp_path)
+    (failure,) = failures
+    assert failure.startswith("lost, seed 0, lost, seed 1: weights 'no-such-weights'")
+    assert "table:" not in printed
+    assert not list(tmp_path.glob("t*"))
+
+
+def test_a_finished_run_whose_files_were_lost_is_a_failure(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    table = Table(title="T", rows=(PLAIN, MIXED))
+    run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
+    (tmp_path / "runs" / PLAIN.folder / "seed0" / "predictions.csv").unlink()
+    failures, _ = run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
+    assert len(failures) == 1
+    assert "predictions.csv cannot be read" in failures[0]
+    assert "| plain | 59.55 \N{PLUS-MINUS SIGN} 0.88; as 2 classes 68.70 | not run" in (tmp_path / "t.md").read_text()
+
+
+def test_a_finished_run_on_other_recordings_is_not_taken_for_done(tmp_path: Path) -> None:
+    corpus, table = tmp_path / "corpus", Table(title="T", rows=(PLAIN,))
+    synthesize(corpus, num_patients=4, seed=0)
+    run(table, corpus, tmp_path / "out", num_seeds=1)
+    annotation = next(path for path in sorted(corpus.glob("*_*_*_*.txt")))
+    first, *others = annotation.read_text().splitlines()
+    span, crackles, _ = first.rsplit("\t", 2)
+    annotation.write_text("\n".join([f"{span}\t{1 - int(crackles)}\t1", *others]) + "\n")
+    failures, _ = run(table, corpus, tmp_path / "out", num_seeds=1)
+    assert len(failures) == 1
+    assert "is not what" in failures[0]
+
+
+def test_a_row_does_not_go_on_from_a_run_that_is_not_finished(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    after = Row(name="after", recipe="ce", after=PLAIN.folder)
+    run(Table(title="T", rows=(PLAIN,)), synthetic_corpus_dir, tmp_path, num_seeds=1)
+    (tmp_path / "runs" / PLAIN.folder / "seed0" / "report.json").unlink()
+    failures, _ = run(Table(title="T", rows=(after,)), synthetic_corpus_dir, tmp_path, num_seeds=1)
+    assert failures == [f"after, seed 0: goes on from {PLAIN.folder}, seed 0, which is not finished"]
+
+
+def test_a_second_call_in_the_same_folder_is_refused(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".lock"), pytest.raises(SettingsError, match="another 'lungsound reproduce' is at work"):
+        run(Table(title="T", rows=(PLAIN,)), synthetic_corpus_dir, tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_folders_that_are_none_are_refused_before_any_run(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    table, file = Table(title="T", rows=(PLAIN,)), tmp_path / "file"
+    file.touch()
+    with pytest.raises(SettingsError, match="file cannot be made a folder"):
+        run(table, synthetic_corpus_dir, file)
+    with pytest.raises(CorpusError, match="no folder"):
+        run(table, tmp_path / "missing", tmp_path)
+
+
+def test_the_title_says_what_is_not_the_papers(tmp_path: Path) -> None:
+    """Whole ICBHI, all epochs, five seeds of every row that ran: comparable; else not, for each reason."""
+    table = Table(title="T", rows=(PLAIN, MIXED))
+
+    def title(
+        *, changes: tuple[str, ...] = (), seeds: tuple[int, int] = (5, 5), corpus: str = "icbhi", n: int = 920
+    ) -> str:
+        scores = PartScores(score=0.5, specificity=0.6, sensitivity=0.4, two_class=float("nan"))
+        results = {
+            row.folder: [RunResult(seed, {"a/b": scores}, corpus, n, 50, "last", 50, "random") for seed in range(num)]
+            for row, num in zip(table.rows, seeds, strict=True)
+            if num
+        }
+        write_table(tmp_path / "t", table, results, changes=changes)
+        return (tmp_path / "t.md").read_text().splitlines()[0]
+
+    assert title() == "# T (ICBHI, 920 recordings)"
+    assert title(seeds=(5, 0)) == "# T (ICBHI, 920 recordings)"
+    no = "# T. NOT COMPARABLE with the paper's scores: "
+    assert title(seeds=(5, 3)) == no + "3 of 5 seeds"
+    assert title(n=919) == no + "919 of 920 recordings of ICBHI"
+    assert title(corpus="sprsound") == no + "the corpus is sprsound"
+    assert title(changes=("train.epochs=1", "model.size=tiny")) == no + "1 epoch, model.size=tiny"
+    assert (tmp_path / "t-a_b.png").is_file()
+    plain = json.loads((tmp_path / "t.json").read_text(), parse_constant=pytest.fail)
+    assert plain["rows"][0]["runs"][0]["parts"]["a/b"] == {
+        "score": 0.5,
+        "specificity": 0.6,
+        "sensitivity": 0.4,
+        "two_class": None,
+    }
+
+
+def test_nothing_is_cut_off_on_a_narrow_terminal(tmp_path: Path) -> None:
+    table = Table(title="T", rows=(PLAIN.model_copy(update={"name": "Patch-Mix, mixed-label cross-entropy"}),))
+    scores = PartScores(score=0.5, specificity=0.6, sensitivity=0.4, two_class=0.5)
+    result = RunResult(
+        0, {"test": scores}, "icbhi", 920, 50, "best_on_test", 50, "run of lungsound, sha256 41eb7b5539748b16"
+    )
+    write_table(tmp_path / "t", table, {PLAIN.folder: [result]}, changes=())
+    console = Console(record=True, width=80, quiet=False, force_terminal=False)
+    print_table(tmp_path / "t", console)
+    printed = console.export_text()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
+    table_lines = [line for line in printed.splitlines() if "|" not in line]
+    letters = "".join(line[-14:].replace(" ", "") for line in table_lines)
+    assert "41eb7b5539748b16" in letters
+
+
+def test_the_command_names_what_it_was_asked_for(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    """Rows with all settings in the dry run; the table as published beside the other, not over it."""
+    cli = CliRunner()
+    listed = cli.invoke(app, ["reproduce", "mixing", "--dry-run", "--epochs", "1", "--set", "model.size=micro"])
+    assert listed.exit_code == 0
+    assert "lungsound train patchmix_cl --set train.epochs=1 --set model.size=micro  # paper: 62.37" in listed.output
+    wrong = cli.invoke(app, ["reproduce", "mixing", "--dry-run", "--set", "model.sise=micro"])
+    assert isinstance(wrong.exception, SettingsError)
+    arguments = ["reproduce", "mixing", "--data", str(synthetic_corpus_dir), "--out", str(tmp_path), "--seeds", "1"]
+    arguments += ["--epochs", "1", *(part for setting in (*SMALL, RANDOM) for part in ("--set", setting))]
+    for more in ([], ["--as-published"]):
+        assert cli.invoke(app, [*arguments, *more]).exit_code == 0
+    plain, published = (tmp_path / f"{name}.md" for name in ("mixing", "mixing-as-published"))
+    assert "on test (optimistic)" not in plain.read_text()
+    assert published.read_text().startswith(
+        "# What is mixed: single patches, or whole time columns; all as published. NOT"
+    )
 
 
 def test_the_plan_trains_the_first_seed_of_all_rows_first(tmp_path: Path) -> None:

@@ -95,6 +95,16 @@ def test_more_rows_make_a_taller_picture(tmp_path: Path, figures: list[Figure]) 
     assert tall > 4 * short
 
 
+def test_a_long_title_stands_inside_the_picture(tmp_path: Path, figures: list[Figure]) -> None:
+    for title in ("Title", "every word of a long title " * 20):
+        draw_runs(tmp_path / "t.png", title=title, rows=ROWS)
+        figure = figures[-1]
+        (drawn,) = [text for text in figure.texts if text.get_text().split() == title.split()]
+        box = drawn.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.axes[0].get_window_extent().height > 80
+
+
 @pytest.mark.parametrize(
     ("scores", "published", "published_sd", "message"),
     [
