@@ -6,6 +6,7 @@ is needed to go on with a run. One file each, written beside and renamed, so tha
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,8 +70,9 @@ def _opened(path: Path, expected_format: str) -> Iterator[tuple[Any, dict[str, A
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get(FACTS_KEY, "{}"))
-            if facts.get("format") != expected_format:
-                raise WeightsError(f"{path} is of format {facts.get('format')!r}, expected {expected_format!r}")
+            found = facts.get("format") if isinstance(facts, dict) else None
+            if found != expected_format:
+                raise WeightsError(f"{path} is of format {found!r}, expected {expected_format!r}")
             yield file, facts
     except FileNotFoundError:
         raise WeightsError(f"no file {path}: give the folder of a run, or train one first") from None
@@ -106,15 +108,24 @@ def save_model(
 
 
 def load_model(path: Path) -> TrainedModel:
-    """The model that `save_model` wrote, in evaluation mode on the CPU."""
+    """The model that `save_model` wrote, in evaluation mode on the CPU.
+
+    WeightsError for a file that cannot be read, does not fit together, or holds values that are no finite numbers.
+    """
     tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
     try:
         front_end = corpora.front_end(AudioSettings.model_validate(facts["audio"]))
         label_set = LABEL_SETS[facts["label_set"]]
         architecture = ModelSettings.model_validate(facts["model"])
         mean, std = float(facts["mean"]), float(facts["std"])
-    except (KeyError, ValueError, ValidationError) as error:
-        raise WeightsError(f"{path} does not say what its model is ({error!r}); train it again") from None
+        if not math.isfinite(mean) or not 0 < std < math.inf:
+            raise ValueError(f"mean {mean}, std {std}")
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        reason = " ".join(repr(error).split())  # pydantic's goes over several lines
+        raise WeightsError(f"{path} does not say what its model is ({reason}); train it again") from None
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise WeightsError(f"{path}: {name} holds values that are no finite numbers; copy or train it again")
     model = models.network(architecture, front_end, label_set)
     load_weights(model, tensors, source=str(path))
     with path.open("rb") as file:

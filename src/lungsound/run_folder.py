@@ -55,7 +55,8 @@ class RunFolder(Listener):
     def check(self, config: RunConfig, *, is_resumed: bool) -> None:
         """SettingsError when a new run would stand on another's, or a resumed one has other settings."""
         if is_resumed:
-            if differences := _differences(self.config().model_dump(), config.model_dump()):
+            texts = {"name", "description"}  # say nothing about how a run is trained
+            if differences := _differences(self.config().model_dump(exclude=texts), config.model_dump(exclude=texts)):
                 raise SettingsError(f"{self.path} was started with other settings: {'; '.join(differences)}")
         elif (self.path / "config.json").exists():
             raise SettingsError(f"{self.path} already holds a run: give another --out, or --resume to go on with it")

@@ -33,7 +33,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 def two_losses(config: RunConfig) -> list[float]:
-    """The losses of the first two training steps of a run; every weight that can learn has moved after them."""
+    """The losses of the first two training steps of a run; the head has moved after them."""
     corpus = corpora.corpus(config.data)
     parts = corpora.parts(config, corpus)
     model, _ = models.model(config, corpora.front_end(config.audio))

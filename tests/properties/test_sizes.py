@@ -152,9 +152,20 @@ def test_positions_find_their_place_at_any_size(
 
 @pytest.mark.parametrize(
     ("architecture", "duration_s", "num_mels"),
-    [("cnn6", 2, 128), ("cnn6", 5, 64), ("mn04", 2, 64), ("mn04", 8, 64), ("mn04", 10, 128)],
+    [
+        ("cnn6", 2, 128),
+        ("cnn6", 5, 64),
+        ("mn04", 2, 64),
+        ("mn04", 8, 64),
+        ("mn04", 10, 128),
+        ("resnet10", 2, 64),
+        ("resnet10", 5, 128),
+        ("efficientnet_b0", 2, 64),
+    ],
 )
-def test_convolutional_networks(architecture: str, duration_s: int, num_mels: int) -> None:
-    overrides = [f"model.architecture={architecture}", "model.pretrained=none"]
+@pytest.mark.parametrize("filter_bank", ["kaldi", "efficientat"])
+def test_convolutional_networks(architecture: str, duration_s: int, num_mels: int, filter_bank: str) -> None:
+    overrides = [f"model.architecture={architecture}", "model.pretrained=none", f"audio.filter_bank={filter_bank}"]
+    overrides += ["audio.sample_rate_hz=32000"] if filter_bank == "efficientat" else []
     model, _ = trained_a_step(configured("ce", duration_s, num_mels, *overrides))
     assert type(model.encoder).__name__ == "ConvolutionalEncoder"

@@ -301,6 +301,37 @@ def test_a_filter_bank_too_small_for_a_convolutional_network_is_refused() -> Non
         build([*MN04, "model.architecture=cnn6", "audio.duration_s=0.1"])
 
 
+def test_pooling_of_tokens_that_a_network_does_not_have_is_refused() -> None:
+    with pytest.raises(SettingsError, match="'average_token' is of tokens, which mn04 does not have: leave it out"):
+        build([*MN04, "model.pooling=average_token"])
+
+
+@pytest.mark.parametrize("network", [MICRO, MN04])
+def test_another_filter_bank_than_that_of_an_earlier_run_is_said(network: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_run(path, network)
+    pretrained = f'model.pretrained="{path}"'
+    _, same = build([*network, pretrained])
+    _, other = build([*network, pretrained, "audio.sample_rate_hz=32000", "audio.filter_bank=efficientat"])
+    assert same is not None
+    assert other is not None
+    assert not any(line.startswith("audio.") for line in same.differences)
+    assert [line for line in other.differences if line.startswith("audio.")] == [
+        "audio.filter_bank was kaldi where the weights were trained and is efficientat here",
+        "audio.sample_rate_hz was 4000 where the weights were trained and is 32000 here",
+    ]
+
+
+def test_mn04_on_another_filter_bank_than_its_own_is_said(mn04_path: Path) -> None:
+    own = ["audio.filter_bank=efficientat", "audio.sample_rate_hz=32000"]
+    _, report = build([*MN04, f'model.pretrained="{mn04_path}"', *own])
+    assert report is not None
+    assert report.differences == ()
+    _, report = build([*MN04, f'model.pretrained="{mn04_path}"'])
+    assert report is not None
+    assert "differs: audio.filter_bank was efficientat where the weights were trained and is kaldi" in str(report)
+
+
 def test_pooling_arrives() -> None:
     made, _ = build([*MICRO, "model.pooling=average_token"])
     assert made.patch_encoder.pooling == "average_token"

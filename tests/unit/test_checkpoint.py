@@ -114,6 +114,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "foreign")
     with pytest.raises(WeightsError, match="is of format None"):
         load_model(tmp_path / "foreign")
+    save_file({"a": torch.ones(2)}, tmp_path / "list", metadata={"lungsound": "[]"})
+    with pytest.raises(WeightsError, match="is of format None"):
+        load_model(tmp_path / "list")
 
 
 # ---- models ----
@@ -177,7 +180,17 @@ def test_the_projector_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fact", "value"), [("audio", {"sample_rate": 5}), ("label_set", "sound9"), ("model", None), ("mean", "x")]
+    ("fact", "value"),
+    [
+        ("audio", {"sample_rate": 5}),
+        ("label_set", "sound9"),
+        ("label_set", []),
+        ("model", None),
+        ("mean", "x"),
+        ("mean", None),
+        ("mean", float("nan")),
+        ("std", 0.0),
+    ],
 )
 def test_facts_that_make_no_sense_are_refused(fact: str, value: object, tmp_path: Path) -> None:
     path = save(tmp_path / "m", make_model())
@@ -186,9 +199,22 @@ def test_facts_that_make_no_sense_are_refused(fact: str, value: object, tmp_path
     with pytest.raises(WeightsError, match="does not say what its model is") as caught:
         load_model(path)
     assert len(str(caught.value)) < 1000
+    assert "\n" not in str(caught.value)
     write_tensors(path, tensors, {name: value for name, value in facts.items() if name != fact})
     with pytest.raises(WeightsError, match="does not say what its model is"):
         load_model(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    """Their answers would be NaN, and the first class."""
+    model = make_model()
+    with torch.no_grad():
+        model.head[-1].weight[0, 0] = value
+    with pytest.raises(
+        WeightsError, match=r"m: head\.1\.weight holds values that are no finite numbers; copy or train"
+    ):
+        load_model(save(tmp_path / "m", model))
 
 
 def test_facts_of_another_shape_than_the_weights_are_refused(tmp_path: Path) -> None:

@@ -62,6 +62,12 @@ def test_the_same_run_may_be_resumed(tmp_path: Path) -> None:
     run.check(small_config("data.devices=['Meditron']"), is_resumed=True)
 
 
+def test_another_wording_of_the_recipe_is_no_other_run(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.start(load_config("demo"))
+    run.check(load_config("demo", ["name=renamed", "description=said better"]), is_resumed=True)
+
+
 def test_other_settings_are_named_one_by_one(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.start(small_config())

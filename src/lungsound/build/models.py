@@ -46,6 +46,11 @@ def _transformer(architecture: ModelSettings, front_end: FrontEnd) -> AudioSpect
 
 
 def _convolutional(architecture: ModelSettings, front_end: FrontEnd) -> ConvolutionalEncoder:
+    if architecture.pooling != "class_token":
+        raise SettingsError(
+            f"model.pooling {architecture.pooling!r} is of tokens, which {architecture.architecture} does not have: "
+            "leave it out or take model.architecture 'ast'"
+        )
     encoder = convolutional_encoder(architecture.architecture)
     if min(front_end.num_frames, front_end.num_mels) < encoder.least_size:
         raise SettingsError(
@@ -93,7 +98,18 @@ def model(
         return network_, None
     with track(console or Console(quiet=True), f"weights {config.model.pretrained}") as on_progress:
         path = resolve_weights(config.model.pretrained, on_progress=on_progress)
-    return network_, _load(network_, path, config.model, label_set)
+    report = _load(network_, path, config.model, label_set)
+    return network_, replace(report, differences=report.differences + _input_differences(report, front_end))
+
+
+def _input_differences(report: LoadReport, front_end: FrontEnd) -> tuple[str, ...]:
+    """Weights of sound mean little on another filter bank: a line for each setting of it that differs."""
+    ours = {"filter_bank": front_end.filter_bank, "sample_rate_hz": front_end.sample_rate_hz}
+    return tuple(
+        f"audio.{name} was {report.trained_on[name]} where the weights were trained and is {value} here"
+        for name, value in ours.items()
+        if report.trained_on.get(name, value) != value
+    )
 
 
 def _load(model: LungSoundClassifier, path: Path, architecture: ModelSettings, label_set: LabelSet) -> LoadReport:

@@ -84,17 +84,18 @@ KNOWN_WEIGHTS: dict[str, KnownFile] = {
 
 
 def resolve_weights(name_or_path: str, *, cache_dir: Path | None = None, on_progress: Progress | None = None) -> Path:
-    """Path of a file (or folder) of weights: an existing path as it is, a name of KNOWN_WEIGHTS from the cache.
+    """Path of a file (or folder) of weights: a name of KNOWN_WEIGHTS from the cache, an existing path as it is.
 
+    The name comes first, so that a run's folder of that name is not taken for the weights; `./name` is the folder.
     What the cache lacks is downloaded. The cache is `cache_dir`, else LUNGSOUND_CACHE, else ~/.cache/lungsound.
     With LUNGSOUND_OFFLINE=1 nothing is downloaded. `on_progress` gets the bytes so far and in all (None: unknown).
     Raises SettingsError for an unknown name, FetchError when the file cannot be had or has another hash.
     """
-    path = Path(name_or_path).expanduser()
-    if path.exists():
-        return path
     known = KNOWN_WEIGHTS.get(name_or_path)
     if known is None:
+        path = Path(name_or_path).expanduser()
+        if path.exists():
+            return path
         raise SettingsError(
             f"weights {name_or_path!r}: no such file, and no known name; known names: {', '.join(KNOWN_WEIGHTS)}"
         )

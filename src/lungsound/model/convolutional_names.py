@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+from lungsound.audio.fbank import EFFICIENTAT_RATE_HZ
 from lungsound.model.weight_files import WeightFile
 
 OWN_RUN = "run of lungsound"
@@ -31,15 +33,17 @@ _EFFICIENTNET_PARTS = (
 class Layout:
     """How one kind of file names the weights.
 
-    marker   pattern of a key that only this kind has
-    rename   {key of the file: name in the network}; a key that it does not know stays as it is
-    ignored  {beginning of a key: why it is not needed}
+    marker      pattern of a key that only this kind has
+    rename      {key of the file: name in the network}; a key that it does not know stays as it is
+    ignored     {beginning of a key: why it is not needed}
+    trained_on  settings of the sound input without which the weights mean little
     """
 
     source_format: str
     marker: str
     rename: Callable[[list[str]], dict[str, str]]
     ignored: Mapping[str, str]
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
 
 
 def layout_of(file: WeightFile) -> Layout | None:
@@ -100,7 +104,13 @@ LAYOUTS = (
         _from_torchvision_efficientnet,
         {"classifier.": "ImageNet head"},
     ),
-    Layout("EfficientAT MobileNetV3", r"features\.\d+\.block\.", _as_they_are, {"classifier.": "AudioSet head"}),
+    Layout(
+        "EfficientAT MobileNetV3",
+        r"features\.\d+\.block\.",
+        _as_they_are,
+        {"classifier.": "AudioSet head"},
+        {"filter_bank": "efficientat", "sample_rate_hz": EFFICIENTAT_RATE_HZ},
+    ),
     Layout(
         "PANNs CNN",
         r"conv_block1\.",

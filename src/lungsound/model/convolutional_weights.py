@@ -9,19 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lungsound.errors import WeightsError
 from lungsound.model.convolutional import ConvolutionalEncoder
 from lungsound.model.convolutional_names import LAYOUTS, OWN_RUN, Layout, layout_of
 from lungsound.model.pretrained import LoadReport
-from lungsound.model.weight_files import FACTS_KEY, WeightFile, first_keys, open_weights
+from lungsound.model.weight_files import COUNTER, FACTS_KEY, WeightFile, first_keys, open_weights
 
 FIRST_KERNELS = ("sum", "new")
 HEAD = "head."
-# Counts the batches of training. Nothing reads it at a fixed momentum, and older files do not have it.
-COUNTER = ".num_batches_tracked"
 
 
 def load_convolutional(
@@ -45,9 +42,11 @@ def load_convolutional(
         )
     if head is not None and layout.source_format != OWN_RUN:
         raise WeightsError(f"{file.path}: {layout.source_format} weights bring no head; only a {OWN_RUN} does")
-    label_set = None if head is None else _label_set(file)
+    is_own = layout.source_format == OWN_RUN
+    label_set, trained_on = _facts(file) if is_own else (None, layout.trained_on)
     differences = _compare_settings(file, layout, encoder)
-    kept = _keep(file, layout, is_head_wanted=head is not None)
+    unwanted = {HEAD: "head of that run"} if is_own and head is None else {}
+    kept = file.keep("", {**layout.ignored, **unwanted})
     head_weights = {key: kept.pop(key) for key in [*kept] if head is not None and key.startswith(HEAD)}
     renamed = layout.rename(list(kept))
     keys = {f"network.{name}": key for key, name in renamed.items()}
@@ -69,36 +68,19 @@ def load_convolutional(
         new=new,
         ignored=tuple(file.ignored),
         differences=differences,
-        head_label_set=label_set,
+        head_label_set=None if head is None else label_set,
+        trained_on=trained_on,
     )
 
 
-def _label_set(file: WeightFile) -> str:
-    """Name of the classes that a run of ours tells apart; "unknown" when its header does not say."""
+def _facts(file: WeightFile) -> tuple[str, dict[str, Any]]:
+    """Of a run of ours: name of the classes that it tells apart ("unknown" without a header), settings of its input."""
     header = file.metadata.get(FACTS_KEY, "{}")
     try:
-        return str(json.loads(header).get("label_set", "unknown"))
-    except (AttributeError, ValueError) as error:
+        facts = json.loads(header)
+        return str(facts.get("label_set", "unknown")), dict(facts.get("audio", {}))
+    except (AttributeError, TypeError, ValueError) as error:
         raise WeightsError(f"{file.path}: its header must be JSON with label_set, got {header[:60]!r}") from error
-
-
-def _keep(file: WeightFile, layout: Layout, *, is_head_wanted: bool) -> dict[str, Tensor]:
-    """Weights in float32 by the file's keys, and counters; what is not needed goes to `file.ignored`."""
-    reasons = dict(layout.ignored)
-    if layout.source_format == OWN_RUN and not is_head_wanted:
-        reasons[HEAD] = "head of that run"
-    kept = {}
-    for key, value in file.tensors.items():
-        reason = next((why for start, why in reasons.items() if key.startswith(start)), None)
-        if reason is not None:
-            file.ignored.append((key, reason))
-        elif key.endswith(COUNTER):
-            kept[key] = value.to(torch.int64)
-        elif not value.is_floating_point() or not value.isfinite().all():
-            raise WeightsError(f"{file.path}: {key} ({value.dtype}) holds values that are no finite numbers")
-        else:
-            kept[key] = value.float()
-    return kept
 
 
 def _adapt_first_kernel(

@@ -27,6 +27,8 @@ AUDIOSET_PLACES = {
 }
 IMAGENET_HEADS = {"v.head.": "ImageNet head", "v.head_dist.": "ImageNet head"}
 HEAD_PREFIX = "head."
+# Input of the models that were trained on AudioSet.
+AUDIOSET_INPUT = {"filter_bank": "kaldi", "sample_rate_hz": 16000}
 
 
 @dataclass
@@ -42,6 +44,7 @@ class ForeignWeights:
     head, label_set   of a run of ours: the weights of its head, and the name of the classes it tells apart
     config            Hugging Face's config.json
     settings          those of the encoder that the file names: norm_eps, pooling
+    trained_on        settings of the sound input without which the weights mean little
     """
 
     path: Path
@@ -56,6 +59,7 @@ class ForeignWeights:
     label_set: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_weights(path: Path) -> ForeignWeights:
@@ -113,7 +117,9 @@ def _from_ast(file: WeightFile) -> ForeignWeights:
     if places is not None:
         source_format, head = "AudioSet AST, original", "AudioSet head"
     weights = file.keep("v.", IMAGENET_HEADS | {"mlp_head.": head})
-    return ForeignWeights(file.path, file.sha256, source_format, weights, places, file.ignored)
+    return ForeignWeights(
+        file.path, file.sha256, source_format, weights, places, file.ignored, trained_on=AUDIOSET_INPUT
+    )
 
 
 def _from_ssast(file: WeightFile) -> ForeignWeights:
@@ -139,7 +145,16 @@ def _from_ssast(file: WeightFile) -> ForeignWeights:
         "gpredlayer.": "head of self-supervised training",
     }
     weights = file.keep("v.", reasons)
-    return ForeignWeights(file.path, file.sha256, "SSAST", weights, places, file.ignored, published_rule="straight")
+    return ForeignWeights(
+        file.path,
+        file.sha256,
+        "SSAST",
+        weights,
+        places,
+        file.ignored,
+        published_rule="straight",
+        trained_on=AUDIOSET_INPUT,
+    )
 
 
 def _from_own_run(file: WeightFile) -> ForeignWeights:
@@ -149,6 +164,7 @@ def _from_own_run(file: WeightFile) -> ForeignWeights:
         facts = json.loads(header)
         places, label_set = _own_places(facts), str(facts.get("label_set", "unknown"))
         named = {name: value for name, value in facts.get("model", {}).items() if name in ("norm_eps", "pooling")}
+        trained_on = dict(facts.get("audio", {}))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{file.path}: its header must name audio.num_mels, model.stride and patch_grid as [freq, time] that fit "
@@ -166,6 +182,7 @@ def _from_own_run(file: WeightFile) -> ForeignWeights:
         head={key: value for key, value in tensors.items() if key.startswith(HEAD_PREFIX)},
         label_set=label_set,
         settings=named,
+        trained_on=trained_on,
     )
 
 
@@ -219,9 +236,16 @@ def _from_hugging_face(file: WeightFile) -> ForeignWeights:
             weights[key] = value
     config, places = _hugging_face_config(file.path.with_name("config.json"))
     named = {"norm_eps": config["layer_norm_eps"]} if "layer_norm_eps" in config else {}
-    source_format = "AST, Hugging Face"
     return ForeignWeights(
-        file.path, file.sha256, source_format, weights, places, file.ignored, config=config, settings=named
+        file.path,
+        file.sha256,
+        "AST, Hugging Face",
+        weights,
+        places,
+        file.ignored,
+        config=config,
+        settings=named,
+        trained_on=AUDIOSET_INPUT,
     )
 
 

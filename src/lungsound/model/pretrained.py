@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ class LoadReport:
     ignored         (key in the file, why)
     differences     settings of the file that the encoder does not share
     head_label_set  name of the classes that a head which was taken told apart ("unknown" when the file does not say)
+    trained_on      settings of the sound input that the weights were trained on, as far as they are known
     """
 
     source_format: str
@@ -39,6 +40,7 @@ class LoadReport:
     ignored: tuple[tuple[str, str], ...]
     differences: tuple[str, ...] = ()
     head_label_set: str | None = None
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
 
     def summary(self) -> str:
         """A few lines for the log."""
@@ -95,6 +97,7 @@ def load_pretrained(
         ignored=tuple(file.ignored),
         differences=differences,
         head_label_set=None if head is None else file.label_set,
+        trained_on=file.trained_on,
     )
 
 

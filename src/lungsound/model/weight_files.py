@@ -14,6 +14,8 @@ from torch import Tensor
 
 from lungsound.errors import WeightsError
 
+# Ends the key of a count of a batch norm's batches. Nothing reads it at a fixed momentum; older files do not have it.
+COUNTER = ".num_batches_tracked"
 FACTS_KEY = "lungsound"  # in the header of a run of our own, over its facts in JSON
 IGNORED_PARTS = {
     "args": "settings of the run",
@@ -23,6 +25,7 @@ IGNORED_PARTS = {
     "lr_scheduler": "state of training",
     "model_ema": "averaged copy of the weights",
     "optimizer": "state of training",
+    "sampler": "state of training",
     "scaler": "state of training",
 }
 
@@ -45,12 +48,14 @@ class WeightFile:
     is_checkpoint: bool
 
     def keep(self, prefix: str, reasons: Mapping[str, str]) -> dict[str, Tensor]:
-        """Weights in float32 without `prefix`; keys that begin with one of `reasons` are ignored for that reason."""
+        """Weights in float32 and counters, without `prefix`; what begins with one of `reasons` is ignored, with why."""
         kept = {}
         for key, value in self.tensors.items():
             reason = next((why for start, why in reasons.items() if key.startswith(start)), None)
             if reason is not None:
                 self.ignored.append((key, reason))
+            elif key.endswith(COUNTER):
+                kept[key.removeprefix(prefix)] = value.to(torch.int64)
             elif not value.is_floating_point() or not value.isfinite().all():
                 raise WeightsError(f"{self.path}: {key} ({value.dtype}) holds values that are no finite numbers")
             else:

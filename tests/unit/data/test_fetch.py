@@ -273,6 +273,14 @@ def test_an_existing_path_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.M
     assert resolve_weights("~/mine.pth") == tmp_path / "mine.pth"
 
 
+@pytest.mark.usefixtures("behaviour")
+def test_a_runs_folder_does_not_hide_the_weights_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    assert resolve_weights("small", cache_dir=tmp_path) == tmp_path / "weights" / f"small-{SHA256[:8]}.pth"
+    assert resolve_weights("./small", cache_dir=tmp_path) == Path("small")
+
+
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no such file, and no known name; known names: deit-tiny, ") as caught:
         resolve_weights("deit-huge", cache_dir=tmp_path)
