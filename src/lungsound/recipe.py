@@ -40,7 +40,7 @@ def train(config: RunConfig, run_dir: Path, *, console: Console | None = None, i
     objective = training.objective(config.objective, config.patchmix, class_counts=counts, device=device)
     step = training.train_step(config.train, model.to(device), objective, device=device)
     batches = inputs.training_batches(config, parts.train)
-    for remark in training.remarks(corpus, pretrained, batches):
+    for remark in training.remarks(config.train, corpus, pretrained, batches):
         console.print(remark, markup=False, highlight=False)
 
     # The folder of the run: new, or taken up where it stopped.

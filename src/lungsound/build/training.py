@@ -103,9 +103,17 @@ def train_step(
     )
 
 
-def remarks(corpus: Corpus, pretrained: LoadReport | None, batches: CycleBatches) -> list[str]:
+def remarks(settings: TrainSettings, corpus: Corpus, pretrained: LoadReport | None, batches: CycleBatches) -> list[str]:
     """What a person should know before training starts."""
     found = [f"left out: {problem}" for problem in corpus.problems]
     found += [] if pretrained is None else [pretrained.summary()]
     num_dropped = len(batches) % batches.batch_size if batches.is_last_dropped else 0
-    return found + ([f"each epoch leaves out its last, smaller batch of {num_dropped} cycles"] if num_dropped else [])
+    if num_dropped:
+        found.append(f"each epoch leaves out its last, smaller batch of {num_dropped} cycles")
+    rates = [schedule(settings).at(epoch, 1, num_steps=1) for epoch in range(1, settings.epochs + 1)]
+    if max(rates) < 0.7 * settings.learning_rate:
+        found.append(
+            f"the learning rate never rises above {max(rates):.2g}, of {settings.learning_rate:.2g} asked for: the "
+            f"{settings.schedule} schedule starts below it; take more epochs or train.schedule=constant"
+        )
+    return found
