@@ -25,15 +25,24 @@ def refused(*overrides: str, recipe: str = "demo") -> str:
     return message
 
 
-def test_the_defaults_are_the_published_settings() -> None:
+def test_the_defaults_are_the_papers_settings() -> None:
+    """But for the choices that the published preset brings back."""
     config = RunConfig(name="x")
     assert (config.train.epochs, config.train.batch_size, config.train.learning_rate) == (50, 8, 5e-5)
-    assert (config.train.optimizer, config.train.weight_decay, config.train.blend) == ("adam", 1e-6, 0.5)
+    assert (config.train.optimizer, config.train.weight_decay, config.train.blend) == ("adam", 1e-6, 0.0)
     assert (config.train.schedule, config.train.decay_rate, config.train.warmup_epochs) == ("cosine", 0.1, 0)
     assert (config.audio.sample_rate_hz, config.audio.duration_s, config.audio.num_mels) == (16000, 8.0, 128)
     assert (config.objective.temperature, config.objective.alpha, config.objective.target) == (0.06, 1.0, "grad_block")
     assert (config.patchmix.beta, config.patchmix.axis) == (1.0, "patch")
     assert config.train.selection == "last"
+
+
+def test_the_published_preset_comes_after_the_recipe_and_before_settings(tmp_path: Path) -> None:
+    recipe = write(tmp_path, "mine", "[train]\nblend = 0.25\nepochs = 3\n")
+    assert load_config(recipe).train.blend == 0.25
+    published = load_config(recipe, is_as_published=True)
+    assert (published.train.blend, published.train.epochs, published.augment.gate) == (0.5, 3, "published")
+    assert load_config(recipe, ["train.blend=0.75"], is_as_published=True).train.blend == 0.75
 
 
 def test_a_recipe_file_is_read_and_named_after_the_file(tmp_path: Path) -> None:
