@@ -117,7 +117,7 @@ def train(
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(metavar="TABLE", help="Name of a table, or 'table' for all of them.")],
+    name: Annotated[str | None, typer.Argument(metavar="TABLE", help="Name of a table, or 'table' for all.")] = None,
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="Folder for runs and tables.")] = Path("runs/tables"),
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row, with seeds 0, 1, ...")] = 5,
@@ -128,11 +128,15 @@ def reproduce(
 ) -> None:
     """Train every row of a table of the paper and print it beside the paper's numbers.
 
-    Runs that are done are skipped; after Ctrl-C the same command goes on. docs/paper.md lists the tables, and a name
-    that is none does too.
+    Without a name the tables are listed. Runs that are done are skipped; after Ctrl-C the same command goes on.
     """
-    from lungsound.table import load_table
+    from lungsound.table import WHOLE, load_table, table_names
 
+    if name is None:
+        for each in (*table_names(), WHOLE):
+            table = load_table(each)
+            console.print(f"{each:<14}  {table.title} ({len(table.rows)} rows)", highlight=False, soft_wrap=True)
+        return
     table = load_table(name)
     if as_published:
         name, table = f"{name}-as-published", table.as_published()

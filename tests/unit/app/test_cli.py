@@ -11,11 +11,13 @@ import pytest
 from lungsound.app import cli
 from lungsound.config import load_config, recipe_names
 from lungsound.errors import DataError, SettingsError
+from lungsound.table import WHOLE, load_table, table_names
 from lungsound.training.trainer import RunInterrupted
 
 COMMANDS = {
     "demo": ["--data", "--out", "--patients", "--seed", "--epochs"],
-    "train": ["RECIPE", "--data", "--out", "--set", "--resume"],
+    "train": ["RECIPE", "--data", "--out", "--set", "--as-published", "--resume"],
+    "reproduce": ["TABLE", "--data", "--out", "--seeds", "--epochs", "--set", "--as-published", "--dry-run"],
     "evaluate": ["RUN", "--data", "--out"],
     "predict": ["RUN", "FILE"],
     "recipes": [],
@@ -156,3 +158,20 @@ def test_python_m_lungsound_is_the_command(monkeypatch: pytest.MonkeyPatch, caps
         runpy.run_module("lungsound", run_name="__main__")
     assert exit_.value.code == 0
     assert "patchmix_cl" in capsys.readouterr().out
+
+
+def test_reproduce_without_a_name_lists_the_tables(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("reproduce") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [*table_names(), WHOLE]
+
+
+def test_a_dry_run_lists_every_row_with_its_recipe(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("reproduce", WHOLE, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    for row in load_table(WHOLE).rows:
+        assert f"{row.name}\n    lungsound train {row.recipe}" in printed
