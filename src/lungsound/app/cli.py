@@ -140,17 +140,16 @@ def reproduce(
     table = load_table(name)
     if as_published:
         name, table = f"{name}-as-published", table.as_published()
+    every = [*([] if epochs is None else [f"train.epochs={epochs}"]), *(settings or [])]
     if dry_run:
-        _print_rows(table, [*([] if epochs is None else [f"train.epochs={epochs}"]), *(settings or [])], seeds)
+        _print_rows(table, every, seeds)
         return
     from lungsound.app.reproduce import reproduce as reproduce_table
     from lungsound.errors import SettingsError
 
     if data is None:
         raise SettingsError("no corpus given: name its folder with --data DIR, or list the rows with --dry-run")
-    failures = reproduce_table(
-        name, table, data=data, out=out, num_seeds=seeds, epochs=epochs, settings=settings or [], console=console
-    )
+    failures = reproduce_table(name, table, data=data, out=out, num_seeds=seeds, settings=every, console=console)
     for failure in failures:
         _print_error(failure)
     if failures:

@@ -63,15 +63,12 @@ class Fingerprints:
             raise CorpusError(f"{data.root} is not what {folder} was trained on: delete that folder to train it anew")
 
 
-def plan_runs(
-    table: Table, *, data: Path, out: Path, num_seeds: int, epochs: int | None, settings: Sequence[str]
-) -> list[PlannedRun]:
+def plan_runs(table: Table, *, data: Path, out: Path, num_seeds: int, settings: Sequence[str]) -> list[PlannedRun]:
     """All runs, the first seed of every row before the second of any.
 
     A row that goes on from another one's model takes that of the same seed. SettingsError for settings that do not
     fit the table.
     """
-    settings = asked(epochs, settings)
     table.check(settings)
     planned = []
     for seed in range(num_seeds):
@@ -85,11 +82,6 @@ def plan_runs(
     return planned
 
 
-def asked(epochs: int | None, settings: Sequence[str]) -> list[str]:
-    """The number of epochs, when one is given, as a setting like the others."""
-    return [*([] if epochs is None else [f"train.epochs={epochs}"]), *settings]
-
-
 def reproduce(
     name: str,
     table: Table,
@@ -97,7 +89,6 @@ def reproduce(
     data: Path,
     out: Path,
     num_seeds: int = 5,
-    epochs: int | None = None,
     settings: Sequence[str] = (),
     console: Console,
 ) -> list[str]:
@@ -107,11 +98,11 @@ def reproduce(
     written anew after every run. Raises RunInterrupted when asked to stop; the same call goes on from there.
     SettingsError when another call is at work in `out`.
     """
-    planned = plan_runs(table, data=data, out=out, num_seeds=num_seeds, epochs=epochs, settings=settings)
+    planned = plan_runs(table, data=data, out=out, num_seeds=num_seeds, settings=settings)
     if not data.is_dir():
         raise CorpusError(f"no folder {data}: give the folder of a corpus")
     with _alone_in(out):
-        changes = table.changes(asked(epochs, settings))
+        changes = table.changes(settings)
         results, failures = _carry_out(
             planned, console, write=lambda so_far: write_table(out / name, table, so_far, changes=changes)
         )

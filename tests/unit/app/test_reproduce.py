@@ -40,7 +40,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def run(table: Table, data: Path, out: Path, *, num_seeds: int = 2) -> tuple[list[str], str]:
     """The failures, and what was printed."""
     console = Console(record=True, width=200, quiet=False, force_terminal=False)
-    failures = reproduce("t", table, data=data, out=out, num_seeds=num_seeds, epochs=1, settings=SMALL, console=console)
+    failures = reproduce(
+        "t", table, data=data, out=out, num_seeds=num_seeds, settings=("train.epochs=1", *SMALL), console=console
+    )
     return failures, console.export_text()
 
 
@@ -107,7 +109,13 @@ def test_runs_with_other_settings_are_not_taken_for_done(synthetic_corpus_dir: P
     run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
     console = Console(quiet=True)
     failures = reproduce(
-        "t", table, data=synthetic_corpus_dir, out=tmp_path, num_seeds=1, epochs=2, settings=SMALL, console=console
+        "t",
+        table,
+        data=synthetic_corpus_dir,
+        out=tmp_path,
+        num_seeds=1,
+        settings=("train.epochs=2", *SMALL),
+        console=console,
     )
     assert len(failures) == 1
     assert "started with other settings: train.epochs was 1, now 2" in failures[0]
@@ -275,8 +283,7 @@ def test_the_plan_trains_the_first_seed_of_all_rows_first(tmp_path: Path) -> Non
         data=tmp_path,
         out=tmp_path,
         num_seeds=2,
-        epochs=3,
-        settings=["train.batch_size=5"],
+        settings=["train.epochs=3", "train.batch_size=5"],
     )
     assert [(run.row.name, run.seed) for run in planned] == [("plain", 0), ("mixed", 0), ("plain", 1), ("mixed", 1)]
     assert {(run.config.train.epochs, run.config.train.batch_size) for run in planned} == {(3, 5)}
