@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lungsound.audio.fbank import EFFICIENTAT_RATE_HZ
-from lungsound.model.weight_files import WeightFile
+from lungsound.model.weight_files import OWN_RUN, WeightFile
 
-OWN_RUN = "run of lungsound"
 # Hugging Face's file starts with the model's name when it has a head beside it.
 _HUGGING_FACE = re.compile(r"(resnet|efficientnet)\.(?=embedd|encoder\.)")
 _RESNET_STEMS = {"conv1": "embedder.embedder.convolution", "bn1": "embedder.embedder.normalization"}

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from lungsound.errors import WeightsError
 from lungsound.model.convolutional import ConvolutionalEncoder
-from lungsound.model.convolutional_names import LAYOUTS, OWN_RUN, Layout, layout_of
+from lungsound.model.convolutional_names import LAYOUTS, Layout, layout_of
 from lungsound.model.pretrained import LoadReport
-from lungsound.model.weight_files import COUNTER, FACTS_KEY, WeightFile, first_keys, open_weights
+from lungsound.model.weight_files import COUNTER, FACTS_KEY, HEAD_PREFIX, OWN_RUN, WeightFile, first_keys, open_weights
 
 FIRST_KERNELS = ("sum", "new")
-HEAD = "head."
 
 
 def load_convolutional(
@@ -45,9 +44,9 @@ def load_convolutional(
     is_own = layout.source_format == OWN_RUN
     label_set, trained_on = _facts(file) if is_own else (None, layout.trained_on)
     differences = _compare_settings(file, layout, encoder)
-    unwanted = {HEAD: "head of that run"} if is_own and head is None else {}
+    unwanted = {HEAD_PREFIX: "head of that run"} if is_own and head is None else {}
     kept = file.keep("", {**layout.ignored, **unwanted})
-    head_weights = {key: kept.pop(key) for key in [*kept] if head is not None and key.startswith(HEAD)}
+    head_weights = {key: kept.pop(key) for key in [*kept] if head is not None and key.startswith(HEAD_PREFIX)}
     renamed = layout.rename(list(kept))
     keys = {f"network.{name}": key for key, name in renamed.items()}
     weights = {name: kept[key] for name, key in keys.items()}
@@ -56,9 +55,9 @@ def load_convolutional(
     what = f"{file.path}: {layout.source_format} weights do not fit {encoder.architecture}"
     _check_fit(what, weights, encoder.state_dict(), keys, left_out=new)
     if head is not None:
-        expected_head = {f"{HEAD}{name}": value for name, value in head.state_dict().items()}
+        expected_head = {f"{HEAD_PREFIX}{name}": value for name, value in head.state_dict().items()}
         _check_fit(f"{file.path}: its head does not fit", head_weights, expected_head, {})
-        head.load_state_dict({key.removeprefix(HEAD): value for key, value in head_weights.items()})
+        head.load_state_dict({key.removeprefix(HEAD_PREFIX): value for key, value in head_weights.items()})
     encoder.load_state_dict(encoder.state_dict() | weights)
     return LoadReport(
         source_format=layout.source_format,

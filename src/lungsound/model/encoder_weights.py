@@ -19,14 +19,13 @@ from lungsound.axes import PatchGrid
 from lungsound.errors import WeightsError
 from lungsound.model.encoder import NUM_PREFIX_TOKENS, PATCH_SIZE
 from lungsound.model.positions import PatchPlaces
-from lungsound.model.weight_files import FACTS_KEY, WeightFile, first_keys, open_weights
+from lungsound.model.weight_files import FACTS_KEY, HEAD_PREFIX, OWN_RUN, WeightFile, first_keys, open_weights
 
 AUDIOSET_PLACES = {
     places.grid.num_patches: places
     for places in (PatchPlaces(128, 1024, stride, stride) for stride in (10, 12, 14, 16))
 }
 IMAGENET_HEADS = {"v.head.": "ImageNet head", "v.head_dist.": "ImageNet head"}
-HEAD_PREFIX = "head."
 # Input of the models that were trained on AudioSet.
 AUDIOSET_INPUT = {"filter_bank": "kaldi", "sample_rate_hz": 16000}
 
@@ -174,7 +173,7 @@ def _from_own_run(file: WeightFile) -> ForeignWeights:
     return ForeignWeights(
         file.path,
         file.sha256,
-        "run of lungsound",
+        OWN_RUN,
         weights={key: value for key, value in tensors.items() if not key.startswith(HEAD_PREFIX)},
         places=places,
         ignored=file.ignored,

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from lungsound.errors import WeightsError
 from lungsound.model.encoder import ENCODER_SIZES, NUM_PREFIX_TOKENS, PATCH_SIZE, AudioSpectrogramTransformer, Block
-from lungsound.model.encoder_weights import HEAD_PREFIX, ForeignWeights, read_weights
+from lungsound.model.encoder_weights import ForeignWeights, read_weights
 from lungsound.model.positions import PatchPlaces, adapt_positions, place_positions
-from lungsound.model.weight_files import first_keys
+from lungsound.model.weight_files import HEAD_PREFIX, first_keys
 
 POSITION_GRIDS = ("aligned", "published")
 

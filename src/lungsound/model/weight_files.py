@@ -16,6 +16,8 @@ from lungsound.errors import WeightsError
 
 # Ends the key of a count of a batch norm's batches. Nothing reads it at a fixed momentum; older files do not have it.
 COUNTER = ".num_batches_tracked"
+OWN_RUN = "run of lungsound"
+HEAD_PREFIX = "head."  # of a run of our own
 FACTS_KEY = "lungsound"  # in the header of a run of our own, over its facts in JSON
 IGNORED_PARTS = {
     "args": "settings of the run",
