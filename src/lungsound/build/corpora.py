@@ -1,8 +1,9 @@
 """Settings to a corpus, its parts, filter banks and batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from rich.console import Console
@@ -35,6 +36,8 @@ from lungsound.errors import CorpusError, SettingsError
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.randomness import generator_at
 from lungsound.training.progress import track
+
+Kept = TypeVar("Kept", FilterBanks, Waveforms)
 
 
 @dataclass(frozen=True)
@@ -111,20 +114,18 @@ def labels(cycles: Sequence[Cycle], label_set: LabelSet) -> list[int]:
 
 def filter_banks(corpus: Corpus, front_end: FrontEnd, *, console: Console) -> FilterBanks:
     """Filter banks (cycle, time, mel) of all cycles of the corpus, from the cache or computed with a bar."""
-    with track(console, "filter banks") as on_progress:
-        return open_filter_banks(
-            corpus.cycles,
-            front_end,
-            cache_dir=cache_root() / "filter-banks",
-            fingerprint=corpus.fingerprint,
-            on_progress=on_progress,
-        )
+    return _kept(open_filter_banks, "filter banks", corpus, front_end, console)
 
 
 def waveforms(corpus: Corpus, front_end: FrontEnd, *, console: Console) -> Waveforms:
     """Waveforms of all cycles of the corpus as they were cut, from the cache or read with a bar."""
-    with track(console, "waveforms") as on_progress:
-        return open_waveforms(
+    return _kept(open_waveforms, "waveforms", corpus, front_end, console)
+
+
+def _kept(open_: Callable[..., Kept], what: str, corpus: Corpus, front_end: FrontEnd, console: Console) -> Kept:
+    """What `open_` keeps of all cycles in the cache; made with a bar where it is not there."""
+    with track(console, what) as on_progress:
+        return open_(
             corpus.cycles,
             front_end,
             cache_dir=cache_root() / "filter-banks",
