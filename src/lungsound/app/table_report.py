@@ -17,7 +17,7 @@ from rich.text import Text
 from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score, two_class_score
 from lungsound.evaluation.predictions import Predictions, read_predictions
 from lungsound.evaluation.table_figure import RunRow, draw_runs
-from lungsound.run_folder import RunFolder
+from lungsound.run_folder import RunFolder, write_text
 from lungsound.table import PaperNumbers, Row, Table
 
 NUM_RECORDINGS = 920  # of ICBHI 2017
@@ -110,8 +110,8 @@ def write_table(
         "title": heading,
         "rows": [{"row": r.row.model_dump(exclude_none=True), "runs": list(map(_plain, r.runs))} for r in rows],
     }
-    _write(path.with_name(f"{path.name}.json"), json.dumps(plain, indent=1, allow_nan=False) + "\n")
-    _write(path.with_name(f"{path.name}.md"), "\n".join(pages))
+    write_text(path.with_name(f"{path.name}.json"), json.dumps(plain, indent=1, allow_nan=False) + "\n")
+    write_text(path.with_name(f"{path.name}.md"), "\n".join(pages))
 
 
 def print_table(path: Path, console: Console) -> None:
@@ -219,9 +219,3 @@ def _spread(fractions: Sequence[float]) -> str:
         return "n/a"
     mean = f"{100 * statistics.fmean(fractions):.2f}"
     return mean if len(fractions) < 2 else f"{mean} \N{PLUS-MINUS SIGN} {100 * statistics.stdev(fractions):.2f}"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
