@@ -29,7 +29,7 @@ from lungsound.model.encoder import AudioSpectrogramTransformer
 from lungsound.model.weight_files import FACTS_KEY
 
 MODEL_FORMAT = "lungsound model 1"
-CHECKPOINT_FORMAT = "lungsound checkpoint 1"
+CHECKPOINT_FORMAT = "lungsound checkpoint 2"
 
 
 @dataclass(frozen=True)

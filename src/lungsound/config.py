@@ -38,6 +38,18 @@ Architecture = Literal[
 ]
 
 
+LabelSetName = Literal[
+    "sound4",
+    "sound2",
+    "diagnosis3",
+    "diagnosis2",
+    "sprsound_event2",
+    "sprsound_event7",
+    "sprsound_record3",
+    "sprsound_record5",
+]
+
+
 class Settings(BaseModel):
     """Base of all sections: frozen, strict about keys and types."""
 
@@ -49,14 +61,20 @@ class Settings(BaseModel):
 class DataSettings(Settings):
     root: str | None = None
     """Folder of the corpus; usually given on the command line as --data."""
-    corpus: Literal["auto", "icbhi", "sprsound"] = "auto"
+    corpus: Literal["auto", "icbhi", "sprsound", "table", "folders"] = "auto"
     """Which reader; auto looks at the folder."""
     split: str = "official"
-    """official, fold0 .. fold4 (RespireNet's), or a file of `name<TAB>part` lines."""
+    """official, fold0 .. fold4 (RespireNet's), a file of `name<TAB>part` lines, or device:NAME to test that device."""
+    protocol: Literal["strict", "published"] = "strict"
+    """strict: validation patients are held out of the training part, and patients that the test has too leave it."""
+    are_shared_patients_kept: bool = False
+    """Under strict: keep patients in the training part whom the test has too."""
     test_parts: Names = ()
     """Parts that are the test; empty: every part but train."""
-    label_set: Literal["sound4", "sound2", "diagnosis3", "diagnosis2"] = "sound4"
+    label_set: LabelSetName = "sound4"
     """What is told apart."""
+    label_map: str | None = None
+    """File that maps the corpus's own labels to the classes of the label set (table and folders corpora)."""
     devices: Names = ()
     """Keep only recordings of these stethoscopes; empty keeps all."""
     modes: Names = ()
@@ -176,7 +194,9 @@ class TrainSettings(Settings):
     selection: Literal["last", "validation", "best_on_test"] = "last"
     """Which epoch's weights are kept. best_on_test is what the authors' program does; its score is optimistic."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the training patients held out for selection = validation."""
+    """Share of the training cycles whose patients are held out (data.protocol = strict)."""
+    is_test_watched: bool = True
+    """Also answer the test part after every epoch, for the column "chosen on test"; it chooses nothing by itself."""
     checkpoint_every_steps: Count = 200
     """A checkpoint is also written after every epoch and when the run is interrupted."""
 

@@ -9,12 +9,13 @@ from rich.console import Console
 from lungsound.build import corpora, models, training
 from lungsound.config import RunConfig
 from lungsound.data.dataset import CycleBatches
-from lungsound.evaluation.metrics import IcbhiScore
+from lungsound.evaluation.columns import LAST
 from lungsound.run_folder import RunFolder
-from lungsound.scoring import quick_score, report_on
+from lungsound.scoring import report_on
 from lungsound.training.progress import ProgressBar
 from lungsound.training.step import TrainStep
 from lungsound.training.trainer import Progress, Trainer
+from lungsound.watch import Watch
 
 
 def train(config: RunConfig, run_dir: Path, *, console: Console | None = None, is_resumed: bool = False) -> Path:
@@ -40,7 +41,7 @@ def train(config: RunConfig, run_dir: Path, *, console: Console | None = None, i
     objective = training.objective(config.objective, config.patchmix, class_counts=counts, device=device)
     step = training.train_step(config.train, model.to(device), objective, device=device)
     batches = inputs.training_batches(config, parts.train)
-    for remark in training.remarks(config.train, corpus, pretrained, batches):
+    for remark in training.remarks(config.train, corpus, parts, pretrained, batches):
         console.print(remark, markup=False, highlight=False)
 
     # The folder of the run: new, or taken up where it stopped.
@@ -51,12 +52,13 @@ def train(config: RunConfig, run_dir: Path, *, console: Console | None = None, i
         device=str(device),
         precision=precision,
         corpus=corpus,
-        num_cycles={"train": len(parts.train), "validation": len(parts.validation), "test": len(parts.test)},
+        parts=parts,
         pretrained=None if pretrained is None else pretrained.summary(),
     )
 
     # Train; then evaluate the chosen epoch's weights, as they stand on disk, on the test part.
-    progress = fit(config, run, step, batches, inputs, parts, progress, console=console)
+    watch = Watch(config, run, step, corpus, inputs, parts)
+    progress = fit(config, run, step, batches, watch, progress, console=console)
     return report_on(run, corpus, parts.test, data=config.data, progress=progress, console=console)
 
 
@@ -65,35 +67,27 @@ def fit(
     run: RunFolder,
     step: TrainStep,
     batches: CycleBatches,
-    inputs: corpora.Inputs,
-    parts: corpora.Parts,
+    watch: Watch,
     progress: Progress,
     *,
     console: Console,
 ) -> Progress:
     """Train from where `progress` stands to the last epoch; the run's model.safetensors holds the chosen epoch."""
     settings = config.train
-    watched = {"last": (), "validation": parts.validation, "best_on_test": parts.test}[settings.selection]
-
-    def watch() -> IcbhiScore:
-        return quick_score(step.answering, inputs.batches(watched, settings.batch_size), device=step.device)
-
-    def keep() -> None:
-        run.save_model(step.answering, mean=inputs.mean, std=inputs.std)
-
     with run, ProgressBar(console, epochs=settings.epochs, batch_size=settings.batch_size) as bar:
         trainer = Trainer(
             step,
             training.schedule(settings),
             batches,
             seed=settings.seed,
-            watch=watch if watched else None,
+            watch=watch,
             save=lambda state: run.save(step, state),
-            keep=keep,
+            keep=watch.keep,
             checkpoint_every_steps=settings.checkpoint_every_steps,
             listeners=(bar, run),
         )
         progress = trainer.fit(settings.epochs, progress)
-    if progress.best_epoch == 0:
-        keep()
+    watch.keep(LAST)
+    if not progress.best_epochs.get(watch.column):
+        watch.save_model()
     return progress

@@ -6,12 +6,15 @@ log.csv                 a row per epoch
 events/                 the same and each step for TensorBoard
 checkpoint.safetensors  all that --resume needs
 model.safetensors       the weights of the chosen epoch, with front end and classes
+epochs/last.csv         answers for the validation and the test cycles after the last epoch; beside it, where there
+                        are such, validation.csv and test.csv: after the epoch that is best on that part
 predictions.csv         a row per test cycle
 report.md, report.json  and their pictures
 """
 
 import csv
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -33,7 +36,10 @@ from lungsound.checkpoint import (
 )
 from lungsound.config import RunConfig, resolve
 from lungsound.data.corpus import Corpus
+from lungsound.data.protocol import Parts
 from lungsound.errors import CorpusError, SettingsError, WeightsError
+from lungsound.evaluation.columns import NAMES
+from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lungsound.labels import LABEL_SETS
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.training.step import TrainStep
@@ -82,8 +88,8 @@ class RunFolder(Listener):
             ) from None
         return resolve(values, source=str(path))
 
-    def write_facts(self, *, corpus: Corpus, **facts: Any) -> None:
-        """Write run.json: `facts`, what the corpus is, versions and revision.
+    def write_facts(self, *, corpus: Corpus, parts: Parts, **facts: Any) -> None:
+        """Write run.json: `facts`, what the corpus is and how it was divided, versions and revision.
 
         Raises CorpusError when an earlier one says that the run was started on another corpus.
         """
@@ -94,14 +100,19 @@ class RunFolder(Listener):
             "root": str(corpus.root),
             "num_recordings": len(corpus.recordings),
             "num_cycles": len(corpus.cycles),
-            "train_patients": sorted({r.patient for r in corpus.recordings if corpus.split.get(r.name) == "train"}),
             "problems": [str(problem) for problem in corpus.problems],
             "notes": list(corpus.notes),
             "fingerprint": corpus.fingerprint,
         }
         versions = {name: metadata.version(name) for name in RECORDED_PACKAGES}
         machine = {"python": platform.python_version(), "system": platform.platform()}
-        more = {"corpus": described, "versions": versions | machine, "revision": revision()}
+        rows = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+        divided = {
+            "num_cycles": {name: len(part) for name, part in rows.items()},
+            "patients": {name: sorted({corpus.cycles[r].recording.patient for r in rows[name]}) for name in rows},
+            "left_out_patients": list(parts.left_out),
+        }
+        more = {"corpus": described, "versions": versions | machine, "revision": revision()} | divided
         _write_json(self.path / "run.json", facts | more)
 
     def facts(self) -> dict[str, Any]:
@@ -147,6 +158,15 @@ class RunFolder(Listener):
             self.model, model, audio=config.audio, architecture=config.model, mean=mean, std=std, label_set=label_set
         )
 
+    def write_column(self, column: str, predictions: Predictions) -> None:
+        """Write the answers of the epoch that this column of the report is about (`evaluation.columns.NAMES`)."""
+        write_predictions(self.path / "epochs" / f"{column}.csv", predictions)
+
+    def columns(self) -> dict[str, Predictions]:
+        """What `write_column` wrote, by column."""
+        paths = {name: self.path / "epochs" / f"{name}.csv" for name in NAMES}
+        return {name: read_predictions(path) for name, path in paths.items() if path.is_file()}
+
     def trained_model(self) -> TrainedModel:
         return load_model(self.model)
 
@@ -166,7 +186,7 @@ class RunFolder(Listener):
             writer.writerows(rows)
         partial.replace(self.path / "log.csv")
         for name, value in rows[-1].items():
-            if name != "epoch":
+            if name != "epoch" and not math.isnan(value):
                 self._writer().add_scalar(f"epoch/{name}", value, int(rows[-1]["epoch"]))
         self._writer().flush()
 

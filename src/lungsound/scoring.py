@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 
@@ -13,15 +12,16 @@ from lungsound.checkpoint import TrainedModel
 from lungsound.config import DataSettings, ModelSettings, RunConfig
 from lungsound.data.corpus import Corpus
 from lungsound.data.dataset import CycleBatches
+from lungsound.data.protocol import tested_rows
 from lungsound.errors import SettingsError
 from lungsound.evaluation.evaluate import evaluate_predictions
-from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lungsound.evaluation.report import write_report
-from lungsound.model.classifier import LungSoundClassifier, predict_probabilities
+from lungsound.model.classifier import predict_probabilities
 from lungsound.run_folder import RunFolder
 from lungsound.training.progress import track
 from lungsound.training.trainer import Progress
+from lungsound.watch import COLUMN_OF, predictions_of
 
 NUM_NAMED = 10  # patients in a note; SPRSound's intra test alone shares 160
 EVALUATION_BATCH_SIZE = 8  # on a CPU larger ones are slower per cycle
@@ -30,13 +30,6 @@ SYNTHETIC_NOTE = (
     "Synthetic corpus: these recordings were made by a program. The Score shows that the program learns; "
     "it says nothing about real lungs and is not comparable with any published number."
 )
-
-
-def quick_score(model: LungSoundClassifier, batches: CycleBatches, *, device: torch.device) -> IcbhiScore:
-    """Score on some cycles, without interval; for choosing an epoch."""
-    fbanks = (batch.fbank for batch in batches.in_order())
-    answers = predict_probabilities(model, fbanks, device=device).argmax(1).numpy()
-    return icbhi_score(confusion_matrix(batches.labels.numpy(), answers, len(model.classes)))
 
 
 def evaluate(
@@ -60,7 +53,7 @@ def evaluate(
         data = DataSettings(root=str(data_root), label_set=config.data.label_set)
         config = config.model_copy(update={"data": data})
     corpus = corpora.corpus(config.data)
-    rows = corpora.test_rows(config.data, corpus)
+    rows = tested_rows(corpus, config.data.test_parts)
     console = console or Console()
     return report_on(
         run,
@@ -103,22 +96,23 @@ def report_on(
     is_same = corpus.fingerprint == trained_on["fingerprint"]
     # The same number is the same patient in any part of a real corpus, but not in two synthetic ones.
     if is_same or (corpus.name == trained_on["name"] and not corpus.is_synthetic):
-        shared = sorted(set(trained_on["train_patients"]) & set(predictions.patients))
+        shared = sorted(set(facts["patients"]["train"]) & set(predictions.patients))
     notes = [SYNTHETIC_NOTE] if corpus.is_synthetic else []
     if shared:
         notes.append(_shared_note(shared))
-    if config.train.selection != "last" and progress.best_epoch == 0:
+    chosen_epoch = progress.best_epochs.get(COLUMN_OF[config.train.selection], 0)
+    if config.train.selection != "last" and chosen_epoch == 0:
         notes.append("No epoch had a sensitivity above 5 %: the last epoch was kept.")
     return write_report(
         folder,
         evaluate_predictions(predictions),
         context={
-            **_context(config, facts, data, corpus, rows, is_chosen=progress.best_epoch > 0),
+            **_context(config, facts, data, corpus, rows, is_chosen=chosen_epoch > 0),
             "model hash": trained.sha256,
         },
         history=progress.history,
         notes=notes,
-        chosen_epoch=progress.best_epoch or None,
+        chosen_epoch=chosen_epoch or None,
         num_shared_patients=None if shared is None else len(shared),
     )
 
@@ -143,15 +137,7 @@ def predict_corpus(
             device=device,
             on_progress=lambda done: on_progress(done, len(rows)),
         )
-    return Predictions(
-        keys=tuple(cycle.key for cycle in cycles),
-        patients=tuple(cycle.recording.patient for cycle in cycles),
-        devices=tuple(cycle.recording.device or "" for cycle in cycles),
-        parts=tuple(corpus.split.get(cycle.recording.name, "") for cycle in cycles),
-        labels=np.asarray(labels, dtype=np.int64),
-        probabilities=probabilities.double().numpy(),
-        classes=trained.label_set.classes,
-    )
+    return predictions_of(corpus, rows, labels, probabilities, classes=trained.label_set.classes)
 
 
 def _context(

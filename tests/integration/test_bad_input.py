@@ -56,7 +56,7 @@ def one_line(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
 
 
 def train(corpus: Path, out: Path, *settings: str, recipe: str = "demo") -> int:
-    sets = [part for setting in (*SMALL, *settings) for part in ("--set", setting)]
+    sets = [part for setting in (*SMALL, "data.protocol=published", *settings) for part in ("--set", setting)]
     return lungsound("train", recipe, "--data", corpus, "--out", out, *sets)
 
 
@@ -163,7 +163,8 @@ def test_a_recipe_with_an_unknown_key(corpus: Path, tmp_path: Path, capsys: pyte
         (["data.devices=['Stethos']"], ("no cycles", "Stethos")),
         (["data.label_set=diagnosis2"], ("needs each patient's diagnosis",)),
         (["train.batch_size=50"], ("2 training cycles do not fill one batch of 50",)),
-        (["train.selection=validation"], ("validation needs at least 2 training patients",)),
+        (["data.protocol=strict"], ("needs 2 or more training patients, got 1", "data.protocol=published")),
+        (["train.selection=validation"], ("needs held-out patients", "data.protocol=strict")),
         (["objective.projection_dim=5"], ("projection_dim is 5", "project_*")),
         (["objective.is_class_weighted=true"], ("training cycles of every class",)),
         (["model.pretrained=nowhere"], ("weights 'nowhere'", "deit-tiny")),

@@ -114,25 +114,32 @@ def config(**train: object) -> RunConfig:
 
 def test_parts_are_rows_of_the_corpus_and_what_is_in_no_part_is_in_none() -> None:
     corpus = make_corpus({"1": "train", "2": "inter", "3": "train", "4": "", "5": "intra"}, num_cycles=2)
-    parts = corpora.parts(config(), corpus)
+    published = DataSettings(protocol="published")
+    parts = corpora.parts(RunConfig(name="x", data=published), corpus)
     assert (parts.train, parts.validation, parts.test) == ((0, 1, 4, 5), (), (2, 3, 8, 9))
-    only = RunConfig(name="x", data=DataSettings(test_parts=("intra",)))
+    only = RunConfig(name="x", data=DataSettings(test_parts=("intra",), protocol="published"))
     assert corpora.parts(only, corpus).test == (8, 9)
 
 
 def test_validation_takes_whole_patients_out_of_the_training_part() -> None:
     corpus = make_corpus({str(i): "train" for i in range(10)} | {"t": "test"})
-    parts = corpora.parts(config(selection="validation", validation_share=0.3), corpus)
+    parts = corpora.parts(config(validation_share=0.3), corpus)
     patients = [{corpus.cycles[row].recording.patient for row in rows} for rows in (parts.train, parts.validation)]
     assert len(patients[1]) == 3
     assert not patients[0] & patients[1]
     assert patients[0] | patients[1] == {str(i) for i in range(10)}
     assert sorted(parts.train + parts.validation) == list(range(40))
     assert parts.test == tuple(range(40, 44))
-    again = corpora.parts(config(selection="validation", validation_share=0.3), corpus)
-    assert again == parts
-    other = corpora.parts(config(selection="validation", validation_share=0.3, seed=1), corpus)
+    assert corpora.parts(config(selection="validation", validation_share=0.3), corpus) == parts
+    other = corpora.parts(config(validation_share=0.3, seed=1), corpus)
     assert other.validation != parts.validation
+
+
+def test_an_epoch_chosen_on_validation_needs_held_out_patients() -> None:
+    corpus = make_corpus({str(i): "train" for i in range(10)} | {"t": "test"})
+    chosen = RunConfig(name="x", data=DataSettings(protocol="published"), train=TrainSettings(selection="validation"))
+    with pytest.raises(SettingsError, match=r"needs held-out patients.*set data\.protocol=strict"):
+        corpora.parts(chosen, corpus)
 
 
 @pytest.mark.parametrize("split", [{"1": "train"}, {"1": "test", "2": "test"}])

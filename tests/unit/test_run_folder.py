@@ -11,6 +11,7 @@ from lungsound.build import corpora, models, training
 from lungsound.checkpoint import CHECKPOINT_FORMAT, read_tensors
 from lungsound.config import RunConfig, load_config
 from lungsound.data.icbhi import read_icbhi
+from lungsound.data.protocol import Parts
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.run_folder import RunFolder, revision
 from lungsound.training.step import TrainStep
@@ -112,8 +113,8 @@ def test_a_checkpoint_holds_weights_moments_and_progress(tmp_path: Path) -> None
         loss_sums={"loss": 0.1 + 0.2},
         confusion=[[1, 2], [3, 4]],
         history=[{"epoch": 1, "loss": float("nan")}],
-        best_score=0.7,
-        best_epoch=1,
+        best_scores={"test": 0.7},
+        best_epochs={"test": 1},
     )
     run.save(step, progress)
     other = small_step("train.seed=1")
@@ -178,12 +179,14 @@ def test_facts_say_on_what_and_with_what_a_run_was_made(tmp_path: Path) -> None:
     tree = write_icbhi(tmp_path / "corpus", {"101_1b1_Al_sc_Meditron": NORMAL})
     corpus = read_icbhi(tree)
     run = RunFolder(tmp_path)
-    run.write_facts(corpus=corpus, command="lungsound train x", device="cpu")
+    run.write_facts(corpus=corpus, parts=Parts((0,), (), ()), command="lungsound train x", device="cpu")
     facts = json.loads((tmp_path / "run.json").read_text())
     assert facts == run.facts()
     assert facts["command"] == "lungsound train x"
     assert facts["corpus"]["fingerprint"] == corpus.fingerprint
     assert (facts["corpus"]["num_recordings"], facts["corpus"]["num_cycles"]) == (1, 1)
+    assert facts["num_cycles"] == {"train": 1, "validation": 0, "test": 0}
+    assert facts["patients"] == {"train": ["101"], "validation": [], "test": []}
     assert {"lungsound", "torch", "numpy", "soundfile", "safetensors", "python", "system"} == set(facts["versions"])
     assert facts["revision"] == revision()
 

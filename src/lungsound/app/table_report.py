@@ -19,6 +19,7 @@ from lungsound.evaluation.predictions import Predictions, read_predictions
 from lungsound.evaluation.table_figure import RunRow, draw_runs
 from lungsound.run_folder import RunFolder, write_text
 from lungsound.table import PaperNumbers, Row, Table
+from lungsound.watch import COLUMN_OF
 
 NUM_RECORDINGS = 920  # of ICBHI 2017
 NUM_SEEDS = 5  # of the paper
@@ -67,7 +68,7 @@ def read_result(folder: Path) -> RunResult:
     """The result of a finished run, from its predictions file and its facts."""
     run = RunFolder(folder)
     config, facts, predictions = run.config(), run.facts(), read_predictions(run.predictions)
-    best_epoch = run.progress().best_epoch
+    best_epoch = run.progress().best_epochs.get(COLUMN_OF[config.train.selection], 0)
     pretrained = facts["pretrained"]
     return RunResult(
         seed=config.train.seed,

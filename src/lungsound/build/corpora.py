@@ -30,23 +30,16 @@ from lungsound.data.dataset import (
     open_filter_banks,
     open_waveforms,
 )
-from lungsound.data.holdout import hold_out_patients
+from lungsound.data.protocol import Parts, divide, leave_device_out
 from lungsound.data.reader import read_corpus
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.randomness import generator_at
 from lungsound.training.progress import track
 
+DEVICE_SPLIT = "device:"  # data.split = "device:Meditron": tested on that device, trained on the others
+
 Kept = TypeVar("Kept", FilterBanks, Waveforms)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Rows of the corpus's cycles that train, choose the epoch, and are evaluated."""
-
-    train: tuple[int, ...]
-    validation: tuple[int, ...]
-    test: tuple[int, ...]
 
 
 def front_end(audio: AudioSettings) -> FrontEnd:
@@ -64,7 +57,13 @@ def corpus(data: DataSettings) -> Corpus:
     """The corpus of the settings, filtered by device and mode; CorpusError when nothing is left."""
     if data.root is None:
         raise SettingsError("no corpus given: name its folder with --data DIR (or data.root in the recipe)")
-    found = read_corpus(Path(data.root), kind=data.corpus, split=data.split, is_strict=data.is_strict)
+    device = data.split.removeprefix(DEVICE_SPLIT) if data.split.startswith(DEVICE_SPLIT) else None
+    found = read_corpus(
+        Path(data.root),
+        kind=data.corpus,
+        split=data.split if device is None else "official",
+        is_strict=data.is_strict,
+    )
 
     def is_kept(recording: Recording) -> bool:
         is_device = not data.devices or recording.device in data.devices
@@ -73,39 +72,24 @@ def corpus(data: DataSettings) -> Corpus:
     kept = found.keep(is_kept)
     if not kept.cycles:
         raise CorpusError(f"no cycles in {data.root} from devices {list(data.devices)} and modes {list(data.modes)}")
-    return kept
+    return kept if device is None else leave_device_out(kept, device)
 
 
 def parts(config: RunConfig, corpus: Corpus) -> Parts:
-    """Which cycles train, validate and test. CorpusError when none train or none test."""
-    train = corpus.part("train")
-    if not train:
-        raise CorpusError(f"{corpus.root} has no training cycles; the parts there are {list(corpus.parts)}")
-    held: frozenset[str] = frozenset()
-    if config.train.selection == "validation":
-        generator = generator_at(config.train.seed, "validation patients")
-        held = hold_out_patients(train, config.train.validation_share, generator=generator)
-    return Parts(
-        train=_rows(corpus, [cycle for cycle in train if cycle.recording.patient not in held]),
-        validation=_rows(corpus, [cycle for cycle in train if cycle.recording.patient in held]),
-        test=test_rows(config.data, corpus),
-    )
-
-
-def test_rows(data: DataSettings, corpus: Corpus) -> tuple[int, ...]:
-    """Rows of the cycles of the test parts: those named, else every part but "train". CorpusError without cycles."""
-    names = data.test_parts or tuple(part for part in corpus.parts if part != "train")
-    test = corpus.part(*names)
-    if not test or not set(names) <= set(corpus.parts):
-        raise CorpusError(
-            f"{corpus.root} has {len(test)} cycles in the test parts {list(names)}; its parts are {list(corpus.parts)}"
+    """Which cycles train, validate and test, as the protocol of the settings says; errors as `divide`."""
+    if config.train.selection == "validation" and config.data.protocol == "published":
+        raise SettingsError(
+            "train.selection=validation needs held-out patients, which data.protocol=published does not have; "
+            "set data.protocol=strict"
         )
-    return _rows(corpus, test)
-
-
-def _rows(corpus: Corpus, cycles: Sequence[Cycle]) -> tuple[int, ...]:
-    row_of = {cycle.key: row for row, cycle in enumerate(corpus.cycles)}
-    return tuple(row_of[cycle.key] for cycle in cycles)
+    return divide(
+        corpus,
+        test_parts=config.data.test_parts,
+        is_strict=config.data.protocol == "strict",
+        are_shared_patients_kept=config.data.are_shared_patients_kept,
+        validation_share=config.train.validation_share,
+        generator=generator_at(config.train.seed, "validation patients"),
+    )
 
 
 def labels(cycles: Sequence[Cycle], label_set: LabelSet) -> list[int]:

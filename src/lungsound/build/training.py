@@ -8,6 +8,7 @@ import torch
 from lungsound.config import ObjectiveSettings, PatchMixSettings, TrainSettings
 from lungsound.data.corpus import Corpus
 from lungsound.data.dataset import CycleBatches
+from lungsound.data.protocol import Parts
 from lungsound.errors import SettingsError
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.model.patchmix import draw_patch_mix
@@ -103,9 +104,16 @@ def train_step(
     )
 
 
-def remarks(settings: TrainSettings, corpus: Corpus, pretrained: LoadReport | None, batches: CycleBatches) -> list[str]:
+def remarks(
+    settings: TrainSettings, corpus: Corpus, parts: Parts, pretrained: LoadReport | None, batches: CycleBatches
+) -> list[str]:
     """What a person should know before training starts."""
     found = [f"left out: {problem}" for problem in corpus.problems]
+    if parts.left_out:
+        found.append(
+            f"patients {', '.join(parts.left_out)} are in the test part too and leave the training part "
+            "(data.are_shared_patients_kept=true keeps them)"
+        )
     found += [] if pretrained is None else [pretrained.summary()]
     num_dropped = len(batches) % batches.batch_size if batches.is_last_dropped else 0
     if num_dropped:

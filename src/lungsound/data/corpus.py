@@ -73,6 +73,7 @@ class Corpus:
 
     `split` maps a recording's name to the name of its part ("train", "test"; SPRSound: "train", "inter",
     "intra"). A recording that is in no part has no entry and stands in `problems`.
+    `known_patient_parts` are parts whose patients are by design those of the training part (SPRSound: "intra").
     """
 
     name: str
@@ -82,6 +83,7 @@ class Corpus:
     split: Mapping[str, str]
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    known_patient_parts: frozenset[str] = frozenset()
 
     @property
     def is_synthetic(self) -> bool:

@@ -19,7 +19,10 @@ def hold_out_patients(cycles: Sequence[Cycle], share: float, *, generator: torch
     """
     patients = sorted({cycle.recording.patient for cycle in cycles})
     if len(patients) < 2:
-        raise SettingsError(f"validation needs at least 2 training patients, got {len(patients)}")
+        raise SettingsError(
+            f"the strict protocol holds out validation patients and needs 2 or more training patients, got "
+            f"{len(patients)}; data.protocol=published holds none out"
+        )
     strata = sorted({name for cycle in cycles for name in _strata(cycle)})
     counts = {patient: Counter[str]() for patient in patients}
     for cycle in cycles:

@@ -7,7 +7,7 @@ Zhang et al., "SPRSound: Open-Source SJTU Paediatric Respiratory Sound Database"
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def read_sprsound(root: Path) -> Corpus:
         notes.append(f"{num_without_events} recordings are annotated as without any event: they have no cycles")
     if names.issuperset(_SAME_SOUND):
         notes.append(f"{_SAME_SOUND[0]} (train) and {_SAME_SOUND[1]} (intra) hold the same sound")
-    return assemble(
+    corpus = assemble(
         "sprsound",
         root,
         recordings=recordings,
@@ -102,6 +102,7 @@ def read_sprsound(root: Path) -> Corpus:
         problems=problems,
         notes=notes,
     )
+    return replace(corpus, known_patient_parts=frozenset({"intra"}))
 
 
 def _folders(root: Path, names: tuple[str, ...]) -> list[Path]:

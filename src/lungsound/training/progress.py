@@ -61,10 +61,10 @@ class ProgressBar(Listener):
 
     def on_epoch(self, progress: Progress) -> None:
         row = progress.history[-1]
-        watched = f"  watched Score {100 * row['score']:.2f}" if "score" in row else ""
+        scores = {name.removesuffix("_score"): value for name, value in row.items() if name.endswith("_score")}
+        shown = "  ".join(f"{name} Score {100 * value:.2f}" for name, value in scores.items())
         self.console.print(
-            f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['loss']:.4f}  "
-            f"training Score {100 * row['training_score']:.2f}{watched}  {row['seconds']:.1f} s",
+            f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['loss']:.4f}  {shown}  {row['seconds']:.1f} s",
             highlight=False,
         )
 

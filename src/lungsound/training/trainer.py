@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, a score after each, selection, checkpoints, interruption."""
+"""The training loop: epochs of steps, scores after each, the best of them, checkpoints, interruption."""
 
 import math
 import signal
@@ -44,8 +44,8 @@ class Progress:
     loss_sums: dict[str, float] = field(default_factory=dict)
     confusion: list[list[int]] = field(default_factory=list)
     history: list[Row] = field(default_factory=list)
-    best_score: float = -1.0
-    best_epoch: int = 0
+    best_scores: dict[str, float] = field(default_factory=dict)
+    best_epochs: dict[str, int] = field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -86,8 +86,8 @@ class Listener:
 class Trainer:
     """Runs epochs from where `progress` stands.
 
-    `watch` gives the score of the watched split after an epoch (None: none is watched); `save` writes a checkpoint;
-    `keep` is called when the watched score is the best so far.
+    `watch` gives the scores of the watched parts after an epoch, by name; `save` writes a checkpoint; `keep` is
+    called with the name of a part whose score is the best so far.
     """
 
     def __init__(
@@ -97,9 +97,9 @@ class Trainer:
         batches: CycleBatches,
         *,
         seed: int,
-        watch: Callable[[], IcbhiScore] | None = None,
+        watch: Callable[[], Mapping[str, IcbhiScore]],
         save: Callable[[Progress], None],
-        keep: Callable[[], None],
+        keep: Callable[[str], None],
         checkpoint_every_steps: int = 200,
         listeners: Sequence[Listener] = (),
     ) -> None:
@@ -156,12 +156,12 @@ class Trainer:
             **progress.mean_losses(),
             "training_score": progress.training_score().score,
         }
-        if self.watch is not None:
-            score = self.watch()
-            row |= {"specificity": score.specificity, "sensitivity": score.sensitivity, "score": score.score}
-            if score.sensitivity > LEAST_SENSITIVITY and score.score > progress.best_score:
-                progress.best_score, progress.best_epoch = score.score, epoch
-                self.keep()
+        for name, score in self.watch().items():
+            values = {"specificity": score.specificity, "sensitivity": score.sensitivity, "score": score.score}
+            row |= {f"{name}_{which}": value for which, value in values.items()}
+            if score.sensitivity > LEAST_SENSITIVITY and score.score > progress.best_scores.get(name, -1.0):
+                progress.best_scores[name], progress.best_epochs[name] = score.score, epoch
+                self.keep(name)
         row["seconds"] = time.perf_counter() - began_s
         progress.end_epoch(row)
         for listener in self.listeners:

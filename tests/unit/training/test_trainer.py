@@ -57,7 +57,7 @@ class Run:
     ) -> None:
         self.step = RecordingStep()
         self.saved: list[dict[str, Any]] = []
-        self.kept: list[int] = []
+        self.kept: list[tuple[str, int]] = []
         self.seen: list[tuple[int, int, float]] = []
         self.on_step_ = on_step
         remaining = iter(scores or ())
@@ -66,9 +66,9 @@ class Run:
             SCHEDULE,
             make_batches(),
             seed=SEED,
-            watch=None if scores is None else lambda: next(remaining),
+            watch=lambda: {} if scores is None else {"validation": next(remaining)},
             save=lambda progress: self.saved.append(json.loads(json.dumps(progress.to_plain()))),
-            keep=lambda: self.kept.append(len(self.step.calls) // NUM_STEPS),
+            keep=lambda name: self.kept.append((name, len(self.step.calls) // NUM_STEPS)),
             checkpoint_every_steps=every,
             listeners=(self.listener(),),
         )
@@ -130,17 +130,17 @@ def test_a_row_of_history_for_each_epoch() -> None:
         sensitivity = sum(label > 0 for label in firsts) / sum(label > 0 for label in everything)
         assert row["training_score"] == pytest.approx((specificity + sensitivity) / 2)
         assert row["seconds"] >= 0
-    assert [row["score"] for row in progress.history] == pytest.approx([0.6, 0.3])
-    assert progress.history[0]["specificity"] == 0.8
-    assert progress.history[0]["sensitivity"] == 0.4
+    assert [row["validation_score"] for row in progress.history] == pytest.approx([0.6, 0.3])
+    assert progress.history[0]["validation_specificity"] == 0.8
+    assert progress.history[0]["validation_sensitivity"] == 0.4
 
 
 def test_without_a_watched_part_nothing_is_scored_or_kept() -> None:
     run = Run()
     progress = run.trainer.fit(2, Progress())
     assert not run.kept
-    assert progress.best_epoch == 0
-    assert "score" not in progress.history[0]
+    assert progress.best_epochs == {}
+    assert "validation_score" not in progress.history[0]
 
 
 # ---- selection ----
@@ -159,10 +159,21 @@ def test_without_a_watched_part_nothing_is_scored_or_kept() -> None:
 def test_the_best_epoch_is_kept(scores: list[IcbhiScore], kept: list[int]) -> None:
     run = Run(scores=scores)
     progress = run.trainer.fit(3, Progress())
-    assert run.kept == kept
-    assert progress.best_epoch == (kept[-1] if kept else 0)
-    if kept:
-        assert progress.best_score == scores[kept[-1] - 1].score
+    assert run.kept == [("validation", epoch) for epoch in kept]
+    assert progress.best_epochs == ({"validation": kept[-1]} if kept else {})
+    assert progress.best_scores == ({"validation": scores[kept[-1] - 1].score} if kept else {})
+
+
+def test_each_watched_part_has_a_best_epoch_of_its_own() -> None:
+    run = Run()
+    scores = iter([(0.3, 0.2), (0.2, 0.4), (0.4, 0.1)])
+    run.trainer.watch = lambda: {
+        name: score(0.5, value) for name, value in zip(("validation", "test"), next(scores), strict=True)
+    }
+    progress = run.trainer.fit(3, Progress())
+    assert run.kept == [("validation", 1), ("test", 1), ("test", 2), ("validation", 3)]
+    assert progress.best_epochs == {"validation": 3, "test": 2}
+    assert progress.best_scores == {"validation": 0.45, "test": 0.45}
 
 
 # ---- checkpoints and resuming ----
@@ -186,7 +197,7 @@ def test_a_run_goes_on_from_every_checkpoint_as_if_it_had_not_stopped() -> None:
         again = rest.trainer.fit(3, start)
         assert rest.step.calls == whole.step.calls[num_done:]
         assert without_time(again.history) == without_time(finished.history)
-        assert (again.best_epoch, again.best_score) == (finished.best_epoch, finished.best_score)
+        assert (again.best_epochs, again.best_scores) == (finished.best_epochs, finished.best_scores)
 
 
 def test_a_finished_run_does_nothing_more() -> None:
