@@ -10,11 +10,16 @@ probabilities carry as many digits as it takes to read back the same float64. Cl
 """
 
 import csv
+import gzip
+import io
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -128,11 +133,14 @@ def _first_problem(
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Write a predictions file; `read_predictions` gives back the same bits. An older file is replaced whole."""
+    """Write a predictions file; `read_predictions` gives back the same bits. An older file is replaced whole.
+
+    A name that ends in .gz is compressed; the same predictions give the same bytes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     classes = predictions.classes
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with _opened(partial, "w", is_compressed=_is_compressed(path)) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*FIXED_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)])
         for key, patient, device, part, label, answer, shares in zip(
@@ -152,12 +160,13 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 def read_predictions(path: Path) -> Predictions:
     """Read a predictions file. Raises DataError that names the file, the line and what is wrong with it."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with _opened(path, "r", is_compressed=_is_compressed(path)) as file:
             reader = csv.reader(file, strict=True)
             numbered = [(reader.line_num, row) for row in reader]
-    except OSError as error:
-        raise DataError(f"predictions file {path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"predictions file {path} cannot be read: {reason}") from error
+    except (UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise DataError(f"predictions file {path} is not a CSV file in UTF-8: {error}") from error
     if not numbered:
         raise DataError(f"predictions file {path} is empty: a header line and one line per cycle are needed")
@@ -184,6 +193,28 @@ def read_predictions(path: Path) -> Predictions:
                 f"{classes[computed]!r}; they must agree"
             )
     return predictions
+
+
+def rounded(predictions: Predictions, digits: int) -> Predictions:
+    """The same predictions with probabilities rounded; rows in which that would change the answer stay as they are."""
+    probabilities = np.round(predictions.probabilities, digits)
+    is_changed = probabilities.argmax(axis=1) != predictions.answers
+    probabilities[is_changed] = predictions.probabilities[is_changed]
+    return replace(predictions, probabilities=probabilities)
+
+
+def _is_compressed(path: Path) -> bool:
+    return path.suffix == ".gz"
+
+
+@contextmanager
+def _opened(path: Path, mode: Literal["r", "w"], *, is_compressed: bool) -> Iterator[TextIO]:
+    """The file as text in UTF-8, compressed or not; what is compressed holds neither time nor name."""
+    encoding = "utf-8-sig" if mode == "r" else "utf-8"
+    with path.open(f"{mode}b") as plain:
+        binary = gzip.GzipFile(filename="", mode=f"{mode}b", fileobj=plain, mtime=0) if is_compressed else plain
+        with io.TextIOWrapper(binary, encoding=encoding, newline="") as text:
+            yield text
 
 
 def _classes_of_header(path: Path, header: list[str]) -> tuple[str, ...]:

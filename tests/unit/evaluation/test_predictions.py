@@ -1,10 +1,11 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lungsound.errors import DataError
-from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
+from lungsound.evaluation.predictions import Predictions, read_predictions, rounded, write_predictions
 
 CLASSES = ("normal", "crackle", "wheeze")
 ROWS = {
@@ -180,3 +181,44 @@ def test_a_failing_write_leaves_the_older_file(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_predictions(path, unwritable)
     assert path.read_text(encoding="utf-8") == FILE
+
+
+# ---- compressed and rounded ----
+
+
+def test_a_compressed_file_reads_back_the_same_bits_and_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+    predictions = make()
+    first, second = tmp_path / "a.csv.gz", tmp_path / "b.csv.gz"
+    write_predictions(first, predictions)
+    write_predictions(second, predictions)
+    found = read_predictions(first)
+    assert first.read_bytes() == second.read_bytes()
+    assert first.read_bytes()[:2] == b"\x1f\x8b"
+    assert found.keys == predictions.keys
+    assert np.array_equal(found.probabilities, predictions.probabilities)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"key,patient", lambda data: data[:20]])
+def test_a_damaged_compressed_file_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.gz"
+    write_predictions(path, make())
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=r"predictions file .*a\.csv\.gz cannot be read"):
+        read_predictions(path)
+
+
+def test_rounding_keeps_every_answer() -> None:
+    probabilities = np.array([[0.40001, 0.40004, 0.19995], [0.123456, 0.623456, 0.253088]])
+    predictions = Predictions(
+        keys=("a#0.000-1.000", "a#1.000-2.000"),
+        patients=("1", "1"),
+        devices=("", ""),
+        parts=("test", "test"),
+        labels=np.array([0, 1]),
+        probabilities=probabilities,
+        classes=("normal", "crackle", "wheeze"),
+    )
+    found = rounded(predictions, 4)
+    assert found.answers.tolist() == predictions.answers.tolist() == [1, 1]
+    assert found.probabilities[0].tolist() == probabilities[0].tolist()  # rounded, the first class would be as likely
+    assert found.probabilities[1].tolist() == [0.1235, 0.6235, 0.2531]
