@@ -1,0 +1,106 @@
+"""Who trains, who validates, who is tested: nobody on two sides, and the cases in which that is not possible."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lungsound.data.corpus import Corpus, Cycle, Recording
+from lungsound.data.protocol import Parts, divide, leave_device_out
+from lungsound.errors import CorpusError, SettingsError
+
+
+def make_corpus(rows: list[tuple[str, str, str | None]], *, num_cycles: int = 4, known: str = "") -> Corpus:
+    """A corpus with a recording for each (patient, part, device); nothing lies on disk."""
+    recordings = tuple(
+        Recording(f"r{i:02}", patient, Path(f"r{i:02}.wav"), duration_s=9.0, sample_rate_hz=4000, device=device)
+        for i, (patient, _, device) in enumerate(rows)
+    )
+    cycles = tuple(
+        Cycle(recording, float(i), i + 1.0, has_crackle=i % 2 == 1, has_wheeze=i % 4 > 1)
+        for recording in recordings
+        for i in range(num_cycles)
+    )
+    split = {f"r{i:02}": part for i, (_, part, _) in enumerate(rows)}
+    corpus = Corpus("icbhi", Path("somewhere"), recordings, cycles, split)
+    return replace(corpus, known_patient_parts=frozenset({known} if known else ()))
+
+
+def divided(corpus: Corpus, **changed: object) -> Parts:
+    keywords = {"validation_share": 0.25, "generator": torch.Generator().manual_seed(0), **changed}
+    return divide(corpus, **keywords)  # type: ignore[arg-type]
+
+
+def patients(corpus: Corpus, rows: tuple[int, ...]) -> set[str]:
+    return {corpus.cycles[row].recording.patient for row in rows}
+
+
+TRAIN = [(f"t{i}", "train", "A") for i in range(8)]
+
+
+def test_strict_puts_nobody_on_two_sides() -> None:
+    corpus = make_corpus([*TRAIN, ("s", "train", "A"), ("s", "test", "B"), ("x", "test", "B")])
+    parts = divided(corpus)
+    train, validation, test = (patients(corpus, rows) for rows in (parts.train, parts.validation, parts.test))
+    assert parts.left_out == ("s",)
+    assert test == {"s", "x"}
+    assert train | validation == {patient for patient, *_ in TRAIN}
+    assert not train & validation
+    assert len(validation) == 2
+    rows = [*parts.train, *parts.validation, *parts.test]
+    assert len(rows) == len(set(rows)) == len(corpus.cycles) - 4
+
+
+def test_shared_patients_stay_when_asked_to_and_the_test_is_the_same() -> None:
+    corpus = make_corpus([*TRAIN, ("s", "train", "A"), ("s", "test", "B"), ("x", "test", "B")])
+    strict, kept = divided(corpus), divided(corpus, are_shared_patients_kept=True)
+    assert kept.left_out == ()
+    assert "s" in patients(corpus, kept.train) | patients(corpus, kept.validation)
+    assert kept.test == strict.test
+
+
+def test_published_trains_on_all_of_the_training_part() -> None:
+    corpus = make_corpus([*TRAIN, ("s", "train", "A"), ("s", "test", "B")])
+    parts = divided(corpus, is_strict=False)
+    assert parts == Parts(train=tuple(range(36)), validation=(), test=tuple(range(36, 40)))
+
+
+def test_a_part_of_known_patients_takes_nobody_out() -> None:
+    rows = [*TRAIN, ("t0", "intra", None), ("t1", "inter", None), ("x", "inter", None)]
+    corpus = make_corpus(rows, known="intra")
+    assert divided(corpus).left_out == ("t1",)
+    assert divided(make_corpus(rows)).left_out == ("t0", "t1")
+    assert divided(make_corpus(rows), test_parts=("intra",)).left_out == ("t0",)
+
+
+def test_a_test_with_every_training_patient_leaves_nothing_to_train() -> None:
+    corpus = make_corpus([("a", "train", "A"), ("b", "train", "A"), ("a", "test", "A"), ("b", "test", "A")])
+    with pytest.raises(CorpusError, match=r"leaves none to train; split by patient, or set data\.protocol=published"):
+        divided(corpus)
+
+
+def test_one_training_patient_cannot_be_held_out() -> None:
+    corpus = make_corpus([("a", "train", "A"), ("b", "test", "A")])
+    with pytest.raises(SettingsError, match=r"needs 2 or more training patients, got 1; data\.protocol=published"):
+        divided(corpus)
+
+
+def test_one_device_is_left_out() -> None:
+    corpus = make_corpus([*TRAIN, ("t0", "train", "B"), ("x", "test", "B"), ("y", "test", None)])
+    found = leave_device_out(corpus, "B")
+    parts = divided(found)
+    assert patients(found, parts.test) == {"t0", "x"}
+    assert parts.left_out == ("t0",)  # also recorded with the device that is left out
+    assert "y" in patients(found, parts.train) | patients(found, parts.validation)
+
+
+@pytest.mark.parametrize("device", ["C", ""])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(CorpusError, match=rf"cannot leave the device '{device}' out; its devices are A, B"):
+        leave_device_out(make_corpus([("a", "train", "A"), ("b", "test", "B")]), device)
+
+
+def test_the_only_device_cannot_be_left_out() -> None:
+    with pytest.raises(CorpusError, match="its devices are A"):
+        leave_device_out(make_corpus([("a", "train", "A"), ("b", "test", "A")]), "A")
