@@ -1,12 +1,22 @@
-"""The four lung sounds, their two-class reading, and the diagnosis labels of the published code.
+"""What can be told apart: the four lung sounds, the other label sets, and the maps between their words.
 
-In every label set class 0 is the normal (healthy) one: specificity is its recall.
+In every label set class 0 is the normal (healthy) one: specificity is its recall. The classes of a label set are at
+the same time a vocabulary: ICBHI's flags speak that of `sound4`, SPRSound's events that of `sprsound_event7`, its
+whole recordings that of `sprsound_record5`. A label map takes the words of a vocabulary to the classes of a label set.
 """
 
+import tomllib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal
 
 from lungsound.errors import SettingsError
+
+Unit = Literal["cycle", "recording"]
 
 
 class LungSound(IntEnum):
@@ -29,6 +39,11 @@ class LungSound(IntEnum):
     def has_wheeze(self) -> bool:
         return self in (LungSound.WHEEZE, LungSound.BOTH)
 
+    @property
+    def word(self) -> str:
+        """Its class in the label set sound4: "normal", "crackle", "wheeze", "both"."""
+        return self.name.lower()
+
 
 # The grouping of ICBHI's eight diagnoses in the published code.
 DIAGNOSIS_GROUPS = {
@@ -45,10 +60,11 @@ DIAGNOSIS_GROUPS = {
 
 @dataclass(frozen=True)
 class LabelSet:
-    """A named list of classes that a cycle can be given; class 0 is normal."""
+    """A named list of classes that a cycle, or a whole recording, can be given; class 0 is normal."""
 
     name: str
     classes: tuple[str, ...]
+    unit: Unit = "cycle"
 
     @property
     def num_classes(self) -> int:
@@ -58,10 +74,10 @@ class LabelSet:
     def needs_diagnosis(self) -> bool:
         return self.name.startswith("diagnosis")
 
-    def label(self, sound: LungSound, diagnosis: str | None) -> int:
-        """Class index of a cycle with this sound, of a patient with this diagnosis.
+    def label(self, *, sound: LungSound, diagnosis: str | None = None, term: str | None = None) -> int:
+        """Class index of a cycle with this sound, of a patient with this diagnosis; a term goes before the sound.
 
-        Raises SettingsError when the set needs a diagnosis and it is missing or unknown.
+        Raises SettingsError when the set needs a diagnosis and it is missing or unknown, or has no class for the word.
         """
         if self.needs_diagnosis:
             if diagnosis not in DIAGNOSIS_GROUPS:
@@ -70,15 +86,144 @@ class LabelSet:
                     f"{', '.join(DIAGNOSIS_GROUPS)}; got {diagnosis!r}"
                 )
             return min(DIAGNOSIS_GROUPS[diagnosis], self.num_classes - 1)
-        return min(int(sound), self.num_classes - 1)
+        word = sound.word if term is None else term
+        index = self.index_of(word)
+        if index is None:
+            raise SettingsError(
+                f"label set {self.name!r} has no class for {word!r}; its classes are {', '.join(self.classes)}: "
+                "choose another data.label_set, or map the corpus's words with data.label_map"
+            )
+        return index
+
+    def index_of(self, word: str) -> int | None:
+        """Class index of a word: that of a class, or one that a shipped label map takes to a class; else None."""
+        return _indices(self.name).get(word)
 
 
 LABEL_SETS = {
     label_set.name: label_set
     for label_set in (
-        LabelSet("sound4", ("normal", "crackle", "wheeze", "both")),
+        LabelSet("sound4", tuple(sound.word for sound in LungSound)),
         LabelSet("sound2", ("normal", "abnormal")),
         LabelSet("diagnosis3", ("healthy", "chronic", "non-chronic")),
         LabelSet("diagnosis2", ("healthy", "unhealthy")),
+        LabelSet("sprsound_event2", ("Normal", "Adventitious")),
+        LabelSet(
+            "sprsound_event7",
+            ("Normal", "Rhonchi", "Wheeze", "Stridor", "Coarse Crackle", "Fine Crackle", "Wheeze+Crackle"),
+        ),
+        LabelSet("sprsound_record3", ("Normal", "Adventitious", "Poor Quality"), unit="recording"),
+        LabelSet("sprsound_record5", ("Normal", "CAS", "DAS", "CAS & DAS", "Poor Quality"), unit="recording"),
     )
 }
+
+
+def sound_of(word: str) -> LungSound | None:
+    """Which of the four sounds a word says ("Rhonchi": wheeze); None when it says none of them ("abnormal")."""
+    index = LABEL_SETS["sound4"].index_of(word)
+    return None if index is None else LungSound(index)
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The class of a label set for each word of a vocabulary; `vocabulary` is a label set's name, or says whose."""
+
+    vocabulary: str
+    label_set: LabelSet
+    classes: Mapping[str, str]
+
+    def losses(self, words: Collection[str]) -> list[str]:
+        """What of these words is not told apart any more, and what has no class at all, a sentence each."""
+        found = []
+        for name in self.label_set.classes:
+            sources = [word for word in words if self.classes.get(word) == name]
+            if len(sources) > 1:
+                found.append(f"{_listed(sources)} become {name}")
+        lost = [word for word in words if word not in self.classes]
+        if lost:
+            found.append(f"{_listed(lost)} {'has' if len(lost) == 1 else 'have'} no class in {self.label_set.name}")
+        return found
+
+
+def describe_map(source_vocabulary: str, label_set: LabelSet | str) -> list[str]:
+    """What the shipped map from a vocabulary (a label set's name) to a label set loses; nothing for its own.
+
+    A diagnosis is no sound: it loses nothing of one. Raises SettingsError when there is no such map.
+    """
+    target = label_set if isinstance(label_set, LabelSet) else LABEL_SETS[label_set]
+    if target.needs_diagnosis or target.name == source_vocabulary:
+        return []
+    return shipped_map(source_vocabulary, target.name).losses(LABEL_SETS[source_vocabulary].classes)
+
+
+def shipped_map(vocabulary: str, label_set: str) -> LabelMap:
+    """The map from the words of one label set to the classes of another; SettingsError when none is shipped."""
+    for label_map in shipped_maps():
+        if (label_map.vocabulary, label_map.label_set.name) == (vocabulary, label_set):
+            return label_map
+    known = ", ".join(m.label_set.name for m in shipped_maps() if m.vocabulary == vocabulary) or "none"
+    raise SettingsError(
+        f"no label map from {vocabulary!r} to {label_set!r} is shipped; from there are: {known}. "
+        "Choose one of these label sets, or map the corpus's words with data.label_map"
+    )
+
+
+@cache
+def shipped_maps() -> tuple[LabelMap, ...]:
+    folder = resources.files("lungsound") / "label_maps"
+    texts = {entry.name: entry.read_text(encoding="utf-8") for entry in folder.iterdir()}
+    return tuple(_parse_map(texts[name], name) for name in sorted(texts))
+
+
+def read_label_map(path: Path) -> LabelMap:
+    """A user's label map: TOML with `label_set = "sound4"` and a table `[classes]` of `"word" = "class"`.
+
+    The name of its vocabulary may stand in it as `vocabulary`, else it is the file's. Raises SettingsError that names
+    the file and what is wrong in it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"label map {path} cannot be read as text ({type(error).__name__})") from None
+    return _parse_map(text, str(path))
+
+
+def _parse_map(text: str, name: str) -> LabelMap:
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"label map {name} is not valid TOML: {error}") from None
+    unknown = content.keys() - {"vocabulary", "label_set", "classes"}
+    if unknown:
+        raise SettingsError(f"label map {name}: unknown key {min(unknown)!r}; known are vocabulary, label_set, classes")
+    targets = [label_set.name for label_set in LABEL_SETS.values() if not label_set.needs_diagnosis]
+    if content.get("label_set") not in targets:
+        given = content.get("label_set")
+        raise SettingsError(f"label map {name}: label_set is {given!r}, expected one of {', '.join(targets)}")
+    label_set = LABEL_SETS[content["label_set"]]
+    classes = content.get("classes")
+    if not isinstance(classes, dict) or not classes:
+        raise SettingsError(f'label map {name}: needs a table [classes] of lines "word" = "class"')
+    for word, class_name in classes.items():
+        if class_name not in label_set.classes:
+            raise SettingsError(
+                f"label map {name}: {word!r} is {class_name!r}, but the classes of {label_set.name} are "
+                f"{', '.join(label_set.classes)}"
+            )
+    return LabelMap(str(content.get("vocabulary", Path(name).name)), label_set, classes)
+
+
+@cache
+def _indices(label_set: str) -> dict[str, int]:
+    """Class index of every word that is known to belong to a class of a label set."""
+    classes = LABEL_SETS[label_set].classes
+    words = {name: name for name in classes}
+    for label_map in shipped_maps():
+        if label_map.label_set.name == label_set:
+            words |= label_map.classes
+    return {word: classes.index(name) for word, name in words.items()}
+
+
+def _listed(words: Collection[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last

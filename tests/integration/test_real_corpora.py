@@ -1,5 +1,8 @@
 """The real corpora, where they are on disk: every count that is published or known of them."""
 
+import json
+from collections import Counter
+
 import numpy as np
 import pytest
 import soundfile
@@ -8,6 +11,7 @@ from lungsound.data.check import check_corpus, corpus_table
 from lungsound.data.icbhi import official_split
 from lungsound.data.reader import read_corpus
 from lungsound.data.tree import manifest_rows
+from lungsound.labels import LABEL_SETS
 
 
 @pytest.fixture
@@ -97,3 +101,32 @@ def test_sprsound_is_whole_and_sound(shared_dir):
         "187 recordings are annotated as without any event: they have no cycles",
         "41279835_14.1_0_p1_2945 (train) and 41279835_14.1_0_p1_2050 (intra) hold the same sound",
     )
+
+
+def test_sprsounds_tasks_count_what_its_json_says(shared_dir):
+    root = shared_dir / "data" / "sprsound"
+    folders = {"train": "train_json", "inter": "test_json/inter_test_json", "intra": "test_json/intra_test_json"}
+    events, records = Counter(), Counter()
+    for part, folder in folders.items():
+        for path in (root / folder).glob("*.json"):
+            content = json.loads(path.read_text())
+            records[part, content["record_annotation"]] += 1
+            events.update((part, event["type"]) for event in content["event_annotation"])
+    assert (sum(events.values()), sum(records.values())) == (9089, 2683)
+    for unit, fine, coarse, counts in (
+        ("cycle", "sprsound_event7", "sprsound_event2", events),
+        ("recording", "sprsound_record5", "sprsound_record3", records),
+    ):
+        corpus = read_corpus(root, unit=unit)
+        folded = Counter()
+        for (part, word), number in counts.items():
+            folded[part, word if word in ("Normal", "Poor Quality") else "Adventitious"] += number
+        assert class_counts(corpus, fine) == counts
+        assert class_counts(corpus, coarse) == folded
+
+
+def class_counts(corpus, name):
+    """Cycles by part of the split and class of a label set."""
+    classes = LABEL_SETS[name].classes
+    label = LABEL_SETS[name].label
+    return Counter((corpus.split[c.recording.name], classes[label(sound=c.sound, term=c.term)]) for c in corpus.cycles)

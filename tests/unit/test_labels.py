@@ -1,9 +1,20 @@
-"""The four sounds, their two-class reading, the diagnosis groups."""
+"""The four sounds, the other label sets, the diagnosis groups, and the maps between vocabularies."""
+
+from pathlib import Path
 
 import pytest
 
 from lungsound.errors import SettingsError
-from lungsound.labels import DIAGNOSIS_GROUPS, LABEL_SETS, LungSound
+from lungsound.labels import (
+    DIAGNOSIS_GROUPS,
+    LABEL_SETS,
+    LungSound,
+    describe_map,
+    read_label_map,
+    shipped_map,
+    shipped_maps,
+    sound_of,
+)
 
 SOUNDS = {
     LungSound.NORMAL: (False, False),
@@ -23,18 +34,24 @@ def test_a_sound_is_what_is_heard_in_it(sound: LungSound, heard: tuple[bool, boo
 def test_classes_have_icbhis_order_and_class_0_is_the_healthy_one() -> None:
     assert [int(sound) for sound in SOUNDS] == [0, 1, 2, 3]
     assert LABEL_SETS["sound4"].classes == tuple(sound.name.lower() for sound in SOUNDS)
-    assert {label_set.classes[0] for label_set in LABEL_SETS.values()} == {"normal", "healthy"}
+    assert {label_set.classes[0] for label_set in LABEL_SETS.values()} == {"normal", "healthy", "Normal"}
     assert {name: label_set.num_classes for name, label_set in LABEL_SETS.items()} == {
         "sound4": 4,
         "sound2": 2,
         "diagnosis3": 3,
         "diagnosis2": 2,
+        "sprsound_event2": 2,
+        "sprsound_event7": 7,
+        "sprsound_record3": 3,
+        "sprsound_record5": 5,
     }
+    units = {name: label_set.unit for name, label_set in LABEL_SETS.items()}
+    assert {name for name, unit in units.items() if unit == "recording"} == {"sprsound_record3", "sprsound_record5"}
 
 
 def test_sound_labels() -> None:
-    assert [LABEL_SETS["sound4"].label(sound, None) for sound in LungSound] == [0, 1, 2, 3]
-    assert [LABEL_SETS["sound2"].label(sound, None) for sound in LungSound] == [0, 1, 1, 1]
+    assert [LABEL_SETS["sound4"].label(sound=sound) for sound in LungSound] == [0, 1, 2, 3]
+    assert [LABEL_SETS["sound2"].label(sound=sound) for sound in LungSound] == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -52,8 +69,8 @@ def test_sound_labels() -> None:
 )
 def test_diagnosis_labels_do_not_look_at_the_sound(diagnosis: str, three: int, two: int) -> None:
     for sound in LungSound:
-        assert LABEL_SETS["diagnosis3"].label(sound, diagnosis) == three
-        assert LABEL_SETS["diagnosis2"].label(sound, diagnosis) == two
+        assert LABEL_SETS["diagnosis3"].label(sound=sound, diagnosis=diagnosis) == three
+        assert LABEL_SETS["diagnosis2"].label(sound=sound, diagnosis=diagnosis) == two
 
 
 def test_all_of_icbhis_diagnoses_have_a_group() -> None:
@@ -63,4 +80,107 @@ def test_all_of_icbhis_diagnoses_have_a_group() -> None:
 @pytest.mark.parametrize("diagnosis", [None, "Influenza", "copd"])
 def test_a_missing_or_unknown_diagnosis_is_named(diagnosis: str | None) -> None:
     with pytest.raises(SettingsError, match=f"'diagnosis2' needs each patient's diagnosis.*got {diagnosis!r}"):
-        LABEL_SETS["diagnosis2"].label(LungSound.NORMAL, diagnosis)
+        LABEL_SETS["diagnosis2"].label(sound=LungSound.NORMAL, diagnosis=diagnosis)
+
+
+# Each word of SPRSound, and its class in the label sets that it is used in; written down apart from the maps.
+EVENTS = {
+    "Normal": (0, 0, 0, 0),
+    "Rhonchi": (1, 2, 1, 1),
+    "Wheeze": (2, 2, 1, 1),
+    "Stridor": (3, 2, 1, 1),
+    "Coarse Crackle": (4, 1, 1, 1),
+    "Fine Crackle": (5, 1, 1, 1),
+    "Wheeze+Crackle": (6, 3, 1, 1),
+}
+RECORDS = {"Normal": (0, 0), "CAS": (1, 1), "DAS": (2, 1), "CAS & DAS": (3, 1), "Poor Quality": (4, 2)}
+
+
+@pytest.mark.parametrize(("term", "classes"), EVENTS.items())
+def test_an_event_type_goes_before_the_sound(term: str, classes: tuple[int, ...]) -> None:
+    for name, index in zip(("sprsound_event7", "sound4", "sound2", "sprsound_event2"), classes, strict=True):
+        for sound in LungSound:
+            assert LABEL_SETS[name].label(sound=sound, term=term) == index
+
+
+@pytest.mark.parametrize(("term", "classes"), RECORDS.items())
+def test_words_for_whole_recordings(term: str, classes: tuple[int, ...]) -> None:
+    found = [
+        LABEL_SETS[name].label(sound=LungSound.NORMAL, term=term) for name in ("sprsound_record5", "sprsound_record3")
+    ]
+    assert tuple(found) == classes
+
+
+def test_icbhis_sounds_have_a_place_in_the_two_class_task_and_none_among_seven_events() -> None:
+    assert [LABEL_SETS["sprsound_event2"].label(sound=sound) for sound in LungSound] == [0, 1, 1, 1]
+    with pytest.raises(SettingsError, match=r"'sprsound_event7' has no class for 'crackle'.*data\.label_map"):
+        LABEL_SETS["sprsound_event7"].label(sound=LungSound.CRACKLE)
+
+
+def test_a_word_that_says_no_sound_is_refused_and_not_taken_for_normal() -> None:
+    assert (sound_of("abnormal"), sound_of("Poor Quality")) == (None, None)
+    assert (sound_of("CAS"), sound_of("Stridor"), sound_of("both")) == (
+        LungSound.WHEEZE,
+        LungSound.WHEEZE,
+        LungSound.BOTH,
+    )
+    with pytest.raises(SettingsError, match="'sound4' has no class for 'abnormal'"):
+        LABEL_SETS["sound4"].label(sound=LungSound.NORMAL, term="abnormal")
+
+
+def test_a_word_has_one_class_in_a_label_set_whichever_map_says_it() -> None:
+    found: dict[tuple[str, str], str] = {}
+    for label_map in shipped_maps():
+        assert set(label_map.classes) <= set(LABEL_SETS[label_map.vocabulary].classes)
+        own = {name: name for name in label_map.label_set.classes}
+        for word, name in {**label_map.classes, **own}.items():
+            assert found.setdefault((label_map.label_set.name, word), name) == name
+        assert label_map.classes[LABEL_SETS[label_map.vocabulary].classes[0]] == label_map.label_set.classes[0]
+
+
+def test_losses_of_a_map() -> None:
+    assert describe_map("sprsound_event7", "sound4") == [
+        "Coarse Crackle and Fine Crackle become crackle",
+        "Rhonchi, Wheeze and Stridor become wheeze",
+    ]
+    assert describe_map("sprsound_record5", LABEL_SETS["sound4"]) == ["Poor Quality has no class in sound4"]
+    assert describe_map("sound2", "sprsound_event2") == []
+    assert describe_map("sound4", "sound4") == describe_map("sound4", "diagnosis2") == []
+    assert shipped_map("sprsound_event7", "sound4").losses(["Wheeze", "Cough", "Fine Crackle", "Sigh"]) == [
+        "Cough and Sigh have no class in sound4"
+    ]
+    with pytest.raises(SettingsError, match="'sound4' to 'sprsound_event7' is shipped; from there are: sound2"):
+        describe_map("sound4", "sprsound_event7")
+
+
+def test_a_users_label_map(tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text('label_set = "sound4"\n[classes]\nsibilus = "wheeze"\nrhonchus = "wheeze"\nclear = "normal"\n')
+    label_map = read_label_map(path)
+    assert (label_map.vocabulary, label_map.label_set) == ("ours.toml", LABEL_SETS["sound4"])
+    assert label_map.losses(tuple(label_map.classes)) == ["sibilus and rhonchus become wheeze"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("label_set = ", "not valid TOML"),
+        ('label_set = "sound5"\n[classes]\na = "normal"', "label_set is 'sound5', expected one of sound4, sound2"),
+        ('label_set = "diagnosis2"\n[classes]\na = "healthy"', "label_set is 'diagnosis2', expected one of"),
+        ('[classes]\na = "normal"', "label_set is None"),
+        ('label_set = "sound4"', r"needs a table \[classes\]"),
+        ('label_set = "sound4"\n[classes]', r"needs a table \[classes\]"),
+        ('label_set = "sound4"\n[classes]\na = "Normal"', "'a' is 'Normal', but the classes of sound4 are normal, "),
+        ('label_set = "sound4"\nclass = 1\n[classes]\na = "normal"', "unknown key 'class'"),
+    ],
+)
+def test_a_bad_label_map_is_named_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=f"label map .*ours.toml.*{message}"):
+        read_label_map(path)
+
+
+def test_a_label_map_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read as text"):
+        read_label_map(tmp_path / "none.toml")

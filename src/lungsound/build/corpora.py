@@ -63,6 +63,8 @@ def corpus(data: DataSettings) -> Corpus:
         kind=data.corpus,
         split=data.split if device is None else "official",
         is_strict=data.is_strict,
+        unit=LABEL_SETS[data.label_set].unit,
+        label_map=data.label_map,
     )
 
     def is_kept(recording: Recording) -> bool:
@@ -93,7 +95,7 @@ def parts(config: RunConfig, corpus: Corpus) -> Parts:
 
 
 def labels(cycles: Sequence[Cycle], label_set: LabelSet) -> list[int]:
-    return [label_set.label(cycle.sound, cycle.recording.diagnosis) for cycle in cycles]
+    return [label_set.label(sound=c.sound, diagnosis=c.recording.diagnosis, term=c.term) for c in cycles]
 
 
 def filter_banks(corpus: Corpus, front_end: FrontEnd, *, console: Console) -> FilterBanks:

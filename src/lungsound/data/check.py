@@ -16,7 +16,7 @@ from rich.text import Text
 from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
 from lungsound.data.icbhi import canonical_name, official_split
 from lungsound.data.reader import read_corpus
-from lungsound.labels import LungSound
+from lungsound.labels import LungSound, sound_of
 
 NO_PART = "in no part"
 MAX_SHARED_PATIENTS = 10  # named in print; SPRSound's intra part shares 162 with its training part by design
@@ -24,11 +24,15 @@ MAX_SHARED_PATIENTS = 10  # named in print; SPRSound's intra part shares 162 wit
 
 @dataclass(frozen=True)
 class Counts:
-    """What a part of a corpus holds; `cycles` in the order normal, crackle, wheeze, both."""
+    """What a part of a corpus holds; `cycles` in the order normal, crackle, wheeze, both.
+
+    Cycles whose word is none of the four sounds ("abnormal") are in `num_cycles` only.
+    """
 
     num_recordings: int
     num_patients: int
     duration_s: float
+    num_cycles: int
     cycles: tuple[int, ...]
 
 
@@ -50,8 +54,10 @@ class CorpusTable:
     """Plain data of a check.
 
     `parts` maps each part (and `NO_PART`, where there is such a recording) to its counts, `devices` each device
-    to its number of recordings by part, `shared_patients` each two parts to the patients that are in both.
-    `comparisons` is empty when the corpus is not whole; `completeness` says in words what it is.
+    to its number of recordings by part, `words` each of the corpus's own words to its number of cycles by part (empty
+    where flags say it all), `recording_words` the same of words for whole recordings, `shared_patients` each two
+    parts to the patients that are in both. `comparisons` is empty when the corpus is not whole, or not read in the
+    words that were counted; `completeness` says in words what it is.
     """
 
     name: str
@@ -59,6 +65,8 @@ class CorpusTable:
     whole: Counts
     parts: Mapping[str, Counts]
     devices: Mapping[str, Mapping[str, int]]
+    words: Mapping[str, Mapping[str, int]]
+    recording_words: Mapping[str, Mapping[str, int]]
     shared_patients: Mapping[tuple[str, str], tuple[str, ...]]
     problems: Mapping[str, tuple[Problem, ...]]
     notes: tuple[str, ...]
@@ -71,9 +79,11 @@ class CorpusTable:
         return bool(self.whole.num_recordings and not self.problems and all(c.is_equal for c in self.comparisons))
 
 
-def check_corpus(root: Path, *, kind: str = "auto", split: str = "official") -> CorpusTable:
+def check_corpus(
+    root: Path, *, kind: str = "auto", split: str = "official", label_map: Path | None = None
+) -> CorpusTable:
     """The table of the corpus in `root`; CorpusError only when there is none, or the split cannot be read."""
-    return corpus_table(read_corpus(root, kind=kind, split=split, is_strict=False))
+    return corpus_table(read_corpus(root, kind=kind, split=split, is_strict=False, label_map=label_map))
 
 
 def corpus_table(corpus: Corpus) -> CorpusTable:
@@ -83,7 +93,7 @@ def corpus_table(corpus: Corpus) -> CorpusTable:
         by_part.setdefault(corpus.split.get(recording.name, NO_PART), []).append(recording)
     order = [part for part in (*corpus.parts, NO_PART) if part in by_part]
     parts = {part: _counts(by_part[part], corpus.cycles) for part in order}
-    devices = sorted({recording.device or "unknown" for recording in corpus.recordings})
+    part_of = {recording.name: part for part in order for recording in by_part[part]}
     whole = _counts(corpus.recordings, corpus.cycles)
     completeness, comparisons = _compare(corpus, whole, parts)
     kinds = sorted({problem.kind for problem in corpus.problems})
@@ -92,10 +102,9 @@ def corpus_table(corpus: Corpus) -> CorpusTable:
         root=corpus.root,
         whole=whole,
         parts=parts,
-        devices={
-            device: {part: sum((r.device or "unknown") == device for r in by_part[part]) for part in order}
-            for device in devices
-        },
+        devices=_by_part([(r.device or "unknown", part_of[r.name]) for r in corpus.recordings], order),
+        words=_by_part([(c.term, part_of[c.recording.name]) for c in corpus.cycles if c.term is not None], order),
+        recording_words=_by_part([(r.term, part_of[r.name]) for r in corpus.recordings if r.term is not None], order),
         shared_patients=_shared_patients({part: by_part[part] for part in order if part != NO_PART}),
         problems={kind: tuple(p for p in corpus.problems if p.kind == kind) for kind in kinds},
         notes=corpus.notes,
@@ -104,14 +113,21 @@ def corpus_table(corpus: Corpus) -> CorpusTable:
     )
 
 
+def _by_part(found: Iterable[tuple[str, str]], order: Iterable[str]) -> dict[str, dict[str, int]]:
+    """How often each name was found in each part, by name."""
+    counts = Counter(found)
+    return {name: {part: counts[name, part] for part in order} for name in sorted({name for name, _ in counts})}
+
+
 def _counts(recordings: Iterable[Recording], cycles: Iterable[Cycle]) -> Counts:
     recordings = tuple(recordings)
     names = {recording.name for recording in recordings}
-    sounds = Counter(cycle.sound for cycle in cycles if cycle.recording.name in names)
+    sounds = Counter(sound_of(cycle.word) for cycle in cycles if cycle.recording.name in names)
     return Counts(
         num_recordings=len(recordings),
         num_patients=len({recording.patient for recording in recordings}),
         duration_s=sum(recording.duration_s for recording in recordings),
+        num_cycles=sounds.total(),
         cycles=tuple(sounds[sound] for sound in LungSound),
     )
 
@@ -128,6 +144,8 @@ def _compare(corpus: Corpus, whole: Counts, parts: Mapping[str, Counts]) -> tupl
     published: Mapping[str, Any] = tomllib.loads(text).get(corpus.name, {})
     if not published:
         return "no published totals to compare with", ()
+    if corpus.vocabulary != published["vocabulary"]:
+        return f"in the words of {corpus.vocabulary}, for which there are no published totals to compare with", ()
     num_published: int = published["recordings"]
     num_known, is_official = min(len(corpus.recordings), num_published), True
     if corpus.name == "icbhi":
@@ -156,7 +174,13 @@ def print_check(corpus: Corpus, console: Console) -> bool:
     table = corpus_table(corpus)
     _line(console, f"{table.name} in {table.root}: {table.completeness}")
     console.print(_parts_table(table))
-    console.print(_devices_table(table))
+    for what, counts in (
+        ("recordings by device", table.devices),
+        ("cycles by word", table.words),
+        ("recordings by word", table.recording_words),
+    ):
+        if counts:
+            console.print(_by_part_table(what, counts, table.parts))
     for (one, other), patients in table.shared_patients.items():
         named = ", ".join(patients[:MAX_SHARED_PATIENTS])
         more = f" and {len(patients) - MAX_SHARED_PATIENTS} more" if len(patients) > MAX_SHARED_PATIENTS else ""
@@ -185,15 +209,15 @@ def _parts_table(table: CorpusTable) -> Table:
     return _table(
         columns,
         [
-            (part, c.num_recordings, c.num_patients, f"{c.duration_s / 3600:.2f}", sum(c.cycles), *c.cycles)
+            (part, c.num_recordings, c.num_patients, f"{c.duration_s / 3600:.2f}", c.num_cycles, *c.cycles)
             for part, c in rows
         ],
     )
 
 
-def _devices_table(table: CorpusTable) -> Table:
-    rows = [(device, *counts.values(), sum(counts.values())) for device, counts in table.devices.items()]
-    return _table(("recordings by device", *table.parts, "all"), rows)
+def _by_part_table(what: str, counts: Mapping[str, Mapping[str, int]], parts: Iterable[str]) -> Table:
+    rows = [(name, *found.values(), sum(found.values())) for name, found in counts.items()]
+    return _table((what, *parts, "all"), rows)
 
 
 def _comparison_table(comparisons: Iterable[Comparison]) -> Table:

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -29,21 +29,35 @@ class Recording:
     sex: str | None = None
     bmi: float | None = None
     diagnosis: str | None = None
+    term: str | None = None
+    """The corpus's own word for the whole recording (SPRSound: "CAS & DAS")."""
 
 
 @dataclass(frozen=True)
 class Cycle:
-    """One breathing cycle (SPRSound: one event) of a recording, with what is heard in it."""
+    """One breathing cycle (SPRSound: one event; or the whole recording), with what is heard in it.
+
+    `term` is the corpus's own word for it ("Rhonchi"); None where the flags say it all (ICBHI). `position` is its
+    place, from 0, among the recording's annotations as they were written, which are not always in order of time.
+    """
 
     recording: Recording
     start_s: float
     end_s: float
     has_crackle: bool
     has_wheeze: bool
+    term: str | None = None
+    position: int = field(default=0, compare=False)
 
     @property
     def sound(self) -> LungSound:
+        """The sound that the flags say: NORMAL too for a term that is none of the four sounds ("Poor Quality")."""
         return LungSound.of(has_crackle=self.has_crackle, has_wheeze=self.has_wheeze)
+
+    @property
+    def word(self) -> str:
+        """What is heard in one word: the term, else that of the sound ("crackle")."""
+        return self.sound.word if self.term is None else self.term
 
     @property
     def key(self) -> str:
@@ -74,6 +88,7 @@ class Corpus:
     `split` maps a recording's name to the name of its part ("train", "test"; SPRSound: "train", "inter",
     "intra"). A recording that is in no part has no entry and stands in `problems`.
     `known_patient_parts` are parts whose patients are by design those of the training part (SPRSound: "intra").
+    `vocabulary` is the label set (`lungsound.labels`) whose classes are the words of the cycles.
     """
 
     name: str
@@ -84,6 +99,7 @@ class Corpus:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     known_patient_parts: frozenset[str] = frozenset()
+    vocabulary: str = "sound4"
 
     @property
     def is_synthetic(self) -> bool:
@@ -128,5 +144,6 @@ class Corpus:
                 audio = hashlib.file_digest(file, "sha256").hexdigest()
             digest.update(f"{recording.name}\t{self.split.get(recording.name)}\t{audio}\n".encode())
         for cycle in self.cycles:
-            digest.update(f"{cycle.key}\t{int(cycle.sound)}\n".encode())
+            term = "" if cycle.term is None else f"\t{cycle.term}"
+            digest.update(f"{cycle.key}\t{int(cycle.sound)}{term}\n".encode())
         return digest.hexdigest()

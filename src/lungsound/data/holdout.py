@@ -43,4 +43,4 @@ def hold_out_patients(cycles: Sequence[Cycle], share: float, *, generator: torch
 
 
 def _strata(cycle: Cycle) -> tuple[str, ...]:
-    return ("all", f"class {cycle.sound.name}", f"device {cycle.recording.device}")
+    return ("all", f"class {cycle.word}", f"device {cycle.recording.device}")

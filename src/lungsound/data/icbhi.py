@@ -190,7 +190,8 @@ def _read_cycles(path: Path, recording: Recording, problems: list[Problem]) -> l
         where, _, detail = str(error).partition(": ")
         problems.append(Problem("bad annotation", where, detail))
         return []
-    return usable_cycles([(where, Cycle(recording, *fields)) for where, fields in annotation], problems)
+    cycles = [(where, Cycle(recording, *fields, position=n)) for n, (where, fields) in enumerate(annotation)]
+    return usable_cycles(cycles, problems)
 
 
 def _parse_line(fields: Sequence[str]) -> tuple[float, float, bool, bool]:

@@ -44,7 +44,7 @@ def divide(
     training part. CorpusError when nothing trains or nothing is tested, SettingsError when there are too few patients
     to hold any out.
     """
-    train, test = corpus.part("train"), tested_rows(corpus, test_parts)
+    train, test = corpus.part("train"), rows_to_test(corpus, test_parts)
     if not train:
         raise CorpusError(f"{corpus.root} has no training cycles; the parts there are {list(corpus.parts)}")
     if not is_strict:
@@ -71,7 +71,7 @@ def shared_patients(corpus: Corpus, train: Sequence[Cycle], test: Sequence[Cycle
     return tuple(sorted(tested & {cycle.recording.patient for cycle in train}))
 
 
-def tested_rows(corpus: Corpus, parts: Sequence[str] = ()) -> tuple[int, ...]:
+def rows_to_test(corpus: Corpus, parts: Sequence[str] = ()) -> tuple[int, ...]:
     """Rows of the cycles of the test parts: those named, else every part but "train". CorpusError without cycles."""
     names = tuple(parts) or tuple(part for part in corpus.parts if part != "train")
     test = corpus.part(*names)

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
 from lungsound.data.tree import (
     assemble,
     files_with_suffix,
-    manifest_rows,
     measure,
     one_per_name,
     require_folder,
@@ -24,6 +24,7 @@ from lungsound.data.tree import (
     usable_cycles,
 )
 from lungsound.errors import AnnotationError, CorpusError
+from lungsound.labels import LABEL_SETS, LungSound, Unit, sound_of
 
 # Names in the tree of the challenge and, with the year, in the database's repository (folder BioCAS2022).
 RELEASE_FOLDER = "BioCAS2022"
@@ -42,9 +43,18 @@ _SAME_SOUND = ("41279835_14.1_0_p1_2945", "41279835_14.1_0_p1_2050")
 
 
 @dataclass(frozen=True)
-class _Annotation:
+class _AnnotationFile:
     path: Path
     part: str
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """Content of an annotation file: the word for the whole recording, and start (s), end (s), type of each event."""
+
+    name: str
+    record_annotation: str | None
+    events: tuple[tuple[float, float, str], ...]
 
 
 def is_sprsound(root: Path) -> bool:
@@ -57,14 +67,17 @@ def is_sprsound_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def read_sprsound(root: Path) -> Corpus:
+def read_sprsound(root: Path, *, unit: Unit = "cycle") -> Corpus:
     """The corpus in `root`: folders train_wav, train_json, test_wav, test_json (or as in the repository, BioCAS2022).
 
-    A cycle is one event; its type is folded by the manifest `sprsound_events.tsv`. Patient, age, sex and location
-    (p1 left posterior, p2 left lateral, p3 right posterior, p4 right lateral) come from the name; the device is
-    not named: None. A recording without events is normal here (poor quality), and counted in `notes`.
+    unit: a cycle is one event, its term the event's type; or, for the record task, a whole recording, its term the
+        record annotation. The flags are those of the shipped label map to `sound4` (poor quality has none).
 
-    Problems: as in ICBHI, and "unknown event type" (that event is left out).
+    Patient, age, sex and location (p1 left posterior, p2 left lateral, p3 right posterior, p4 right lateral) come
+    from the name; the device is not named: None. `Recording.term` is the record annotation. A recording without
+    events is normal here (poor quality), and counted in `notes`.
+
+    Problems: as in ICBHI, and "unknown event type" or "unknown record annotation" (which is left out).
     Raises CorpusError when `root` is no folder or has no folder of sound files.
     """
     require_folder(root)
@@ -80,29 +93,35 @@ def read_sprsound(root: Path) -> Corpus:
     num_without_events = 0
     for name, path in sounds.items():
         recording = _read_recording(path, problems)
-        if recording is None:
-            continue
-        recordings.append(recording)
-        if name in annotations:
-            found, is_without_events = _read_cycles(annotations[name].path, recording, problems)
-            cycles.extend(found)
-            num_without_events += is_without_events
+        annotation = _read_annotation(json_files[name], problems) if recording and name in json_files else None
+        if recording is not None and annotation is not None:
+            recording = replace(recording, term=annotation.record_annotation)
+            num_without_events += unit == "cycle" and not annotation.events
+            found = _events if unit == "cycle" else _whole_recording
+            cycles.extend(usable_cycles(found(annotation, recording, problems), problems))
+        if recording is not None:
+            recordings.append(recording)
     names = {recording.name for recording in recordings}
-    notes = []
-    if num_without_events:
-        notes.append(f"{num_without_events} recordings are annotated as without any event: they have no cycles")
-    if names.issuperset(_SAME_SOUND):
-        notes.append(f"{_SAME_SOUND[0]} (train) and {_SAME_SOUND[1]} (intra) hold the same sound")
-    corpus = assemble(
+    return assemble(
         "sprsound",
         root,
         recordings=recordings,
         cycles=cycles,
         split={name: annotations[name].part for name in names & annotations.keys()},
         problems=problems,
-        notes=notes,
+        notes=_notes(names, num_without_events),
+        vocabulary="sprsound_event7" if unit == "cycle" else "sprsound_record5",
+        known_patient_parts=frozenset({"intra"}),
     )
-    return replace(corpus, known_patient_parts=frozenset({"intra"}))
+
+
+def _notes(names: set[str], num_without_events: int) -> list[str]:
+    notes = []
+    if num_without_events:
+        notes.append(f"{num_without_events} recordings are annotated as without any event: they have no cycles")
+    if names.issuperset(_SAME_SOUND):
+        notes.append(f"{_SAME_SOUND[0]} (train) and {_SAME_SOUND[1]} (intra) hold the same sound")
+    return notes
 
 
 def _folders(root: Path, names: tuple[str, ...]) -> list[Path]:
@@ -121,7 +140,7 @@ def _all_sounds(root: Path, problems: list[Problem]) -> dict[str, Path]:
     return one_per_name(paths, "duplicate recording", problems)
 
 
-def _all_annotations(root: Path, problems: list[Problem]) -> dict[str, _Annotation]:
+def _all_annotations(root: Path, problems: list[Problem]) -> dict[str, _AnnotationFile]:
     part_of = {
         path: part
         for part, names in _ANNOTATIONS.items()
@@ -129,7 +148,7 @@ def _all_annotations(root: Path, problems: list[Problem]) -> dict[str, _Annotati
         for path in files_with_suffix(folder, [".json"])
     }
     unique = one_per_name(part_of, "duplicate annotation", problems)
-    return {name: _Annotation(path, part_of[path]) for name, path in unique.items()}
+    return {name: _AnnotationFile(path, part_of[path]) for name, path in unique.items()}
 
 
 def _read_recording(path: Path, problems: list[Problem]) -> Recording | None:
@@ -151,28 +170,44 @@ def _read_recording(path: Path, problems: list[Problem]) -> Recording | None:
     )
 
 
-def _read_cycles(path: Path, recording: Recording, problems: list[Problem]) -> tuple[list[Cycle], bool]:
-    """Cycles of an annotation file, and whether it says that there are no events."""
+def _read_annotation(path: Path, problems: list[Problem]) -> Annotation | None:
     try:
-        events = _parse_events(path)
+        return read_annotation(path)
     except AnnotationError as error:
         problems.append(Problem("bad annotation", path.name, str(error)))
-        return [], False
-    flags_of = {
-        event: (crackle == "1", wheeze == "1") for event, crackle, wheeze in manifest_rows("sprsound_events.tsv")
-    }
+        return None
+
+
+def _events(annotation: Annotation, recording: Recording, problems: list[Problem]) -> list[tuple[str, Cycle]]:
+    """One cycle for each event of a known type."""
+    known = LABEL_SETS["sprsound_event7"].classes
     cycles = []
-    for number, (start_s, end_s, event) in enumerate(events, start=1):
-        where = f"{path.name} event {number}"
-        if event in flags_of:
-            cycles.append((where, Cycle(recording, start_s, end_s, *flags_of[event])))
+    for position, (start_s, end_s, event) in enumerate(annotation.events):
+        where = f"{annotation.name} event {position + 1}"
+        if event in known:
+            cycles.append((where, Cycle(recording, start_s, end_s, *_flags(event), event, position)))
         else:
-            problems.append(Problem("unknown event type", where, f"{event!r}, expected one of {', '.join(flags_of)}"))
-    return usable_cycles(cycles, problems), not events
+            problems.append(Problem("unknown event type", where, f"{event!r}, expected one of {', '.join(known)}"))
+    return cycles
 
 
-def _parse_events(path: Path) -> list[tuple[float, float, str]]:
-    """Start (s), end (s) and type of each event. Times are milliseconds in the file, as strings or numbers."""
+def _whole_recording(annotation: Annotation, recording: Recording, problems: list[Problem]) -> list[tuple[str, Cycle]]:
+    """The recording as one cycle, if its annotation is a known word."""
+    known, word = LABEL_SETS["sprsound_record5"].classes, annotation.record_annotation
+    if word is None or word not in known:
+        detail = f"{word!r}, expected one of {', '.join(known)}"
+        problems.append(Problem("unknown record annotation", annotation.name, detail))
+        return []
+    return [(annotation.name, Cycle(recording, 0.0, recording.duration_s, *_flags(word), word))]
+
+
+def _flags(word: str) -> tuple[bool, bool]:
+    sound = sound_of(word) or LungSound.NORMAL
+    return sound.has_crackle, sound.has_wheeze
+
+
+def read_annotation(path: Path) -> Annotation:
+    """An annotation file. Times are milliseconds in it, as strings or numbers. AnnotationError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
@@ -180,15 +215,19 @@ def _parse_events(path: Path) -> list[tuple[float, float, str]]:
     events = content.get("event_annotation") if isinstance(content, dict) else None
     if not isinstance(events, list):
         raise AnnotationError("has no list 'event_annotation'")
-    return [_parse_event(event, number) for number, event in enumerate(events, start=1)]
+    word = content.get("record_annotation")
+    if not isinstance(word, str | None):
+        raise AnnotationError(f"record_annotation is {word!r}, expected a word")
+    return Annotation(path.name, word, tuple(_parse_event(event, number) for number, event in enumerate(events, 1)))
 
 
 def _parse_event(event: Any, number: int) -> tuple[float, float, str]:
     if not isinstance(event, dict) or not {"start", "end", "type"} <= event.keys():
         raise AnnotationError(f"event {number}: {event!r}, expected 'start', 'end' and 'type'")
     try:
-        start_s, end_s = float(event["start"]) / 1000, float(event["end"]) / 1000
-    except (TypeError, ValueError):
+        # In decimal: the quotient of two floats can be another number than the one written down.
+        start_s, end_s = (float(Decimal(str(event[key])).scaleb(-3)) for key in ("start", "end"))
+    except InvalidOperation:
         raise AnnotationError(
             f"event {number}: times {event['start']!r} and {event['end']!r}, expected milliseconds"
         ) from None

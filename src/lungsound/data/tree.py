@@ -1,8 +1,9 @@
-"""What every reader of a corpus on disk does: list its files, measure them, keep the cycles that can be used.
+"""What readers of a corpus on disk do: list its files, measure them, split it, keep the cycles that can be used.
 
 What is odd becomes a Problem in the list that is passed in; nothing is dropped without one.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -18,6 +19,8 @@ from lungsound.errors import AudioError, CorpusError
 PAST_END_TOLERANCE_S = 0.010
 # A cycle must hold a sample at the rate at which cycles are cut.
 CUT_RATE_HZ = 16000
+# Of the patients, where a corpus has no split of its own; ICBHI's official split is 60/40 too.
+TRAIN_SHARE = 0.6
 
 
 def require_folder(root: Path) -> Path:
@@ -74,12 +77,12 @@ def unpaired(
     ]
 
 
-def measure(path: Path, problems: list[Problem]) -> AudioInfo | None:
-    """Length and rate of a sound file; None and a "bad sound file" when it cannot be used."""
+def measure(path: Path, problems: list[Problem], *, where: str | None = None) -> AudioInfo | None:
+    """Length and rate of a sound file; None and a "bad sound file" (at `where`, else its name) when it is unusable."""
     try:
         return probe(path)
     except AudioError as error:
-        problems.append(Problem("bad sound file", path.name, str(error)))
+        problems.append(Problem("bad sound file", where or path.name, str(error)))
         return None
 
 
@@ -105,6 +108,41 @@ def usable_cycles(cycles: Iterable[tuple[str, Cycle]], problems: list[Problem]) 
     return list(kept.values())
 
 
+def usable_by_recording(cycles: Iterable[tuple[str, Cycle]], problems: list[Problem]) -> list[Cycle]:
+    """The usable cycles of any number of recordings."""
+    grouped: dict[str, list[tuple[str, Cycle]]] = {}
+    for where, cycle in cycles:
+        grouped.setdefault(cycle.recording.name, []).append((where, cycle))
+    return [cycle for group in grouped.values() for cycle in usable_cycles(group, problems)]
+
+
+def split_patients(recordings: Iterable[Recording]) -> tuple[dict[str, str], str]:
+    """A split of a corpus that has none, by patient: part ("train" or "test") by recording, and a note that says so.
+
+    The first 60 % of the patients train, in the order of the SHA-256 of their names: the same patients always give
+    the same split. Of two or more, at least one trains and one is tested.
+    """
+    recordings = tuple(recordings)
+    patients = {recording.patient for recording in recordings}
+    order = sorted(patients, key=lambda patient: hashlib.sha256(patient.encode()).hexdigest())
+    num_train = min(max(1, round(TRAIN_SHARE * len(order))), max(1, len(order) - 1))
+    train = set(order[:num_train])
+    split = {recording.name: "train" if recording.patient in train else "test" for recording in recordings}
+    return (
+        split,
+        f"split: none given; {len(train)} of {len(order)} patients train, in the order of a hash of their names",
+    )
+
+
+def unfit_part(part: str) -> str | None:
+    """Why a part of a split cannot have this name; None when it can."""
+    if part != "train" and part.lower() in ("train", "training"):
+        return f"part {part!r}: the training part is called 'train'"
+    if part.lower() in ("val", "valid", "validation", "dev"):
+        return f"part {part!r}: validation patients are taken out of 'train' when a model is trained, so write 'train'"
+    return None
+
+
 def assemble(
     name: str,
     root: Path,
@@ -114,6 +152,8 @@ def assemble(
     split: Mapping[str, str],
     problems: Iterable[Problem],
     notes: Iterable[str],
+    vocabulary: str = "sound4",
+    known_patient_parts: frozenset[str] = frozenset(),
 ) -> Corpus:
     """The Corpus with everything in its order, which does not depend on the file system's."""
     return Corpus(
@@ -124,4 +164,6 @@ def assemble(
         split=dict(sorted(split.items())),
         problems=tuple(sorted(problems, key=lambda problem: (problem.kind, problem.where))),
         notes=tuple(notes),
+        vocabulary=vocabulary,
+        known_patient_parts=known_patient_parts,
     )

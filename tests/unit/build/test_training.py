@@ -9,15 +9,20 @@ from lungsound.build import training
 from lungsound.config import TrainSettings
 from lungsound.data.corpus import Corpus
 from lungsound.data.dataset import CycleBatches
+from lungsound.data.protocol import Parts
 
 
-def said(settings: TrainSettings, *, num_cycles: int = 8, batch_size: int = 4) -> list[str]:
+def said(
+    settings: TrainSettings, *, num_cycles: int = 8, batch_size: int = 4, left_out: tuple[str, ...] = ()
+) -> list[str]:
     rows = range(num_cycles)
     batches = CycleBatches(
         np.zeros((num_cycles, 2, 2), np.float32), rows, list(rows), batch_size=batch_size, mean=0.0, std=1.0,
         is_last_dropped=True,
     )  # fmt: skip
-    return training.remarks(settings, Corpus("icbhi", Path("x"), (), (), {}), None, batches)
+    return training.remarks(
+        settings, Corpus("icbhi", Path("x"), (), (), {}), Parts((), (), (), left_out), None, batches
+    )
 
 
 @pytest.mark.parametrize(("epochs", "rate"), [(1, "5e-08"), (2, "2.5e-05")])
@@ -38,3 +43,9 @@ def test_a_rate_that_is_reached_needs_no_word(settings: TrainSettings) -> None:
 
 def test_a_dropped_batch_is_said() -> None:
     assert said(TrainSettings(), num_cycles=11) == ["each epoch leaves out its last, smaller batch of 3 cycles"]
+
+
+def test_patients_that_leave_the_training_part_are_named() -> None:
+    (remark,) = said(TrainSettings(), left_out=("156", "218"))
+    assert remark.startswith("patients 156, 218 are in the test part too and leave the training part")
+    assert "data.are_shared_patients_kept=true" in remark

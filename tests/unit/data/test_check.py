@@ -159,3 +159,33 @@ def test_long_lists_of_shared_patients_are_cut_in_print_only(tmp_path):
 def test_unnamed_device_is_unknown(tmp_path):
     write_sound(tmp_path / "train_wav" / "65101170_0.4_1_p1_3246.wav")
     assert check_corpus(tmp_path).devices == {"unknown": {"in no part": 1}}
+
+
+def test_own_words_are_counted_by_part_and_said_not_to_be_published(tmp_path):
+    write_sound(tmp_path / "train" / "crackle" / "a_1.wav")
+    write_sound(tmp_path / "test" / "normal" / "b_1.wav")
+    assert check_corpus(tmp_path).words == {}
+    (tmp_path / "test" / "normal").rename(tmp_path / "test" / "Rhonchi")
+    (tmp_path / "train" / "crackle").rename(tmp_path / "train" / "Fine Crackle")
+    corpus = read_corpus(tmp_path)
+    table = corpus_table(corpus)
+    assert table.words == {"Fine Crackle": {"train": 1, "test": 0}, "Rhonchi": {"train": 0, "test": 1}}
+    assert (table.whole.num_cycles, table.whole.cycles) == (2, (0, 1, 1, 0))
+    _, text = printed(corpus)
+    assert "cycles by word" in text
+    assert "recordings by word" not in text
+
+
+def test_words_that_are_none_of_the_four_sounds_are_not_counted_as_normal(tmp_path):
+    write_sound(tmp_path / "train" / "abnormal" / "a_1.wav")
+    write_sound(tmp_path / "train" / "normal" / "b_1.wav")
+    whole = corpus_table(read_corpus(tmp_path)).whole
+    assert (whole.num_cycles, whole.cycles) == (2, (1, 0, 0, 0))
+
+
+def test_another_vocabulary_is_not_compared_with_published_totals(whole_icbhi):
+    table = corpus_table(replace(whole_icbhi, vocabulary="sound2"))
+    assert (table.completeness, table.comparisons) == (
+        "in the words of sound2, for which there are no published totals to compare with",
+        (),
+    )

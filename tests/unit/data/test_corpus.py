@@ -82,3 +82,19 @@ def test_fingerprint_depends_on_sound_labels_split_and_order_only(tmp_path):
     assert replace(corpus, recordings=corpus.recordings[::-1]).fingerprint != original
     (tmp_path / "a.wav").write_bytes(b"other sound")
     assert replace(corpus).fingerprint != original
+
+
+def test_word_of_a_cycle_is_its_term_else_its_sound(tmp_path):
+    recording = Recording("r", "1", tmp_path, 2.0, 4000)
+    assert Cycle(recording, 0.0, 1.0, True, True).word == "both"
+    assert Cycle(recording, 0.0, 1.0, False, True, "Rhonchi").word == "Rhonchi"
+
+
+def test_fingerprint_tells_words_apart_and_not_the_place_in_the_file(tmp_path):
+    corpus = make_corpus(tmp_path)
+
+    def with_first(**changes) -> str:
+        return replace(corpus, cycles=(replace(corpus.cycles[0], **changes), *corpus.cycles[1:])).fingerprint
+
+    assert with_first(term="Rhonchi") != with_first(term="Wheeze") != corpus.fingerprint
+    assert with_first(position=5) == corpus.fingerprint

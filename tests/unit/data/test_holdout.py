@@ -62,5 +62,5 @@ def test_at_least_one_patient_is_on_each_side(share: float) -> None:
 
 
 def test_one_patient_is_too_few() -> None:
-    with pytest.raises(SettingsError, match="at least 2 training patients, got 1"):
+    with pytest.raises(SettingsError, match="2 or more training patients, got 1"):
         hold_out_patients(cycles_of("a", (3, 1, 0, 0)), 0.2, generator=generator())

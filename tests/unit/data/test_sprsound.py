@@ -11,9 +11,9 @@ NORMAL = [("500", "1500", "Normal")]
 JSON_FOLDERS = {"train": "train_json", "inter": "test_json/inter_test_json", "intra": "test_json/intra_test_json"}
 
 
-def add(root, name, part, events=NORMAL, *, suffix=".wav"):
+def add(root, name, part, events=NORMAL, *, suffix=".wav", record="Normal"):
     write_sound(root / ("train_wav" if part == "train" else "test_wav") / f"{name}{suffix}")
-    return write_event_file(root / JSON_FOLDERS[part] / f"{name}.json", events)
+    return write_event_file(root / JSON_FOLDERS[part] / f"{name}.json", events, record=record)
 
 
 def only_problem(corpus):
@@ -36,6 +36,7 @@ def test_three_parts_and_the_facts_of_the_name(tmp_path, suffix):
     assert next(r for r in corpus.recordings if r.name == INTER).sex == "M"
     assert [r.name for r in corpus.recordings] == sorted([TRAIN, INTER, INTRA])
     assert corpus.notes == ()
+    assert corpus.known_patient_parts == {"intra"}
 
 
 def test_tree_of_the_databases_repository_has_the_year_in_its_names(tmp_path):
@@ -54,6 +55,7 @@ def test_times_are_milliseconds_as_strings_or_numbers_in_any_order(tmp_path):
     add(tmp_path, TRAIN, "train", [("1500", "1999", "Wheeze"), (342, 1500, "Normal")])
     corpus = read_sprsound(tmp_path)
     assert [cycle.key for cycle in corpus.cycles] == [f"{TRAIN}#0.342-1.500", f"{TRAIN}#1.500-1.999"]
+    assert [(cycle.term, cycle.position) for cycle in corpus.cycles] == [("Normal", 1), ("Wheeze", 0)]
     assert corpus.problems == ()
 
 
@@ -71,7 +73,9 @@ def test_times_are_milliseconds_as_strings_or_numbers_in_any_order(tmp_path):
 )
 def test_seven_event_types_fold_to_four_sounds(tmp_path, event, sound):
     add(tmp_path, TRAIN, "train", [("0", "1000", event)])
-    assert [cycle.sound for cycle in read_sprsound(tmp_path).cycles] == [sound]
+    corpus = read_sprsound(tmp_path)
+    assert [(cycle.sound, cycle.term) for cycle in corpus.cycles] == [(sound, event)]
+    assert corpus.vocabulary == "sprsound_event7"
 
 
 def test_unknown_event_type_is_left_out_and_named(tmp_path):
@@ -176,3 +180,38 @@ def test_only_the_official_split(tmp_path):
     add(tmp_path, TRAIN, "train")
     with pytest.raises(CorpusError, match="'fold0'"):
         read_corpus(tmp_path, split="fold0")
+
+
+@pytest.mark.parametrize(
+    ("record", "sound"),
+    [
+        ("Normal", LungSound.NORMAL),
+        ("CAS", LungSound.WHEEZE),
+        ("DAS", LungSound.CRACKLE),
+        ("CAS & DAS", LungSound.BOTH),
+        ("Poor Quality", LungSound.NORMAL),
+    ],
+)
+def test_whole_recordings_with_their_own_word(tmp_path, record, sound):
+    add(tmp_path, TRAIN, "train", [] if record == "Poor Quality" else NORMAL, record=record)
+    corpus = read_corpus(tmp_path, unit="recording")
+    [cycle] = corpus.cycles
+    assert (cycle.key, cycle.term, cycle.sound) == (f"{TRAIN}#0.000-2.000", record, sound)
+    assert (corpus.vocabulary, corpus.notes) == ("sprsound_record5", ())
+    assert [recording.term for recording in read_corpus(tmp_path).recordings] == [record]
+
+
+@pytest.mark.parametrize("record", ["Wheezy", None])
+def test_unknown_word_for_a_recording_leaves_it_out_of_the_record_task_only(tmp_path, record):
+    add(tmp_path, TRAIN, "train", record=record)
+    corpus = read_corpus(tmp_path, unit="recording", is_strict=False)
+    problem = only_problem(corpus)
+    assert (problem.kind, problem.where) == ("unknown record annotation", f"{TRAIN}.json")
+    assert "CAS & DAS" in problem.detail
+    assert corpus.cycles == ()
+    assert len(read_corpus(tmp_path).cycles) == 1
+
+
+def test_word_for_a_recording_must_be_a_word(tmp_path):
+    add(tmp_path, TRAIN, "train", record=["CAS"])
+    assert only_problem(read_sprsound(tmp_path)).kind == "bad annotation"

@@ -24,11 +24,11 @@ def write_icbhi(folder: Path, annotations: dict[str, str], *, suffix: str = ".wa
     return folder
 
 
-def write_event_file(path: Path, events: list[tuple[object, object, str]]) -> Path:
+def write_event_file(path: Path, events: list[tuple[object, object, str]], *, record: object = "Normal") -> Path:
     """SPRSound's JSON of (start in ms, end in ms, type)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     items = [{"start": start, "end": end, "type": kind} for start, end, kind in events]
-    path.write_text(json.dumps({"record_annotation": "Normal", "event_annotation": items}), encoding="utf-8")
+    path.write_text(json.dumps({"record_annotation": record, "event_annotation": items}), encoding="utf-8")
     return path
 
 

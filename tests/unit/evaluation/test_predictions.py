@@ -198,7 +198,7 @@ def test_a_compressed_file_reads_back_the_same_bits_and_is_the_same_bytes_each_t
     assert np.array_equal(found.probabilities, predictions.probabilities)
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"key,patient", lambda data: data[:20]])
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda _: b"key,patient", lambda data: data[:20]])
 def test_a_damaged_compressed_file_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     path = tmp_path / "a.csv.gz"
     write_predictions(path, make())

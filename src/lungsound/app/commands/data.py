@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lungsound.app.commands.shared import (
-    console,
-)
+from lungsound.app.commands.shared import LabelMapOption, console
 
 
 def data_check(
@@ -15,6 +13,7 @@ def data_check(
     split: Annotated[
         str, typer.Option(help="official, fold0 .. fold4, or a file of 'name<TAB>part' lines.")
     ] = "official",
+    label_map: LabelMapOption = None,
 ) -> None:
     """Count recordings, cycles, patients and problems, and compare with the published totals.
 
@@ -23,7 +22,7 @@ def data_check(
     from lungsound.data.check import print_check
     from lungsound.data.reader import read_corpus
 
-    corpus = read_corpus(folder, split=split, is_strict=False)
+    corpus = read_corpus(folder, split=split, is_strict=False, label_map=label_map)
     if not print_check(corpus, console):
         raise typer.Exit(2)
 

@@ -21,6 +21,9 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set train.epochs=5. Repeatable."),
 ]
 
+LabelMapOption = Annotated[
+    Path | None, typer.Option("--label-map", metavar="FILE", help="TOML that reads the corpus's words as others.")
+]
 AsPublishedOption = Annotated[
     bool, typer.Option("--as-published", help="With the choices of the authors' program (docs/paper.md).")
 ]

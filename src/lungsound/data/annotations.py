@@ -1,0 +1,212 @@
+"""Annotations written back: as ICBHI's `.txt`, SPRSound's `.json`, or a table (`lungsound.data.table`).
+
+What is written is cycles, what is heard in them, and the split; no sound, and patients' facts only in a table. Reading
+it back gives the same cycles. What a format cannot say is a loss, and is said before anything is written.
+
+The numbers are those of the published files: seconds in as few digits as give the same number (ICBHI), milliseconds as
+strings (SPRSound; whole ones there, with decimals where a time has them).
+"""
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal
+
+from lungsound.data.corpus import Corpus, Cycle, Recording
+from lungsound.data.icbhi import SPLIT_FILES, is_icbhi_name
+from lungsound.data.sprsound import is_sprsound_name
+from lungsound.data.table import FACTS
+from lungsound.errors import CorpusError
+from lungsound.labels import LABEL_SETS, shipped_map, sound_of
+
+Format = Literal["icbhi", "sprsound", "table"]
+FORMATS: tuple[Format, ...] = ("icbhi", "sprsound", "table")
+TABLE_FILE = "annotations.csv"
+# Folder of each part; a part of another corpus that is called "test" is written as new patients.
+_SPRSOUND_FOLDERS = {
+    "train": "train_json",
+    "inter": "test_json/inter_test_json",
+    "intra": "test_json/intra_test_json",
+    "test": "test_json/inter_test_json",
+}
+
+
+def write_annotations(corpus: Corpus, out: Path, *, to: Format, is_lossy: bool = False) -> list[str]:
+    """Write the annotations of a corpus into the new or empty folder `out`; returns what was lost, a sentence each.
+
+    icbhi: `<name>.txt` and `official_split.txt`; sprsound: train_json and test_json; table: `annotations.csv`, with
+    the paths of the sounds from `out`. Names are those of the sound files.
+
+    Raises CorpusError, before anything is written, when `out` holds something, when something would be lost and
+    `is_lossy` is false, and for what cannot be written at all: words without a class in the format's label set
+    (a label map gives them one), parts that it does not have, and names that are there twice.
+    """
+    corpus.require_sound()
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise CorpusError(f"{out} is not empty: annotations need a new or empty folder, choose another")
+    _check_possible(corpus, to)
+    lost = losses(corpus, to)
+    if lost and not is_lossy:
+        raise CorpusError(f"{to} cannot say everything: {'; '.join(lost)}. To go without, add --lossy")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for place, text in _FILES_OF[to](corpus, out).items():
+            path = partial / place
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="")
+        if out.is_dir():
+            out.rmdir()
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return lost
+
+
+def icbhi_text(cycles: Sequence[Cycle]) -> str:
+    """Lines `start end crackle wheeze` with tabs, in the order in which the cycles were written."""
+    return "".join(
+        f"{_shortest(cycle.start_s)}\t{_shortest(cycle.end_s)}\t{int(cycle.has_crackle)}\t{int(cycle.has_wheeze)}\n"
+        for cycle in _as_written(cycles)
+    )
+
+
+def sprsound_text(record_annotation: str | None, cycles: Sequence[Cycle]) -> str:
+    """JSON with the word for the recording (left out when None) and its events, in the order of their writing."""
+    events = [
+        {"start": _milliseconds(cycle.start_s), "end": _milliseconds(cycle.end_s), "type": cycle.word}
+        for cycle in _as_written(cycles)
+    ]
+    record = {} if record_annotation is None else {"record_annotation": record_annotation}
+    return json.dumps({**record, "event_annotation": events})
+
+
+def table_text(corpus: Corpus, folder: Path) -> str:
+    """A CSV with a line for each cycle, and the paths of the sounds from `folder`; facts that nobody has are left out.
+
+    Times are blank where a cycle is the whole recording.
+    """
+    has_flags = corpus.vocabulary == "sound4"
+    facts = [name for name in FACTS if any(getattr(recording, name) is not None for recording in corpus.recordings)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    heard = ("crackle", "wheeze") if has_flags else ("label",)
+    writer.writerow(["path", "start_s", "end_s", *heard, "patient", "split", *facts, "name"])
+    for cycle in corpus.cycles:
+        recording = cycle.recording
+        path = Path(os.path.relpath(recording.path.absolute(), folder.absolute())).as_posix()
+        is_whole = (cycle.start_s, cycle.end_s) == (0.0, recording.duration_s)
+        times = ("", "") if is_whole else (_shortest(cycle.start_s), _shortest(cycle.end_s))
+        words = (int(cycle.has_crackle), int(cycle.has_wheeze)) if has_flags else (cycle.word,)
+        values = (getattr(recording, name) for name in facts)  # csv writes None as blank, a float in full
+        part = corpus.split[recording.name]
+        writer.writerow([path, *times, *words, recording.patient, part, *values, recording.name])
+    return text.getvalue()
+
+
+def losses(corpus: Corpus, to: Format) -> list[str]:
+    """What of the annotations this format cannot say; nothing when all of it comes back."""
+    found = ["that a program made the recordings"] if corpus.is_synthetic else []
+    if to == "icbhi" and corpus.vocabulary != "sound4":
+        found.append(f"words of {corpus.vocabulary} are written as the four sounds")
+        found += shipped_map(corpus.vocabulary, "sound4").losses(_words(corpus))
+    if to != "table":
+        is_own_name = is_icbhi_name if to == "icbhi" else is_sprsound_name
+        num_others = sum(not is_own_name(recording.path.stem) for recording in corpus.recordings)
+        if num_others:
+            found.append(f"{num_others} recordings are not named as those of {to}, so their patients are lost")
+    if to == "sprsound":
+        return [*found, *(["the part 'test' is written as 'inter'"] if "test" in corpus.parts else [])]
+    num_words = sum(recording.term is not None for recording in corpus.recordings)
+    if num_words:
+        found.append(f"{num_words} recordings have a word for the whole recording, which is not written")
+    num_silent = len(corpus.recordings) - len({cycle.recording.name for cycle in corpus.cycles})
+    if num_silent:
+        found.append(f"{num_silent} recordings without any cycle are not written")
+    known = sorted(corpus.known_patient_parts & set(corpus.parts))
+    if known:
+        found.append(f"that patients of {', '.join(known)} are in train by design")
+    return found
+
+
+def _check_possible(corpus: Corpus, to: Format) -> None:
+    """CorpusError for what cannot be written in this format, whatever is given up."""
+    if to == "table":
+        return
+    events = LABEL_SETS["sprsound_event7"].classes
+    unsaid = [w for w in _words(corpus) if (sound_of(w) is None if to == "icbhi" else w not in events)]
+    if unsaid:
+        target = LABEL_SETS["sound4" if to == "icbhi" else "sprsound_event7"]
+        raise CorpusError(
+            f"{to} has no word for {', '.join(map(repr, unsaid))}; its words are {', '.join(target.classes)}. "
+            f'Give a label map to them with --label-map FILE (label_set = "{target.name}")'
+        )
+    twice = [name for name, number in Counter(r.path.stem for r in corpus.recordings).items() if number > 1]
+    if twice:
+        raise CorpusError(f"{to} needs a name of its own for each recording; several are called {twice[0]}")
+    if to == "sprsound":
+        unsaid = [part for part in corpus.parts if part not in _SPRSOUND_FOLDERS]
+    else:
+        unsaid = [name for name in (*corpus.parts, *(r.path.stem for r in corpus.recordings)) if len(name.split()) > 1]
+    if unsaid:
+        why = f"parts are {', '.join(_SPRSOUND_FOLDERS)}" if to == "sprsound" else "a split file cannot hold blanks"
+        raise CorpusError(f"{to} cannot say {unsaid[0]!r}: {why}")
+
+
+def _icbhi_files(corpus: Corpus, _: Path) -> dict[str, str]:
+    cycles = _by_recording(corpus)
+    split = "".join(f"{recording.path.stem}\t{corpus.split[recording.name]}\n" for recording in cycles)
+    texts = {f"{recording.path.stem}.txt": icbhi_text(found) for recording, found in cycles.items()}
+    return {**texts, SPLIT_FILES[0]: split}
+
+
+def _sprsound_files(corpus: Corpus, _: Path) -> dict[str, str]:
+    cycles = {**dict.fromkeys(corpus.recordings, ()), **_by_recording(corpus)}
+    return {
+        f"{_SPRSOUND_FOLDERS[corpus.split[recording.name]]}/{recording.path.stem}.json": sprsound_text(
+            recording.term, found
+        )
+        for recording, found in cycles.items()
+    }
+
+
+def _table_file(corpus: Corpus, out: Path) -> dict[str, str]:
+    return {TABLE_FILE: table_text(corpus, out)}
+
+
+_FILES_OF: dict[Format, Callable[[Corpus, Path], dict[str, str]]] = {
+    "icbhi": _icbhi_files,
+    "sprsound": _sprsound_files,
+    "table": _table_file,
+}
+
+
+def _by_recording(corpus: Corpus) -> dict[Recording, tuple[Cycle, ...]]:
+    """The recordings that have cycles, in the corpus's order, with those."""
+    found: dict[Recording, list[Cycle]] = {}
+    for cycle in corpus.cycles:
+        found.setdefault(cycle.recording, []).append(cycle)
+    return {recording: tuple(cycles) for recording, cycles in found.items()}
+
+
+def _words(corpus: Corpus) -> list[str]:
+    return sorted({cycle.word for cycle in corpus.cycles})
+
+
+def _as_written(cycles: Sequence[Cycle]) -> list[Cycle]:
+    return sorted(cycles, key=lambda cycle: cycle.position)
+
+
+def _shortest(seconds: float) -> str:
+    """In as few digits as read back as the same number, without an exponent."""
+    return format(Decimal(repr(seconds)), "f").removesuffix(".0")
+
+
+def _milliseconds(seconds: float) -> str:
+    return format((Decimal(repr(seconds)) * 1000).normalize(), "f")
