@@ -46,13 +46,13 @@ class ClassScores:
     num_answered: int
     num_patients: int
     recall: Estimate
-    precision: float
-    f1: float
+    precision: Estimate
+    f1: Estimate
 
 
 @dataclass(frozen=True)
 class GroupScores:
-    """The scores of the cycles of one stethoscope, or of one part of the split; `name` is "" when unknown."""
+    """The scores of some of the cycles, those of one stethoscope say; `name` is "" when unknown."""
 
     name: str
     num_cycles: int
@@ -75,8 +75,8 @@ class Evaluation:
     confusion: Counts
     all_classes: ScoreReading
     two_class: ScoreReading | None
-    accuracy: float
-    macro_f1: float
+    accuracy: Estimate
+    macro_f1: Estimate
     per_class: tuple[ClassScores, ...]
     by_device: tuple[GroupScores, ...]
     by_part: tuple[GroupScores, ...]
@@ -84,48 +84,65 @@ class Evaluation:
     always_normal_score: float = ALWAYS_NORMAL_SCORE
 
 
+@dataclass(frozen=True)
+class ScoreReader:
+    """Reads scores with intervals; all values of the same cycles rest on the same resamples of their patients."""
+
+    seed: int = 0
+    num_draws: int = NUM_DRAWS
+    level: float = LEVEL
+
+    def estimate(self, confusions: Counts, statistic: Statistic) -> Estimate:
+        """A value of confusion matrices `(patient, true class, answered class)`, with its interval."""
+        generator = np.random.default_rng(self.seed)
+        return estimate_over_patients(
+            confusions, statistic, generator=generator, num_draws=self.num_draws, level=self.level
+        )
+
+    def read(self, confusions: Counts) -> ScoreReading:
+        """Score, Sp and Se of confusion matrices `(patient, true class, answered class)`."""
+        return ScoreReading(*(self.estimate(confusions, value) for value in (mean_score, specificity, sensitivity)))
+
+    def score_group(self, name: str, members: Predictions) -> GroupScores:
+        """The scores of the cycles of one group."""
+        confusions = patient_confusions(members)
+        return GroupScores(name, int(confusions.sum()), len(confusions), self.read(confusions))
+
+
 def evaluate_predictions(
     predictions: Predictions, *, seed: int = 0, num_draws: int = NUM_DRAWS, level: float = LEVEL
 ) -> Evaluation:
     """Every number of a report. `seed` fixes the resamples, which all the intervals of one group share."""
-
-    def estimate(confusions: Counts, statistic: Statistic) -> Estimate:
-        generator = np.random.default_rng(seed)
-        return estimate_over_patients(confusions, statistic, generator=generator, num_draws=num_draws, level=level)
-
-    def reading(confusions: Counts) -> ScoreReading:
-        return ScoreReading(*(estimate(confusions, value) for value in (mean_score, specificity, sensitivity)))
-
-    def group(name: str, members: Predictions) -> GroupScores:
-        of_group = patient_confusions(members)
-        return GroupScores(name, int(of_group.sum()), len(of_group), reading(of_group))
-
+    reader = ScoreReader(seed, num_draws, level)
     confusions = patient_confusions(predictions)
-    confusion = confusions.sum(axis=0)
-    per_class = tuple(
-        ClassScores(
-            name=name,
-            num_cycles=int(confusion[index].sum()),
-            num_answered=int(confusion[:, index].sum()),
-            num_patients=int((confusions[:, index].sum(axis=-1) > 0).sum()),
-            recall=estimate(confusions, lambda counts, index=index: recall(counts)[..., index]),  # type: ignore[misc]
-            precision=float(precision(confusion)[index]),
-            f1=float(f1(confusion)[index]),
-        )
-        for index, name in enumerate(predictions.classes)
-    )
+    devices, parts = sorted(set(predictions.devices)), sorted(set(predictions.parts))
     return Evaluation(
         classes=predictions.classes,
         num_cycles=len(predictions.keys),
         num_recordings=len({key.rpartition("#")[0] for key in predictions.keys}),
         num_patients=len(confusions),
-        confusion=confusion,
-        all_classes=reading(confusions),
-        two_class=reading(fold_to_two_classes(confusions)) if len(predictions.classes) > 2 else None,
-        accuracy=float(accuracy(confusion)),
-        macro_f1=float(macro_f1(confusion)),
-        per_class=per_class,
-        by_device=tuple(group(name, predictions.of_device(name)) for name in sorted(set(predictions.devices))),
-        by_part=tuple(group(name, predictions.of_part(name)) for name in sorted(set(predictions.parts))),
+        confusion=confusions.sum(axis=0),
+        all_classes=reader.read(confusions),
+        two_class=reader.read(fold_to_two_classes(confusions)) if len(predictions.classes) > 2 else None,
+        accuracy=reader.estimate(confusions, accuracy),
+        macro_f1=reader.estimate(confusions, macro_f1),
+        per_class=tuple(
+            _class_scores(index, name, confusions, reader) for index, name in enumerate(predictions.classes)
+        ),
+        by_device=tuple(reader.score_group(name, predictions.of_device(name)) for name in devices),
+        by_part=tuple(reader.score_group(name, predictions.of_part(name)) for name in parts),
         interval_seed=seed,
+    )
+
+
+def _class_scores(index: int, name: str, confusions: Counts, reader: ScoreReader) -> ClassScores:
+    confusion = confusions.sum(axis=0)
+    return ClassScores(
+        name=name,
+        num_cycles=int(confusion[index].sum()),
+        num_answered=int(confusion[:, index].sum()),
+        num_patients=int((confusions[:, index].sum(axis=-1) > 0).sum()),
+        recall=reader.estimate(confusions, lambda counts: recall(counts)[..., index]),
+        precision=reader.estimate(confusions, lambda counts: precision(counts)[..., index]),
+        f1=reader.estimate(confusions, lambda counts: f1(counts)[..., index]),
     )

@@ -4,11 +4,11 @@ Colours are those of Okabe and Ito, told apart by colour-blind readers; values c
 percent. matplotlib is imported on the first drawing only, since it takes longer than all the rest of a report.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 DPI = 100
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
+PALE = "#A6A6A6"
 LINE_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
-LOSS_PANEL, RATE_PANEL, SCORE_PANEL = "loss (training)", "learning rate", "percent"
+LOSS_PANEL, RATE_PANEL, SCORE_PANEL, PARTS_PANEL = "loss (training)", "learning rate", "Score, percent", "percent"
 # Title of a panel to its scale and the columns of a training history that it shows, with their names in print.
 PANELS = {
     LOSS_PANEL: (
@@ -37,27 +38,40 @@ PANELS = {
         },
     ),
     RATE_PANEL: (1.0, {"learning_rate": "learning rate"}),
-    SCORE_PANEL: (
+    SCORE_PANEL: (100.0, {"validation_score": "validation", "test_score": "{test}", "training_score": "training"}),
+    PARTS_PANEL: (
         100.0,
         {
-            "score": "{watched} Score",
-            "specificity": "{watched} Sp",
-            "sensitivity": "{watched} Se",
-            "training_score": "training Score",
+            "validation_specificity": "validation Sp",
+            "test_specificity": "test Sp",
+            "validation_sensitivity": "validation Se",
+            "test_sensitivity": "test Se",
         },
     ),
 }
+# Lines that several panels have look the same in each; others take their place's colour.
+STYLES = {
+    "validation_score": (BLUE, "-"),
+    "test_score": (ORANGE, "-"),
+    "training_score": (GREY, ":"),
+    "validation_specificity": (BLUE, "-"),
+    "test_specificity": (ORANGE, "-"),
+    "validation_sensitivity": (BLUE, "--"),
+    "test_sensitivity": (ORANGE, "--"),
+}
+LONG_NAME = 9  # letters of a class that still fit under its column
 HistoryRow = Mapping[str, float | str]
 
 
 @dataclass(frozen=True)
 class ScoreLine:
-    """One line of the picture of intervals; `is_headline` lines stand out."""
+    """One line of the picture of intervals; `is_headline` lines stand out, `is_small` ones (few patients) are pale."""
 
     name: str
     estimate: Estimate
     num_cycles: int
     is_headline: bool = False
+    is_small: bool = False
 
 
 def draw_confusion(confusion: Counts, classes: Sequence[str], path: Path) -> None:
@@ -79,7 +93,9 @@ def draw_confusion(confusion: Counts, classes: Sequence[str], path: Path) -> Non
                 color="white" if shares[true, answered] > 55.0 else "black",
                 fontweight="bold" if true == answered else "normal",
             )
-        axes.set_xticks(range(len(classes)), [str(name) for name in classes])
+        is_slanted = max(map(len, classes)) > LONG_NAME
+        slant: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if is_slanted else {}
+        axes.set_xticks(range(len(classes)), [str(name) for name in classes], **slant)
         axes.set_yticks(range(len(classes)), [f"{name}\nn = {n}" for name, n in zip(classes, support, strict=True)])
         axes.set_xlabel("answered class")
         axes.set_ylabel("true class")
@@ -88,8 +104,11 @@ def draw_confusion(confusion: Counts, classes: Sequence[str], path: Path) -> Non
         axes.spines[:].set_visible(False)
 
 
-def draw_score_intervals(lines: Sequence[ScoreLine], path: Path) -> None:
-    """Draw each value with its interval, in percent, first line on top, with numbers of cycles and patients."""
+def draw_score_intervals(lines: Sequence[ScoreLine], path: Path, *, what: str = "Value") -> None:
+    """Draw each value with its interval, in percent, first line on top, with numbers of cycles and patients.
+
+    `what` begins the title: what the values are.
+    """
     with picture(path, width_inch=8.0, height_inch=1.2 + 0.42 * len(lines)) as figure:
         axes = figure.add_subplot()
         axes.axvline(100.0 * ALWAYS_NORMAL_SCORE, color=GREY, linestyle="--", linewidth=1.0, zorder=0)
@@ -97,7 +116,7 @@ def draw_score_intervals(lines: Sequence[ScoreLine], path: Path) -> None:
         for row, line in enumerate(lines):
             interval = line.estimate.interval
             patients = "1 patient" if interval.num_patients == 1 else f"{interval.num_patients} patients"
-            colour = BLUE if line.is_headline else GREY
+            colour = BLUE if line.is_headline else PALE if line.is_small else GREY
             width = 3.0 if line.is_headline else 1.6
             if interval.problem is None:
                 axes.plot([100 * interval.low, 100 * interval.high], [row, row], color=colour, linewidth=width)
@@ -109,6 +128,7 @@ def draw_score_intervals(lines: Sequence[ScoreLine], path: Path) -> None:
                 transform=axes.get_yaxis_transform(),
                 va="center",
                 fontweight="bold" if line.is_headline else "normal",
+                color=GREY if line.is_small else "black",
             )
             names.append(f"{line.name}\n{line.num_cycles} cycles, {patients}")
         axes.set_yticks(range(len(lines)), names, fontsize=9)
@@ -120,39 +140,30 @@ def draw_score_intervals(lines: Sequence[ScoreLine], path: Path) -> None:
         axes.grid(axis="x", color="#E5E5E5", linewidth=0.8)
         axes.set_axisbelow(True)
         levels = sorted({100 * line.estimate.interval.level for line in lines})
-        axes.set_title(f"Value and {', '.join(f'{level:g}' for level in levels)} % interval over patients")
+        axes.set_title(f"{what} and {', '.join(f'{level:g}' for level in levels)} % interval over patients")
 
 
 def draw_curves(
-    history: Sequence[HistoryRow], path: Path, *, chosen_epoch: int | None = None, watched: str = "watched"
+    history: Sequence[HistoryRow], path: Path, *, chosen_epoch: int | None = None, is_chosen_on_test: bool = False
 ) -> None:
     """Draw what training logged in each epoch, one panel per kind of column, and mark the chosen epoch.
 
     A row has `epoch` and any of the columns named in `PANELS`; other columns are left alone, a blank value is a gap
-    and a part that equals the whole loss is not drawn twice. `watched` names the split whose `score`,
-    `specificity` and `sensitivity` were logged. Raises DataError when a value is no number or nothing can be drawn.
+    and a part that equals the whole loss is not drawn twice. The test's line says that it chose nothing, unless
+    `is_chosen_on_test`. Raises DataError when a value is no number or nothing can be drawn.
     """
     epochs = _series(history, "epoch")
     if not epochs.size or np.isnan(epochs).any():
         raise DataError(f"the training history has {len(history)} row(s); one or more are needed, each with its epoch")
-    drawn = []
-    for title, (scale, labels) in PANELS.items():
-        found = {column: scale * _series(history, column) for column in labels}
-        whole = found.get("loss")
-        series = {
-            labels[column].format(watched=watched): values
-            for column, values in found.items()
-            if not np.isnan(values).all() and (whole is None or values is whole or not np.array_equal(values, whole))
-        }
-        if series:
-            drawn.append((title, series))
+    drawn = {title: found for title, (_, labels) in PANELS.items() if (found := _columns(history, labels))}
     if not drawn:
         names = list(dict.fromkeys(name for row in history for name in row))
         raise DataError(f"the training history has no loss, learning rate or score to draw; its columns are {names}")
+    test = "test (chose the epoch)" if is_chosen_on_test else "test (not used to choose)"
     with picture(path, width_inch=8.0, height_inch=0.9 + 1.9 * len(drawn)) as figure:
         panel_axes = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (title, series) in zip(panel_axes, drawn, strict=True):
-            _draw_panel(axes, epochs, series, title)
+        for axes, (title, columns) in zip(panel_axes, drawn.items(), strict=True):
+            _draw_panel(axes, epochs, columns, title, test=test)
             if chosen_epoch is not None:
                 axes.axvline(chosen_epoch, color="black", linestyle=":", linewidth=1.4, zorder=0)
         chosen = "" if chosen_epoch is None else f"; dotted: epoch {chosen_epoch}, the one that was evaluated"
@@ -162,20 +173,39 @@ def draw_curves(
         figure.align_ylabels()
 
 
+def _columns(history: Sequence[HistoryRow], names: Iterable[str]) -> dict[str, npt.NDArray[np.float64]]:
+    """The columns that hold a number, without parts of a loss that are the whole of it."""
+    found = {name: _series(history, name) for name in names}
+    whole = found.get("loss")
+    return {
+        name: values
+        for name, values in found.items()
+        if not np.isnan(values).all() and (whole is None or values is whole or not np.array_equal(values, whole))
+    }
+
+
 def _draw_panel(
-    axes: "Axes", epochs: npt.NDArray[np.float64], series: Mapping[str, npt.NDArray[np.float64]], title: str
+    axes: "Axes",
+    epochs: npt.NDArray[np.float64],
+    columns: Mapping[str, npt.NDArray[np.float64]],
+    title: str,
+    *,
+    test: str,
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for number, (name, values) in enumerate(series.items()):
+    scale, labels = PANELS[title]
+    for number, (column, values) in enumerate(columns.items()):
+        colour, line = STYLES.get(column, (LINE_COLOURS[number], "-"))
         axes.plot(
             epochs,
-            values,
-            color=LINE_COLOURS[number % len(LINE_COLOURS)],
+            scale * values,
+            color=colour,
+            linestyle=line,
             linewidth=2.0 if number == 0 else 1.2,
             marker="o" if len(epochs) <= 30 else "",
             markersize=3.5,
-            label=name,
+            label=labels[column].format(test=test),
         )
     if title == SCORE_PANEL:
         axes.axhline(100.0 * ALWAYS_NORMAL_SCORE, color=GREY, linestyle="--", linewidth=1.0, label="always normal")

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from lungsound.errors import DataError
-from lungsound.evaluation.figures import BLUE, ScoreLine, draw_confusion, draw_curves, draw_score_intervals
+from lungsound.evaluation.figures import BLUE, PALE, ScoreLine, draw_confusion, draw_curves, draw_score_intervals
 from lungsound.evaluation.uncertainty import Estimate, Interval
 
 CONFUSION = np.array([[30, 10, 0], [4, 4, 0], [0, 0, 0]])
@@ -21,10 +22,11 @@ LINES = [
     ScoreLine("Score, unknown device", Estimate(float("nan"), Interval(0.1, 0.2, 0.95, 100, 2, 50)), 7),
 ]
 HISTORY = [
-    {"epoch": 1, "loss": 2.0, "learning_rate": 1e-4, "score": 0.5, "cycles_per_s": 9.0, "note": "x"},
-    {"epoch": 2, "loss": "1.5", "learning_rate": 5e-5, "score": "", "cycles_per_s": 9.0, "note": ""},
-    {"epoch": 3, "loss": 1.0, "learning_rate": 1e-5, "score": 0.75, "cycles_per_s": 9.0, "note": ""},
+    {"epoch": 1, "loss": 2.0, "learning_rate": 1e-4, "validation_score": 0.5, "cycles_per_s": 9.0, "note": "x"},
+    {"epoch": 2, "loss": "1.5", "learning_rate": 5e-5, "validation_score": "", "cycles_per_s": 9.0, "note": ""},
+    {"epoch": 3, "loss": 1.0, "learning_rate": 1e-5, "validation_score": 0.75, "cycles_per_s": 9.0, "note": ""},
 ]
+SCORES = ("score", "specificity", "sensitivity")
 
 
 def texts(figure: Figure) -> set[str]:
@@ -48,19 +50,19 @@ def test_intervals_show_values_numbers_and_what_is_missing(tmp_path: Path, figur
 
 
 def test_curves_show_loss_rate_and_score_of_each_epoch(tmp_path: Path, figures: list[Figure]) -> None:
-    draw_curves(HISTORY, tmp_path / "h.png", chosen_epoch=3, watched="validation")
+    draw_curves(HISTORY, tmp_path / "h.png", chosen_epoch=3)
     panels = {axes.get_ylabel(): axes for axes in figures[0].axes}
-    assert list(panels) == ["loss (training)", "learning rate", "percent"]
+    assert list(panels) == ["loss (training)", "learning rate", "Score, percent"]
     np.testing.assert_array_equal(panels["loss (training)"].lines[0].get_xydata(), [[1, 2.0], [2, 1.5], [3, 1.0]])
-    np.testing.assert_array_equal(panels["percent"].lines[0].get_ydata(), [50.0, np.nan, 75.0])
+    np.testing.assert_array_equal(panels["Score, percent"].lines[0].get_ydata(), [50.0, np.nan, 75.0])
     assert all(3 in list(axes.lines[-1].get_xdata()) for axes in panels.values())
     shown = texts(figures[0])
-    assert {"loss", "validation Score", "Training, 3 epoch(s); dotted: epoch 3, the one that was evaluated"} <= shown
+    assert {"loss", "validation", "Training, 3 epoch(s); dotted: epoch 3, the one that was evaluated"} <= shown
     assert not any("cycles" in text or "note" in text for text in shown)
 
 
 def test_curves_of_the_parts_of_a_loss(tmp_path: Path, figures: list[Figure]) -> None:
-    draw_curves([{"epoch": 1, "loss": 3.0, "ce": 1.0, "contrastive": 2.0, "score": ""}], tmp_path / "h.png")
+    draw_curves([{"epoch": 1, "loss": 3.0, "ce": 1.0, "contrastive": 2.0, "test_score": ""}], tmp_path / "h.png")
     assert [axes.get_ylabel() for axes in figures[0].axes] == ["loss (training)"]
     assert [line.get_label() for line in figures[0].axes[0].lines] == [
         "loss",
@@ -75,8 +77,42 @@ def test_a_part_that_is_the_whole_loss_is_drawn_once(tmp_path: Path, figures: li
     draw_curves(rows, tmp_path / "h.png")
     assert [[line.get_label() for line in axes.lines] for axes in figures[0].axes] == [
         ["loss"],
-        ["training Score", "always normal"],
+        ["training", "always normal"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("is_chosen_on_test", "test"), [(True, "test (chose the epoch)"), (False, "test (not used to choose)")]
+)
+def test_curves_of_validation_and_test(
+    is_chosen_on_test: bool, test: str, tmp_path: Path, figures: list[Figure]
+) -> None:
+    values = {f"{part}_{which}": 0.1 * n for n, (part, which) in enumerate(product(("validation", "test"), SCORES))}
+    row = {"epoch": 1, "training_score": 0.9, **values}
+    draw_curves([row, row | {"epoch": 2}], tmp_path / "h.png", is_chosen_on_test=is_chosen_on_test)
+    drawn = {
+        axes.get_ylabel(): {str(line.get_label()): line.get_ydata()[0] for line in axes.lines}
+        for axes in figures[0].axes
+    }
+    assert drawn == {
+        "Score, percent": pytest.approx({"validation": 0.0, test: 30.0, "training": 90.0, "always normal": 50.0}),
+        "percent": pytest.approx({"validation Sp": 10, "test Sp": 40, "validation Se": 20, "test Se": 50}),
+    }
+    looks = {str(line.get_label()): (line.get_color(), line.get_linestyle()) for line in figures[0].axes[1].lines}
+    assert len(set(looks.values())) == 4
+
+
+def test_long_names_of_classes_are_slanted(tmp_path: Path, figures: list[Figure]) -> None:
+    for classes in (CLASSES, ("normal", "coarse crackle", "wheeze")):
+        draw_confusion(CONFUSION, classes, tmp_path / "c.png")
+    assert [figure.axes[0].get_xticklabels()[0].get_rotation() for figure in figures] == [0.0, 30.0]
+
+
+def test_small_groups_are_pale(tmp_path: Path, figures: list[Figure]) -> None:
+    small = ScoreLine("sex: F", LINES[0].estimate, 5, is_small=True)
+    draw_score_intervals([LINES[0], small], tmp_path / "i.png", what="Score")
+    assert [line.get_color() for line in figures[0].axes[0].lines[1:]] == [BLUE, BLUE, PALE, PALE]
+    assert "Score and 95 % interval over patients" in texts(figures[0])
 
 
 @pytest.mark.parametrize(

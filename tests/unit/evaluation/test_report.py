@@ -1,7 +1,9 @@
+import base64
 import dataclasses
 import json
 import math
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import pytest
 from lungsound.errors import DataError
 from lungsound.evaluation import report
 from lungsound.evaluation.evaluate import Evaluation, evaluate_predictions
+from lungsound.evaluation.hardest import HardCycle, hardest_rows
 from lungsound.evaluation.metrics import (
     confusion_matrix,
     f1,
     icbhi_score,
+    macro_f1,
     mean_score,
     precision,
     recall,
@@ -22,7 +26,9 @@ from lungsound.evaluation.metrics import (
 )
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.report import write_report
+from lungsound.evaluation.subgroups import score_subgroups
 from lungsound.evaluation.uncertainty import bootstrap_over_patients, patient_confusions
+from lungsound.page import Block, Heading, Picture, Table
 
 CONTEXT = {
     "corpus": "made up",
@@ -90,7 +96,10 @@ def test_evaluation_is_that_of_its_confusion_matrix(evaluation: Evaluation) -> N
     assert scores.sensitivity.value == icbhi_score(confusion).sensitivity
     assert evaluation.two_class is not None
     assert evaluation.two_class.score.value == two_class_score(confusion).score
-    assert evaluation.accuracy == (predictions.labels == predictions.answers).mean()
+    assert evaluation.accuracy.value == (predictions.labels == predictions.answers).mean()
+    assert evaluation.macro_f1.value == macro_f1(confusion)
+    for estimate in (evaluation.accuracy, evaluation.macro_f1):
+        assert estimate.interval.low < estimate.value < estimate.interval.high
 
 
 def test_evaluation_of_each_class(evaluation: Evaluation) -> None:
@@ -99,13 +108,14 @@ def test_evaluation_of_each_class(evaluation: Evaluation) -> None:
     for index, of_class in enumerate(evaluation.per_class):
         assert of_class.name == predictions.classes[index]
         assert of_class.recall.value == recall(confusion)[index]
-        assert of_class.precision == precision(confusion)[index]
-        assert of_class.f1 == f1(confusion)[index]
+        assert of_class.precision.value == precision(confusion)[index]
+        assert of_class.f1.value == f1(confusion)[index]
         assert of_class.num_cycles == (predictions.labels == index).sum()
         assert of_class.num_answered == (predictions.answers == index).sum()
         patients = {p for p, label in zip(predictions.patients, predictions.labels, strict=True) if label == index}
         assert of_class.num_patients == len(patients)
-        assert of_class.recall.interval.low <= of_class.recall.value <= of_class.recall.interval.high
+        for estimate in (of_class.recall, of_class.precision, of_class.f1):
+            assert estimate.interval.low < estimate.value < estimate.interval.high
 
 
 def test_evaluation_of_each_device(evaluation: Evaluation) -> None:
@@ -153,7 +163,8 @@ def test_two_classes_have_one_reading() -> None:
 
 def test_report_files_and_nothing_else(tmp_path: Path, evaluation: Evaluation) -> None:
     write(tmp_path / "run", evaluation, history=HISTORY)
-    names = ["confusion.png", "curves.png", "intervals.png", "report.json", "report.md"]
+    pictures = ["confusion.png", "curves.png", "intervals.png"]
+    names = [*pictures, "report.html", "report.json", "report.md", "subgroups.png"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
     first = {name: (tmp_path / "run" / name).read_bytes() for name in names}
     write(tmp_path / "run", evaluation, history=HISTORY)
@@ -163,21 +174,24 @@ def test_report_files_and_nothing_else(tmp_path: Path, evaluation: Evaluation) -
 def test_links_lead_to_files(tmp_path: Path, evaluation: Evaluation) -> None:
     page = write(tmp_path, evaluation, history=HISTORY)
     links = re.findall(r"\]\(([^)]+)\)", page)
-    assert len(links) == 4
+    assert links == ["intervals.png", "confusion.png", "subgroups.png", "curves.png"]
     assert all((tmp_path / link).is_file() for link in links)
 
 
-def test_older_curves_go_when_there_is_no_history(tmp_path: Path, evaluation: Evaluation) -> None:
+def test_older_pictures_go_when_they_are_not_drawn_again(tmp_path: Path, evaluation: Evaluation) -> None:
     write(tmp_path, evaluation, history=HISTORY)
-    assert "curves.png" not in write(tmp_path, evaluation)
-    assert not (tmp_path / "curves.png").exists()
+    one_device = dataclasses.replace(predictions_of(), devices=("Meditron",) * 120)
+    page = write(tmp_path, evaluate_predictions(one_device, num_draws=20))
+    for name in ("curves.png", "subgroups.png"):
+        assert name not in page
+        assert not (tmp_path / name).exists()
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_json_holds_every_number_as_a_fraction(tmp_path: Path, evaluation: Evaluation) -> None:
     write(tmp_path, evaluation, history=HISTORY, notes=["n"], chosen_epoch=2, num_shared_patients=0)
     numbers = json.loads((tmp_path / "report.json").read_text())
-    assert numbers["format"] == "lungsound report 1"
+    assert numbers["format"] == "lungsound report 2"
     assert numbers["unit"] == "fraction"
     assert numbers["confusion"] == evaluation.confusion.tolist()
     score = evaluation.all_classes.score
@@ -189,11 +203,15 @@ def test_json_holds_every_number_as_a_fraction(tmp_path: Path, evaluation: Evalu
         "num_draws": 200,
         "num_patients": evaluation.num_patients,
         "num_undefined": 0,
+        "num_seeds": 1,
     }
     assert numbers["always_normal_score"] == 0.5
     assert [of_class["name"] for of_class in numbers["per_class"]] == list(evaluation.classes)
     assert [of_device["name"] for of_device in numbers["by_device"]] == ["", "LittC2SE", "Meditron"]
     assert [(of_part["name"], of_part["num_cycles"]) for of_part in numbers["by_part"]] == [("test", 120)]
+    assert numbers["subgroups"] == {"device": numbers["by_device"]}
+    assert numbers["hardest"] == []
+    assert numbers["accuracy"]["value"] == evaluation.accuracy.value
     assert numbers["context"] == CONTEXT
     assert numbers["history"] == HISTORY
     assert (numbers["notes"], numbers["chosen_epoch"], numbers["num_shared_patients"]) == (["n"], 2, 0)
@@ -203,7 +221,7 @@ def test_json_holds_every_number_as_a_fraction(tmp_path: Path, evaluation: Evalu
 def test_first_screen(tmp_path: Path, evaluation: Evaluation) -> None:
     score = evaluation.all_classes.score
     page = write(tmp_path, evaluation, num_shared_patients=0, notes=["The corpus is synthetic."])
-    assert page.splitlines()[:20] == [
+    assert page.splitlines()[:19] == [
         f"# ICBHI Score {100 * score.value:.1f}",
         "",
         f"**Score {100 * score.value:.1f} (95 % interval {100 * score.interval.low:.1f} to "
@@ -215,6 +233,7 @@ def test_first_screen(tmp_path: Path, evaluation: Evaluation) -> None:
         "- Data: made up, test",
         "- Weights: none",
         "- Epoch: the last one; no score chose it",
+        "- Use: research software, not a medical device.",
         "",
         "| reading | Score | Sp | Se |",
         "| --- | --- | --- | --- |",
@@ -234,8 +253,6 @@ def test_first_screen(tmp_path: Path, evaluation: Evaluation) -> None:
             )
         )
         + " |",
-        "",
-        "*Research software, not a medical device.*",
         "",
         "![Scores with intervals](intervals.png)",
         "",
@@ -271,7 +288,7 @@ def test_several_parts_have_their_lines_and_table(tmp_path: Path) -> None:
     lines = report.first_lines(tmp_path / "report.md")
     names = ["unknown part", "inter", "intra"]
     assert [line.split(" (")[0].split(":")[0] for line in lines[1:]] == [*names, "Made up."]
-    table = page.split("## By part of the split\n\n")[1].split("\n\n")[0].splitlines()
+    table = page.split("### By part of the split\n\n")[1].split("\n\n")[0].splitlines()
     assert table[0] == "| part | cycles | patients | Score | Sp | Se |"
     for name, of_part, line, row in zip(names, evaluation.by_part, lines[1:], table[2:], strict=False):
         value, interval = 100 * of_part.scores.score.value, of_part.scores.score.interval
@@ -286,18 +303,20 @@ def test_several_parts_have_their_lines_and_table(tmp_path: Path) -> None:
 def test_several_parts_are_in_the_picture_of_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[list[str]] = []
 
-    def draw(lines: list[Any], path: Path) -> None:
+    def draw(lines: list[Any], path: Path, **_: str) -> None:
         drawn.append([line.name for line in lines])
         path.write_bytes(b"")
 
     monkeypatch.setattr(report, "draw_score_intervals", draw)
     write(tmp_path, evaluate_predictions(predictions_of(parts=("inter", "intra")), num_draws=5))
-    assert drawn[0][4:6] == ["Score, inter", "Score, intra"]
+    assert drawn[0][4:] == ["Score, inter", "Score, intra"]
+    devices = ["unknown device", "device: LittC2SE", "device: Meditron"]
+    assert drawn[1] == ["part: inter", "part: intra", *devices]
 
 
 @pytest.mark.usefixtures("no_pictures")
 def test_one_part_needs_no_table(tmp_path: Path, evaluation: Evaluation) -> None:
-    assert "part of the split" not in write(tmp_path, evaluation)
+    assert "By part of the split" not in write(tmp_path, evaluation)
     assert len(report.first_lines(tmp_path / "report.md")) == 1
 
 
@@ -329,7 +348,8 @@ def test_one_patient_and_no_abnormal_cycle(tmp_path: Path) -> None:
     reason = "no interval: one patient: how patients differ cannot be seen"
     assert page.startswith(f"# ICBHI Score n/a\n\n**Score n/a ({reason})** on 2 cycles of 1 ")
     assert "| 2 classes | n/a | 50.0 (n/a) | n/a |" in page
-    assert "| unknown device | 2 | 1 | n/a | 50.0 (n/a) | n/a |" in page
+    assert "| *unknown device* | 2 | 1 | n/a | 50.0 (n/a) | n/a |" in page
+    assert "Few patients: unknown device (1)." in page
     assert "> **Warning: few patients (1)." in page
     assert "nan" not in page
     numbers = json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda text: pytest.fail(text))
@@ -384,3 +404,126 @@ def test_a_terminal_shows_the_score_and_what_warns(tmp_path: Path, evaluation: E
     first, *warnings = report.first_lines(path)
     assert first.startswith(f"Score {100 * evaluation.all_classes.score.value:.1f} (95 % interval")
     assert [line.split(":")[0] for line in warnings] == ["Warning", "Made up."]
+
+
+def test_a_terminal_shows_text_without_its_markdown(tmp_path: Path, evaluation: Evaluation) -> None:
+    path = write_report(tmp_path, evaluation, context=CONTEXT, notes=["Left out: age <2, device `x`, 5 * 3."])
+    assert "age \\<2" in path.read_text()
+    assert report.first_lines(path)[-1] == "Left out: age <2, device `x`, 5 * 3."
+
+
+class Tags(HTMLParser):
+    """Start tags of a page with their attributes, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def named(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.found if tag == name]
+
+
+def hard_cycles() -> list[HardCycle]:
+    predictions, generator = predictions_of(), np.random.default_rng(5)
+    waveform = generator.normal(0, 0.1, 16000).astype(np.float32)
+    rows = hardest_rows(predictions, num_cycles=2)
+    return [HardCycle.of_row(predictions, row, waveform=waveform, sample_rate_hz=16000) for row in rows]
+
+
+def test_html_is_one_file_with_pictures_and_sounds(tmp_path: Path, evaluation: Evaluation) -> None:
+    hardest = hard_cycles()
+    page = write(tmp_path, evaluation, history=HISTORY, hardest=hardest, notes=["<script>alert(1)</script>"])
+    names = ["confusion.png", "curves.png", "intervals.png", "report.html", "report.json", "report.md", "subgroups.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    html = (tmp_path / "report.html").read_text()
+    tags = Tags(html)
+    sources = [attributes["src"] or "" for name in ("img", "audio") for attributes in tags.named(name)]
+    pictures = [base64.b64decode(source.partition(",")[2]) for source in sources[:6]]
+    assert [source.partition(",")[0] for source in sources] == ["data:image/png;base64"] * 6 + [
+        "data:audio/wav;base64"
+    ] * 2
+    assert pictures[:3] == [(tmp_path / f"{name}.png").read_bytes() for name in ("intervals", "confusion", "subgroups")]
+    assert all(attributes["alt"] for attributes in tags.named("img"))
+    assert not tags.named("script")
+    assert "<script>alert(1)</script>" in tags.text
+    for cycle in hardest:
+        chance = 100 * cycle.probabilities[cycle.label], 100 * cycle.probabilities[cycle.answer]
+        assert f"{cycle.key}: {cycle.label}, answered {cycle.answer}" in tags.text
+        assert f"| {cycle.key} | {cycle.label} | {cycle.answer} | {chance[0]:.1f} | {chance[1]:.1f} |" in page
+    assert "Sound (" not in page
+    numbers = json.loads((tmp_path / "report.json").read_text())["hardest"]
+    assert numbers[0] == {
+        "key": hardest[0].key,
+        "label": hardest[0].label,
+        "answer": hardest[0].answer,
+        "probabilities": dict(hardest[0].probabilities),
+    }
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_subgroups_have_tables_and_small_ones_are_greyed(tmp_path: Path, evaluation: Evaluation) -> None:
+    predictions = predictions_of()
+    sex = ["F" if int(patient) < 2 else "M" for patient in predictions.patients]
+    subgroups = score_subgroups(predictions, {"sex": sex, "device": predictions.devices}, num_draws=20)
+    page = write(tmp_path, evaluation, subgroups=subgroups)
+    women, men = subgroups[0].groups
+    assert f"| *F* | {women.num_cycles} | 2 | {women.scores.score.in_percent()} | " in page
+    assert f"| M | {men.num_cycles} | 10 | {men.scores.score.in_percent()} | " in page
+    assert "Few patients: F (2). An interval from fewer than 10 patients is itself uncertain." in page
+    assert page.count("### By device") == 1
+    tags = Tags((tmp_path / "report.html").read_text())
+    assert [row.get("class") for row in tags.named("tr")].count("greyed") == 1 + 3
+    numbers = json.loads((tmp_path / "report.json").read_text())["subgroups"]
+    assert list(numbers) == ["sex", "device"]
+    assert numbers["sex"][0]["scores"]["score"]["value"] == women.scores.score.value
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_sections_stand_in_order_and_their_pictures_move_along(tmp_path: Path, evaluation: Evaluation) -> None:
+    def calibration(folder: Path) -> list[Block]:
+        (folder / "reliability.png").write_bytes(b"made up")
+        return [Heading("Calibration"), Picture(folder / "reliability.png", "Reliability")]
+
+    columns = [Table(["epoch", "Score"], [("last", "50.0")])]
+    page = write(tmp_path, evaluation, columns=columns, calibration=calibration, extra_blocks=[Heading("More")])
+    places = [page.index(text) for text in ("| reading |", "| last |", "intervals.png", "## By class", "## By group")]
+    places += [page.index(text) for text in ("## Calibration", "(reliability.png)", "## More", "## What was run")]
+    assert places == sorted(places)
+    assert (tmp_path / "reliability.png").read_bytes() == b"made up"
+    assert base64.b64encode(b"made up").decode() in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_failing_section_leaves_the_older_report(tmp_path: Path, evaluation: Evaluation) -> None:
+    def failing(folder: Path) -> list[Block]:
+        (folder / "half.png").write_bytes(b"")
+        raise DataError("no validation rows")
+
+    write(tmp_path, evaluation)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(DataError, match="no validation rows"):
+        write(tmp_path, evaluation, notes=["newer"], calibration=failing)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(("selection", "is_chosen_on_test"), [("best_on_test", True), ("validation", False)])
+def test_curves_know_whether_the_test_chose_the_epoch(
+    selection: str, is_chosen_on_test: bool, tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def draw(_: object, path: Path, **settings: object) -> None:
+        path.write_bytes(b"")
+        drawn.append(settings)
+
+    monkeypatch.setattr(report, "draw_curves", draw)
+    write(tmp_path, evaluation, context={"epoch selection": selection}, history=HISTORY, chosen_epoch=2)
+    assert drawn == [{"chosen_epoch": 2, "is_chosen_on_test": is_chosen_on_test}]

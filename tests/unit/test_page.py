@@ -1,0 +1,202 @@
+import base64
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from lungsound.page import (
+    Block,
+    Bullets,
+    Code,
+    Facts,
+    Heading,
+    Paragraph,
+    Picture,
+    Remark,
+    Sound,
+    Table,
+    render_html,
+    render_markdown,
+)
+
+NASTY = "<script>alert('x')</script> & \"><img src=x onerror=y>"
+VOID = {"meta", "img", "link", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: the tags with their attributes, the text within each, and whether all tags close."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if data.strip() and "style" not in self._open:
+            self.texts.append((self._open[-1], data.strip()))
+
+    def named(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+    def text_of(self, name: str) -> list[str]:
+        return [text for tag, text in self.texts if tag == name]
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "curve.png"
+    path.write_bytes(b"\x89PNG made up")
+    return path
+
+
+def every_block(text: str, picture: Path) -> list[Block]:
+    return [
+        Heading(text),
+        Heading(text, level=3),
+        Paragraph(text, lead=text),
+        Remark(text),
+        Remark(text, is_warning=False),
+        Bullets([text]),
+        Table([text, text], [[text, text]], greyed={0}),
+        Picture(picture, text),
+        Sound(b"RIFF made up", text),
+        Code(text),
+        Facts({text: text}),
+    ]
+
+
+def test_markdown_of_every_block(picture: Path) -> None:
+    blocks = [
+        Heading("Scores"),
+        Heading("By part", level=3),
+        Paragraph(" of 3\npatients", lead="Score 50"),
+        Paragraph("plain"),
+        Remark("few patients"),
+        Remark("made up", is_warning=False),
+        Bullets(["one", "two"]),
+        Table(["part", "cycles", "share", "note"], [["a|b", 3, 0.25, "x"], ["c", 4, math.nan, "y\nz"]], greyed={1}),
+        Picture(picture, "Curves"),
+        Sound(b"RIFF", "cycle 1"),
+        Code("a\n  b\n"),
+        Facts({"seed": 0, "recipe": "tiny | pipes"}),
+    ]
+    assert render_markdown("A run", blocks) == (
+        "# A run\n\n## Scores\n\n### By part\n\n**Score 50** of 3 patients\n\nplain\n\n"
+        "> **few patients**\n\n> **made up**\n\n- one\n- two\n\n"
+        "| part | cycles | share | note |\n| --- | ---: | ---: | --- |\n"
+        "| a\\|b | 3 | 0.25 | x |\n| *c* | 4 | n/a | y z |\n\n"
+        "![Curves](curve.png)\n\nSound (in the HTML page): cycle 1\n\n```\na\n  b\n```\n\n"
+        "| fact | value |\n| --- | --- |\n| seed | 0 |\n| recipe | tiny \\| pipes |\n\n"
+        "*Research software, not a medical device.*\n"
+    )
+
+
+def test_text_is_no_markup_in_markdown(picture: Path) -> None:
+    page = render_markdown("*a* <b>", every_block("<script> *x* `y` | \\", picture))
+    without_code = re.sub(r"```\n.*?\n```", "", page, flags=re.DOTALL)
+    assert "# \\*a\\* \\<b>\n" in page
+    assert not re.search(r"(?<!\\)[<`]", without_code)
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert [len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows] == [3] * 6
+
+
+@pytest.mark.parametrize(("text", "shown"), [("# not a title", "\\# not a title"), ("-5 %", "-5 %"), ("#5", "#5")])
+def test_a_paragraph_in_markdown_does_not_begin_as_something_else(text: str, shown: str) -> None:
+    assert render_markdown("t", [Paragraph(text)]).splitlines()[2] == shown
+
+
+def test_code_that_holds_a_fence_gets_a_longer_one() -> None:
+    assert "\n````\n```\nx\n```\n````\n" in render_markdown("t", [Code("```\nx\n```")])
+
+
+def test_html_asks_the_network_for_nothing(picture: Path) -> None:
+    html = render_html("A run", every_block("x", picture))
+    page = Page(html)
+    for _, attributes in page.tags:
+        for name in ("src", "href", "srcset", "poster", "action", "data"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("#", "data:")), value
+    assert not re.search(r"https?:|url\(|@import", html)
+    assert not page.named("script")
+    assert not page.named("link")
+    policy = page.named("meta")[1]
+    assert policy["http-equiv"] == "Content-Security-Policy"
+    assert (policy["content"] or "").startswith("default-src 'none'")
+
+
+def test_html_holds_pictures_and_sounds(picture: Path) -> None:
+    page = Page(render_html("A run", [Picture(picture, "Curves"), Sound(b"RIFF made up", "cycle 1")]))
+    (image,), (audio,) = page.named("img"), page.named("audio")
+    assert image["alt"] == "Curves"
+    assert base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,")) == picture.read_bytes()
+    assert base64.b64decode((audio["src"] or "").removeprefix("data:audio/wav;base64,")) == b"RIFF made up"
+    assert "controls" in audio
+    assert page.text_of("figcaption") == ["cycle 1"]
+
+
+def test_text_is_no_markup_in_html(picture: Path) -> None:
+    page = Page(render_html(NASTY, every_block(NASTY, picture)))
+    letters = "x" * len(NASTY)
+    plain = Page(render_html(letters, every_block(letters, picture)))
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
+    assert [set(attributes) for _, attributes in page.tags] == [set(attributes) for _, attributes in plain.tags]
+    assert page.text_of("h1") == page.text_of("h2") == page.text_of("title") == [NASTY]
+    assert page.named("img")[0]["alt"] == NASTY
+
+
+def test_html_is_marked_up_by_meaning(picture: Path) -> None:
+    html = render_html("A run", every_block("x", picture))
+    page = Page(html)
+    assert page.named("html")[0]["lang"] == "en"
+    assert "prefers-color-scheme: dark" in html
+    assert page.text_of("footer") == ["Research software, not a medical device."]
+    assert [len(page.named(tag)) for tag in ("h1", "h2", "h3", "main", "footer")] == [1] * 5
+    assert [attributes["class"] for attributes in page.named("div")] == ["remark warning", "remark", "scroll"]
+    assert [attributes["scope"] for attributes in page.named("th")] == ["col", "col", "row"]
+    assert (page.text_of("strong"), page.text_of("p")) == (["x"], ["x"])
+
+
+def test_html_of_a_table() -> None:
+    rows = [["Meditron", 12, "62.3 (55.1 to 69.0)", math.nan], ["<none>", 3, "n/a", 0.5]]
+    page = Page(render_html("t", [Table(["device", "cycles", "Score", "share"], rows, greyed={1})]))
+    assert [row.get("class") for row in page.named("tr")] == [None, None, "greyed"]
+    assert page.text_of("th") == ["device", "cycles", "Score", "share", "Meditron", "<none>"]
+    assert page.text_of("td") == ["12", "62.3 (55.1 to 69.0)", "n/a", "3", "n/a", "0.5"]
+    assert [cell.get("class") for cell in page.named("td")] == ["number", None, "number"] * 2
+
+
+def test_html_of_facts_named_as_methods_of_a_mapping() -> None:
+    page = Page(render_html("t", [Facts({"items": 3, "values": "v"})]))
+    assert (page.text_of("dt"), page.text_of("dd")) == (["items", "values"], ["3", "v"])
+
+
+def test_a_long_page_lists_its_sections() -> None:
+    short = [Heading("a"), Heading("below", level=3), Heading("b"), Heading("c")]
+    assert not Page(render_html("t", short)).named("nav")
+    page = Page(render_html("t", [*short, Heading("d & e")]))
+    targets = [(link["href"] or "").removeprefix("#") for link in page.named("a")]
+    assert targets == [heading["id"] for heading in page.named("h2")]
+    assert page.text_of("a") == page.text_of("h2") == ["a", "b", "c", "d & e"]
+
+
+def test_what_cannot_be_shown(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"curves.pdf: a file that ends in .png, .svg, .jpg, .jpeg is needed"):
+        render_html("t", [Picture(tmp_path / "curves.pdf", "Curves")])
+    with pytest.raises(FileNotFoundError):
+        render_html("t", [Picture(tmp_path / "curves.png", "Curves")])
+    with pytest.raises(ValueError, match="a heading's level is 2 to 6; got 1"):
+        Heading("x", level=1)
