@@ -15,6 +15,8 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from lungsound.files import write_text
+
 DISCLAIMER = "Research software, not a medical device."
 MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
 # A page with fewer sections is scrolled through; with more it has a list of them at its top.
@@ -115,13 +117,9 @@ def render_blocks(blocks: Sequence[Block]) -> str:
 
 
 def write_page(stem: Path, title: str, blocks: Sequence[Block]) -> None:
-    """Write `<stem>.md` and `<stem>.html`, beside their places first; pictures lie beside them already."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    for suffix, render in ((".md", render_markdown), (".html", render_html)):
-        path = stem.with_name(stem.name + suffix)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(render(title, blocks), encoding="utf-8")
-        partial.replace(path)
+    """Write `<stem>.md` and `<stem>.html`; pictures lie beside them already."""
+    write_text(stem.with_name(f"{stem.name}.md"), render_markdown(title, blocks))
+    write_text(stem.with_name(f"{stem.name}.html"), render_html(title, blocks))
 
 
 def render_html(title: str, blocks: Sequence[Block]) -> str:

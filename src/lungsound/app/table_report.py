@@ -17,7 +17,8 @@ from rich.text import Text
 from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score, two_class_score
 from lungsound.evaluation.predictions import Predictions, read_predictions
 from lungsound.evaluation.table_figure import RunRow, draw_runs
-from lungsound.run_folder import RunFolder, write_text
+from lungsound.files import write_text
+from lungsound.run_folder import RunFolder
 from lungsound.table import PaperNumbers, Row, Table
 from lungsound.watch import COLUMN_OF
 

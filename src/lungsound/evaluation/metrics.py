@@ -1,8 +1,15 @@
-"""The confusion matrix and every score that is read from it. All values are fractions from 0 to 1.
+"""The confusion matrix and every score that is read from it. All values are fractions from 0 to 1, but for
+`cohen_kappa` and `matthews_correlation`, which go from -1 to 1.
 
 Every function but `confusion_matrix` takes counts `(..., true class, answered class)` with any leading axes, so
-that a thousand resampled matrices cost one call. A value without a denominator (the recall of a class that has
-no cycle, the Score of a set without abnormal cycles) is NaN, never 0: the published program gives 0 there.
+that a thousand resampled matrices cost one call. Class 0 is the normal one. A value without a denominator (the
+recall of a class that has no cycle, the Score of a set without abnormal cycles) is NaN, never 0: the published program
+gives 0 there. Means over classes leave out the classes without a value.
+
+Sources. Sp, Se, Score: Rocha et al., Physiol. Meas. 40 (2019) 035001, and the authors' published program. SE, SP, AS,
+HS: the IEEE BioCAS grand challenges of 2022 and 2023 on SPRSound (Zhang et al., BioCAS 2022; the README of the
+database's repository names the four, public programs of two participants agree on how they are counted). The challenges
+of 2024 and 2025 have other tasks and other metrics.
 """
 
 from dataclasses import dataclass
@@ -46,13 +53,13 @@ def confusion_matrix(labels: npt.ArrayLike, answers: npt.ArrayLike, num_classes:
 
 def specificity(confusion: Counts) -> Fractions:
     """Sp `(...)`: normal cycles answered normal / normal cycles."""
-    return _ratio(confusion[..., 0, 0], confusion[..., 0, :].sum(axis=-1))
+    return ratio(confusion[..., 0, 0], confusion[..., 0, :].sum(axis=-1))
 
 
 def sensitivity(confusion: Counts) -> Fractions:
     """Se `(...)`: abnormal cycles answered exactly right / abnormal cycles."""
     right = _diagonal(confusion)[..., 1:].sum(axis=-1)
-    return _ratio(right, confusion[..., 1:, :].sum(axis=(-2, -1)))
+    return ratio(right, confusion[..., 1:, :].sum(axis=(-2, -1)))
 
 
 def mean_score(confusion: Counts) -> Fractions:
@@ -78,36 +85,135 @@ def two_class_score(confusion: Counts) -> IcbhiScore:
 
 def recall(confusion: Counts) -> Fractions:
     """Cycles of a class answered as that class / cycles of the class `(..., class)`."""
-    return _ratio(_diagonal(confusion), confusion.sum(axis=-1))
+    return ratio(_diagonal(confusion), confusion.sum(axis=-1))
 
 
 def precision(confusion: Counts) -> Fractions:
     """Cycles of a class answered as that class / cycles answered as that class `(..., class)`."""
-    return _ratio(_diagonal(confusion), confusion.sum(axis=-2))
+    return ratio(_diagonal(confusion), confusion.sum(axis=-2))
 
 
 def f1(confusion: Counts) -> Fractions:
     """Harmonic mean of precision and recall `(..., class)`; NaN only for a class neither present nor answered."""
-    return _ratio(2 * _diagonal(confusion), confusion.sum(axis=-1) + confusion.sum(axis=-2))
+    return ratio(2 * _diagonal(confusion), confusion.sum(axis=-1) + confusion.sum(axis=-2))
 
 
 def macro_f1(confusion: Counts) -> Fractions:
-    """Mean `(...)` of the F1 of the classes that have one."""
-    values = f1(confusion)
-    has_value = ~np.isnan(values)
-    return _ratio(np.where(has_value, values, 0.0).sum(axis=-1), has_value.sum(axis=-1))
+    """Mean `(...)` of the F1 of the classes that have one (scikit-learn counts a class without one as 0)."""
+    return mean_of_defined(f1(confusion))
+
+
+def weighted_f1(confusion: Counts) -> Fractions:
+    """Mean `(...)` of the F1 of the classes, each weighted by its cycles."""
+    support = confusion.sum(axis=-1)
+    return ratio((np.nan_to_num(f1(confusion)) * support).sum(axis=-1), support.sum(axis=-1))
+
+
+def micro_f1(confusion: Counts) -> Fractions:
+    """F1 `(...)` of the hits, misses and false alarms of all classes together: with one label a cycle, accuracy."""
+    hits = _diagonal(confusion).sum(axis=-1)
+    misses = confusion.sum(axis=(-2, -1)) - hits
+    false_alarms = misses  # each wrong answer misses one class and is a false alarm of another
+    return ratio(2 * hits, 2 * hits + misses + false_alarms)
 
 
 def accuracy(confusion: Counts) -> Fractions:
     """Cycles answered exactly right / cycles `(...)`."""
-    return _ratio(_diagonal(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
+    return ratio(_diagonal(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
+
+
+def macro_recall(confusion: Counts) -> Fractions:
+    """Mean `(...)` of the recalls of the classes that have cycles, the normal one too.
+
+    Also called balanced accuracy, unweighted average recall (UAR) and macro sensitivity.
+    """
+    return mean_of_defined(recall(confusion))
+
+
+def macro_precision(confusion: Counts) -> Fractions:
+    """Mean `(...)` of the precisions of the classes that were answered (scikit-learn counts the others as 0)."""
+    return mean_of_defined(precision(confusion))
+
+
+def one_vs_rest_specificity(confusion: Counts) -> Fractions:
+    """Cycles of the other classes not answered as this class / cycles of the other classes `(..., class)`."""
+    of_class, as_class = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    num_others = confusion.sum(axis=(-2, -1))[..., np.newaxis] - of_class
+    return ratio(num_others - (as_class - _diagonal(confusion)), num_others)
+
+
+def macro_specificity(confusion: Counts) -> Fractions:
+    """Mean `(...)` of the one-vs-rest specificities.
+
+    A class that is hardly ever answered has one near 1, so with four classes this stands far above ICBHI's Sp.
+    """
+    return mean_of_defined(one_vs_rest_specificity(confusion))
+
+
+def macro_mean_score(confusion: Counts) -> Fractions:
+    """Mean `(...)` of macro recall and macro specificity: printed as a "Score" by some, it is not ICBHI's."""
+    return (macro_recall(confusion) + macro_specificity(confusion)) / 2.0
+
+
+def harmonic_score(confusion: Counts) -> Fractions:
+    """HS `(...)` of the SPRSound challenge: harmonic mean of Sp and Se; 0 when both are 0, NaN when either is."""
+    sp, se = specificity(confusion), sensitivity(confusion)
+    mean = ratio(2.0 * sp * se, sp + se)
+    return np.where((sp + se) == 0.0, 0.0, mean)
+
+
+def challenge_score(confusion: Counts) -> Fractions:
+    """Score `(...)` of the SPRSound challenges of 2022 and 2023: (AS + HS) / 2, where AS is `mean_score`.
+
+    Never above AS, and further below it the more Sp and Se differ. The challenge's binary tasks take
+    `fold_to_two_classes` first, its record tasks `leave_out_true_class` of Poor Quality.
+    """
+    return (mean_score(confusion) + harmonic_score(confusion)) / 2.0
+
+
+def leave_out_true_class(confusion: Counts, index: int) -> Counts:
+    """The counts without the cycles of one true class; answers that name it stay, as mistakes.
+
+    Poor Quality recordings count neither in SE nor in SP of the SPRSound challenge's record tasks.
+    """
+    kept = confusion.copy()
+    kept[..., index, :] = 0
+    return kept
+
+
+def cohen_kappa(confusion: Counts) -> Fractions:
+    """Cohen's kappa `(...)`: agreement above that of independent answers with the same frequencies.
+
+    NaN when those would always agree. Cohen, Educ. Psychol. Meas. 20 (1960) 37.
+    """
+    total = confusion.sum(axis=(-2, -1)).astype(np.float64)
+    by_chance = ratio((confusion.sum(axis=-1) * confusion.sum(axis=-2)).sum(axis=-1), total**2)
+    return ratio(accuracy(confusion) - by_chance, 1.0 - by_chance)
+
+
+def matthews_correlation(confusion: Counts) -> Fractions:
+    """Matthews' correlation `(...)` for several classes; NaN when all cycles or all answers are of one class.
+
+    Gorodkin, Comput. Biol. Chem. 28 (2004) 367. scikit-learn gives 0 where this is NaN.
+    """
+    of_class, as_class = confusion.sum(axis=-1).astype(np.float64), confusion.sum(axis=-2).astype(np.float64)
+    total, hits = of_class.sum(axis=-1), _diagonal(confusion).sum(axis=-1)
+    covariance = hits * total - (of_class * as_class).sum(axis=-1)
+    spread = (total**2 - (of_class**2).sum(axis=-1)) * (total**2 - (as_class**2).sum(axis=-1))
+    return ratio(covariance, np.sqrt(spread))
+
+
+def mean_of_defined(values: Fractions) -> Fractions:
+    """Mean over the last axis of what is not NaN."""
+    has_value = ~np.isnan(values)
+    return ratio(np.where(has_value, values, 0.0).sum(axis=-1), has_value.sum(axis=-1))
 
 
 def _diagonal(confusion: Counts) -> Counts:
     return np.diagonal(confusion, axis1=-2, axis2=-1)
 
 
-def _ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Fractions:
+def ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Fractions:
     """Quotient, NaN where there is nothing to divide by."""
     over, under = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     return np.asarray(np.divide(over, under, out=np.full(under.shape, np.nan), where=under > 0))

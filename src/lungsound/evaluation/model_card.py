@@ -9,6 +9,7 @@ from pathlib import Path
 from lungsound.evaluation import report_blocks as say
 from lungsound.evaluation.evaluate import Evaluation
 from lungsound.evaluation.subgroups import Subgroups
+from lungsound.files import write_text
 from lungsound.page import Block, Bullets, Facts, Heading, Paragraph, render_markdown
 
 FILE_NAME = "MODEL_CARD.md"
@@ -55,13 +56,8 @@ def write_model_card(
         Heading("Versions"),
         Facts(_chosen(context, VERSION_FACTS)),
     ]
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE_NAME
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(
-        render_markdown(f"Model card: {context.get('recipe', 'lungsound model')}", blocks), encoding="utf-8"
-    )
-    partial.replace(path)
+    write_text(path, render_markdown(f"Model card: {context.get('recipe', 'lungsound model')}", blocks))
     return path
 
 

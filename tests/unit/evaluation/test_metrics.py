@@ -1,22 +1,37 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sklearn_metrics
 
 from lungsound.evaluation.metrics import (
     ALWAYS_NORMAL_SCORE,
     IcbhiScore,
     accuracy,
+    challenge_score,
+    cohen_kappa,
     confusion_matrix,
     f1,
     fold_to_two_classes,
+    harmonic_score,
     icbhi_score,
+    leave_out_true_class,
     macro_f1,
+    macro_mean_score,
+    macro_precision,
+    macro_recall,
+    macro_specificity,
+    matthews_correlation,
     mean_score,
+    micro_f1,
+    one_vs_rest_specificity,
     precision,
     recall,
     sensitivity,
     specificity,
     two_class_score,
+    weighted_f1,
 )
 
 NAN = float("nan")
@@ -125,8 +140,117 @@ def test_class_neither_present_nor_answered_has_no_f1_and_is_not_averaged() -> N
     assert np.isnan(accuracy(np.zeros((3, 3), dtype=np.int64)))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_averages_and_agreement_against_sklearn(seed: int) -> None:
+    labels, answers = random_answers(seed)
+    confusion = confusion_matrix(labels, answers, 4)
+    expected = {
+        macro_recall: sklearn_metrics.balanced_accuracy_score(labels, answers),
+        macro_precision: sklearn_metrics.precision_score(labels, answers, average="macro"),
+        weighted_f1: sklearn_metrics.f1_score(labels, answers, average="weighted"),
+        micro_f1: sklearn_metrics.f1_score(labels, answers, average="micro"),
+        cohen_kappa: sklearn_metrics.cohen_kappa_score(labels, answers),
+        matthews_correlation: sklearn_metrics.matthews_corrcoef(labels, answers),
+    }
+    for ours, theirs in expected.items():
+        assert float(ours(confusion)) == pytest.approx(theirs, rel=1e-12), ours.__name__
+    assert float(micro_f1(confusion)) == pytest.approx(float(accuracy(confusion)), rel=1e-15)
+
+
+def test_averages_where_a_class_is_never_answered_or_never_there() -> None:
+    labels, answers = np.array([0, 0, 1, 1, 2]), np.array([0, 3, 0, 1, 0])
+    confusion = confusion_matrix(labels, answers, 4)
+    assert float(macro_recall(confusion)) == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
+    assert float(macro_precision(confusion)) == pytest.approx((1 / 3 + 1 + 0) / 3)
+    theirs = sklearn_metrics.f1_score(labels, answers, average="weighted", zero_division=0)
+    assert float(weighted_f1(confusion)) == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_vs_rest_specificity_against_loops(seed: int) -> None:
+    labels, answers = random_answers(seed)
+    pairs = list(zip(labels.tolist(), answers.tolist(), strict=True))
+    naive = []
+    for one in range(4):
+        others = [answer for label, answer in pairs if label != one]
+        naive.append(sum(answer != one for answer in others) / len(others))
+    confusion = confusion_matrix(labels, answers, 4)
+    np.testing.assert_allclose(one_vs_rest_specificity(confusion), naive, rtol=1e-12)
+    assert float(macro_specificity(confusion)) == pytest.approx(np.mean(naive))
+    recalls = [np.mean([a == one for label, a in pairs if label == one]) for one in range(4)]
+    assert float(macro_mean_score(confusion)) == pytest.approx((np.mean(recalls) + np.mean(naive)) / 2)
+
+
+def test_two_classes_read_macro_are_their_own_score() -> None:
+    confusion = np.array([[7, 3], [4, 16]])
+    assert float(macro_recall(confusion)) == float(macro_specificity(confusion)) == float(mean_score(confusion))
+
+
+@pytest.mark.parametrize(("sp", "se"), [(0.8166, 0.4307), (0.5, 0.5), (1.0, 0.25)])
+def test_challenge_score_closed_form(sp: float, se: float) -> None:
+    confusion = np.array(
+        [[round(10000 * sp), 10000 - round(10000 * sp)], [10000 - round(10000 * se), round(10000 * se)]]
+    )
+    average, harmonic = (sp + se) / 2, 2 / (1 / sp + 1 / se)
+    assert float(harmonic_score(confusion)) == pytest.approx(harmonic)
+    assert float(challenge_score(confusion)) == pytest.approx((average + harmonic) / 2)
+
+
+def test_challenge_score_extremes() -> None:
+    support = np.array([5, 3, 2])
+    assert float(challenge_score(np.diag(support))) == 1.0
+    always_normal = np.zeros((3, 3), dtype=np.int64)
+    always_normal[:, 0] = support
+    assert float(harmonic_score(always_normal)) == 0.0
+    assert float(challenge_score(always_normal)) == 0.25
+    always_wrong = np.array([[0, 5], [3, 0]])
+    assert float(harmonic_score(always_wrong)) == float(challenge_score(always_wrong)) == 0.0
+    assert np.isnan(challenge_score(np.array([[3, 1], [0, 0]])))
+
+
+def test_poor_quality_recordings_count_in_neither_se_nor_sp() -> None:
+    # Normal, CAS, DAS, CAS & DAS, Poor Quality; the last row is what the challenge does not look at.
+    confusion = np.array([[8, 1, 0, 0, 1], [1, 4, 0, 0, 1], [0, 1, 3, 0, 0], [0, 0, 1, 1, 0], [2, 0, 0, 0, 9]])
+    kept = leave_out_true_class(confusion, 4)
+    assert float(specificity(kept)) == 8 / 10
+    assert float(sensitivity(kept)) == (4 + 3 + 1) / (6 + 4 + 2)
+    assert float(sensitivity(confusion)) == (4 + 3 + 1 + 9) / (6 + 4 + 2 + 11)
+    assert confusion[4].sum() == 11
+
+
+@pytest.mark.parametrize("statistic", [cohen_kappa, matthews_correlation])
+def test_agreement_extremes(statistic: object) -> None:
+    assert float(statistic(np.diag([4, 3, 2]))) == 1.0
+    assert float(statistic(np.array([[2, 2], [3, 3]]))) == 0.0
+    assert float(statistic(np.array([[0, 5], [5, 0]]))) == -1.0
+    assert np.isnan(statistic(np.array([[9, 0], [0, 0]])))
+    assert np.isnan(statistic(np.zeros((3, 3), dtype=np.int64)))
+
+
+@given(
+    arrays(np.int64, (4, 4), elements=st.integers(0, 40)),
+    st.permutations([1, 2, 3]),
+    st.integers(2, 5),
+)
+def test_order_of_abnormal_classes_and_size_of_the_set_do_not_matter(
+    confusion: np.ndarray, abnormal: list[int], times: int
+) -> None:
+    order = [0, *abnormal]
+    for statistic in (mean_score, challenge_score, macro_mean_score, macro_f1, weighted_f1, cohen_kappa):
+        value = float(statistic(confusion))
+        np.testing.assert_allclose(statistic(confusion[order][:, order]), value, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(statistic(times * confusion), value, rtol=1e-9, atol=1e-12)
+    if not np.isnan(mean_score(confusion)):
+        assert float(challenge_score(confusion)) <= float(mean_score(confusion)) + 1e-12
+
+
 @pytest.mark.parametrize(
-    "statistic", [specificity, sensitivity, mean_score, recall, precision, f1, macro_f1, accuracy, fold_to_two_classes]
+    "statistic",
+    [
+        *(specificity, sensitivity, mean_score, recall, precision, f1, macro_f1, accuracy, fold_to_two_classes),
+        *(weighted_f1, micro_f1, macro_recall, macro_precision, one_vs_rest_specificity, macro_specificity),
+        *(macro_mean_score, harmonic_score, challenge_score, cohen_kappa, matthews_correlation),
+    ],
 )
 def test_leading_axes_are_kept(statistic: object) -> None:
     stack = np.random.default_rng(0).integers(0, 5, (3, 2, 4, 4))
