@@ -19,6 +19,7 @@ PACKAGE = ROOT / "src" / "lungsound"
 LAYERS = {
     "errors": 0,
     "axes": 0,
+    "files": 0,
     "randomness": 0,
     "labels": 1,
     "page": 1,
@@ -33,6 +34,7 @@ LAYERS = {
     "run_folder": 7,
     "table": 7,
     "watch": 8,
+    "report_inputs": 8,
     "scoring": 8,
     "recipe": 8,
     "app": 9,

@@ -23,6 +23,7 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.build import corpora, models
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import WeightsError
+from lungsound.evaluation.calibration import Calibration
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.model.encoder import AudioSpectrogramTransformer
@@ -42,6 +43,7 @@ class TrainedModel:
     std: float
     label_set: LabelSet
     sha256: str
+    calibration: Calibration | None = None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -107,6 +109,12 @@ def save_model(
     write_tensors(path, tensors, facts)
 
 
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Put the calibration into the model file in the place of an earlier one; the weights stay as they are."""
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    write_tensors(path, tensors, facts | {"calibration": calibration.to_plain()})
+
+
 def load_model(path: Path) -> TrainedModel:
     """The model that `save_model` wrote, in evaluation mode on the CPU.
 
@@ -130,7 +138,8 @@ def load_model(path: Path) -> TrainedModel:
     load_weights(model, tensors, source=str(path))
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return TrainedModel(model.eval(), front_end, mean, std, label_set, sha256)
+    calibration = Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
+    return TrainedModel(model.eval(), front_end, mean, std, label_set, sha256, calibration)
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ from rich.console import Console
 from lungsound.build import corpora, models, training
 from lungsound.config import RunConfig
 from lungsound.data.dataset import CycleBatches
-from lungsound.evaluation.columns import LAST
 from lungsound.run_folder import RunFolder
 from lungsound.scoring import report_on
 from lungsound.training.progress import ProgressBar
@@ -87,7 +86,5 @@ def fit(
             listeners=(bar, run),
         )
         progress = trainer.fit(settings.epochs, progress)
-    watch.keep(LAST)
-    if not progress.best_epochs.get(watch.column):
-        watch.save_model()
+    watch.finish(progress.best_epochs)
     return progress

@@ -32,14 +32,18 @@ from lungsound.checkpoint import (
     read_facts,
     read_tensors,
     save_model,
+    write_calibration,
     write_tensors,
 )
 from lungsound.config import RunConfig, resolve
 from lungsound.data.corpus import Corpus
-from lungsound.data.protocol import Parts
+from lungsound.data.protocol import VALIDATION, Parts
 from lungsound.errors import CorpusError, SettingsError, WeightsError
+from lungsound.evaluation.calibration import fit_calibration
 from lungsound.evaluation.columns import NAMES
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
+from lungsound.evaluation.scaling import ORDER_KEEPING
+from lungsound.files import write_text
 from lungsound.labels import LABEL_SETS
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.training.step import TrainStep
@@ -167,6 +171,16 @@ class RunFolder(Listener):
         paths = {name: self.path / "epochs" / f"{name}.csv" for name in NAMES}
         return {name: read_predictions(path) for name, path in paths.items() if path.is_file()}
 
+    def calibrate(self, column: str) -> None:
+        """Fit the calibration on the validation rows of this column, and put it into the model; nothing without any.
+
+        Its scaling keeps the most probable class, so that the scores of the report are those of its answers.
+        """
+        answers = self.columns()[column]
+        if VALIDATION in answers.parts:
+            calibration = fit_calibration(answers.of_part(VALIDATION), allowed=ORDER_KEEPING)
+            write_calibration(self.model, calibration)
+
     def trained_model(self) -> TrainedModel:
         return load_model(self.model)
 
@@ -218,13 +232,6 @@ def revision() -> str | None:
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write the file beside its place, and rename it."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], place: str = "") -> list[str]:

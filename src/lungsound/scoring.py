@@ -12,12 +12,17 @@ from lungsound.checkpoint import TrainedModel
 from lungsound.config import DataSettings, ModelSettings, RunConfig
 from lungsound.data.corpus import Corpus
 from lungsound.data.dataset import CycleBatches
-from lungsound.data.protocol import tested_rows
+from lungsound.data.protocol import rows_to_test
 from lungsound.errors import SettingsError
+from lungsound.evaluation.calibration_report import calibration_blocks
+from lungsound.evaluation.columns import LAST
 from lungsound.evaluation.evaluate import evaluate_predictions
+from lungsound.evaluation.model_card import write_model_card
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lungsound.evaluation.report import write_report
 from lungsound.model.classifier import predict_probabilities
+from lungsound.page import Block, Remark
+from lungsound.report_inputs import column_blocks, columns_of, hard_cycles, metric_blocks, protocol_sentence, subgroups
 from lungsound.run_folder import RunFolder
 from lungsound.training.progress import track
 from lungsound.training.trainer import Progress
@@ -53,7 +58,7 @@ def evaluate(
         data = DataSettings(root=str(data_root), label_set=config.data.label_set)
         config = config.model_copy(update={"data": data})
     corpus = corpora.corpus(config.data)
-    rows = tested_rows(corpus, config.data.test_parts)
+    rows = rows_to_test(corpus, config.data.test_parts)
     console = console or Console()
     return report_on(
         run,
@@ -91,35 +96,65 @@ def report_on(
     write_predictions(path, predict_corpus(trained, corpus, rows, device=where, console=console))
     predictions = read_predictions(path)  # the file is what the report is made from
 
-    shared = None
+    shared = _shared_patients(facts, corpus, predictions)
+    chosen_epoch = progress.best_epochs.get(COLUMN_OF[config.train.selection], 0)
+    is_unchosen = config.train.selection != "last" and chosen_epoch == 0
+    context = _context(config, facts, data, corpus, rows, is_chosen=chosen_epoch > 0)
+    found: dict[str, Any] = {
+        "context": context | {"model hash": trained.sha256},
+        "notes": _notes(corpus, facts, shared or [], is_unchosen=is_unchosen),
+        "chosen_epoch": chosen_epoch or None,
+        "num_shared_patients": None if shared is None else len(shared),
+        "subgroups": subgroups(corpus, predictions, shared or ()),
+        "columns": _columns(run, progress, config) if out_dir is None else [],
+    }
+    calibrated: list[Block] = []
+
+    def measure_calibration(staging: Path) -> list[Block]:
+        if trained.calibration is not None:
+            calibrated.extend(calibration_blocks(trained.calibration, predictions, folder=staging))
+            if shared is not None and (heard := set(facts["patients"]["validation"]) & set(predictions.patients)):
+                calibrated.append(Remark(f"Validation has {len(heard)} of these patients too: this is optimistic."))
+        return calibrated
+
+    evaluation, hardest = evaluate_predictions(predictions), hard_cycles(corpus, predictions, trained.front_end)
+    more: dict[str, Any] = {"history": progress.history, "calibration": measure_calibration, "hardest": hardest}
+    more |= {"extra_blocks": metric_blocks(predictions)}
+    report = write_report(folder, evaluation, **found, **more)
+    write_model_card(folder, evaluation, **found, calibration=calibrated)
+    return report
+
+
+def _columns(run: RunFolder, progress: Progress, config: RunConfig) -> list[Block]:
+    epochs = progress.best_epochs | {LAST: config.train.epochs}
+    return column_blocks(columns_of(run.columns(), epochs))
+
+
+def _shared_patients(facts: Mapping[str, Any], corpus: Corpus, predictions: Predictions) -> list[str] | None:
+    """Patients whom the run was trained on among those that were answered for; None when that is not known."""
     trained_on = facts["corpus"]
     is_same = corpus.fingerprint == trained_on["fingerprint"]
     # The same number is the same patient in any part of a real corpus, but not in two synthetic ones.
     if is_same or (corpus.name == trained_on["name"] and not corpus.is_synthetic):
-        shared = sorted(set(facts["patients"]["train"]) & set(predictions.patients))
+        return sorted(set(facts["patients"]["train"]) & set(predictions.patients))
+    return None
+
+
+def _notes(corpus: Corpus, facts: Mapping[str, Any], shared: Sequence[str], *, is_unchosen: bool) -> list[str]:
     notes = [SYNTHETIC_NOTE] if corpus.is_synthetic else []
     if shared:
-        notes.append(_shared_note(shared))
-    chosen_epoch = progress.best_epochs.get(COLUMN_OF[config.train.selection], 0)
-    if config.train.selection != "last" and chosen_epoch == 0:
+        notes.append(f"Patients on both sides of the split: {_named(shared)}.")
+    if facts["left_out_patients"]:
+        left_out = _named(facts["left_out_patients"])
+        notes.append(f"Patients of the test whose cycles in the training part were left out: {left_out}.")
+    if is_unchosen:
         notes.append("No epoch had a sensitivity above 5 %: the last epoch was kept.")
-    return write_report(
-        folder,
-        evaluate_predictions(predictions),
-        context={
-            **_context(config, facts, data, corpus, rows, is_chosen=chosen_epoch > 0),
-            "model hash": trained.sha256,
-        },
-        history=progress.history,
-        notes=notes,
-        chosen_epoch=chosen_epoch or None,
-        num_shared_patients=None if shared is None else len(shared),
-    )
+    return notes
 
 
-def _shared_note(patients: Sequence[str]) -> str:
+def _named(patients: Sequence[str]) -> str:
     more = f" and {len(patients) - NUM_NAMED} more" if len(patients) > NUM_NAMED else ""
-    return f"Patients on both sides of the split: {', '.join(patients[:NUM_NAMED])}{more}."
+    return f"{', '.join(patients[:NUM_NAMED])}{more}"
 
 
 def predict_corpus(
@@ -159,6 +194,7 @@ def _context(
         "split": f"{data.split}, tested on {', '.join(test)}",
         "trained on": f"{trained_on['name']}, {trained_on['num_recordings']} recordings, split {config.data.split}",
         "pretrained weights": "none, random initialisation" if pretrained == "none" else pretrained,
+        "protocol": protocol_sentence(config.data.protocol, facts),
         "epoch selection": config.train.selection if is_chosen else "last",
         "recipe": config.name,
         "objective": config.objective.name,

@@ -1,6 +1,6 @@
 """What is answered after each epoch of a run, and what of it is kept: the three ways to choose the epoch."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -56,6 +56,14 @@ class Watch:
         self.run.write_column(column, self.latest)
         if column == self.column:
             self.save_model()
+
+    def finish(self, best_epochs: Mapping[str, int]) -> None:
+        """Write the column of the last epoch; see that there is a model, and calibrate it on validation patients."""
+        self.keep(LAST)
+        kept = self.column if self.column in best_epochs else LAST
+        if kept != self.column:
+            self.save_model()
+        self.run.calibrate(kept)
 
     def save_model(self) -> None:
         self.run.save_model(self.step.answering, mean=self.inputs.mean, std=self.inputs.std)

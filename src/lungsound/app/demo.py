@@ -89,7 +89,8 @@ def print_answers(
     for index, answer in enumerate(answers):
         annotated = [truth[index].sound.name.lower()] if truth else []
         shares = [f"{value:.2f}" for value in answer.probabilities.values()]
-        table.add_row(f"{answer.start_s:.2f}", f"{answer.end_s:.2f}", answer.answer, *annotated, *shares)
+        said = f"{answer.answer} (uncertain)" if answer.is_uncertain else answer.answer
+        table.add_row(f"{answer.start_s:.2f}", f"{answer.end_s:.2f}", said, *annotated, *shares)
     console.print(table)
 
 

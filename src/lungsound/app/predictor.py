@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lungsound.audio.fbank import normalize
 from lungsound.build import training
@@ -18,12 +19,18 @@ LEAST_WINDOW_S = 0.5  # a shorter rest at the end of a recording is left out
 
 @dataclass(frozen=True)
 class CycleAnswer:
-    """What the model says of one stretch of a recording; probabilities by class name, not calibrated."""
+    """What the model says of one stretch of a recording; probabilities by class name.
+
+    They are calibrated when the model keeps a calibration (`Predictor.is_calibrated`). Then `is_uncertain` says that
+    the answer is better withheld, and `possible` holds the classes that cannot be ruled out at 90 %.
+    """
 
     start_s: float
     end_s: float
     answer: str
     probabilities: dict[str, float]
+    is_uncertain: bool = False
+    possible: tuple[str, ...] = ()
 
 
 class Predictor:
@@ -39,6 +46,10 @@ class Predictor:
         """From the folder of a run, or from its model.safetensors."""
         path = Path(run)
         return cls(load_model(path / "model.safetensors" if path.is_dir() else path), device=device)
+
+    @property
+    def is_calibrated(self) -> bool:
+        return self.trained.calibration is not None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -65,12 +76,22 @@ class Predictor:
         clips = torch.stack([front_end.cycle(waveform, start_s=start_s, end_s=end_s) for start_s, end_s in spans_s])
         fbank = normalize(front_end.filter_banks(clips), mean=self.trained.mean, std=self.trained.std)
         probabilities = predict_probabilities(self.trained.model, torch.split(fbank, BATCH_SIZE), device=self.device)
-        return [
-            CycleAnswer(
-                start_s, end_s, self.classes[int(row.argmax())], dict(zip(self.classes, row.tolist(), strict=True))
-            )
-            for (start_s, end_s), row in zip(spans_s, probabilities, strict=True)
-        ]
+        return [self._answer(start_s, end_s, row) for (start_s, end_s), row in zip(spans_s, probabilities, strict=True)]
+
+    def _answer(self, start_s: float, end_s: float, probabilities: Tensor) -> CycleAnswer:
+        answer = self.classes[int(probabilities.argmax())]
+        calibration, given = self.trained.calibration, probabilities.double().numpy()
+        if calibration is None:
+            return CycleAnswer(start_s, end_s, answer, dict(zip(self.classes, given.tolist(), strict=True)))
+        possible = zip(self.classes, calibration.prediction_set(given), strict=True)
+        return CycleAnswer(
+            start_s,
+            end_s,
+            answer,
+            dict(zip(self.classes, calibration.apply(given).tolist(), strict=True)),
+            is_uncertain=bool(calibration.is_abstaining(given)),
+            possible=tuple(name for name, is_in in possible if is_in),
+        )
 
     @staticmethod
     def annotated_spans(recording: Path) -> list[tuple[float, float]] | None:

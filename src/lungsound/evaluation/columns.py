@@ -1,4 +1,4 @@
-"""One run, three ways to choose the epoch: the last, by validation patients, by the test itself (as published)."""
+"""Three ways to choose the epoch of a run: the last, by validation patients, by the test itself (as published)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,9 @@ import numpy as np
 
 from lungsound.errors import DataError
 from lungsound.evaluation.evaluate import ScoreReading
-from lungsound.evaluation.metrics import Counts, Fractions, mean_score, sensitivity, specificity
+from lungsound.evaluation.metrics import Counts, mean_score, sensitivity, specificity
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.uncertainty import Estimate, Statistic, estimate_over_patients, patient_confusions
+from lungsound.evaluation.uncertainty import Estimate, estimate_over_seeds, patient_confusions
 
 LAST, VALIDATION, TEST = "last", "validation", "test"
 NAMES = {LAST: "last epoch", VALIDATION: "chosen on validation", TEST: "chosen on test (optimistic, as published)"}
@@ -18,16 +18,19 @@ NAMES = {LAST: "last epoch", VALIDATION: "chosen on validation", TEST: "chosen o
 
 @dataclass(frozen=True)
 class Column:
-    """Scores on the test part with the epoch chosen in one way; `epoch` 0: the rule chose none."""
+    """Scores on the test part with the epoch chosen in one way: means over the runs, which differ in their seed.
+
+    `epochs` has the chosen epoch of each run, 0 where the rule chose none.
+    """
 
     name: str
-    epoch: int
+    epochs: tuple[int, ...]
     scores: ScoreReading
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that a run has, in the order of `NAMES`, and how far the test's choice is above each other one."""
+    """The columns that runs have, in the order of `NAMES`, and how far the test's choice is above each other one."""
 
     part: str
     columns: tuple[Column, ...]
@@ -35,38 +38,47 @@ class Columns:
 
 
 def read_columns(
-    predictions: Mapping[str, Predictions], epochs: Mapping[str, int], *, part: str, seed: int = 0
+    runs: Sequence[Mapping[str, Predictions]], epochs: Sequence[Mapping[str, int]], *, part: str, seed: int = 0
 ) -> Columns:
     """The columns of one part of the test from the answers of each chosen epoch on the same cycles.
 
-    `predictions` are by column name, as the run folder holds them (rows of the part "validation" are not looked at).
+    Each run holds its answers by column name, as its folder does (rows of the part "validation" are not looked at), and
+    `epochs` which epoch each column is; several runs differ in their seed. Columns that not every run has are left out.
     Differences are paired: every resample takes the same patients in both columns.
     """
-    of_part = {name: predictions[name].of_part(part) for name in NAMES if name in predictions}
-    if len({answers.keys for answers in of_part.values()}) > 1:
+    names = [name for name in NAMES if all(name in run for run in runs)]
+    of_part = {name: [run[name].of_part(part) for run in runs] for name in names}
+    if len({answers.keys for column in of_part.values() for answers in column}) > 1:
         raise DataError(f"the columns {', '.join(of_part)} answer different cycles of {part}: train the run again")
-    confusions = {name: patient_confusions(answers) for name, answers in of_part.items()}
-
-    def estimate(counts: Counts, statistic: Statistic) -> Estimate:
-        return estimate_over_patients(counts, statistic, generator=np.random.default_rng(seed))
-
     columns = tuple(
-        Column(
-            name,
-            epochs.get(name, 0),
-            ScoreReading(*(estimate(counts, value) for value in (mean_score, specificity, sensitivity))),
-        )
-        for name, counts in confusions.items()
+        Column(name, tuple(chosen.get(name, 0) for chosen in epochs), score_runs(of_part[name], seed=seed))
+        for name in names
     )
-    others = [name for name in confusions if name != TEST] if TEST in confusions else []
-    optimism = {name: estimate(np.stack([confusions[TEST], confusions[name]], axis=1), _difference) for name in others}
+    others = [name for name in names if name != TEST] if TEST in names else []
+    optimism = {
+        name: estimate_over_seeds(
+            _confusions(of_part[TEST]),
+            mean_score,
+            minus=_confusions(of_part[name]),
+            generator=np.random.default_rng(seed),
+        )
+        for name in others
+    }
     return Columns(part, columns, optimism)
 
 
-def _difference(pairs: Counts) -> Fractions:
-    """Score of the first minus that of the second of `(..., 2, true class, answered class)`."""
-    scores = mean_score(pairs)
-    return np.asarray(scores[..., 0] - scores[..., 1])
+def score_runs(runs: Sequence[Predictions], *, seed: int = 0) -> ScoreReading:
+    """Mean scores of runs that answered the same cycles, with intervals over patients and, of several, seeds."""
+    confusions = _confusions(runs)
+    score, sp, se = (
+        estimate_over_seeds(confusions, statistic, generator=np.random.default_rng(seed))
+        for statistic in (mean_score, specificity, sensitivity)
+    )
+    return ScoreReading(score, sp, se)
+
+
+def _confusions(runs: Sequence[Predictions]) -> Counts:
+    return np.stack([patient_confusions(answers) for answers in runs])
 
 
 def column_rows(columns: Columns) -> list[tuple[str, ...]]:
@@ -78,7 +90,7 @@ def column_rows(columns: Columns) -> list[tuple[str, ...]]:
         rows.append(
             (
                 NAMES[column.name],
-                str(column.epoch or "none"),
+                ", ".join(str(epoch or "none") for epoch in column.epochs),
                 *(reading.in_percent() for reading in readings),
                 "" if above is None else in_points(above),
             )

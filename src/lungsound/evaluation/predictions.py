@@ -86,13 +86,14 @@ class Predictions:
 
     def of_device(self, device: str) -> "Predictions":
         """The cycles that this device recorded, in the same order."""
-        return self._rows([row for row, name in enumerate(self.devices) if name == device])
+        return self.of_rows([row for row, name in enumerate(self.devices) if name == device])
 
     def of_part(self, part: str) -> "Predictions":
         """The cycles of this part of the split, in the same order."""
-        return self._rows([row for row, name in enumerate(self.parts) if name == part])
+        return self.of_rows([row for row, name in enumerate(self.parts) if name == part])
 
-    def _rows(self, rows: Sequence[int]) -> "Predictions":
+    def of_rows(self, rows: Sequence[int]) -> "Predictions":
+        """These rows, in this order."""
         return Predictions(
             keys=tuple(self.keys[row] for row in rows),
             patients=tuple(self.patients[row] for row in rows),
@@ -193,6 +194,21 @@ def read_predictions(path: Path) -> Predictions:
                 f"{classes[computed]!r}; they must agree"
             )
     return predictions
+
+
+def joined(folds: Sequence[Predictions]) -> Predictions:
+    """All rows of predictions of different cycles with the same classes. DataError when a cycle comes twice."""
+    if len({fold.classes for fold in folds}) != 1:
+        raise DataError(f"predictions of {len(folds)} folds with different classes cannot be joined")
+    return Predictions(
+        keys=tuple(key for fold in folds for key in fold.keys),
+        patients=tuple(patient for fold in folds for patient in fold.patients),
+        devices=tuple(device for fold in folds for device in fold.devices),
+        parts=tuple(part for fold in folds for part in fold.parts),
+        labels=np.concatenate([fold.labels for fold in folds]),
+        probabilities=np.concatenate([fold.probabilities for fold in folds]),
+        classes=folds[0].classes,
+    )
 
 
 def rounded(predictions: Predictions, digits: int) -> Predictions:

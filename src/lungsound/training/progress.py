@@ -1,5 +1,6 @@
 """What a person sees while a run trains: a bar with loss, score, speed and time left; a line for each epoch."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -62,7 +63,9 @@ class ProgressBar(Listener):
     def on_epoch(self, progress: Progress) -> None:
         row = progress.history[-1]
         scores = {name.removesuffix("_score"): value for name, value in row.items() if name.endswith("_score")}
-        shown = "  ".join(f"{name} Score {100 * value:.2f}" for name, value in scores.items())
+        shown = "  ".join(
+            f"{name} Score {'n/a' if math.isnan(value) else f'{100 * value:.2f}'}" for name, value in scores.items()
+        )
         self.console.print(
             f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['loss']:.4f}  {shown}  {row['seconds']:.1f} s",
             highlight=False,

@@ -34,8 +34,8 @@ TEST = [0, 1, 2, 0] * 8 + [0, 0, 0, 0] * 2
 
 def test_each_column_is_scored_on_the_test_rows_and_the_difference_is_paired() -> None:
     last, test = answers(LAST, labels=LABELS), answers(TEST, labels=LABELS)
-    found = read_columns({"test": test, "last": last}, {"test": 3, "last": 9}, part="test")
-    assert [(column.name, column.epoch) for column in found.columns] == [("last", 9), ("test", 3)]
+    found = read_columns([{"test": test, "last": last}], [{"test": 3, "last": 9}], part="test")
+    assert [(column.name, column.epochs) for column in found.columns] == [("last", (9,)), ("test", (3,))]
     assert found.columns[0].scores.score.value == pytest.approx((1 + 10 / 30) / 2)
     assert found.columns[1].scores.score.value == pytest.approx((1 + 16 / 30) / 2)
     assert list(found.optimism) == ["last"]
@@ -53,7 +53,7 @@ def test_the_interval_of_the_difference_is_that_of_naive_paired_resamples() -> N
         "last": answers(first.tolist(), labels=labels.tolist()),
         "test": answers(second.tolist(), labels=labels.tolist()),
     }
-    interval = read_columns(pair, {}, part="test").optimism["last"].interval
+    interval = read_columns([pair], [{}], part="test").optimism["last"].interval
     differences = []
     for _ in range(3000):
         rows = np.concatenate([np.arange(8) + 8 * patient for patient in generator.integers(40, size=40)])
@@ -67,7 +67,7 @@ def test_the_interval_of_the_difference_is_that_of_naive_paired_resamples() -> N
 
 def test_the_same_answers_differ_by_nothing() -> None:
     last = answers(LAST, labels=LABELS)
-    found = read_columns({"last": last, "test": last}, {"last": 4, "test": 4}, part="test")
+    found = read_columns([{"last": last, "test": last}], [{"last": 4, "test": 4}], part="test")
     assert found.optimism["last"].value == 0
     assert (found.optimism["last"].interval.low, found.optimism["last"].interval.high) == (0, 0)
     rows = column_rows(found)
@@ -79,7 +79,7 @@ def test_the_same_answers_differ_by_nothing() -> None:
 
 def test_without_a_test_column_there_is_no_difference() -> None:
     last = answers(LAST, labels=LABELS)
-    found = read_columns({"last": last, "validation": last}, {"last": 4}, part="test")
+    found = read_columns([{"last": last, "validation": last}], [{"last": 4}], part="test")
     assert found.optimism == {}
     assert [row[1] for row in column_rows(found)] == ["4", "none"]
 
@@ -87,4 +87,19 @@ def test_without_a_test_column_there_is_no_difference() -> None:
 def test_columns_of_different_cycles_are_refused() -> None:
     last, test = answers(LAST, labels=LABELS), answers(TEST[:-8], labels=LABELS[:-8])
     with pytest.raises(DataError, match="answer different cycles of test"):
-        read_columns({"last": last, "test": test}, {}, part="test")
+        read_columns([{"last": last, "test": test}], [{}], part="test")
+
+
+def test_several_seeds_give_the_mean_and_every_chosen_epoch() -> None:
+    last, test = answers(LAST, labels=LABELS), answers(TEST, labels=LABELS)
+    runs = [{"last": last, "test": test}, {"last": test, "test": test}]
+    found = read_columns(runs, [{"last": 8, "test": 3}, {"last": 8, "test": 5}], part="test")
+    assert [column.epochs for column in found.columns] == [(8, 8), (3, 5)]
+    assert found.columns[0].scores.score.value == pytest.approx((1 + (10 + 16) / 60) / 2)
+    assert found.optimism["last"].value == pytest.approx((16 - 10) / 30 / 4)
+
+
+def test_a_column_that_one_run_lacks_is_left_out() -> None:
+    last, test = answers(LAST, labels=LABELS), answers(TEST, labels=LABELS)
+    found = read_columns([{"last": last, "test": test}, {"last": last}], [{}, {}], part="test")
+    assert [column.name for column in found.columns] == ["last"]

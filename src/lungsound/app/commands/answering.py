@@ -47,7 +47,11 @@ def predict(
         else:
             is_annotated = predictor.annotated_spans(path) is not None
             print_answers(f"{path.name}, by {'annotated cycle' if is_annotated else 'window'}", answers, console)
-    console.print(f"Probabilities are not calibrated. {NOTICE}", highlight=False)
+    if predictor.is_calibrated:
+        told = "Probabilities are calibrated on validation patients; uncertain: better withheld, by their errors."
+    else:
+        told = "Probabilities are not calibrated."
+    console.print(f"{told} {NOTICE}", highlight=False)
     for failure in failures:
         print_error(failure)
     if failures:
