@@ -1,7 +1,7 @@
 import pytest
 
 from lungsound.config import ModelSettings
-from lungsound.scoring import _model_name, _shared_note
+from lungsound.scoring import _model_name, _named
 
 
 @pytest.mark.parametrize(
@@ -17,9 +17,9 @@ def test_a_report_names_the_architecture(settings: ModelSettings, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("num_patients", "end"), [(1, "0."), (10, "8, 9."), (11, "8, 9 and 1 more."), (160, "8, 9 and 150 more.")]
+    ("num_patients", "end"), [(1, "0"), (10, "8, 9"), (11, "8, 9 and 1 more"), (160, "and 150 more")]
 )
-def test_a_report_names_no_more_than_ten_shared_patients(num_patients: int, end: str) -> None:
-    note = _shared_note([str(number) for number in range(num_patients)])
-    assert note.startswith("Patients on both sides of the split: 0")
-    assert note.endswith(end)
+def test_a_report_names_no_more_than_ten_patients(num_patients: int, end: str) -> None:
+    named = _named([str(number) for number in range(num_patients)])
+    assert named.startswith("0")
+    assert named.endswith(end)

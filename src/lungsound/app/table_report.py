@@ -5,18 +5,20 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rich.box
 import rich.table
 from rich.console import Console
 from rich.text import Text
 
-from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score, two_class_score
-from lungsound.evaluation.predictions import Predictions, read_predictions
+from lungsound.evaluation.metrics import Counts, IcbhiScore, icbhi_score, mean_score, two_class_score
+from lungsound.evaluation.predictions import read_predictions
 from lungsound.evaluation.table_figure import RunRow, draw_runs
+from lungsound.evaluation.uncertainty import Estimate, estimate_over_seeds, patient_confusions
 from lungsound.files import write_text
 from lungsound.run_folder import RunFolder
 from lungsound.table import PaperNumbers, Row, Table
@@ -24,8 +26,20 @@ from lungsound.watch import COLUMN_OF
 
 NUM_RECORDINGS = 920  # of ICBHI 2017
 NUM_SEEDS = 5  # of the paper
-HEAD = ("row", "paper: Score (Sp, Se)", "Score (Sp, Se)", "read as 2 classes", "seeds", "epoch", "weights")
-FOOT = "Scores in percent: mean and standard deviation over seeds. Research software, not a medical device."
+HEAD = (
+    "row",
+    "paper: Score (Sp, Se)",
+    "Score (Sp, Se)",
+    "95 % interval",
+    "read as 2 classes",
+    "seeds",
+    "epoch",
+    "weights",
+)
+FOOT = (
+    "Scores in percent: mean and standard deviation over seeds. The interval of the Score is over patients and, with "
+    "several seeds, over seeds. Research software, not a medical device."
+)
 NO_FILE_NAME = r"[^\w.+-]+"  # what a part's name may hold and a file's should not
 SELECTIONS = {"last": "last", "validation": "on validation patients", "best_on_test": "on test (optimistic)"}
 
@@ -52,6 +66,8 @@ class RunResult:
     selection: str
     chosen_epoch: int
     weights: str
+    confusions: Mapping[str, Counts] = field(default_factory=dict)
+    """By part, one confusion matrix a patient; without them there is no interval."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +76,21 @@ class RowResults:
 
     row: Row
     runs: Sequence[RunResult]
+    scores: Mapping[str, Estimate]
+    """By part, the mean Score with its interval over seeds and patients."""
 
     def of(self, part: str) -> list[PartScores]:
         return [run.parts[part] for run in self.runs if part in run.parts]
+
+
+def row_results(row: Row, runs: Sequence[RunResult]) -> RowResults:
+    """The results of a row, with intervals for the parts of which all runs tested the same patients."""
+    scores = {}
+    for part in dict.fromkeys(part for run in runs for part in run.confusions):
+        counts = [run.confusions[part] for run in runs if part in run.confusions]
+        if len(counts) == len(runs) and len({each.sum(axis=-1).tobytes() for each in counts}) == 1:
+            scores[part] = estimate_over_seeds(np.stack(counts), mean_score, generator=np.random.default_rng(0))
+    return RowResults(row, runs, scores)
 
 
 def read_result(folder: Path) -> RunResult:
@@ -71,22 +99,23 @@ def read_result(folder: Path) -> RunResult:
     config, facts, predictions = run.config(), run.facts(), read_predictions(run.predictions)
     best_epoch = run.progress().best_epochs.get(COLUMN_OF[config.train.selection], 0)
     pretrained = facts["pretrained"]
+    confusions = {part: patient_confusions(predictions.of_part(part)) for part in sorted(set(predictions.parts))}
     return RunResult(
         seed=config.train.seed,
-        parts={part: _scores(predictions.of_part(part)) for part in sorted(set(predictions.parts))},
+        parts={part: _scores(counts.sum(axis=0)) for part, counts in confusions.items()},
         corpus=facts["corpus"]["name"],
         num_recordings=facts["corpus"]["num_recordings"],
         epochs=config.train.epochs,
         selection=config.train.selection if best_epoch else "last",
         chosen_epoch=best_epoch or config.train.epochs,
         weights="random" if pretrained is None else pretrained.splitlines()[0].partition(":")[0],
+        confusions=confusions,
     )
 
 
-def _scores(predictions: Predictions) -> PartScores:
-    counts = confusion_matrix(predictions.labels, predictions.answers, len(predictions.classes))
+def _scores(counts: Counts) -> PartScores:
     exact: IcbhiScore = icbhi_score(counts)
-    folded = two_class_score(counts).score if len(predictions.classes) > 2 else None
+    folded = two_class_score(counts).score if len(counts) > 2 else None
     return PartScores(exact.score, exact.specificity, exact.sensitivity, folded)
 
 
@@ -98,7 +127,7 @@ def write_table(
     When data or number of seeds are not the paper's, or there are settings that `changes` its runs, the title says
     that the scores are not comparable with its own.
     """
-    rows = [RowResults(row, results.get(row.folder, ())) for row in table.rows]
+    rows = [row_results(row, results.get(row.folder, ())) for row in table.rows]
     heading = _heading(table.title, rows, changes)
     pages = [f"# {heading}\n"]
     for part in dict.fromkeys(part for row in rows for run in row.runs for part in run.parts):
@@ -110,7 +139,14 @@ def write_table(
     pages.append(f"{FOOT}\n")
     plain = {
         "title": heading,
-        "rows": [{"row": r.row.model_dump(exclude_none=True), "runs": list(map(_plain, r.runs))} for r in rows],
+        "rows": [
+            {
+                "row": results.row.model_dump(exclude_none=True),
+                "parts": {part: _summary(results, part) for part in results.scores},
+                "runs": list(map(_plain, results.runs)),
+            }
+            for results in rows
+        ],
     }
     write_text(path.with_name(f"{path.name}.json"), json.dumps(plain, indent=1, allow_nan=False) + "\n")
     write_text(path.with_name(f"{path.name}.md"), "\n".join(pages))
@@ -147,7 +183,23 @@ def _plain(run: RunResult) -> dict[str, Any]:
         part: {name: None if value is None or math.isnan(value) else value for name, value in asdict(scores).items()}
         for part, scores in run.parts.items()
     }
-    return asdict(run) | {"parts": parts}
+    plain = asdict(run) | {"parts": parts}
+    del plain["confusions"]
+    return plain
+
+
+def _summary(results: RowResults, part: str) -> dict[str, Any]:
+    """Mean, deviation and interval of the Score as JSON can hold them."""
+    estimate, values = results.scores[part], [scores.score for scores in results.of(part)]
+    interval = estimate.interval
+    numbers = {
+        "mean_score": estimate.value,
+        "sd_over_seeds": statistics.stdev(values) if len(values) > 1 else math.nan,
+        "low": interval.low,
+        "high": interval.high,
+    }
+    counts = {"level": interval.level, "num_seeds": len(values), "num_patients": interval.num_patients}
+    return {name: None if math.isnan(value) else value for name, value in numbers.items()} | counts
 
 
 def _heading(title: str, rows: Sequence[RowResults], changes: Sequence[str]) -> str:
@@ -173,7 +225,7 @@ def _cells(results: RowResults, part: str) -> list[str]:
     """One line of the table, in the order of HEAD."""
     scores = results.of(part)
     if not scores:
-        return [results.row.name, _paper(results.row.paper), "not run", "", "0", "", ""]
+        return [results.row.name, _paper(results.row.paper), "not run", "", "", "0", "", ""]
     parts = [_mean(scores, lambda s: s.specificity), _mean(scores, lambda s: s.sensitivity)]
     folded = [s.two_class for s in scores if s.two_class is not None]
     run = results.runs[0]
@@ -183,6 +235,7 @@ def _cells(results: RowResults, part: str) -> list[str]:
         results.row.name,
         _paper(results.row.paper),
         f"{_spread([s.score for s in scores])} ({', '.join(parts)})",
+        _interval(results.scores.get(part)),
         _spread(folded) if folded else "",
         str(len(scores)),
         f"{chosen} of {run.epochs}, {rules}",
@@ -195,9 +248,21 @@ def _drawn(results: RowResults, part: str) -> RunRow:
     return RunRow(
         name=results.row.name,
         scores=tuple(scores.score for scores in results.of(part) if not math.isnan(scores.score)),
+        interval=_bounds(results.scores.get(part)),
         published=None if paper is None else paper.score / 100,
         published_sd=None if paper is None or paper.score_sd is None else paper.score_sd / 100,
     )
+
+
+def _bounds(estimate: Estimate | None) -> tuple[float, float] | None:
+    if estimate is None or math.isnan(estimate.value) or estimate.interval.problem is not None:
+        return None
+    return estimate.interval.low, estimate.interval.high
+
+
+def _interval(estimate: Estimate | None) -> str:
+    bounds = _bounds(estimate)
+    return "n/a" if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}"
 
 
 def _paper(paper: PaperNumbers | None) -> str:

@@ -94,10 +94,10 @@ def _seed_variance(whole: Fractions, left_out: Fractions) -> float:
     num_patients, num_seeds = left_out.shape
     influences = _influences(left_out)
     residues = influences - influences.mean(axis=1, keepdims=True)
-    shared = float((residues**2).sum()) / ((num_patients - 1) * (num_seeds - 1)) / num_patients
+    shared: float = float((residues**2).sum()) / ((num_patients - 1) * (num_seeds - 1)) / num_patients
     if math.isnan(shared):  # a patient without whom there is no value
         shared = 0.0
-    return max(0.0, float(np.var(whole, ddof=1)) - shared) / num_seeds
+    return max(0.0, float(np.var(whole, ddof=1)) - shared) / len(whole)
 
 
 def effective_degrees(left_out: Fractions) -> float:
@@ -110,7 +110,8 @@ def effective_degrees(left_out: Fractions) -> float:
     """
     num_patients = len(left_out)
     is_lost = np.isnan(left_out)
-    squares = is_lost.astype(np.float64) if is_lost.any() else (left_out - left_out.mean()) ** 2
+    values = is_lost.astype(np.float64) if is_lost.any() else left_out
+    squares = (values - values.mean()) ** 2
     if squares.sum() == 0.0:
         return num_patients - 1.0
     kurtosis = num_patients * float((squares**2).sum() / squares.sum() ** 2)
@@ -118,7 +119,7 @@ def effective_degrees(left_out: Fractions) -> float:
 
 
 def t_quantile(probability: float, degrees: float) -> float:
-    """Quantile of Student's t distribution for one or more degrees of freedom, whole or not; right to 0.1 %.
+    """Quantile of Student's t distribution for one or more degrees of freedom, whole or not; right to 0.3 %.
 
     With t = sqrt(degrees) tan(angle) the density is a power of the cosine, which is summed on a grid of angles.
     """

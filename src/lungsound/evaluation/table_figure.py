@@ -25,14 +25,16 @@ Floats = npt.NDArray[np.floating]
 class RunRow:
     """One line of the picture of a table of runs, in fractions: a Score for each seed, and what the paper printed.
 
-    `scores` is empty when nothing was run. Raises DataError when a value is no fraction, or there is a published
-    deviation without the mean that it belongs to.
+    `scores` is empty when nothing was run; `interval` is that of their mean, over seeds and patients. Raises DataError
+    when a value is no fraction (an interval may go beyond, it is cut), or there is a published deviation without the
+    mean that it belongs to.
     """
 
     name: str
     scores: tuple[float, ...]
     published: float | None = None
     published_sd: float | None = None
+    interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         values = [*self.scores, *(v for v in (self.published, self.published_sd) if v is not None)]
@@ -56,7 +58,8 @@ def draw_runs(path: Path, *, title: str, rows: Sequence[RunRow]) -> None:
     """Draw the Scores of runs beside the published ones, in percent, first row on top.
 
     A dot is a seed, a filled circle the mean over seeds and a hollow diamond the published Score; bars are one
-    standard deviation to each side. Raises DataError when there is no row.
+    standard deviation to each side, a broad pale line is the interval of the mean over seeds and patients. Raises
+    DataError when there is no row.
     """
     if not rows:
         raise DataError("no row of runs to draw: at least one is needed")
@@ -82,6 +85,7 @@ def draw_runs(path: Path, *, title: str, rows: Sequence[RunRow]) -> None:
             fontsize=9,
         )
         if seeds.size:
+            _draw_intervals(axes, rows)
             axes.plot(*(seeds - (0, 0.24)).T, ".", color="black", markersize=4.5, label="one seed")
             _draw_means(axes, ours, lines - 0.02, "o", colour=BLUE, face=BLUE, label="mean of seeds")
         if not np.isnan(published[:, 0]).all():
@@ -89,7 +93,16 @@ def draw_runs(path: Path, *, title: str, rows: Sequence[RunRow]) -> None:
         _finish(axes, rows)
         figure.suptitle("\n".join(heading), x=0.01, ha="left", fontsize=11)
         if axes.get_legend_handles_labels()[1]:
-            figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+            figure.legend(loc="outside lower center", ncols=4, fontsize=9)
+
+
+def _draw_intervals(axes: "Axes", rows: Sequence[RunRow]) -> None:
+    """Draw the intervals of the means, cut at 0 and 100, behind the means."""
+    found = [(line, np.clip(row.interval, 0.0, 1.0)) for line, row in enumerate(rows) if row.interval is not None]
+    if found:
+        lines, spans = np.array([line for line, _ in found]), 100 * np.array([span for _, span in found])
+        label = "95 % interval"
+        axes.hlines(lines - 0.02, spans[:, 0], spans[:, 1], color=BLUE, alpha=0.25, linewidth=7, label=label, zorder=1)
 
 
 def _draw_means(

@@ -7,7 +7,7 @@ The middle 95 % of the resamples is too narrow for few patients. Hesterberg ("Wh
 bootstrap", The American Statistician 69, 2015) takes wider percentiles, Phi(+-t sqrt(n / (n - 1))) with the quantile t
 of Student's distribution with n - 1 degrees of freedom. Patients with many cycles count for more than others,
 so here the degrees of freedom are those that the patients' leave-one-out values support (`effective_degrees`), and n is
-one more. SIMULATED
+one more. `tests/unit/evaluation/test_simulated_coverage.py` holds the coverage, and prints it with `-m slow -s`.
 """
 
 import math
@@ -156,10 +156,10 @@ def bootstrap_over_seeds(
 
     `runs` is `(seed, patient, true class, answered class)`, the same patients in all. With `minus`, runs of another
     method on the same patients, the interval is that of the difference. One run alone gives the interval over
-    patients.
+    patients. `statistic` is a fraction: the interval ends at 0 and 1, that of a difference at -1 and 1.
     """
     sides = [value_of_runs(each, statistic) for each in (runs, minus) if each is not None]
-    return interval_over_patients(
+    found = interval_over_patients(
         sides[0],
         runs.shape[1],
         minus=None if minus is None else sides[1],
@@ -167,6 +167,9 @@ def bootstrap_over_seeds(
         num_draws=num_draws,
         level=level,
     )
+    # What the chance of training adds is normal and knows no bounds; a fraction, or a difference of two, does.
+    least = 0.0 if minus is None else -1.0
+    return replace(found, low=max(found.low, least), high=min(found.high, 1.0))
 
 
 def estimate_over_seeds(

@@ -69,8 +69,10 @@ def test_a_table_gives_means_and_deviations_over_seeds(synthetic_corpus_dir: Pat
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[1] == "59.55 \N{PLUS-MINUS SIGN} 0.88; as 2 classes 68.70"
     assert cells[2].startswith(f"{statistics.fmean(scores):.2f} \N{PLUS-MINUS SIGN} {statistics.stdev(scores):.2f} (")
-    assert cells[3] == f"{statistics.fmean(folded):.2f} \N{PLUS-MINUS SIGN} {statistics.stdev(folded):.2f}"
-    assert cells[4:] == ["2", "1 of 1, last", "random"]
+    low, high = map(float, cells[3].split(" to "))
+    assert low <= statistics.fmean(scores) <= high
+    assert cells[4] == f"{statistics.fmean(folded):.2f} \N{PLUS-MINUS SIGN} {statistics.stdev(folded):.2f}"
+    assert cells[5:] == ["2", "1 of 1, last", "random"]
     assert "| mixed |  |" in page
     assert page.startswith(
         "# Two rows. NOT COMPARABLE with the paper's scores: the corpus is synthetic, 1 epoch, model.size"
@@ -80,6 +82,11 @@ def test_a_table_gives_means_and_deviations_over_seeds(synthetic_corpus_dir: Pat
     plain = json.loads((tmp_path / "t.json").read_text())
     assert [len(row["runs"]) for row in plain["rows"]] == [2, 2]
     assert plain["rows"][0]["runs"][1]["parts"]["test"]["score"] == pytest.approx(scores[1] / 100)
+    summary = plain["rows"][0]["parts"]["test"]
+    assert summary["mean_score"] == pytest.approx(statistics.fmean(scores) / 100)
+    assert summary["sd_over_seeds"] == pytest.approx(statistics.stdev(scores) / 100)
+    assert (100 * summary["low"], 100 * summary["high"]) == pytest.approx((low, high), abs=0.05)
+    assert summary["num_seeds"] == 2
 
 
 def test_what_is_done_is_not_trained_again(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
@@ -175,7 +182,7 @@ def test_a_finished_run_whose_files_were_lost_is_a_failure(synthetic_corpus_dir:
 
 def test_a_finished_run_on_other_recordings_is_not_taken_for_done(tmp_path: Path) -> None:
     corpus, table = tmp_path / "corpus", Table(title="T", rows=(PLAIN,))
-    synthesize(corpus, num_patients=4, seed=0)
+    synthesize(corpus, num_patients=8, seed=0)
     run(table, corpus, tmp_path / "out", num_seeds=1)
     annotation = next(path for path in sorted(corpus.glob("*_*_*_*.txt")))
     first, *others = annotation.read_text().splitlines()

@@ -66,6 +66,17 @@ def test_bars_are_one_deviation_to_each_side(tmp_path: Path, figures: list[Figur
     assert [x for bar in bars for x in bar] == pytest.approx([63 - sd, 63 + sd, 61.76, 62.98])
 
 
+def test_an_interval_is_a_pale_line_through_the_mean(tmp_path: Path, figures: list[Figure]) -> None:
+    rows = [RunRow("a", (0.6,), interval=(0.55, 0.66)), RunRow("b", (0.9,)), RunRow("c", (0.9,), interval=(0.7, 1.1))]
+    draw_runs(tmp_path / "t.png", title="Intervals", rows=rows)
+    (drawn,) = [c for c in figures[0].axes[0].collections if c.get_label() == "95 % interval"]
+    assert isinstance(drawn, LineCollection)
+    ends = [segment[:, 0].tolist() for segment in drawn.get_segments()]
+    assert ends == [pytest.approx([55, 66]), pytest.approx([70, 100])]
+    assert [round(segment[0, 1]) for segment in drawn.get_segments()] == [0, 2]
+    assert "95 % interval" in {text.get_text() for box in figures[0].legends for text in box.get_texts()}
+
+
 def test_the_published_mark_is_hollow(tmp_path: Path, figures: list[Figure]) -> None:
     draw_runs(tmp_path / "t.png", title="Table 1", rows=ROWS)
     faces = {str(line.get_marker()): line.get_markerfacecolor() for line in figures[0].axes[0].lines}

@@ -6,12 +6,16 @@ from scipy import stats
 
 from lungsound.evaluation.metrics import accuracy, confusion_matrix, mean_score, sensitivity, specificity
 from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.spread import effective_degrees, leave_one_out_weights
 from lungsound.evaluation.uncertainty import (
     Estimate,
     Interval,
     bootstrap_over_patients,
+    bootstrap_over_seeds,
     draw_patient_weights,
     estimate_over_patients,
+    estimate_over_seeds,
+    interval_over_patients,
     patient_confusions,
     percentile_interval,
     resample,
@@ -29,6 +33,12 @@ def predictions_of(seed: int, num_patients: int = 7, num_cycles: int = 90) -> Pr
         probabilities=generator.dirichlet([0.5] * 3, num_cycles),
         classes=("normal", "crackle", "wheeze"),
     )
+
+
+def expanded_tail(degrees: float, level: float = 0.95) -> float:
+    """Hesterberg's percentile for the lower end, with n - 1 = degrees, by scipy."""
+    steps = stats.t.ppf((1 + level) / 2, degrees) * math.sqrt((degrees + 1) / degrees)
+    return float(stats.norm.cdf(-steps))
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -73,8 +83,10 @@ def test_interval_against_cycles_drawn_patient_by_patient() -> None:
     confusions = patient_confusions(predictions)
     np.testing.assert_allclose(mean_score(resample(confusions, weights)), values, rtol=1e-12)
     ours = bootstrap_over_patients(confusions, mean_score, generator=rng(5), num_draws=200, level=0.9)
-    expected = stats.scoreatpercentile(values, [5, 95])
-    assert (ours.low, ours.high) == pytest.approx(tuple(expected), rel=1e-12)
+    left_out = [float(mean_score(np.delete(confusions, patient, axis=0).sum(axis=0))) for patient in range(len(names))]
+    tail = 100 * expanded_tail(effective_degrees(np.array(left_out)), 0.9)
+    expected = stats.scoreatpercentile(values, [tail, 100 - tail])
+    assert (ours.low, ours.high) == pytest.approx(tuple(expected), rel=1e-4)
     assert ours == Interval(ours.low, ours.high, 0.9, 200, len(names), 0)
     assert ours.problem is None
 
@@ -85,7 +97,11 @@ def test_one_cycle_a_patient_is_the_binomial() -> None:
     confusions[:21, 0, 0] = 1
     confusions[21:, 0, 1] = 1
     ours = bootstrap_over_patients(confusions, specificity, generator=rng(1), num_draws=20_000)
-    assert (ours.low, ours.high) == pytest.approx(tuple(stats.binom.ppf([0.025, 0.975], 30, 0.7) / 30))
+    # The kurtosis of a 0-or-1 value of mean p is 1 / (p q) - 3.
+    degrees = 1 / math.hypot((1 / 0.21 - 4) / 60, 1 / 29)
+    tail = expanded_tail(degrees)
+    assert tail < 0.025
+    assert (ours.low, ours.high) == pytest.approx(tuple(stats.binom.ppf([tail, 1 - tail], 30, 0.7) / 30))
 
 
 def test_cycles_of_one_patient_count_as_one_observation() -> None:
@@ -154,14 +170,92 @@ def test_level_is_a_fraction(level: float) -> None:
         percentile_interval(np.array([0.1, 0.2]), num_patients=2, level=level)
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    # 40 patients whose recall varies around 0.8 (beta), 20 normal cycles each.
-    generator = rng(7)
-    num_sets, num_covered = 300, 0
-    for _ in range(num_sets):
-        right = generator.binomial(20, generator.beta(8, 2, 40))
-        confusions = np.zeros((40, 2, 2), dtype=np.int64)
-        confusions[:, 0, 0], confusions[:, 0, 1] = right, 20 - right
-        interval = bootstrap_over_patients(confusions, specificity, generator=generator, num_draws=400)
-        num_covered += interval.low <= 0.8 <= interval.high
-    assert 0.90 <= num_covered / num_sets <= 0.98
+def test_expanded_percentiles_against_scipy() -> None:
+    values = rng(3).normal(size=5000)
+    for degrees in (2.5, 9.0, 40.0):
+        ours = percentile_interval(values, num_patients=50, degrees=degrees)
+        tail = expanded_tail(degrees)
+        assert (ours.low, ours.high) == pytest.approx(tuple(np.quantile(values, [tail, 1 - tail])), abs=0.01)
+    assert percentile_interval(values, num_patients=10) == percentile_interval(values, num_patients=10, degrees=9.0)
+
+
+def test_many_patients_give_the_plain_percentiles_as_scipy_does() -> None:
+    values = rng(1).normal(size=(1, 400))
+    ours = interval_over_patients(
+        lambda weights: weights @ values[0] / weights.sum(axis=1), 400, generator=rng(2), num_draws=20_000
+    )
+    theirs = stats.bootstrap(values, np.mean, method="percentile", n_resamples=20_000, rng=rng(3)).confidence_interval
+    width = theirs.high - theirs.low
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.03 * width)
+
+
+def test_a_patient_with_most_of_the_cycles_widens_the_interval() -> None:
+    confusions = np.zeros((20, 2, 2), dtype=np.int64)
+    confusions[:10, 0, 0], confusions[10:, 0, 1] = 5, 5
+    even = effective_degrees(specificity(resample(confusions, leave_one_out_weights(20))))
+    confusions[0, 0, 0] = 100
+    uneven = effective_degrees(specificity(resample(confusions, leave_one_out_weights(20))))
+    assert even == pytest.approx(19.0)
+    assert uneven < 3.0
+
+
+def runs_of(num_seeds: int, num_patients: int = 12, seed: int = 0, seed_sd: float = 0.0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    runs = np.zeros((num_seeds, num_patients, 2, 2), dtype=np.int64)
+    for run in runs:
+        chance = np.clip(0.7 + generator.normal(0.0, seed_sd), 0, 1)
+        run[:, :, 0] = generator.binomial(20, chance, (num_patients, 2))
+        run[:, :, 1] = 20 - run[:, :, 0]
+    return run_diagonal(runs)
+
+
+def run_diagonal(runs: np.ndarray) -> np.ndarray:
+    """Abnormal cycles answered right stand on the diagonal."""
+    runs[:, :, 1] = runs[:, :, 1, ::-1]
+    return runs
+
+
+def test_one_seed_is_the_interval_over_patients() -> None:
+    runs = runs_of(1)
+    assert bootstrap_over_seeds(runs, mean_score, generator=rng(4)) == bootstrap_over_patients(
+        runs[0], mean_score, generator=rng(4)
+    )
+
+
+def test_seeds_that_are_alike_add_nothing() -> None:
+    runs = np.repeat(runs_of(1), 4, axis=0)
+    one = bootstrap_over_patients(runs[0], mean_score, generator=rng(4))
+    four = bootstrap_over_seeds(runs, mean_score, generator=rng(4))
+    assert (four.low, four.high) == pytest.approx((one.low, one.high))
+    assert four.num_seeds == 4
+
+
+def test_seeds_that_differ_widen_the_interval_by_their_variance() -> None:
+    # All patients alike: the spread over patients is nil, and what is left is that of the mean of five seeds.
+    runs = np.zeros((5, 10, 2, 2), dtype=np.int64)
+    right = np.array([10, 12, 14, 16, 18])
+    runs[:, :, 0, 0] = runs[:, :, 1, 1] = right[:, None]
+    runs[:, :, 0, 1] = runs[:, :, 1, 0] = 20 - right[:, None]
+    estimate = estimate_over_seeds(runs, mean_score, generator=rng(1), num_draws=200_000)
+    assert estimate.value == pytest.approx(0.7)
+    se = np.std(right / 20, ddof=1) / math.sqrt(5)
+    half = se * stats.t.ppf(0.975, 4) * math.sqrt(5 / 4)
+    assert (estimate.interval.low, estimate.interval.high) == pytest.approx((0.7 - half, 0.7 + half), abs=0.05 * half)
+
+
+def test_a_difference_is_paired_over_patients() -> None:
+    # B has two cycles less right in every patient: the difference is 0.1 in each resample, however patients differ.
+    first = np.zeros((1, 8, 2, 2), dtype=np.int64)
+    first[0, :, 0, 0] = first[0, :, 1, 1] = np.arange(4, 20, 2)
+    first[0, :, 0, 1] = first[0, :, 1, 0] = 20 - np.arange(4, 20, 2)
+    second = first + np.array([[-2, 2], [2, -2]])
+    estimate = estimate_over_seeds(first, mean_score, minus=second, generator=rng())
+    assert estimate.value == pytest.approx(0.1)
+    assert (estimate.interval.low, estimate.interval.high) == pytest.approx((0.1, 0.1))
+    alone = bootstrap_over_seeds(first, mean_score, generator=rng())
+    assert alone.high - alone.low > 0.2
+
+
+def test_one_patient_gives_no_interval_over_seeds_either() -> None:
+    interval = bootstrap_over_seeds(runs_of(3, num_patients=1), mean_score, generator=rng())
+    assert interval.problem == "one patient: how patients differ cannot be seen"
