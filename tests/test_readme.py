@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -73,3 +75,38 @@ def test_the_demo_ends_with_the_path_of_its_report(after_the_demo: Path) -> None
 def test_the_python_block_runs_after_the_demo(after_the_demo: Path) -> None:
     output = run([sys.executable, "-W", "error", "-c", blocks("python")[0]], after_the_demo)
     assert output.strip(), "the README's Python block prints nothing"
+
+
+def train_on_the_table(folder: Path) -> str:
+    """What the two commands print that the README shows below its table."""
+    lungsound = [sys.executable, "-m", "lungsound"]
+    lines = [line.strip() for line in README.read_text(encoding="utf-8").splitlines() if "first.csv" in line]
+    commands = [line.removeprefix("lungsound ").split() for line in lines if line.startswith("lungsound ")]
+    assert [command[:2] for command in commands] == [["data", "check"], ["train", "demo"]]
+    return "".join(run([*lungsound, *command], folder) for command in commands)
+
+
+def assert_trained(folder: Path, output: str) -> None:
+    assert "problems: none" in output
+    assert "runs/first/report.md" in output
+    assert (folder / "runs" / "first" / "report.html").is_file()
+    assert "3 cycles of 2 held-out patients" in output
+
+
+def test_the_table_of_the_readme_trains_on_real_recordings(sprsound_dir: Path, tmp_path: Path) -> None:
+    (table,) = blocks("csv")
+    assert len(table.splitlines()) == 12
+    suffix = next((sprsound_dir / "train_wav").iterdir()).suffix
+    (tmp_path / "first.csv").write_text(table.replace(".wav,", f"{suffix},"))
+    (tmp_path / "train_wav").symlink_to(sprsound_dir.resolve() / "train_wav")
+    assert_trained(tmp_path, train_on_the_table(tmp_path))
+
+
+def test_the_table_of_the_readme_trains_on_any_recordings_of_these_names(tmp_path: Path) -> None:
+    (table,) = blocks("csv")
+    generator = np.random.default_rng(0)
+    (tmp_path / "train_wav").mkdir()
+    (tmp_path / "first.csv").write_text(table)
+    for name in {line.partition(",")[0] for line in table.splitlines()[1:]}:
+        soundfile.write(tmp_path / name, 0.1 * generator.standard_normal(15 * 8000), 8000)
+    assert_trained(tmp_path, train_on_the_table(tmp_path))

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-INSTALLERS = ("demo", "test", "lint", "coverage", "check")
+INSTALLERS = ("demo", "test", "lint", "coverage", "check", "results")
 
 
 class Setup:

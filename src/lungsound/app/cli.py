@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import typer
 
-from lungsound.app.commands import answering, data, training
+from lungsound.app.commands import answering, audit, calibration, compare, convert, data, rescore, studies, training
 from lungsound.app.commands.shared import NOTICE, print_error
 from lungsound.errors import LungsoundError
 
@@ -27,10 +27,22 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     training.recipes,
     answering.evaluate,
     answering.predict,
+    studies.cross,
+    compare.compare,
+    compare.power,
+    rescore.rescore,
+    calibration.calibrate,
+    calibration.operate,
 )
 for command in COMMANDS:
     app.command()(command)
+study_app = typer.Typer(help="Results kept small, and the tables that are made from them.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+study_app.command("keep")(studies.study_keep)
+study_app.command("show")(studies.study_show)
 data_app.command("check")(data.data_check)
+data_app.command("audit")(audit.data_audit)
+data_app.command("convert")(convert.data_convert)
 data_app.command("synthesize")(data.data_synthesize)
 
 

@@ -1,0 +1,77 @@
+"""Leaving devices and corpora out, and results that can be printed again."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lungsound.app.commands.shared import DataOption, SetOption, console, print_error
+
+
+def cross(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Name of a recipe (see 'lungsound recipes') or a .toml file.")
+    ],
+    data: DataOption = None,
+    elsewhere: Annotated[
+        list[Path] | None,
+        typer.Option("--on", metavar="DIR", help="Test on this corpus; no device is left out. Repeatable."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for runs and the page.")] = Path("runs/cross"),
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each training, with seeds 0, 1, ...")] = 1,
+    settings: SetOption = None,
+) -> None:
+    """Train without one device and test on it, for each device; or with --on train on one corpus and test on others.
+
+    Runs that are done are skipped; after Ctrl-C the same command goes on.
+    """
+    from lungsound.app.cross import PAGE, leave_devices_out, try_elsewhere
+    from lungsound.errors import SettingsError
+
+    if data is None:
+        raise SettingsError("no corpus given: name the folder of the one to train on with --data DIR")
+    every = list(settings or [])
+    if elsewhere:
+        failures = try_elsewhere(
+            recipe, data=data, elsewhere=elsewhere, out=out, num_seeds=seeds, settings=every, console=console
+        )
+    else:
+        failures = leave_devices_out(recipe, data=data, out=out, num_seeds=seeds, settings=every, console=console)
+    for failure in failures:
+        print_error(failure)
+    if failures:
+        raise typer.Exit(2)
+    console.print(f"page: {out / f'{PAGE}.html'}", highlight=False, soft_wrap=True)
+
+
+def study_keep(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to keep it: STUDY/METHOD/seed0.")],
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", help="last, validation or test; all by default. Repeatable.")
+    ] = None,
+) -> None:
+    """Keep a run's answers to the test, small enough for a repository."""
+    from lungsound.app.study import keep_run
+    from lungsound.evaluation.columns import NAMES
+
+    keep_run(run, folder, columns=columns or tuple(NAMES))
+
+
+def study_show(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Folders of studies, each with study.toml.")],
+    into: Annotated[
+        Path | None, typer.Option(help="A text file: replace what stands between the marks of each study.")
+    ] = None,
+) -> None:
+    """Print the tables of studies, computed from the answers that they keep."""
+    from lungsound.app.study import study_blocks, write_between
+    from lungsound.page import render_blocks
+
+    for folder in folders:
+        text = render_blocks(study_blocks(folder))
+        if into is None:
+            print(text)
+        else:
+            write_between(into, folder.name, text)
+            console.print(f"{folder.name}: written into {into}", highlight=False, soft_wrap=True)

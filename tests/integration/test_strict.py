@@ -1,0 +1,164 @@
+"""A strict run as a person makes one: columns, calibration in the model, the page; kept; devices left out."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lungsound.app.predictor import Predictor
+from lungsound.app.study import keep_run
+from lungsound.data.reader import read_corpus
+from lungsound.evaluation.predictions import read_predictions
+from lungsound.run_folder import RunFolder
+from tests.integration.command import lungsound
+
+SETTINGS = (
+    "audio.duration_s=1.5",
+    "audio.num_mels=16",
+    "train.batch_size=8",
+    "train.epochs=2",
+    "train.warmup_epochs=0",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("LUNGSOUND_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+def sets(*settings: str) -> list[str]:
+    return [part for setting in (*SETTINGS, *settings) for part in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def run(synthetic_corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("strict") / "run"
+    assert lungsound("train", "demo", "--data", synthetic_corpus_dir, "--out", out, *sets()) == 0
+    return out
+
+
+def test_the_columns_hold_validation_and_test_rows_and_the_last_is_what_the_run_answers(
+    run: Path, synthetic_corpus_dir: Path
+) -> None:
+    last = read_predictions(run / "epochs" / "last.csv")
+    corpus = read_corpus(synthetic_corpus_dir)
+    test = [cycle.key for cycle in corpus.part("test")]
+    assert sorted(last.of_part("test").keys) == sorted(test)
+    held = set(last.of_part("validation").patients)
+    assert held == set(RunFolder(run).facts()["patients"]["validation"])
+    assert held < {cycle.recording.patient for cycle in corpus.part("train")}
+    kept, of_last = read_predictions(run / "predictions.csv"), last.of_part("test")
+    order = [of_last.keys.index(key) for key in kept.keys]
+    assert np.allclose(kept.probabilities, of_last.probabilities[order], atol=1e-5)
+
+
+def test_the_report_shows_the_columns_and_the_log_both_parts(run: Path) -> None:
+    text = (run / "report.md").read_text()
+    assert "Three ways to choose the epoch" in text
+    assert re.search(r"\| last epoch \| 2 \| [\d.]+ \([\d.]+ to [\d.]+\)", text)
+    assert "strict: " in text
+    header = (run / "log.csv").read_text().splitlines()[0]
+    assert "validation_score" in header
+    assert "test_score" in header
+
+
+def test_the_page_stands_alone_and_the_card_says_what_it_is(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert page.count("<audio") >= 1
+    assert "Calibration and abstention" in page
+    assert "Every metric in use" in page
+    card = (run / "MODEL_CARD.md").read_text()
+    assert "Intended use" in card
+    assert "Not to diagnose" in card
+
+
+def test_the_model_keeps_its_calibration_and_answers_with_it(run: Path, synthetic_corpus_dir: Path) -> None:
+    trained = RunFolder(run).trained_model()
+    assert trained.calibration is not None
+    held = RunFolder(run).columns()["last"].of_part("validation")
+    assert trained.calibration.num_cycles == len(held.keys)
+    predictor = Predictor.load(run)
+    assert predictor.is_calibrated
+    recording = sorted(synthetic_corpus_dir.glob("*.wav"))[0]
+    for answer in predictor.predict(recording):
+        assert sum(answer.probabilities.values()) == pytest.approx(1.0)
+        assert answer.possible
+
+
+def test_a_published_run_holds_nobody_out_and_is_not_calibrated(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    published = sets("data.protocol=published", "train.is_test_watched=false", "train.epochs=1")
+    assert lungsound("train", "demo", "--data", synthetic_corpus_dir, "--out", out, *published) == 0
+    assert RunFolder(out).trained_model().calibration is None
+    assert not Predictor.load(out).is_calibrated
+    answers = read_predictions(out / "epochs" / "last.csv")
+    assert set(answers.parts) == {"test"}
+    assert "validation_score" not in (out / "log.csv").read_text()
+    facts = RunFolder(out).facts()
+    assert facts["num_cycles"]["train"] == len(read_corpus(synthetic_corpus_dir).part("train"))
+
+
+def test_a_run_is_kept_without_validation_rows_and_reads_back(tmp_path: Path, run: Path) -> None:
+    keep_run(run, tmp_path / "kept", columns=("last", "test"))
+    kept = read_predictions(tmp_path / "kept" / "epochs" / "last.csv.gz")
+    whole = read_predictions(run / "epochs" / "last.csv")
+    rows = [row for row, part in enumerate(whole.parts) if part != "validation"]
+    assert 0 < len(kept.keys) == len(rows) < len(whole.keys)
+    assert kept.answers.tolist() == whole.answers[rows].tolist()
+    assert np.abs(kept.probabilities - whole.probabilities[rows]).max() <= 5e-5
+    facts = json.loads((tmp_path / "kept" / "run.json").read_text())
+    assert facts["epochs"]["last"] == 2
+    assert "root" not in json.dumps(facts["settings"])
+
+
+def test_each_device_is_left_out_in_turn(
+    synthetic_corpus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "cross"
+    command = ("cross", "demo", "--data", synthetic_corpus_dir, "--out", out, *sets("train.epochs=1"))
+    assert lungsound(*command) == 0
+    corpus = read_corpus(synthetic_corpus_dir)
+    devices = sorted({recording.device for recording in corpus.recordings if recording.device})
+    page = (out / "cross.md").read_text()
+    for device in devices:
+        (folder,) = (out / "runs").glob(f"*device_{device}/seed0")
+        answers = read_predictions(folder / "predictions.csv")
+        assert set(answers.devices) == {device}
+        facts = RunFolder(folder).facts()
+        assert not set(facts["patients"]["train"]) & set(answers.patients)
+        assert f"| {device} | {len(answers.keys)} |" in page
+    assert f"| all together | {len(corpus.cycles)} |" in page
+    assert (out / "cross.html").is_file()
+    capsys.readouterr()
+    assert lungsound(*command) == 0  # nothing is trained twice
+    assert capsys.readouterr().out.count("done already") == len(devices)
+
+
+def test_a_model_is_tried_on_another_corpus_with_the_labels_that_are_lost(
+    synthetic_corpus_dir: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "other"
+    assert lungsound("data", "convert", synthetic_corpus_dir, "--to", "table", "--out", table, "--lossy") == 0
+    out = tmp_path / "cross"
+    command = ("cross", "demo", "--data", synthetic_corpus_dir, "--on", table, "--out", out, *sets("train.epochs=1"))
+    assert lungsound(*command) == 0
+    page = (out / "cross.md").read_text()
+    assert "nothing is lost" in page
+    rows = [line.split(" | ")[1:] for line in page.splitlines() if " | test | " in line]
+    assert len(rows) == 2
+    assert rows[0] == rows[1]  # the same sounds
+
+
+def test_a_corpus_of_one_device_cannot_leave_it_out(
+    synthetic_corpus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = read_corpus(synthetic_corpus_dir).recordings[0].device
+    command = ("cross", "demo", "--data", synthetic_corpus_dir, "--out", tmp_path / "x")
+    assert lungsound(*command, *sets(f'data.devices=["{device}"]')) == 2
+    assert "names 1 device(s); leaving one out needs two or more" in capsys.readouterr().err

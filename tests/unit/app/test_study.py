@@ -1,0 +1,141 @@
+"""Results that are kept small and printed again from what is kept."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lungsound.app.left_out import POOLED, left_out_table, pooled
+from lungsound.app.study import BEGIN, END, read_study, study_blocks, write_between
+from lungsound.errors import DataError
+from lungsound.evaluation.predictions import Predictions, write_predictions
+from lungsound.page import render_blocks
+from lungsound.table import Row
+
+CLASSES = ("normal", "crackle", "wheeze", "both")
+STUDY = """
+title = "Two methods"
+text = "Synthetic answers."
+kind = "{kind}"
+[[methods]]
+name = "plain"
+folder = "plain"
+[[methods]]
+name = "mixed"
+folder = "mixed"
+"""
+
+
+def answers(share_right: float, *, seed: int, first: str = "p", device: str = "A") -> Predictions:
+    """160 cycles of 20 patients, of which about this share is answered right, and two validation rows."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(160) % 4
+    chosen = np.where(generator.random(160) < share_right, labels, 0)
+    probabilities = 0.6 * np.eye(4)[np.concatenate([chosen, [0, 0]])] + 0.1
+    return Predictions(
+        keys=tuple(f"{first}{i}#0.000-1.000" for i in range(162)),
+        patients=tuple(f"{first}{i // 8}" for i in range(160)) + ("v", "v"),
+        devices=(device,) * 162,
+        parts=("test",) * 160 + ("validation",) * 2,
+        labels=np.concatenate([labels, [0, 1]]),
+        probabilities=probabilities,
+        classes=CLASSES,
+    )
+
+
+def write_kept(folder: Path, columns: dict[str, Predictions], epochs: dict[str, int]) -> None:
+    for name, found in columns.items():
+        rows = [row for row, part in enumerate(found.parts) if part != "validation"]
+        write_predictions(folder / "epochs" / f"{name}.csv.gz", found.of_rows(rows))
+    (folder / "run.json").write_text(json.dumps({"epochs": epochs}))
+
+
+@pytest.fixture
+def columns_study(tmp_path: Path) -> Path:
+    (tmp_path / "study.toml").write_text(STUDY.format(kind="columns"))
+    for method, share in (("plain", 0.3), ("mixed", 0.9)):
+        for seed in (0, 1):
+            last, test = answers(share, seed=seed), answers(share + 0.1, seed=seed + 9)
+            write_kept(tmp_path / method / f"seed{seed}", {"last": last, "test": test}, {"last": 8, "test": 3 + seed})
+    return tmp_path
+
+
+def test_a_study_of_columns_is_printed_with_epochs_differences_and_verdicts(columns_study: Path) -> None:
+    text = render_blocks(study_blocks(columns_study))
+    assert "Two methods" in text
+    assert "| plain | last epoch | 8, 8 |" in text
+    assert "chosen on test (optimistic, as published) | 3, 4 |" in text
+    lines = [line for line in text.splitlines() if line.startswith("- last epoch, test: ")]
+    assert len(lines) == 1
+    assert "mixed" in lines[0]
+    assert "not distinguishable" not in lines[0]
+
+
+def test_methods_that_answer_alike_are_not_distinguishable(columns_study: Path) -> None:
+    same = answers(0.3, seed=5)
+    for method in ("plain", "mixed"):
+        for seed in (0, 1):
+            write_kept(columns_study / method / f"seed{seed}", {"last": same, "test": same}, {"last": 8, "test": 3})
+    assert render_blocks(study_blocks(columns_study)).count("not distinguishable") == 2
+
+
+def test_a_study_of_what_was_left_out_has_a_row_for_each_fold_and_one_of_all(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(STUDY.format(kind="left_out"))
+    for method, share in (("plain", 0.3), ("mixed", 0.9)):
+        for device in ("A", "B"):
+            found = answers(share, seed=1, first=device, device=device)
+            write_kept(tmp_path / method / device / "seed0", {"last": found}, {"last": 8})
+    text = render_blocks(study_blocks(tmp_path))
+    assert text.count("| A | 160 | 20 |") == 2
+    assert text.count(f"| {POOLED} | 320 | 40 |") == 2
+    assert "of all cycles together" in text
+
+
+def test_folds_are_pooled_seed_by_seed() -> None:
+    folds = {name: [answers(0.5, seed=seed, first=name) for seed in (0, 1)] for name in ("A", "B")}
+    found = pooled(folds)
+    assert [len(each.keys) for each in found] == [324, 324]
+    assert found[1].keys[:162] == folds["A"][1].keys
+    assert len(left_out_table({"A": folds["A"]}).rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [(None, "holds no study"), ("title = 1", "not well formed"), ("title", "not well formed")]
+)
+def test_what_is_no_study_is_named(content: str | None, told: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "study.toml").write_text(content)
+    with pytest.raises(DataError, match=told) as caught:
+        read_study(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_method_without_runs_is_named(columns_study: Path) -> None:
+    (columns_study / "mixed" / "seed0" / "run.json").unlink()
+    (columns_study / "mixed" / "seed1" / "run.json").unlink()
+    with pytest.raises(DataError, match="mixed holds no kept runs"):
+        study_blocks(columns_study)
+
+
+def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN.format('x')}\nold\n{END.format('x')}\nafter\n")
+    write_between(page, "x", "new\n")
+    assert page.read_text() == f"before\n{BEGIN.format('x')}\n\nnew\n\n{END.format('x')}\nafter\n"
+    write_between(page, "x", "new\n")
+    assert page.read_text().count("new") == 1
+
+
+@pytest.mark.parametrize("text", ["", "{b}", "{e}{b}", "{b}{b}{e}"])
+def test_marks_that_are_not_there_are_asked_for(text: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text.format(b=BEGIN.format("x"), e=END.format("x")))
+    with pytest.raises(DataError, match="needs the line"):
+        write_between(page, "x", "new")
+
+
+def test_a_row_of_a_device_that_is_left_out_has_a_folder_of_its_own() -> None:
+    row = Row(name="without X", recipe="tiny_ce", set=("data.split=device:Litt 3200",))
+    assert row.folder == "tiny_ce+split=device_Litt_3200"
+    assert row.config().data.split == "device:Litt 3200"
