@@ -118,9 +118,8 @@ def report_on(
         return calibrated
 
     evaluation, hardest = evaluate_predictions(predictions), hard_cycles(corpus, predictions, trained.front_end)
-    more: dict[str, Any] = {"history": progress.history, "calibration": measure_calibration, "hardest": hardest}
-    more |= {"extra_blocks": metric_blocks(predictions)}
-    report = write_report(folder, evaluation, **found, **more)
+    more: dict[str, Any] = {"history": progress.history, "hardest": hardest, "extra_blocks": metric_blocks(predictions)}
+    report = write_report(folder, evaluation, **found, **more, calibration=measure_calibration)
     write_model_card(folder, evaluation, **found, calibration=calibrated)
     return report
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lungsound.build import corpora, models
-from lungsound.checkpoint import FACTS_KEY, MODEL_FORMAT, read_tensors, save_model, write_tensors
+from lungsound.checkpoint import CHECKPOINT_FORMAT, FACTS_KEY, MODEL_FORMAT, read_tensors, save_model, write_tensors
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.labels import LABEL_SETS
 from tests.integration.command import lungsound
@@ -205,11 +205,11 @@ def test_resuming_from_a_checkpoint_of_another_shape(
 ) -> None:
     assert train(corpus, tmp_path / "out") == 0
     checkpoint = tmp_path / "out" / "checkpoint.safetensors"
-    tensors, facts = read_tensors(checkpoint, expected_format="lungsound checkpoint 1")
+    tensors, facts = read_tensors(checkpoint, expected_format=CHECKPOINT_FORMAT)
     write_tensors(checkpoint, tensors | {"model.encoder.cls_token": torch.zeros(1, 1, 5)}, facts)
     before = checkpoint.read_bytes()
     capsys.readouterr()
-    settings = [part for setting in SMALL for part in ("--set", setting)]
+    settings = [part for setting in (*SMALL, "data.protocol=published") for part in ("--set", setting)]
     assert lungsound("train", "demo", "--data", corpus, "--out", tmp_path / "out", *settings, "--resume") == 2
     one_line(capsys, str(checkpoint), "does not fit this run")
     assert checkpoint.read_bytes() == before
@@ -221,7 +221,7 @@ def test_resuming_on_a_corpus_that_has_changed(
     assert train(corpus, tmp_path / "out") == 0
     (corpus / f"{NAMES[0]}.txt").write_text("0.5\t1.5\t1\t1\n1.5\t1.9\t1\t0\n")
     capsys.readouterr()
-    settings = [part for setting in SMALL for part in ("--set", setting)]
+    settings = [part for setting in (*SMALL, "data.protocol=published") for part in ("--set", setting)]
     assert lungsound("train", "demo", "--data", corpus, "--out", tmp_path / "out", *settings, "--resume") == 2
     one_line(capsys, str(corpus))
 

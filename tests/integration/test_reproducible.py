@@ -235,6 +235,14 @@ def test_every_test_cycle_has_its_row_of_predictions(whole: Path, synthetic_corp
 def test_the_folder_of_a_run_is_complete(whole: Path, synthetic_corpus_dir: Path) -> None:
     names = ["config.json", "run.json", "log.csv", "events", "checkpoint.safetensors", "model.safetensors"]
     names += ["epochs", "predictions.csv", "report.md", "report.json", "confusion.png", "intervals.png", "curves.png"]
+    names += [
+        "report.html",
+        "MODEL_CARD.md",
+        "subgroups.png",
+        "reliability.png",
+        "risk_coverage.png",
+        "set_coverage.png",
+    ]
     assert sorted(path.name for path in whole.iterdir()) == sorted(names)
     facts = json.loads((whole / "run.json").read_text())
     corpus = read_corpus(synthetic_corpus_dir)

@@ -170,7 +170,6 @@ def audit_corpus(
             f"patient {patient} has too many recordings to look for simultaneous channels in all pairs"
             for patient in crowded_patients(recordings)
         ]
-    by_name = {recording.name: recording for recording in corpus.recordings}
     return Audit(
         name=corpus.name,
         root=corpus.root,
@@ -179,19 +178,25 @@ def audit_corpus(
         num_patients=len({recording.patient for recording in corpus.recordings}),
         is_audio_read=is_audio_read,
         shared_patients=tuple(_shared_patients(corpus)),
-        shared_sounds=tuple(
-            SharedSound(
-                audio,
-                (corpus.split.get(audio.one), corpus.split.get(audio.other)),
-                (by_name[audio.one].patient, by_name[audio.other].patient),
-            )
-            for audio in shared
-        ),
+        shared_sounds=_shared_sounds(corpus, shared),
         tally=tuple(_tally(corpus)),
         recordings=tuple(findings),
         problems=corpus.problems,
         notes=tuple(notes),
         waived=tuple(dict.fromkeys(waived)),
+    )
+
+
+def _shared_sounds(corpus: Corpus, shared: Sequence[SharedAudio]) -> tuple[SharedSound, ...]:
+    """With the part and the patient of both recordings."""
+    patient_of = {recording.name: recording.patient for recording in corpus.recordings}
+    return tuple(
+        SharedSound(
+            audio,
+            (corpus.split.get(audio.one), corpus.split.get(audio.other)),
+            (patient_of[audio.one], patient_of[audio.other]),
+        )
+        for audio in shared
     )
 
 

@@ -7,6 +7,11 @@ import typer
 
 from lungsound.app.commands.shared import console
 
+WaiversOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Known leaks, one name a line; # starts a remark.")
+]
+SplitOption = Annotated[str, typer.Option(help="official, fold0 .. fold4, or a file of 'name<TAB>part' lines.")]
+
 
 def data_audit(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the corpus.")],
@@ -15,12 +20,8 @@ def data_audit(
         list[str] | None,
         typer.Option("--waive", metavar="NAME", help="Known leak: a patient, a recording or a pair A,B. Repeatable."),
     ] = None,
-    waivers: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Known leaks, one name a line; # starts a remark.")
-    ] = None,
-    split: Annotated[
-        str, typer.Option(help="official, fold0 .. fold4, or a file of 'name<TAB>part' lines.")
-    ] = "official",
+    waivers: WaiversOption = None,
+    split: SplitOption = "official",
     names_only: Annotated[
         bool, typer.Option("--names-only", help="By the names of ICBHI's annotation files; no sound is read.")
     ] = False,
