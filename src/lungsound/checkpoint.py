@@ -23,7 +23,7 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.build import corpora, models
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import WeightsError
-from lungsound.evaluation.calibration import Calibration
+from lungsound.evaluation.calibration.store import Calibration
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.model.encoder import AudioSpectrogramTransformer

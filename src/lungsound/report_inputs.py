@@ -7,11 +7,11 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.data.corpus import Corpus, Recording
 from lungsound.data.protocol import VALIDATION
 from lungsound.evaluation.columns import COLUMN_HEAD, NAMES, Columns, column_rows, read_columns
-from lungsound.evaluation.hardest import HardCycle, hardest_rows
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.rescore import rescore
+from lungsound.evaluation.reporting.hardest import HardCycle, hardest_rows
+from lungsound.evaluation.rescoring.rescore import rescore
+from lungsound.evaluation.rescoring.tally import Answers
 from lungsound.evaluation.subgroups import Subgroups, age_groups, score_subgroups
-from lungsound.evaluation.tally import Answers
 from lungsound.page import Block, Heading, Paragraph, Table
 
 KNOWN, NEW = "known to the training part", "new"

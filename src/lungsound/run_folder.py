@@ -39,10 +39,10 @@ from lungsound.config import RunConfig, resolve
 from lungsound.data.corpus import Corpus
 from lungsound.data.protocol import VALIDATION, Parts
 from lungsound.errors import CorpusError, SettingsError, WeightsError
-from lungsound.evaluation.calibration import fit_calibration
+from lungsound.evaluation.calibration.scaling import ORDER_KEEPING
+from lungsound.evaluation.calibration.store import fit_calibration
 from lungsound.evaluation.columns import NAMES
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
-from lungsound.evaluation.scaling import ORDER_KEEPING
 from lungsound.files import write_text
 from lungsound.labels import LABEL_SETS
 from lungsound.model.classifier import LungSoundClassifier

@@ -14,12 +14,12 @@ from lungsound.data.corpus import Corpus
 from lungsound.data.dataset import CycleBatches
 from lungsound.data.protocol import rows_to_test
 from lungsound.errors import SettingsError
-from lungsound.evaluation.calibration_report import calibration_blocks
+from lungsound.evaluation.calibration.report import calibration_blocks
 from lungsound.evaluation.columns import LAST
 from lungsound.evaluation.evaluate import evaluate_predictions
-from lungsound.evaluation.model_card import write_model_card
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
-from lungsound.evaluation.report import write_report
+from lungsound.evaluation.reporting.model_card import write_model_card
+from lungsound.evaluation.reporting.report import write_report
 from lungsound.model.classifier import predict_probabilities
 from lungsound.page import Block, Remark
 from lungsound.report_inputs import column_blocks, columns_of, hard_cycles, metric_blocks, protocol_sentence, subgroups

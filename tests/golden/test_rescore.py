@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from lungsound.evaluation.answer_files import read_answer_file
-from lungsound.evaluation.rescore import rescore
-from lungsound.evaluation.tally import Tally
+from lungsound.evaluation.rescoring.answer_files import read_answer_file
+from lungsound.evaluation.rescoring.rescore import rescore
+from lungsound.evaluation.rescoring.tally import Tally
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "scores.json").read_text())
 

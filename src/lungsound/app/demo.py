@@ -13,7 +13,7 @@ from lungsound.data.corpus import Corpus, Cycle
 from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic import EVENTS_FILE, synthesize
 from lungsound.errors import SettingsError
-from lungsound.evaluation.report import first_lines
+from lungsound.evaluation.reporting.report import first_lines
 from lungsound.labels import LungSound
 from lungsound.recipe import train
 from lungsound.run_folder import RunFolder

@@ -17,8 +17,8 @@ from lungsound.config import Settings
 from lungsound.data.protocol import VALIDATION
 from lungsound.errors import DataError
 from lungsound.evaluation.columns import COLUMN_HEAD, LAST, NAMES, column_rows, read_columns
-from lungsound.evaluation.compare import compare_runs
-from lungsound.evaluation.compare_page import remarks, verdict
+from lungsound.evaluation.comparison.compare import compare_runs
+from lungsound.evaluation.comparison.page import remarks, verdict
 from lungsound.evaluation.predictions import Predictions, read_predictions, rounded, write_predictions
 from lungsound.files import write_text
 from lungsound.page import Block, Bullets, Heading, Paragraph, Table

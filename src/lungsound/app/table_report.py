@@ -17,7 +17,7 @@ from rich.text import Text
 
 from lungsound.evaluation.metrics import Counts, IcbhiScore, icbhi_score, mean_score, two_class_score
 from lungsound.evaluation.predictions import read_predictions
-from lungsound.evaluation.table_figure import RunRow, draw_runs
+from lungsound.evaluation.reporting.table_figure import RunRow, draw_runs
 from lungsound.evaluation.uncertainty import Estimate, estimate_over_seeds, patient_confusions
 from lungsound.files import write_text
 from lungsound.run_folder import RunFolder

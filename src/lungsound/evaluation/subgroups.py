@@ -7,10 +7,8 @@ from dataclasses import dataclass, replace
 from lungsound.errors import DataError
 from lungsound.evaluation.evaluate import GroupScores, ScoreReader
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.uncertainty import LEVEL, NUM_DRAWS
+from lungsound.evaluation.uncertainty import FEW_PATIENTS, LEVEL, NUM_DRAWS
 
-# Below this how much patients differ is hardly known, and so is whether the interval is wide enough (see uncertainty).
-FEW_PATIENTS = 10
 FEW_IS_ROUGH = f"An interval from fewer than {FEW_PATIENTS} patients is itself uncertain."
 
 # First completed year and name of each band. Children's bands are those of ICH E11 for trials in children (infants and

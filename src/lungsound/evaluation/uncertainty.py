@@ -24,6 +24,8 @@ from lungsound.evaluation.spread import Weights as Weights
 
 NUM_DRAWS = 4000
 LEVEL = 0.95
+# Below this how much patients differ is hardly known, and so is whether the interval is wide enough.
+FEW_PATIENTS = 10
 
 Statistic = Callable[[Counts], Fractions]
 

@@ -11,9 +11,9 @@ from lungsound.app.commands.calibration import calibrate, operate
 from lungsound.checkpoint import MODEL_FORMAT, read_facts, read_tensors, write_tensors
 from lungsound.config import load_config
 from lungsound.errors import DataError, LungsoundError, SettingsError
-from lungsound.evaluation.calibration import Calibration
+from lungsound.evaluation.calibration.scaling import ORDER_KEEPING
+from lungsound.evaluation.calibration.store import Calibration
 from lungsound.evaluation.predictions import Predictions, write_predictions
-from lungsound.evaluation.scaling import ORDER_KEEPING
 from lungsound.run_folder import RunFolder
 from tests.unit.evaluation.calibrated import drawn_predictions
 

@@ -11,7 +11,7 @@ from lungsound.app.commands import compare as commands
 from lungsound.app.commands.compare import _short_names
 from lungsound.errors import DataError, SettingsError
 from lungsound.evaluation.predictions import write_predictions
-from tests.unit.evaluation.test_compare import answered
+from tests.unit.evaluation.comparison.test_compare import answered
 
 app = typer.Typer()
 app.command()(commands.compare)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from lungsound.evaluation.calibration.scaling import softmax
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.scaling import softmax
 
 CLASSES = ("normal", "crackle", "wheeze")
 

@@ -5,7 +5,8 @@ from lungsound.errors import DataError
 from lungsound.evaluation.evaluate import evaluate_predictions
 from lungsound.evaluation.metrics import confusion_matrix, icbhi_score
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.subgroups import FEW_PATIENTS, age_groups, score_subgroups
+from lungsound.evaluation.subgroups import age_groups, score_subgroups
+from lungsound.evaluation.uncertainty import FEW_PATIENTS
 
 NUM_CYCLES = 200
 

@@ -10,7 +10,7 @@ import typer
 from lungsound.app.commands.shared import NOTICE, console
 
 if TYPE_CHECKING:
-    from lungsound.evaluation.calibration import Calibration
+    from lungsound.evaluation.calibration.store import Calibration
     from lungsound.evaluation.predictions import Predictions
 
 FORMAT = "lungsound calibration report 1"
@@ -46,9 +46,9 @@ def calibrate(
     With --keep the scaling leaves the most probable class as it is; the run's report stays as it is.
     """
     from lungsound.errors import SettingsError
-    from lungsound.evaluation.calibration import fit_calibration
-    from lungsound.evaluation.scaling import METHODS, ORDER_KEEPING
-    from lungsound.evaluation.selective import WANTED_COVERAGE
+    from lungsound.evaluation.calibration.scaling import METHODS, ORDER_KEEPING
+    from lungsound.evaluation.calibration.selective import WANTED_COVERAGE
+    from lungsound.evaluation.calibration.store import fit_calibration
 
     if keep and run is None:
         raise SettingsError("--keep puts the calibration into the model of a run: give the folder of one")
@@ -88,10 +88,10 @@ def operate(
     test: TestOption = None,
 ) -> None:
     """A wanted sensitivity for abnormal cycles: its threshold from validation patients, its cost on the test part."""
-    from lungsound.evaluation.calibration import fit_calibration
-    from lungsound.evaluation.calibration_measures import PREVALENCES, measure_operating_points
-    from lungsound.evaluation.calibration_report import operating_lines
-    from lungsound.evaluation.operating_point import WANTED_SENSITIVITY
+    from lungsound.evaluation.calibration.measures import PREVALENCES, measure_operating_points
+    from lungsound.evaluation.calibration.operating_point import WANTED_SENSITIVITY
+    from lungsound.evaluation.calibration.report import operating_lines
+    from lungsound.evaluation.calibration.store import fit_calibration
 
     fitted_on, measured_on = _rows(run, validation, test)
     calibration = fit_calibration(fitted_on, sensitivities=sensitivity or (WANTED_SENSITIVITY,))
@@ -105,10 +105,10 @@ def operate(
 
 def _write_page(calibration: "Calibration", test: "Predictions", folder: Path) -> None:
     """Write calibration.md, .html, .json and their pictures; print what matters most."""
-    from lungsound.evaluation.calibration import without_nan
-    from lungsound.evaluation.calibration_measures import measure_calibration
-    from lungsound.evaluation.calibration_report import draw_calibration, measured_blocks, verdict
-    from lungsound.evaluation.patient_sums import Resampling
+    from lungsound.evaluation.calibration.measures import measure_calibration
+    from lungsound.evaluation.calibration.patient_sums import Resampling
+    from lungsound.evaluation.calibration.report import draw_calibration, measured_blocks, verdict
+    from lungsound.evaluation.calibration.store import without_nan
     from lungsound.files import write_text
     from lungsound.page import write_page
 

@@ -13,8 +13,8 @@ from rich.text import Text
 from lungsound.app.commands.shared import NOTICE, console
 
 if TYPE_CHECKING:
-    from lungsound.evaluation.compare import Comparison
-    from lungsound.evaluation.power import PatientsNeeded
+    from lungsound.evaluation.comparison.compare import Comparison
+    from lungsound.evaluation.comparison.power import PatientsNeeded
     from lungsound.evaluation.spread import Spread
 
 DEFAULT_POINTS = (1.0, 2.0, 3.0, 5.0, 10.0)
@@ -52,9 +52,9 @@ def compare(
 
     A verdict for each part of the test: "A is better by ..." or "not distinguishable".
     """
-    from lungsound.evaluation.compare import compare_runs
-    from lungsound.evaluation.compare_page import comparison_json
-    from lungsound.evaluation.runs import read_runs
+    from lungsound.evaluation.comparison.compare import compare_runs
+    from lungsound.evaluation.comparison.page import comparison_json
+    from lungsound.evaluation.comparison.runs import read_runs
 
     sides = [read_runs(path, epoch.value) for path in (run_a, run_b)]
     comparisons = compare_runs(sides[0], sides[1], names=_short_names(run_a, run_b), is_common_only=common, seed=seed)
@@ -93,7 +93,7 @@ def power(
 
     From two methods' answers on the same cycles, or from one's and an assumed correlation.
     """
-    from lungsound.evaluation.power import degrees_share, detectable, plan
+    from lungsound.evaluation.comparison.power import degrees_share, detectable, plan
 
     points = difference or DEFAULT_POINTS
     found = []
@@ -126,9 +126,9 @@ def _spreads(
     import numpy as np
 
     from lungsound.errors import SettingsError
-    from lungsound.evaluation.compare import compare_runs
-    from lungsound.evaluation.power import scale_of_two, score_spread
-    from lungsound.evaluation.runs import read_runs
+    from lungsound.evaluation.comparison.compare import compare_runs
+    from lungsound.evaluation.comparison.power import scale_of_two, score_spread
+    from lungsound.evaluation.comparison.runs import read_runs
     from lungsound.evaluation.uncertainty import patient_confusions
 
     runs = read_runs(run_a, epoch.value)
@@ -162,7 +162,7 @@ def _short_names(run_a: Path, run_b: Path) -> tuple[str, str]:
 
 
 def _print_comparison(comparison: "Comparison") -> None:
-    from lungsound.evaluation.compare_page import HEAD, comparison_rows, remarks, summary, verdict
+    from lungsound.evaluation.comparison.page import HEAD, comparison_rows, remarks, summary, verdict
 
     console.print(f"A: {comparison.names[0]}   B: {comparison.names[1]}   ({summary(comparison)})", highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -202,8 +202,8 @@ def _print_power(found: dict[str, Any], wanted_power: float) -> None:
 
 
 def _write(out: Path, comparisons: "Sequence[Comparison]", numbers: dict[str, Any]) -> None:
-    from lungsound.evaluation.compare_figure import draw_comparison
-    from lungsound.evaluation.compare_page import comparison_blocks
+    from lungsound.evaluation.comparison.figure import draw_comparison
+    from lungsound.evaluation.comparison.page import comparison_blocks
     from lungsound.files import write_text
     from lungsound.page import write_page
 

@@ -15,8 +15,8 @@ from rich.text import Text
 from lungsound.app.commands.shared import NOTICE, console
 
 if TYPE_CHECKING:
-    from lungsound.evaluation.rescore import Rescored
-    from lungsound.evaluation.tally import Answers, Tally
+    from lungsound.evaluation.rescoring.rescore import Rescored
+    from lungsound.evaluation.rescoring.tally import Answers, Tally
 
 NUM_SHOWN_SCORES = 3
 INDENT = (0, 0, 0, 2)
@@ -73,9 +73,9 @@ def rescore(
     are such, patient or recording, part, a probability for each class (p_normal, ...). Or it is a confusion matrix of
     counts: CSV, TSV, JSON or plain text, rows the true class, with or without names.
     """
-    from lungsound.evaluation.answer_files import read_answer_file
-    from lungsound.evaluation.rescore import rescore as rescore_tally
-    from lungsound.evaluation.tally import Reading
+    from lungsound.evaluation.rescoring.answer_files import read_answer_file
+    from lungsound.evaluation.rescoring.rescore import rescore as rescore_tally
+    from lungsound.evaluation.rescoring.tally import Reading
 
     columns = {
         "label": label_column,
@@ -103,7 +103,7 @@ def rescore(
 def _tallies(file: Path, found: "Answers | Tally", wanted: Sequence[str]) -> "list[Tally]":
     """The wanted parts as one, else each part by itself."""
     from lungsound.errors import DataError
-    from lungsound.evaluation.tally import Answers
+    from lungsound.evaluation.rescoring.tally import Answers
 
     parts = found.part_names() if isinstance(found, Answers) else ()
     for name in wanted:
@@ -130,7 +130,7 @@ def _epoch_of_run(file: Path) -> str:
 
 def _print(result: "Rescored") -> None:
     """One table for the terminal, after what a reader must know first."""
-    from lungsound.evaluation.rescore_page import summary
+    from lungsound.evaluation.rescoring.page import summary
 
     if result.part:
         console.print(f"Part {result.part}", style="bold", highlight=False)
@@ -169,7 +169,7 @@ def _print_published(result: "Rescored") -> None:
 
 
 def _write(out: Path, file: Path, results: "Sequence[Rescored]") -> None:
-    from lungsound.evaluation.rescore_page import rescore_blocks, rescore_json
+    from lungsound.evaluation.rescoring.page import rescore_blocks, rescore_json
     from lungsound.files import write_text
     from lungsound.page import write_page
 

@@ -30,7 +30,7 @@ AsPublishedOption = Annotated[
 
 
 def print_report(report: Path) -> None:
-    from lungsound.evaluation.report import first_lines
+    from lungsound.evaluation.reporting.report import first_lines
 
     for line in first_lines(report):
         console.print(line, highlight=False)

@@ -1,0 +1,294 @@
+"""The section of a report on calibration and abstention: what was fitted on validation, what it gives on the test."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from lungsound.evaluation.calibration.conformal import SetMeasures
+from lungsound.evaluation.calibration.error import NUM_BINS, CalibrationError, ProbabilityErrors
+from lungsound.evaluation.calibration.figures import (
+    draw_reliability,
+    draw_risk_coverage,
+    draw_set_coverage,
+    reliability_bins,
+)
+from lungsound.evaluation.calibration.measures import CalibrationMeasures, LevelMeasures, measure_calibration
+from lungsound.evaluation.calibration.operating_point import OperatingMeasures
+from lungsound.evaluation.calibration.patient_sums import Resampling
+from lungsound.evaluation.calibration.store import Calibration
+from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.uncertainty import FEW_PATIENTS, Estimate
+from lungsound.page import Block, Bullets, Facts, Heading, Paragraph, Picture, Remark, Table
+
+RELIABILITY, RISK, COVERAGE = "reliability.png", "risk_coverage.png", "set_coverage.png"
+PICTURES = (RELIABILITY, RISK, COVERAGE)
+ONE_THRESHOLD, OF_CLASS = "one threshold", "one per class"
+FEW = f"Rows of fewer than {FEW_PATIENTS} patients are grey."
+
+
+def calibration_blocks(calibration: Calibration, test: Predictions, *, folder: Path) -> list[Block]:
+    """Draw the pictures (`PICTURES`) into `folder` and say what the calibration gives on the test rows.
+
+    Raises DataError when their classes are not those of the calibration.
+    """
+    resampling = Resampling()
+    measures = measure_calibration(calibration, test, resampling=resampling)
+    draw_calibration(calibration, measures, test, folder=folder, resampling=resampling)
+    return measured_blocks(calibration, measures, folder=folder)
+
+
+def draw_calibration(
+    calibration: Calibration, measures: CalibrationMeasures, test: Predictions, *, folder: Path, resampling: Resampling
+) -> None:
+    """Draw reliability, risk against coverage, and coverage of the first level's sets."""
+    scaled = calibration.apply(test.probabilities)
+    panels = [("Before", test.probabilities), ("After scaling", scaled)]
+    if calibration.scaling.method == "none":
+        panels = [("As the model gives them", test.probabilities)]
+    binned = [
+        (title, reliability_bins(shares, test.labels, test.patients, resampling=resampling)) for title, shares in panels
+    ]
+    draw_reliability(binned, folder / RELIABILITY)
+    threshold = None if calibration.abstain is None else calibration.abstain.threshold
+    draw_risk_coverage(scaled, test, folder / RISK, resampling=resampling, threshold=threshold)
+    plain, conditional = measures.sets[:2]
+    pairs = list(zip(_groups(plain), _groups(conditional), strict=True))
+    draw_set_coverage(pairs, folder / COVERAGE, level=plain.level)
+
+
+def measured_blocks(calibration: Calibration, measures: CalibrationMeasures, *, folder: Path) -> list[Block]:
+    """What was fitted and measured; the pictures lie in `folder`."""
+    return [
+        Heading("Calibration and abstention"),
+        Paragraph(
+            f"Fitted on {calibration.num_cycles} cycles of {calibration.num_patients} validation patients, measured on "
+            f"{measures.num_cycles} cycles of {measures.num_patients} test patients. Nothing was fitted on the test. "
+            "Intervals are over patients."
+        ),
+        *(Remark(problem) for problem in calibration.problems),
+        _fitted(calibration),
+        *_error_blocks(calibration, measures),
+        Picture(folder / RELIABILITY, "Share answered right against confidence"),
+        *_set_blocks(measures),
+        Picture(folder / COVERAGE, "Coverage of prediction sets by class and device"),
+        *_abstain_blocks(calibration, measures),
+        Picture(folder / RISK, "Risk against coverage"),
+        *operating_blocks(measures.operating),
+    ]
+
+
+def _fitted(calibration: Calibration) -> Facts:
+    scaling, abstain = calibration.scaling, calibration.abstain
+    facts: dict[str, str] = {"scaling": f"{scaling.method}; {calibration.reason}"}
+    if scaling.method == "temperature":
+        facts["temperature"] = f"{scaling.temperature:.3f} (above 1: the model was too sure)"
+    if scaling.method == "vector":
+        facts["scale of each class"] = _by_class(calibration.classes, scaling.scales)
+        facts["bias of each class"] = _by_class(calibration.classes, scaling.biases)
+    for each in calibration.sets:
+        facts[f"sets at {100 * each.level:g} %"] = (
+            f"probability of {each.threshold:.4f} or more; by class {_by_class(calibration.classes, each.of_class)}"
+        )
+    if abstain is not None:
+        facts["answers withheld"] = (
+            f"below {abstain.threshold:.3f}, chosen for {abstain.wanted} {100 * abstain.wanted_value:g} %"
+        )
+    return Facts(facts)
+
+
+def _by_class(classes: Sequence[str], values: Sequence[float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in zip(classes, values, strict=True))
+
+
+def _error_blocks(calibration: Calibration, measures: CalibrationMeasures) -> list[Block]:
+    before, after = measures.before, measures.after
+    is_scaled = calibration.scaling.method != "none"
+    kinds = (
+        (f"ECE, {NUM_BINS} bins of equal width", before.top_label, after.top_label),
+        (f"ECE, {NUM_BINS} bins of equal mass", before.top_label_equal_mass, after.top_label_equal_mass),
+        ("class-wise ECE, equal width", before.class_wise, after.class_wise),
+    )
+    rows = [
+        (
+            name,
+            when if is_scaled else "none",
+            _percent(error.seen),
+            _percent(error.by_chance),
+            error.corrected.in_percent(),
+        )
+        for name, *both in kinds
+        for when, error in zip(("before", "after"), both, strict=True)
+        if when == "after" or is_scaled
+    ]
+    scores = [row if is_scaled else (row[0], row[2]) for row in _score_rows(before, after)]
+    head = ("error, percent", "scaling", "seen", "by chance alone", "corrected for chance")
+    return [
+        Heading("How honest the probabilities are", level=3),
+        Paragraph(verdict(after.top_label)),
+        Table(head, rows),
+        Table(("score, lower is better", *(("before", "after") if is_scaled else ("value",))), scores),
+    ]
+
+
+def verdict(error: CalibrationError) -> str:
+    """Whether the probabilities can be told from honest ones, in a sentence."""
+    interval = error.corrected.interval
+    if interval.problem is not None:
+        return f"No interval can be given: {interval.problem}."
+    if interval.low == 0.0:
+        return (
+            "The ECE is no larger than chance alone can make it with these patients: the probabilities "
+            f"are not distinguishable from honest ones; an ECE of up to {_percent(interval.high)} % is possible."
+        )
+    return f"The probabilities are off by more than chance: ECE {error.corrected.in_percent()} %, corrected for chance."
+
+
+def _score_rows(before: ProbabilityErrors, after: ProbabilityErrors) -> list[tuple[str, ...]]:
+    both = (before, after)
+    parts = ("uncertainty", "resolution", "reliability")
+    notes = {"uncertainty": "of always answering the classes' shares", "resolution": "higher is better"}
+    rows: list[tuple[str, ...]] = [
+        ("negative log-likelihood, nats", *(in_plain(errors.negative_log_likelihood) for errors in both)),
+        ("Brier score, 0 to 2", *(in_plain(errors.brier) for errors in both)),
+    ]
+    for part in parts:
+        name = f"its {part}" + (f" ({notes[part]})" if part in notes else "")
+        rows.append((name, *(f"{getattr(errors.brier_parts, part):.4f}" for errors in both)))
+    return rows
+
+
+def _set_blocks(measures: CalibrationMeasures) -> list[Block]:
+    rows = [
+        (
+            f"{100 * each.level:g} %",
+            OF_CLASS if each.is_class_conditional else ONE_THRESHOLD,
+            each.all_cycles.promised.in_percent(),
+            each.all_cycles.of_cycles.in_percent(),
+            in_plain(each.all_cycles.size, digits=2),
+        )
+        for each in measures.sets
+    ]
+    groups = [
+        (measure, OF_CLASS if each.is_class_conditional else ONE_THRESHOLD)
+        for each in measures.sets[:2]
+        for measure in (*each.by_class, *each.by_device)
+    ]
+    greyed = frozenset(row for row, (measure, _) in enumerate(groups) if measure.num_patients < FEW_PATIENTS)
+    level = f"{100 * measures.sets[0].level:g} %"
+    columns = ("coverage over patients", "coverage of cycles", "mean number of classes")
+    return [
+        Heading("Prediction sets", level=3),
+        Bullets(
+            (
+                "A set at 90 % is promised to hold the true class of one cycle, drawn at random from a new patient, "
+                "with 90 % probability: over patients like those of validation, not for one given patient or device.",
+                "Coverage over patients is what the promise is about: each patient counts the same. Coverage of cycles "
+                "counts each cycle the same.",
+                "With one threshold per class the promise holds for the cycles of each class. A class that too few "
+                "validation patients have is in every set.",
+                "The promise is kept on average over sets of validation patients; with one set, the smaller the more, "
+                "coverage can come out below it. The intervals are over test patients alone.",
+                "The promise supposes that the epoch was not chosen on the validation patients; where it was, it is a "
+                "little optimistic.",
+            )
+        ),
+        Table(("promised", "thresholds", *columns), rows),
+        Paragraph(f"At {level}, by true class and by device. {FEW}"),
+        Table(
+            ("cycles of", "thresholds", "cycles", "patients", *columns), [_set_row(*group) for group in groups], greyed
+        ),
+    ]
+
+
+def _set_row(measure: SetMeasures, thresholds: str) -> tuple[str | int, ...]:
+    values = (measure.promised.in_percent(), measure.of_cycles.in_percent(), in_plain(measure.size, digits=2))
+    return (measure.group, thresholds, measure.num_cycles, measure.num_patients, *values)
+
+
+def _abstain_blocks(calibration: Calibration, measures: CalibrationMeasures) -> list[Block]:
+    abstain = calibration.abstain
+    rows: list[tuple[str | int, ...]] = [
+        (
+            each.group,
+            each.num_cycles,
+            each.num_patients,
+            *(estimate.in_percent() for estimate in (each.coverage, each.error, each.score)),
+        )
+        for each in measures.abstaining
+    ]
+    greyed = frozenset(row for row, each in enumerate(measures.abstaining) if each.num_patients < FEW_PATIENTS)
+    area = measures.area_under_risk_coverage.in_percent()
+    chosen = "No threshold was found; every cycle is answered."
+    if abstain is not None:
+        chosen = (
+            f"Answers with less than {abstain.threshold:.3f} calibrated probability are withheld: chosen for "
+            f"{abstain.wanted} {100 * abstain.wanted_value:g} %, it answered {_percent(abstain.validation_coverage)} % "
+            f"of validation cycles with {_percent(abstain.validation_error)} % of them wrong."
+        )
+    return [
+        Heading("Abstaining", level=3),
+        Paragraph(f"{chosen} Area under the risk-coverage curve on the test: {area} %. {FEW}"),
+        Table(("cycles of", "cycles", "patients", "answered, %", "wrong among them, %", "Score of them"), rows, greyed),
+    ]
+
+
+def operating_blocks(operating: Sequence[OperatingMeasures]) -> list[Block]:
+    """Operating points: wanted sensitivity, threshold, and what it gives on the test."""
+    if not operating:
+        return []
+    return [
+        Heading("Operating points: normal against abnormal", level=3),
+        Paragraph(
+            "A cycle is called abnormal when its calibrated P(abnormal) = 1 - P(normal) reaches the threshold. The "
+            "threshold reaches the wanted sensitivity on validation cycles; on other patients it comes out above or "
+            "below. PPV and NPV follow by Bayes' rule for the stated prevalence, taken as known. All in percent."
+        ),
+        Table(
+            ("wanted Se", "threshold", "Se", "Sp", "prevalence", "PPV", "NPV"), [_operating_row(e) for e in operating]
+        ),
+    ]
+
+
+def operating_lines(operating: Sequence[OperatingMeasures]) -> list[str]:
+    """The same for a terminal: a few lines for each wanted sensitivity, in percent."""
+    lines: list[str] = []
+    for number, each in enumerate(operating):
+        if number == 0 or each.point != operating[number - 1].point:
+            lines += [
+                f"wanted sensitivity {100 * each.point.wanted_sensitivity:g}: abnormal when P(abnormal) is "
+                f"{each.point.threshold:.4f} or more",
+                f"  on the test: sensitivity {each.sensitivity.in_percent()}, "
+                f"specificity {each.specificity.in_percent()}",
+            ]
+        prevalence = _prevalence(each)
+        lines.append(f"  prevalence {prevalence}: PPV {each.ppv.in_percent()}, NPV {each.npv.in_percent()}")
+    return lines
+
+
+def _operating_row(each: OperatingMeasures) -> tuple[str, ...]:
+    estimates = (each.sensitivity, each.specificity, each.ppv, each.npv)
+    found, spared, ppv, npv = (estimate.in_percent() for estimate in estimates)
+    wanted, threshold = f"{100 * each.point.wanted_sensitivity:g}", f"{each.point.threshold:.4f}"
+    return (wanted, threshold, found, spared, _prevalence(each), ppv, npv)
+
+
+def _prevalence(each: OperatingMeasures) -> str:
+    return f"{100 * each.prevalence:.1f}" + (" (the test's)" if each.is_test_prevalence else "")
+
+
+def in_plain(estimate: Estimate, *, digits: int = 3) -> str:
+    """A value that is no fraction, for readers: "0.412 (0.380 to 0.450)"."""
+    if math.isnan(estimate.value):
+        return "n/a"
+    interval = estimate.interval
+    if interval.problem is not None:
+        return f"{estimate.value:.{digits}f} (n/a)"
+    return f"{estimate.value:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
+
+
+def _percent(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _groups(measures: LevelMeasures) -> tuple[SetMeasures, ...]:
+    return (measures.all_cycles, *measures.by_class, *measures.by_device)

@@ -1,0 +1,1 @@
+"""The page, the pictures and the model card of a trained run."""
