@@ -16,7 +16,6 @@ from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.uncertainty import FEW_PATIENTS, Estimate, Statistic
 
 WANTED_SENSITIVITY = 0.9
-# With fewer, one patient more or less moves the threshold a long way.
 _ROUNDING = 1e-9
 
 

@@ -30,7 +30,6 @@ from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.uncertainty import FEW_PATIENTS
 
 FORMAT = "lungsound calibration 1"
-# With fewer, what is fitted may not hold for other patients.
 
 
 @dataclass(frozen=True)
