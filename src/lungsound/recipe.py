@@ -23,11 +23,15 @@ def train(config: RunConfig, run_dir: Path, *, console: Console | None = None, i
     The same settings, corpus and machine give the same weights to the byte on the CPU, also when the run was killed
     and resumed. Raises LungsoundError for what a user can mend.
     """
-    console = console or Console()
+    run = RunFolder(run_dir)
+    with run.alone():
+        run.check(config, is_resumed=is_resumed)
+        return _train(config, run, console=console or Console())
+
+
+def _train(config: RunConfig, run: RunFolder, *, console: Console) -> Path:
     device = training.device(config.train.device)
     precision = training.precision(config.train.precision, device)
-    run = RunFolder(run_dir)
-    run.check(config, is_resumed=is_resumed)
 
     # Recordings to cycles, which of them train, choose the epoch and are kept for the end; to filter banks.
     corpus = corpora.corpus(config.data)

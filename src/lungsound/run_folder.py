@@ -17,12 +17,14 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import FileLock, Timeout
 from tensorboardX import SummaryWriter
 
 from lungsound.checkpoint import (
@@ -62,6 +64,33 @@ class RunFolder(Listener):
         self.predictions = path / "predictions.csv"
         self._events: SummaryWriter | None = None
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make the folder and keep other trainings out of it; where no run came to start, what was made is taken away.
+
+        SettingsError when another training is at work in it, or when it cannot be made.
+        """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"{self.path} cannot be made a folder ({error.strerror}): give another --out") from None
+        place = self.path / ".lock"
+        lock = FileLock(place, blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise SettingsError(f"another training is at work in {self.path}: wait or give another --out") from None
+        try:
+            yield
+        finally:
+            if [*self.path.iterdir()] == [place]:
+                place.unlink()
+                for folder in made:
+                    if not any(folder.iterdir()):  # a parent may hold other runs by now
+                        folder.rmdir()
+            lock.release()
+
     def check(self, config: RunConfig, *, is_resumed: bool) -> None:
         """SettingsError when a new run would stand on another's, or a resumed one has other settings."""
         if is_resumed:
@@ -72,11 +101,7 @@ class RunFolder(Listener):
             raise SettingsError(f"{self.path} already holds a run: give another --out, or --resume to go on with it")
 
     def start(self, config: RunConfig) -> None:
-        """Make the folder, with the settings in it."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingsError(f"{self.path} cannot be made a folder ({error.strerror}): give another --out") from None
+        """Write down the settings."""
         _write_json(self.path / "config.json", config.model_dump(mode="json"))
 
     def config(self) -> RunConfig:

@@ -69,7 +69,9 @@ def assert_nothing_written(tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def _blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, place in {"draw_confusion": 2, "draw_score_intervals": 1, "draw_curves": 1}.items():
-        monkeypatch.setattr(f"lungsound.evaluation.reporting.report.{name}", lambda *a, at=place, **_: a[at].write_bytes(b""))
+        monkeypatch.setattr(
+            f"lungsound.evaluation.reporting.report.{name}", lambda *a, at=place, **_: a[at].write_bytes(b"")
+        )
 
 
 # ---- corpora ----

@@ -68,7 +68,8 @@ def _blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process pictures are left blank, to save the time; the whole run draws its own."""
     for name, path_position in {"draw_confusion": 2, "draw_score_intervals": 1, "draw_curves": 1}.items():
         monkeypatch.setattr(
-            f"lungsound.evaluation.reporting.report.{name}", lambda *a, at=path_position, **_: Path(a[at]).write_bytes(b"")
+            f"lungsound.evaluation.reporting.report.{name}",
+            lambda *a, at=path_position, **_: Path(a[at]).write_bytes(b""),
         )
 
 

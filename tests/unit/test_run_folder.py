@@ -44,9 +44,26 @@ def take_step(step: TrainStep) -> None:
 
 def test_a_new_run_writes_its_settings_first(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "deep" / "run")
-    run.start(small_config())
-    assert [path.name for path in run.path.iterdir()] == ["config.json"]
+    with run.alone():
+        run.start(small_config())
+    assert {path.name for path in run.path.iterdir()} == {"config.json", ".lock"}
     assert run.config() == small_config()
+
+
+def test_two_trainings_cannot_share_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with RunFolder(folder).alone():
+        with pytest.raises(SettingsError, match="another training is at work"), RunFolder(folder).alone():
+            pytest.fail("the folder was taken twice")
+        RunFolder(folder).start(small_config())
+    with RunFolder(folder).alone():
+        assert RunFolder(folder).config() == small_config()
+
+
+def test_a_folder_in_which_nothing_started_is_taken_away(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="bad corpus"), RunFolder(tmp_path / "run").alone():
+        raise SettingsError("bad corpus")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_with_a_run_is_not_used_again(tmp_path: Path) -> None:

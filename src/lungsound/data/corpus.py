@@ -125,14 +125,14 @@ class Corpus:
 
     def require_sound(self) -> "Corpus":
         """This corpus, if it has recordings and no problems; else a CorpusError that counts and names them."""
-        if not self.recordings:
-            raise CorpusError(f"no recordings in {self.root}: expected sound files with annotations beside them")
         if self.problems:
             counts = ", ".join(f"{n} x {kind}" for kind, n in sorted(Counter(p.kind for p in self.problems).items()))
             raise CorpusError(
                 f"{self.root} has {len(self.problems)} problem(s) ({counts}); the first: {self.problems[0]}; "
                 f"run 'lungsound data check {self.root}' to list them all"
             )
+        if not self.recordings:
+            raise CorpusError(f"no recordings in {self.root}: expected sound files with annotations beside them")
         return self
 
     @cached_property

@@ -263,3 +263,13 @@ def test_a_table_has_no_other_split(tmp_path):
     with pytest.raises(CorpusError, match="'table' has its official split only, got split 'fold0'"):
         read_corpus(table, split="fold0")
     assert kinds(read_corpus(table).problems) == []
+
+
+def test_sounds_that_are_all_missing_are_named(tmp_path: Path) -> None:
+    (tmp_path / "first.flac").write_bytes(b"")
+    table = tmp_path / "first.csv"
+    table.write_text("path,patient,label\nfirst.wav,p1,normal\n", encoding="utf-8")
+    with pytest.raises(
+        CorpusError, match=r"first\.wav cannot be read \(No such file or directory\); there is first\.flac"
+    ):
+        read_corpus(table)
