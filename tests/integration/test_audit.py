@@ -49,6 +49,43 @@ def test_a_sound_that_was_coded_again_turned_down_and_trimmed_is_found(
     assert audit(tree, tmp_path / "waived", "--waive", test.name)[0] == 0
 
 
+def test_bad_input_is_one_line_and_exit_code_2(
+    synthetic_corpus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, broken, file = tmp_path / "empty", tmp_path / "broken sound", tmp_path / "file"
+    empty.mkdir()
+    broken.mkdir()
+    file.touch()
+    name = "501_1b1_Al_sc_Meditron"
+    (broken / f"{name}.wav").write_bytes(b"no sound")
+    (broken / f"{name}.txt").write_text("0.5\t2.0\t0\t0\n")
+    for arguments, word in (
+        ((empty,), "no corpus in"),
+        ((broken,), name),
+        ((synthetic_corpus_dir, "--out", file), "is a file"),
+        ((synthetic_corpus_dir, "--waivers", tmp_path / "none.txt"), "waiver file"),
+    ):
+        assert lungsound("data", "audit", *arguments) == 2
+        printed = capsys.readouterr()
+        assert word in printed.err
+        assert printed.err.count("\n") == 1
+
+
+def test_a_header_that_claims_another_rate_is_found(sprsound_dir: Path, tmp_path: Path) -> None:
+    """59 recordings as they are, and one whose samples stand under a header of twice the rate."""
+    lines = ["path,patient,start,end,label,split"]
+    paths = sorted((sprsound_dir / "train_wav").iterdir())[:60]
+    for number, path in enumerate(paths):
+        samples, rate_hz = soundfile.read(path, dtype="int16")
+        soundfile.write(tmp_path / f"{path.stem}.wav", samples, 2 * rate_hz if number == 30 else rate_hz)
+        lines.append(f"{path.stem}.wav,{path.stem.split('_')[0]},0,1,normal,train")
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    audit(tmp_path, tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "audit.json").read_text())["recordings"]
+    kinds = {one["name"]: [defect["kind"] for defect in one["defects"]] for one in found if one["defects"]}
+    assert kinds == {paths[30].stem: ["rare rate"]}
+
+
 def test_icbhis_patients_on_both_sides_are_found_by_name(icbhi_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotations = icbhi_dir.parent / "annotations_all"
     if not annotations.is_dir():

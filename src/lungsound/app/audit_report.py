@@ -4,51 +4,23 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from lungsound.app.audit_figures import draw_bands, draw_classes
-from lungsound.data.audit import UNKNOWN, Audit, RecordingFinding, SharedPatient, SharedSound
+from lungsound.app.audit_words import MEANINGS, advice, class_table, describe, is_doubled, shared_groups, verdict
+from lungsound.data.audit import Audit, RecordingFinding, SharedPatient, SharedSound
+from lungsound.data.usual import usual_bands
 from lungsound.files import write_text
 from lungsound.page import Block, Bullets, Cell, Facts, Heading, Paragraph, Picture, Remark, Table, render_html
 
 MAX_ON_TERMINAL = 5  # of one kind
 MAX_ON_PAGE = 200
+MAX_FOLDED = 8  # letters of a class that stay in one line of a narrow terminal
 NO_CYCLES = "(no cycles)"
-
-MEANINGS = {
-    "same samples": "the same samples, whatever the files are called",
-    "near-duplicate": "the same sound: re-encoded, resampled, cut, louder or quieter",
-    "simultaneous channels": "probably the same breaths, heard at the same time from another place (weaker evidence)",
-}
-
-
-def verdict(audit: Audit) -> str:
-    """The audit in one line."""
-    num_open, num_waived = len(audit.open_leaks), len(audit.leaks) - len(audit.open_leaks)
-    waived = f"; {num_waived} waived" if num_waived else ""
-    if not audit.is_clean:
-        return f"LEAKAGE: {num_open} finding(s) cross the parts of the split{waived}"
-    return f"no leakage between the parts of the split was found{waived}"
-
-
-def describe(audit: Audit, leak: SharedPatient | SharedSound) -> str:
-    """One finding in one sentence."""
-    waived = " [waived]" if audit.is_waived(leak) else ""
-    if isinstance(leak, SharedPatient):
-        counts = ", ".join(f"{count} in {part}" for part, count in leak.num_recordings.items())
-        return f"patient {leak.patient}: recordings {counts}{' [by design]' if leak.is_by_design else waived}"
-    audio = leak.audio
-    (one, other), evidence = (part or "no part" for part in leak.parts), ""
-    if audio.kind != "same samples":
-        evidence = f"; correlation {audio.correlation:.2f}, coherence {audio.coherence:.2f}"
-        evidence += f" ({audio.deviations:.0f} sd), {audio.offset_s:+.2f} s"
-    return (
-        f"{audio.kind}: {audio.one} ({one}) and {audio.other} ({other}){evidence}{waived if leak.crosses_parts else ''}"
-    )
 
 
 def print_audit(audit: Audit, console: Console) -> None:
@@ -65,14 +37,14 @@ def print_audit(audit: Audit, console: Console) -> None:
             line(f"  and {len(lines) - MAX_ON_TERMINAL} more; --out DIR lists them")
 
     line(f"{audit.name} in {audit.root}: {audit.num_recordings} recordings of {audit.num_patients} patients")
-    console.print(_terminal_table(class_table(audit)))
+    console.print(_terminal_table(class_table(audit)), crop=False)
     for note in audit.notes:
         line(f"note: {note}")
     for kind in sorted({problem.kind for problem in audit.problems}):
         some(kind, [f"{p.where}: {p.detail}" for p in audit.problems if p.kind == kind], "bold red")
     for kind, found in audit.defects().items():
         some(kind, [f"{finding.name}: {defect.detail}" for finding, defect in found], "bold")
-    for title, shared in _shared_groups(audit):
+    for title, shared in shared_groups(audit):
         if all(isinstance(each, SharedPatient) and each.is_by_design for each in shared):
             line(f"{title}: {len(shared)}")
         else:
@@ -81,6 +53,8 @@ def print_audit(audit: Audit, console: Console) -> None:
     for name in audit.unused_waivers:
         line(f"waiver {name!r} names no leak: take it out, or correct it", style="bold red")
     line(verdict(audit), style="bold green" if audit.is_clean else "bold red")
+    for sentence in advice(audit):
+        line(f"  {sentence}")
 
 
 def write_audit(audit: Audit, folder: Path) -> Path:
@@ -95,16 +69,20 @@ def write_audit(audit: Audit, folder: Path) -> Path:
 def page_blocks(audit: Audit, folder: Path) -> list[Block]:
     """The page's blocks; the pictures are drawn into the folder."""
     num_defective = sum(bool(finding.defects) for finding in audit.recordings)
+    kinds = ", ".join(f"{kind} {len(found)}" for kind, found in audit.defects().items())
     facts: dict[str, Cell] = {
         "folder": str(audit.root),
         "recordings": audit.num_recordings,
         "patients": audit.num_patients,
         "parts": ", ".join(audit.parts),
         "problems of the reader": len(audit.problems),
-        "recordings with a defect": num_defective if audit.is_audio_read else "no sound was read",
+        "recordings with a defect": f"{num_defective}{f' ({kinds})' if kinds else ''}"
+        if audit.is_audio_read
+        else "no sound was read",
     }
     return [
         Remark(verdict(audit), is_warning=not audit.is_clean),
+        *_summary_blocks(audit),
         Facts(facts),
         *([Bullets(list(audit.notes))] if audit.notes else []),
         *_leak_blocks(audit),
@@ -113,8 +91,22 @@ def page_blocks(audit: Audit, folder: Path) -> list[Block]:
         Heading("Names that join with nothing, and other problems"),
         *_problem_blocks(audit),
         *(_defect_blocks(audit, folder) if audit.is_audio_read else []),
+        *_doubled_blocks(audit),
         Heading("What was looked for, and what can escape"),
         Bullets(_limits(audit)),
+    ]
+
+
+def _summary_blocks(audit: Audit) -> list[Block]:
+    """What leaks and what to do about it, short."""
+    if audit.is_clean:
+        return []
+    leaks = [describe(audit, leak) for leak in audit.open_leaks]
+    more = [f"and {len(leaks) - MAX_ON_TERMINAL} more, below"] if len(leaks) > MAX_ON_TERMINAL else []
+    return [
+        Bullets([*leaks[:MAX_ON_TERMINAL], *more]),
+        Paragraph("", lead="What to do"),
+        Bullets(advice(audit)),
     ]
 
 
@@ -122,28 +114,48 @@ def _leak_blocks(audit: Audit) -> list[Block]:
     blocks: list[Block] = [Heading("What the parts share")]
     if audit.unused_waivers:
         blocks.append(Remark(f"Waivers that name no leak: {', '.join(audit.unused_waivers)}."))
-    groups = _shared_groups(audit)
+    groups = [(title, found) for title, found in shared_groups(audit) if not is_doubled(found)]
     for title, found in groups:
-        blocks.append(Heading(f"{title[0].upper()}{title[1:]}: {len(found)}", level=3))
-        sounds = [each for each in found if isinstance(each, SharedSound)]
-        patients = [each for each in found if isinstance(each, SharedPatient)]
-        if patients:
-            rows: list[list[Cell]] = [
-                [p.patient, *(p.num_recordings.get(part, 0) for part in audit.parts)] for p in patients
-            ]
-            grey = frozenset(i for i, p in enumerate(patients) if p.is_by_design or audit.is_waived(p))
-            blocks += _table(["patient", *audit.parts], rows, grey)
-        if sounds:
-            head = ["one", "part", "other", "part", "offset (s)", "correlation", "coherence", "sd", "patients"]
-            grey = frozenset(i for i, s in enumerate(sounds) if s.crosses_parts and audit.is_waived(s))
-            blocks += [
-                Paragraph(MEANINGS[sounds[0].audio.kind] + "."),
-                *_table(head, list(map(_sound_row, sounds)), grey),
-            ]
+        if isinstance(found[0], SharedPatient) and found[0].is_by_design:
+            sentence = "the corpus says that it tests known patients there; audit.json names them."
+            blocks.append(Paragraph(f": {len(found)}; {sentence}", lead=title[0].upper() + title[1:]))
+        else:
+            blocks += _group_blocks(audit, title, found)
     if not groups:
-        blocks.append(Paragraph("No patient and no sound is in more than one part, and no sound is there twice."))
-    elif any(audit.is_waived(leak) for leak in audit.leaks) or any(p.is_by_design for p in audit.shared_patients):
-        blocks.append(Paragraph("Grey: waived, or by the design of the corpus."))
+        blocks.append(Paragraph("No patient and no sound is in more than one part."))
+    elif any(audit.is_waived(leak) for leak in audit.leaks):
+        blocks.append(Paragraph("Grey: waived."))
+    return blocks
+
+
+def _doubled_blocks(audit: Audit) -> list[Block]:
+    """Sounds that are there twice within a part, or where one has no part: no leak."""
+    groups = [(title, found) for title, found in shared_groups(audit) if is_doubled(found)]
+    if not groups:
+        return []
+    blocks: list[Block] = [Heading("The same sound twice within a part"), Paragraph("No leak, but counted twice.")]
+    for title, found in groups:
+        blocks += _group_blocks(audit, title, found)
+    return blocks
+
+
+def _group_blocks(audit: Audit, title: str, found: Sequence[SharedPatient | SharedSound]) -> list[Block]:
+    blocks: list[Block] = [Heading(f"{title[0].upper()}{title[1:]}: {len(found)}", level=3)]
+    patients = [each for each in found if isinstance(each, SharedPatient)]
+    sounds = [each for each in found if isinstance(each, SharedSound)]
+    if patients:
+        rows: list[list[Cell]] = [
+            [p.patient, *(p.num_recordings.get(part, 0) for part in audit.parts)] for p in patients
+        ]
+        grey = frozenset(i for i, p in enumerate(patients) if audit.is_waived(p))
+        blocks += _table(["patient", *audit.parts], rows, grey)
+    if sounds:
+        head = ["one", "part", "other", "part", "offset (s)", "correlation", "coherence", "sd", "patients"]
+        grey = frozenset(i for i, s in enumerate(sounds) if s.crosses_parts and audit.is_waived(s))
+        blocks += [
+            Paragraph(MEANINGS[sounds[0].audio.kind]),
+            *_table(head, list(map(_sound_row, sounds)), grey),
+        ]
     return blocks
 
 
@@ -155,42 +167,8 @@ def _sound_row(shared: SharedSound) -> list[Cell]:
     return [audio.one, one, audio.other, other, audio.offset_s, audio.correlation, audio.coherence, sd, patients]
 
 
-def _shared_groups(audit: Audit) -> list[tuple[str, list[SharedPatient | SharedSound]]]:
-    """What is shared, in groups of one kind with a title; those that cross the parts first."""
-    groups: dict[str, list[SharedPatient | SharedSound]] = {}
-    for patient in audit.shared_patients:
-        design = ", by design" if patient.is_by_design else ""
-        groups.setdefault(f"patients in {' and '.join(patient.num_recordings)}{design}", []).append(patient)
-    for shared in sorted(audit.shared_sounds, key=lambda shared: not shared.crosses_parts):
-        across = "across parts" if shared.crosses_parts else "within a part"
-        groups.setdefault(f"{shared.audio.kind} {across}", []).append(shared)
-    return list(groups.items())
-
-
 def _is_open(audit: Audit, found: Sequence[SharedPatient | SharedSound]) -> bool:
     return bool(set(map(id, found)) & set(map(id, audit.open_leaks)))
-
-
-def class_table(audit: Audit) -> tuple[list[str], list[list[Cell]]]:
-    """Head and rows: recordings, and cycles by class, of each part and device (where devices are known), and of all."""
-    words = list(dict.fromkeys(row.word for row in audit.tally if row.word is not None))
-    places = sorted({(row.part, row.device) for row in audit.tally}, key=lambda p: (_part_order(audit, p[0]), p[1]))
-    cycles = Counter({(row.part, row.device, row.word): row.num_cycles for row in audit.tally})
-    num_recordings = Counter((finding.part, finding.device) for finding in audit.recordings)
-    rows: list[list[Cell]] = []
-    for part, device in places:
-        counts = [cycles[part, device, word] for word in words]
-        rows.append([part, device, num_recordings[part, device], sum(counts), *counts])
-    total = [sum(cycles[part, device, word] for part, device in places) for word in words]
-    rows.append(["all", "", audit.num_recordings, sum(total), *total])
-    head = ["part", "device", "recordings", "cycles", *words]
-    if {device for _, device in places} == {UNKNOWN}:
-        return [head[0], *head[2:]], [[row[0], *row[2:]] for row in rows]
-    return head, rows
-
-
-def _part_order(audit: Audit, part: str) -> int:
-    return audit.parts.index(part) if part in audit.parts else len(audit.parts)
 
 
 def _class_blocks(audit: Audit, folder: Path) -> list[Block]:
@@ -247,17 +225,12 @@ def _defect_blocks(audit: Audit, folder: Path) -> list[Block]:
 
 
 def _rate_blocks(measured: Sequence[RecordingFinding]) -> list[Block]:
-    """Recordings by device, rate and where their band ends: a rate that is rare for a device may be wrong."""
-    limits: dict[tuple[str, int], list[float]] = {}
-    for finding in measured:
-        if finding.quality is not None:
-            band = finding.quality.band
-            limit = band.limit_hz if band is not None else float("nan")
-            limits.setdefault((finding.device, finding.quality.sample_rate_hz), []).append(limit)
+    """Recordings by device, rate and where their band ends."""
+    qualities = [finding.quality for finding in measured if finding.quality is not None]
+    usual = usual_bands([finding.device for finding in measured], qualities)
     rows: list[list[Cell]] = [
-        [device, rate_hz, len(found), *(round(float(q)) for q in np.nanquantile(found, (0, 0.5, 1)))]
-        for (device, rate_hz), found in sorted(limits.items())
-        if not np.isnan(found).all()
+        [device, rate_hz, band.num_recordings, *map(round, (band.lowest_hz, band.limit_hz, band.highest_hz))]
+        for (device, rate_hz), band in usual.items()
     ]
     head = ["device", "rate (Hz)", "recordings", "band ends (Hz): lowest", "median", "highest"]
     return [Heading("Rates and bands", level=3), Table(head, rows)] if rows else []
@@ -278,15 +251,26 @@ def _limits(audit: Audit) -> list[str]:
         "Copies are found through gain, resampling, MP3 or Ogg, and cuts that leave 5 s or more (3.2 s at the least). "
         "A copy at another speed or pitch, or under louder noise, escapes.",
         "Simultaneous channels are found for about half the pairs of chest places; those that share no sound escape.",
-        "A band that ends early, or at a wall, is seen. A header whose rate is wrong with nothing else changed is not "
-        "seen in the sound, but where cycles then end after their recording, or the same samples have two rates.",
+        "A band is called limited where it ends well before that of other recordings of its device and rate, or below "
+        "what crackles need. A rise to a higher rate is seen where the sound reaches half the old rate.",
+        "A header whose rate is wrong with nothing else changed is not seen in the sound, but where hardly another "
+        "recording of the device has that rate, where cycles then end after their recording, or the same samples have "
+        "two rates.",
     ]
 
 
 def _terminal_table(table: tuple[list[str], list[list[Cell]]]) -> TerminalTable:
-    drawn = TerminalTable(box=None, pad_edge=False, header_style="bold")
+    drawn = TerminalTable(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    first_class = table[0].index("cycles") + 1
     for number, name in enumerate(table[0]):
-        drawn.add_column(Text(name), justify="right" if number and name != "device" else "left")
+        justify: Literal["left", "right"] = "right" if number and name != "device" else "left"
+        longest = max(map(len, name.split()), default=0)
+        drawn.add_column(
+            Text(name),
+            justify=justify,
+            overflow="fold",
+            min_width=longest if number < first_class else min(longest, MAX_FOLDED),
+        )
     for row in table[1]:
         drawn.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
     return drawn

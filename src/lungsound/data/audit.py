@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from lungsound.audio.quality import Defect, Quality
 from lungsound.data.corpus import Corpus, Problem, Recording
 from lungsound.data.measured import Measured, measure_recordings
 from lungsound.data.shared_audio import SharedAudio, crowded_patients, find_shared_audio
+from lungsound.data.usual import describe_narrow, find_unusual, usual_bands
 from lungsound.errors import AudioError, CorpusError, SettingsError
 
 OnProgress = Callable[[int, int], None]
@@ -155,14 +156,15 @@ def audit_corpus(
 
     Raises CorpusError when the corpus has no recordings.
     """
-    if not corpus.recordings:
-        raise CorpusError(f"no recordings in {corpus.root}: nothing to audit; 'lungsound data check' says why")
+    _require_recordings(corpus)
     findings = [_finding(corpus, recording) for recording in corpus.recordings]
     shared: list[SharedAudio] = []
     notes = list(corpus.notes)
     if is_audio_read:
         results = measure_recordings(corpus.recordings, num_workers=num_workers, on_progress=on_progress)
         findings = [_finding(corpus, r, result) for r, result in zip(corpus.recordings, results, strict=True)]
+        findings, narrow = _compare_with_usual(findings)
+        notes += narrow
         decoded = [(r, m) for r, m in zip(corpus.recordings, results, strict=True) if isinstance(m, Measured)]
         recordings, measured = [r for r, _ in decoded], [m for _, m in decoded]
         shared = find_shared_audio(recordings, measured, num_workers=num_workers, on_progress=on_progress)
@@ -185,6 +187,16 @@ def audit_corpus(
         notes=tuple(notes),
         waived=tuple(dict.fromkeys(waived)),
     )
+
+
+def _require_recordings(corpus: Corpus) -> None:
+    if not corpus.recordings:
+        why = (
+            f"the first of {len(corpus.problems)} problem(s): {corpus.problems[0]}"
+            if corpus.problems
+            else "it is empty"
+        )
+        raise CorpusError(f"no recordings in {corpus.root} that could be audited; {why}")
 
 
 def _shared_sounds(corpus: Corpus, shared: Sequence[SharedAudio]) -> tuple[SharedSound, ...]:
@@ -262,6 +274,15 @@ def _finding(corpus: Corpus, recording: Recording, result: Measured | AudioError
         return RecordingFinding(recording.name, part, device, result.quality, result.defects)
     defects = () if result is None else (Defect("unreadable", str(result)),)
     return RecordingFinding(recording.name, part, device, None, defects)
+
+
+def _compare_with_usual(findings: Sequence[RecordingFinding]) -> tuple[list[RecordingFinding], list[str]]:
+    """The findings with what is unlike others of a device, and sentences on what all of a device have in common."""
+    qualities = {place: found.quality for place, found in enumerate(findings) if found.quality is not None}
+    devices = [findings[place].device for place in qualities]
+    unusual = dict(zip(qualities, find_unusual(devices, list(qualities.values())), strict=True))
+    compared = [replace(found, defects=found.defects + unusual.get(place, ())) for place, found in enumerate(findings)]
+    return compared, describe_narrow(usual_bands(devices, list(qualities.values())))
 
 
 def _finite(value: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 
 from lungsound.audio.fingerprint import RATE_HZ, Fingerprint, fingerprint
 from lungsound.audio.quality import Defect, Quality, Samples, find_defects, measure_quality
-from lungsound.audio.waveform import read_waveform, resample
+from lungsound.audio.waveform import probe, read_waveform, resample
 from lungsound.data.corpus import Recording
 from lungsound.errors import AudioError
 
@@ -60,12 +60,11 @@ def _measure(path: Path) -> Measured | AudioError:
 def read_channels(path: Path) -> tuple[Samples, int]:
     """Samples (channel, samples) of a sound file at its own rate, and that rate. Raises AudioError as `read_waveform`.
 
-    The file is opened twice: `read_waveform` knows what is a damaged file, and gives the mean of the channels only.
+    The file is opened more than once: `read_waveform` knows what is damaged, and gives the mean of the channels only.
     """
-    with soundfile.SoundFile(path) as file:
-        rate_hz, num_channels = int(file.samplerate), int(file.channels)
-    mono = read_waveform(path, sample_rate_hz=rate_hz).numpy()
-    if num_channels == 1:
-        return mono[np.newaxis], rate_hz
+    info = probe(path)
+    mono = read_waveform(path, sample_rate_hz=info.sample_rate_hz).numpy()
+    if info.num_channels == 1:
+        return mono[np.newaxis], info.sample_rate_hz
     samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
-    return np.ascontiguousarray(samples.T), rate_hz
+    return np.ascontiguousarray(samples.T), info.sample_rate_hz

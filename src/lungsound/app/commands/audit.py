@@ -37,10 +37,13 @@ def data_audit(
     from lungsound.data.audit import audit_corpus, read_waivers
     from lungsound.data.names_only import read_names
     from lungsound.data.reader import read_corpus
+    from lungsound.errors import SettingsError
     from lungsound.training.progress import track
 
     waived = [*(waive or []), *(read_waivers(waivers) if waivers else [])]
     corpus = read_names(folder, split=split) if names_only else read_corpus(folder, split=split, is_strict=False)
+    if out is not None and out.exists() and not out.is_dir():
+        raise SettingsError(f"--out {out} is a file: give a folder, or one to be made")
     with track(console, "audit") as on_progress:
         audit = audit_corpus(
             corpus,
