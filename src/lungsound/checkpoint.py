@@ -24,6 +24,7 @@ from lungsound.build import corpora, models
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import WeightsError
 from lungsound.evaluation.calibration.store import Calibration
+from lungsound.evaluation.comparison.runs import is_unfinished
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.model.encoder import AudioSpectrogramTransformer
@@ -44,6 +45,13 @@ class TrainedModel:
     label_set: LabelSet
     sha256: str
     calibration: Calibration | None = None
+
+
+def unfinished(folder: Path) -> str | None:
+    """What to say of the folder of a run that was not trained to its end and evaluated; None of any other."""
+    if not is_unfinished(folder):
+        return None
+    return f"{folder} is not finished: 'lungsound train RECIPE --out {folder} --resume' goes on with it"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -77,7 +85,8 @@ def _opened(path: Path, expected_format: str) -> Iterator[tuple[Any, dict[str, A
                 raise WeightsError(f"{path} is of format {found!r}, expected {expected_format!r}")
             yield file, facts
     except FileNotFoundError:
-        raise WeightsError(f"no file {path}: give the folder of a run, or train one first") from None
+        told = unfinished(path.parent) or f"no file {path}: give the folder of a run, or train one first"
+        raise WeightsError(told) from None
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path} is damaged or no safetensors file ({error}); copy or train it again") from None
 
@@ -115,6 +124,15 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     write_tensors(path, tensors, facts | {"calibration": calibration.to_plain()})
 
 
+def read_calibration(path: Path) -> Calibration | None:
+    """The calibration that the model file keeps, None without one; reads no weights."""
+    return _calibration_in(read_facts(path, expected_format=MODEL_FORMAT))
+
+
+def _calibration_in(facts: Mapping[str, Any]) -> Calibration | None:
+    return Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
+
+
 def load_model(path: Path) -> TrainedModel:
     """The model that `save_model` wrote, in evaluation mode on the CPU.
 
@@ -138,8 +156,7 @@ def load_model(path: Path) -> TrainedModel:
     load_weights(model, tensors, source=str(path))
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    calibration = Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
-    return TrainedModel(model.eval(), front_end, mean, std, label_set, sha256, calibration)
+    return TrainedModel(model.eval(), front_end, mean, std, label_set, sha256, _calibration_in(facts))
 
 
 @torch.no_grad()

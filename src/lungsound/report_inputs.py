@@ -1,24 +1,47 @@
 """What a report shows beside the scores: groups of patients, the hardest cycles with their sound, the three columns."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lungsound.audio.front_end import FrontEnd
+from lungsound.build.corpora import DEVICE_SPLIT
 from lungsound.data.corpus import Corpus, Recording
 from lungsound.data.protocol import VALIDATION
-from lungsound.evaluation.columns import COLUMN_HEAD, NAMES, Columns, column_rows, read_columns
+from lungsound.evaluation.columns import COLUMN_HEAD, RULE, Columns, column_rows, read_columns
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.reporting.hardest import HardCycle, hardest_rows
+from lungsound.evaluation.rescoring.page import metric_table_blocks
 from lungsound.evaluation.rescoring.rescore import rescore
 from lungsound.evaluation.rescoring.tally import Answers
 from lungsound.evaluation.subgroups import Subgroups, age_groups, score_subgroups
 from lungsound.page import Block, Heading, Paragraph, Table
 
-KNOWN, NEW = "known to the training part", "new"
+KNOWN, VALIDATED, NEW = "known to the training part", "in validation", "new"
+SPLIT_NOTE = "split: "  # how the readers' notes on the split begin
 
 
-def subgroups(corpus: Corpus, predictions: Predictions, known_patients: Collection[str]) -> tuple[Subgroups, ...]:
-    """Scores by place, age group, sex, diagnosis; and by whether training heard the patient, where it heard any."""
+@dataclass(frozen=True)
+class KnownPatients:
+    """Patients of the test whom the run has met: who train, and who validate."""
+
+    train: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+
+    def group(self, patient: str) -> str:
+        if patient in self.train:
+            return KNOWN
+        return VALIDATED if patient in self.validation else NEW
+
+
+def known_patients(facts: Mapping[str, Any], predictions: Predictions) -> KnownPatients:
+    """Who of the patients that were answered for trained the run with these facts, and who validated."""
+    parts = (sorted(set(facts["patients"][part]) & set(predictions.patients)) for part in ("train", VALIDATION))
+    return KnownPatients(*map(tuple, parts))
+
+
+def subgroups(corpus: Corpus, predictions: Predictions, known: KnownPatients) -> tuple[Subgroups, ...]:
+    """Scores by place, age group, sex, diagnosis; and by whether the run had met the patient, where it had met any."""
     recordings = _recordings(corpus, predictions)
     facts: dict[str, Sequence[str]] = {
         "location": [recording.location or "" for recording in recordings],
@@ -26,8 +49,8 @@ def subgroups(corpus: Corpus, predictions: Predictions, known_patients: Collecti
         "sex": [recording.sex or "" for recording in recordings],
         "diagnosis": [recording.diagnosis or "" for recording in recordings],
     }
-    if set(known_patients) & set(predictions.patients):
-        facts["patient"] = [KNOWN if patient in known_patients else NEW for patient in predictions.patients]
+    if known != KnownPatients():
+        facts["patient"] = [known.group(patient) for patient in predictions.patients]
     return score_subgroups(predictions, facts)
 
 
@@ -43,10 +66,12 @@ def hard_cycles(corpus: Corpus, predictions: Predictions, front_end: FrontEnd) -
     return found
 
 
-def columns_of(columns: Mapping[str, Predictions], epochs: Mapping[str, int]) -> list[Columns]:
+def columns_of(
+    columns: Mapping[str, Predictions], epochs: Mapping[str, int], unwatched: Mapping[str, str]
+) -> list[Columns]:
     """The three columns of a run, for each part of the test; none of a run that keeps no answers."""
     parts = sorted({part for answers in columns.values() for part in answers.parts} - {VALIDATION})
-    return [read_columns([columns], [epochs], part=part) for part in parts]
+    return [read_columns([columns], [epochs], part=part, unwatched=unwatched) for part in parts]
 
 
 def column_blocks(columns: Sequence[Columns]) -> list[Block]:
@@ -56,15 +81,15 @@ def column_blocks(columns: Sequence[Columns]) -> list[Block]:
     blocks: list[Block] = [
         Heading("Three ways to choose the epoch"),
         Paragraph(
-            f"One training, its answers at each chosen epoch. {NAMES['test'].capitalize()}: what a score gains by "
-            "looking at the test is in the last column, in points, paired over the same patients."
+            "One training, its answers at each chosen epoch. The last column is the Score of the epoch that was chosen "
+            "on the test minus that of the line, in points, paired over the same patients."
         ),
     ]
     for each in columns:
         if len(columns) > 1:
             blocks.append(Heading(each.part, level=3))
         blocks.append(Table(COLUMN_HEAD, column_rows(each)))
-    return blocks
+    return [*blocks, Paragraph(RULE)]
 
 
 def metric_blocks(predictions: Predictions) -> list[Block]:
@@ -84,9 +109,8 @@ def metric_blocks(predictions: Predictions) -> list[Block]:
     blocks: list[Block] = [Heading("Every metric in use")]
     for part in parts:
         result = rescore(answers.tally([part]))
-        rows = [(line.name, line.definition, line.text, line.beside) for line in result.lines]
         blocks += [Heading(part or "unknown part", level=3)] if len(parts) > 1 else []
-        blocks += [Table(("metric", "what it is", "value", "may stand beside"), rows)]
+        blocks += metric_table_blocks(result)
     return blocks
 
 
@@ -98,6 +122,18 @@ def protocol_sentence(name: str, facts: Mapping[str, Any]) -> str:
     left_out = facts["left_out_patients"]
     shared = f"{len(left_out)} that the test has too left out" if left_out else "none left out"
     return f"strict: {patients['train']} patients train, {patients['validation']} validate, {shared}"
+
+
+def split_words(corpus_name: str, notes: Sequence[str], setting: str) -> str:
+    """Where the parts of a corpus come from: what its reader noted, else what its kind has.
+
+    `setting` is data.split, which says no more than "official" of corpora that have one split only.
+    """
+    if setting.startswith(DEVICE_SPLIT):
+        return f"the device {setting.removeprefix(DEVICE_SPLIT)} against all others"
+    noted = [note.removeprefix(SPLIT_NOTE) for note in notes if note.startswith(SPLIT_NOTE)]
+    own = {"table": "that of the table", "folders": "that of the folders"}.get(corpus_name, setting)
+    return "; ".join(noted) or own
 
 
 def _recordings(corpus: Corpus, predictions: Predictions) -> list[Recording]:

@@ -9,7 +9,8 @@ model.safetensors       the weights of the chosen epoch, with front end and clas
 epochs/last.csv         answers for the validation and the test cycles after the last epoch; beside it, where there
                         are such, validation.csv and test.csv: after the epoch that is best on that part
 predictions.csv         a row per test cycle
-report.md, report.json  and their pictures
+report.md, report.json  and their pictures; report.json is written last: a run with it is finished
+.lock                   held by the training that is at work here
 """
 
 import csv

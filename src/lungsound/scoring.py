@@ -8,21 +8,35 @@ import torch
 from rich.console import Console
 
 from lungsound.build import corpora, training
-from lungsound.checkpoint import TrainedModel
+from lungsound.checkpoint import TrainedModel, unfinished
 from lungsound.config import DataSettings, ModelSettings, RunConfig
 from lungsound.data.corpus import Corpus
 from lungsound.data.dataset import CycleBatches
 from lungsound.data.protocol import rows_to_test
+from lungsound.data.reader import read_corpus
+from lungsound.data.relabel import UNKNOWN_LABEL
 from lungsound.errors import SettingsError
 from lungsound.evaluation.calibration.report import calibration_blocks
-from lungsound.evaluation.columns import LAST
+from lungsound.evaluation.columns import LAST, NONE_CHOSEN, TEST, unwatched_columns
 from lungsound.evaluation.evaluate import evaluate_predictions
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
+from lungsound.evaluation.reporting.blocks import BEST_ON_OTHER_TEST, BEST_ON_TEST
 from lungsound.evaluation.reporting.model_card import write_model_card
 from lungsound.evaluation.reporting.report import write_report
+from lungsound.labels import LABEL_SETS
 from lungsound.model.classifier import predict_probabilities
 from lungsound.page import Block, Remark
-from lungsound.report_inputs import column_blocks, columns_of, hard_cycles, metric_blocks, protocol_sentence, subgroups
+from lungsound.report_inputs import (
+    KnownPatients,
+    column_blocks,
+    columns_of,
+    hard_cycles,
+    known_patients,
+    metric_blocks,
+    protocol_sentence,
+    split_words,
+    subgroups,
+)
 from lungsound.run_folder import RunFolder
 from lungsound.training.progress import track
 from lungsound.training.trainer import Progress
@@ -41,6 +55,7 @@ def evaluate(
     run_dir: Path,
     *,
     data_root: Path | None = None,
+    label_map: Path | None = None,
     out_dir: Path | None = None,
     device: str | None = None,
     console: Console | None = None,
@@ -48,28 +63,47 @@ def evaluate(
     """Evaluate a trained run again, or on another corpus; the path of the report.
 
     Without `data_root` on the test part of the corpus that the run was trained on, into the run's folder; with one on
-    every part of that corpus but "train", and `out_dir` is needed. `device` is that of the run by default.
+    every part of that corpus but "train" (see `data_to_test`), and `out_dir` is needed. `device` is that of the run by
+    default.
     """
     run = RunFolder(run_dir)
-    config = run.config()
-    if data_root is not None:
-        if out_dir is None:
-            raise SettingsError("evaluating on another corpus needs a folder for its report: give --out DIR")
-        data = DataSettings(root=str(data_root), label_set=config.data.label_set)
-        config = config.model_copy(update={"data": data})
-    corpus = corpora.corpus(config.data)
-    rows = rows_to_test(corpus, config.data.test_parts)
+    if told := unfinished(run_dir):
+        raise SettingsError(told)
+    if data_root is not None and out_dir is None:
+        raise SettingsError("evaluating on another corpus needs a folder for its report: give --out DIR")
+    data = data_to_test(run.config().data, data_root, label_map)
+    corpus = corpora.corpus(data)
+    rows = rows_to_test(corpus, data.test_parts)
     console = console or Console()
     return report_on(
         run,
         corpus,
         rows,
-        data=config.data,
+        data=data,
         progress=run.progress(),
         out_dir=out_dir,
         device=device,
         console=console,
     )
+
+
+def data_to_test(trained: DataSettings, root: Path | None, label_map: Path | None) -> DataSettings:
+    """How a corpus is read on which a run is tested; `trained` is how the run's own was read.
+
+    The run's own (no `root`, or the same folder) as then: devices, modes, split, test parts, label map. Any other
+    whole, with its official split, and by the run's label map when it has words that are known to no label set.
+    `label_map` goes before the run's.
+    """
+    own = {} if label_map is None else {"label_map": str(label_map)}
+    if root is None or (trained.root is not None and root.resolve() == Path(trained.root).resolve()):
+        return trained.model_copy(update=own)
+    there = DataSettings(root=str(root), label_set=trained.label_set).model_copy(update=own)
+    if label_map is None and trained.label_map is not None:
+        unit = LABEL_SETS[trained.label_set].unit
+        problems = read_corpus(root, is_strict=False, unit=unit).problems
+        if any(problem.kind == UNKNOWN_LABEL for problem in problems):
+            return there.model_copy(update={"label_map": trained.label_map})
+    return there
 
 
 def report_on(
@@ -91,30 +125,30 @@ def report_on(
     folder = run.path if out_dir is None else out_dir
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / run.predictions.name
-    where = training.device(device or config.train.device)
-    trained = run.trained_model()
+    trained, where = run.trained_model(), training.device(device or config.train.device)
     write_predictions(path, predict_corpus(trained, corpus, rows, device=where, console=console))
     predictions = read_predictions(path)  # the file is what the report is made from
 
-    shared = _shared_patients(facts, corpus, predictions)
+    are_same = _are_patients_the_same(facts, corpus)
+    known = known_patients(facts, predictions) if are_same else KnownPatients()
     chosen_epoch = progress.best_epochs.get(COLUMN_OF[config.train.selection], 0)
-    is_unchosen = config.train.selection != "last" and chosen_epoch == 0
-    context = _context(config, facts, data, corpus, rows, is_chosen=chosen_epoch > 0)
+    selection = _selection(config, is_chosen=chosen_epoch > 0, is_other_corpus=not are_same)
     found: dict[str, Any] = {
-        "context": context | {"model hash": trained.sha256},
-        "notes": _notes(corpus, facts, shared or [], is_unchosen=is_unchosen),
+        "context": _context(config, facts, data, corpus, rows, selection) | {"model hash": trained.sha256},
+        "notes": _notes(corpus, facts, known, is_unchosen=config.train.selection != "last" and not chosen_epoch),
         "chosen_epoch": chosen_epoch or None,
-        "num_shared_patients": None if shared is None else len(shared),
-        "subgroups": subgroups(corpus, predictions, shared or ()),
-        "columns": _columns(run, progress, config) if out_dir is None else [],
+        "num_shared_patients": len(known.train) if are_same else None,
+        "num_validation_patients": len(known.validation),
+        "subgroups": subgroups(corpus, predictions, known),
+        "columns": _columns(run, progress, config, facts) if out_dir is None else [],
     }
     calibrated: list[Block] = []
 
     def measure_calibration(staging: Path) -> list[Block]:
         if trained.calibration is not None:
             calibrated.extend(calibration_blocks(trained.calibration, predictions, folder=staging))
-            if shared is not None and (heard := set(facts["patients"]["validation"]) & set(predictions.patients)):
-                calibrated.append(Remark(f"Validation has {len(heard)} of these patients too: this is optimistic."))
+            if num := len(known.validation):
+                calibrated.append(Remark(f"Validation has {num} of these patients too: this is optimistic."))
         return calibrated
 
     evaluation, hardest = evaluate_predictions(predictions), hard_cycles(corpus, predictions, trained.front_end)
@@ -124,30 +158,40 @@ def report_on(
     return report
 
 
-def _columns(run: RunFolder, progress: Progress, config: RunConfig) -> list[Block]:
+def _columns(run: RunFolder, progress: Progress, config: RunConfig, facts: Mapping[str, Any]) -> list[Block]:
     epochs = progress.best_epochs | {LAST: config.train.epochs}
-    return column_blocks(columns_of(run.columns(), epochs))
+    unwatched = unwatched_columns(
+        is_test_watched=config.train.is_test_watched or COLUMN_OF[config.train.selection] == TEST,
+        has_validation=facts["num_cycles"]["validation"] > 0,
+    )
+    return column_blocks(columns_of(run.columns(), epochs, unwatched))
 
 
-def _shared_patients(facts: Mapping[str, Any], corpus: Corpus, predictions: Predictions) -> list[str] | None:
-    """Patients whom the run was trained on among those that were answered for; None when that is not known."""
+def _are_patients_the_same(facts: Mapping[str, Any], corpus: Corpus) -> bool:
+    """Whether a patient's name in the corpus is who had it in the one that the run was trained on."""
     trained_on = facts["corpus"]
     is_same = corpus.fingerprint == trained_on["fingerprint"]
     # The same number is the same patient in any part of a real corpus, but not in two synthetic ones.
-    if is_same or (corpus.name == trained_on["name"] and not corpus.is_synthetic):
-        return sorted(set(facts["patients"]["train"]) & set(predictions.patients))
-    return None
+    return is_same or (corpus.name == trained_on["name"] and not corpus.is_synthetic)
 
 
-def _notes(corpus: Corpus, facts: Mapping[str, Any], shared: Sequence[str], *, is_unchosen: bool) -> list[str]:
+def _selection(config: RunConfig, *, is_chosen: bool, is_other_corpus: bool) -> str:
+    """What chose the epoch, as `blocks.EPOCH_SELECTIONS` names it."""
+    selection = config.train.selection if is_chosen else "last"
+    return BEST_ON_OTHER_TEST if selection == BEST_ON_TEST and is_other_corpus else selection
+
+
+def _notes(corpus: Corpus, facts: Mapping[str, Any], known: KnownPatients, *, is_unchosen: bool) -> list[str]:
     notes = [SYNTHETIC_NOTE] if corpus.is_synthetic else []
-    if shared:
-        notes.append(f"Patients on both sides of the split: {_named(shared)}.")
+    if known.train:
+        notes.append(f"Patients on both sides of the split: {_named(known.train)}.")
+    if known.validation:
+        notes.append(f"Patients of the test who validate too: {_named(known.validation)}.")
     if facts["left_out_patients"]:
         left_out = _named(facts["left_out_patients"])
         notes.append(f"Patients of the test whose cycles in the training part were left out: {left_out}.")
     if is_unchosen:
-        notes.append("No epoch had a sensitivity above 5 %: the last epoch was kept.")
+        notes.append(f"{NONE_CHOSEN.capitalize()}: the last epoch was kept.")
     return notes
 
 
@@ -180,21 +224,20 @@ def _context(
     data: DataSettings,
     corpus: Corpus,
     rows: Sequence[int],
-    *,
-    is_chosen: bool,
+    selection: str,
 ) -> dict[str, str]:
     trained_on = facts["corpus"]
     test = sorted({corpus.split[corpus.cycles[row].recording.name] for row in rows})
-    kept = [f"devices {', '.join(data.devices)}"] if data.devices else []
-    kept += [f"modes {', '.join(data.modes)}"] if data.modes else []
+    trained_split = split_words(trained_on["name"], trained_on["notes"], config.data.split)
+    trained_corpus = _named_corpus(trained_on["name"], trained_on["num_recordings"], config.data)
     pretrained = config.model.pretrained
     return {
-        "corpus": "; ".join([f"{corpus.name}, {len(corpus.recordings)} recordings", *kept]),
-        "split": f"{data.split}, tested on {', '.join(test)}",
-        "trained on": f"{trained_on['name']}, {trained_on['num_recordings']} recordings, split {config.data.split}",
+        "corpus": _named_corpus(corpus.name, len(corpus.recordings), data),
+        "split": f"{split_words(corpus.name, corpus.notes, data.split)}; tested on {', '.join(test)}",
+        "trained on": f"{trained_corpus}; split {trained_split}",
         "pretrained weights": "none, random initialisation" if pretrained == "none" else pretrained,
         "protocol": protocol_sentence(config.data.protocol, facts),
-        "epoch selection": config.train.selection if is_chosen else "last",
+        "epoch selection": selection,
         "recipe": config.name,
         "objective": config.objective.name,
         "model": _model_name(config.model),
@@ -210,6 +253,14 @@ def _context(
         "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         "corpus fingerprint": corpus.fingerprint,
     }
+
+
+def _named_corpus(name: str, num_recordings: int, data: DataSettings) -> str:
+    """The corpus, what of it was kept, and what its words were read by."""
+    kept = [f"devices {', '.join(data.devices)}"] if data.devices else []
+    kept += [f"modes {', '.join(data.modes)}"] if data.modes else []
+    words = [f"labels read by {Path(data.label_map).name}"] if data.label_map else []
+    return "; ".join([f"{name}, {num_recordings} recordings", *kept, *words])
 
 
 def _model_name(model: ModelSettings) -> str:

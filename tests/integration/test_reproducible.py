@@ -235,7 +235,16 @@ def test_every_test_cycle_has_its_row_of_predictions(whole: Path, synthetic_corp
 
 def test_the_folder_of_a_run_is_complete(whole: Path, synthetic_corpus_dir: Path) -> None:
     names = ["config.json", "run.json", "log.csv", "events", "checkpoint.safetensors", "model.safetensors"]
-    names += ["epochs", "predictions.csv", "report.md", "report.json", "confusion.png", "intervals.png", "curves.png"]
+    names += [
+        ".lock",
+        "epochs",
+        "predictions.csv",
+        "report.md",
+        "report.json",
+        "confusion.png",
+        "intervals.png",
+        "curves.png",
+    ]
     names += [
         "report.html",
         "MODEL_CARD.md",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lungsound.app.path_names import short_names
 from lungsound.app.predictor import Predictor
 from lungsound.app.study import keep_run
 from lungsound.data.reader import read_corpus
@@ -61,7 +62,10 @@ def test_the_report_shows_the_columns_and_the_log_both_parts(run: Path) -> None:
     text = (run / "report.md").read_text()
     assert "Three ways to choose the epoch" in text
     assert re.search(r"\| last epoch \| 2 \| [\d.]+ \([\d.]+ to [\d.]+\)", text)
-    assert "strict: " in text
+    assert re.search(
+        r"- Data: synthetic, \d+ recordings; split official, from official_split.txt; tested on test", text
+    )
+    assert re.search(r"- Trained on: synthetic, \d+ recordings; split official, from .*; strict: \d+ patients", text)
     header = (run / "log.csv").read_text().splitlines()[0]
     assert "validation_score" in header
     assert "test_score" in header
@@ -100,6 +104,9 @@ def test_a_published_run_holds_nobody_out_and_is_not_calibrated(synthetic_corpus
     answers = read_predictions(out / "epochs" / "last.csv")
     assert set(answers.parts) == {"test"}
     assert "validation_score" not in (out / "log.csv").read_text()
+    report = (out / "report.md").read_text()
+    assert "| chosen on validation | none (no patient was held out) |" in report
+    assert "| chosen on test (as published) | none (not watched) |" in report
     facts = RunFolder(out).facts()
     assert facts["num_cycles"]["train"] == len(read_corpus(synthetic_corpus_dir).part("train"))
 
@@ -114,6 +121,8 @@ def test_a_run_is_kept_without_validation_rows_and_reads_back(tmp_path: Path, ru
     assert np.abs(kept.probabilities - whole.probabilities[rows]).max() <= 5e-5
     facts = json.loads((tmp_path / "kept" / "run.json").read_text())
     assert facts["epochs"]["last"] == 2
+    assert set(facts["patients"]["validation"]) == set(whole.of_part("validation").patients)
+    assert len(facts["patients"]["train"]) == facts["num_patients"]["train"]
     assert "root" not in json.dumps(facts["settings"])
 
 
@@ -132,7 +141,8 @@ def test_each_device_is_left_out_in_turn(
         assert set(answers.devices) == {device}
         facts = RunFolder(folder).facts()
         assert not set(facts["patients"]["train"]) & set(answers.patients)
-        assert f"| {device} | {len(answers.keys)} |" in page
+        tested = f"| {device} | {len(answers.keys)} | {len(set(answers.patients))} |"
+        assert f"{tested} {facts['num_cycles']['train']} | {len(facts['patients']['train'])} |" in page
     assert f"| all together | {len(corpus.cycles)} |" in page
     assert (out / "cross.html").is_file()
     capsys.readouterr()
@@ -150,6 +160,87 @@ def test_a_model_is_tried_on_another_corpus_with_the_labels_that_are_lost(
     assert lungsound(*command) == 0
     page = (out / "cross.md").read_text()
     assert "nothing is lost" in page
+    rows = [line.split(" | ")[1:] for line in page.splitlines() if " | test | " in line]
+    assert len(rows) == 2
+    assert rows[0] == rows[1]  # the same sounds
+
+
+def test_corpora_of_one_name_have_a_line_and_a_folder_each(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    there = tmp_path / "far" / synthetic_corpus_dir.name
+    assert lungsound("data", "synthesize", there, "--patients", 5, "--seed", 7) == 0
+    out = tmp_path / "cross"
+    command = ("cross", "demo", "--data", synthetic_corpus_dir, "--on", there, "--out", out, *sets("train.epochs=1"))
+    assert lungsound(*command) == 0
+    home, other = short_names([synthetic_corpus_dir, there])
+    lines = [line for line in (out / "cross.md").read_text().splitlines() if " | test | " in line]
+    numbers = [len(read_corpus(folder).part("test")) for folder in (synthetic_corpus_dir, there)]
+    assert [line.split(" | ")[:3] for line in lines] == [
+        [f"| {name}", "test", str(number)] for name, number in zip((home, other), numbers, strict=True)
+    ]
+    (folder,) = (out / "runs").glob("*/seed0")
+    assert len(read_predictions(folder / f"on-{other}" / "predictions.csv").keys) == numbers[1]
+
+
+OWN_WORDS = {"normal": "clear", "crackle": "crepitations", "wheeze": "whistle", "both": "mixed"}
+
+
+@pytest.fixture(scope="module")
+def own_words(synthetic_corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The synthetic corpus as a table in words of its own, and the label map that reads them."""
+    folder = tmp_path_factory.mktemp("own")
+    head, lines = "path,start_s,end_s,label,patient,split", []
+    corpus = read_corpus(synthetic_corpus_dir)
+    for cycle in corpus.cycles:
+        recording = cycle.recording
+        where = f"{recording.path},{cycle.start_s},{cycle.end_s}"
+        lines.append(f"{where},{OWN_WORDS[cycle.word]},{recording.patient},{corpus.split[recording.name]}")
+    (folder / "own.csv").write_text("\n".join([head, *lines]))
+    classes = "".join(f'"{own}" = "{word}"\n' for word, own in OWN_WORDS.items())
+    (folder / "own.toml").write_text(f'label_set = "sound4"\n[classes]\n{classes}')
+    return folder / "own.csv", folder / "own.toml"
+
+
+def test_a_corpus_in_words_of_its_own_is_evaluated(
+    run: Path, own_words: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, label_map = own_words
+    command = ("evaluate", run, "--data", table, "--out", tmp_path / "report")
+    assert lungsound(*command) == 2
+    assert "--label-map FILE" in capsys.readouterr().err
+    assert lungsound(*command, "--label-map", label_map) == 0
+    answers, home = (read_predictions(folder / "predictions.csv") for folder in (tmp_path / "report", run))
+    assert sorted(answers.labels) == sorted(home.labels)
+    report = (tmp_path / "report" / "report.md").read_text()
+    assert re.search(
+        r"- Data: table, \d+ recordings; labels read by own.toml; split that of the table; tested on", report
+    )
+
+
+def test_a_run_on_words_of_its_own_is_evaluated_and_crossed(
+    synthetic_corpus_dir: Path, own_words: tuple[Path, Path], tmp_path: Path
+) -> None:
+    table, label_map = own_words
+    out = tmp_path / "run"
+    own = sets("train.epochs=1", f"data.label_map={label_map}")
+    assert lungsound("train", "demo", "--data", table, "--out", out, *own) == 0
+    assert lungsound("evaluate", out, "--data", table, "--out", tmp_path / "again") == 0
+    again, first = (read_predictions(folder / "predictions.csv") for folder in (tmp_path / "again", out))
+    assert again.keys == first.keys
+    assert np.allclose(again.probabilities, first.probabilities, atol=1e-6)
+    assert lungsound("evaluate", out, "--data", synthetic_corpus_dir, "--out", tmp_path / "there") == 0
+    cross = (
+        "cross",
+        "demo",
+        "--data",
+        synthetic_corpus_dir,
+        "--on",
+        f"{table}={label_map}",
+        "--out",
+        tmp_path / "cross",
+    )
+    assert lungsound(*cross, *sets("train.epochs=1")) == 0
+    page = (tmp_path / "cross" / "cross.md").read_text()
+    assert "label map own.toml to sound4: nothing is lost" in page
     rows = [line.split(" | ")[1:] for line in page.splitlines() if " | test | " in line]
     assert len(rows) == 2
     assert rows[0] == rows[1]  # the same sounds

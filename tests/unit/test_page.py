@@ -148,6 +148,13 @@ def test_html_holds_pictures_and_sounds(picture: Path) -> None:
     assert page.text_of("figcaption") == ["cycle 1"]
 
 
+def test_pictures_keep_their_size_on_a_narrow_screen_and_scroll(picture: Path) -> None:
+    html = render_html("A run", [Picture(picture, "Curves")])
+    (figure,) = Page(html).named("figure")
+    assert figure == {"class": "scroll", "tabindex": "0"}
+    assert "@media (max-width: 54rem) { .scroll img { max-width: none; } }" in html
+
+
 def test_text_is_no_markup_in_html(picture: Path) -> None:
     page = Page(render_html(NASTY, every_block(NASTY, picture)))
     letters = "x" * len(NASTY)

@@ -1,26 +1,44 @@
 """Train on some, test on others: every device left out in turn, or other corpora."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from lungsound.app.left_out import left_out_table
+from lungsound.app.left_out import Fold, TrainedOn, left_out_table
+from lungsound.app.path_names import short_names
 from lungsound.app.reproduce import reproduce
 from lungsound.build import corpora
-from lungsound.config import RunConfig, load_config
-from lungsound.data.corpus import Corpus
+from lungsound.config import DataSettings, RunConfig, load_config
+from lungsound.data.relabel import MAP_NOTE
 from lungsound.errors import SettingsError
 from lungsound.evaluation.columns import score_runs
 from lungsound.evaluation.predictions import read_predictions
 from lungsound.labels import describe_map
 from lungsound.page import Block, Bullets, Heading, Paragraph, Table, write_page
 from lungsound.run_folder import RunFolder
-from lungsound.scoring import evaluate
+from lungsound.scoring import data_to_test, evaluate
 from lungsound.table import Row
 from lungsound.table import Table as Runs
 
 PAGE = "cross"
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Another corpus to test on; `label_map` is a file that reads its words, when it needs one."""
+
+    root: Path
+    label_map: Path | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Elsewhere":
+        """From DIR or DIR=MAP; a path that is there as it stands is DIR."""
+        root, equals, label_map = text.rpartition("=")
+        if not equals or Path(text).exists():
+            return cls(Path(text))
+        return cls(Path(root), Path(label_map))
 
 
 def leave_devices_out(
@@ -43,16 +61,13 @@ def leave_devices_out(
     runs = Runs(title=f"{recipe}: one device left out", rows=tuple(rows.values()))
     failures = reproduce("devices", runs, data=data, out=out, num_seeds=num_seeds, settings=settings, console=console)
     folders = {device: _finished(out, row, num_seeds) for device, row in rows.items()}
-    folds = {
-        device: [read_predictions(RunFolder(folder).predictions) for folder in found]
-        for device, found in folders.items()
-        if found
-    }
+    folds = {device: _fold(found) for device, found in folders.items() if found}
     if folds:
         blocks = [
             Paragraph(
                 f"Recipe {recipe} on {corpus.name}: trained on the recordings of all other devices, tested on those of "
-                "the one that was left out. Scores in percent with 95 % intervals over patients and seeds."
+                "the one that was left out. The table says how much was left to train. Scores in percent with 95 % "
+                "intervals over patients and seeds."
             ),
             left_out_table(folds),
             *_left_out_patients(folders),
@@ -65,43 +80,68 @@ def try_elsewhere(
     recipe: str,
     *,
     data: Path,
-    elsewhere: Sequence[Path],
+    elsewhere: Sequence[Elsewhere],
     out: Path,
     num_seeds: int,
     settings: Sequence[str],
     console: Console,
 ) -> list[str]:
-    """Train on the corpus in `data`, test there and on each corpus of `elsewhere`; write the page; the failures."""
+    """Train on the corpus in `data`, test there and on each corpus of `elsewhere`; write the page; the failures.
+
+    Corpora are called by what their paths differ in. SettingsError when one is given twice.
+    """
     config = _config(recipe, data, settings)
-    row = Row(name=f"trained on {data.name}", recipe=recipe)
+    home, *others = _names([data, *(each.root for each in elsewhere)])
+    row = Row(name=f"trained on {home}", recipe=recipe)
     runs = Runs(title=f"{recipe}: tested on other corpora", rows=(row,))
     failures = reproduce("trained", runs, data=data, out=out, num_seeds=num_seeds, settings=settings, console=console)
     folders = _finished(out, row, num_seeds)
     if not folders:
         return failures
-    found = {data.name: [folder / "predictions.csv" for folder in folders]}
-    losses = _losses(corpora.corpus(config.data), config, "trained on")
-    for root in elsewhere:
+    found = {home: [folder / "predictions.csv" for folder in folders]}
+    losses = _losses(home, config.data, config.data.label_set, "trained on")
+    for name, each in zip(others, elsewhere, strict=True):
         reports = [
-            evaluate(folder, data_root=root, out_dir=folder / f"on-{root.name}", console=console) for folder in folders
+            evaluate(
+                folder,
+                data_root=each.root,
+                label_map=each.label_map,
+                out_dir=folder / f"on-{name}",
+                console=console,
+            )
+            for folder in folders
         ]
-        found[root.name] = [report.with_name("predictions.csv") for report in reports]
-        data_there = config.data.model_copy(update={"root": str(root), "corpus": "auto", "split": "official"})
-        losses += _losses(corpora.corpus(data_there), config, "tested on")
-    rows: list[tuple[str | int, ...]] = []
-    for name, paths in found.items():
-        answers = [read_predictions(path) for path in paths]
-        for part in sorted(set(answers[0].parts)):
-            of_part = [each.of_part(part) for each in answers]
-            scores = score_runs(of_part)
-            readings = (scores.score, scores.specificity, scores.sensitivity)
-            counts = (len(of_part[0].keys), len(set(of_part[0].patients)))
-            rows.append((name, part, *counts, *(reading.in_percent() for reading in readings)))
+        found[name] = [report.with_name("predictions.csv") for report in reports]
+        data_there = data_to_test(config.data, each.root, each.label_map)
+        losses += _losses(name, data_there, config.data.label_set, "tested on")
     head = ("tested on", "part", "cycles", "patients", "Score", "Sp", "Se")
-    intro = f"Recipe {recipe}, trained on {data.name} only. Scores in percent, 95 % intervals over patients and seeds."
+    rows = [row for name, paths in found.items() for row in _part_rows(name, paths)]
+    intro = f"Recipe {recipe}, trained on {home} only. Scores in percent, 95 % intervals over patients and seeds."
     blocks: list[Block] = [Paragraph(intro), Table(head, rows), Heading("Labels"), Bullets(losses)]
-    write_page(out / PAGE, f"{recipe}: trained on {data.name}, tested elsewhere", blocks)
+    write_page(out / PAGE, f"{recipe}: trained on {home}, tested elsewhere", blocks)
     return failures
+
+
+def _names(roots: Sequence[Path]) -> tuple[str, ...]:
+    """A name for each corpus, the first the one that is trained on; SettingsError when one is given twice."""
+    names = short_names(roots)
+    for root, name in zip(roots, names, strict=True):
+        if names.count(name) > 1:
+            raise SettingsError(f"{root} is given twice: name with --on other corpora than that of --data, each once")
+    return names
+
+
+def _part_rows(name: str, paths: Sequence[Path]) -> list[tuple[str | int, ...]]:
+    """Lines of the table for one corpus: each part of it, from the answers of each seed."""
+    answers = [read_predictions(path) for path in paths]
+    rows: list[tuple[str | int, ...]] = []
+    for part in sorted(set(answers[0].parts)):
+        of_part = [each.of_part(part) for each in answers]
+        scores = score_runs(of_part)
+        readings = (scores.score, scores.specificity, scores.sensitivity)
+        counts = (len(of_part[0].keys), len(set(of_part[0].patients)))
+        rows.append((name, part, *counts, *(reading.in_percent() for reading in readings)))
+    return rows
 
 
 def _config(recipe: str, data: Path, settings: Sequence[str]) -> RunConfig:
@@ -124,8 +164,17 @@ def _left_out_patients(folders: dict[str, list[Path]]) -> list[Block]:
     return [Paragraph("Patients on both sides, taken out of the training part:"), Bullets(lines)] if lines else []
 
 
-def _losses(corpus: Corpus, config: RunConfig, role: str) -> list[str]:
+def _fold(folders: Sequence[Path]) -> Fold:
+    """The runs of one device that was left out, one for each seed."""
+    facts = [RunFolder(folder).facts() for folder in folders]
+    trained_on = [TrainedOn(each["num_cycles"]["train"], len(each["patients"]["train"])) for each in facts]
+    return Fold([read_predictions(RunFolder(folder).predictions) for folder in folders], trained_on)
+
+
+def _losses(name: str, data: DataSettings, label_set: str, role: str) -> list[str]:
     """What reading this corpus's words as the label set loses, in sentences."""
-    lost = describe_map(corpus.vocabulary, config.data.label_set)
-    read = f"{corpus.name} ({role}) speaks {corpus.vocabulary}, read as {config.data.label_set}"
-    return [f"{read}: {'; '.join(lost) if lost else 'nothing is lost'}"]
+    corpus = corpora.corpus(data)
+    own = [note for note in corpus.notes if note.startswith(MAP_NOTE)]
+    lost = describe_map(corpus.vocabulary, label_set)
+    read = f"{name} ({role}; {corpus.name}) speaks {corpus.vocabulary}, read as {label_set}"
+    return [f"{name} ({role}): {note}" for note in own] + [f"{read}: {'; '.join(lost) or 'nothing is lost'}"]

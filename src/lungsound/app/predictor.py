@@ -21,8 +21,9 @@ LEAST_WINDOW_S = 0.5  # a shorter rest at the end of a recording is left out
 class CycleAnswer:
     """What the model says of one stretch of a recording; probabilities by class name.
 
-    They are calibrated when the model keeps a calibration (`Predictor.is_calibrated`). Then `is_uncertain` says that
-    the answer is better withheld, and `possible` holds the classes that cannot be ruled out at 90 %.
+    When the model keeps a calibration (`Predictor.is_calibrated`), `is_uncertain` says that the answer is better
+    withheld, `possible` holds the classes that cannot be ruled out at 90 %, and the probabilities are scaled by it,
+    if at all (`Predictor.is_scaled`).
     """
 
     start_s: float
@@ -49,7 +50,13 @@ class Predictor:
 
     @property
     def is_calibrated(self) -> bool:
+        """Whether the model keeps what was learnt on validation patients."""
         return self.trained.calibration is not None
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether that changes the model's probabilities; few patients, or honest probabilities, give no scaling."""
+        return self.trained.calibration is not None and self.trained.calibration.scaling.method != "none"
 
     @property
     def classes(self) -> tuple[str, ...]:

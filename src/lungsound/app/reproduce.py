@@ -99,8 +99,8 @@ def reproduce(
     SettingsError when another call is at work in `out`.
     """
     planned = plan_runs(table, data=data, out=out, num_seeds=num_seeds, settings=settings)
-    if not data.is_dir():
-        raise CorpusError(f"no folder {data}: give the folder of a corpus")
+    if not data.exists():
+        raise CorpusError(f"no folder {data}: give the folder of a corpus, or a table")
     with _alone_in(out):
         changes = table.changes(settings)
         results, failures = _carry_out(

@@ -12,11 +12,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from lungsound.app.left_out import left_out_table, pooled
+from lungsound.app.left_out import Fold, TrainedOn, left_out_table, pooled
 from lungsound.config import Settings
 from lungsound.data.protocol import VALIDATION
 from lungsound.errors import DataError
-from lungsound.evaluation.columns import COLUMN_HEAD, LAST, NAMES, column_rows, read_columns
+from lungsound.evaluation.columns import (
+    COLUMN_HEAD,
+    LAST,
+    NAMES,
+    RULE,
+    column_rows,
+    read_columns,
+    unwatched_columns,
+)
 from lungsound.evaluation.comparison.compare import compare_runs
 from lungsound.evaluation.comparison.page import remarks, verdict
 from lungsound.evaluation.predictions import Predictions, read_predictions, rounded, write_predictions
@@ -57,6 +65,8 @@ def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAME
             write_predictions(target / "epochs" / f"{name}.csv.gz", rounded(_test_rows(answers[name]), DIGITS))
     kept = {name: facts[name] for name in ("revision", "versions", "num_cycles", "left_out_patients")}
     kept["num_patients"] = {part: len(names) for part, names in facts["patients"].items()}
+    # By name, since some parts of a test have them too.
+    kept["patients"] = {part: facts["patients"][part] for part in ("train", VALIDATION)}
     kept["corpus"] = {name: facts["corpus"][name] for name in ("name", "num_recordings", "fingerprint")}
     kept["epochs"] = run.progress().best_epochs | {LAST: config.train.epochs}
     # No command: it names folders of the machine. The settings say the same.
@@ -88,17 +98,40 @@ def study_blocks(folder: Path) -> list[Block]:
 
 def _column_blocks(folder: Path, methods: Sequence[Method]) -> list[Block]:
     answers = {method.name: _runs(folder / method.folder) for method in methods}
-    epochs = {method.name: _epochs(folder / method.folder) for method in methods}
+    facts = {method.name: _facts(folder / method.folder) for method in methods}
     first = next(iter(answers.values()))[0]
     blocks: list[Block] = []
     for part in sorted(set(first[LAST].parts)):
         rows = []
         for name, runs in answers.items():
-            found = read_columns(runs, epochs[name], part=part)
+            epochs = [each["epochs"] for each in facts[name]]
+            found = read_columns(runs, epochs, part=part, unwatched=_unwatched(facts[name][0]))
             rows += [(name if number == 0 else "", *row) for number, row in enumerate(column_rows(found))]
         head = ("method", *COLUMN_HEAD)
-        blocks += [Heading(f"Tested on {part}", level=3), Table(head, rows)]
-    return [*blocks, *_verdicts(answers)]
+        tested = Paragraph(_who_is_tested(first[LAST].of_part(part), facts))
+        blocks += [Heading(f"Tested on {part}", level=3), tested, Table(head, rows)]
+    return [*blocks, Paragraph(RULE), *_verdicts(answers)]
+
+
+def _unwatched(facts: Mapping[str, Any]) -> dict[str, str]:
+    train = facts["settings"]["train"]
+    is_test_watched = train["is_test_watched"] or train["selection"] == "best_on_test"
+    return unwatched_columns(is_test_watched=is_test_watched, has_validation=facts["num_cycles"][VALIDATION] > 0)
+
+
+def _who_is_tested(answers: Predictions, facts: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """How many cycles and patients, and who of the patients trains, validates or is new, for each seed."""
+    tested = set(answers.patients)
+    seeds: dict[str, list[str]] = {}
+    for of_method in facts.values():
+        for each in of_method:
+            train, held = (len(tested & set(each["patients"][part])) for part in ("train", VALIDATION))
+            told = f"{train} train, {held} validate, {len(tested) - train - held} are new"
+            seed = f"seed {each['settings']['train']['seed']}"
+            if seed not in seeds.setdefault(told, []):
+                seeds[told].append(seed)
+    shared = "; ".join(f"{told} ({', '.join(names)})" for told, names in seeds.items())
+    return f"{len(answers.keys):,} cycles of {len(tested)} patients, of whom {shared}."
 
 
 def _verdicts(answers: Mapping[str, Sequence[Mapping[str, Predictions]]]) -> list[Block]:
@@ -110,6 +143,7 @@ def _verdicts(answers: Mapping[str, Sequence[Mapping[str, Predictions]]]) -> lis
         if all(column in run for run in (*ours, *theirs))
     }
     lines = [f"{said}, {each.part}: {verdict(each)}" for said, parts in compared.items() for each in parts]
+    lines += [f"{said}: not compared, since not every run has it" for said in NAMES.values() if said not in compared]
     said_once = dict.fromkeys(remark for parts in compared.values() for each in parts for remark in remarks(each))
     return [Paragraph(f"What lungsound compare says (A: {first}, B: {second}):"), Bullets([*lines, *said_once])]
 
@@ -119,7 +153,7 @@ def _left_out_blocks(folder: Path, methods: Sequence[Method]) -> list[Block]:
     together = []
     for method in methods:
         names = sorted(path.name for path in (folder / method.folder).iterdir() if path.is_dir())
-        folds = {name: [run[LAST] for run in _runs(folder / method.folder / name)] for name in names}
+        folds = {name: _fold(folder / method.folder / name) for name in names}
         together.append(pooled(folds))
         blocks += [Heading(method.name, level=3), left_out_table(folds)]
     if len(methods) > 1:
@@ -128,6 +162,11 @@ def _left_out_blocks(folder: Path, methods: Sequence[Method]) -> list[Block]:
         intro = f"What lungsound compare says of all cycles together (A: {pair[0]}, B: {pair[1]}):"
         blocks += [Paragraph(intro), Bullets(said)]
     return blocks
+
+
+def _fold(folder: Path) -> Fold:
+    trained_on = [TrainedOn(each["num_cycles"]["train"], each["num_patients"]["train"]) for each in _facts(folder)]
+    return Fold([run[LAST] for run in _runs(folder)], trained_on)
 
 
 def _seeds(folder: Path) -> list[Path]:
@@ -145,9 +184,8 @@ def _runs(folder: Path) -> list[dict[str, Predictions]]:
     ]
 
 
-def _epochs(folder: Path) -> list[dict[str, int]]:
-    facts: list[dict[str, Any]] = [json.loads((seed / RUN_FILE).read_text(encoding="utf-8")) for seed in _seeds(folder)]
-    return [each["epochs"] for each in facts]
+def _facts(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads((seed / RUN_FILE).read_text(encoding="utf-8")) for seed in _seeds(folder)]
 
 
 def write_between(path: Path, name: str, text: str) -> None:

@@ -3,7 +3,6 @@
 The published order: `read_waveform`, `fade` the whole recording, `cut` a cycle out of it, `fit` the cycle.
 """
 
-import glob
 import math
 import os
 from dataclasses import dataclass
@@ -80,9 +79,7 @@ def _open(path: Path) -> soundfile.SoundFile:
         with path.open("rb") as raw:
             _check_riff(path, raw)
     except OSError as error:
-        others = sorted(other.name for other in path.parent.glob(f"{glob.escape(path.stem)}.*") if other != path)
-        told = f"; there is {others[0]}" if isinstance(error, FileNotFoundError) and others else ""
-        raise AudioError(f"{path} cannot be read ({error.strerror}){told}; check the path") from error
+        raise AudioError(f"{path} cannot be read ({error.strerror}); check the path") from error
     try:
         file = soundfile.SoundFile(path)
     except soundfile.LibsndfileError as error:

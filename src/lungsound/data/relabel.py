@@ -10,8 +10,13 @@ from lungsound.labels import LABEL_SETS, LabelMap, LabelSet, LungSound, sound_of
 # Each cycle beside where it was written.
 Placed = list[tuple[str, Cycle]]
 
+UNKNOWN_LABEL = "unknown label"  # the kind of problem
+MAP_NOTE = "label map "  # how notes begin that say what a map loses
 NUM_FINEST = 3  # label sets that are named to a user: the others are coarser
-_HOW = 'set data.label_map to a file with label_set = "sound4" and lines "word" = "class" in [classes]'
+_HOW = (
+    'set data.label_map to a file with label_set = "sound4" and lines "word" = "class" in [classes] '
+    "(evaluate and the data commands: --label-map FILE; cross: --on DIR=FILE)"
+)
 
 
 def relabel(cycles: Placed, label_map: LabelMap, problems: list[Problem]) -> Placed:
@@ -33,7 +38,7 @@ def relabel(cycles: Placed, label_map: LabelMap, problems: list[Problem]) -> Pla
         detail = (
             f"{word!r} (of {number} cycles) has no entry in the label map {label_map.vocabulary}, which has {known}"
         )
-        problems.append(Problem("unknown label", first_place[word], detail))
+        problems.append(Problem(UNKNOWN_LABEL, first_place[word], detail))
     return kept
 
 
@@ -53,7 +58,7 @@ def relabelled(corpus: Corpus, label_map: LabelMap) -> Corpus:
 def map_notes(label_map: LabelMap, cycles: Sequence[Cycle]) -> list[str]:
     """What a map does with the words of these cycles, for a reader."""
     losses = label_map.losses([word for word in label_map.classes if any(cycle.word == word for cycle in cycles)])
-    name = f"label map {label_map.vocabulary} to {label_map.label_set.name}"
+    name = f"{MAP_NOTE}{label_map.vocabulary} to {label_map.label_set.name}"
     return [f"{name}: {loss}" for loss in losses] or [f"{name}: nothing is lost"]
 
 
@@ -77,7 +82,7 @@ def read_words(
         known = "; ".join(", ".join(label_set.classes) for label_set in _candidates()[:NUM_FINEST])
         given = ", ".join(repr(word) for word in words)
         detail = f"labels {given} are not all of one known set ({known}): {_HOW}"
-        problems.append(Problem("unknown label", where, detail))
+        problems.append(Problem(UNKNOWN_LABEL, where, detail))
         return [], "sound4", []
     return relabel(cycles, found, problems), found.label_set.name, [f"labels: the words of {found.label_set.name}"]
 

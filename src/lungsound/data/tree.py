@@ -82,7 +82,9 @@ def measure(path: Path, problems: list[Problem], *, where: str | None = None) ->
     try:
         return probe(path)
     except AudioError as error:
-        problems.append(Problem("bad sound file", where or path.name, str(error)))
+        others = [path.with_suffix(suffix) for suffix in AUDIO_SUFFIXES if not path.exists()]
+        told = "".join(f"; there is {other.name}" for other in others if other.is_file())
+        problems.append(Problem("bad sound file", where or path.name, f"{error}{told}"))
         return None
 
 

@@ -4,7 +4,8 @@
 Every function but `confusion_matrix` takes counts `(..., true class, answered class)` with any leading axes, so
 that a thousand resampled matrices cost one call. Class 0 is the normal one. A value without a denominator (the
 recall of a class that has no cycle, the Score of a set without abnormal cycles) is NaN, never 0: the published program
-gives 0 there. Means over classes leave out the classes without a value.
+gives 0 there. Means over classes leave out the classes without a value; on resamples of a set they keep to the classes
+of the set (`of_resamples`).
 
 Sources. Sp, Se, Score: Rocha et al., Physiol. Meas. 40 (2019) 035001, and the authors' published program. SE, SP, AS,
 HS: the IEEE BioCAS grand challenges of 2022 and 2023 on SPRSound (Zhang et al., BioCAS 2022; the README of the
@@ -12,6 +13,7 @@ database's repository names the four, public programs of two participants agree 
 of 2024 and 2025 have other tasks and other metrics.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +21,50 @@ import numpy.typing as npt
 
 Counts = npt.NDArray[np.int64]
 Fractions = npt.NDArray[np.float64]
+Statistic = Callable[[Counts], Fractions]
 
 # Answering "normal" always: specificity 1, sensitivity 0, whatever the cycles.
 ALWAYS_NORMAL_SCORE = 0.5
+
+
+@dataclass(frozen=True)
+class MacroMean:
+    """A mean `(...)` over classes, each weighing the same; of several values of the classes the mean of their means.
+
+    `by_class` are functions from counts to the values `(..., class)`.
+    """
+
+    by_class: tuple[Statistic, ...]
+
+    def __call__(self, confusion: Counts) -> Fractions:
+        """The mean over the classes that have a value in these counts."""
+        values = [each(confusion) for each in self.by_class]
+        return self._mean([mean_over(of_classes, ~np.isnan(of_classes)) for of_classes in values])
+
+    def of_resamples(self, whole: Counts) -> Statistic:
+        """The mean over the classes of the set `whole`, on its resamples: NaN where one of its classes is missing.
+
+        A mean over the classes that happen to be there is another number in every resample: without a class that is
+        hardly ever recognised it is far higher.
+        """
+        has_cycles = whole.sum(axis=-1) > 0
+        is_counted = [~np.isnan(each(whole)) for each in self.by_class]
+
+        def of_resample(confusion: Counts) -> Fractions:
+            is_complete = (confusion.sum(axis=-1)[..., has_cycles] > 0).all(axis=-1)
+            means = [mean_over(each(confusion), of) for each, of in zip(self.by_class, is_counted, strict=True)]
+            return np.where(is_complete, self._mean(means), np.nan)
+
+        return of_resample
+
+    @staticmethod
+    def _mean(means: list[Fractions]) -> Fractions:
+        return np.asarray(np.mean(means, axis=0))
+
+
+def of_resamples(statistic: Statistic, whole: Counts) -> Statistic:
+    """What `statistic` is on resamples of the set `whole`: itself, but for means over classes."""
+    return statistic.of_resamples(whole) if isinstance(statistic, MacroMean) else statistic
 
 
 @dataclass(frozen=True)
@@ -98,11 +141,6 @@ def f1(confusion: Counts) -> Fractions:
     return ratio(2 * _diagonal(confusion), confusion.sum(axis=-1) + confusion.sum(axis=-2))
 
 
-def macro_f1(confusion: Counts) -> Fractions:
-    """Mean `(...)` of the F1 of the classes that have one (scikit-learn counts a class without one as 0)."""
-    return mean_of_defined(f1(confusion))
-
-
 def weighted_f1(confusion: Counts) -> Fractions:
     """Mean `(...)` of the F1 of the classes, each weighted by its cycles."""
     support = confusion.sum(axis=-1)
@@ -122,19 +160,6 @@ def accuracy(confusion: Counts) -> Fractions:
     return ratio(_diagonal(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
 
 
-def macro_recall(confusion: Counts) -> Fractions:
-    """Mean `(...)` of the recalls of the classes that have cycles, the normal one too.
-
-    Also called balanced accuracy, unweighted average recall (UAR) and macro sensitivity.
-    """
-    return mean_of_defined(recall(confusion))
-
-
-def macro_precision(confusion: Counts) -> Fractions:
-    """Mean `(...)` of the precisions of the classes that were answered (scikit-learn counts the others as 0)."""
-    return mean_of_defined(precision(confusion))
-
-
 def one_vs_rest_specificity(confusion: Counts) -> Fractions:
     """Cycles of the other classes not answered as this class / cycles of the other classes `(..., class)`."""
     of_class, as_class = confusion.sum(axis=-1), confusion.sum(axis=-2)
@@ -142,17 +167,23 @@ def one_vs_rest_specificity(confusion: Counts) -> Fractions:
     return ratio(num_others - (as_class - _diagonal(confusion)), num_others)
 
 
-def macro_specificity(confusion: Counts) -> Fractions:
-    """Mean `(...)` of the one-vs-rest specificities.
+macro_recall = MacroMean((recall,))
+"""Over the classes that have cycles, the normal one too.
 
-    A class that is hardly ever answered has one near 1, so with four classes this stands far above ICBHI's Sp.
-    """
-    return mean_of_defined(one_vs_rest_specificity(confusion))
+Also called balanced accuracy, unweighted average recall (UAR) and macro sensitivity.
+"""
 
+macro_specificity = MacroMean((one_vs_rest_specificity,))
+"""A class that is hardly ever answered has one near 1, so with four classes this stands far above ICBHI's Sp."""
 
-def macro_mean_score(confusion: Counts) -> Fractions:
-    """Mean `(...)` of macro recall and macro specificity: printed as a "Score" by some, it is not ICBHI's."""
-    return (macro_recall(confusion) + macro_specificity(confusion)) / 2.0
+macro_mean_score = MacroMean((recall, one_vs_rest_specificity))
+"""Mean of macro recall and macro specificity: printed as a "Score" by some, it is not ICBHI's."""
+
+macro_precision = MacroMean((precision,))
+"""Over the classes that were answered (scikit-learn counts the others as 0)."""
+
+macro_f1 = MacroMean((f1,))
+"""Over the classes that are present or answered (scikit-learn counts a class without an F1 as 0)."""
 
 
 def harmonic_score(confusion: Counts) -> Fractions:
@@ -203,10 +234,10 @@ def matthews_correlation(confusion: Counts) -> Fractions:
     return ratio(covariance, np.sqrt(spread))
 
 
-def mean_of_defined(values: Fractions) -> Fractions:
-    """Mean over the last axis of what is not NaN."""
-    has_value = ~np.isnan(values)
-    return ratio(np.where(has_value, values, 0.0).sum(axis=-1), has_value.sum(axis=-1))
+def mean_over(values: Fractions, is_counted: npt.NDArray[np.bool_]) -> Fractions:
+    """Mean over the last axis of the values that count; NaN where one of them is NaN, or none counts."""
+    num_counted = np.broadcast_to(is_counted, values.shape).sum(axis=-1)
+    return ratio(np.where(is_counted, values, 0.0).sum(axis=-1), num_counted)
 
 
 def _diagonal(confusion: Counts) -> Counts:

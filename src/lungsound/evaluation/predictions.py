@@ -29,6 +29,7 @@ from lungsound.errors import DataError
 FIXED_COLUMNS = ("key", "patient", "device", "part", "label", "answer")
 PROBABILITY_PREFIX = "p_"
 SUM_TOLERANCE = 1e-3
+PARTIAL = ".partial"
 _KEY = re.compile(r".+#\d+(\.\d+)?-\d+(\.\d+)?")
 
 
@@ -139,9 +140,9 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     A name that ends in .gz is compressed; the same predictions give the same bytes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     classes = predictions.classes
-    with _opened(partial, "w", is_compressed=_is_compressed(path)) as file:
+    with opened(partial, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*FIXED_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)])
         for key, patient, device, part, label, answer, shares in zip(
@@ -161,7 +162,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 def read_predictions(path: Path) -> Predictions:
     """Read a predictions file. Raises DataError that names the file, the line and what is wrong with it."""
     try:
-        with _opened(path, "r", is_compressed=_is_compressed(path)) as file:
+        with opened(path, "r") as file:
             reader = csv.reader(file, strict=True)
             numbered = [(reader.line_num, row) for row in reader]
     except (OSError, EOFError) as error:
@@ -219,13 +220,14 @@ def rounded(predictions: Predictions, digits: int) -> Predictions:
     return replace(predictions, probabilities=probabilities)
 
 
-def _is_compressed(path: Path) -> bool:
-    return path.suffix == ".gz"
-
-
 @contextmanager
-def _opened(path: Path, mode: Literal["r", "w"], *, is_compressed: bool) -> Iterator[TextIO]:
-    """The file as text in UTF-8, compressed or not; what is compressed holds neither time nor name."""
+def opened(path: Path, mode: Literal["r", "w"]) -> Iterator[TextIO]:
+    """The file as text in UTF-8, compressed if its name ends in .gz (or, half written, in .gz.partial).
+
+    What is compressed holds neither time nor name. Raises OSError, EOFError, UnicodeDecodeError or zlib.error for what
+    cannot be read.
+    """
+    is_compressed = path.name.removesuffix(PARTIAL).endswith(".gz")
     encoding = "utf-8-sig" if mode == "r" else "utf-8"
     with path.open(f"{mode}b") as plain:
         binary = gzip.GzipFile(filename="", mode=f"{mode}b", fileobj=plain, mtime=0) if is_compressed else plain

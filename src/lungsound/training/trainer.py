@@ -14,13 +14,12 @@ import numpy as np
 
 from lungsound.data.dataset import CycleBatches
 from lungsound.errors import LungsoundError
+from lungsound.evaluation.columns import LEAST_SENSITIVITY
 from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score
 from lungsound.randomness import generator_at
 from lungsound.training.objectives import Loss
 from lungsound.training.optim import Schedule
 from lungsound.training.step import TrainStep
-
-LEAST_SENSITIVITY = 0.05  # an epoch below it is never chosen, as published
 
 Row = dict[str, float]
 

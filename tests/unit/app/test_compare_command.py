@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from lungsound.app.commands import compare as commands
-from lungsound.app.commands.compare import _short_names
+from lungsound.app.commands.compare import _names
 from lungsound.errors import DataError, SettingsError
 from lungsound.evaluation.predictions import write_predictions
 from tests.unit.evaluation.comparison.test_compare import answered
@@ -97,15 +97,34 @@ def test_power_that_cannot_be_planned(runs: Path) -> None:
         call("power", runs / "one.csv")
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "names"),
-    [
-        ("r/ce/seed0", "r/cl/seed0", ("ce", "cl")),
-        ("r/ce/seed0", "r/ce/seed1", ("seed0", "seed1")),
-        ("a/ce", "b/cl", ("a/ce", "b/cl")),
-        ("a/ce", "a/ce", ("A", "B")),
-        ("a.csv", "b/a.csv", ("a.csv", "b/a.csv")),
-    ],
-)
-def test_names_are_what_two_paths_differ_in(first: str, second: str, names: tuple[str, str]) -> None:
-    assert _short_names(Path(first), Path(second)) == names
+def finish(run: Path, selection: str) -> None:
+    """What a finished run's folder says of its epoch."""
+    (run / "config.json").write_text(json.dumps({"train": {"selection": selection}}))
+    (run / "report.json").write_text(json.dumps({"context": {"epoch selection": selection}}))
+
+
+def test_an_epoch_that_the_test_chose_is_a_warning(runs: Path) -> None:
+    good, bad = runs / "good/seed0", runs / "bad/seed0"
+    finish(good, "best_on_test")
+    finish(bad, "last")
+    out = " ".join(call("compare", good, bad, "--out", runs / "page").split())
+    differ = "The epoch of A was chosen on the test itself, that of B is the last"
+    chosen = "The epoch of A was chosen by the Score on these cycles, which may be too high"
+    assert out.index(differ) < out.index(chosen) < out.index("is better by")
+    numbers = json.loads((runs / "page/compare.json").read_text())
+    assert [warning.split(":")[0] for warning in numbers["warnings"]] == [differ, chosen]
+    assert all(warning in (runs / "page/compare.md").read_text() for warning in numbers["warnings"])
+    assert differ in " ".join(call("power", good, bad).split())
+    assert json.loads(call("power", good, bad, "--json"))["warnings"] == numbers["warnings"]
+    assert json.loads(call("power", good, "--json"))["warnings"] == []
+
+
+def test_epochs_that_were_chosen_alike_and_not_on_the_test_are_no_warning(runs: Path) -> None:
+    for run in (runs / "good/seed0", runs / "bad/seed0"):
+        finish(run, "last")
+    assert json.loads(call("compare", runs / "good/seed0", runs / "bad/seed0", "--json"))["warnings"] == []
+
+
+def test_a_run_against_itself_is_a_and_b() -> None:
+    assert _names(Path("a/ce"), Path("a/ce")) == ("A", "B")
+    assert _names(Path("r/ce/seed0"), Path("r/cl/seed0")) == ("ce", "cl")

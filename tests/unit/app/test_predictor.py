@@ -1,5 +1,6 @@
 """A recording in, labelled cycles out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from lungsound.build import corpora, models
 from lungsound.checkpoint import load_model, save_model
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import AnnotationError, AudioError, WeightsError
+from lungsound.evaluation.calibration.store import Calibration, fit_calibration
 from lungsound.labels import LABEL_SETS
+from tests.unit.evaluation.calibrated import drawn_predictions
 
 AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
 ARCHITECTURE = ModelSettings(size="micro", stride=16)
@@ -108,6 +111,38 @@ def test_what_cannot_be_answered_is_named(model_path: Path, recording: Path, tmp
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="give the folder of a run"):
         Predictor.load(tmp_path)
+
+
+def test_of_an_interrupted_run_it_is_said_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"is not finished: 'lungsound train .* --resume' goes on") as caught:
+        Predictor.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("num_patients", "is_scaled"), [(30, True), (4, False)])
+def test_a_calibration_scales_probabilities_or_leaves_them(
+    num_patients: int, is_scaled: bool, model_path: Path, recording: Path
+) -> None:
+    trained = load_model(model_path)
+    assert not Predictor(trained).is_calibrated
+    assert not Predictor(trained).is_scaled
+    plain = Predictor(trained).predict(recording)
+    calibration = four_classes(fit_calibration(drawn_predictions(0, num_patients=num_patients, temperature=2.5)))
+    calibrated = Predictor(replace(trained, calibration=calibration))
+    assert calibrated.is_calibrated
+    assert calibrated.is_scaled == is_scaled
+    answers = calibrated.predict(recording)
+    assert ([answer.probabilities for answer in answers] == [answer.probabilities for answer in plain]) != is_scaled
+
+
+def four_classes(calibration: Calibration) -> Calibration:
+    """The calibration of three classes for those of the model."""
+    scaling = replace(calibration.scaling, scales=(calibration.scaling.scales[0],) * 4, biases=(0.0,) * 4)
+    sets = tuple(
+        replace(each, of_class=(0.0,) * 4, num_class_patients=(each.num_patients,) * 4) for each in calibration.sets
+    )
+    return replace(calibration, classes=("normal", "crackle", "wheeze", "both"), scaling=scaling, sets=sets)
 
 
 def test_no_spans_give_no_answers(model_path: Path, recording: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungsound.app.left_out import POOLED, left_out_table, pooled
+from lungsound.app.left_out import POOLED, Fold, TrainedOn, left_out_table, pooled
 from lungsound.app.study import BEGIN, END, read_study, study_blocks, write_between
 from lungsound.errors import DataError
 from lungsound.evaluation.predictions import Predictions, write_predictions
@@ -44,11 +44,22 @@ def answers(share_right: float, *, seed: int, first: str = "p", device: str = "A
     )
 
 
-def write_kept(folder: Path, columns: dict[str, Predictions], epochs: dict[str, int]) -> None:
+def write_kept(
+    folder: Path, columns: dict[str, Predictions], epochs: dict[str, int], *, held: tuple[str, ...] = ("v",)
+) -> None:
+    """A kept run of 30 training cycles; patients p0 and p1 of the test train too, `held` validate."""
     for name, found in columns.items():
         rows = [row for row, part in enumerate(found.parts) if part != "validation"]
         write_predictions(folder / "epochs" / f"{name}.csv.gz", found.of_rows(rows))
-    (folder / "run.json").write_text(json.dumps({"epochs": epochs}))
+    seed = int(folder.name.removeprefix("seed"))
+    facts = {
+        "epochs": epochs,
+        "num_cycles": {"train": 30 + seed, "validation": 2},
+        "num_patients": {"train": 3, "validation": len(held)},
+        "patients": {"train": ["p0", "p1", "t"], "validation": [*held]},
+        "settings": {"train": {"seed": seed, "is_test_watched": True, "selection": "last"}},
+    }
+    (folder / "run.json").write_text(json.dumps(facts))
 
 
 @pytest.fixture
@@ -65,11 +76,26 @@ def test_a_study_of_columns_is_printed_with_epochs_differences_and_verdicts(colu
     text = render_blocks(study_blocks(columns_study))
     assert "Two methods" in text
     assert "| plain | last epoch | 8, 8 |" in text
-    assert "chosen on test (optimistic, as published) | 3, 4 |" in text
+    assert "chosen on test (as published) | 3, 4 |" in text
+    assert text.count("| chosen on validation | none (no epoch had a sensitivity over 5 %) |") == 2
+    assert "- chosen on validation: not compared, since not every run has it" in text
+    assert "among those with a sensitivity over 5 %" in text
     lines = [line for line in text.splitlines() if line.startswith("- last epoch, test: ")]
     assert len(lines) == 1
     assert "mixed" in lines[0]
     assert "not distinguishable" not in lines[0]
+
+
+def test_who_of_the_tested_patients_trains_and_validates_is_said_for_each_seed(columns_study: Path) -> None:
+    text = render_blocks(study_blocks(columns_study))
+    assert "160 cycles of 20 patients, of whom 2 train, 0 validate, 18 are new (seed 0, seed 1)." in text
+    same = answers(0.3, seed=5)
+    for method in ("plain", "mixed"):
+        (columns_study / method / "seed1" / "epochs" / "test.csv.gz").unlink()
+        write_kept(columns_study / method / "seed1", {"last": same}, {"last": 8}, held=("p5", "p6", "p7"))
+    text = render_blocks(study_blocks(columns_study))
+    assert "of whom 2 train, 0 validate, 18 are new (seed 0); 2 train, 3 validate, 15 are new (seed 1)." in text
+    assert "3, none (no mean: in 1 of 2 runs no epoch had a sensitivity over 5 %)" in text
 
 
 def test_methods_that_answer_alike_are_not_distinguishable(columns_study: Path) -> None:
@@ -87,17 +113,19 @@ def test_a_study_of_what_was_left_out_has_a_row_for_each_fold_and_one_of_all(tmp
             found = answers(share, seed=1, first=device, device=device)
             write_kept(tmp_path / method / device / "seed0", {"last": found}, {"last": 8})
     text = render_blocks(study_blocks(tmp_path))
-    assert text.count("| A | 160 | 20 |") == 2
-    assert text.count(f"| {POOLED} | 320 | 40 |") == 2
+    assert text.count("| A | 160 | 20 | 30 | 3 |") == 2
+    assert text.count(f"| {POOLED} | 320 | 40 |  |  |") == 2
     assert "of all cycles together" in text
 
 
 def test_folds_are_pooled_seed_by_seed() -> None:
-    folds = {name: [answers(0.5, seed=seed, first=name) for seed in (0, 1)] for name in ("A", "B")}
+    trained_on = [TrainedOn(num_cycles=50, num_patients=9), TrainedOn(num_cycles=48, num_patients=9)]
+    folds = {name: Fold([answers(0.5, seed=seed, first=name) for seed in (0, 1)], trained_on) for name in ("A", "B")}
     found = pooled(folds)
     assert [len(each.keys) for each in found] == [324, 324]
-    assert found[1].keys[:162] == folds["A"][1].keys
-    assert len(left_out_table({"A": folds["A"]}).rows) == 1
+    assert found[1].keys[:162] == folds["A"].runs[1].keys
+    (row,) = left_out_table({"A": folds["A"]}).rows
+    assert row[:5] == ("A", 162, 21, "48 to 50", 9)
 
 
 @pytest.mark.parametrize(

@@ -269,7 +269,5 @@ def test_sounds_that_are_all_missing_are_named(tmp_path: Path) -> None:
     (tmp_path / "first.flac").write_bytes(b"")
     table = tmp_path / "first.csv"
     table.write_text("path,patient,label\nfirst.wav,p1,normal\n", encoding="utf-8")
-    with pytest.raises(
-        CorpusError, match=r"first\.wav cannot be read \(No such file or directory\); there is first\.flac"
-    ):
+    with pytest.raises(CorpusError, match=r"first\.wav cannot be read .*; there is first\.flac"):
         read_corpus(table)

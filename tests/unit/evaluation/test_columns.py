@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lungsound.errors import DataError
-from lungsound.evaluation.columns import column_rows, read_columns
+from lungsound.evaluation.columns import column_rows, read_columns, unwatched_columns
 from lungsound.evaluation.evaluate import evaluate_predictions
 from lungsound.evaluation.predictions import Predictions
 
@@ -73,15 +73,39 @@ def test_the_same_answers_differ_by_nothing() -> None:
     rows = column_rows(found)
     assert rows[0][:2] == ("last epoch", "4")
     assert rows[0][-1] == "+0.0 (+0.0 to +0.0)"
-    assert rows[1][0] == "chosen on test (optimistic, as published)"
-    assert rows[1][-1] == ""
+    assert rows[1] == ("chosen on validation", "none (no epoch had a sensitivity over 5 %)", "", "", "", "")
+    assert rows[2][0] == "chosen on test (as published)"
+    assert rows[2][-1] == ""
 
 
 def test_without_a_test_column_there_is_no_difference() -> None:
     last = answers(LAST, labels=LABELS)
     found = read_columns([{"last": last, "validation": last}], [{"last": 4}], part="test")
     assert found.optimism == {}
-    assert [row[1] for row in column_rows(found)] == ["4", "none"]
+    none = "none (no epoch had a sensitivity over 5 %)"
+    assert [row[1] for row in column_rows(found)] == ["4", "none", none]
+
+
+def test_why_a_column_is_missing_is_said() -> None:
+    last = answers(LAST, labels=LABELS)
+
+    def which(*runs: dict[str, Predictions], epochs: list[dict[str, int]], **watching: bool) -> list[str]:
+        unwatched = unwatched_columns(**watching)
+        return [row[1] for row in column_rows(read_columns(runs, epochs, part="test", unwatched=unwatched))]
+
+    alone = {"last": last}
+    assert which(alone, epochs=[{"last": 4}], is_test_watched=False, has_validation=False) == [
+        "4",
+        "none (no patient was held out)",
+        "none (not watched)",
+    ]
+    both = {"is_test_watched": True, "has_validation": True}
+    kept = which(alone, epochs=[{"last": 4, "test": 2}], **both)
+    assert kept[2] == "none (its answers were not kept)"
+    seeds = which(alone, alone | {"test": last}, epochs=[{"last": 4}, {"last": 4, "test": 2}], **both)
+    assert seeds[0] == "4, 4"
+    assert seeds[1] == "none (no epoch had a sensitivity over 5 %)"
+    assert seeds[2] == "none, 2 (no mean: in 1 of 2 runs no epoch had a sensitivity over 5 %)"
 
 
 def test_columns_of_different_cycles_are_refused() -> None:
@@ -99,7 +123,9 @@ def test_several_seeds_give_the_mean_and_every_chosen_epoch() -> None:
     assert found.optimism["last"].value == pytest.approx((16 - 10) / 30 / 4)
 
 
-def test_a_column_that_one_run_lacks_is_left_out() -> None:
+def test_a_column_that_one_run_lacks_has_no_scores() -> None:
     last, test = answers(LAST, labels=LABELS), answers(TEST, labels=LABELS)
     found = read_columns([{"last": last, "test": test}, {"last": last}], [{}, {}], part="test")
     assert [column.name for column in found.columns] == ["last"]
+    assert list(found.missing) == ["validation", "test"]
+    assert column_rows(found)[2][2:] == ("", "", "", "")

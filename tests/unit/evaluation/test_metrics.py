@@ -8,6 +8,7 @@ from sklearn import metrics as sklearn_metrics
 from lungsound.evaluation.metrics import (
     ALWAYS_NORMAL_SCORE,
     IcbhiScore,
+    MacroMean,
     accuracy,
     challenge_score,
     cohen_kappa,
@@ -25,6 +26,7 @@ from lungsound.evaluation.metrics import (
     matthews_correlation,
     mean_score,
     micro_f1,
+    of_resamples,
     one_vs_rest_specificity,
     precision,
     recall,
@@ -153,7 +155,7 @@ def test_averages_and_agreement_against_sklearn(seed: int) -> None:
         matthews_correlation: sklearn_metrics.matthews_corrcoef(labels, answers),
     }
     for ours, theirs in expected.items():
-        assert float(ours(confusion)) == pytest.approx(theirs, rel=1e-12), ours.__name__
+        assert float(ours(confusion)) == pytest.approx(theirs, rel=1e-12), ours
     assert float(micro_f1(confusion)) == pytest.approx(float(accuracy(confusion)), rel=1e-15)
 
 
@@ -179,6 +181,43 @@ def test_one_vs_rest_specificity_against_loops(seed: int) -> None:
     assert float(macro_specificity(confusion)) == pytest.approx(np.mean(naive))
     recalls = [np.mean([a == one for label, a in pairs if label == one]) for one in range(4)]
     assert float(macro_mean_score(confusion)) == pytest.approx((np.mean(recalls) + np.mean(naive)) / 2)
+
+
+@pytest.mark.parametrize(
+    ("macro", "by_class"),
+    [
+        (macro_recall, [recall]),
+        (macro_precision, [precision]),
+        (macro_f1, [f1]),
+        (macro_specificity, [one_vs_rest_specificity]),
+        (macro_mean_score, [recall, one_vs_rest_specificity]),
+    ],
+)
+def test_macro_means_of_resamples_are_over_the_classes_of_the_whole_set(macro: MacroMean, by_class: list) -> None:
+    generator = np.random.default_rng(0)
+    patients = generator.integers(0, 3, (6, 4, 4))
+    patients[1:, 3] = 0  # one patient has the last class,
+    patients[:, 2] = 0  # none has the third one, which is answered by some,
+    patients[2:, :, 1] = 0  # and the second one is answered for two patients only
+    whole = patients.sum(axis=0)
+    fixed = of_resamples(macro, whole)
+    assert float(fixed(whole)) == float(macro(whole))
+    resamples = np.stack([patients[generator.integers(0, 6, 6)].sum(axis=0) for _ in range(200)])
+    naive = []
+    for resample in resamples:
+        means = []
+        for values_of in by_class:
+            counted = [index for index in range(4) if not np.isnan(values_of(whole)[index])]
+            means.append(sum(float(values_of(resample)[index]) for index in counted) / len(counted))
+        lacks_a_class = any(whole[index].sum() > 0 == resample[index].sum() for index in range(4))
+        naive.append(NAN if lacks_a_class else np.mean(means))
+    np.testing.assert_allclose(fixed(resamples), naive, rtol=1e-12)
+    assert 0 < np.isnan(naive).sum() < 200
+    assert not np.isnan(macro(resamples)).any()
+
+
+def test_what_is_no_mean_over_classes_is_the_same_on_resamples() -> None:
+    assert of_resamples(mean_score, np.diag([1, 2])) is mean_score
 
 
 def test_two_classes_read_macro_are_their_own_score() -> None:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lungsound.evaluation.metrics import accuracy, confusion_matrix, mean_score, sensitivity, specificity
+from lungsound.evaluation.metrics import (
+    accuracy,
+    confusion_matrix,
+    macro_recall,
+    mean_score,
+    sensitivity,
+    specificity,
+)
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.spread import effective_degrees, leave_one_out_weights
 from lungsound.evaluation.uncertainty import (
@@ -128,21 +135,52 @@ def test_one_patient_gives_no_interval() -> None:
     assert interval.problem == "one patient: how patients differ cannot be seen"
 
 
+def test_four_patients_give_no_interval() -> None:
+    four = np.array([[[3, 1], [1, 1]], [[2, 2], [0, 4]]] * 2)
+    interval = bootstrap_over_patients(four, mean_score, generator=rng())
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+    assert interval.problem == "4 patients: how patients differ can hardly be seen"
+    five = bootstrap_over_patients(np.concatenate([four, four[:1]]), mean_score, generator=rng())
+    assert five.problem is None
+
+
 def test_resamples_without_a_value_are_left_out_and_counted() -> None:
-    # Only the first of three patients has abnormal cycles: it is missed with probability (2/3)^3.
-    confusions = np.array([[[1, 0], [1, 1]], [[4, 0], [0, 0]], [[3, 1], [0, 0]]])
+    # Only the first of five patients has abnormal cycles: it is missed with probability (4/5)^5.
+    confusions = np.array([[[1, 0], [1, 1]], *[[[4, 0], [0, 0]], [[3, 1], [0, 0]]] * 2])
     interval = bootstrap_over_patients(confusions, sensitivity, generator=rng(), num_draws=10_000)
-    assert interval.num_undefined / interval.num_draws == pytest.approx((2 / 3) ** 3, abs=0.02)
+    assert interval.num_undefined / interval.num_draws == pytest.approx((4 / 5) ** 5, abs=0.02)
     assert (interval.low, interval.high) == (0.5, 0.5)
     assert interval.problem is None
 
 
+@pytest.mark.parametrize(("num_rare", "has_interval"), [(1, True), (2, False)])
+def test_interval_of_a_macro_mean_is_over_the_same_classes(num_rare: int, has_interval: bool) -> None:
+    # A class of one patient is missing in (1 - 1/8)^8 = 34 % of the resamples, one of two such classes in 58 %.
+    confusions = np.zeros((8, 4, 4), dtype=np.int64)
+    confusions[:, 0, 0], confusions[:, 0, 1], confusions[:, 1, 1] = 8, 2, 10
+    for rare in range(num_rare):
+        confusions[rare, 2 + rare, 0] = 5
+    estimate = estimate_over_patients(confusions, macro_recall, generator=rng(), num_draws=10_000)
+    assert estimate.value == pytest.approx(1.8 / (2 + num_rare))
+    interval = estimate.interval
+    expected = 1 - 2 * (1 - 1 / 8) ** 8 + (1 - 2 / 8) ** 8 if num_rare == 2 else 1 - (1 - 1 / 8) ** 8
+    assert 1 - interval.num_undefined / interval.num_draws == pytest.approx(expected, abs=0.02)
+    assert (interval.problem is None) == has_interval
+    if has_interval:
+        assert (interval.low, interval.high) == (pytest.approx(0.6), pytest.approx(0.6))
+    else:
+        assert math.isnan(interval.low)
+        assert math.isnan(interval.high)
+        assert "the value is defined in 4" in (interval.problem or "")
+
+
 def test_value_defined_nowhere() -> None:
-    confusions = np.array([[[4, 0], [0, 0]], [[3, 1], [0, 0]]])
+    confusions = np.array([[[4, 0], [0, 0]], [[3, 1], [0, 0]], *[[[2, 0], [0, 0]]] * 3])
     estimate = estimate_over_patients(confusions, sensitivity, generator=rng(), num_draws=50)
     assert math.isnan(estimate.value)
     assert estimate.interval.num_undefined == 50
-    assert estimate.interval.problem == "the value is defined in no resample"
+    assert estimate.interval.problem == "the value is defined in 0 of 50 resamples"
     assert estimate.in_percent() == "n/a"
 
 
@@ -154,7 +192,7 @@ def test_estimate_is_the_value_over_all_patients() -> None:
 
 
 def test_estimate_in_percent() -> None:
-    assert Estimate(0.6234, Interval(0.551, 0.69, 0.95, 10, 3)).in_percent() == "62.3 (55.1 to 69.0)"
+    assert Estimate(0.6234, Interval(0.551, 0.69, 0.95, 10, 5)).in_percent() == "62.3 (55.1 to 69.0)"
     assert Estimate(0.6234, Interval(math.nan, math.nan, 0.95, 10, 1)).in_percent() == "62.3 (n/a)"
 
 

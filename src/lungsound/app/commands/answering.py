@@ -1,7 +1,7 @@
 """Evaluating a run, and answering for recordings."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,11 +9,15 @@ from lungsound.app.commands.shared import (
     NOTICE,
     DataOption,
     DeviceOption,
+    LabelMapOption,
     console,
     print_error,
     print_report,
 )
 from lungsound.errors import LungsoundError
+
+if TYPE_CHECKING:
+    from lungsound.app.predictor import Predictor
 
 
 def evaluate(
@@ -21,11 +25,15 @@ def evaluate(
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report; default: the run's.")] = None,
     device: DeviceOption = None,
+    label_map: LabelMapOption = None,
 ) -> None:
-    """Evaluate a run again on its test part, or with --data on another corpus; write predictions and report."""
+    """Evaluate a run again on its test part, or with --data on another corpus; write predictions and report.
+
+    Another corpus in words of its own is read by --label-map, else by the map of the run.
+    """
     from lungsound.scoring import evaluate as evaluate_run
 
-    print_report(evaluate_run(run, data_root=data, out_dir=out, device=device, console=console))
+    print_report(evaluate_run(run, data_root=data, label_map=label_map, out_dir=out, device=device, console=console))
 
 
 def predict(
@@ -36,6 +44,7 @@ def predict(
     """Answer for recordings: by breathing cycle when an annotation lies beside one, else by windows."""
     from lungsound.app.demo import print_answers
     from lungsound.app.predictor import Predictor
+    from lungsound.checkpoint import unfinished
 
     predictor = Predictor.load(run, device=device or "cpu")
     failures = []
@@ -47,12 +56,21 @@ def predict(
         else:
             is_annotated = predictor.annotated_spans(path) is not None
             print_answers(f"{path.name}, by {'annotated cycle' if is_annotated else 'window'}", answers, console)
-    if predictor.is_calibrated:
-        told = "Probabilities are calibrated on validation patients; uncertain: better withheld, by their errors."
-    else:
-        told = "Probabilities are not calibrated."
-    console.print(f"{told} {NOTICE}", highlight=False)
+    if told := unfinished(run if run.is_dir() else run.parent):
+        console.print(f"Warning: {told}; these are answers of an epoch on the way.", highlight=False, soft_wrap=True)
+    console.print(f"{what_probabilities_are(predictor)} {NOTICE}", highlight=False)
     for failure in failures:
         print_error(failure)
     if failures:
         raise typer.Exit(2)
+
+
+def what_probabilities_are(predictor: "Predictor") -> str:
+    """A line below the answers: whether the probabilities are scaled, and what "uncertain" means."""
+    calibration = predictor.trained.calibration
+    if calibration is None:
+        return "Probabilities are not calibrated."
+    told = f"Probabilities: {calibration.scaling.in_words} ({calibration.reason})"
+    if calibration.abstain is None:
+        return f"{told}."
+    return f"{told}; uncertain: better withheld, by the errors on validation patients."

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lungsound.app.commands.shared import NOTICE, console
+from lungsound.app.path_names import short_names
 
 if TYPE_CHECKING:
     from lungsound.evaluation.comparison.compare import Comparison
@@ -54,19 +55,22 @@ def compare(
     """
     from lungsound.evaluation.comparison.compare import compare_runs
     from lungsound.evaluation.comparison.page import comparison_json
-    from lungsound.evaluation.comparison.runs import read_runs
+    from lungsound.evaluation.comparison.runs import epoch_warnings, read_runs
 
-    sides = [read_runs(path, epoch.value) for path in (run_a, run_b)]
-    comparisons = compare_runs(sides[0], sides[1], names=_short_names(run_a, run_b), is_common_only=common, seed=seed)
-    numbers = comparison_json(comparisons) | {"epoch": epoch.value, "seed": seed}
+    first, second = (read_runs(path, epoch.value) for path in (run_a, run_b))
+    names = _names(run_a, run_b)
+    comparisons = compare_runs(first.answers, second.answers, names=names, is_common_only=common, seed=seed)
+    warnings = epoch_warnings(first, second)
+    numbers = comparison_json(comparisons) | {"warnings": warnings, "epoch": epoch.value, "seed": seed}
     if is_json:
         print(json.dumps(numbers, indent=1, allow_nan=False))
     else:
+        _print_warnings(warnings)
         for comparison in comparisons:
             _print_comparison(comparison)
         console.print(f"Scores in percent, differences in points, intervals over patients. {NOTICE}", highlight=False)
     if out is not None:
-        _write(out, comparisons, numbers)
+        _write(out, comparisons, numbers, warnings)
         if not is_json:
             console.print(f"page: {out / 'compare.html'}", highlight=False, soft_wrap=True)
 
@@ -97,7 +101,10 @@ def power(
 
     points = difference or DEFAULT_POINTS
     found = []
-    for part, spread, scale in _spreads(run_a, run_b, epoch, correlation, is_common_only=common):
+    spreads, warnings = _spreads(run_a, run_b, epoch, correlation, is_common_only=common)
+    if not is_json:
+        _print_warnings(warnings)
+    for part, spread, scale in spreads:
         needed = plan(spread, [point / 100 for point in points], scale=scale, power=wanted_power)
         num_patients = len(spread.influences)
         least = detectable(
@@ -111,7 +118,8 @@ def power(
         if not is_json:
             _print_power(found[-1], wanted_power)
     if is_json:
-        print(json.dumps({"format": "lungsound power 1", "power": wanted_power, "parts": found}, indent=1))
+        said = {"format": "lungsound power 1", "power": wanted_power, "warnings": warnings, "parts": found}
+        print(json.dumps(said, indent=1))
         return
     basis = "from the two methods' answers" if run_b else f"two methods that correlate {correlation or CORRELATION:g}"
     console.print(
@@ -121,24 +129,28 @@ def power(
 
 def _spreads(
     run_a: Path, run_b: Path | None, epoch: Epoch, correlation: float | None, *, is_common_only: bool
-) -> "list[tuple[str, Spread, float]]":
-    """For each part of the test its name, what a Score or a difference varies with, and the deviation's factor."""
+) -> "tuple[list[tuple[str, Spread, float]], list[str]]":
+    """For each part of the test its name, what a Score or a difference varies with, and the deviation's factor.
+
+    Then what to warn of.
+    """
     import numpy as np
 
     from lungsound.errors import SettingsError
     from lungsound.evaluation.comparison.compare import compare_runs
     from lungsound.evaluation.comparison.power import scale_of_two, score_spread
-    from lungsound.evaluation.comparison.runs import read_runs
+    from lungsound.evaluation.comparison.runs import epoch_warnings, read_runs
     from lungsound.evaluation.uncertainty import patient_confusions
 
-    runs = read_runs(run_a, epoch.value)
+    first = read_runs(run_a, epoch.value)
+    runs, warnings = first.answers, list[str]()
     spreads: list[tuple[str, Spread | None, float]] = []
     if run_b is not None:
         if correlation is not None:
             raise SettingsError("--correlation stands for a second method: leave it out, or leave out RUN_B")
-        others = read_runs(run_b, epoch.value)
-        names = _short_names(run_a, run_b)
-        comparisons = compare_runs(runs, others, names=names, is_common_only=is_common_only, num_draws=1)
+        second = read_runs(run_b, epoch.value)
+        names, warnings = _names(run_a, run_b), epoch_warnings(first, second)
+        comparisons = compare_runs(runs, second.answers, names=names, is_common_only=is_common_only, num_draws=1)
         spreads += [(each.part, each.spread, 1.0) for each in comparisons]
     else:
         scale = scale_of_two(CORRELATION if correlation is None else correlation)
@@ -147,18 +159,18 @@ def _spreads(
             spreads.append((part, score_spread(counts) if counts.shape[1] > 1 else None, scale))
     if any(spread is None for _, spread, _ in spreads):
         raise SettingsError("a part of the test has one patient: how patients differ cannot be seen")
-    return [(part, spread, scale) for part, spread, scale in spreads if spread is not None]
+    return [(part, spread, scale) for part, spread, scale in spreads if spread is not None], warnings
 
 
-def _short_names(run_a: Path, run_b: Path) -> tuple[str, str]:
-    """What two paths differ in: without the folders that they share at either end."""
-    first, second = (list(path.absolute().parts) for path in (run_a, run_b))
-    if first == second:
-        return "A", "B"
-    for end in (0, -1):
-        while len(first) > 1 and len(second) > 1 and first[end] == second[end]:
-            del first[end], second[end]
-    return "/".join(first), "/".join(second)
+def _names(run_a: Path, run_b: Path) -> tuple[str, str]:
+    """What A and B are called."""
+    first, second = short_names([run_a, run_b])
+    return ("A", "B") if first == second else (first, second)
+
+
+def _print_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        console.print(f"! {warning}", style="yellow", highlight=False)
 
 
 def _print_comparison(comparison: "Comparison") -> None:
@@ -201,7 +213,7 @@ def _print_power(found: dict[str, Any], wanted_power: float) -> None:
     console.print(table)
 
 
-def _write(out: Path, comparisons: "Sequence[Comparison]", numbers: dict[str, Any]) -> None:
+def _write(out: Path, comparisons: "Sequence[Comparison]", numbers: dict[str, Any], warnings: Sequence[str]) -> None:
     from lungsound.evaluation.comparison.figure import draw_comparison
     from lungsound.evaluation.comparison.page import comparison_blocks
     from lungsound.files import write_text
@@ -212,5 +224,5 @@ def _write(out: Path, comparisons: "Sequence[Comparison]", numbers: dict[str, An
     for comparison, picture in zip(comparisons, pictures, strict=True):
         draw_comparison(comparison, picture)
     first, second = comparisons[0].names
-    write_page(out / "compare", f"{first} against {second}", comparison_blocks(comparisons, pictures))
+    write_page(out / "compare", f"{first} against {second}", comparison_blocks(comparisons, pictures, warnings))
     write_text(out / "compare.json", json.dumps(numbers, indent=1, allow_nan=False) + "\n")

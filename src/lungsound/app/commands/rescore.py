@@ -41,6 +41,9 @@ NormalOption = Annotated[str | None, typer.Option(metavar="NAME", help="Which cl
 TransposedOption = Annotated[
     bool, typer.Option("--transposed", help="The rows of the matrix are the answers, not the true classes.")
 ]
+CountsOption = Annotated[
+    bool, typer.Option("--counts", help="The matrix holds counts, although each row (or column) sums to 100.")
+]
 ColumnOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Where it is not found by itself.", rich_help_panel="Columns of a table"),
@@ -48,16 +51,21 @@ ColumnOption = Annotated[
 PartOption = Annotated[
     list[str] | None, typer.Option(help="Count this part of the split only. Repeatable: counted together.")
 ]
-EpochOption = Annotated[Epoch | None, typer.Option(help="How the epoch of the answers was chosen.")]
+EpochOption = Annotated[
+    Epoch | None, typer.Option(help="How the epoch of the answers was chosen; of a run folder, which epoch to take.")
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the resamples behind the intervals.")]
 
 
 def rescore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Predictions (CSV, TSV) or a confusion matrix.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Predictions (CSV, TSV), a confusion matrix, or a run folder.")
+    ],
     out: OutOption = None,
     classes: ClassesOption = None,
     normal: NormalOption = None,
     transposed: TransposedOption = False,
+    counts: CountsOption = False,
     label_column: ColumnOption = None,
     answer_column: ColumnOption = None,
     patient_column: ColumnOption = None,
@@ -71,33 +79,43 @@ def rescore(
 
     FILE is a table with a row per cycle: columns label (y_true, target) and answer (y_pred, prediction) and, if there
     are such, patient or recording, part, a probability for each class (p_normal, ...). Or it is a confusion matrix of
-    counts: CSV, TSV, JSON or plain text, rows the true class, with or without names.
+    counts: CSV, TSV, JSON or plain text, rows the true class, with or without names. Of a run folder it is
+    predictions.csv, or with --epoch the answers of that epoch. All of them may be compressed (.gz).
     """
+    from lungsound.evaluation.comparison.runs import epoch_of_file
     from lungsound.evaluation.rescoring.answer_files import read_answer_file
     from lungsound.evaluation.rescoring.rescore import rescore as rescore_tally
     from lungsound.evaluation.rescoring.tally import Reading
 
-    columns = {
-        "label": label_column,
-        "answer": answer_column,
-        "patient": patient_column,
-        "recording": recording_column,
-        "part": part_column,
-    }
+    roles = ("label", "answer", "patient", "recording", "part")
+    columns = (label_column, answer_column, patient_column, recording_column, part_column)
     reading = Reading(
-        columns={role: name for role, name in columns.items() if name is not None},
+        columns={role: name for role, name in zip(roles, columns, strict=True) if name is not None},
         classes=[name.strip() for name in classes.split(",")] if classes else (),
         normal=normal,
         is_transposed=transposed,
+        are_counts=counts,
     )
+    file = _file_in(file, epoch) if file.is_dir() else file
     found = read_answer_file(file, reading)
-    chosen = epoch.value if epoch is not None else _epoch_of_run(file)
+    chosen = epoch.value if epoch is not None else epoch_of_file(file)
     results = [rescore_tally(tally, epoch=chosen, seed=seed) for tally in _tallies(file, found, part or [])]
     for result in results:
         _print(result)
     console.print(NOTICE, highlight=False)
     if out is not None:
         _write(out, file, results)
+
+
+def _file_in(folder: Path, epoch: Epoch | None) -> Path:
+    """The predictions file of a run folder, of the epoch that was asked for."""
+    from lungsound.errors import DataError
+    from lungsound.evaluation.comparison.runs import KEPT, files_of
+
+    files = files_of(folder, KEPT if epoch is None or epoch is Epoch.UNKNOWN else epoch.value)
+    if len(files) > 1:
+        raise DataError(f"{folder} holds {len(files)} runs: rescore reads one, {files[0]} say")
+    return files[0]
 
 
 def _tallies(file: Path, found: "Answers | Tally", wanted: Sequence[str]) -> "list[Tally]":
@@ -113,19 +131,6 @@ def _tallies(file: Path, found: "Answers | Tally", wanted: Sequence[str]) -> "li
     if not isinstance(found, Answers):
         return [found]
     return [found.tally(wanted)] if wanted else [found.tally([name]) for name in parts]
-
-
-def _epoch_of_run(file: Path) -> str:
-    """How a run of ours chose its epoch: from the name of a file in `epochs`, or from the settings beside it."""
-    names = [choice.value for choice in Epoch]
-    if file.parent.name == "epochs" and file.stem in names:
-        return file.stem
-    config = file.parent / "config.json"
-    if not config.is_file():
-        return Epoch.UNKNOWN.value
-    values = json.loads(config.read_text(encoding="utf-8"))
-    selection = values.get("train", {}).get("selection") if isinstance(values, dict) else None
-    return {"best_on_test": "test"}.get(str(selection), str(selection) if selection in names else "unknown")
 
 
 def _print(result: "Rescored") -> None:
@@ -151,6 +156,8 @@ def _print(result: "Rescored") -> None:
         recall = Group(Text(f"Recall of {each.name}"), Padding(Text(counts, style="dim"), INDENT))
         table.add_row(recall, Text(each.recall.text()), Text("same class, same cycles"))
     console.print(table)
+    for note in result.resample_notes:
+        console.print(f"  {note}", highlight=False)
     _print_published(result)
 
 

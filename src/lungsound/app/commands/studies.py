@@ -14,8 +14,12 @@ def cross(
     ],
     data: DataOption = None,
     elsewhere: Annotated[
-        list[Path] | None,
-        typer.Option("--on", metavar="DIR", help="Test on this corpus; no device is left out. Repeatable."),
+        list[str] | None,
+        typer.Option(
+            "--on",
+            metavar="DIR[=MAP]",
+            help="Test on this corpus, its words read by the label map MAP; no device is left out. Repeatable.",
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for runs and the page.")] = Path("runs/cross"),
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each training, with seeds 0, 1, ...")] = 1,
@@ -25,15 +29,16 @@ def cross(
 
     Runs that are done are skipped; after Ctrl-C the same command goes on.
     """
-    from lungsound.app.cross import PAGE, leave_devices_out, try_elsewhere
+    from lungsound.app.cross import PAGE, Elsewhere, leave_devices_out, try_elsewhere
     from lungsound.errors import SettingsError
 
     if data is None:
         raise SettingsError("no corpus given: name the folder of the one to train on with --data DIR")
     every = list(settings or [])
     if elsewhere:
+        others = [Elsewhere.parse(text) for text in elsewhere]
         failures = try_elsewhere(
-            recipe, data=data, elsewhere=elsewhere, out=out, num_seeds=seeds, settings=every, console=console
+            recipe, data=data, elsewhere=others, out=out, num_seeds=seeds, settings=every, console=console
         )
     else:
         failures = leave_devices_out(recipe, data=data, out=out, num_seeds=seeds, settings=every, console=console)

@@ -15,6 +15,7 @@ from lungsound.evaluation.calibration.figures import (
 from lungsound.evaluation.calibration.measures import CalibrationMeasures, LevelMeasures, measure_calibration
 from lungsound.evaluation.calibration.operating_point import OperatingMeasures
 from lungsound.evaluation.calibration.patient_sums import Resampling
+from lungsound.evaluation.calibration.scaling import Scaling
 from lungsound.evaluation.calibration.store import Calibration
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.uncertainty import FEW_PATIENTS, Estimate
@@ -56,32 +57,61 @@ def draw_calibration(
     draw_set_coverage(pairs, folder / COVERAGE, level=plain.level)
 
 
-def measured_blocks(calibration: Calibration, measures: CalibrationMeasures, *, folder: Path) -> list[Block]:
-    """What was fitted and measured; the pictures lie in `folder`."""
+def measured_blocks(
+    calibration: Calibration, measures: CalibrationMeasures, *, folder: Path, remarks: Sequence[str] = ()
+) -> list[Block]:
+    """What was fitted and measured, and `remarks` on it; the pictures lie in `folder`."""
     return [
         Heading("Calibration and abstention"),
         Paragraph(
             f"Fitted on {calibration.num_cycles} cycles of {calibration.num_patients} validation patients, measured on "
-            f"{measures.num_cycles} cycles of {measures.num_patients} test patients. Nothing was fitted on the test. "
+            f"{measures.num_cycles} cycles of {measures.num_patients} test patients. No test cycle was fitted on. "
             "Intervals are over patients."
         ),
-        *(Remark(problem) for problem in calibration.problems),
-        _fitted(calibration),
+        *map(Remark, (*remarks, *calibration.problems)),
+        Facts(_fitted(calibration)),
         *_error_blocks(calibration, measures),
         Picture(folder / RELIABILITY, "Share answered right against confidence"),
         *_set_blocks(measures),
         Picture(folder / COVERAGE, "Coverage of prediction sets by class and device"),
         *_abstain_blocks(calibration, measures),
         Picture(folder / RISK, "Risk against coverage"),
-        *operating_blocks(measures.operating),
+        *operating_blocks(measures.operating, calibration.scaling),
     ]
 
 
-def _fitted(calibration: Calibration) -> Facts:
+def difference(shown: Calibration, kept: Calibration | None) -> str | None:
+    """What to say beside `shown` when the run's model keeps another calibration, or none; None when it keeps this."""
+    if kept is None:
+        return "The model of this run keeps no calibration: 'predict' uses nothing of this. --keep puts it in."
+    here, there = (_in_words(each) for each in (shown, kept))
+    others = [f"{name}: {text}" for name, text in there.items() if here.get(name) != text]
+    others += [f"{name}: none" for name in here if name not in there]
+    if not others:
+        return None
+    return (
+        f"The model of this run keeps another calibration, which 'predict' uses ({'; '.join(others)}). "
+        "--keep puts this one in its place."
+    )
+
+
+def _in_words(calibration: Calibration) -> dict[str, str]:
+    """What the calibration does, by name of what it does it with."""
+    points = {
+        f"abnormal, wanted sensitivity {100 * point.wanted_sensitivity:g} %": f"P(abnormal) of {point.threshold:.4f}"
+        for point in calibration.operating_points
+    }
+    return {**_fitted(calibration), **points}
+
+
+def _fitted(calibration: Calibration) -> dict[str, str]:
     scaling, abstain = calibration.scaling, calibration.abstain
     facts: dict[str, str] = {"scaling": f"{scaling.method}; {calibration.reason}"}
-    if scaling.method == "temperature":
-        facts["temperature"] = f"{scaling.temperature:.3f} (above 1: the model was too sure)"
+    if scaling.method == "temperature" and (temperature := scaling.temperature) is not None:
+        found = "too sure" if temperature > 1.0 else "not sure enough"
+        facts["temperature"] = (
+            f"{temperature:.3f} ({'above' if temperature > 1.0 else 'below'} 1: the model was {found})"
+        )
     if scaling.method == "vector":
         facts["scale of each class"] = _by_class(calibration.classes, scaling.scales)
         facts["bias of each class"] = _by_class(calibration.classes, scaling.biases)
@@ -93,7 +123,7 @@ def _fitted(calibration: Calibration) -> Facts:
         facts["answers withheld"] = (
             f"below {abstain.threshold:.3f}, chosen for {abstain.wanted} {100 * abstain.wanted_value:g} %"
         )
-    return Facts(facts)
+    return facts
 
 
 def _by_class(classes: Sequence[str], values: Sequence[float]) -> str:
@@ -114,7 +144,7 @@ def _error_blocks(calibration: Calibration, measures: CalibrationMeasures) -> li
             when if is_scaled else "none",
             _percent(error.seen),
             _percent(error.by_chance),
-            error.corrected.in_percent(),
+            error.corrected_in_percent(),
         )
         for name, *both in kinds
         for when, error in zip(("before", "after"), both, strict=True)
@@ -133,8 +163,8 @@ def _error_blocks(calibration: Calibration, measures: CalibrationMeasures) -> li
 def verdict(error: CalibrationError) -> str:
     """Whether the probabilities can be told from honest ones, in a sentence."""
     interval = error.corrected.interval
-    if interval.problem is not None:
-        return f"No interval can be given: {interval.problem}."
+    if error.problem is not None:
+        return f"Whether the probabilities are honest cannot be told: {error.problem}."
     if interval.low == 0.0:
         return (
             "The ECE is no larger than chance alone can make it with these patients: the probabilities "
@@ -221,7 +251,8 @@ def _abstain_blocks(calibration: Calibration, measures: CalibrationMeasures) -> 
     chosen = "No threshold was found; every cycle is answered."
     if abstain is not None:
         chosen = (
-            f"Answers with less than {abstain.threshold:.3f} calibrated probability are withheld: chosen for "
+            f"Answers with a probability under {abstain.threshold:.3f} ({calibration.scaling.in_words}) are withheld: "
+            "chosen for "
             f"{abstain.wanted} {100 * abstain.wanted_value:g} %, it answered {_percent(abstain.validation_coverage)} % "
             f"of validation cycles with {_percent(abstain.validation_error)} % of them wrong."
         )
@@ -232,16 +263,17 @@ def _abstain_blocks(calibration: Calibration, measures: CalibrationMeasures) -> 
     ]
 
 
-def operating_blocks(operating: Sequence[OperatingMeasures]) -> list[Block]:
-    """Operating points: wanted sensitivity, threshold, and what it gives on the test."""
+def operating_blocks(operating: Sequence[OperatingMeasures], scaling: Scaling) -> list[Block]:
+    """Operating points on probabilities of this scaling: wanted sensitivity, threshold, what it gives on the test."""
     if not operating:
         return []
     return [
         Heading("Operating points: normal against abnormal", level=3),
         Paragraph(
-            "A cycle is called abnormal when its calibrated P(abnormal) = 1 - P(normal) reaches the threshold. The "
-            "threshold reaches the wanted sensitivity on validation cycles; on other patients it comes out above or "
-            "below. PPV and NPV follow by Bayes' rule for the stated prevalence, taken as known. All in percent."
+            f"A cycle is called abnormal when its P(abnormal) = 1 - P(normal), probabilities {scaling.in_words}, "
+            "reaches the threshold. The threshold reaches the wanted sensitivity on validation cycles; on other "
+            "patients it comes out above or below. PPV and NPV follow by Bayes' rule for the stated prevalence, taken "
+            "as known. All in percent."
         ),
         Table(
             ("wanted Se", "threshold", "Se", "Sp", "prevalence", "PPV", "NPV"), [_operating_row(e) for e in operating]
@@ -249,9 +281,9 @@ def operating_blocks(operating: Sequence[OperatingMeasures]) -> list[Block]:
     ]
 
 
-def operating_lines(operating: Sequence[OperatingMeasures]) -> list[str]:
+def operating_lines(operating: Sequence[OperatingMeasures], scaling: Scaling) -> list[str]:
     """The same for a terminal: a few lines for each wanted sensitivity, in percent."""
-    lines: list[str] = []
+    lines = [f"Thresholds are for P(abnormal) = 1 - P(normal), probabilities {scaling.in_words}."] if operating else []
     for number, each in enumerate(operating):
         if number == 0 or each.point != operating[number - 1].point:
             lines += [

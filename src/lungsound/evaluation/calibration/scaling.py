@@ -50,6 +50,14 @@ class Scaling:
         """T of temperature scaling: above 1 the model was too sure; None for vector scaling."""
         return None if self.method == "vector" else 1.0 / self.scales[0]
 
+    @property
+    def in_words(self) -> str:
+        """What was done to the probabilities, to stand after them."""
+        if self.method == "none":
+            return "as the model gives them, not scaled"
+        more = "" if self.temperature is None else f" with T {self.temperature:.3f}"
+        return f"after {self.method} scaling{more}"
+
     def apply(self, probabilities: npt.ArrayLike) -> Floats:
         """Scaled probabilities `(..., class)` of probabilities `(..., class)`."""
         shares = np.asarray(probabilities, dtype=np.float64)
@@ -193,6 +201,12 @@ def choose_scaling(
     if "vector" in allowed and not can_fit_vector:
         reason += f"; vector scaling was not tried: a class is heard in too few patients (under {MIN_CLASS_PATIENTS})"
     return ScalingChoice(scaling, held_out[best], losses, reason)
+
+
+def scaled_without_own_fold(method: Method, probabilities: Floats, labels: Labels, patients: Sequence[str]) -> Floats:
+    """`ScalingChoice.held_out` of this method, whichever would be chosen; "none" leaves them as they are."""
+    _, patient = np.unique(np.array(patients), return_inverse=True)
+    return _held_out(method, probabilities, labels, patient, _deal(patient))
 
 
 def _deal(patient: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

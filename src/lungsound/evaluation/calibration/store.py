@@ -18,7 +18,14 @@ import numpy.typing as npt
 from lungsound.errors import DataError, WeightsError
 from lungsound.evaluation.calibration.conformal import LEVELS, ConformalThresholds, fit_thresholds
 from lungsound.evaluation.calibration.operating_point import WANTED_SENSITIVITY, OperatingPoint, choose_operating_point
-from lungsound.evaluation.calibration.scaling import METHODS, Floats, Method, Scaling, choose_scaling
+from lungsound.evaluation.calibration.scaling import (
+    METHODS,
+    Floats,
+    Method,
+    Scaling,
+    choose_scaling,
+    scaled_without_own_fold,
+)
 from lungsound.evaluation.calibration.selective import (
     WANTED_COVERAGE,
     AbstainThreshold,
@@ -170,17 +177,46 @@ def fit_calibration(
     choice = choose_scaling(validation.probabilities, labels, patients, allowed=allowed)
     scaled = choice.held_out
     is_wrong = scaled.argmax(axis=1) != labels
-    points = [choose_operating_point(scaled, labels, patients, sensitivity=wanted) for wanted in sensitivities]
     return Calibration(
         classes=validation.classes,
         scaling=choice.scaling,
         reason=choice.reason,
         sets=tuple(fit_thresholds(scaled, labels, patients, level=level) for level in levels),
         abstain=choose_threshold(confidence_of(scaled), is_wrong, patients, wanted=abstain_for, value=abstain_value),
-        operating_points=tuple(point for point in points if point is not None),
+        operating_points=_operating_points(scaled, validation, sensitivities),
         num_cycles=len(labels),
         num_patients=len(set(patients)),
     )
+
+
+def with_operating_points(
+    calibration: Calibration, validation: Predictions, *, sensitivities: Sequence[float]
+) -> Calibration:
+    """The calibration with operating points for these wanted sensitivities, by its own scaling.
+
+    `validation` are the cycles that it was fitted on; DataError when they are plainly others.
+    """
+    found = (validation.classes, len(validation.labels), len(set(validation.patients)))
+    fitted = (calibration.classes, calibration.num_cycles, calibration.num_patients)
+    if found != fitted:
+        raise DataError(
+            f"the calibration that the model keeps was fitted on {fitted[1]} cycles of {fitted[2]} patients, here are "
+            f"{found[1]} of {found[2]}: put a new one into the model with 'lungsound calibrate RUN --keep'"
+        )
+    scaled = scaled_without_own_fold(
+        calibration.scaling.method, validation.probabilities, validation.labels, validation.patients
+    )
+    return dataclasses.replace(calibration, operating_points=_operating_points(scaled, validation, sensitivities))
+
+
+def _operating_points(
+    scaled: Floats, validation: Predictions, sensitivities: Sequence[float]
+) -> tuple[OperatingPoint, ...]:
+    points = [
+        choose_operating_point(scaled, validation.labels, validation.patients, sensitivity=wanted)
+        for wanted in sensitivities
+    ]
+    return tuple(point for point in points if point is not None)
 
 
 def without_nan(value: Any) -> Any:

@@ -91,10 +91,12 @@ def summary(comparison: Comparison) -> str:
     return f"{_count(comparison.num_cycles, 'cycle')}{part}, {patients}; {seeds}"
 
 
-def comparison_blocks(comparisons: Sequence[Comparison], pictures: Sequence[Path]) -> list[Block]:
-    """The page: verdicts first, then a section for each part of the test."""
+def comparison_blocks(
+    comparisons: Sequence[Comparison], pictures: Sequence[Path], warnings: Sequence[str] = ()
+) -> list[Block]:
+    """The page: `warnings` and verdicts first, then a section for each part of the test."""
     first, second = comparisons[0].names
-    blocks: list[Block] = [Paragraph(f"A is {first}, B is {second}.")]
+    blocks: list[Block] = [Paragraph(f"A is {first}, B is {second}."), *map(Remark, warnings)]
     for comparison, image in zip(comparisons, pictures, strict=True):
         blocks += [
             Heading(comparison.part or "all cycles"),

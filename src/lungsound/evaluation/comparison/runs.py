@@ -1,20 +1,41 @@
 """The predictions of one method: a run folder, a predictions file, or a folder of runs with different seeds."""
 
+import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lungsound.errors import DataError
-from lungsound.evaluation.columns import LAST, TEST, VALIDATION
+from lungsound.evaluation.columns import LAST, NAMES, TEST, VALIDATION
 from lungsound.evaluation.predictions import Predictions, read_predictions
 
 KEPT = "kept"
 VALIDATION_PART = "validation"  # as data.protocol calls it, whose import takes seconds
 EPOCHS = (KEPT, LAST, VALIDATION, TEST)
+UNKNOWN = "unknown"
 SUFFIXES = (".csv", ".csv.gz")
 _SEED = re.compile(r"seed(\d+)(\.csv|\.csv\.gz)?")
 
 
-def read_runs(path: Path, epoch: str = KEPT) -> list[Predictions]:
+# As settings and reports call them; what another corpus's test chose was, as by validation, chosen on other cycles.
+_CHOICES = {LAST: LAST, VALIDATION: VALIDATION, "best_on_test": TEST, "best_on_other_test": VALIDATION}
+
+
+@dataclass(frozen=True)
+class MethodRuns:
+    """The answers of one method's runs to the test, by seed; how their epochs were chosen (see `epoch_of_file`).
+
+    `unfinished` are folders of runs whose training did not come to its report.
+    """
+
+    answers: tuple[Predictions, ...]
+    choices: frozenset[str]
+    unfinished: tuple[Path, ...] = ()
+
+
+def read_runs(path: Path, epoch: str = KEPT) -> MethodRuns:
     """The test rows of every run under `path`, one for each seed, in the order of the seeds.
 
     `path` is a run folder, a predictions file, or a folder with `seed0`, `seed1`, ... (run folders) or `seed0.csv`, ...
@@ -23,14 +44,76 @@ def read_runs(path: Path, epoch: str = KEPT) -> list[Predictions]:
     """
     if epoch not in EPOCHS:
         raise DataError(f"there is no epoch {epoch!r}: {', '.join(EPOCHS)} are known")
-    runs = [_test_rows(file, read_predictions(file)) for file in _files(path, epoch)]
+    files = files_of(path, epoch)
+    runs = [_test_rows(file, read_predictions(file)) for file in files]
     for run in runs[1:]:
         if run.classes != runs[0].classes or set(run.keys) != set(runs[0].keys):
             raise DataError(f"the runs in {path} were not tested on the same cycles and classes: give them one by one")
-    return runs
+    folders = {file.parent.parent if file.parent.name == "epochs" else file.parent for file in files}
+    unfinished = tuple(sorted(folder for folder in folders if is_unfinished(folder)))
+    return MethodRuns(tuple(runs), frozenset(map(epoch_of_file, files)), unfinished)
 
 
-def _files(path: Path, epoch: str) -> list[Path]:
+def epoch_of_file(file: Path) -> str:
+    """How a run of ours chose the epoch of a predictions file: "last", "validation", "test"; else "unknown".
+
+    From the name of a file in `epochs`, else from the report beside the file, else from the settings beside it.
+    """
+    name = file.name.partition(".")[0]
+    if file.parent.name == "epochs" and name in NAMES:
+        return name
+    if (report := file.parent / "report.json").is_file():
+        selection = _read_json(report).get("context", {}).get("epoch selection")
+    elif (config := file.parent / "config.json").is_file():
+        selection = _read_json(config).get("train", {}).get("selection")
+    else:
+        return UNKNOWN
+    return _CHOICES.get(str(selection), UNKNOWN)
+
+
+def epoch_warnings(first: MethodRuns, second: MethodRuns) -> list[str]:
+    """Why the Scores of A and B are not alike, or too high: how their epochs were chosen, and runs not at their end."""
+    sides = {"A": first, "B": second}
+    found = [
+        f"{name} is not finished: {folder} has no report. These are the answers of an epoch on the way."
+        for name, side in sides.items()
+        for folder in side.unfinished
+    ]
+    told = {name: " or ".join(_said(choice) for choice in sorted(side.choices)) for name, side in sides.items()}
+    by_test = [name for name, side in sides.items() if TEST in side.choices]
+    advice = "compare epochs that were chosen alike, and not on the test (--epoch last)"
+    if first.choices != second.choices:
+        found.append(f"The epoch of A {told['A']}, that of B {told['B']}: {advice}.")
+    if by_test:
+        whose = "epochs of A and B were" if len(by_test) > 1 else f"epoch of {by_test[0]} was"
+        found.append(f"The {whose} chosen by the Score on these cycles, which may be too high: {advice}.")
+    return found
+
+
+def _said(choice: str) -> str:
+    return {
+        LAST: "is the last",
+        VALIDATION: "was chosen on other cycles",
+        TEST: "was chosen on the test itself",
+        UNKNOWN: "was chosen in a way that is not known",
+    }[choice]
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether it is the folder of a run that was not trained to its end and evaluated."""
+    return (folder / "config.json").is_file() and not (folder / "report.json").is_file()
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): it says how the epoch was chosen") from None
+    return values if isinstance(values, dict) else {}
+
+
+def files_of(path: Path, epoch: str) -> list[Path]:
+    """The predictions files that `read_runs` reads; raises as it does for what is not there."""
     if path.is_file():
         if epoch != KEPT:
             raise DataError(f"{path} is one file of answers: --epoch {epoch} needs a run folder")
@@ -42,18 +125,20 @@ def _files(path: Path, epoch: str) -> list[Path]:
     by_seed = {int(found[1]): child for child in path.iterdir() if (found := _SEED.fullmatch(child.name))}
     if not by_seed:
         raise DataError(f"{path} holds no predictions.csv and no runs seed0, seed1, ...: give the folder of a run")
-    return [file for seed in sorted(by_seed) for file in _files(by_seed[seed], epoch)]
+    return [file for seed in sorted(by_seed) for file in files_of(by_seed[seed], epoch)]
 
 
 def _file_of_run(folder: Path, epoch: str) -> Path:
     name = "predictions" if epoch == KEPT else f"epochs/{epoch}"
     file = _existing(folder, name)
     if file is None:
+        if is_unfinished(folder):
+            raise DataError(f"{folder} is not finished: no {name}.csv yet; 'lungsound train' with --resume goes on")
         there = [other for other in EPOCHS[1:] if _existing(folder, f"epochs/{other}")]
         told = (
             f"it has the epochs {', '.join(there)}: choose one with --epoch"
             if there
-            else "it was not trained by the strict protocol: use --epoch kept"
+            else "it was not trained by the strict protocol: give its predictions.csv"
         )
         raise DataError(f"{folder} has no {name}.csv; {told}")
     return file

@@ -11,18 +11,20 @@ from lungsound.evaluation.uncertainty import FEW_PATIENTS, Estimate
 from lungsound.page import DISCLAIMER, Block, Bullets, Heading, Paragraph, Table
 
 # Facts of `context` that also stand on the first screen of a report.
-CORPUS, SPLIT, PROTOCOL, WEIGHTS, EPOCH_SELECTION = (
+CORPUS, SPLIT, TRAINED_ON, PROTOCOL, WEIGHTS, EPOCH_SELECTION = (
     "corpus",
     "split",
+    "trained on",
     "protocol",
     "pretrained weights",
     "epoch selection",
 )
-BEST_ON_TEST = "best_on_test"
+BEST_ON_TEST, BEST_ON_OTHER_TEST = "best_on_test", "best_on_other_test"
 EPOCH_SELECTIONS = {
     "last": "the last one; no score chose it",
     "validation": "chosen by the Score on patients held out of the training part",
     BEST_ON_TEST: "chosen by the Score on the test split itself",
+    BEST_ON_OTHER_TEST: "chosen by the Score on the test split of the corpus that it was trained on",
 }
 DEVICE, PART = "device", "part"
 
@@ -31,10 +33,12 @@ def page_title(evaluation: Evaluation) -> str:
     return f"ICBHI Score {percent(evaluation.all_classes.score.value)}"
 
 
-def score_sentences(evaluation: Evaluation, num_shared_patients: int | None) -> list[Block]:
+def score_sentences(
+    evaluation: Evaluation, num_shared_patients: int | None, num_validation_patients: int = 0
+) -> list[Block]:
     """The Score, and that of each part of the split when there are several."""
     score = evaluation.all_classes.score
-    patients = "held-out patients" if num_shared_patients == 0 else "patients"
+    patients = "held-out patients" if num_shared_patients == 0 == num_validation_patients else "patients"
     whole = Paragraph(
         f" on {evaluation.num_cycles} cycles of {evaluation.num_patients} {patients}, in percent. Always answering "
         f"normal scores {percent(evaluation.always_normal_score)}.",
@@ -53,17 +57,24 @@ def _part_sentence(part: GroupScores) -> Paragraph:
     )
 
 
-def warnings_of(evaluation: Evaluation, context: Mapping[str, str], num_shared_patients: int | None) -> list[str]:
+def warnings_of(
+    evaluation: Evaluation,
+    context: Mapping[str, str],
+    num_shared_patients: int | None,
+    num_validation_patients: int = 0,
+) -> list[str]:
     """Reasons to take the Score with care, one sentence or two each."""
     warnings = []
     if context.get(EPOCH_SELECTION) == BEST_ON_TEST:
         warnings.append(
-            "Warning: the epoch was chosen by its Score on this same test split. The Score is too high by an unknown "
-            "amount; compare it only with scores chosen the same way."
+            "Warning: the epoch was chosen by its Score on this same test split. The Score may be too high, by an "
+            "unknown amount; compare it only with scores chosen the same way."
         )
-    if num_shared_patients:
-        have = "has" if num_shared_patients == 1 else "have"
-        warnings.append(f"Warning: {num_shared_patients} of the patients also {have} recordings in the training part.")
+    counts = {"in the training part": num_shared_patients, "in validation": num_validation_patients}
+    for where, number in counts.items():
+        if number:
+            have = "has" if number == 1 else "have"
+            warnings.append(f"Warning: {number} of the patients also {have} recordings {where}.")
     if evaluation.num_patients < FEW_PATIENTS:
         warnings.append(f"Warning: few patients ({evaluation.num_patients}). {FEW_IS_ROUGH}")
     interval = evaluation.all_classes.score.interval
@@ -78,11 +89,14 @@ def warnings_of(evaluation: Evaluation, context: Mapping[str, str], num_shared_p
 
 
 def first_facts(context: Mapping[str, str]) -> Bullets:
-    """What was evaluated, in three lines, and what it is not for."""
-    data = ", ".join(context[key] for key in (CORPUS, SPLIT, PROTOCOL) if key in context) or "not stated"
+    """What was evaluated and how it was trained, in four lines, and what it is not for."""
+
+    data = [lead + context[name] for name, lead in ((CORPUS, ""), (SPLIT, "split ")) if name in context]
+    trained_on = [context[name] for name in (TRAINED_ON, PROTOCOL) if name in context]
     return Bullets(
         [
-            f"Data: {data}",
+            f"Data: {'; '.join(data) or 'not stated'}",
+            f"Trained on: {'; '.join(trained_on) or 'not stated'}",
             f"Weights: {context.get(WEIGHTS, 'not stated')}",
             f"Epoch: {epoch_sentence(context)}",
             f"Use: {DISCLAIMER[0].lower()}{DISCLAIMER[1:]}",

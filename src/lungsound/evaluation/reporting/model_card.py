@@ -28,6 +28,7 @@ def write_model_card(
     notes: Sequence[str] = (),
     chosen_epoch: int | None = None,
     num_shared_patients: int | None = None,
+    num_validation_patients: int = 0,
     columns: Sequence[Block] = (),
     subgroups: Sequence[Subgroups] = (),
     calibration: Sequence[Block] = (),
@@ -37,6 +38,8 @@ def write_model_card(
     `columns` follow the score table; `calibration` is a section with its heading, and the card says that it was not
     measured when there is none. Their pictures must lie in `folder`.
     """
+    warnings = say.warnings_of(evaluation, context, num_shared_patients, num_validation_patients)
+    is_known = num_shared_patients is not None
     blocks: list[Block] = [
         *_intended_use(evaluation),
         Heading("Model"),
@@ -45,14 +48,14 @@ def write_model_card(
         Facts({name: value for name, value in context.items() if name not in _ELSEWHERE}),
         Heading("Scores"),
         Facts({**_chosen(context, EVALUATION_FACTS), "epoch": _epoch(context, chosen_epoch)}),
-        *say.score_sentences(evaluation, num_shared_patients),
+        *say.score_sentences(evaluation, num_shared_patients, num_validation_patients),
         say.score_table(evaluation),
         *columns,
         *say.class_blocks(evaluation),
         Heading("Scores by group"),
         *say.subgroup_blocks(say.all_subgroups(evaluation, subgroups)),
         *(calibration or [Heading("Calibration"), Paragraph(UNCALIBRATED)]),
-        *_limits(evaluation, context, notes, num_shared_patients),
+        *_limits([*warnings, *notes], is_known=is_known),
         Heading("Versions"),
         Facts(_chosen(context, VERSION_FACTS)),
     ]
@@ -88,16 +91,14 @@ def _intended_use(evaluation: Evaluation) -> list[Block]:
     ]
 
 
-def _limits(
-    evaluation: Evaluation, context: Mapping[str, str], notes: Sequence[str], num_shared_patients: int | None
-) -> list[Block]:
-    shared = [] if num_shared_patients is not None else ["Whether training had heard these patients is not known."]
+def _limits(told: Sequence[str], *, is_known: bool) -> list[Block]:
+    """`told` and what holds of every model; `is_known`: which of the patients training had heard."""
+    shared = [] if is_known else ["Whether training had heard these patients is not known."]
     return [
         Heading("Limits"),
         Bullets(
             [
-                *say.warnings_of(evaluation, context, num_shared_patients),
-                *notes,
+                *told,
                 *shared,
                 "The scores are of patients, stethoscopes and annotators like those above; of others they say nothing.",
                 "The intervals are over patients. Another seed of the same training gives another model.",

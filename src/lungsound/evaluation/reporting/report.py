@@ -35,6 +35,7 @@ def write_report(
     notes: Sequence[str] = (),
     chosen_epoch: int | None = None,
     num_shared_patients: int | None = None,
+    num_validation_patients: int = 0,
     columns: Section = (),
     subgroups: Sequence[Subgroups] = (),
     calibration: Section = (),
@@ -43,37 +44,37 @@ def write_report(
 ) -> Path:
     """Write `report.md`, `report.html`, `report.json` and the pictures into `folder`; return the path of `report.md`.
 
-    `context` holds what was run, in order; its entries "corpus", "split", "protocol", "pretrained weights" and "epoch
-    selection" ("last", "validation" or "best_on_test") also stand at the top. `notes` are printed above the tables.
-    `history` has one row per epoch (see `figures.draw_curves`); `num_shared_patients` is how many of the evaluated
-    patients the training part also holds, None when that is not known.
+    `context` holds what was run, in order; its entries "corpus", "split", "trained on", "protocol", "pretrained
+    weights" and "epoch selection" (a key of `blocks.EPOCH_SELECTIONS`) also stand at the top. `notes` are printed above
+    the tables. `history` has one row per epoch (see `figures.draw_curves`). `num_shared_patients` is how many of the
+    evaluated patients also train, None when that is not known, `num_validation_patients` how many also validate.
 
     `subgroups` are scores by further facts (device and part come from the evaluation, unless they are given here);
     `hardest` are drawn and heard in the HTML page and listed in the Markdown. `columns` follow the score table,
     `calibration` follows the subgroups, `extra_blocks` come after it. Each of the three is blocks, or a function
     that is called with a folder, draws its pictures straight into it and returns blocks (with `Picture`s of that
     folder): the pictures move into place with the report. They bring their own headings, level 2 for a section.
-
     All is written beside and then moved into place: an error leaves an older report as it was.
     """
     with _moved_into(folder) as staging:
         groups = say.all_subgroups(evaluation, subgroups)
+        heard = {"num_shared_patients": num_shared_patients, "num_validation_patients": num_validation_patients}
         blocks = [
-            *_opening(evaluation, context, notes, num_shared_patients),
+            *say.score_sentences(evaluation, num_shared_patients, num_validation_patients),
+            *map(Remark, say.warnings_of(evaluation, context, num_shared_patients, num_validation_patients)),
+            *(Remark(note, is_warning=False) for note in notes),
             *_scores(evaluation, context, columns, staging),
             *_groups(groups, staging),
-            *_section(calibration, staging),
-            *_section(extra_blocks, staging),
+            *(block for section in (calibration, extra_blocks) for block in _section(section, staging)),
         ]
-        listed, heard = (say.hardest_blocks(hardest), _sounds(hardest, staging)) if hardest else ([], [])
-        curves = _training(history, context, chosen_epoch, staging) if history else []
+        listed, sounds = (say.hardest_blocks(hardest), _sounds(hardest, staging)) if hardest else ([], [])
+        curves = _training(history, context, chosen_epoch, staging)
         last = [*curves, Heading("What was run"), Facts(context), *say.how_to_read(evaluation)]
         title = say.page_title(evaluation)
         _write(staging / "report.md", render_markdown(title, [*blocks, *listed, *last]))
-        _write(staging / "report.html", render_html(title, [*blocks, *listed, *heard, *last]))
-        run = {"context": context, "notes": notes, "chosen_epoch": chosen_epoch, "history": history}
-        numbers = _numbers(evaluation, groups, hardest) | run | {"num_shared_patients": num_shared_patients}
-        _write(staging / "report.json", json.dumps(_plain(numbers), indent=1, allow_nan=False) + "\n")
+        _write(staging / "report.html", render_html(title, [*blocks, *listed, *sounds, *last]))
+        run = {"context": context, "notes": notes, "chosen_epoch": chosen_epoch, "history": history} | heard
+        _write_numbers(staging / "report.json", _numbers(evaluation, groups, hardest) | run)
     return folder / "report.md"
 
 
@@ -83,16 +84,6 @@ def first_lines(report: Path) -> list[str]:
     lines = opening.splitlines()
     chosen = [line.removeprefix("> ").replace("**", "") for line in lines if line.startswith(("**", "> **"))]
     return [re.sub(r"\\([\\`*<])", r"\1", line) for line in chosen]
-
-
-def _opening(
-    evaluation: Evaluation, context: Mapping[str, str], notes: Sequence[str], num_shared_patients: int | None
-) -> list[Block]:
-    return [
-        *say.score_sentences(evaluation, num_shared_patients),
-        *(Remark(warning) for warning in say.warnings_of(evaluation, context, num_shared_patients)),
-        *(Remark(note, is_warning=False) for note in notes),
-    ]
 
 
 def _section(section: Section, staging: Path) -> Sequence[Block]:
@@ -126,8 +117,10 @@ def _groups(groups: Sequence[Subgroups], staging: Path) -> list[Block]:
 def _training(
     history: Sequence[HistoryRow], context: Mapping[str, str], chosen_epoch: int | None, staging: Path
 ) -> list[Block]:
+    if not history:
+        return []
     path = staging / "curves.png"
-    is_chosen_on_test = context.get(say.EPOCH_SELECTION) == say.BEST_ON_TEST
+    is_chosen_on_test = context.get(say.EPOCH_SELECTION) in (say.BEST_ON_TEST, say.BEST_ON_OTHER_TEST)
     draw_curves(history, path, chosen_epoch=chosen_epoch, is_chosen_on_test=is_chosen_on_test)
     return [Heading("Training"), Picture(path, "Training curves")]
 
@@ -170,6 +163,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
+    _write(path, json.dumps(_plain(numbers), indent=1, allow_nan=False) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

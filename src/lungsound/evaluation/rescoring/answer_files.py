@@ -9,6 +9,7 @@ patient, the recording, the part of the split, and a probability for each class 
 import csv
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lungsound.errors import DataError, SettingsError
-from lungsound.evaluation.predictions import SUM_TOLERANCE
+from lungsound.evaluation.predictions import SUM_TOLERANCE, opened
 from lungsound.evaluation.rescoring.class_names import (
     FileClasses,
     classes_of_indices,
@@ -67,20 +68,24 @@ class _TextTable:
 
 
 def read_answer_file(path: Path, reading: Reading | None = None) -> Answers | Tally:
-    """The answers of a table, or the counts of a matrix. Raises DataError with file, line and what is needed."""
+    """The answers of a table, or the counts of a matrix; .gz is read too.
+
+    Raises DataError with file, line and what is needed.
+    """
     how = reading or Reading()
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
+        with opened(path, "r") as file:
+            text = file.read()
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except (UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path} is no text in UTF-8: a table or a confusion matrix is needed") from error
     if not text.strip():
         raise DataError(f"{path} is empty: a table with a row per cycle or a confusion matrix is needed")
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        if path.suffix.lower() == ".json":
+        if path.name.lower().endswith((".json", ".json.gz")):
             raise DataError(f"{path}, line {error.lineno}: no valid JSON ({error.msg})") from error
     else:
         return read_json_matrix(path, value, how)
@@ -137,8 +142,9 @@ def _find_roles(table: _TextTable, named: Mapping[str, str]) -> dict[str, int]:
 
 def _answers(table: _TextTable, roles: Mapping[str, int], how: Reading) -> Answers:
     path, width = table.path, len(table.header)
-    if how.is_transposed:
-        raise SettingsError(f"--transposed is for a confusion matrix; {path} is a table with a row per cycle")
+    for option, is_on in (("--transposed", how.is_transposed), ("--counts", how.are_counts)):
+        if is_on:
+            raise SettingsError(f"{option} is for a confusion matrix; {path} is a table with a row per cycle")
     if LABEL not in roles:
         raise DataError(
             f"{path}, line 1: no column for the true class among {', '.join(table.header)}; name it with --label-column"

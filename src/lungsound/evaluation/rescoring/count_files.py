@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lungsound.errors import DataError
+from lungsound.evaluation.metrics import Counts
 from lungsound.evaluation.rescoring.class_names import (
     FileClasses,
     classes_of_indices,
@@ -24,6 +25,8 @@ NO_UNIT = (
     "a bare matrix does not say which cycles are of one patient, and a binomial interval, which takes every cycle for "
     "a patient of its own, would be too narrow"
 )
+# Row percentages are whole numbers too; rounded, they may sum to a little more or less.
+PERCENT, PERCENT_TOLERANCE = 100, 1
 _NEEDED = "a square table of counts of cycles is needed, rows the true class"
 
 
@@ -94,11 +97,25 @@ def _tally(
     if num_classes < 2 or not counts.any():
         raise DataError(f"{path}: a matrix of {num_classes} classes and {counts.sum()} cycles; {_NEEDED}")
     found = _classes(path, num_classes, names, reading)
+    if not reading.are_counts:
+        _refuse_percentages(path, counts)
     if reading.is_transposed:
         counts = counts.T
     order = list(found.order)
     confusions = counts[np.newaxis][:, order][:, :, order]
-    return Tally("", found.normal_first, confusions, unit="", no_unit=NO_UNIT, notes=found.notes)
+    return Tally((), found.normal_first, confusions, unit="", no_unit=NO_UNIT, notes=found.notes)
+
+
+def _refuse_percentages(path: Path, counts: Counts) -> None:
+    """DataError when every row, or every column, that has anything sums to 100."""
+    for lines, table in (("row", counts), ("column", counts.T)):
+        filled = table[table.any(axis=1)]
+        if (abs(filled.sum(axis=1) - PERCENT) <= PERCENT_TOLERANCE).all():
+            example = " + ".join(str(number) for number in filled[0].tolist())
+            raise DataError(
+                f"{path}: every {lines} sums to {PERCENT} ({example}), as percentages do: turn them back into counts "
+                "of cycles, or say --counts if they are counts"
+            )
 
 
 def _classes(path: Path, num_classes: int, names: Sequence[str], reading: Reading) -> FileClasses:

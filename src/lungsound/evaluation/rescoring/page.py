@@ -43,10 +43,7 @@ def _section(result: Rescored) -> list[Block]:
     blocks += [Remark(warning) for warning in result.warnings]
     blocks += [
         Heading("Metrics", 3),
-        Table(
-            ("metric", "what it is", "value", "may stand beside"),
-            [(line.name, line.definition, line.text, line.beside) for line in result.lines],
-        ),
+        *metric_table_blocks(result),
         Heading("By class", 3),
         Table(
             ("class", "cycles", "answered", "recall", "precision", "F1"),
@@ -67,6 +64,13 @@ def _section(result: Rescored) -> list[Block]:
     if result.notes:
         blocks += [Heading("How the file was read", 3), Bullets(result.notes)]
     return blocks
+
+
+def metric_table_blocks(result: Rescored) -> list[Block]:
+    """The table of metrics, values before definitions: on a narrow screen the first columns are seen."""
+    rows = [(line.name, line.text, line.beside, line.definition) for line in result.lines]
+    table = Table(("metric", "value", "may stand beside", "what it is"), rows)
+    return [table, *(Paragraph(note) for note in result.resample_notes)]
 
 
 def _published_blocks(result: Rescored) -> list[Block]:
@@ -135,11 +139,12 @@ def _plain_class(each: ClassLine) -> dict[str, Any]:
     return {"name": each.name, "num_cycles": each.num_cycles, "num_answered": each.num_answered} | values
 
 
-def _plain_value(value: Value) -> dict[str, float | None]:
+def _plain_value(value: Value) -> dict[str, float | int | None]:
     interval = value.interval
     numbers = {
         "value": value.value,
         "low": math.nan if interval is None else interval.low,
         "high": math.nan if interval is None else interval.high,
     }
-    return {name: None if math.isnan(number) else number for name, number in numbers.items()}
+    plain = {name: None if math.isnan(number) else number for name, number in numbers.items()}
+    return plain | {"num_undefined": None if interval is None else interval.num_undefined}

@@ -6,12 +6,13 @@ a patient that a resample takes twice counts twice. Without a positive or withou
 positive the average precision.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from lungsound.evaluation.metrics import Fractions, mean_of_defined, ratio
+from lungsound.evaluation.metrics import Fractions, mean_over, ratio
 
 Numbers = npt.NDArray[np.float64]
 
@@ -71,9 +72,19 @@ class Rankings:
         return cls(tuple(by_class), Ranking.of(-probabilities[:, 0], labels != 0, units))
 
     def macro_auroc(self, taken: npt.ArrayLike) -> Fractions:
-        """Mean of the classes' areas `(...)`, one class against the rest; classes without one are left out."""
-        return mean_of_defined(np.stack([ranking.auroc(taken) for ranking in self.by_class], axis=-1))
+        """Mean of the classes' areas `(...)`, one class against the rest, over the classes of all units together.
+
+        NaN where one of those has no area; a class without one among all units is left out.
+        """
+        return self._macro(Ranking.auroc, taken)
 
     def macro_average_precision(self, taken: npt.ArrayLike) -> Fractions:
-        """Mean of the classes' average precisions `(...)`; classes without cycles are left out."""
-        return mean_of_defined(np.stack([ranking.average_precision(taken) for ranking in self.by_class], axis=-1))
+        """Mean of the classes' average precisions `(...)`, over the same classes in the same way."""
+        return self._macro(Ranking.average_precision, taken)
+
+    def _macro(self, measure: Callable[[Ranking, npt.ArrayLike], Fractions], taken: npt.ArrayLike) -> Fractions:
+        each_once = np.ones(len(self.abnormal.positives))
+        values, whole = (
+            np.stack([measure(ranking, times) for ranking in self.by_class], axis=-1) for times in (taken, each_once)
+        )
+        return mean_over(values, ~np.isnan(whole))

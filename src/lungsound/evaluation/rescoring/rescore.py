@@ -35,13 +35,17 @@ class Value:
     interval: Interval | None
 
     def text(self, scale: float = 100.0) -> str:
-        """For readers: "62.4 (55.1 to 69.0)", "62.4" without an interval, "n/a" without a value."""
+        """For readers: "62.4 (55.1 to 69.0)"; "62.4" where intervals are not known, "62.4 (n/a)" where there is none;
+        "n/a" without a value.
+        """
         digits = 1 if scale == 100.0 else 2
         if math.isnan(self.value):
             return "n/a"
         shown = f"{scale * self.value:.{digits}f}"
-        if self.interval is None or self.interval.problem is not None:
+        if self.interval is None:
             return shown
+        if self.interval.problem is not None:
+            return f"{shown} (n/a)"
         return f"{shown} ({scale * self.interval.low:.{digits}f} to {scale * self.interval.high:.{digits}f})"
 
 
@@ -90,6 +94,20 @@ class Rescored:
     two_class_test_set: KnownTestSet | None
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def resample_notes(self) -> list[str]:
+        """Which metrics have no value in how many of the resamples, since a class is missing there."""
+        by_count: dict[tuple[int, int], list[str]] = {}
+        for line in self.lines:
+            interval = line.value.interval
+            if interval is not None and interval.num_patients > 1 and interval.num_undefined:
+                by_count.setdefault((interval.num_undefined, interval.num_draws), []).append(line.name)
+        return [
+            f"A class is missing, so that there is no value, in {num_undefined} of {num_draws} resamples: "
+            f"{', '.join(names)}. The intervals are over the other resamples; n/a where these are fewer than half."
+            for (num_undefined, num_draws), names in by_count.items()
+        ]
 
     @property
     def published(self) -> list[PublishedScore]:

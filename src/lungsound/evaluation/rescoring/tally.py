@@ -18,30 +18,37 @@ class Reading:
 
     `columns` are names of columns by role ("label", "answer", "patient", "recording", "part"), `classes` the classes in
     the order of the file's indices or rows, `normal` the one that is normal; `is_transposed` says that the rows of a
-    matrix are the answers.
+    matrix are the answers, `are_counts` that numbers which look like percentages are counts all the same.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
     classes: Sequence[str] = ()
     normal: str | None = None
     is_transposed: bool = False
+    are_counts: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """Counts `(unit, true class, answered class)` of one part of a file; class 0 is the normal one.
+    """Counts `(unit, true class, answered class)` of some parts of a file; class 0 is the normal one.
 
-    `unit` is "patient" or "recording", "" when neither is known: there is then one unit, `no_unit` says why, and no
-    interval can be given. `rankings` are None without probabilities.
+    `parts` are the parts of the split, none where the file has none. `unit` is "patient" or "recording", "" when
+    neither is known: there is then one unit, `no_unit` says why, and no interval can be given. `rankings` are None
+    without probabilities.
     """
 
-    part: str
+    parts: tuple[str, ...]
     classes: tuple[str, ...]
     confusions: Counts
     unit: str
     no_unit: str = ""
     rankings: Rankings | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def part(self) -> str:
+        """The parts in words; "" without any."""
+        return ", ".join(self.parts)
 
     @property
     def confusion(self) -> Counts:
@@ -83,5 +90,4 @@ class Answers:
         rankings = None
         if self.probabilities is not None:
             rankings = Rankings.of(self.probabilities[rows], labels, units)
-        name = ", ".join(filter(None, parts))
-        return Tally(name, self.classes, counts, self.unit, self.no_unit, rankings, self.notes)
+        return Tally(tuple(filter(None, parts)), self.classes, counts, self.unit, self.no_unit, rankings, self.notes)

@@ -2,8 +2,9 @@
 
 import math
 
-from lungsound.evaluation.columns import TEST
+from lungsound.evaluation.columns import TEST, VALIDATION
 from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE, fold_to_two_classes, macro_mean_score, mean_score
+from lungsound.evaluation.rescoring.class_names import plain
 from lungsound.evaluation.rescoring.metric_list import ICBHI
 from lungsound.evaluation.rescoring.published import KnownTestSet
 from lungsound.evaluation.rescoring.tally import RECORDING, Tally
@@ -11,9 +12,12 @@ from lungsound.evaluation.uncertainty import FEW_PATIENTS
 
 FEW_CYCLES = 10
 ICBHI_TEST = (1579, 649, 385, 143)
+# Names of parts of a split, as `plain` gives them; any other is of the test.
+PARTS = {"train": "train", "training": "train"} | dict.fromkeys(("validation", "valid", "val", "dev"), VALIDATION)
 EPOCH_REMARKS = {
     TEST: "The epoch was chosen on the test part itself: this score is optimistic (Patch-Mix contrastive learning: "
     "61.49 with the epoch chosen on test, 59.59 for the same five runs at their last epoch).",
+    VALIDATION: "The epoch was chosen on the validation part itself: this score is optimistic.",
     "unknown": "How the epoch was chosen is not stated (--epoch last, validation or test): chosen on the test part it "
     "is worth about 1.9 points.",
 }
@@ -25,7 +29,7 @@ def reader_warnings(
     """What a reader must know before the numbers are set beside others."""
     return [
         *_test_set_warnings(tally, exact_set, folded_set),
-        *([EPOCH_REMARKS[epoch]] if epoch in EPOCH_REMARKS else []),
+        *_epoch_warnings(tally, epoch),
         *_unit_warnings(tally),
         *_class_warnings(tally),
         *_mix_up_warnings(tally),
@@ -56,6 +60,13 @@ def _test_set_warnings(tally: Tally, exact_set: KnownTestSet | None, folded_set:
             "sounds are theirs."
         ]
     return []
+
+
+def _epoch_warnings(tally: Tally, epoch: str) -> list[str]:
+    """A score is optimistic where the epoch was chosen by it: on that part of the split, not on the others."""
+    parts = {PARTS.get(plain(part), TEST) for part in tally.parts or (TEST,)}
+    is_said = epoch in EPOCH_REMARKS and (epoch in parts or epoch not in (TEST, VALIDATION))
+    return [EPOCH_REMARKS[epoch]] if is_said else []
 
 
 def _unit_warnings(tally: Tally) -> list[str]:

@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def test_transposed_matrix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     [
         ("epochs/test.csv", None, "The epoch was chosen on the test part itself"),
         ("epochs/last.csv", None, None),
+        ("epochs/test.csv.gz", None, "The epoch was chosen on the test part itself"),
         ("predictions.csv", {"train": {"selection": "best_on_test"}}, "The epoch was chosen on the test part itself"),
         ("predictions.csv", {"train": {"selection": "validation"}}, None),
         ("predictions.csv", {"other": 1}, "How the epoch was chosen is not stated"),
@@ -107,12 +109,42 @@ def test_epoch_of_a_run_of_ours(
 ) -> None:
     path = tmp_path / place
     path.parent.mkdir(exist_ok=True)
-    path.write_text("patient,label,answer\na,normal,normal\nb,wheeze,normal\n")
+    rows = b"patient,label,answer\na,normal,normal\nb,wheeze,normal\n"
+    path.write_bytes(gzip.compress(rows) if path.suffix == ".gz" else rows)
     if settings is not None:
         (tmp_path / "config.json").write_text(json.dumps(settings))
     out = run(capsys, path)
     assert ("epoch was chosen" in out) == (text is not None)
     assert text is None or text in out
+
+
+def test_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept, last, other = (tmp_path / name for name in ("a/predictions.csv", "b/epochs/last.csv.gz", "runs/seed0.csv"))
+    for path in (kept, last, other):
+        path.parent.mkdir(parents=True)
+    kept.write_text("\n".join(["patient,label,answer,part", *rows_of(["normal", "crackle", "wheeze"])]))
+    last.write_bytes(gzip.compress(b"patient,label,answer\na,normal,normal\nb,wheeze,normal\n"))
+    assert "3 cycles of 3 patients" in run(capsys, tmp_path / "a")
+    assert "3 cycles of 3 patients" in run(capsys, tmp_path / "a", "--epoch", "unknown")
+    out = run(capsys, tmp_path / "b", "--epoch", "last")
+    assert "2 cycles of 2 patients" in out
+    assert "epoch was chosen" not in out
+    with pytest.raises(DataError, match=r"has no predictions\.csv; it has the epochs last: choose one with --epoch"):
+        run(capsys, tmp_path / "b")
+    with pytest.raises(DataError, match=r"not trained by the strict protocol: give its predictions\.csv"):
+        run(capsys, tmp_path / "a", "--epoch", "test")
+    for name in ("seed0.csv", "seed1.csv"):
+        (tmp_path / "runs" / name).write_text(kept.read_text())
+    with pytest.raises(DataError, match=r"holds 2 runs: rescore reads one, .*seed0\.csv say"):
+        run(capsys, tmp_path / "runs")
+
+
+def test_whole_percentages_need_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("80,20\n30,70\n")
+    with pytest.raises(DataError, match="every row sums to 100"):
+        run(capsys, path)
+    assert "200 cycles" in run(capsys, path, "--counts")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--classes", "a"], ["--normal", "z"]])

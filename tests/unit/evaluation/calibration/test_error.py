@@ -110,12 +110,21 @@ def test_brier_against_scikit_learn_and_its_parts() -> None:
     assert brier_parts(coarse, truth).resolution == pytest.approx(resolution, rel=1e-9)
 
 
-def test_one_patient_gives_no_interval_and_a_perfect_fit_none_below_zero() -> None:
-    one = error_of_differences(np.array([[0.1], [0.3]]), ("a", "a"), resampling=QUICK)
-    assert one.seen == pytest.approx(0.2)
-    assert math.isnan(one.corrected.value)
-    assert one.corrected.interval.problem is not None
-    nothing = error_of_differences(np.zeros((4, 3)), ("a", "b", "c", "d"), resampling=QUICK)
+@pytest.mark.parametrize("num_patients", [1, 2, 9])
+def test_few_patients_give_what_was_seen_alone(num_patients: int) -> None:
+    patients = tuple(f"p{i % num_patients}" for i in range(18))
+    few = error_of_differences(np.tile([[0.1], [0.3]], (9, 1)), patients, resampling=QUICK)
+    assert few.seen == pytest.approx(0.2)
+    assert few.problem == f"too few patients ({num_patients} of 10)"
+    assert few.corrected_in_percent() == f"n/a: too few patients ({num_patients} of 10)"
+    interval = few.corrected.interval
+    assert all(map(math.isnan, (few.by_chance, few.corrected.value, interval.low, interval.high)))
+
+
+def test_a_perfect_fit_is_not_below_zero() -> None:
+    nothing = error_of_differences(np.zeros((10, 3)), tuple("abcdefghij"), resampling=QUICK)
+    assert nothing.problem is None
+    assert nothing.corrected_in_percent() == "0.0 (0.0 to 0.0)"
     assert (nothing.seen, nothing.corrected.value, nothing.corrected.interval.high) == (0.0, 0.0, 0.0)
 
 
@@ -159,8 +168,8 @@ def test_intervals_hold_the_truth_in_about_95_of_100_sets(temperature: float) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.5, 2.5])
-@pytest.mark.parametrize("num_patients", [30, 60])
+@pytest.mark.parametrize("num_patients", [10, 30, 60])
 def test_intervals_hold_the_truth_in_93_to_97_percent_of_1000_sets(temperature: float, num_patients: int) -> None:
     ece, brier = coverage(temperature, num_patients, 1000, 1000)
-    assert 0.93 <= ece <= 0.97
+    assert (0.93 if num_patients > 10 else 0.92) <= ece <= 0.97
     assert 0.93 <= brier <= 0.97

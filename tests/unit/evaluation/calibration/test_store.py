@@ -8,7 +8,7 @@ import pytest
 
 from lungsound.errors import DataError, WeightsError
 from lungsound.evaluation.calibration.scaling import choose_scaling
-from lungsound.evaluation.calibration.store import Calibration, fit_calibration, without_nan
+from lungsound.evaluation.calibration.store import Calibration, fit_calibration, with_operating_points, without_nan
 from tests.unit.evaluation.calibrated import drawn_predictions
 
 
@@ -127,6 +127,31 @@ def test_a_damaged_calibration_is_named(path: tuple[Any, ...], value: Any, messa
     del plain["reason"]
     with pytest.raises(WeightsError, match="no 'reason'"):
         Calibration.from_plain(plain)
+
+
+@pytest.mark.parametrize("bias", [1.0, 8.0])
+def test_other_operating_points_rest_on_the_same_scaling(bias: float) -> None:
+    validation = drawn_predictions(8, num_patients=60, temperature=2.0)
+    shares = validation.probabilities * [bias, 1.0, 1.0]
+    validation = replace(validation, probabilities=shares / shares.sum(axis=1, keepdims=True))
+    ours = fit_calibration(validation)
+    assert ours.scaling.method == ("temperature" if bias == 1.0 else "vector")
+    others = with_operating_points(ours, validation, sensitivities=(0.7, 0.9))
+    assert others == fit_calibration(validation, sensitivities=(0.7, 0.9))
+    assert others.operating_points[1] == ours.operating_points[0]
+    assert with_operating_points(others, validation, sensitivities=(0.9,)) == ours
+
+
+def test_other_operating_points_need_the_cycles_that_were_fitted_on() -> None:
+    ours = fit_calibration(drawn_predictions(9))
+    with pytest.raises(DataError, match="fitted on 360 cycles of 30 patients, here are 348 of 29"):
+        with_operating_points(ours, drawn_predictions(9, num_patients=29), sensitivities=(0.9,))
+
+
+def test_operating_points_of_few_patients_are_of_probabilities_as_they_are() -> None:
+    validation = drawn_predictions(10, num_patients=3)
+    ours = fit_calibration(validation, sensitivities=(0.8,))
+    assert with_operating_points(fit_calibration(validation), validation, sensitivities=(0.8,)) == ours
 
 
 def test_without_nan() -> None:

@@ -105,12 +105,13 @@ def test_the_card_gives_subgroups_and_calibration(
 def test_the_card_names_its_limits(tmp_path: Path, evaluation: Evaluation) -> None:
     context = CONTEXT | {"epoch selection": "best_on_test"}
     page = write_model_card(
-        tmp_path, evaluation, context=context, notes=["Made up."], num_shared_patients=2
+        tmp_path, evaluation, context=context, notes=["Made up."], num_shared_patients=2, num_validation_patients=1
     ).read_text()
     limits = sections(page)["Limits"].strip().splitlines()
     assert limits[0].startswith("- Warning: the epoch was chosen by its Score on this same test split.")
     assert limits[1] == "- Warning: 2 of the patients also have recordings in the training part."
-    assert limits[2] == "- Made up."
+    assert limits[2] == "- Warning: 1 of the patients also has recordings in validation."
+    assert limits[3] == "- Made up."
     unknown = "- Whether training had heard these patients is not known."
     assert unknown not in limits
     page = write_model_card(tmp_path, evaluation, context=CONTEXT).read_text()

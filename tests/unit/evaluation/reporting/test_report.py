@@ -221,7 +221,7 @@ def test_json_holds_every_number_as_a_fraction(tmp_path: Path, evaluation: Evalu
 def test_first_screen(tmp_path: Path, evaluation: Evaluation) -> None:
     score = evaluation.all_classes.score
     page = write(tmp_path, evaluation, num_shared_patients=0, notes=["The corpus is synthetic."])
-    assert page.splitlines()[:19] == [
+    assert page.splitlines()[:20] == [
         f"# ICBHI Score {100 * score.value:.1f}",
         "",
         f"**Score {100 * score.value:.1f} (95 % interval {100 * score.interval.low:.1f} to "
@@ -230,7 +230,8 @@ def test_first_screen(tmp_path: Path, evaluation: Evaluation) -> None:
         "",
         "> **The corpus is synthetic.**",
         "",
-        "- Data: made up, test",
+        "- Data: made up; split test",
+        "- Trained on: not stated",
         "- Weights: none",
         "- Epoch: the last one; no score chose it",
         "- Use: research software, not a medical device.",
@@ -264,7 +265,11 @@ def test_first_screen(tmp_path: Path, evaluation: Evaluation) -> None:
 def test_epoch_chosen_on_the_test_split_is_a_warning(tmp_path: Path, evaluation: Evaluation) -> None:
     page = write(tmp_path, evaluation, context={**CONTEXT, "epoch selection": "best_on_test"})
     assert "> **Warning: the epoch was chosen by its Score on this same test split." in page
+    assert "The Score may be too high, by an unknown amount;" in page
     assert "- Epoch: chosen by the Score on the test split itself" in page
+    other = write(tmp_path, evaluation, context={**CONTEXT, "epoch selection": "best_on_other_test"})
+    assert "Warning" not in other
+    assert "- Epoch: chosen by the Score on the test split of the corpus that it was trained on" in other
     for selection in ("last", "validation"):
         assert "Warning" not in write(tmp_path, evaluation, context={**CONTEXT, "epoch selection": selection})
 
@@ -279,6 +284,21 @@ def test_patients_that_training_saw_are_a_warning_and_not_called_held_out(
     assert "> **Warning: 1 of the patients also has recordings in the training part.**" in one
     assert "held-out" not in page
     assert "held-out patients, in percent" not in write(tmp_path, evaluation)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_patients_that_validated_are_a_warning_and_not_called_held_out(tmp_path: Path, evaluation: Evaluation) -> None:
+    page = write(tmp_path, evaluation, num_shared_patients=0, num_validation_patients=3)
+    assert "> **Warning: 3 of the patients also have recordings in validation.**" in page
+    assert "held-out patients, in percent" not in page
+    assert json.loads((tmp_path / "report.json").read_text())["num_validation_patients"] == 3
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_what_was_tested_and_what_it_was_trained_on_are_two_lines(tmp_path: Path, evaluation: Evaluation) -> None:
+    context = CONTEXT | {"trained on": "icbhi, split official", "protocol": "strict: 5 patients train"}
+    page = write(tmp_path, evaluation, context=context)
+    assert "- Data: made up; split test\n- Trained on: icbhi, split official; strict: 5 patients train\n" in page
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -323,7 +343,7 @@ def test_one_part_needs_no_table(tmp_path: Path, evaluation: Evaluation) -> None
 @pytest.mark.usefixtures("no_pictures")
 def test_facts_not_given_are_said_to_be_missing(tmp_path: Path, evaluation: Evaluation) -> None:
     page = write(tmp_path, evaluation, context={})
-    assert "- Data: not stated\n- Weights: not stated\n- Epoch: not stated" in page
+    assert "- Data: not stated\n- Trained on: not stated\n- Weights: not stated\n- Epoch: not stated" in page
 
 
 @pytest.mark.usefixtures("no_pictures")

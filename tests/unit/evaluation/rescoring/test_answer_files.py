@@ -1,3 +1,4 @@
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from lungsound.errors import DataError, SettingsError
 from lungsound.evaluation.metrics import confusion_matrix
 from lungsound.evaluation.predictions import Predictions, write_predictions
 from lungsound.evaluation.rescoring.answer_files import read_answer_file
-from lungsound.evaluation.rescoring.tally import PATIENT, RECORDING, Answers, Reading
+from lungsound.evaluation.rescoring.tally import PATIENT, RECORDING, Answers, Reading, Tally
 from lungsound.evaluation.uncertainty import patient_confusions
 
 CLASSES = ("normal", "crackle", "wheeze", "both")
@@ -168,6 +169,8 @@ def test_what_cannot_be_read_is_named_in_one_line(
 def test_a_table_cannot_be_transposed(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--transposed is for a confusion matrix"):
         answers_of(tmp_path, "label,answer\n0,1\n", is_transposed=True)
+    with pytest.raises(SettingsError, match="--counts is for a confusion matrix"):
+        answers_of(tmp_path, "label,answer\n0,1\n", are_counts=True)
 
 
 def test_files_that_are_not_there_or_no_text(tmp_path: Path) -> None:
@@ -176,3 +179,21 @@ def test_files_that_are_not_there_or_no_text(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"\x89PNG\xff")
     with pytest.raises(DataError, match="is no text in UTF-8"):
         read_answer_file(tmp_path / "x.png")
+    (tmp_path / "x.csv.gz").write_bytes(b"label,answer\n0,1\n")
+    with pytest.raises(DataError, match=r"x\.csv\.gz cannot be read: Not a gzipped file"):
+        read_answer_file(tmp_path / "x.csv.gz")
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"label,answer\n0,1\n")[:-9])
+    with pytest.raises(DataError, match=r"x\.csv\.gz cannot be read: Compressed file ended"):
+        read_answer_file(tmp_path / "x.csv.gz")
+
+
+def test_compressed_files(tmp_path: Path) -> None:
+    predictions = drawn_predictions()
+    write_predictions(tmp_path / "p.csv.gz", predictions)
+    found = read_answer_file(tmp_path / "p.csv.gz")
+    assert isinstance(found, Answers)
+    assert found.answers.tolist() == predictions.answers.tolist()
+    (tmp_path / "m.json.gz").write_bytes(gzip.compress(b"[[5, 1], [2, 3]]"))
+    matrix = read_answer_file(tmp_path / "m.json.gz")
+    assert isinstance(matrix, Tally)
+    assert matrix.confusion.tolist() == [[5, 1], [2, 3]]

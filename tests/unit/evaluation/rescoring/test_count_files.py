@@ -57,6 +57,26 @@ def test_every_form_of_a_matrix(tmp_path: Path, name: str, text: str) -> None:
     assert tally.rankings is None
 
 
+PERCENTAGES = "80,10,6,4\n30,60,5,5\n20,10,61,10\n0,0,0,0\n"
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_whole_percentages_are_no_counts(tmp_path: Path, is_transposed: bool) -> None:
+    rows = np.array([row.split(",") for row in PERCENTAGES.split()])
+    text = "\n".join(" ".join(row) for row in (rows.T if is_transposed else rows))
+    with pytest.raises(
+        DataError, match=r"every (row|column) sums to 100 \(80 \+ 10 \+ 6 \+ 4\).* say --counts"
+    ) as caught:
+        tally_of(tmp_path, text, is_transposed=is_transposed)
+    assert "\n" not in str(caught.value)
+    tally = tally_of(tmp_path, text, is_transposed=is_transposed, are_counts=True)
+    assert tally.confusion[0].tolist() == [80, 10, 6, 4]
+
+
+def test_counts_that_are_not_all_100_are_no_percentages(tmp_path: Path) -> None:
+    assert tally_of(tmp_path, PERCENTAGES.replace("5,5", "5,8")).confusion.sum() == 304
+
+
 def test_rows_of_answers_and_another_order_are_turned(tmp_path: Path) -> None:
     transposed = "\n".join(" ".join(map(str, row)) for row in np.array(COUNTS).T.tolist())
     assert tally_of(tmp_path, transposed, is_transposed=True).confusion.tolist() == COUNTS

@@ -2,23 +2,23 @@ import json
 
 import numpy as np
 
-from lungsound.evaluation.rescoring.page import rescore_blocks, rescore_json, summary
+from lungsound.evaluation.rescoring.page import metric_table_blocks, rescore_blocks, rescore_json, summary
 from lungsound.evaluation.rescoring.rescore import Rescored, rescore
 from lungsound.evaluation.rescoring.tally import Tally
-from lungsound.page import Heading, Remark, Table, render_html, render_markdown
+from lungsound.page import Heading, Paragraph, Remark, Table, render_html, render_markdown
 
 CLASSES = ("normal", "crackle", "wheeze", "both")
 OFFICIAL = np.array([[1289, 150, 120, 20], [300, 280, 49, 20], [150, 35, 180, 20], [40, 40, 30, 33]])
 
 
 def official(**how: object) -> Rescored:
-    return rescore(Tally("", CLASSES, OFFICIAL[np.newaxis], unit="", no_unit="why", notes=("a note",)), **how)
+    return rescore(Tally((), CLASSES, OFFICIAL[np.newaxis], unit="", no_unit="why", notes=("a note",)), **how)
 
 
 def by_patients(part: str = "inter") -> Rescored:
     generator = np.random.default_rng(0)
     confusions = generator.integers(0, 6, (12, 4, 4))
-    return rescore(Tally(part, CLASSES, confusions, unit="patient"), num_draws=50)
+    return rescore(Tally((part,), CLASSES, confusions, unit="patient"), num_draws=50)
 
 
 def tables(result: Rescored) -> list[Table]:
@@ -38,12 +38,12 @@ def test_summary() -> None:
 def test_each_metric_with_definition_value_and_column() -> None:
     result = official()
     metrics, by_class, confusion, _ = tables(result)
-    assert metrics.head == ("metric", "what it is", "value", "may stand beside")
+    assert metrics.head == ("metric", "value", "may stand beside", "what it is")
     assert (
         "ICBHI Score, exact class",
-        "mean of Sp and Se; SPRSound's average score (AS)",
         "61.8",
         "Score of ICBHI, 4 classes",
+        "mean of Sp and Se; SPRSound's average score (AS)",
     ) in metrics.rows
     assert len(metrics.rows) == len(result.lines)
     assert by_class.rows[0][:3] == ("normal", 1579, 1779)
@@ -78,6 +78,17 @@ def test_warnings_and_notes_are_on_the_page() -> None:
     assert "Patients 156 and 218" in page
 
 
+def test_resamples_without_a_class_are_told_below_the_table() -> None:
+    confusions = np.zeros((12, 4, 4), dtype=np.int64)
+    confusions[:, 0, 0] = confusions[:, 1, 1] = confusions[:, 2, 2] = confusions[0, 3, 3] = 1
+    result = rescore(Tally((), CLASSES, confusions, unit="patient"), num_draws=50)
+    table, note = metric_table_blocks(result)
+    assert isinstance(table, Table)
+    assert isinstance(note, Paragraph)
+    assert [note.text] == result.resample_notes
+    assert note in rescore_blocks([result])
+
+
 def test_parts_have_sections_of_their_own() -> None:
     blocks = rescore_blocks([by_patients("inter"), by_patients("intra")])
     assert [b.text for b in blocks if isinstance(b, Heading) and b.level == 2] == ["Part inter", "Part intra"]
@@ -95,5 +106,6 @@ def test_json_reads_back() -> None:
     assert (score["low"], score["high"], score["is_beside_published"]) == (None, None, True)
     score = next(metric for metric in second["metrics"] if metric["key"] == "score")
     assert score["low"] < score["value"] < score["high"]
+    assert score["num_undefined"] == 0
     assert (second["intervals_over"], second["num_units"]) == ("patient", 12)
     assert second["by_class"][0]["recall"]["value"] == by_patients().per_class[0].recall.value

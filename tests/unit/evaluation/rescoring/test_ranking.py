@@ -65,6 +65,15 @@ def test_macro_means_against_sklearn(seed: int) -> None:
     assert float(rankings.abnormal.auroc(once)) == pytest.approx(theirs)
 
 
+def test_macro_means_are_over_the_classes_of_all_units() -> None:
+    probabilities = np.array([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.5, 0.1, 0.4], [0.2, 0.5, 0.3]])
+    rankings = Rankings.of(probabilities, np.array([0, 1, 0, 2]), np.array([0, 0, 1, 1]))
+    taken = np.array([[1, 1], [2, 0]])  # the second has no cycle of the last class
+    for macro in (rankings.macro_auroc, rankings.macro_average_precision):
+        assert macro(taken)[0] == float(macro(np.ones(2)))
+        assert np.isnan(macro(taken)[1])
+
+
 def test_class_without_cycles_is_left_out_of_macro_means() -> None:
     probabilities = np.array([[0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.5, 0.4, 0.1]])
     rankings = Rankings.of(probabilities, np.array([0, 1, 0]), np.arange(3))

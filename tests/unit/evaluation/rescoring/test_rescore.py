@@ -15,7 +15,7 @@ NO_UNIT = "a bare matrix does not say which cycles are of one patient"
 
 
 def of_matrix(confusion: np.ndarray, classes: tuple[str, ...] = CLASSES, **how: object) -> Rescored:
-    tally = Tally("", classes, np.array(confusion)[np.newaxis], unit="", no_unit=NO_UNIT)
+    tally = Tally((), classes, np.array(confusion)[np.newaxis], unit="", no_unit=NO_UNIT)
     return rescore(tally, **how)
 
 
@@ -180,6 +180,43 @@ def test_warnings_about_the_epoch(epoch: str, text: str | None) -> None:
     found = [warning for warning in of_matrix(OFFICIAL, epoch=epoch).warnings if "epoch" in warning.lower()]
     assert len(found) == (text is not None)
     assert text is None or text in found[0]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "parts", "text"),
+    [
+        ("test", ("validation",), None),
+        ("test", ("train",), None),
+        ("test", ("inter",), "chosen on the test part itself"),
+        ("test", ("validation", "test"), "chosen on the test part itself"),
+        ("validation", ("validation",), "chosen on the validation part itself: this score is optimistic"),
+        ("validation", ("Val",), "chosen on the validation part itself"),
+        ("validation", ("test",), None),
+        ("validation", (), None),
+        ("last", ("validation",), None),
+        ("unknown", ("validation",), "is not stated"),
+    ],
+)
+def test_the_part_that_chose_the_epoch_is_optimistic(epoch: str, parts: tuple[str, ...], text: str | None) -> None:
+    tally = Tally(parts, CLASSES, OFFICIAL[np.newaxis], unit="", no_unit=NO_UNIT)
+    found = [warning for warning in rescore(tally, epoch=epoch).warnings if "epoch" in warning.lower()]
+    assert len(found) == (text is not None)
+    assert text is None or text in found[0]
+
+
+@pytest.mark.parametrize(("num_rare", "shown"), [(1, "60.0 (60.0 to 60.0)"), (2, "45.0 (n/a)")])
+def test_resamples_without_a_class_are_counted_and_told(num_rare: int, shown: str) -> None:
+    confusions = np.zeros((8, 4, 4), dtype=np.int64)
+    confusions[:, 0, 0], confusions[:, 0, 1], confusions[:, 1, 1] = 8, 2, 10
+    for rare in range(num_rare):
+        confusions[rare, 2 + rare, 0] = 5
+    result = rescore(Tally((), CLASSES, confusions, unit="patient"), num_draws=2000)
+    macro_recall = line(result, "macro_recall")
+    assert macro_recall.text == shown
+    (note,) = result.resample_notes
+    assert f"in {macro_recall.value.interval.num_undefined} of 2000 resamples: Macro recall (UAR), Macro spec" in note
+    assert "Sensitivity" not in note
+    assert rescore(drawn_answers().tally([""]), num_draws=200).resample_notes == []
 
 
 def test_warning_names_three_scores_of_the_same_answers() -> None:
