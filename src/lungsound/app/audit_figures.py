@@ -26,7 +26,7 @@ def draw_classes(counts_of: Mapping[str, Mapping[str, int]], words: Sequence[str
         axes.set_xticks(range(len(words)), words)
         axes.set_ylabel("percent of the part's cycles")
         axes.set_title("Share of each class in each part")
-        axes.legend()
+        axes.legend(loc="upper right")
 
 
 def draw_bands(findings: Sequence[RecordingFinding], path: Path) -> None:
@@ -52,4 +52,4 @@ def draw_bands(findings: Sequence[RecordingFinding], path: Path) -> None:
         axes.set_ylabel("recordings")
         axes.set_title("Where the spectra of the recordings end")
         if groups:
-            axes.legend()
+            axes.legend(loc="upper right")
