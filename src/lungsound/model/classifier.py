@@ -62,8 +62,10 @@ class LungSoundClassifier(nn.Module):
             raise ValueError(f"Patch-Mix needs an encoder of patches, not {self.encoder.architecture}")
         return self.encoder
 
-    def forward(self, fbank: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.encoder(fbank))
+    def forward(self, fbank: Tensor, num_columns: Tensor | None = None) -> Tensor:
+        """`num_columns` (batch,): the leading columns of patches that are encoded; None, all of them."""
+        features = self.encoder(fbank) if num_columns is None else self.patch_encoder(fbank, num_columns)
+        logits: Tensor = self.head(features)
         return logits
 
 

@@ -6,6 +6,7 @@ there), and patch embedding and encoding are two calls, so that Patch-Mix can st
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -50,22 +51,58 @@ class PatchEmbedding(nn.Module):
         return patches
 
 
+@dataclass(frozen=True)
+class Packing:
+    """Samples of different lengths in one row of tokens (1, token, dim), `lengths` of each, one after the other."""
+
+    lengths: tuple[int, ...]
+
+    @property
+    def prefix_rows(self) -> list[int]:
+        """Where the prefix tokens of each sample stand."""
+        starts = accumulate(self.lengths[:-1], initial=0)
+        return [start + place for start in starts for place in range(NUM_PREFIX_TOKENS)]
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens."""
+    """Multi-head self-attention over all tokens of a sample."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.dim, self.num_heads = dim, num_heads
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        batch, num_tokens, dim = tokens.shape
-        qkv = self.qkv(tokens).reshape(batch, num_tokens, 3, self.num_heads, dim // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, num_tokens, dim))
+    def forward(self, tokens: Tensor, *, packing: Packing | None = None, is_prefix_only: bool = False) -> Tensor:
+        """Tokens (batch, token, dim), or packed ones, to what each (or each prefix token) has seen in its sample."""
+        if is_prefix_only:
+            sizes = [self.dim, 2 * self.dim]
+            of_query, of_others = torch.split(self.qkv.weight, sizes)
+            bias_of_query, bias_of_others = torch.split(self.qkv.bias, sizes)
+            query = functional.linear(prefix_of(tokens, packing), of_query, bias_of_query)
+            key, value = functional.linear(tokens, of_others, bias_of_others).chunk(2, dim=-1)
+        else:
+            query, key, value = self.qkv(tokens).chunk(3, dim=-1)
+        query, key, value = (torch.unflatten(x, -1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+        if packing is None:
+            seen = functional.scaled_dot_product_attention(query, key, value)
+        else:
+            lengths = list(packing.lengths)
+            query_lengths = [NUM_PREFIX_TOKENS] * len(lengths) if is_prefix_only else lengths
+            parts = zip(
+                torch.split(query, query_lengths, 2),
+                torch.split(key, lengths, 2),
+                torch.split(value, lengths, 2),
+                strict=True,
+            )
+            seen = torch.cat([functional.scaled_dot_product_attention(*part) for part in parts], dim=2)
+        out: Tensor = self.proj(seen.transpose(1, 2).flatten(2))
         return out
+
+
+def prefix_of(tokens: Tensor, packing: Packing | None) -> Tensor:
+    """The prefix tokens of each sample: (batch, 2, dim), or packed (1, 2 * batch, dim)."""
+    return tokens[:, :NUM_PREFIX_TOKENS] if packing is None else tokens[:, packing.prefix_rows]
 
 
 class FeedForward(nn.Module):
@@ -91,8 +128,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = FeedForward(dim, 4 * dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.attn(self.norm1(tokens))
+    def forward(self, tokens: Tensor, *, packing: Packing | None = None, is_prefix_only: bool = False) -> Tensor:
+        """Tokens (batch, token, dim), or packed ones, to the same, or to the prefix tokens alone."""
+        seen = self.attn(self.norm1(tokens), packing=packing, is_prefix_only=is_prefix_only)
+        tokens = (prefix_of(tokens, packing) if is_prefix_only else tokens) + seen
         out: Tensor = tokens + self.mlp(self.norm2(tokens))
         return out
 
@@ -158,18 +197,39 @@ class AudioSpectrogramTransformer(nn.Module):
             raise ValueError(f"filter bank of {tuple(fbank.shape)} does not give the grid {self.grid} of this encoder")
         return patches
 
-    def encode(self, patches: Tensor) -> Tensor:
-        """Patches (batch, patch, dim) to features (batch, dim)."""
-        batch = patches.shape[0]
-        prefix = torch.cat([self.cls_token, self.dist_token], dim=1).expand(batch, -1, -1)
-        tokens = torch.cat([prefix, patches], dim=1) + self.pos_embed
-        for block in self.blocks:
-            tokens = block(tokens)
-        tokens = self.norm(tokens)
-        pooled = tokens[:, :NUM_PREFIX_TOKENS] if self.pooling == "class_token" else tokens[:, NUM_PREFIX_TOKENS:]
-        features: Tensor = pooled.mean(dim=1)
-        return features
+    def heard(self, num_columns: Tensor) -> Tensor:
+        """Which patches (batch, patch) lie in the first `num_columns` (batch,) time columns of the grid."""
+        column = torch.arange(self.grid.num_patches, device=num_columns.device) % self.grid.time
+        return column < num_columns.unsqueeze(1)
 
-    def forward(self, fbank: Tensor) -> Tensor:
-        """Filter bank (batch, time, mel) to features (batch, dim)."""
-        return self.encode(self.embed_patches(fbank))
+    def encode(self, patches: Tensor, num_columns: Tensor | None = None) -> Tensor:
+        """Patches (batch, patch, dim) to features (batch, dim).
+
+        With `num_columns` (batch,), at least 1, only the patches of so many leading time columns are encoded, as if
+        the others were not there; each keeps its position. Samples of different lengths are packed, never padded.
+        """
+        prefix = torch.cat([self.cls_token, self.dist_token], dim=1).expand(patches.shape[0], -1, -1)
+        tokens = torch.cat([prefix, patches], dim=1) + self.pos_embed
+        tokens, packing = (tokens, None) if num_columns is None else self._pack(tokens, num_columns)
+        *blocks, last = self.blocks
+        for block in blocks:
+            tokens = block(tokens, packing=packing)
+        if self.pooling == "class_token":
+            # Nobody reads what the last block would make of the patches.
+            prefix = self.norm(last(tokens, packing=packing, is_prefix_only=True))
+            return torch.unflatten(prefix.flatten(0, 1), 0, (patches.shape[0], NUM_PREFIX_TOKENS)).mean(dim=1)
+        tokens = self.norm(last(tokens, packing=packing))
+        samples = tokens if packing is None else torch.split(tokens[0], list(packing.lengths))
+        return torch.stack([sample[NUM_PREFIX_TOKENS:].mean(dim=0) for sample in samples])
+
+    def _pack(self, tokens: Tensor, num_columns: Tensor) -> tuple[Tensor, Packing | None]:
+        """The tokens that are encoded: packed, or (batch, token, dim) when all samples have the same length."""
+        is_kept = functional.pad(self.heard(num_columns), (NUM_PREFIX_TOKENS, 0), value=True)
+        lengths = tuple((NUM_PREFIX_TOKENS + self.grid.freq * num_columns).tolist())
+        if len(set(lengths)) == 1:
+            return tokens[:, is_kept[0]], None
+        return tokens[is_kept].unsqueeze(0), Packing(lengths)
+
+    def forward(self, fbank: Tensor, num_columns: Tensor | None = None) -> Tensor:
+        """Filter bank (batch, time, mel) to features (batch, dim); `num_columns` as in `encode`."""
+        return self.encode(self.embed_patches(fbank), num_columns)

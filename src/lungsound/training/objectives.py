@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lungsound.axes import PatchGrid
 from lungsound.model.classifier import LungSoundClassifier
-from lungsound.model.patchmix import PatchMixDraw, mix_patches
+from lungsound.model.encoder import AudioSpectrogramTransformer
+from lungsound.model.patchmix import PatchMixDraw, mix_patches, within
 from lungsound.training.losses import cross_entropy, mixed_cross_entropy, patch_mix_contrastive_loss
 
 # Partners of a draw point into the pool that `Peers` gathers.
@@ -32,10 +33,19 @@ class Loss:
 
 
 class Objective(Protocol):
-    """One training objective."""
+    """One training objective.
+
+    `num_columns` (batch,) are the columns of patches that each sample has (`AudioSpectrogramTransformer.encode`).
+    """
 
     def __call__(
-        self, model: LungSoundClassifier, fbank: Tensor, labels: Tensor, *, generator: torch.Generator
+        self,
+        model: LungSoundClassifier,
+        fbank: Tensor,
+        labels: Tensor,
+        *,
+        generator: torch.Generator,
+        num_columns: Tensor | None = None,
     ) -> Loss: ...
 
 
@@ -59,6 +69,22 @@ class LocalBatch:
         return torch.arange(batch_size)
 
 
+def draw_for(
+    encoder: AudioSpectrogramTransformer,
+    draw: Draw,
+    fbank: Tensor,
+    num_columns: Tensor | None,
+    peers: Peers,
+    generator: torch.Generator,
+) -> PatchMixDraw:
+    """A draw for the batch, on its device, within the patches that its samples have."""
+    drawn = draw(len(fbank), encoder.grid, generator).to(fbank.device, fbank.dtype)
+    if num_columns is None:
+        return drawn
+    heard = encoder.heard(num_columns)
+    return within(drawn, heard, pool=peers.gather(heard))
+
+
 class CrossEntropy:
     """Plain fine-tuning: cross-entropy of the clean view, optionally class-weighted."""
 
@@ -66,10 +92,16 @@ class CrossEntropy:
         self.class_weights = class_weights
 
     def __call__(
-        self, model: LungSoundClassifier, fbank: Tensor, labels: Tensor, *, generator: torch.Generator
+        self,
+        model: LungSoundClassifier,
+        fbank: Tensor,
+        labels: Tensor,
+        *,
+        generator: torch.Generator,
+        num_columns: Tensor | None = None,
     ) -> Loss:
         del generator  # this objective draws nothing
-        logits = model(fbank)
+        logits = model(fbank, num_columns)
         loss = cross_entropy(logits, labels, class_weights=self.class_weights)
         return Loss(loss, {"ce": loss}, logits)
 
@@ -83,12 +115,19 @@ class PatchMixCrossEntropy:
         self.peers = peers or LocalBatch()
 
     def __call__(
-        self, model: LungSoundClassifier, fbank: Tensor, labels: Tensor, *, generator: torch.Generator
+        self,
+        model: LungSoundClassifier,
+        fbank: Tensor,
+        labels: Tensor,
+        *,
+        generator: torch.Generator,
+        num_columns: Tensor | None = None,
     ) -> Loss:
         encoder = model.patch_encoder
         patches = encoder.embed_patches(fbank)
-        draw = self.draw(len(fbank), encoder.grid, generator).to(fbank.device, fbank.dtype)
-        logits = model.head(encoder.encode(mix_patches(patches, draw, pool=self.peers.gather(patches))))
+        draw = draw_for(encoder, self.draw, fbank, num_columns, self.peers, generator)
+        mixed = mix_patches(patches, draw, pool=self.peers.gather(patches))
+        logits = model.head(encoder.encode(mixed, num_columns))
         partner_labels = self.peers.gather(labels)[draw.partner]
         loss = mixed_cross_entropy(logits, labels, partner_labels, lam=draw.lam, class_weights=self.class_weights)
         return Loss(loss, {"patchmix_ce": loss}, logits)
@@ -125,19 +164,26 @@ class PatchMixContrastive:
         self.peers = peers or LocalBatch()
 
     def __call__(
-        self, model: LungSoundClassifier, fbank: Tensor, labels: Tensor, *, generator: torch.Generator
+        self,
+        model: LungSoundClassifier,
+        fbank: Tensor,
+        labels: Tensor,
+        *,
+        generator: torch.Generator,
+        num_columns: Tensor | None = None,
     ) -> Loss:
         if model.projector is None:
             raise ValueError("the contrastive objective needs a model with a projector")
         encoder = model.patch_encoder
         patches = encoder.embed_patches(fbank)
-        features = encoder.encode(patches)
+        features = encoder.encode(patches, num_columns)
         logits = model.head(features)
         anchor = model.projector(features) if self.target.startswith("project") else features
         anchor = self.peers.gather(anchor.detach() if self.target.endswith("block") else anchor)
 
-        draw = self.draw(len(fbank), encoder.grid, generator).to(fbank.device, fbank.dtype)
-        mixed_features = encoder.encode(mix_patches(patches, draw, pool=self.peers.gather(patches)))
+        draw = draw_for(encoder, self.draw, fbank, num_columns, self.peers, generator)
+        mixed = mix_patches(patches, draw, pool=self.peers.gather(patches))
+        mixed_features = encoder.encode(mixed, num_columns)
         ce = cross_entropy(logits, labels, class_weights=self.class_weights)
         contrastive = patch_mix_contrastive_loss(
             model.projector(mixed_features),

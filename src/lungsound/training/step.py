@@ -44,15 +44,27 @@ class TrainStep:
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
-    def __call__(self, fbank: Tensor, labels: Tensor, *, learning_rate: float, generator: torch.Generator) -> Loss:
-        """Step on filter banks (batch, time, mel) and labels (batch,); the loss before the update."""
+    def __call__(
+        self,
+        fbank: Tensor,
+        labels: Tensor,
+        *,
+        learning_rate: float,
+        generator: torch.Generator,
+        num_columns: Tensor | None = None,
+    ) -> Loss:
+        """Step on filter banks (batch, time, mel) and labels (batch,); the loss before the update.
+
+        `num_columns` (batch,) are the columns of patches that each sample has; None, all of the grid.
+        """
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         old = snapshot(self.model) if self.blend else []
         fbank, labels = fbank.to(self.device), labels.to(self.device)
+        num_columns = None if num_columns is None else num_columns.to(self.device)
         with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            loss = self.objective(self.model, fbank, labels, generator=generator)
+            loss = self.objective(self.model, fbank, labels, generator=generator, num_columns=num_columns)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self.scaler.scale(loss.total))
         self.scaler.step(self.optimizer)

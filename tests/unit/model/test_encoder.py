@@ -109,27 +109,78 @@ def test_a_block_equals_torchs_pre_norm_transformer_layer() -> None:
 
 
 def test_the_feature_is_the_mean_of_both_tokens_after_the_final_norm() -> None:
-    encoder = small_encoder(depth=0)
+    encoder = small_encoder(depth=2)
     fbank = torch.randn(3, 48, 32, generator=torch.Generator().manual_seed(5))
-    tokens = torch.cat([encoder.cls_token, encoder.dist_token], dim=1) + encoder.pos_embed[:, :2]
-    expected = nn.functional.layer_norm(tokens, (24,), eps=1e-6).mean(dim=1)
-    assert torch.allclose(encoder(fbank), expected.expand(3, -1), atol=1e-6)
+    patches = encoder.embed_patches(fbank)
+    prefix = torch.cat([encoder.cls_token, encoder.dist_token], dim=1).expand(3, -1, -1)
+    tokens = torch.cat([prefix, patches], dim=1) + encoder.pos_embed
+    for block in encoder.blocks:
+        tokens = block(tokens)
+    expected = nn.functional.layer_norm(tokens, (24,), eps=1e-6)[:, :2].mean(dim=1)
+    assert torch.allclose(encoder(fbank), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("depth", [0, 2])
-def test_the_average_token_is_the_mean_of_all_patch_tokens_after_the_final_norm(depth: int) -> None:
-    encoder = small_encoder(depth=depth, pooling="average_token")
+def test_the_average_token_is_the_mean_of_all_patch_tokens_after_the_final_norm() -> None:
+    encoder = small_encoder(depth=2, pooling="average_token")
     fbank = torch.randn(3, 48, 32, generator=torch.Generator().manual_seed(5))
     seen: list[torch.Tensor] = []
     encoder.norm.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     features = encoder.encode(encoder.embed_patches(fbank))
-    if depth == 0:
-        tokens = encoder.embed_patches(fbank) + encoder.pos_embed[:, 2:]
-        assert torch.equal(seen[0][:, 2:], tokens)
     normed = nn.functional.layer_norm(seen[0], (24,), eps=1e-6)
     expected = sum(normed[:, 2 + k] for k in range(encoder.grid.num_patches)) / encoder.grid.num_patches
     assert torch.allclose(features, expected, atol=1e-6)
     assert not torch.allclose(features, normed[:, :2].mean(dim=1), atol=1e-3)
+
+
+# ---- samples of different lengths ----
+
+
+def masked(encoder: AudioSpectrogramTransformer, patches: torch.Tensor, num_columns: torch.Tensor) -> torch.Tensor:
+    """The feature by torch's own transformer layers, with the keys of unheard patches masked: padded, not packed."""
+    prefix = torch.cat([encoder.cls_token, encoder.dist_token], dim=1).expand(len(patches), -1, -1)
+    tokens = torch.cat([prefix, patches], dim=1) + encoder.pos_embed
+    is_heard = torch.ones(tokens.shape[:2], dtype=torch.bool)
+    for sample, count in enumerate(num_columns.tolist()):
+        for row in range(encoder.grid.freq):
+            for column in range(count, encoder.grid.time):
+                is_heard[sample, 2 + row * encoder.grid.time + column] = False
+    for block in encoder.blocks:
+        normed = block.norm1(tokens)
+        query, key, value = block.attn.qkv(normed).reshape(*tokens.shape[:2], 3, 3, -1).permute(2, 0, 3, 1, 4)
+        weights = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).masked_fill(
+            ~is_heard[:, None, None, :], float("-inf")
+        )
+        seen = (weights.softmax(-1) @ value).transpose(1, 2).flatten(2)
+        tokens = tokens + block.attn.proj(seen)
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    tokens = encoder.norm(tokens)
+    if encoder.pooling == "class_token":
+        return tokens[:, :2].mean(dim=1)
+    is_heard[:, :2] = False
+    return torch.stack([own[kept].mean(dim=0) for own, kept in zip(tokens, is_heard, strict=True)])
+
+
+@pytest.mark.parametrize("pooling", ["class_token", "average_token"])
+@pytest.mark.parametrize("columns", [(1, 4, 2), (4, 1, 3), (2, 2, 2), (4, 4, 4)])
+def test_packed_samples_equal_padded_and_masked_ones(columns: tuple[int, ...], pooling: str) -> None:
+    encoder = small_encoder(depth=3, pooling=pooling).double()
+    fbank = torch.randn(3, 48, 32, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    patches, num_columns = encoder.embed_patches(fbank), torch.tensor(columns)
+    packed = encoder.encode(patches, num_columns)
+    assert torch.allclose(packed, masked(encoder, patches, num_columns), atol=1e-12)
+    # What is not heard cannot matter.
+    changed = torch.where(encoder.heard(num_columns).unsqueeze(-1), patches, patches + 1)
+    assert torch.equal(packed, encoder.encode(changed, num_columns))
+    assert torch.allclose(packed, encoder(fbank)) == (columns == (4, 4, 4))
+
+
+def test_packed_samples_have_the_gradients_of_masked_ones() -> None:
+    encoder = small_encoder(depth=2).double()
+    patches = torch.randn(2, encoder.grid.num_patches, 24, dtype=torch.float64, requires_grad=True)
+    num_columns = torch.tensor([1, 3])
+    (own,) = torch.autograd.grad(encoder.encode(patches, num_columns).square().sum(), patches)
+    (expected,) = torch.autograd.grad(masked(encoder, patches, num_columns).square().sum(), patches)
+    assert torch.allclose(own, expected, atol=1e-12)
 
 
 def test_positions_make_the_order_of_patches_matter() -> None:

@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 
 from lungsound.axes import PatchGrid
-from lungsound.model.patchmix import PatchMixDraw, _draw_beta, draw_patch_mix, mix_patches
+from lungsound.model.patchmix import PatchMixDraw, _draw_beta, draw_patch_mix, mix_patches, within
 
 GRID = PatchGrid(freq=3, time=7)
 
@@ -154,3 +154,32 @@ def test_gradients_go_to_where_each_patch_came_from() -> None:
 def test_a_draw_is_moved_with_lambda_in_the_dtype_of_the_losses() -> None:
     moved = draw_patch_mix(4, GRID, generator=generator()).to(torch.device("cpu"), torch.float32)
     assert (moved.lam.dtype, moved.partner.dtype, moved.replaced.dtype) == (torch.float32, torch.int64, torch.bool)
+
+
+# ---- samples of different lengths ----
+
+
+@pytest.mark.parametrize("is_lam_per_sample", [False, True])
+def test_a_patch_is_replaced_where_sample_and_partner_have_one(is_lam_per_sample: bool) -> None:
+    grid = PatchGrid(freq=3, time=5)
+    lengths = (5, 1, 3, 2)
+    heard = torch.tensor([[index % grid.time < length for index in range(15)] for length in lengths])
+    draw = draw_patch_mix(4, grid, generator=generator(3), is_lam_per_sample=is_lam_per_sample)
+    inside = within(draw, heard)
+    assert inside.lam.dtype == draw.lam.dtype
+    for sample, length in enumerate(lengths):
+        partner = int(draw.partner[sample])
+        row = draw.replaced[sample] if is_lam_per_sample else draw.replaced
+        num_replaced = 0
+        for index in range(15):
+            expected = bool(row[index]) and index % 5 < length and index % 5 < lengths[partner]
+            assert bool(inside.replaced[sample, index]) == expected
+            num_replaced += expected
+        assert float(inside.lam[sample]) == pytest.approx(1 - num_replaced / (3 * length))
+
+
+def test_full_samples_keep_their_draw() -> None:
+    draw = draw_patch_mix(4, PatchGrid(freq=3, time=5), generator=generator(1))
+    inside = within(draw, torch.ones(4, 15, dtype=torch.bool))
+    assert torch.equal(inside.replaced, draw.replaced.expand(4, -1))
+    assert torch.allclose(inside.lam, draw.lam.expand(4), atol=1e-15)

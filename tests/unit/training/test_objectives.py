@@ -40,9 +40,9 @@ class Watched:
         encoder: Any = model.encoder
         encode = encoder.encode
 
-        def watched_encode(patches: Tensor) -> Tensor:
+        def watched_encode(patches: Tensor, num_columns: Tensor | None = None) -> Tensor:
             self.calls["encode"] += 1
-            self.features.append(encode(patches))
+            self.features.append(encode(patches, num_columns))
             self.features[-1].retain_grad()
             return self.features[-1]
 
@@ -267,3 +267,38 @@ def test_an_unknown_target_is_refused() -> None:
 def test_a_model_without_projector_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a model with a projector"):
         run(PatchMixContrastive(fixed_draw), model=small_model(projection_dim=None))
+
+
+# ---- samples of different lengths ----
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_lies_behind_the_end_of_a_sample_changes_nothing(name: str) -> None:
+    """Not its own padding, and not what a partner has there."""
+    model = small_model().eval()  # no batch statistics: a sample alone decides its own part
+    fbank, labels = small_batch()
+    time = model.patch_encoder.grid.time
+    num_columns = torch.tensor([1 + sample % time for sample in range(len(fbank))])
+    first_unheard = [16 + 10 * (int(count) - 1) for count in num_columns]  # patches of 16 frames, 10 apart
+    other = fbank.clone()
+    for sample, frame in enumerate(first_unheard):
+        other[sample, frame:] += 3.0
+
+    def loss(of: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return OBJECTIVES[name](model, of, labels, generator=generator, num_columns=num_columns).total
+
+    assert torch.equal(loss(fbank), loss(other))
+    assert not torch.equal(loss(fbank), OBJECTIVES[name](model, fbank, labels, generator=torch.Generator()).total)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_samples_of_full_length_are_trained_as_without_lengths(name: str) -> None:
+    model = small_model()
+    fbank, labels = small_batch()
+    full = torch.full((len(fbank),), model.patch_encoder.grid.time)
+    losses = [
+        OBJECTIVES[name](model, fbank, labels, generator=torch.Generator().manual_seed(0), num_columns=columns).total
+        for columns in (None, full)
+    ]
+    assert torch.allclose(losses[0], losses[1], atol=1e-12)
