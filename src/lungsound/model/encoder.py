@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lungsound.axes import PatchGrid
+from lungsound.model.attention import attend
 
 PATCH_SIZE = 16
 NUM_PREFIX_TOKENS = 2  # class and distillation token
@@ -85,7 +86,7 @@ class Attention(nn.Module):
             query, key, value = self.qkv(tokens).chunk(3, dim=-1)
         query, key, value = (torch.unflatten(x, -1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value))
         if packing is None:
-            seen = functional.scaled_dot_product_attention(query, key, value)
+            seen = attend(query, key, value)
         else:
             lengths = list(packing.lengths)
             query_lengths = [NUM_PREFIX_TOKENS] * len(lengths) if is_prefix_only else lengths
@@ -95,7 +96,7 @@ class Attention(nn.Module):
                 torch.split(value, lengths, 2),
                 strict=True,
             )
-            seen = torch.cat([functional.scaled_dot_product_attention(*part) for part in parts], dim=2)
+            seen = torch.cat([attend(*part) for part in parts], dim=2)
         out: Tensor = self.proj(seen.transpose(1, 2).flatten(2))
         return out
 
