@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,14 @@ def deit_tiny_path(pytestconfig: pytest.Config) -> Path:
 @pytest.fixture(scope="session")
 def mn04_path(pytestconfig: pytest.Config) -> Path:
     return shared_path(pytestconfig, "weights/mn04_as_mAP_432.pt", "EfficientAT mn04 weights")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the cache of the person who runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNGSOUND_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ from lungsound.config import (
     load_config,
 )
 from lungsound.data.corpus import Corpus, Cycle, Recording
+from lungsound.data.filter_bank_store import FilterBanks
+from lungsound.data.row_file import RowFile, RowWriter
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.labels import LABEL_SETS
 from lungsound.model.classifier import LungSoundClassifier
@@ -163,12 +165,17 @@ def test_labels_are_those_of_the_label_set() -> None:
 # ---- filter banks ----
 
 
-def test_statistics_are_audiosets_or_those_of_the_training_rows() -> None:
-    fbanks = np.random.default_rng(0).normal(-3, 2, (6, 5, 4)).astype(np.float32)
+def test_statistics_are_audiosets_or_those_of_the_training_rows(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(-3, 2, (6, 5, 4)).astype(np.float32)
+    with RowWriter(tmp_path, values.shape) as rows:
+        for row, value in enumerate(values):
+            rows.write(row, value, num_samples=1)
+        rows.finish()
+    fbanks = FilterBanks(RowFile(tmp_path, values.shape))
     audio = load_config("ce").audio
     assert corpora.statistics(audio, fbanks, [0]) == (-4.2677393, 4.5689974)
     own = audio.model_copy(update={"statistics": "corpus"})
-    chosen = fbanks[[1, 4]].astype(np.float64)
+    chosen = values[[1, 4]].astype(np.float64)
     assert corpora.statistics(own, fbanks, [1, 4]) == pytest.approx((chosen.mean(), chosen.std()))
 
 

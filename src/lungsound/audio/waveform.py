@@ -66,9 +66,10 @@ def read_waveform(path: Path, *, sample_rate_hz: int = 16000, resampler: str = R
         num_promised, from_hz = file.frames, file.samplerate
     if len(samples) < num_promised:
         raise AudioError(_truncated(path, num_promised, len(samples)))
-    waveform = torch.from_numpy(samples).mean(dim=1)
-    num_bad = int((~torch.isfinite(waveform)).sum())
-    if num_bad:
+    channels = torch.from_numpy(samples)
+    waveform = channels[:, 0] if channels.shape[1] == 1 else channels.mean(dim=1)
+    if not waveform.abs().max().isfinite():
+        num_bad = int((~torch.isfinite(waveform)).sum())
         raise AudioError(f"{path} has {num_bad} samples that are infinite or not a number; record or convert it again")
     return resample(waveform, from_hz, sample_rate_hz)
 

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lungsound.audio.fbank import AUDIOSET_STATISTICS, fbank_statistics
+from lungsound.audio.fbank import AUDIOSET_STATISTICS
 from lungsound.audio.front_end import FrontEnd
 from lungsound.audio.specaugment import apply_specaugment, draw_specaugment
 from lungsound.audio.waveform_changes import change_waveform, check_installed, draw_waveform_change
@@ -21,17 +21,11 @@ from lungsound.config import (
 )
 from lungsound.data.cache import cache_root
 from lungsound.data.corpus import Corpus, Cycle, Recording
-from lungsound.data.dataset import (
-    Augment,
-    ChangeCycle,
-    CycleBatches,
-    FilterBanks,
-    Waveforms,
-    open_filter_banks,
-    open_waveforms,
-)
+from lungsound.data.dataset import Augment, ChangeCycle, CycleBatches
+from lungsound.data.filter_bank_store import FilterBanks, open_filter_banks
 from lungsound.data.protocol import Parts, divide, leave_device_out
 from lungsound.data.reader import read_corpus
+from lungsound.data.waveform_store import Waveforms, open_waveforms
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.randomness import generator_at
@@ -124,7 +118,7 @@ def statistics(audio: AudioSettings, fbanks: FilterBanks, train_rows: Sequence[i
     """Mean and deviation for normalisation: AudioSet's for this filter bank, or those of the training cycles."""
     if audio.statistics == "audioset":
         return AUDIOSET_STATISTICS[audio.filter_bank]
-    return fbank_statistics(torch.from_numpy(fbanks[row].copy()) for row in train_rows)
+    return fbanks.statistics(train_rows)
 
 
 @dataclass(frozen=True)

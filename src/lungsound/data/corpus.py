@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from lungsound.data.file_facts import file_facts
 from lungsound.errors import CorpusError
 from lungsound.labels import LungSound
 
@@ -137,11 +138,15 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the order, the bytes of every sound file, the labels and the split."""
+        """SHA-256 over the order, the bytes of every sound file, the labels and the split.
+
+        A file is read for it once, as long as it stays unchanged (`lungsound.data.file_facts`).
+        """
         digest = hashlib.sha256()
-        for recording in self.recordings:
-            with recording.path.open("rb") as file:
-                audio = hashlib.file_digest(file, "sha256").hexdigest()
+        facts = file_facts()
+        hashes = facts.sha256([recording.path for recording in self.recordings])
+        facts.save()
+        for recording, audio in zip(self.recordings, hashes, strict=True):
             digest.update(f"{recording.name}\t{self.split.get(recording.name)}\t{audio}\n".encode())
         for cycle in self.cycles:
             term = "" if cycle.term is None else f"\t{cycle.term}"

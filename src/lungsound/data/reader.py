@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus
+from lungsound.data.file_facts import file_facts
 from lungsound.data.folders import is_folders, read_folders
 from lungsound.data.icbhi import AUDIO_FOLDER, is_icbhi_name, read_icbhi
 from lungsound.data.relabel import relabelled
@@ -58,6 +59,7 @@ def read_corpus(
         )
     if own is not None and kind in ("icbhi", "sprsound"):
         corpus = relabelled(corpus, own)
+    file_facts().save()
     return corpus.require_sound() if is_strict else corpus
 
 

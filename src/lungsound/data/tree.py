@@ -9,8 +9,9 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from lungsound.audio.waveform import AudioInfo, probe
+from lungsound.audio.waveform import AudioInfo
 from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus, Cycle, Problem, Recording
+from lungsound.data.file_facts import file_facts
 from lungsound.errors import AudioError, CorpusError
 
 # Times are written rounded, mostly to 1 ms, at the coarsest to 10 ms (5 ms off), and a resampled file may
@@ -80,7 +81,7 @@ def unpaired(
 def measure(path: Path, problems: list[Problem], *, where: str | None = None) -> AudioInfo | None:
     """Length and rate of a sound file; None and a "bad sound file" (at `where`, else its name) when it is unusable."""
     try:
-        return probe(path)
+        return file_facts().audio_info(path)
     except AudioError as error:
         others = [path.with_suffix(suffix) for suffix in AUDIO_SUFFIXES if not path.exists()]
         told = "".join(f"; there is {other.name}" for other in others if other.is_file())

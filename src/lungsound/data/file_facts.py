@@ -1,0 +1,147 @@
+"""Length, rate and hash of sound files, remembered for as long as the files stay as they are.
+
+A corpus is read at each start; with these facts no sound file is opened for it again. They lie in the cache, one file
+for each folder of sounds. A sound file is taken for unchanged while its size, its inode and its times of modification
+and of change (which nobody can set back) are the same; a file that changed moments ago is read again, for a second
+change within one tick of the file system's clock would not show.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lungsound.audio.waveform import AudioInfo, probe
+from lungsound.data.cache import cache_root
+
+FORMAT = "lungsound file facts 1"
+MIN_AGE_S = 2.0  # the coarsest clock of a file system in use (FAT)
+
+Stamp = tuple[int, int, int, int]  # size, time of modification and of change in ns, inode
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one file as it was at `stamp`; None is not known yet."""
+
+    stamp: Stamp
+    info: AudioInfo | None = None
+    sha256: str | None = None
+
+
+class FileFacts:
+    """Facts of files, kept in the folder `place`. `save` writes what is new; the rest may go lost without harm."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._known: dict[Path, dict[str, Facts]] = {}
+        self._is_new: set[Path] = set()
+
+    def audio_info(self, path: Path) -> AudioInfo:
+        """As `lungsound.audio.waveform.probe`, whose errors it raises; the header is read once."""
+        stamp = _stamp(path)
+        facts = self._find(path, stamp)
+        if facts is not None and facts.info is not None:
+            return facts.info
+        info = probe(path)
+        self._add(path, stamp, info=info)
+        return info
+
+    def sha256(self, paths: Sequence[Path]) -> list[str]:
+        """SHA-256 of the bytes of each file, as hex digits; several files are read at a time. Raises OSError."""
+        stamps = [_stamp(path) for path in paths]
+        found = [self._find(path, stamp) for path, stamp in zip(paths, stamps, strict=True)]
+        hashes = [None if facts is None else facts.sha256 for facts in found]
+        unknown = [place for place, sha256 in enumerate(hashes) if sha256 is None]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for place, sha256 in zip(unknown, pool.map(hash_file, [paths[place] for place in unknown]), strict=True):
+                hashes[place] = sha256
+                self._add(paths[place], stamps[place], sha256=sha256)
+        return [sha256 for sha256 in hashes if sha256 is not None]
+
+    def save(self) -> None:
+        """Write what is new, together with what other processes have written meanwhile."""
+        for folder in self._is_new:
+            file = self._file(folder)
+            known = _read(file, folder) | self._known[folder]
+            # Only time is lost where the cache cannot be written: no reason to fail.
+            with contextlib.suppress(OSError):
+                _write(file, folder, known)
+        self._is_new.clear()
+
+    def _file(self, folder: Path) -> Path:
+        return self.place / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:24]}.json"
+
+    def _folder(self, path: Path) -> tuple[Path, dict[str, Facts]]:
+        folder = path.parent.absolute()
+        if folder not in self._known:
+            self._known[folder] = _read(self._file(folder), folder)
+        return folder, self._known[folder]
+
+    def _find(self, path: Path, stamp: Stamp | None) -> Facts | None:
+        facts = self._folder(path)[1].get(path.name)
+        return facts if facts is not None and facts.stamp == stamp else None
+
+    def _add(self, path: Path, stamp: Stamp | None, **more: Any) -> None:
+        """Remember, unless the file may have changed between the stamp and now, or may again within one tick."""
+        if stamp is None or stamp != _stamp(path) or time.time_ns() - max(stamp[1:3]) < MIN_AGE_S * 1e9:
+            return
+        folder, known = self._folder(path)
+        known[path.name] = replace(self._find(path, stamp) or Facts(stamp), **more)
+        self._is_new.add(folder)
+
+
+def file_facts() -> FileFacts:
+    """The facts in the cache; the same object while the cache is the same folder."""
+    return _at(cache_root() / "files")
+
+
+@lru_cache(maxsize=8)
+def _at(place: Path) -> FileFacts:
+    return FileFacts(place)
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """None for a file that cannot be looked at; reading it will say why."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def _read(file: Path, folder: Path) -> dict[str, Facts]:
+    """Facts in the file; none where it is not there or not of this format, as the cache may be lost at any time."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["format"] != FORMAT or kept["folder"] != str(folder):
+            return {}
+        return {
+            name: Facts((size, modified, changed, inode), AudioInfo(*info) if info else None, sha256)
+            for name, (size, modified, changed, inode, info, sha256) in kept["files"].items()
+        }
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
+def _write(file: Path, folder: Path, known: dict[str, Facts]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rows = {
+        name: [*facts.stamp, None if facts.info is None else list(vars(facts.info).values()), facts.sha256]
+        for name, facts in sorted(known.items())
+    }
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps({"format": FORMAT, "folder": str(folder), "files": rows}), encoding="utf-8")
+    partial.replace(file)
