@@ -35,6 +35,7 @@ LAYERS = {
     "table": 7,
     "watch": 8,
     "report_inputs": 8,
+    "engines": 8,
     "scoring": 8,
     "recipe": 8,
     "app": 9,

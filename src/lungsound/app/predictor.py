@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from lungsound.audio.fbank import normalize
 from lungsound.build import training
 from lungsound.checkpoint import TrainedModel, load_model
 from lungsound.data.icbhi import read_annotation
-from lungsound.model.classifier import predict_probabilities
+from lungsound.engines.choice import AUTO, choose
+from lungsound.engines.engine import Engine
 
-BATCH_SIZE = 8
 LEAST_WINDOW_S = 0.5  # a shorter rest at the end of a recording is left out
 
 
@@ -35,18 +33,28 @@ class CycleAnswer:
 
 
 class Predictor:
-    """A trained model that answers for recordings. Research software, not a medical device."""
+    """A trained model that answers for recordings. Research software, not a medical device.
 
-    def __init__(self, trained: TrainedModel, *, device: str = "cpu") -> None:
+    `engine` is what computes: a name, of which "exact" and "auto" choose (`lungsound.engines.choice`), or an engine.
+    `folder`, that of the model file, holds what `lungsound export` measured, by which "auto" may take more than
+    exact ones.
+    """
+
+    def __init__(
+        self, trained: TrainedModel, *, device: str = "cpu", engine: str | Engine = AUTO, folder: Path | None = None
+    ) -> None:
         self.trained = trained
         self.device = training.device(device)
-        trained.model.to(self.device)
+        if isinstance(engine, str):
+            engine = choose(engine, trained, folder=folder, device=self.device)
+        self.engine = engine
 
     @classmethod
-    def load(cls, run: str | Path, *, device: str = "cpu") -> "Predictor":
+    def load(cls, run: str | Path, *, device: str = "cpu", engine: str = AUTO) -> "Predictor":
         """From the folder of a run, or from its model.safetensors."""
         path = Path(run)
-        return cls(load_model(path / "model.safetensors" if path.is_dir() else path), device=device)
+        file = path / "model.safetensors" if path.is_dir() else path
+        return cls(load_model(file), device=device, engine=engine, folder=file.parent)
 
     @property
     def is_calibrated(self) -> bool:
@@ -80,9 +88,8 @@ class Predictor:
             spans_s = windows(len(waveform) / front_end.sample_rate_hz, front_end.duration_s)
         if not spans_s:
             return []
-        clips = torch.stack([front_end.cycle(waveform, start_s=start_s, end_s=end_s) for start_s, end_s in spans_s])
-        fbank = normalize(front_end.filter_banks(clips), mean=self.trained.mean, std=self.trained.std)
-        probabilities = predict_probabilities(self.trained.model, torch.split(fbank, BATCH_SIZE), device=self.device)
+        cycles = [front_end.cut(waveform, start_s=start_s, end_s=end_s) for start_s, end_s in spans_s]
+        probabilities = self.engine.answer(cycles)
         return [self._answer(start_s, end_s, row) for (start_s, end_s), row in zip(spans_s, probabilities, strict=True)]
 
     def _answer(self, start_s: float, end_s: float, probabilities: Tensor) -> CycleAnswer:

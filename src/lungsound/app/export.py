@@ -1,0 +1,96 @@
+"""A trained model as graphs for the fast engines, and on real cycles how often each decides as torch does."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lungsound.audio.front_end import FrontEnd
+from lungsound.build import corpora
+from lungsound.checkpoint import TrainedModel, load_model
+from lungsound.data.corpus import Corpus
+from lungsound.data.protocol import rows_to_test
+from lungsound.engines import graphs, kinds
+from lungsound.engines.agreement import LEAST_AGREEMENT, LEAST_CYCLES, Agreement, agreement, write_agreements
+from lungsound.engines.speed import speeds
+from lungsound.errors import SettingsError
+from lungsound.run_folder import RunFolder
+from lungsound.scoring import data_to_test
+from lungsound.training.progress import track
+
+NUM_CYCLES = 500
+NUM_RANGE_CYCLES = 32  # on which the int8 graph learns the range of its activations
+
+
+def export_run(run: Path, *, data_root: Path | None, num_cycles: int, console: Console) -> Path:
+    """Export the model of a run and measure every engine that is installed; the path of what was measured.
+
+    The cycles are drawn from the test part of the run's corpus, or of the one in `data_root`; those that the int8
+    graph learns by come from the other parts where there are any, and are none of those it is measured on.
+    """
+    if num_cycles < 1:
+        raise SettingsError(f"the engines need at least one cycle to be measured on, got {num_cycles}")
+    trained = load_model(run / "model.safetensors")
+    corpus = corpora.corpus(data_to_test(RunFolder(run).config().data, data_root, None))
+    test_rows, range_rows = _draw(corpus, RunFolder(run).config().data.test_parts, num_cycles)
+    graphs.make(trained, [trained.front_end.fit(waveform) for waveform in _cut(corpus, range_rows, trained.front_end)])
+    measured = _measure(trained, _cut(corpus, test_rows, trained.front_end), console)
+    _print(measured, speeds(trained, list(measured)), console)
+    return write_agreements(run, trained, measured)
+
+
+def _draw(corpus: Corpus, test_parts: Sequence[str], num_cycles: int) -> tuple[list[int], list[int]]:
+    """Rows to measure on and rows to learn ranges by."""
+    generator = np.random.default_rng(0)
+    rows = generator.permutation(rows_to_test(corpus, tuple(test_parts)))
+    tested = {int(row) for row in rows}
+    others = generator.permutation([row for row in range(len(corpus.cycles)) if row not in tested])
+    if not len(others):
+        others, rows = rows[:NUM_RANGE_CYCLES], rows[NUM_RANGE_CYCLES:]
+    if not len(rows):
+        raise SettingsError(f"{corpus.name} has too few cycles to measure engines on; give another corpus with --data")
+    return sorted(map(int, rows[:num_cycles])), sorted(map(int, others[:NUM_RANGE_CYCLES]))
+
+
+def _cut(corpus: Corpus, rows: Sequence[int], front_end: FrontEnd) -> list[Tensor]:
+    """Waveforms of cycles, in order of their rows; each recording is read once."""
+    waveforms = []
+    for recording, cycles in groupby((corpus.cycles[row] for row in rows), key=lambda cycle: cycle.recording):
+        whole = front_end.read(recording.path)
+        waveforms += [front_end.cut(whole, start_s=cycle.start_s, end_s=cycle.end_s).clone() for cycle in cycles]
+    return waveforms
+
+
+def _measure(trained: TrainedModel, waveforms: Sequence[Tensor], console: Console) -> dict[str, Agreement]:
+    found: dict[str, Agreement] = {}
+    exact = None
+    for name in kinds.available(trained):
+        with track(console, name) as on_progress:
+            answers = kinds.make(name, trained).answer(
+                waveforms,
+                on_progress=lambda done, tell=on_progress: tell(done, len(waveforms)),  # type: ignore[misc]
+            )
+        exact = answers if exact is None else exact  # torch is the first
+        found[name] = agreement(exact, answers)
+    return found
+
+
+def _print(measured: dict[str, Agreement], seconds: dict[str, float], console: Console) -> None:
+    table = Table(title=f"Engines on {measured['torch'].num_cycles} cycles", title_justify="left")
+    for column in ("engine", "ms per cycle", "same answers", "largest difference", "used by"):
+        table.add_column(column)
+    for name, found in measured.items():
+        is_exact = kinds.KINDS[name].is_float32 and found.is_exact
+        used = "exact, auto" if is_exact else "auto" if found.is_enough else "by name only"
+        ms = f"{1000 * seconds[name]:.1f}"
+        table.add_row(name, ms, f"{found.share:.1%}", f"{found.largest_difference:.1e}", used)
+    console.print(table)
+    console.print(
+        f"'auto' takes the fastest of its engines: exact ones, and those with the same answers as torch in at least "
+        f"{LEAST_AGREEMENT:.0%} of at least {LEAST_CYCLES} cycles.",
+        highlight=False,
+    )

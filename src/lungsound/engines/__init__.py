@@ -1,0 +1,1 @@
+"""Ways to compute a trained model's answers: one interface, several machines of arithmetic behind it."""
