@@ -5,7 +5,18 @@ from collections.abc import Callable
 
 import typer
 
-from lungsound.app.commands import answering, audit, calibration, compare, convert, data, rescore, studies, training
+from lungsound.app.commands import (
+    answering,
+    audit,
+    bench,
+    calibration,
+    compare,
+    convert,
+    data,
+    rescore,
+    studies,
+    training,
+)
 from lungsound.app.commands.shared import NOTICE, print_error
 from lungsound.errors import LungsoundError
 
@@ -26,6 +37,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     training.reproduce,
     training.recipes,
     answering.evaluate,
+    answering.export,
     answering.predict,
     studies.cross,
     compare.compare,
@@ -33,6 +45,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     rescore.rescore,
     calibration.calibrate,
     calibration.operate,
+    bench.bench,
 )
 for command in COMMANDS:
     app.command()(command)

@@ -1,0 +1,65 @@
+"""A training step of ours and of the peer, on the same batch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lungsound.app.bench import ours
+from lungsound.app.bench.machine import wait_for
+from lungsound.app.bench.measure import Work
+from lungsound.app.bench.peers import PlainPatchMixStep
+from lungsound.build import corpora
+from lungsound.config import RunConfig
+from lungsound.training.step import TrainStep
+
+LEARNING_RATE = 5e-5
+
+
+def make_step(
+    side: str,
+    size: str,
+    *,
+    batch_size: int,
+    device: torch.device,
+    is_quick: bool = False,
+    durations_s: Sequence[float] | None = None,
+) -> Work:
+    """One whole step of "ours" (bf16) or of the "peer" (float32 on the CPU, AMP as published on a GPU).
+
+    With `durations_s` ours encodes only the patches that touch cycles of these durations; the peer encodes all.
+    """
+    config = ours.run_config(size, is_quick=is_quick)
+    fbank, labels = ours.batch(config, batch_size=batch_size)
+    if side == "ours":
+        num_columns = None if durations_s is None else columns(config, durations_s)
+        return _our_step(ours.train_step(config, device=device), fbank, labels, num_columns)
+    amp_dtype = torch.float16 if device.type == "cuda" else None
+    plain = PlainPatchMixStep(ours.classifier(config), device=device, amp_dtype=amp_dtype)
+    rng = np.random.default_rng(0)
+
+    def step() -> None:
+        plain(fbank, labels, rng=rng)
+        wait_for(device)
+
+    return step
+
+
+def columns(config: RunConfig, durations_s: Sequence[float]) -> Tensor:
+    """Time columns of patches (batch,) that touch cycles of these durations, as the first of the input."""
+    front_end = corpora.front_end(config.audio)
+    grid = ours.classifier(config).patch_encoder.grid
+    lengths = [round(min(each, front_end.duration_s) * front_end.sample_rate_hz) for each in durations_s]
+    frames = torch.tensor([front_end.log_mel.num_frames(length) for length in lengths])
+    return (-(-frames // config.model.stride)).clamp(1, grid.time)
+
+
+def _our_step(train_step: TrainStep, fbank: Tensor, labels: Tensor, num_columns: Tensor | None) -> Work:
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        train_step(fbank, labels, learning_rate=LEARNING_RATE, generator=generator, num_columns=num_columns)
+        wait_for(train_step.device)
+
+    return step
