@@ -49,7 +49,7 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """adam: weight decay in the gradient, as published; adamw: decoupled. Betas .9 and .999, eps 1e-8."""
     optimizers: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return optimizers[kind](parameters, lr=learning_rate, weight_decay=weight_decay)
+    return optimizers[kind](parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
 @torch.no_grad()

@@ -85,6 +85,6 @@ def _note(plan: Plan, trained: TrainedModel, chosen: Engine, numbers: dict[str, 
     peer_ms, features_ms = (1e3 * numbers[name] / numbers["num_cycles"] for name in ("peer_s", "peer_features_s"))
     return (
         f"{told}; peer {peer_ms:.0f} ms, of which {features_ms:.0f} ms its features; {numbers['num_pairs']:g} pairs; "
-        f"same decisions as torch fp32 in {100 * numbers['same_decisions']:.0f} %; probabilities differ by "
+        f"probabilities differ by "
         f"{numbers['largest_difference']:.1g} at most"
     )
