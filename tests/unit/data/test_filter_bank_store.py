@@ -204,8 +204,8 @@ def test_of_two_at_once_one_works_and_the_other_tells_how_far_it_is(
 
     other = threading.Thread(target=lambda: banks(cycles, tmp_path, on_progress=tell))
 
-    def hold(done: int, _total: int) -> None:
-        if done == 3:
+    def hold(_done: int, _total: int) -> None:
+        if not other.ident:  # at the first report; the worker may be some recordings ahead of it
             other.start()
             assert is_waited.wait(20)
 
@@ -213,7 +213,7 @@ def test_of_two_at_once_one_works_and_the_other_tells_how_far_it_is(
     other.join(20)
     assert sorted(reads) == NAMES
     assert seen[0][1] == 15
-    assert 3 <= seen[0][0] < 15
+    assert 3 <= seen[0][0] <= 15
 
 
 def test_a_killed_process_frees_the_lock_and_leaves_its_rows(
