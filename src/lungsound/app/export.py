@@ -1,7 +1,6 @@
 """A trained model as graphs for the fast engines, and on real cycles how often each decides as torch does."""
 
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.build import corpora
 from lungsound.checkpoint import TrainedModel, load_model
 from lungsound.data.corpus import Corpus
+from lungsound.data.cut_cycles import waveforms_of
 from lungsound.data.protocol import rows_to_test
 from lungsound.engines import graphs, kinds
 from lungsound.engines.agreement import LEAST_AGREEMENT, LEAST_CYCLES, Agreement, agreement, write_agreements
@@ -57,12 +57,7 @@ def _draw(corpus: Corpus, test_parts: Sequence[str], num_cycles: int) -> tuple[l
 
 
 def _cut(corpus: Corpus, rows: Sequence[int], front_end: FrontEnd) -> list[Tensor]:
-    """Waveforms of cycles, in order of their rows; each recording is read once."""
-    waveforms = []
-    for recording, cycles in groupby((corpus.cycles[row] for row in rows), key=lambda cycle: cycle.recording):
-        whole = front_end.read(recording.path)
-        waveforms += [front_end.cut(whole, start_s=cycle.start_s, end_s=cycle.end_s).clone() for cycle in cycles]
-    return waveforms
+    return waveforms_of([corpus.cycles[row] for row in rows], front_end)
 
 
 def _measure(trained: TrainedModel, waveforms: Sequence[Tensor], console: Console) -> dict[str, Agreement]:

@@ -62,6 +62,16 @@ def cut_cycles(
         torch.set_num_threads(num_threads)
 
 
+def waveforms_of(cycles: Sequence[Cycle], front_end: FrontEnd) -> list[Tensor]:
+    """The waveforms (samples,) of cycles, in their order; no recording is kept whole."""
+
+    def own(cut: CutCycles) -> list[Tensor]:
+        return [waveform.clone() for waveform in cut.waveforms]
+
+    parts = cut_cycles(cycles, front_end, own, num_workers=torch.get_num_threads())
+    return [waveform for part in parts for waveform in part]
+
+
 def by_recording(cycles: Sequence[Cycle]) -> Iterator[tuple[Recording, int, list[Cycle]]]:
     """Each recording with its first row and its cycles."""
     first_row = 0

@@ -11,6 +11,7 @@ from torch import Tensor
 from lungsound.checkpoint import TrainedModel
 from lungsound.engines.export import EXACT_TOLERANCE
 from lungsound.errors import WeightsError
+from lungsound.files import write_text
 
 FILE_NAME = "engines.json"
 FORMAT = "lungsound engines 1"
@@ -49,9 +50,7 @@ def write_agreements(folder: Path, trained: TrainedModel, agreements: Mapping[st
     """Keep what was measured for this model file in its folder; the path."""
     path = folder / FILE_NAME
     values = {"format": FORMAT, "model": trained.sha256, "engines": {k: asdict(v) for k, v in agreements.items()}}
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(values, indent=2) + "\n")
     return path
 
 

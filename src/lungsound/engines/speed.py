@@ -17,6 +17,7 @@ from lungsound.engines import graphs, kinds
 from lungsound.engines.agreement import agreement
 from lungsound.engines.engine import Engine
 from lungsound.engines.export import EXACT_TOLERANCE, probes
+from lungsound.files import write_text
 
 PACKAGES = ("torch", "onnxruntime", "openvino")
 NUM_ROUNDS = 3
@@ -33,10 +34,7 @@ def speeds(trained: TrainedModel, names: Sequence[str]) -> dict[str, float]:
     missing = [name for name in names if name not in known]
     if missing:
         known |= _measured(trained, missing)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(path, json.dumps(known, indent=2) + "\n")
     return {name: known[name] for name in names}
 
 

@@ -15,6 +15,7 @@ from lungsound.app.bench.stand_in import durations_s
 from lungsound.build import corpora
 from lungsound.checkpoint import TrainedModel
 from lungsound.config import DataSettings
+from lungsound.data.cut_cycles import waveforms_of
 from lungsound.engines import kinds
 from lungsound.engines.engine import Engine
 
@@ -48,11 +49,7 @@ def _cycles(plan: Plan, trained: TrainedModel) -> tuple[list[Tensor], str]:
         return ours.waveforms(trained.front_end, lengths), "noise of the lengths of ICBHI's cycles"
     corpus = corpora.corpus(DataSettings(root=str(plan.data), modes=("sc",), is_strict=False))
     chosen = corpus.cycles[:: max(1, len(corpus.cycles) // NUM_REAL_CYCLES)][:NUM_REAL_CYCLES]
-    front_end = trained.front_end
-    cycles = [
-        front_end.cut(front_end.read(cycle.recording.path), start_s=cycle.start_s, end_s=cycle.end_s)
-        for cycle in chosen
-    ]
+    cycles = waveforms_of(chosen, trained.front_end)
     return cycles, f"{len(cycles)} real cycles of {corpus.name}-SC"
 
 
