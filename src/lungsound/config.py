@@ -90,6 +90,8 @@ class AudioSettings(Settings):
     """Length of the input; longer cycles are cut, shorter ones padded."""
     padding: Literal["repeat", "zero"] = "repeat"
     """How a short cycle fills the input."""
+    is_padding_encoded: bool = True
+    """false: the AST encodes only patches that touch the cycle's own sound; the padding costs nothing."""
     filter_bank: Literal["kaldi", "efficientat"] = "kaldi"
     """kaldi: AST's; efficientat: that of EfficientAT's weights, made for 32 kHz."""
     num_mels: Annotated[int, Field(ge=16)] = 128

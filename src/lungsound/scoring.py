@@ -207,11 +207,20 @@ def predict_corpus(
     fbanks = corpora.filter_banks(corpus, trained.front_end, console=console)
     cycles = [corpus.cycles[row] for row in rows]
     labels = corpora.labels(cycles, trained.label_set)
-    batches = CycleBatches(fbanks, rows, labels, batch_size=EVALUATION_BATCH_SIZE, mean=trained.mean, std=trained.std)
+    own = corpora.num_own_frames(trained.front_end, fbanks)
+    batches = CycleBatches(
+        fbanks,
+        rows,
+        labels,
+        batch_size=EVALUATION_BATCH_SIZE,
+        mean=trained.mean,
+        std=trained.std,
+        num_frames=None if own is None else [own[row] for row in rows],
+    )
     with track(console, "evaluation") as on_progress:
         probabilities = predict_probabilities(
             trained.model.to(device),
-            (batch.fbank for batch in batches.in_order()),
+            batches.in_order(),
             device=device,
             on_progress=lambda done: on_progress(done, len(rows)),
         )

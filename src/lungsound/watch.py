@@ -69,8 +69,8 @@ class Watch:
         self.run.save_model(self.step.answering, mean=self.inputs.mean, std=self.inputs.std)
 
     def _predict(self, rows: Sequence[int]) -> Predictions:
-        fbanks = (batch.fbank for batch in self.inputs.batches(rows, self.batch_size).in_order())
-        probabilities = predict_probabilities(self.step.answering, fbanks, device=self.step.device)
+        batches = self.inputs.batches(rows, self.batch_size).in_order()
+        probabilities = predict_probabilities(self.step.answering, batches, device=self.step.device)
         labels = [self.inputs.labels[row] for row in rows]
         return predictions_of(
             self.corpus, rows, labels, probabilities, classes=self.classes, validation=set(self.parts.validation)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lungsound.data.dataset import Batch
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.model.encoder import ENCODER_SIZES, AudioSpectrogramTransformer
 from lungsound.model.patchmix import PatchMixDraw
@@ -112,7 +113,7 @@ def run_trajectory(run: str, dtype: torch.dtype) -> None:
     )
     images = torch.from_numpy(spec("f_images", 12)).to(dtype).reshape(3, 4, 798, 128)
     for fbank, labels, step in zip(images, LABELS, golden["steps"], strict=True):
-        loss = train_step(fbank, labels, learning_rate=step["lr"], generator=torch.Generator())
+        loss = train_step(Batch(fbank, labels), learning_rate=step["lr"], generator=torch.Generator())
         check_step(step, loss.parts, dtype)
         num_checked = check_weights(model, step, dtype)
         assert num_checked > 0 or run == "ce_weighted"

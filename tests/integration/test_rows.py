@@ -43,7 +43,7 @@ def two_losses(config: RunConfig) -> list[float]:
     step = training.train_step(config.train, model, objective, device=CPU)
     before = model.head[-1].weight.detach().clone()
     losses = [
-        float(step(batch.fbank, batch.labels, learning_rate=1e-4, generator=generator_at(0, "patch-mix", 1, n)).total)
+        float(step(batch, learning_rate=1e-4, generator=generator_at(0, "patch-mix", 1, n)).total)
         for n, batch in enumerate(islice(inputs.training_batches(config, parts.train).epoch(1), 2))
     ]
     assert not torch.equal(before, model.head[-1].weight)

@@ -14,6 +14,7 @@ from lungsound.audio.fbank import AUDIOSET_MEAN, AUDIOSET_STD, normalize
 from lungsound.axes import PatchGrid
 from lungsound.build import corpora, models, training
 from lungsound.config import RunConfig, load_config
+from lungsound.data.dataset import Batch
 from lungsound.model.classifier import LungSoundClassifier, predict_probabilities
 from lungsound.model.encoder import ENCODER_SIZES, AudioSpectrogramTransformer
 from lungsound.model.pretrained import LoadReport
@@ -51,12 +52,12 @@ def trained_a_step(config: RunConfig) -> tuple[LungSoundClassifier, LoadReport |
     waveforms = torch.randn(BATCH_SIZE, front_end.num_samples, generator=generator) / 10
     fbank = normalize(front_end.filter_banks(waveforms), mean=AUDIOSET_MEAN, std=AUDIOSET_STD)
     assert fbank.shape == (BATCH_SIZE, front_end.num_frames, config.audio.num_mels)
-    loss = step(fbank, torch.tensor([0, 3]), learning_rate=1e-3, generator=generator)
+    loss = step(Batch(fbank, torch.tensor([0, 3])), learning_rate=1e-3, generator=generator)
     assert loss.total.isfinite()
     frozen = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
     assert frozen == []
 
-    probabilities = predict_probabilities(model, [fbank], device=CPU)
+    probabilities = predict_probabilities(model, [Batch(fbank, torch.tensor([0, 3]))], device=CPU)
     assert probabilities.shape == (BATCH_SIZE, len(model.classes))
     assert torch.allclose(probabilities.sum(dim=1), torch.ones(BATCH_SIZE))
     model.load_state_dict(before)

@@ -1,6 +1,7 @@
 """Settings become objects: every setting arrives, and what does not fit together is refused in one line."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,27 +195,29 @@ def test_augmentation_follows_its_settings() -> None:
     assert (fbank == 1).all()
 
 
+def inputs_of_zeros() -> corpora.Inputs:
+    fbanks: Any = np.zeros((9, 5, 4), dtype=np.float32)
+    return corpora.Inputs(fbanks, (0,) * 9, num_classes=4, mean=0.0, std=1.0)
+
+
 @pytest.mark.parametrize(("is_dropped", "num_steps"), [(True, 2), (False, 3)])
 def test_training_batches_follow_their_settings(is_dropped: bool, num_steps: int) -> None:
     settings = config(batch_size=3, is_last_batch_dropped=is_dropped, seed=4)
-    fbanks = np.zeros((9, 5, 4), dtype=np.float32)
-    batches = corpora.training_batches(settings, fbanks, range(1, 9), [0] * 8, mean=0.0, std=1.0)
+    batches = inputs_of_zeros().training_batches(settings, range(1, 9))
     assert batches.num_steps == num_steps
     assert batches.seed == 4
 
 
 def test_fewer_cycles_than_a_batch_are_refused() -> None:
-    fbanks = np.zeros((9, 5, 4), dtype=np.float32)
     with pytest.raises(SettingsError, match="3 training cycles do not fill one batch of 8"):
-        corpora.training_batches(config(), fbanks, [0, 1, 2], [0, 0, 0], mean=0.0, std=1.0)
+        inputs_of_zeros().training_batches(config(), [0, 1, 2])
 
 
 @pytest.mark.parametrize(("batch_size", "num_cycles"), [(1, 4), (3, 4)])
 def test_the_contrastive_objective_refuses_batches_of_one_cycle(batch_size: int, num_cycles: int) -> None:
-    fbanks = np.zeros((9, 5, 4), dtype=np.float32)
     settings = config(batch_size=batch_size, is_last_batch_dropped=False)
     with pytest.raises(SettingsError, match="one cycle"):
-        corpora.training_batches(settings, fbanks, range(num_cycles), [0] * num_cycles, mean=0.0, std=1.0)
+        inputs_of_zeros().training_batches(settings, range(num_cycles))
 
 
 # ---- model ----

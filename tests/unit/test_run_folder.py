@@ -10,6 +10,7 @@ import torch
 from lungsound.build import corpora, models, training
 from lungsound.checkpoint import CHECKPOINT_FORMAT, read_tensors
 from lungsound.config import RunConfig, load_config
+from lungsound.data.dataset import Batch
 from lungsound.data.icbhi import read_icbhi
 from lungsound.data.protocol import Parts
 from lungsound.errors import SettingsError, WeightsError
@@ -36,7 +37,7 @@ def small_step(*overrides: str) -> TrainStep:
 def take_step(step: TrainStep) -> None:
     encoder = step.model.encoder
     fbank = torch.randn(4, 48, 16 * encoder.grid.freq, generator=torch.Generator().manual_seed(0))
-    step(fbank, torch.arange(4), learning_rate=1e-3, generator=torch.Generator().manual_seed(0))
+    step(Batch(fbank, torch.arange(4)), learning_rate=1e-3, generator=torch.Generator().manual_seed(0))
 
 
 # ---- starting ----

@@ -1,5 +1,7 @@
 """Everything between a sound file and the encoder's input, as one object: the definition of a model's input."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +11,18 @@ from torch import Tensor
 
 from lungsound.audio.fbank import EfficientATLogMel, FilterBank, LogMel
 from lungsound.audio.waveform import FADE_S, Padding, cut, fade, fit, read_waveform
+from lungsound.errors import SettingsError
+
+LARGEST_PATCH = 16  # frames of a patch: so far beyond a cycle's own sound reach those that touch it
 
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """Settings of the input, and the steps that follow from them, in the published order."""
+    """Settings of the input, and the steps that follow from them, in the published order.
+
+    Without `is_padding_encoded` the encoder gets only what touches a cycle's own sound (`num_own_frames`), and only so
+    much is computed; SettingsError where that is not at the start of the input.
+    """
 
     sample_rate_hz: int = 16000
     duration_s: float = 8.0
@@ -21,6 +30,14 @@ class FrontEnd:
     num_mels: int = 128
     fade_s: float = FADE_S
     filter_bank: FilterBank = "kaldi"
+    is_padding_encoded: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.is_padding_encoded and (self.padding, self.filter_bank) != ("repeat", "kaldi"):
+            raise SettingsError(
+                "audio.is_padding_encoded=false needs audio.padding 'repeat' and audio.filter_bank 'kaldi', "
+                f"got {self.padding!r} and {self.filter_bank!r}"
+            )
 
     @cached_property
     def log_mel(self) -> LogMel | EfficientATLogMel:
@@ -62,3 +79,30 @@ class FrontEnd:
         """Filter banks (batch, time, mel), not yet normalised, of cycles (batch, num_samples)."""
         fbanks: Tensor = self.log_mel(waveforms)
         return fbanks
+
+    def num_own_frames(self, num_samples: int) -> int | None:
+        """Frames that begin within the sound of a cycle of `num_samples`; None where its padding is encoded too."""
+        if self.is_padding_encoded:
+            return None
+        return min(math.ceil(num_samples / self.log_mel.hop_size), self.num_frames)
+
+    def own_part(self, waveform: Tensor) -> Tensor:
+        """A cycle (samples,) of any length, fitted, as far as patches reach that touch its own sound."""
+        num_own = self.num_own_frames(len(waveform))
+        clip = self.fit(waveform)
+        return clip if num_own is None else clip[: self._num_samples_of(num_own + LARGEST_PATCH - 1)]
+
+    def _num_samples_of(self, num_frames: int) -> int:
+        assert isinstance(self.log_mel, LogMel)
+        return min(self.num_samples, self.log_mel.frame_size + (num_frames - 1) * self.log_mel.hop_size)
+
+    def filter_banks_of(self, waveforms: Sequence[Tensor]) -> Tensor:
+        """Filter banks (batch, time, mel), not yet normalised, of cycles (samples,) of any length.
+
+        Without `is_padding_encoded` the frames beyond the own ones, which no encoder sees, repeat those: means and
+        deviations are about those of padded cycles.
+        """
+        if self.is_padding_encoded:
+            return self.filter_banks(torch.stack([self.fit(waveform) for waveform in waveforms]))
+        own = [self.filter_banks(self.own_part(waveform).unsqueeze(0))[0] for waveform in waveforms]
+        return torch.stack([fbank.repeat(-(-self.num_frames // len(fbank)), 1)[: self.num_frames] for fbank in own])

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -21,7 +21,7 @@ from lungsound.config import (
 )
 from lungsound.data.cache import cache_root
 from lungsound.data.corpus import Corpus, Cycle, Recording
-from lungsound.data.dataset import Augment, ChangeCycle, CycleBatches
+from lungsound.data.dataset import Augment, ChangeCycle, Changed, CycleBatches
 from lungsound.data.filter_bank_store import FilterBanks, open_filter_banks
 from lungsound.data.protocol import Parts, divide, leave_device_out
 from lungsound.data.reader import read_corpus
@@ -44,6 +44,7 @@ def front_end(audio: AudioSettings) -> FrontEnd:
         num_mels=audio.num_mels,
         fade_s=audio.fade_s,
         filter_bank=audio.filter_bank,
+        is_padding_encoded=audio.is_padding_encoded,
     )
 
 
@@ -130,20 +131,45 @@ class Inputs:
     num_classes: int
     mean: float
     std: float
+    num_frames: tuple[int, ...] | None = None
     change: ChangeCycle | None = None
 
     def class_counts(self, rows: Sequence[int]) -> list[int]:
         chosen = [self.labels[row] for row in rows]
         return [chosen.count(index) for index in range(self.num_classes)]
 
-    def batches(self, rows: Sequence[int], batch_size: int) -> CycleBatches:
-        """Batches to be predicted, in order."""
-        labels = [self.labels[row] for row in rows]
-        return CycleBatches(self.fbanks, rows, labels, batch_size=batch_size, mean=self.mean, std=self.std)
+    def batches(self, rows: Sequence[int], batch_size: int, **more: Any) -> CycleBatches:
+        """Batches to be predicted, in order; `more` as `CycleBatches` takes it."""
+        return CycleBatches(
+            self.fbanks,
+            rows,
+            [self.labels[row] for row in rows],
+            num_frames=None if self.num_frames is None else [self.num_frames[row] for row in rows],
+            batch_size=batch_size,
+            mean=self.mean,
+            std=self.std,
+            **more,
+        )
 
     def training_batches(self, config: RunConfig, rows: Sequence[int]) -> CycleBatches:
-        labels = [self.labels[row] for row in rows]
-        return training_batches(config, self.fbanks, rows, labels, mean=self.mean, std=self.std, change=self.change)
+        """Batches to be trained on; SettingsError for a size that does not suit the number of rows."""
+        batches = self.batches(
+            rows,
+            config.train.batch_size,
+            seed=config.train.seed,
+            change=self.change,
+            augment=augment(config.augment),
+            is_last_dropped=config.train.is_last_batch_dropped,
+        )
+        if batches.num_steps == 0:
+            raise SettingsError(f"{len(rows)} training cycles do not fill one batch of {config.train.batch_size}")
+        last = len(rows) - (batches.num_steps - 1) * config.train.batch_size
+        if config.objective.name == "patchmix_cl" and min(last, config.train.batch_size) == 1:
+            raise SettingsError(
+                f"{len(rows)} training cycles in batches of {config.train.batch_size} leave a batch of one cycle, "
+                "which has no negatives and no batch statistics: change train.batch_size or drop the last batch"
+            )
+        return batches
 
 
 def inputs(config: RunConfig, corpus: Corpus, parts: Parts, *, console: Console) -> Inputs:
@@ -156,18 +182,25 @@ def inputs(config: RunConfig, corpus: Corpus, parts: Parts, *, console: Console)
     mean, std = statistics(config.audio, fbanks, parts.train)
     change = change_cycle(config.augment, waveforms(corpus, front, console=console), front) if is_changed else None
     label_set = LABEL_SETS[config.data.label_set]
-    return Inputs(fbanks, tuple(labels(corpus.cycles, label_set)), label_set.num_classes, mean, std, change)
+    found = tuple(labels(corpus.cycles, label_set))
+    return Inputs(fbanks, found, label_set.num_classes, mean, std, num_own_frames(front, fbanks), change)
+
+
+def num_own_frames(front_end: FrontEnd, fbanks: FilterBanks) -> tuple[int, ...] | None:
+    """Of each cycle (`FrontEnd.num_own_frames`); None where padding is encoded too."""
+    found = [front_end.num_own_frames(num_samples) for num_samples in fbanks.num_samples.tolist()]
+    return None if front_end.is_padding_encoded else tuple(num for num in found if num is not None)
 
 
 def change_cycle(settings: AugmentSettings, waveforms: Waveforms, front_end: FrontEnd) -> ChangeCycle:
-    """From a row and a generator to the filter bank (time, mel) of that cycle with its waveform changed, or None."""
+    """From a row and a generator to the filter bank of that cycle with its waveform changed, or None."""
 
-    def change(row: int, generator: torch.Generator) -> Tensor | None:
+    def change(row: int, generator: torch.Generator) -> Changed | None:
         drawn = draw_waveform_change(settings.waveform, generator=generator, probability=settings.waveform_probability)
         if drawn is None:
             return None
         waveform = change_waveform(waveforms[row], drawn, sample_rate_hz=front_end.sample_rate_hz)
-        return front_end.filter_banks(front_end.fit(waveform).unsqueeze(0))[0]
+        return Changed(front_end.filter_banks_of([waveform])[0], front_end.num_own_frames(len(waveform)))
 
     return change
 
@@ -192,36 +225,3 @@ def augment(settings: AugmentSettings) -> Augment | None:
         return apply_specaugment(fbank, draw, fill=settings.fill)
 
     return apply
-
-
-def training_batches(
-    config: RunConfig,
-    fbanks: FilterBanks,
-    rows: Sequence[int],
-    labels: Sequence[int],
-    *,
-    mean: float,
-    std: float,
-    change: ChangeCycle | None = None,
-) -> CycleBatches:
-    batches = CycleBatches(
-        fbanks,
-        rows,
-        labels,
-        batch_size=config.train.batch_size,
-        mean=mean,
-        std=std,
-        seed=config.train.seed,
-        change=change,
-        augment=augment(config.augment),
-        is_last_dropped=config.train.is_last_batch_dropped,
-    )
-    if batches.num_steps == 0:
-        raise SettingsError(f"{len(rows)} training cycles do not fill one batch of {config.train.batch_size}")
-    last = len(rows) - (batches.num_steps - 1) * config.train.batch_size
-    if config.objective.name == "patchmix_cl" and min(last, config.train.batch_size) == 1:
-        raise SettingsError(
-            f"{len(rows)} training cycles in batches of {config.train.batch_size} leave a batch of one cycle, "
-            "which has no negatives and no batch statistics: change train.batch_size or drop the last batch"
-        )
-    return batches

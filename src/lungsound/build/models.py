@@ -46,6 +46,11 @@ def _transformer(architecture: ModelSettings, front_end: FrontEnd) -> AudioSpect
 
 
 def _convolutional(architecture: ModelSettings, front_end: FrontEnd) -> ConvolutionalEncoder:
+    if not front_end.is_padding_encoded:
+        raise SettingsError(
+            f"audio.is_padding_encoded=false leaves out patches, which {architecture.architecture} does not have: "
+            "leave it at true or take model.architecture 'ast'"
+        )
     if architecture.pooling != "class_token":
         raise SettingsError(
             f"model.pooling {architecture.pooling!r} is of tokens, which {architecture.architecture} does not have: "

@@ -1,7 +1,7 @@
 """Batches of filter banks as a function of seed and epoch."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -13,8 +13,6 @@ from lungsound.audio.fbank import normalize
 from lungsound.randomness import generator_at
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-# Filter bank (time, mel) of a row's cycle with its waveform changed; None when the draw leaves it as it is.
-ChangeCycle = Callable[[int, torch.Generator], Tensor | None]
 
 
 class Rows(Protocol):
@@ -26,14 +24,34 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Normalised filter banks (batch, time, mel) and labels (batch,) int64."""
+    """Normalised filter banks (batch, time, mel) and labels (batch,) int64.
+
+    Of each only its first `num_frames` (batch,) are to be encoded (`FrontEnd.num_own_frames`); None, all of them.
+    """
 
     fbank: Tensor
     labels: Tensor
+    num_frames: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        num_frames = None if self.num_frames is None else self.num_frames.to(device)
+        return Batch(self.fbank.to(device), self.labels.to(device), num_frames)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Filter bank (time, mel) of a cycle whose waveform was changed, and as in `Batch` its `num_frames`."""
+
+    fbank: Tensor
+    num_frames: int | None = None
+
+
+# From a row and a generator; None when the draw leaves the cycle as it is.
+ChangeCycle = Callable[[int, torch.Generator], Changed | None]
 
 
 class CycleBatches:
-    """Batches of some rows of the filter banks.
+    """Batches of some rows of the filter banks, with a label and, if need be, `num_frames` of each.
 
     Training: `epoch(n)` gives them in an order drawn from the seed and the epoch, their waveforms changed by `change`
     and their filter banks by `augment`, with draws from the seed, the epoch and the position among the training
@@ -53,6 +71,7 @@ class CycleBatches:
         change: ChangeCycle | None = None,
         augment: Augment | None = None,
         is_last_dropped: bool = False,
+        num_frames: Sequence[int] | None = None,
     ) -> None:
         self.fbanks = fbanks
         self.rows = np.asarray(rows, dtype=np.int64)
@@ -64,6 +83,7 @@ class CycleBatches:
         self.change = change
         self.augment = augment
         self.is_last_dropped = is_last_dropped
+        self.num_frames = None if num_frames is None else torch.tensor(num_frames, dtype=torch.int64)
 
     def __len__(self) -> int:
         """Number of cycles."""
@@ -86,23 +106,26 @@ class CycleBatches:
                 continue
             generators = (generator_at(self.seed, "augment", epoch, int(position)) for position in chosen)
             augmented = [self.augment(fbank, gen) for fbank, gen in zip(batch.fbank, generators, strict=True)]
-            yield Batch(torch.stack(augmented), batch.labels)
+            yield replace(batch, fbank=torch.stack(augmented))
 
     def in_order(self) -> Iterator[Batch]:
         """All cycles in their order, none dropped, none changed, not augmented."""
         for first in range(0, len(self.rows), self.batch_size):
             yield self._batch(np.arange(first, min(first + self.batch_size, len(self.rows))))
 
-    def _changed(self, epoch: int, positions: NDArray[np.int64]) -> list[Tensor | None]:
+    def _changed(self, epoch: int, positions: NDArray[np.int64]) -> list[Changed | None]:
         """New filter banks for a batch's cycles; None where the stored one is taken."""
         if self.change is None:
             return []
         generators = (generator_at(self.seed, "waveform", epoch, int(position)) for position in positions)
         return [self.change(int(row), gen) for row, gen in zip(self.rows[positions], generators, strict=True)]
 
-    def _batch(self, positions: NDArray[np.int64], changed: Sequence[Tensor | None] = ()) -> Batch:
-        fbank = torch.from_numpy(self.fbanks[self.rows[positions]])
+    def _batch(self, positions: NDArray[np.int64], changed: Sequence[Changed | None] = ()) -> Batch:
+        fbank, chosen = torch.from_numpy(self.fbanks[self.rows[positions]]), torch.from_numpy(positions)
+        num_frames = None if self.num_frames is None else self.num_frames[chosen]
         for place, new in enumerate(changed):
             if new is not None:
-                fbank[place] = new
-        return Batch(normalize(fbank, mean=self.mean, std=self.std), self.labels[torch.from_numpy(positions)])
+                fbank[place] = new.fbank
+                if num_frames is not None and new.num_frames is not None:
+                    num_frames[place] = new.num_frames
+        return Batch(normalize(fbank, mean=self.mean, std=self.std), self.labels[chosen], num_frames)

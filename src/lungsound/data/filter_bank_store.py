@@ -110,8 +110,7 @@ def _make(
     with RowWriter(folder, shape) as rows:
 
         def write(cut: CutCycles) -> None:
-            clips = torch.stack([front_end.fit(waveform) for waveform in cut.waveforms])
-            fbanks = front_end.filter_banks(clips).numpy()
+            fbanks = front_end.filter_banks_of(cut.waveforms).numpy()
             for row, (fbank, waveform) in enumerate(zip(fbanks, cut.waveforms, strict=True), start=cut.first_row):
                 rows.write(row, fbank, num_samples=len(waveform))
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lungsound.data.dataset import Batch
 from lungsound.model.convolutional import ConvolutionalEncoder, initialize_linear
 from lungsound.model.encoder import AudioSpectrogramTransformer
 
@@ -62,9 +63,9 @@ class LungSoundClassifier(nn.Module):
             raise ValueError(f"Patch-Mix needs an encoder of patches, not {self.encoder.architecture}")
         return self.encoder
 
-    def forward(self, fbank: Tensor, num_columns: Tensor | None = None) -> Tensor:
-        """`num_columns` (batch,): the leading columns of patches that are encoded; None, all of them."""
-        features = self.encoder(fbank) if num_columns is None else self.patch_encoder(fbank, num_columns)
+    def forward(self, fbank: Tensor, num_frames: Tensor | None = None) -> Tensor:
+        """With `num_frames` (batch,) only patches are encoded that begin within so many frames."""
+        features = self.encoder(fbank) if num_frames is None else self.patch_encoder(fbank, num_frames)
         logits: Tensor = self.head(features)
         return logits
 
@@ -72,19 +73,19 @@ class LungSoundClassifier(nn.Module):
 @torch.inference_mode()
 def predict_probabilities(
     model: LungSoundClassifier,
-    fbanks: Iterable[Tensor],
+    batches: Iterable[Batch],
     *,
     device: torch.device,
     on_progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Probabilities (sample, class), float32 on the CPU, of batches of normalised filter banks (batch, time, mel).
+    """Probabilities (sample, class), float32 on the CPU, of all batches.
 
     Always in float32, whatever the model was trained in. `on_progress` gets the number of samples done.
     """
     model.eval()
     found: list[Tensor] = []
-    for fbank in fbanks:
-        found.append(model(fbank.to(device)).softmax(dim=1).cpu())
+    for batch in (batch.to(device) for batch in batches):
+        found.append(model(batch.fbank, batch.num_frames).softmax(dim=1).cpu())
         if on_progress is not None:
             on_progress(sum(len(probabilities) for probabilities in found))
     return torch.cat(found) if found else torch.empty(0, len(model.classes))

@@ -192,11 +192,18 @@ class AudioSpectrogramTransformer(nn.Module):
                 nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std, generator=generator)
 
     def embed_patches(self, fbank: Tensor) -> Tensor:
-        """Filter bank (batch, time, mel) to patches (batch, patch, dim), without positions."""
-        patches: Tensor = self.patch_embed(fbank)
-        if patches.shape[1] != self.grid.num_patches:
+        """Filter bank (batch, time, mel) to patches (batch, patch, dim), without positions.
+
+        A filter bank may have fewer frames than the encoder's, which gives the first time columns of the grid.
+        """
+        if fbank.shape[2] != self.num_mels or not PATCH_SIZE <= fbank.shape[1] <= self.num_frames:
             raise ValueError(f"filter bank of {tuple(fbank.shape)} does not give the grid {self.grid} of this encoder")
+        patches: Tensor = self.patch_embed(fbank)
         return patches
+
+    def columns(self, num_frames: Tensor | None) -> Tensor | None:
+        """Time columns of the grid (batch,) whose patches begin within so many frames (batch,); None for None."""
+        return None if num_frames is None else (-(-num_frames // self.stride)).clamp(1, self.grid.time)
 
     def heard(self, num_columns: Tensor) -> Tensor:
         """Which patches (batch, patch) lie in the first `num_columns` (batch,) time columns of the grid."""
@@ -208,9 +215,10 @@ class AudioSpectrogramTransformer(nn.Module):
 
         With `num_columns` (batch,), at least 1, only the patches of so many leading time columns are encoded, as if
         the others were not there; each keeps its position. Samples of different lengths are packed, never padded.
+        Patches of a shorter filter bank, all of one length, are encoded in the same way.
         """
         prefix = torch.cat([self.cls_token, self.dist_token], dim=1).expand(patches.shape[0], -1, -1)
-        tokens = torch.cat([prefix, patches], dim=1) + self.pos_embed
+        tokens = torch.cat([prefix, patches], dim=1) + self._positions(patches.shape[1] // self.grid.freq)
         tokens, packing = (tokens, None) if num_columns is None else self._pack(tokens, num_columns)
         *blocks, last = self.blocks
         for block in blocks:
@@ -223,6 +231,12 @@ class AudioSpectrogramTransformer(nn.Module):
         samples = tokens if packing is None else torch.split(tokens[0], list(packing.lengths))
         return torch.stack([sample[NUM_PREFIX_TOKENS:].mean(dim=0) for sample in samples])
 
+    def _positions(self, num_columns: int) -> Tensor:
+        """Of the prefix tokens and of the patches of the first time columns."""
+        prefix, places = torch.tensor_split(self.pos_embed, [NUM_PREFIX_TOKENS], dim=1)
+        places = torch.unflatten(places, 1, (self.grid.freq, self.grid.time))[:, :, :num_columns]
+        return torch.cat([prefix, places.flatten(1, 2)], dim=1)
+
     def _pack(self, tokens: Tensor, num_columns: Tensor) -> tuple[Tensor, Packing | None]:
         """The tokens that are encoded: packed, or (batch, token, dim) when all samples have the same length."""
         is_kept = functional.pad(self.heard(num_columns), (NUM_PREFIX_TOKENS, 0), value=True)
@@ -231,6 +245,6 @@ class AudioSpectrogramTransformer(nn.Module):
             return tokens[:, is_kept[0]], None
         return tokens[is_kept].unsqueeze(0), Packing(lengths)
 
-    def forward(self, fbank: Tensor, num_columns: Tensor | None = None) -> Tensor:
-        """Filter bank (batch, time, mel) to features (batch, dim); `num_columns` as in `encode`."""
-        return self.encode(self.embed_patches(fbank), num_columns)
+    def forward(self, fbank: Tensor, num_frames: Tensor | None = None) -> Tensor:
+        """Filter bank (batch, time, mel) to features (batch, dim), of all or of the first `num_frames` (batch,)."""
+        return self.encode(self.embed_patches(fbank), self.columns(num_frames))

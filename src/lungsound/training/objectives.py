@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lungsound.axes import PatchGrid
+from lungsound.data.dataset import Batch
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.model.encoder import AudioSpectrogramTransformer
 from lungsound.model.patchmix import PatchMixDraw, mix_patches, within
@@ -33,20 +34,9 @@ class Loss:
 
 
 class Objective(Protocol):
-    """One training objective.
+    """One training objective."""
 
-    `num_columns` (batch,) are the columns of patches that each sample has (`AudioSpectrogramTransformer.encode`).
-    """
-
-    def __call__(
-        self,
-        model: LungSoundClassifier,
-        fbank: Tensor,
-        labels: Tensor,
-        *,
-        generator: torch.Generator,
-        num_columns: Tensor | None = None,
-    ) -> Loss: ...
+    def __call__(self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator) -> Loss: ...
 
 
 class Peers(Protocol):
@@ -70,15 +60,11 @@ class LocalBatch:
 
 
 def draw_for(
-    encoder: AudioSpectrogramTransformer,
-    draw: Draw,
-    fbank: Tensor,
-    num_columns: Tensor | None,
-    peers: Peers,
-    generator: torch.Generator,
+    encoder: AudioSpectrogramTransformer, draw: Draw, batch: Batch, peers: Peers, generator: torch.Generator
 ) -> PatchMixDraw:
     """A draw for the batch, on its device, within the patches that its samples have."""
-    drawn = draw(len(fbank), encoder.grid, generator).to(fbank.device, fbank.dtype)
+    drawn = draw(len(batch.fbank), encoder.grid, generator).to(batch.fbank.device, batch.fbank.dtype)
+    num_columns = encoder.columns(batch.num_frames)
     if num_columns is None:
         return drawn
     heard = encoder.heard(num_columns)
@@ -91,18 +77,10 @@ class CrossEntropy:
     def __init__(self, *, class_weights: Tensor | None = None) -> None:
         self.class_weights = class_weights
 
-    def __call__(
-        self,
-        model: LungSoundClassifier,
-        fbank: Tensor,
-        labels: Tensor,
-        *,
-        generator: torch.Generator,
-        num_columns: Tensor | None = None,
-    ) -> Loss:
+    def __call__(self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator) -> Loss:
         del generator  # this objective draws nothing
-        logits = model(fbank, num_columns)
-        loss = cross_entropy(logits, labels, class_weights=self.class_weights)
+        logits = model(batch.fbank, batch.num_frames)
+        loss = cross_entropy(logits, batch.labels, class_weights=self.class_weights)
         return Loss(loss, {"ce": loss}, logits)
 
 
@@ -114,22 +92,14 @@ class PatchMixCrossEntropy:
         self.class_weights = class_weights
         self.peers = peers or LocalBatch()
 
-    def __call__(
-        self,
-        model: LungSoundClassifier,
-        fbank: Tensor,
-        labels: Tensor,
-        *,
-        generator: torch.Generator,
-        num_columns: Tensor | None = None,
-    ) -> Loss:
+    def __call__(self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator) -> Loss:
         encoder = model.patch_encoder
-        patches = encoder.embed_patches(fbank)
-        draw = draw_for(encoder, self.draw, fbank, num_columns, self.peers, generator)
+        patches = encoder.embed_patches(batch.fbank)
+        draw = draw_for(encoder, self.draw, batch, self.peers, generator)
         mixed = mix_patches(patches, draw, pool=self.peers.gather(patches))
-        logits = model.head(encoder.encode(mixed, num_columns))
-        partner_labels = self.peers.gather(labels)[draw.partner]
-        loss = mixed_cross_entropy(logits, labels, partner_labels, lam=draw.lam, class_weights=self.class_weights)
+        logits = model.head(encoder.encode(mixed, encoder.columns(batch.num_frames)))
+        partner_labels = self.peers.gather(batch.labels)[draw.partner]
+        loss = mixed_cross_entropy(logits, batch.labels, partner_labels, lam=draw.lam, class_weights=self.class_weights)
         return Loss(loss, {"patchmix_ce": loss}, logits)
 
 
@@ -163,35 +133,27 @@ class PatchMixContrastive:
         self.class_weights = class_weights
         self.peers = peers or LocalBatch()
 
-    def __call__(
-        self,
-        model: LungSoundClassifier,
-        fbank: Tensor,
-        labels: Tensor,
-        *,
-        generator: torch.Generator,
-        num_columns: Tensor | None = None,
-    ) -> Loss:
+    def __call__(self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator) -> Loss:
         if model.projector is None:
             raise ValueError("the contrastive objective needs a model with a projector")
         encoder = model.patch_encoder
-        patches = encoder.embed_patches(fbank)
+        patches, num_columns = encoder.embed_patches(batch.fbank), encoder.columns(batch.num_frames)
         features = encoder.encode(patches, num_columns)
         logits = model.head(features)
         anchor = model.projector(features) if self.target.startswith("project") else features
         anchor = self.peers.gather(anchor.detach() if self.target.endswith("block") else anchor)
 
-        draw = draw_for(encoder, self.draw, fbank, num_columns, self.peers, generator)
+        draw = draw_for(encoder, self.draw, batch, self.peers, generator)
         mixed = mix_patches(patches, draw, pool=self.peers.gather(patches))
         mixed_features = encoder.encode(mixed, num_columns)
-        ce = cross_entropy(logits, labels, class_weights=self.class_weights)
+        ce = cross_entropy(logits, batch.labels, class_weights=self.class_weights)
         contrastive = patch_mix_contrastive_loss(
             model.projector(mixed_features),
             anchor,
             draw.partner,
             lam=draw.lam,
             temperature=self.temperature,
-            own=self.peers.positions(len(fbank)).to(fbank.device),
-            labels=self.peers.gather(labels) if self.negatives == "diff_label" else None,
+            own=self.peers.positions(len(logits)).to(logits.device),
+            labels=self.peers.gather(batch.labels) if self.negatives == "diff_label" else None,
         )
         return Loss(ce + self.alpha * contrastive, {"ce": ce, "contrastive": contrastive}, logits)

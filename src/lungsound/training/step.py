@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lungsound.data.dataset import Batch
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.training.objectives import Loss, Objective
 from lungsound.training.optim import blend_weights, snapshot
@@ -44,27 +45,14 @@ class TrainStep:
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
-    def __call__(
-        self,
-        fbank: Tensor,
-        labels: Tensor,
-        *,
-        learning_rate: float,
-        generator: torch.Generator,
-        num_columns: Tensor | None = None,
-    ) -> Loss:
-        """Step on filter banks (batch, time, mel) and labels (batch,); the loss before the update.
-
-        `num_columns` (batch,) are the columns of patches that each sample has; None, all of the grid.
-        """
+    def __call__(self, batch: Batch, *, learning_rate: float, generator: torch.Generator) -> Loss:
+        """Step on a batch; the loss before the update."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         old = snapshot(self.model) if self.blend else []
-        fbank, labels = fbank.to(self.device), labels.to(self.device)
-        num_columns = None if num_columns is None else num_columns.to(self.device)
         with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            loss = self.objective(self.model, fbank, labels, generator=generator, num_columns=num_columns)
+            loss = self.objective(self.model, batch.to(self.device), generator=generator)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self.scaler.scale(loss.total))
         self.scaler.step(self.optimizer)

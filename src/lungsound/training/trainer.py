@@ -135,7 +135,7 @@ class Trainer:
         for batch in self.batches.epoch(epoch, first_step=progress.step):
             learning_rate = self.schedule.at(epoch, progress.step, num_steps=num_steps)
             generator = generator_at(self.seed, "patch-mix", epoch, progress.step)
-            loss = self.step(batch.fbank, batch.labels, learning_rate=learning_rate, generator=generator)
+            loss = self.step(batch, learning_rate=learning_rate, generator=generator)
             progress.step += 1
             progress.record(loss, batch.labels.numpy())
             if not math.isfinite(progress.loss_sums["loss"]):

@@ -51,3 +51,36 @@ def test_efficientat_needs_its_rate() -> None:
 
 def test_different_filter_banks_have_different_names_in_the_cache() -> None:
     assert repr(FrontEnd(sample_rate_hz=32000)) != repr(FrontEnd(sample_rate_hz=32000, filter_bank="efficientat"))
+
+
+# ---- padding that is not encoded ----
+
+
+@pytest.mark.parametrize("num_samples", [1, 159, 160, 161, 1600, 6000, 11900, 12000, 12001, 20000])
+def test_own_frames_are_those_of_the_padded_cycle(num_samples: int) -> None:
+    padded, own = (FrontEnd(duration_s=0.75, num_mels=40, is_padding_encoded=is_all) for is_all in (True, False))
+    cycle = noise(num_samples)
+    num_own = own.num_own_frames(num_samples)
+    assert num_own == min(-(-num_samples // 160), padded.num_frames)
+    assert padded.num_own_frames(num_samples) is None
+    expected = padded.filter_banks_of([cycle])
+    assert torch.equal(expected, padded.filter_banks(fit(cycle, 12000, fade_samples=1000).unsqueeze(0)))
+    found = own.filter_banks_of([cycle, noise(3000)])[:1]
+    assert found.shape == expected.shape == (1, 73, 40)
+    touched = num_own + 15  # the last patch that begins in them ends there
+    torch.testing.assert_close(found[:, :touched], expected[:, :touched])
+    for frame in range(touched, 73):
+        assert torch.equal(found[0, frame], found[0, frame % touched])
+
+
+def test_no_more_than_the_own_part_is_computed() -> None:
+    front_end = FrontEnd(is_padding_encoded=False)
+    assert len(front_end.own_part(noise(16000))) == 400 + 160 * (100 + 15 - 1)
+    assert len(front_end.own_part(noise(127000))) == len(front_end.own_part(noise(200000))) == 128000
+    assert len(FrontEnd().own_part(noise(16000))) == 128000
+
+
+@pytest.mark.parametrize("change", [{"padding": "zero"}, {"filter_bank": "efficientat", "sample_rate_hz": 32000}])
+def test_padding_is_left_out_only_where_it_follows_the_sound(change: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match="is_padding_encoded=false needs"):
+        FrontEnd(is_padding_encoded=False, **change)  # type: ignore[arg-type]

@@ -149,3 +149,33 @@ def test_a_missing_extra_is_said_before_anything_is_computed(
         make_inputs(corpus, config)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "cache" / "filter-banks").exists()
+
+
+# ---- padding that is not encoded ----
+
+
+def test_batches_know_how_much_of_a_cycle_is_its_own_sound(corpus: Corpus) -> None:
+    assert all(batch.num_frames is None for batch in epoch(corpus))
+    config = settings("audio.is_padding_encoded=false", "augment.is_on=false")
+    inputs, rows = make_inputs(corpus, config)
+    front_end = corpora.front_end(config.audio)
+    for row, batch in zip(rows, inputs.batches(rows, 1).in_order(), strict=True):
+        cycle = corpus.cycles[row]
+        waveform = front_end.read(cycle.recording.path)
+        part = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
+        assert batch.num_frames is not None
+        assert batch.num_frames.tolist() == [front_end.num_own_frames(len(part))]
+        expected = (front_end.filter_banks_of([part]) + 4.2677393) / (2 * 4.5689974)
+        torch.testing.assert_close(batch.fbank, expected, rtol=0, atol=1e-5)
+
+
+def test_a_faster_cycle_has_fewer_frames(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(waveform_changes.RANGES, "speed", (2.0, 2.0))
+    pytest.importorskip("python_stretch")
+    packed = ("audio.is_padding_encoded=false", "audio.duration_s=16", "augment.is_on=false")
+    plain = epoch(corpus, *packed)
+    faster = epoch(corpus, *packed, 'augment.waveform=["speed"]', "augment.waveform_probability=1.0")
+    for before, after in zip(plain, faster, strict=True):
+        assert before.num_frames is not None
+        assert after.num_frames is not None
+        torch.testing.assert_close(after.num_frames, before.num_frames // 2, rtol=0, atol=1)

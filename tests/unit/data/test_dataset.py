@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lungsound.data.dataset import Batch, CycleBatches
+from lungsound.data.dataset import Batch, Changed, CycleBatches
 from lungsound.randomness import generator_at
 
 
@@ -82,10 +82,10 @@ def test_augmentation_differs_by_row_and_epoch_and_leaves_the_store_alone() -> N
     np.testing.assert_array_equal(batches.fbanks, before)
 
 
-def halves(row: int, generator: torch.Generator) -> torch.Tensor | None:
-    """For half of the draws a filter bank of the negative row plus a drawn fraction."""
+def halves(row: int, generator: torch.Generator) -> Changed | None:
+    """For half of the draws a filter bank of the negative row plus a drawn fraction, and a new length."""
     drawn = torch.rand(2, generator=generator)
-    return None if drawn[0] < 0.5 else torch.full((3, 2), -float(row)) - drawn[1] / 2
+    return None if drawn[0] < 0.5 else Changed(torch.full((3, 2), -float(row)) - drawn[1] / 2, 100 + row)
 
 
 def test_changed_cycles_take_the_place_of_the_stored_ones() -> None:
@@ -97,7 +97,7 @@ def test_changed_cycles_take_the_place_of_the_stored_ones() -> None:
             assert torch.equal(before.labels, after.labels)
             for place, position in enumerate(order[4 * step : 4 * step + 4]):
                 drawn = halves(5 + position, generator_at(1, "waveform", epoch, position))
-                assert torch.equal(after.fbank[place], before.fbank[place] if drawn is None else drawn)
+                assert torch.equal(after.fbank[place], before.fbank[place] if drawn is None else drawn.fbank)
                 num_changed += drawn is not None
     assert 25 < num_changed < 55
 
@@ -140,3 +140,22 @@ def test_a_memory_map_gives_the_same_batches(tmp_path: Path) -> None:
     mapped = make_batches()
     mapped.fbanks = np.load(tmp_path / "store.npy", mmap_mode="r")
     assert rows_of(list(mapped.epoch(1))) == rows_of(list(batches.epoch(1)))
+
+
+def test_lengths_belong_to_the_row_and_follow_its_change() -> None:
+    assert all(batch.num_frames is None for batch in make_batches(change=halves).epoch(1))
+    lengths = [1000 + row for row in range(5, 15)]
+    for batch in [
+        *make_batches(num_frames=lengths).in_order(),
+        *make_batches(num_frames=lengths, augment=noise).epoch(1),
+    ]:
+        assert batch.num_frames is not None
+        assert batch.num_frames.tolist() == [1000 + int(row) for row in batch.fbank[:, 0, 0]]
+    places = [
+        (float(fbank[0, 0]), int(length))
+        for batch in make_batches(num_frames=lengths, change=halves).epoch(1)
+        for fbank, length in zip(batch.fbank, batch.num_frames, strict=True)  # type: ignore[arg-type]
+    ]
+    assert {length >= 1000 for _, length in places} == {True, False}
+    for value, length in places:
+        assert length == (1000 + value if value > 0 else 100 + int(-value))

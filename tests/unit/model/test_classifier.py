@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lungsound.data.dataset import Batch
 from lungsound.model.classifier import LungSoundClassifier, Projector, predict_probabilities
 from lungsound.model.convolutional import convolutional_encoder
 from lungsound.model.encoder import AudioSpectrogramTransformer
@@ -108,9 +109,8 @@ def test_encoder_and_head_do_not_depend_on_whether_there_is_a_projector() -> Non
 def test_probabilities_of_many_batches_equal_those_of_one() -> None:
     model = classifier()
     seen: list[int] = []
-    found = predict_probabilities(
-        model, fbanks().split(3), device=torch.device("cpu"), on_progress=lambda done: seen.append(done)
-    )
+    batches = [Batch(part, torch.zeros(len(part))) for part in fbanks().split(3)]
+    found = predict_probabilities(model, batches, device=torch.device("cpu"), on_progress=seen.append)
     expected = torch.exp(model(fbanks())) / torch.exp(model(fbanks())).sum(1, keepdim=True)
     assert torch.allclose(found, expected, atol=1e-6)
     assert seen == [3, 6, 7]

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lungsound.axes import PatchGrid
+from lungsound.data.dataset import Batch
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.model.patchmix import PatchMixDraw, draw_patch_mix, mix_patches
 from lungsound.training.losses import mixed_cross_entropy, patch_mix_contrastive_loss
@@ -59,7 +60,7 @@ def run(
     model = model or small_model()
     watched = Watched(model)
     fbank, labels = small_batch()
-    return model, watched, objective(model, fbank, labels, generator=torch.Generator().manual_seed(seed))
+    return model, watched, objective(model, Batch(fbank, labels), generator=torch.Generator().manual_seed(seed))
 
 
 def parts_reached(model: LungSoundClassifier) -> set[str]:
@@ -278,27 +279,30 @@ def test_what_lies_behind_the_end_of_a_sample_changes_nothing(name: str) -> None
     model = small_model().eval()  # no batch statistics: a sample alone decides its own part
     fbank, labels = small_batch()
     time = model.patch_encoder.grid.time
-    num_columns = torch.tensor([1 + sample % time for sample in range(len(fbank))])
-    first_unheard = [16 + 10 * (int(count) - 1) for count in num_columns]  # patches of 16 frames, 10 apart
+    num_columns = [1 + sample % time for sample in range(len(fbank))]
+    num_frames = torch.tensor([10 * count - 3 for count in num_columns])  # patches of 16 frames, 10 apart
+    first_unheard = [16 + 10 * (count - 1) for count in num_columns]
     other = fbank.clone()
     for sample, frame in enumerate(first_unheard):
         other[sample, frame:] += 3.0
 
     def loss(of: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        return OBJECTIVES[name](model, of, labels, generator=generator, num_columns=num_columns).total
+        return OBJECTIVES[name](model, Batch(of, labels, num_frames), generator=generator).total
 
     assert torch.equal(loss(fbank), loss(other))
-    assert not torch.equal(loss(fbank), OBJECTIVES[name](model, fbank, labels, generator=torch.Generator()).total)
+    assert not torch.equal(
+        loss(fbank), OBJECTIVES[name](model, Batch(fbank, labels), generator=torch.Generator()).total
+    )
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_samples_of_full_length_are_trained_as_without_lengths(name: str) -> None:
     model = small_model()
     fbank, labels = small_batch()
-    full = torch.full((len(fbank),), model.patch_encoder.grid.time)
+    full = torch.full((len(fbank),), model.patch_encoder.num_frames)
     losses = [
-        OBJECTIVES[name](model, fbank, labels, generator=torch.Generator().manual_seed(0), num_columns=columns).total
-        for columns in (None, full)
+        OBJECTIVES[name](model, Batch(fbank, labels, frames), generator=torch.Generator().manual_seed(0)).total
+        for frames in (None, full)
     ]
     assert torch.allclose(losses[0], losses[1], atol=1e-12)

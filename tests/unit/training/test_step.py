@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lungsound.data.dataset import Batch
 from lungsound.training.objectives import CrossEntropy, Objective, PatchMixContrastive
 from lungsound.training.optim import make_optimizer
 from lungsound.training.step import TrainStep
@@ -31,7 +32,7 @@ def make_step(
 def take(step: TrainStep, number: int, *, learning_rate: float = 1e-3) -> float:
     dtype = next(step.model.parameters()).dtype
     fbank, labels = small_batch(seed=number, dtype=dtype)
-    loss = step(fbank, labels, learning_rate=learning_rate, generator=torch.Generator().manual_seed(number))
+    loss = step(Batch(fbank, labels), learning_rate=learning_rate, generator=torch.Generator().manual_seed(number))
     assert not loss.total.requires_grad
     assert not loss.logits.requires_grad
     assert not any(part.requires_grad for part in loss.parts.values())
@@ -160,7 +161,7 @@ def test_bf16_keeps_float32_weights_and_losses() -> None:
     assert found != expected
     assert {value.dtype for value in step.model.parameters()} == {torch.float32}
     fbank, labels = small_batch(dtype=torch.float32)
-    assert step(fbank, labels, learning_rate=0.0, generator=torch.Generator()).total.dtype == torch.float32
+    assert step(Batch(fbank, labels), learning_rate=0.0, generator=torch.Generator()).total.dtype == torch.float32
 
 
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="no GPU on this machine")

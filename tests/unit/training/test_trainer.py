@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.nn import functional
 
-from lungsound.data.dataset import CycleBatches
+from lungsound.data.dataset import Batch, CycleBatches
 from lungsound.errors import LungsoundError
 from lungsound.evaluation.metrics import IcbhiScore
 from lungsound.randomness import generator_at
@@ -31,8 +30,8 @@ class RecordingStep:
     def __init__(self) -> None:
         self.calls: list[tuple[list[float], list[int], float, int]] = []
 
-    def __call__(self, fbank: Tensor, labels: Tensor, *, learning_rate: float, generator: torch.Generator) -> Loss:
-        first_values = fbank[:, 0, 0].tolist()
+    def __call__(self, batch: Batch, *, learning_rate: float, generator: torch.Generator) -> Loss:
+        first_values, labels = batch.fbank[:, 0, 0].tolist(), batch.labels
         self.calls.append((first_values, labels.tolist(), learning_rate, generator.initial_seed()))
         answers = torch.tensor([labels[0].item(), *[(label + 1) % 4 for label in labels[1:].tolist()]])
         total = torch.tensor(sum(first_values))
@@ -212,8 +211,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint() 
     run = Run(every=1)
     step = run.step
 
-    def diverge(fbank: Tensor, labels: Tensor, *, learning_rate: float, generator: torch.Generator) -> Loss:
-        loss = step(fbank, labels, learning_rate=learning_rate, generator=generator)
+    def diverge(batch: Batch, *, learning_rate: float, generator: torch.Generator) -> Loss:
+        loss = step(batch, learning_rate=learning_rate, generator=generator)
         return loss if len(step.calls) < 8 else Loss(loss.total * float("nan"), loss.parts, loss.logits)
 
     run.trainer.step = diverge  # type: ignore[assignment]

@@ -76,7 +76,7 @@ def _waiting(plan: Plan) -> Line:
     def train(given: Iterator[Batch]) -> None:
         for _ in range(num_steps):
             batch = next(given)
-            step(batch.fbank, batch.labels, learning_rate=LEARNING_RATE, generator=generator)
+            step(batch, learning_rate=LEARNING_RATE, generator=generator)
         wait_for(plan.device)
 
     found = plan.compare(

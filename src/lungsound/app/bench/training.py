@@ -12,6 +12,7 @@ from lungsound.app.bench.measure import Work
 from lungsound.app.bench.peers import PlainPatchMixStep
 from lungsound.build import corpora
 from lungsound.config import RunConfig
+from lungsound.data.dataset import Batch
 from lungsound.training.step import TrainStep
 
 LEARNING_RATE = 5e-5
@@ -33,8 +34,8 @@ def make_step(
     config = ours.run_config(size, is_quick=is_quick)
     fbank, labels = ours.batch(config, batch_size=batch_size)
     if side == "ours":
-        num_columns = None if durations_s is None else columns(config, durations_s)
-        return _our_step(ours.train_step(config, device=device), fbank, labels, num_columns)
+        num_frames = None if durations_s is None else own_frames(config, durations_s)
+        return _our_step(ours.train_step(config, device=device), Batch(fbank, labels, num_frames))
     amp_dtype = torch.float16 if device.type == "cuda" else None
     plain = PlainPatchMixStep(ours.classifier(config), device=device, amp_dtype=amp_dtype)
     rng = np.random.default_rng(0)
@@ -46,20 +47,17 @@ def make_step(
     return step
 
 
-def columns(config: RunConfig, durations_s: Sequence[float]) -> Tensor:
-    """Time columns of patches (batch,) that touch cycles of these durations, as the first of the input."""
-    front_end = corpora.front_end(config.audio)
-    grid = ours.classifier(config).patch_encoder.grid
-    lengths = [round(min(each, front_end.duration_s) * front_end.sample_rate_hz) for each in durations_s]
-    frames = torch.tensor([front_end.log_mel.num_frames(length) for length in lengths])
-    return (-(-frames // config.model.stride)).clamp(1, grid.time)
+def own_frames(config: RunConfig, durations_s: Sequence[float]) -> Tensor:
+    """Frames of the filter bank (batch,) that touch cycles of these durations (`FrontEnd.num_own_frames`)."""
+    front_end = corpora.front_end(config.audio.model_copy(update={"is_padding_encoded": False}))
+    return torch.tensor([front_end.num_own_frames(round(each * front_end.sample_rate_hz)) for each in durations_s])
 
 
-def _our_step(train_step: TrainStep, fbank: Tensor, labels: Tensor, num_columns: Tensor | None) -> Work:
+def _our_step(train_step: TrainStep, batch: Batch) -> Work:
     generator = torch.Generator().manual_seed(0)
 
     def step() -> None:
-        train_step(fbank, labels, learning_rate=LEARNING_RATE, generator=generator, num_columns=num_columns)
+        train_step(batch, learning_rate=LEARNING_RATE, generator=generator)
         wait_for(train_step.device)
 
     return step

@@ -15,6 +15,7 @@ from lungsound.app.bench.stand_in import durations_s, write_stand_in
 from lungsound.audio.fbank import AUDIOSET_STATISTICS, normalize
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import RunConfig
+from lungsound.data.dataset import Batch
 from lungsound.data.icbhi import read_icbhi
 from lungsound.engines import kinds
 from lungsound.errors import SettingsError
@@ -58,7 +59,7 @@ def test_the_plain_step_has_our_loss_and_gradients(config: RunConfig) -> None:
     objective = PatchMixContrastive(lambda *_: PatchMixDraw(partner, replaced, lam), temperature=0.06)
     plain = PlainPatchMixStep(model, device=CPU)
     loss = plain.loss(fbank, labels, partner=partner, replaced=replaced)
-    own = objective(model, fbank, labels, generator=torch.Generator()).total
+    own = objective(model, Batch(fbank, labels), generator=torch.Generator()).total
     torch.testing.assert_close(loss, own, atol=1e-4, rtol=1e-4)
     torch.autograd.backward([loss, own])
     given = plain.encoder.embeddings.patch_embeddings.projection.weight.grad

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lungsound.app.bench import ours
 from lungsound.app.bench.counts import flops_of
-from lungsound.app.bench.training import columns, make_step
+from lungsound.app.bench.training import make_step, own_frames
 from lungsound.model.encoder import NUM_PREFIX_TOKENS, PATCH_SIZE, PatchEmbedding
 
 CPU = torch.device("cpu")
@@ -40,19 +40,13 @@ def test_a_step_needs_no_more_operations_than_its_closed_form(durations_s: Seque
     model = ours.classifier(config)
     encoder, num_classes = model.patch_encoder, len(model.classes)
     dim, depth, grid = encoder.dim, len(encoder.blocks), encoder.grid
-    num_columns = [grid.time] * BATCH if durations_s is None else columns(config, durations_s).tolist()
+    lengths = torch.full((BATCH,), encoder.num_frames) if durations_s is None else own_frames(config, durations_s)
+    num_columns = encoder.columns(lengths).tolist()
     embedding = 2 * grid.num_patches * PATCH_SIZE**2 * dim  # backward: of the weights alone
     views = sum(2 * 3 * encoding_flops(grid.freq * each, dim=dim, depth=depth) for each in num_columns)
     head, projector = 3 * 2 * dim * num_classes, 3 * 2 * 2 * dim * dim
     similarities = 2 * 2 * BATCH * dim  # backward: of the projections alone
     assert flops_of(make(durations_s)) == BATCH * (2 * embedding + head + projector + similarities) + views
-
-
-def test_columns_are_those_that_touch_the_sound() -> None:
-    # A second is 98 frames: 6 patches of 16, 16 apart. 0.2 s are 18 frames, so that the second begins in them.
-    assert columns(ours.run_config("micro", is_quick=True), LENGTHS_S).tolist() == [2, 2, 4, 5, 6, 6]
-    # Eight seconds: patch 13 begins at frame 130, of the 138 of 1.4 s.
-    assert columns(ours.run_config("micro"), (0.01, 1.4, 8.0)).tolist() == [1, 14, 79]
 
 
 def test_attention_counts_as_its_two_products_do() -> None:
