@@ -12,6 +12,8 @@ class   classes of the label set
 
 from dataclasses import dataclass
 
+PATCH_SIZE = 16  # frames, and mel filters
+
 
 @dataclass(frozen=True)
 class PatchGrid:
@@ -21,7 +23,7 @@ class PatchGrid:
     time: int
 
     @classmethod
-    def of(cls, num_mels: int, num_frames: int, *, patch: int = 16, stride: int = 10) -> "PatchGrid":
+    def of(cls, num_mels: int, num_frames: int, *, patch: int = PATCH_SIZE, stride: int = 10) -> "PatchGrid":
         """Grid of square patches of `patch` x `patch` bins, `stride` bins apart, without padding.
 
         128 mels x 798 frames (8 s) give 12 x 79 patches. Raises ValueError when not one patch fits.

@@ -46,6 +46,15 @@ class TrainedModel:
     sha256: str
     calibration: Calibration | None = None
 
+    def input_of(self, waveform: Tensor) -> Tensor:
+        """The waveform (num_input_samples,) that is answered for, of a cycle (samples,) of any length."""
+        return self.front_end.fit(waveform)[: self.num_input_samples(len(waveform))]
+
+    def num_input_samples(self, num_samples: int) -> int:
+        """Of a cycle of `num_samples`: the front end's, or as many as are under the patches that are encoded."""
+        stride = self.model.encoder.stride if isinstance(self.model.encoder, AudioSpectrogramTransformer) else 1
+        return self.front_end.num_input_samples(num_samples, patch_stride=stride)
+
 
 def unfinished(folder: Path) -> str | None:
     """What to say of the folder of a run that was not trained to its end and evaluated; None of any other."""

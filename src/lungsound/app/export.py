@@ -37,7 +37,7 @@ def export_run(run: Path, *, data_root: Path | None, num_cycles: int, console: C
     trained = load_model(run / "model.safetensors")
     corpus = corpora.corpus(data_to_test(RunFolder(run).config().data, data_root, None))
     test_rows, range_rows = _draw(corpus, RunFolder(run).config().data.test_parts, num_cycles)
-    graphs.make(trained, [trained.front_end.fit(waveform) for waveform in _cut(corpus, range_rows, trained.front_end)])
+    graphs.make(trained, [trained.input_of(waveform) for waveform in _cut(corpus, range_rows, trained.front_end)])
     measured = _measure(trained, _cut(corpus, test_rows, trained.front_end), console)
     _print(measured, speeds(trained, list(measured)), console)
     return write_agreements(run, trained, measured)

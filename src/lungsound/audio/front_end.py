@@ -11,9 +11,8 @@ from torch import Tensor
 
 from lungsound.audio.fbank import EfficientATLogMel, FilterBank, LogMel
 from lungsound.audio.waveform import FADE_S, Padding, cut, fade, fit, read_waveform
+from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError
-
-LARGEST_PATCH = 16  # frames of a patch: so far beyond a cycle's own sound reach those that touch it
 
 
 @dataclass(frozen=True)
@@ -86,14 +85,13 @@ class FrontEnd:
             return None
         return min(math.ceil(num_samples / self.log_mel.hop_size), self.num_frames)
 
-    def own_part(self, waveform: Tensor) -> Tensor:
-        """A cycle (samples,) of any length, fitted, as far as patches reach that touch its own sound."""
-        num_own = self.num_own_frames(len(waveform))
-        clip = self.fit(waveform)
-        return clip if num_own is None else clip[: self._num_samples_of(num_own + LARGEST_PATCH - 1)]
-
-    def _num_samples_of(self, num_frames: int) -> int:
-        assert isinstance(self.log_mel, LogMel)
+    def num_input_samples(self, num_samples: int, *, patch_stride: int) -> int:
+        """Leading samples of a fitted cycle of `num_samples` that the patches to be encoded reach."""
+        num_own = self.num_own_frames(num_samples)
+        if num_own is None:
+            return self.num_samples
+        num_frames = (math.ceil(num_own / patch_stride) - 1) * patch_stride + PATCH_SIZE
+        assert isinstance(self.log_mel, LogMel)  # as __post_init__ asks
         return min(self.num_samples, self.log_mel.frame_size + (num_frames - 1) * self.log_mel.hop_size)
 
     def filter_banks_of(self, waveforms: Sequence[Tensor]) -> Tensor:
@@ -104,5 +102,6 @@ class FrontEnd:
         """
         if self.is_padding_encoded:
             return self.filter_banks(torch.stack([self.fit(waveform) for waveform in waveforms]))
-        own = [self.filter_banks(self.own_part(waveform).unsqueeze(0))[0] for waveform in waveforms]
+        sizes = [self.num_input_samples(len(waveform), patch_stride=1) for waveform in waveforms]
+        own = [self.filter_banks(self.fit(each)[None, :size])[0] for each, size in zip(waveforms, sizes, strict=True)]
         return torch.stack([fbank.repeat(-(-self.num_frames // len(fbank)), 1)[: self.num_frames] for fbank in own])

@@ -74,7 +74,7 @@ class EfficientATGraph(nn.Module):
 
 
 class AnsweringGraph(nn.Module):
-    """Fitted waveforms (batch, num_samples) to probabilities (batch, class) and normalised filter banks.
+    """Inputs (batch, samples) (`TrainedModel.input_of`) to probabilities (batch, class) and normalised filter banks.
 
     The filter banks (batch, time, mel) are given too so that an engine can tell the part that must stay in float32.
     """

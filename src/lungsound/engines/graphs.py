@@ -19,8 +19,8 @@ def folder(trained: TrainedModel) -> Path:
     return cache_root() / "engines" / f"{trained.sha256[:24]}-{GRAPH_VERSION}-{version('torch')}"
 
 
-def make(trained: TrainedModel, waveforms: Sequence[Tensor] = ()) -> None:
-    """Export what is not there yet; with fitted waveforms (num_samples,) also the graph that learns its ranges by them.
+def make(trained: TrainedModel, inputs: Sequence[Tensor] = ()) -> None:
+    """Export what is not there yet; with some inputs (samples,) also the graph that learns its ranges by them.
 
     Two programs that start at once wait for each other.
     """
@@ -31,5 +31,5 @@ def make(trained: TrainedModel, waveforms: Sequence[Tensor] = ()) -> None:
             export_onnx(trained, place / FLOAT)
         if not (place / INT8_WEIGHTS).exists():
             quantize_weights(place / FLOAT, place / INT8_WEIGHTS)
-        if waveforms:
-            quantize_with(place / FLOAT, place / INT8, waveforms)
+        if inputs:
+            quantize_with(place / FLOAT, place / INT8, inputs)

@@ -75,7 +75,6 @@ def _graph(name: str, kind: Kind, trained: TrainedModel) -> Path:
 
 
 def _of_graph(name: str, kind: Kind, trained: TrainedModel, path: Path) -> Engine:
-    num_classes = len(trained.label_set.classes)
     if kind.extra == "onnx":
-        return OnnxEngine(name, path, trained.front_end, num_classes)
-    return OpenVinoEngine(name, path, trained.front_end, num_classes, is_bf16=kind.is_bf16)
+        return OnnxEngine(name, path, trained)
+    return OpenVinoEngine(name, path, trained, is_bf16=kind.is_bf16)

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lungsound.audio.front_end import FrontEnd
+from lungsound.checkpoint import TrainedModel
 from lungsound.engines.engine import Engine
 from lungsound.engines.export import PROBABILITIES, WAVEFORM
 from lungsound.engines.extras import load
@@ -14,8 +14,8 @@ from lungsound.engines.extras import load
 class OnnxEngine(Engine):
     """A graph of ours in a file, with as many threads as torch has."""
 
-    def __init__(self, name: str, path: Path, front_end: FrontEnd, num_classes: int) -> None:
-        super().__init__(name, front_end, num_classes)
+    def __init__(self, name: str, path: Path, trained: TrainedModel) -> None:
+        super().__init__(name, trained)
         runtime = load("onnxruntime", extra="onnx")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lungsound.audio.front_end import FrontEnd
+from lungsound.checkpoint import TrainedModel
 from lungsound.engines.engine import Engine
 from lungsound.engines.export import FILTER_BANK, PROBABILITIES
 from lungsound.engines.extras import load
@@ -19,8 +19,8 @@ class OpenVinoEngine(Engine):
     precision of whole models, and in bfloat16 the logarithm of a soft band is wrong by tens of percents.
     """
 
-    def __init__(self, name: str, path: Path, front_end: FrontEnd, num_classes: int, *, is_bf16: bool) -> None:
-        super().__init__(name, front_end, num_classes)
+    def __init__(self, name: str, path: Path, trained: TrainedModel, *, is_bf16: bool) -> None:
+        super().__init__(name, trained)
         openvino = load("openvino", extra="openvino")
         core = openvino.Core()
         whole = core.read_model(str(path))

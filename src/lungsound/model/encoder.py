@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lungsound.axes import PatchGrid
+from lungsound.axes import PATCH_SIZE, PatchGrid
 from lungsound.model.attention import attend
 
-PATCH_SIZE = 16
 NUM_PREFIX_TOKENS = 2  # class and distillation token
 BASE_DIM = 768
 POOLINGS = ("class_token", "average_token")

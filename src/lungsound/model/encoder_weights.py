@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lungsound.axes import PatchGrid
+from lungsound.axes import PATCH_SIZE, PatchGrid
 from lungsound.errors import WeightsError
-from lungsound.model.encoder import NUM_PREFIX_TOKENS, PATCH_SIZE
+from lungsound.model.encoder import NUM_PREFIX_TOKENS
 from lungsound.model.positions import PatchPlaces
 from lungsound.model.weight_files import FACTS_KEY, HEAD_PREFIX, OWN_RUN, WeightFile, first_keys, open_weights
 

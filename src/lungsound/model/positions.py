@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lungsound.axes import PatchGrid
-from lungsound.model.encoder import PATCH_SIZE
+from lungsound.axes import PATCH_SIZE, PatchGrid
 
 
 @dataclass(frozen=True)

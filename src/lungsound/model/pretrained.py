@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from lungsound.axes import PATCH_SIZE
 from lungsound.errors import WeightsError
-from lungsound.model.encoder import ENCODER_SIZES, NUM_PREFIX_TOKENS, PATCH_SIZE, AudioSpectrogramTransformer, Block
+from lungsound.model.encoder import ENCODER_SIZES, NUM_PREFIX_TOKENS, AudioSpectrogramTransformer, Block
 from lungsound.model.encoder_weights import ForeignWeights, read_weights
 from lungsound.model.positions import PatchPlaces, adapt_positions, place_positions
 from lungsound.model.weight_files import HEAD_PREFIX, first_keys

@@ -73,11 +73,15 @@ def test_own_frames_are_those_of_the_padded_cycle(num_samples: int) -> None:
         assert torch.equal(found[0, frame], found[0, frame % touched])
 
 
-def test_no_more_than_the_own_part_is_computed() -> None:
+def test_patches_reach_so_far_into_the_waveform() -> None:
     front_end = FrontEnd(is_padding_encoded=False)
-    assert len(front_end.own_part(noise(16000))) == 400 + 160 * (100 + 15 - 1)
-    assert len(front_end.own_part(noise(127000))) == len(front_end.own_part(noise(200000))) == 128000
-    assert len(FrontEnd().own_part(noise(16000))) == 128000
+    # Of 100 own frames the last column of patches is the tenth, of the frames 90 to 105.
+    assert front_end.num_input_samples(16000, patch_stride=10) == 400 + 160 * 105
+    assert front_end.num_input_samples(16001, patch_stride=10) == 400 + 160 * 115
+    assert front_end.num_input_samples(1, patch_stride=10) == 400 + 160 * 15
+    for num_samples in (127000, 128000, 200000):
+        assert front_end.num_input_samples(num_samples, patch_stride=10) >= 400 + 160 * 795
+    assert FrontEnd().num_input_samples(16000, patch_stride=10) == 128000
 
 
 @pytest.mark.parametrize("change", [{"padding": "zero"}, {"filter_bank": "efficientat", "sample_rate_hz": 32000}])

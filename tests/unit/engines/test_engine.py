@@ -11,7 +11,7 @@ from lungsound.checkpoint import TrainedModel
 from lungsound.engines import graphs, kinds
 from lungsound.engines.extras import EXTRAS, is_installed
 from lungsound.errors import SettingsError
-from tests.unit.engines.models import EFFICIENTAT_AUDIO, MOBILENET, saved_model, waveforms
+from tests.unit.engines.models import AUDIO, EFFICIENTAT_AUDIO, MOBILENET, saved_model, waveforms
 
 TOLERANCE = {"torch-bf16": 0.1, "onnx-int8": 0.2, "openvino-bf16": 0.1, "openvino-int8": 0.3}
 
@@ -24,16 +24,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
-    return saved_model(tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="module")
-def exported(trained: TrainedModel) -> TrainedModel:
-    """The model with all its graphs."""
-    need("onnx")
-    graphs.make(trained, [trained.front_end.fit(waveform) for waveform in waveforms(trained)])
+@pytest.fixture(scope="module", params=[True, False], ids=["padded", "packed"])
+def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> TrainedModel:
+    """The model with all the graphs that can be made here."""
+    audio = AUDIO.model_copy(update={"is_padding_encoded": request.param})
+    trained = saved_model(tmp_path_factory.mktemp("run"), audio=audio)
+    if is_installed("onnx"):
+        graphs.make(trained, [trained.input_of(waveform) for waveform in waveforms(trained)])
     return trained
 
 
@@ -44,22 +41,23 @@ def need(extra: str | None) -> None:
 
 @torch.inference_mode()
 def by_hand(trained: TrainedModel) -> torch.Tensor:
-    """Each cycle alone, step by step."""
+    """Each cycle alone, step by step: the whole filter bank, and with the number of its own frames."""
     rows = []
     for waveform in waveforms(trained):
         fbank = trained.front_end.filter_banks(trained.front_end.fit(waveform).unsqueeze(0))
-        rows.append(trained.model(normalize(fbank, mean=trained.mean, std=trained.std)).softmax(dim=1)[0])
+        num_own = trained.front_end.num_own_frames(len(waveform))
+        lengths = None if num_own is None else torch.tensor([num_own])
+        rows.append(trained.model(normalize(fbank, mean=trained.mean, std=trained.std), lengths).softmax(dim=1)[0])
     return torch.stack(rows)
 
 
 @pytest.mark.parametrize("name", kinds.KINDS)
-def test_an_engine_answers_as_torch_does(name: str, request: pytest.FixtureRequest) -> None:
+def test_an_engine_answers_as_torch_does(name: str, trained: TrainedModel) -> None:
     need(kinds.KINDS[name].extra)
-    trained = request.getfixturevalue("trained" if kinds.KINDS[name].extra is None else "exported")
     expected, seen = by_hand(trained), []
     found = kinds.make(name, trained).answer(waveforms(trained), on_progress=seen.append)
     assert found.dtype == torch.float32
-    assert seen == [4, 7]
+    assert seen == ([4, 7] if trained.front_end.is_padding_encoded else [1, 2, 3, 4, 7])  # 3 fill the input
     torch.testing.assert_close(found, expected, atol=TOLERANCE.get(name, 1e-4), rtol=0)
     assert expected.std(dim=0).max() > 0.05, "the cycles must differ, or their order is not tested"
     if name in TOLERANCE and name.startswith(("torch", "onnx")):
@@ -67,9 +65,8 @@ def test_an_engine_answers_as_torch_does(name: str, request: pytest.FixtureReque
 
 
 @pytest.mark.parametrize("name", kinds.KINDS)
-def test_no_cycles_give_no_answers(name: str, request: pytest.FixtureRequest) -> None:
+def test_no_cycles_give_no_answers(name: str, trained: TrainedModel) -> None:
     need(kinds.KINDS[name].extra)
-    trained = request.getfixturevalue("trained" if kinds.KINDS[name].extra is None else "exported")
     assert kinds.make(name, trained).answer([]).shape == (0, 4)
 
 
