@@ -25,6 +25,7 @@ from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import WeightsError
 from lungsound.evaluation.calibration.store import Calibration
 from lungsound.evaluation.comparison.runs import is_unfinished
+from lungsound.files import written_whole
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.model.encoder import AudioSpectrogramTransformer
@@ -65,10 +66,9 @@ def unfinished(folder: Path) -> str | None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON facts as one safetensors file; the same input gives the same bytes."""
-    partial = path.with_name(path.name + ".partial")
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    partial.write_bytes(save(contiguous, metadata={FACTS_KEY: json.dumps(facts)}))
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_bytes(save(contiguous, metadata={FACTS_KEY: json.dumps(facts)}))
 
 
 def read_tensors(path: Path, *, expected_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -46,7 +46,7 @@ from lungsound.evaluation.calibration.scaling import ORDER_KEEPING
 from lungsound.evaluation.calibration.store import fit_calibration
 from lungsound.evaluation.columns import NAMES
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
-from lungsound.files import write_text
+from lungsound.files import write_text, written_whole
 from lungsound.labels import LABEL_SETS
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.training.step import TrainStep
@@ -219,12 +219,10 @@ class RunFolder(Listener):
 
     def on_epoch(self, progress: Progress) -> None:
         rows = progress.history
-        partial = self.path / "log.csv.partial"
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        with written_whole(self.path / "log.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
-        partial.replace(self.path / "log.csv")
         for name, value in rows[-1].items():
             if name != "epoch" and not math.isnan(value):
                 self._writer().add_scalar(f"epoch/{name}", value, int(rows[-1]["epoch"]))

@@ -20,6 +20,7 @@ from typing import Any
 
 from lungsound.audio.waveform import AudioInfo, probe
 from lungsound.data.cache import cache_root
+from lungsound.files import write_text
 
 FORMAT = "lungsound file facts 1"
 MIN_AGE_S = 2.0  # the coarsest clock of a file system in use (FAT)
@@ -137,11 +138,8 @@ def _read(file: Path, folder: Path) -> dict[str, Facts]:
 
 
 def _write(file: Path, folder: Path, known: dict[str, Facts]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     rows = {
         name: [*facts.stamp, None if facts.info is None else list(vars(facts.info).values()), facts.sha256]
         for name, facts in sorted(known.items())
     }
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps({"format": FORMAT, "folder": str(folder), "files": rows}), encoding="utf-8")
-    partial.replace(file)
+    write_text(file, json.dumps({"format": FORMAT, "folder": str(folder), "files": rows}), is_shared=True)

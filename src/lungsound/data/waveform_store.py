@@ -1,7 +1,6 @@
 """Waveforms of the cycles of a corpus, as they were cut, in one memory-mapped file."""
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.data.corpus import Cycle
 from lungsound.data.cut_cycles import cut_cycles
 from lungsound.data.filter_bank_store import OnProgress, key_of
+from lungsound.files import written_whole
 
 
 class Waveforms:
@@ -48,21 +48,10 @@ def open_waveforms(
     the work twice and disturb nothing.
     """
     path = cache_dir / f"{key_of(cycles, front_end, fingerprint)}.waveforms"
-    _keep(path, lambda partial: _write_waveforms(partial, cycles, front_end, on_progress))
+    if not path.exists():
+        with written_whole(path, is_shared=True) as partial:
+            _write_waveforms(partial, cycles, front_end, on_progress)
     return Waveforms(path, len(cycles))
-
-
-def _keep(path: Path, write: Callable[[Path], None]) -> None:
-    """Write the file, if it is not there, beside its place, and rename it."""
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write_waveforms(path: Path, cycles: Sequence[Cycle], front_end: FrontEnd, on_progress: OnProgress | None) -> None:

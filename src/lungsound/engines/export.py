@@ -15,6 +15,7 @@ from lungsound.checkpoint import TrainedModel
 from lungsound.engines.extras import load
 from lungsound.engines.graph import AnsweringGraph
 from lungsound.errors import WeightsError
+from lungsound.files import written_whole
 
 GRAPH_VERSION = "2"  # part of the key of kept files: change it whenever the same model gives another graph
 WAVEFORM, PROBABILITIES, FILTER_BANK = "waveform", "probabilities", "filter_bank"
@@ -43,12 +44,10 @@ def export_onnx(trained: TrainedModel, path: Path) -> None:
     WeightsError when the file answers otherwise than torch.
     """
     load("onnxscript", extra="onnx")
-    graph = AnsweringGraph(trained).eval()
     clips = probes(trained)
-    partial = path.with_name(f"{path.name}.partial")
     with quiet():
         program = torch.onnx.export(
-            graph,
+            AnsweringGraph(trained).eval(),
             (clips,),
             input_names=[WAVEFORM],
             output_names=[PROBABILITIES, FILTER_BANK],
@@ -59,21 +58,25 @@ def export_onnx(trained: TrainedModel, path: Path) -> None:
         )
     if program is None:
         raise WeightsError(f"torch made no graph of the model for {path}; take the engine 'torch'")
-    program.save(str(partial))
-    session = load("onnxruntime", extra="onnx").InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-    difference = 0.0
-    for size in (clips.shape[1], trained.num_input_samples(1)):
-        fbank = (trained.front_end.filter_banks(clips[:, :size]) - trained.mean) / (2 * trained.std)
-        expected = trained.model(fbank).softmax(dim=1)
-        found = torch.from_numpy(session.run([PROBABILITIES], {WAVEFORM: clips[:, :size].numpy()})[0])
-        difference = max(difference, float(torch.nan_to_num((found - expected).abs(), nan=torch.inf).max()))
-    if not difference <= EXACT_TOLERANCE:
-        partial.unlink()
-        raise WeightsError(
-            f"the exported graph differs from torch by {difference:.1e} in probability, more than {EXACT_TOLERANCE:g}; "
-            "take the engine 'torch'"
+    with written_whole(path) as partial:
+        program.save(str(partial))
+        difference = max(
+            _difference(trained, partial, clips[:, : trained.num_input_samples(1)]),
+            _difference(trained, partial, clips),
         )
-    partial.replace(path)
+        if not difference <= EXACT_TOLERANCE:
+            raise WeightsError(
+                f"the exported graph differs from torch by {difference:.1e} in probability, more than "
+                f"{EXACT_TOLERANCE:g}; take the engine 'torch'"
+            )
+
+
+def _difference(trained: TrainedModel, path: Path, clips: Tensor) -> float:
+    """Largest difference in probability of a graph from torch, for inputs (batch, samples)."""
+    session = load("onnxruntime", extra="onnx").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    fbank = (trained.front_end.filter_banks(clips) - trained.mean) / (2 * trained.std)
+    found = torch.from_numpy(session.run([PROBABILITIES], {WAVEFORM: clips.numpy()})[0])
+    return float(torch.nan_to_num((found - trained.model(fbank).softmax(dim=1)).abs(), nan=torch.inf).max())
 
 
 def _dynamic_shape(trained: TrainedModel) -> dict[int, torch.export.Dim]:
@@ -90,8 +93,7 @@ def quantize_weights(source: Path, path: Path) -> bool:
     if not names:
         return False
     quantization = load("onnxruntime.quantization", extra="onnx")
-    partial = path.with_name(f"{path.name}.partial")
-    with quiet():
+    with written_whole(path) as partial, quiet():
         quantization.quantize_dynamic(
             source,
             partial,
@@ -101,7 +103,6 @@ def quantize_weights(source: Path, path: Path) -> bool:
             weight_type=quantization.QuantType.QInt8,
             extra_options={"MatMulConstBOnly": True},
         )
-    partial.replace(path)
     return True
 
 
@@ -121,8 +122,7 @@ def quantize_with(source: Path, path: Path, inputs: Sequence[Tensor]) -> bool:
             clip = next(rest, None)
             return None if clip is None else {WAVEFORM: clip.unsqueeze(0).numpy()}
 
-    partial = path.with_name(f"{path.name}.partial")
-    with quiet():
+    with written_whole(path) as partial, quiet():
         quantization.quantize_static(
             source,
             partial,
@@ -134,7 +134,6 @@ def quantize_with(source: Path, path: Path, inputs: Sequence[Tensor]) -> bool:
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )
-    partial.replace(path)
     return True
 
 

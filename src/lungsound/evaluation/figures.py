@@ -16,6 +16,7 @@ import numpy.typing as npt
 from lungsound.errors import DataError
 from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE, Counts
 from lungsound.evaluation.uncertainty import Estimate
+from lungsound.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -244,6 +245,5 @@ def picture(path: Path, *, width_inch: float, height_inch: float) -> Iterator["F
         matplotlib.rc("legend", frameon=False)
         figure = Figure(figsize=(width_inch, height_inch), dpi=DPI, layout="constrained")
         yield figure
-        partial = path.with_name(path.name + ".partial")
-        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
-    partial.replace(path)
+        with written_whole(path) as partial:
+            figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
