@@ -23,7 +23,7 @@ FADE_S = 0.0625  # the published fade: 1000 samples at 16 kHz
 RESAMPLER = "sinc_hann"
 ZERO_CROSSINGS = 6
 ROLLOFF = 0.99
-MAX_PHASES = 160  # in one kernel (all of 44.1 -> 16 kHz); bounds its size at rates such as 11127 Hz, with 16000 phases
+BLOCK_PHASES = 16  # output samples of one product: more need more taps that are 0, fewer leave the processor idle
 ONE_SAMPLE_BLOCKS = (1, 3, 6, 7, 0xFFFE)  # WAV codecs with one sample in a block: PCM, float, A- and mu-law, extensible
 UNKNOWN_SIZE = 0xFFFFFFFF  # in the header of a stream: as long as the file is
 UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile says of a FLAC stream whose header gives no length
@@ -58,7 +58,9 @@ def read_waveform(path: Path, *, sample_rate_hz: int = 16000, resampler: str = R
         raise SettingsError(f"unknown resampler '{resampler}': only '{RESAMPLER}' is built in")
     with _open(path) as file:
         try:
-            samples = file.read(file.frames, dtype="float32", always_2d=True)
+            # 16-bit samples come as they are: libsndfile takes many times as long to make floats of them as torch.
+            dtype = "int16" if file.subtype == "PCM_16" else "float32"
+            samples = file.read(file.frames, dtype=dtype, always_2d=True)
         except soundfile.LibsndfileError as error:
             raise AudioError(
                 f"{path} cannot be decoded ({error.error_string}); copy or convert the file again"
@@ -67,8 +69,10 @@ def read_waveform(path: Path, *, sample_rate_hz: int = 16000, resampler: str = R
     if len(samples) < num_promised:
         raise AudioError(_truncated(path, num_promised, len(samples)))
     channels = torch.from_numpy(samples)
+    if dtype == "int16":
+        channels = channels / 2**15
     waveform = channels[:, 0] if channels.shape[1] == 1 else channels.mean(dim=1)
-    if not waveform.abs().max().isfinite():
+    if dtype == "float32" and not waveform.abs().max().isfinite():
         num_bad = int((~torch.isfinite(waveform)).sum())
         raise AudioError(f"{path} has {num_bad} samples that are infinite or not a number; record or convert it again")
     return resample(waveform, from_hz, sample_rate_hz)
@@ -123,45 +127,68 @@ def _truncated(path: Path, num_promised: int, num_found: int) -> str:
 
 
 def resample(waveform: Tensor, from_hz: int, to_hz: int) -> Tensor:
-    """Waveform (..., samples) at another rate: (..., ceil(samples * to_hz / from_hz)), zeros beyond its ends.
+    """Waveform (samples,) at another rate: (ceil(samples * to_hz / from_hz),), zeros beyond its ends.
 
-    Band-limited interpolation with a Hann-windowed sinc, the resampler of the published program.
+    Band-limited interpolation with a Hann-windowed sinc, the resampler of the published program. No gradients.
     """
     if from_hz == to_hz:
         return waveform
-    step, num_phases = (hz // math.gcd(from_hz, to_hz) for hz in (from_hz, to_hz))
-    num_samples = waveform.shape[-1]
+    step, num_phases = _reduced(from_hz, to_hz)
+    num_periods, kernels = _block_kernels(from_hz, to_hz)
+    row_step, row_phases = num_periods * step, num_periods * num_phases
+    num_resampled = -(-len(waveform) * num_phases // step)
+    num_rows = -(-num_resampled // row_phases)
     width = _kernel_width(step, num_phases)
-    padded = F.pad(waveform.reshape(-1, 1, num_samples), (width, width + step))
-    parts = []
-    for first in range(0, num_phases, MAX_PHASES):
-        kernel = resample_kernel(from_hz, to_hz, first_phase=first).to(waveform)
-        skip = first * step // num_phases
-        num_steps = num_samples // step + 1
-        parts.append(F.conv1d(padded[..., skip:], kernel, stride=step)[..., :num_steps])
-    steps = torch.cat(parts, dim=1).transpose(1, 2)
-    num_resampled = -(-num_samples * num_phases // step)
-    return steps.reshape(*waveform.shape[:-1], -1)[..., :num_resampled]
+    padded = F.pad(waveform, (width, num_rows * row_step + width + 1 - len(waveform)))
+    rows = waveform.new_empty(num_rows, row_phases)
+    for block, kernel in enumerate(kernels):
+        first = block * BLOCK_PHASES
+        samples = padded.as_strided((num_rows, len(kernel)), (row_step, 1), first * step // num_phases)
+        torch.mm(samples, kernel.to(waveform), out=rows[:, first : first + kernel.shape[1]])
+    return rows.view(-1)[:num_resampled]
 
 
-@lru_cache(maxsize=128)
-def resample_kernel(from_hz: int, to_hz: int, *, first_phase: int = 0) -> Tensor:
-    """Kernels (phase, 1, tap) in float64 of at most 160 output phases from `first_phase` on; do not write into it.
+@lru_cache(maxsize=8)
+def _block_kernels(from_hz: int, to_hz: int) -> tuple[int, list[Tensor]]:
+    """Kernels (tap, phase) of the blocks of a row of output samples, and the periods in a row.
 
-    Output sample i stands at input time i * from_hz / to_hz; phase = i modulo to_hz / gcd. The cut-off is .99 of the
-    lower Nyquist frequency, the Hann window spans 6 zero crossings of the sinc on each side.
+    One kernel of all 160 phases of 44.1 -> 16 kHz would be zeros for nine tenths. A row is as long as the taps of a
+    block at least: samples of neighbouring rows are then a matrix that needs no copy.
     """
-    step, num_phases = (hz // math.gcd(from_hz, to_hz) for hz in (from_hz, to_hz))
-    cutoff = ROLLOFF * min(1.0, num_phases / step)
-    width = _kernel_width(step, num_phases)
-    end_phase = min(first_phase + MAX_PHASES, num_phases)
-    first_tap = first_phase * step // num_phases - width
-    last_tap = (end_phase - 1) * step // num_phases + width
+    step, num_phases = _reduced(from_hz, to_hz)
+    most_taps = (BLOCK_PHASES - 1) * step // num_phases + 2 * _kernel_width(step, num_phases) + 2
+    num_periods = -(-most_taps // step)
+    end = num_periods * num_phases
+    kernels = [
+        resample_kernel(from_hz, to_hz, first_phase=first, num_phases=min(BLOCK_PHASES, end - first))[:, 0].T
+        for first in range(0, end, BLOCK_PHASES)
+    ]
+    return num_periods, kernels
+
+
+def resample_kernel(from_hz: int, to_hz: int, *, first_phase: int = 0, num_phases: int | None = None) -> Tensor:
+    """Kernels (phase, 1, tap) in float64 of some output phases from `first_phase` on; default: one period, to_hz / gcd.
+
+    Output sample i stands at input time i * from_hz / to_hz; that is its phase. The cut-off is .99 of the lower
+    Nyquist frequency, the Hann window spans 6 zero crossings of the sinc on each side.
+    """
+    step, period = _reduced(from_hz, to_hz)
+    cutoff = ROLLOFF * min(1.0, period / step)
+    width = _kernel_width(step, period)
+    end_phase = first_phase + (period if num_phases is None else num_phases)
+    first_tap = first_phase * step // period - width
+    last_tap = (end_phase - 1) * step // period + width
     taps = torch.arange(first_tap, last_tap + 1, dtype=torch.float64)
-    centres = torch.arange(first_phase, end_phase, dtype=torch.float64).unsqueeze(1) * step / num_phases
+    centres = torch.arange(first_phase, end_phase, dtype=torch.float64).unsqueeze(1) * step / period
     offset = ((taps - centres) * cutoff).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
     window = torch.cos(offset * (math.pi / (2 * ZERO_CROSSINGS))) ** 2
     return (torch.sinc(offset) * window * cutoff).unsqueeze(1)
+
+
+def _reduced(from_hz: int, to_hz: int) -> tuple[int, int]:
+    """Input and output samples of one period, after which the places of both meet again."""
+    common = math.gcd(from_hz, to_hz)
+    return from_hz // common, to_hz // common
 
 
 def _kernel_width(step: int, num_phases: int) -> int:
@@ -174,15 +201,15 @@ def fade(waveform: Tensor, *, num_samples: int, is_in: bool = True, is_out: bool
 
     A fade longer than the waveform is shortened to it (the published program fails on such a recording).
     """
-    gain = torch.ones(waveform.shape[-1], dtype=waveform.dtype, device=waveform.device)
-    num_faded = min(num_samples, len(gain))
+    faded = waveform.clone()
+    num_faded = min(num_samples, waveform.shape[-1])
     if num_faded > 0:
-        ramp = torch.linspace(0, 1, num_faded, dtype=gain.dtype, device=gain.device)
+        ramp = torch.linspace(0, 1, num_faded, dtype=waveform.dtype, device=waveform.device)
         if is_in:
-            gain[:num_faded] *= ramp
+            faded[..., :num_faded] *= ramp
         if is_out:
-            gain[-num_faded:] *= 1 - ramp
-    return waveform * gain
+            faded[..., -num_faded:] *= 1 - ramp
+    return faded
 
 
 def cut(waveform: Tensor, *, start_s: float, end_s: float, sample_rate_hz: int) -> Tensor:

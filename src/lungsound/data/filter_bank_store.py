@@ -18,7 +18,7 @@ from lungsound.data.row_file import RowFile, RowWriter, Shape, is_whole, read_fa
 from lungsound.errors import LungsoundError
 
 # Part of the key of what is kept: change it whenever the same settings give other numbers, or files another format.
-VERSION = "2"
+VERSION = "3"
 WAIT_S = 0.5
 OnProgress = Callable[[int, int], None]
 
@@ -110,9 +110,9 @@ def _make(
     with RowWriter(folder, shape) as rows:
 
         def write(cut: CutCycles) -> None:
-            fbanks = front_end.filter_banks_of(cut.waveforms).numpy()
-            for row, (fbank, waveform) in enumerate(zip(fbanks, cut.waveforms, strict=True), start=cut.first_row):
-                rows.write(row, fbank, num_samples=len(waveform))
+            for row, waveform in enumerate(cut.waveforms, start=cut.first_row):
+                # One at a time: what is made on the way stays in the processor's cache.
+                rows.write(row, front_end.filter_banks_of([waveform])[0].numpy(), num_samples=len(waveform))
 
         try:
             for _ in cut_cycles(cycles, front_end, write, num_workers=num_workers, is_wanted=rows.is_missing):

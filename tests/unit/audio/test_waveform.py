@@ -9,6 +9,7 @@ from scipy import signal
 
 from lungsound.audio.waveform import (
     AudioInfo,
+    _block_kernels,
     cut,
     fade,
     fit,
@@ -200,17 +201,29 @@ class TestResample:
         theirs = signal.resample_poly(low, 2, 1)
         assert np.abs(ours - theirs)[200:-200].max() < 2e-3 * np.abs(low).max()
 
-    def test_leading_axes_and_dtype_are_kept(self) -> None:
-        waveform = torch.from_numpy(noise(2 * 3 * 100)).float().reshape(2, 3, 100)
-        ours = resample(waveform, 10, 16)
-        assert (ours.shape, ours.dtype) == ((2, 3, 160), torch.float32)
-        torch.testing.assert_close(ours[1, 2], resample(waveform[1, 2], 10, 16))
+    def test_the_dtype_is_kept_and_rounds_alike(self) -> None:
+        samples = torch.from_numpy(noise(5000))
+        ours = resample(samples.float(), 44100, 16000)
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours.double(), resample(samples, 44100, 16000), rtol=0, atol=1e-6)
 
-    def test_kernels_stay_small_at_rates_without_a_common_divisor(self) -> None:
-        resample_kernel.cache_clear()
-        resample(torch.zeros(1000), 16001, 16000)
-        assert resample_kernel.cache_info().currsize == 100
-        assert resample_kernel(16001, 16000, first_phase=320).numel() < 50_000
+    @pytest.mark.parametrize(("from_hz", "to_hz"), [(44100, 16000), (16001, 16000), (48000, 16000), (4000, 16000)])
+    def test_no_product_takes_more_taps_than_its_phases_need(self, from_hz: int, to_hz: int) -> None:
+        """A sinc of 6 crossings on each side, and from the first to the last of 16 phases."""
+        num_periods, kernels = _block_kernels(from_hz, to_hz)
+        common = math.gcd(from_hz, to_hz)
+        assert sum(kernel.shape[1] for kernel in kernels) == num_periods * to_hz // common
+        scale = max(1.0, from_hz / to_hz)
+        assert max(len(kernel) for kernel in kernels) <= 12 * scale / 0.99 + 15 * from_hz / to_hz + 4
+        assert max(len(kernel) for kernel in kernels) <= num_periods * from_hz // common
+
+    def test_later_phases_are_those_of_the_next_period(self) -> None:
+        whole = resample_kernel(44100, 16000)
+        torch.testing.assert_close(resample_kernel(44100, 16000, first_phase=160), whole, rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            resample_kernel(44100, 16000, first_phase=32, num_phases=3)[:, 0], whole[32:35, 0, 88 : 88 + 40],
+            rtol=0, atol=1e-12,
+        )  # fmt: skip
 
 
 class TestFade:
