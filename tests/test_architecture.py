@@ -29,6 +29,7 @@ LAYERS = {
     "model": 4,
     "evaluation": 5,
     "training": 6,
+    "answers": 6,
     "build": 7,
     "checkpoint": 7,
     "run_folder": 7,

@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from lungsound.app.predictor import CycleAnswer, Predictor
+from lungsound.answers.answer import CycleAnswer
+from lungsound.app.predictor import Predictor
 from lungsound.config import load_config
 from lungsound.data.corpus import Corpus, Cycle
 from lungsound.data.reader import read_corpus

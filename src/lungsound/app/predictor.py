@@ -1,60 +1,55 @@
 """A recording in, labelled cycles out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 
 from torch import Tensor
 
+from lungsound.answers.answer import CycleAnswer, Provenance, RecordingAnswer
+from lungsound.answers.whole import whole_recording
+from lungsound.app.listening import FindBy, Heard, listen
 from lungsound.build import training
 from lungsound.checkpoint import TrainedModel, load_model
-from lungsound.data.icbhi import read_annotation
 from lungsound.engines.choice import AUTO, choose
 from lungsound.engines.engine import Engine
 
-LEAST_WINDOW_S = 0.5  # a shorter rest at the end of a recording is left out
-
-
-@dataclass(frozen=True)
-class CycleAnswer:
-    """What the model says of one stretch of a recording; probabilities by class name.
-
-    When the model keeps a calibration (`Predictor.is_calibrated`), `is_uncertain` says that the answer is better
-    withheld, `possible` holds the classes that cannot be ruled out at 90 %, and the probabilities are scaled by it,
-    if at all (`Predictor.is_scaled`).
-    """
-
-    start_s: float
-    end_s: float
-    answer: str
-    probabilities: dict[str, float]
-    is_uncertain: bool = False
-    possible: tuple[str, ...] = ()
+SILENT_CYCLES = "silent cycles"
 
 
 class Predictor:
     """A trained model that answers for recordings. Research software, not a medical device.
 
     `engine` is what computes: a name, of which "exact" and "auto" choose (`lungsound.engines.choice`), or an engine.
-    `folder`, that of the model file, holds what `lungsound export` measured, by which "auto" may take more than
-    exact ones.
+    `path`, that of the model file, names it; what `lungsound export` measured lies beside it, by which "auto" may take
+    more than exact engines. `find_by` says how cycles are found (`lungsound.app.listening.listen`).
     """
 
     def __init__(
-        self, trained: TrainedModel, *, device: str = "cpu", engine: str | Engine = AUTO, folder: Path | None = None
+        self,
+        trained: TrainedModel,
+        *,
+        device: str = "cpu",
+        engine: str | Engine = AUTO,
+        path: Path | None = None,
+        find_by: FindBy = "auto",
     ) -> None:
         self.trained = trained
         self.device = training.device(device)
+        self.path = path
+        self.find_by = find_by
         if isinstance(engine, str):
-            engine = choose(engine, trained, folder=folder, device=self.device)
+            engine = choose(engine, trained, folder=None if path is None else path.parent, device=self.device)
         self.engine = engine
 
     @classmethod
-    def load(cls, run: str | Path, *, device: str = "cpu", engine: str = AUTO) -> "Predictor":
+    def load(cls, run: str | Path, *, device: str = "cpu", engine: str = AUTO, find_by: FindBy = "auto") -> "Predictor":
         """From the folder of a run, or from its model.safetensors."""
         path = Path(run)
         file = path / "model.safetensors" if path.is_dir() else path
-        return cls(load_model(file), device=device, engine=engine, folder=file.parent)
+        return cls(load_model(file), device=device, engine=engine, path=file, find_by=find_by)
 
     @property
     def is_calibrated(self) -> bool:
@@ -73,24 +68,65 @@ class Predictor:
     def predict(
         self, recording: str | Path, *, spans_s: Sequence[tuple[float, float]] | None = None
     ) -> list[CycleAnswer]:
-        """An answer for each stretch of a recording, in time order.
+        """An answer for each stretch of a recording, in time order: `spans_s` (start, end), by default its cycles.
 
-        `spans_s` are the stretches as (start, end) in seconds. By default they are the cycles of the annotation
-        beside the recording (`<name>.txt`; its labels are not looked at), or, when there is none, windows of the
-        model's input length one after the other. Raises AudioError or AnnotationError.
+        Raises AudioError or AnnotationError.
         """
-        path = Path(recording)
-        front_end = self.trained.front_end
-        waveform = front_end.read(path)
-        if spans_s is None:
-            spans_s = self.annotated_spans(path)
-        if spans_s is None:
-            spans_s = windows(len(waveform) / front_end.sample_rate_hz, front_end.duration_s)
-        if not spans_s:
+        heard = listen(Path(recording), self.trained.front_end, find_by=self.find_by, spans_s=spans_s)
+        return self._cycles(heard)
+
+    def answer(
+        self, recording: str | Path, *, patient: str | None = None, device: str | None = None
+    ) -> RecordingAnswer:
+        """The answer for a recording, with its cycles and what is wrong with it; errors as `predict`."""
+        return self.answer_heard(self.listen(recording), patient=patient, device=device)
+
+    def listen(self, recording: str | Path) -> Heard:
+        """What `answer` does before the model is asked; several threads may do it at once."""
+        return listen(Path(recording), self.trained.front_end, find_by=self.find_by)
+
+    def answer_heard(self, heard: Heard, *, patient: str | None = None, device: str | None = None) -> RecordingAnswer:
+        """The answer for what was heard. A cycle without sound is uncertain, and does not count in the whole."""
+        cycles = self._cycles(heard)
+        sounding = [cycle for cycle, is_silent in zip(cycles, heard.is_silent, strict=True) if not is_silent]
+        is_partly_silent = 0 < len(sounding) < len(cycles)
+        return RecordingAnswer(
+            path=heard.path,
+            duration_s=heard.duration_s,
+            sample_rate_hz=heard.sample_rate_hz,
+            cycles_from=heard.cycles_from,
+            cycles=tuple(cycles),
+            whole=whole_recording(sounding, duration_s=heard.duration_s),
+            patient=patient,
+            device=device,
+            quality=(*heard.quality, *([SILENT_CYCLES] if is_partly_silent else [])),
+        )
+
+    def provenance(self, created: datetime) -> Provenance:
+        """What made the answers; `created` needs a time zone."""
+        front_end, calibration = self.trained.front_end, self.trained.calibration
+        return Provenance(
+            model_sha256=self.trained.sha256,
+            model="a model in memory" if self.path is None else str(self.path),
+            label_set=self.trained.label_set,
+            band_hz=(0.0, front_end.sample_rate_hz / 2),
+            settings={"engine": self.engine.name, "device": str(self.device), "cycles": self.find_by},
+            calibration=None if calibration is None else calibration.id,
+            lungsound_version=version("lungsound"),
+            created=created,
+        )
+
+    def _cycles(self, heard: Heard) -> list[CycleAnswer]:
+        if not heard.spans_s:
             return []
-        cycles = [front_end.cut(waveform, start_s=start_s, end_s=end_s) for start_s, end_s in spans_s]
-        probabilities = self.engine.answer(cycles)
-        return [self._answer(start_s, end_s, row) for (start_s, end_s), row in zip(spans_s, probabilities, strict=True)]
+        answers = [
+            self._answer(start_s, end_s, row)
+            for (start_s, end_s), row in zip(heard.spans_s, self.engine.answer(heard.waveforms), strict=True)
+        ]
+        return [
+            replace(answer, is_uncertain=True) if is_silent else answer
+            for answer, is_silent in zip(answers, heard.is_silent, strict=True)
+        ]
 
     def _answer(self, start_s: float, end_s: float, probabilities: Tensor) -> CycleAnswer:
         answer = self.classes[int(probabilities.argmax())]
@@ -106,21 +142,3 @@ class Predictor:
             is_uncertain=bool(calibration.is_abstaining(given)),
             possible=tuple(name for name, is_in in possible if is_in),
         )
-
-    @staticmethod
-    def annotated_spans(recording: Path) -> list[tuple[float, float]] | None:
-        """Start and end (s) of the cycles in the annotation beside a recording; None when there is none."""
-        annotation = recording.with_suffix(".txt")
-        if not annotation.is_file():
-            return None
-        return sorted((start_s, end_s) for _, (start_s, end_s, _, _) in read_annotation(annotation))
-
-
-def windows(duration_s: float, window_s: float) -> list[tuple[float, float]]:
-    """Windows of `window_s` one after the other; the last is what is left, unless that is under half a second."""
-    spans: list[tuple[float, float]] = []
-    start_s = 0.0
-    while not spans or duration_s - start_s >= LEAST_WINDOW_S:
-        spans.append((start_s, min(start_s + window_s, duration_s)))
-        start_s += window_s
-    return spans

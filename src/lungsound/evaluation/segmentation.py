@@ -94,7 +94,7 @@ def score_segmentation(tallies: Sequence[Tally], *, seed: int = 0, num_draws: in
         recall=estimate(_ratio(tallies, matched, annotated)),
         precision=estimate(_ratio(tallies, matched, found)),
         near=tuple(estimate(_ratio(tallies, counts, annotated)) for counts in near),
-        median_error_s=estimate(_median_error(tallies)),
+        median_error_s=estimate(median_error(tallies)),
     )
 
 
@@ -135,7 +135,7 @@ def _ratio(tallies: Sequence[Tally], part: npt.NDArray[np.int64], whole: npt.NDA
     return value_of
 
 
-def _median_error(tallies: Sequence[Tally]) -> ValueOf:
+def median_error(tallies: Sequence[Tally]) -> ValueOf:
     """Median of the onsets' errors in seconds (the lower one of two) as a function of how patients are taken.
 
     NaN when no onset was found for so many.

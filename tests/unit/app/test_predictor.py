@@ -1,5 +1,6 @@
 """A recording in, labelled cycles out."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from lungsound.app.predictor import Predictor, windows
+from lungsound.app.predictor import SILENT_CYCLES, Predictor
 from lungsound.audio.fbank import normalize
 from lungsound.build import corpora, models
 from lungsound.checkpoint import load_model, save_model
@@ -69,32 +70,52 @@ def test_cycles_of_the_annotation_beside_it_are_answered_in_order(model_path: Pa
     assert Predictor.load(model_path).predict(recording) == answers
 
 
-def test_without_an_annotation_it_is_cut_into_windows(model_path: Path, recording: Path) -> None:
-    answers = Predictor.load(model_path).predict(recording)
-    assert [(answer.start_s, answer.end_s) for answer in answers] == [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]
+def test_without_breathing_it_is_cut_into_windows(model_path: Path, recording: Path) -> None:
+    answer = Predictor.load(model_path).answer(recording)
+    assert answer.cycles_from == "windows"
+    spans_s = [(cycle.start_s, cycle.end_s) for cycle in answer.cycles]
+    assert spans_s == [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.5, 2.5), (2.0, 3.0), (2.2, 3.2)]
+    assert any(remark.startswith("no breathing found: ") for remark in answer.quality)
 
 
-def test_more_windows_than_a_batch(model_path: Path, tmp_path: Path) -> None:
-    path = tmp_path / "long.wav"
-    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 20 * 4000), 4000, subtype="PCM_16")
-    answers = Predictor.load(model_path).predict(path)
-    assert len(answers) == 20
-    alone = Predictor.load(model_path).predict(path, spans_s=[(17.0, 18.0)])
-    assert list(answers[17].probabilities.values()) == pytest.approx(list(alone[0].probabilities.values()), abs=1e-5)
+def test_breathing_is_found_and_may_not_be_looked_for(
+    model_path: Path, synthetic_corpus_dir: Path, tmp_path: Path
+) -> None:
+    found = sorted(synthetic_corpus_dir.rglob("*.wav"))[0]
+    path = tmp_path / "alone.wav"
+    shutil.copy(found, path)
+    truth = Predictor.load(model_path).answer(found)
+    assert truth.cycles_from == "annotation"
+    breathing = Predictor.load(model_path).answer(path)
+    assert breathing.cycles_from == "segmentation"
+    assert abs(len(breathing.cycles) - len(truth.cycles)) <= 2
+    for find_by in ("windows", "segmentation"):
+        assert Predictor.load(model_path, find_by=find_by).answer(found).cycles_from == find_by  # type: ignore[arg-type]
+    with pytest.raises(AnnotationError, match=r"has no annotation alone\.txt"):
+        Predictor.load(model_path, find_by="annotation").answer(path)
 
 
-@pytest.mark.parametrize(
-    ("duration_s", "expected"),
-    [
-        (0.1, [(0.0, 0.1)]),
-        (2.0, [(0.0, 2.0)]),
-        (2.4, [(0.0, 2.0)]),
-        (2.5, [(0.0, 2.0), (2.0, 2.5)]),
-        (6.0, [(0.0, 2.0), (2.0, 4.0), (4.0, 6.0)]),
-    ],
-)
-def test_windows_leave_out_a_rest_under_half_a_second(duration_s: float, expected: list[tuple[float, float]]) -> None:
-    assert windows(duration_s, 2.0) == expected
+def test_silence_is_never_normal(model_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "silent.wav"
+    soundfile.write(path, np.zeros(16000), 8000, subtype="PCM_16")
+    answer = Predictor.load(model_path).answer(path)
+    assert answer.whole is None
+    assert answer.cycles
+    assert all(cycle.said == "uncertain" for cycle in answer.cycles)
+    assert "silent" in answer.quality
+
+
+def test_silent_cycles_do_not_count_in_the_whole(model_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "half.wav"
+    noise = np.random.default_rng(0).normal(0, 0.1, 16000)
+    noise[8000:] = 0
+    soundfile.write(path, noise, 8000, subtype="PCM_16")
+    path.with_suffix(".txt").write_text("0\t0.9\t0\t0\n1.1\t1.9\t0\t0\n")
+    answer = Predictor.load(model_path).answer(path)
+    assert [cycle.is_uncertain for cycle in answer.cycles] == [False, True]
+    assert answer.whole is not None
+    assert answer.whole.probabilities == answer.cycles[0].probabilities
+    assert SILENT_CYCLES in answer.quality
 
 
 def test_what_cannot_be_answered_is_named(model_path: Path, recording: Path, tmp_path: Path) -> None:

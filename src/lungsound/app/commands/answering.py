@@ -1,7 +1,8 @@
 """Evaluating a run, exporting its model for fast engines, and answering for recordings."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,7 +17,10 @@ from lungsound.app.commands.shared import (
 )
 from lungsound.errors import LungsoundError
 
+NUM_NAMED = 10  # files in the last lines
+
 if TYPE_CHECKING:
+    from lungsound.app.predict_many import Done
     from lungsound.app.predictor import Predictor
 
 
@@ -46,6 +50,15 @@ EngineOption = Annotated[
 ]
 
 
+FormatOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        help="With --out; repeatable: csv (default), jsonl, parquet, audacity, raven, textgrid, icbhi, sprsound, fhir.",
+    ),
+]
+
+
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
     data: DataOption = None,
@@ -63,32 +76,78 @@ def export(
 
 def predict(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run, or its model.safetensors.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Sound files.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Sound files, folders of them, or patterns.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the answers into this folder.")] = None,
+    formats: FormatOption = None,
+    cycles: Annotated[
+        Literal["auto", "annotation", "segmentation", "windows"],
+        typer.Option(help="Where cycles come from; auto: the first of the others that there is."),
+    ] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Recordings that are read at the same time.")] = 2,
+    skip_existing: Annotated[bool, typer.Option(help="Leave out recordings that DIR has answers for.")] = False,
+    patient_pattern: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Its group finds the patient in a name, e.g. '^(\\d+)_'.")
+    ] = None,
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
-    """Answer for recordings: by breathing cycle when an annotation lies beside one, else by windows."""
-    from lungsound.app.demo import print_answers
+    """Answer for recordings, cycle by cycle: those of the annotation beside a recording, else those found in it.
+
+    Without --out the answers are shown; recordings that fail are named at the end, and the exit code is 1.
+    """
+    from lungsound.app.predict_many import predict_many, sound_files
     from lungsound.app.predictor import Predictor
     from lungsound.checkpoint import unfinished
 
-    predictor = Predictor.load(run, device=device or "cpu", engine=engine)
-    failures = []
-    for path in files:
-        try:
-            answers = predictor.predict(path)
-        except LungsoundError as error:
-            failures.append(str(error))
-        else:
-            is_annotated = predictor.annotated_spans(path) is not None
-            print_answers(f"{path.name}, by {'annotated cycle' if is_annotated else 'window'}", answers, console)
+    predictor = Predictor.load(run, device=device or "cpu", engine=engine, find_by=cycles)
+    if out is None:
+        errors = _show(predictor, sound_files(paths))
+    else:
+        done = predict_many(
+            predictor,
+            paths,
+            out=out,
+            formats=formats or ("csv",),
+            num_workers=workers,
+            is_existing_skipped=skip_existing,
+            patient_pattern=patient_pattern,
+            console=console,
+        )
+        errors = done.errors
+        _tell(done)
     if told := unfinished(run if run.is_dir() else run.parent):
         console.print(f"Warning: {told}; these are answers of an epoch on the way.", highlight=False, soft_wrap=True)
     console.print(f"{what_probabilities_are(predictor)} {NOTICE}", highlight=False)
-    for failure in failures:
-        print_error(failure)
-    if failures:
-        raise typer.Exit(2)
+    for error in errors:
+        print_error(error)
+    if errors:
+        raise typer.Exit(1)
+
+
+def _tell(done: "Done") -> None:
+    told = f"{done.num_new} answered, {done.num_skipped} were there, {len(done.errors)} failed"
+    console.print(told, highlight=False)
+    for file in done.files[:NUM_NAMED]:
+        console.print(f"written: {file}", highlight=False, soft_wrap=True)
+    if len(done.files) > NUM_NAMED:
+        console.print(f"and {len(done.files) - NUM_NAMED} more", highlight=False)
+
+
+def _show(predictor: "Predictor", paths: Sequence[Path]) -> tuple[str, ...]:
+    """Print the answers for each recording; what failed."""
+    from lungsound.app.demo import print_answers
+
+    errors = []
+    for path in paths:
+        try:
+            found = predictor.answer(path)
+        except LungsoundError as error:
+            errors.append(str(error))
+            continue
+        whole = "no answer" if found.whole is None else found.whole.caption
+        remarks = f"; {', '.join(found.quality)}" if found.quality else ""
+        print_answers(f"{path.name}, by {found.cycles_from}: {whole}{remarks}", found.cycles, console)
+    return tuple(errors)
 
 
 def what_probabilities_are(predictor: "Predictor") -> str:

@@ -7,6 +7,8 @@ promise is then a little optimistic, and the measured values on the test part st
 """
 
 import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,6 +131,11 @@ class Calibration:
         """Whether the answer is withheld `(...)`, of the model's probabilities `(..., class)`."""
         threshold = 0.0 if self.abstain is None else self.abstain.threshold
         return np.asarray(confidence_of(self.apply(probabilities)) < threshold)
+
+    @property
+    def id(self) -> str:
+        """Twelve digits by which answers name it: another one for other values."""
+        return hashlib.sha256(json.dumps(self.to_plain(), sort_keys=True).encode()).hexdigest()[:12]
 
     def to_plain(self) -> dict[str, Any]:
         """Values that JSON holds; NaN is None. `from_plain` gives back an equal calibration."""

@@ -1,0 +1,161 @@
+"""Answers for many recordings: kept one by one as they come, then written in the formats that were asked for."""
+
+import glob
+import hashlib
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock
+from rich.console import Console
+
+from lungsound.answers.answer import Provenance, RecordingAnswer
+from lungsound.answers.formats import find_format, write_answers
+from lungsound.answers.json_lines import answer_of, record
+from lungsound.answers.whole import patients_text
+from lungsound.app.listening import Heard
+from lungsound.app.predictor import Predictor
+from lungsound.data.corpus import AUDIO_SUFFIXES
+from lungsound.errors import LungsoundError, SettingsError
+from lungsound.files import write_text
+from lungsound.training.progress import track
+
+KEPT = "recordings"  # folder of the answers one by one
+
+
+@dataclass(frozen=True)
+class Done:
+    """`num_new` were answered now, `num_skipped` were there already; `errors` in one line each; the files written."""
+
+    num_new: int
+    num_skipped: int
+    errors: tuple[str, ...]
+    files: tuple[Path, ...]
+
+
+def predict_many(
+    predictor: Predictor,
+    paths: Sequence[Path],
+    *,
+    out: Path,
+    formats: Sequence[str] = ("csv",),
+    num_workers: int = 2,
+    is_existing_skipped: bool = False,
+    patient_pattern: str | None = None,
+    console: Console,
+) -> Done:
+    """Answer for every recording in `paths` (files, folders, patterns) into the folder `out`.
+
+    Each answer is kept in `out` as soon as it is known; a recording that fails is named in `errors` and stops nothing.
+    Tables hold all answers that the folder keeps of this model and these settings, also those of other calls, which
+    may run at the same time. `patient_pattern` is a regular expression whose first group finds the patient in a
+    recording's name. Raises SettingsError before anything is read for formats, patterns and paths that cannot be.
+    """
+    for name in formats:
+        find_format(name, predictor.trained.label_set)
+    patient_of = _patient_of(patient_pattern)
+    files, provenance = sound_files(paths), predictor.provenance(datetime.now(UTC))
+    kept = KeptAnswers(out, provenance)
+    wanted = [path for path in files if not (is_existing_skipped and kept.has(path))]
+    errors = []
+    with track(console, "recordings") as on_progress:
+        for number, (path, heard) in enumerate(_listen(predictor, wanted, num_workers), start=1):
+            try:
+                kept.keep(predictor.answer_heard(heard.result(), patient=patient_of(path)))
+            except LungsoundError as error:
+                errors.append(" ".join(str(error).splitlines()))
+            on_progress(number, len(wanted))
+    with FileLock(out / "lock"):
+        answers = kept.all()
+        written = [file for name in formats for file in write_answers(answers, provenance, to=name, out=out)]
+        if patient_pattern is not None:
+            written.append(out / "patients.csv")
+            write_text(written[-1], patients_text(answers, predictor.classes))
+    return Done(len(wanted) - len(errors), len(files) - len(wanted), tuple(errors), tuple(written))
+
+
+def sound_files(paths: Iterable[Path]) -> list[Path]:
+    """The sound files that are named, lie anywhere in a folder, or fit a pattern; each once. SettingsError for none."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+        elif path.exists() or not glob.has_magic(str(path)):
+            inside = [path]  # one that is not there fails by its name, beside those that are
+        else:
+            inside = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 (may be absolute)
+        if not inside:
+            raise SettingsError(f"no sound files in {path}: give files ({', '.join(AUDIO_SUFFIXES)}) or their folder")
+        found |= dict.fromkeys(inside)
+    return list(found)
+
+
+class KeptAnswers:
+    """Answers of one model with its settings, a file each, in the folder `out`."""
+
+    def __init__(self, out: Path, provenance: Provenance) -> None:
+        self.folder = out / KEPT
+        self.provenance = provenance
+        made_by = (provenance.model_sha256, provenance.calibration, sorted(provenance.settings.items()))
+        self.made_by = hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
+
+    def has(self, recording: Path) -> bool:
+        """Whether the answer for this recording, as the file is now, is there."""
+        kept = self._file(recording)
+        return kept.is_file() and json.loads(kept.read_text(encoding="utf-8"))["stamp"] == _stamp(recording)
+
+    def keep(self, answer: RecordingAnswer) -> None:
+        values = {"stamp": _stamp(answer.path), "record": record(answer, self.provenance)}
+        write_text(self._file(answer.path), json.dumps(values, allow_nan=False) + "\n", is_shared=True)
+
+    def all(self) -> list[RecordingAnswer]:
+        """All that is kept, by path."""
+        files = self.folder.glob(f"*.{self.made_by}.json")
+        found = (answer_of(json.loads(file.read_text(encoding="utf-8"))["record"]) for file in files)
+        return sorted(found, key=lambda answer: answer.path)
+
+    def _file(self, recording: Path) -> Path:
+        place = hashlib.sha256(bytes(recording.resolve())).hexdigest()[:12]
+        return self.folder / f"{place}.{self.made_by}.json"
+
+
+def _stamp(recording: Path) -> list[int]:
+    """Size and time of change: another file under the same name is answered again."""
+    if not recording.exists():
+        return []
+    facts = recording.stat()
+    return [facts.st_size, facts.st_mtime_ns]
+
+
+def _listen(predictor: Predictor, paths: Sequence[Path], num_workers: int) -> Iterator[tuple[Path, Future[Heard]]]:
+    """Recordings in their order, read and cut by `num_workers` threads while the model answers for those before."""
+    with ThreadPoolExecutor(num_workers, thread_name_prefix="listen") as pool:
+        coming: deque[tuple[Path, Future[Heard]]] = deque()
+        for path in paths:
+            coming.append((path, pool.submit(predictor.listen, path)))
+            if len(coming) > 2 * num_workers:
+                yield coming.popleft()
+        yield from coming
+
+
+def _patient_of(pattern: str | None) -> Callable[[Path], str | None]:
+    """The patient of a recording by its name."""
+    if pattern is None:
+        return lambda _: None
+    try:
+        finder = re.compile(pattern)
+    except re.error as error:
+        raise SettingsError(f"patient pattern {pattern!r} is no regular expression ({error})") from None
+    if finder.groups < 1:
+        raise SettingsError(f"patient pattern {pattern!r} has no group: put the patient's part in ( )")
+
+    def patient(path: Path) -> str | None:
+        match = finder.search(path.stem)
+        return match.group(1) or None if match else None
+
+    return patient
