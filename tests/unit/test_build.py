@@ -187,12 +187,26 @@ def test_augmentation_follows_its_settings() -> None:
     assert never is not None
     assert masks is not None
     fbank = torch.ones(40, 20)
-    assert torch.equal(never(fbank, torch.Generator().manual_seed(0)), fbank)
-    masked = masks(fbank, torch.Generator().manual_seed(1))
+    assert torch.equal(never(fbank, torch.Generator().manual_seed(0), None), fbank)
+    masked = masks(fbank, torch.Generator().manual_seed(1), None)
     columns = (masked == 0).all(1)
     assert 0 < int(columns.sum()) < 10
     assert (masked[~columns] == 1).all()
     assert (fbank == 1).all()
+
+
+def test_time_masks_keep_to_the_frames_that_are_heard_and_shrink_with_them() -> None:
+    masks = corpora.augment(AugmentSettings(num_frequency_masks=0, num_time_masks=1, max_time_width=160, fill="zero"))
+    assert masks is not None
+    widths = {}
+    for num_frames in (200, 800):
+        masked = [masks(torch.ones(800, 4), torch.Generator().manual_seed(seed), num_frames) for seed in range(200)]
+        is_masked = torch.stack([(fbank == 0).all(1) for fbank in masked])
+        assert not is_masked[:, num_frames:].any()
+        assert is_masked[:, num_frames - 20 : num_frames].any()
+        widths[num_frames] = is_masked.sum(1)
+    assert widths[200].max() == 39  # less than 40, as 160 to 800
+    assert abs(widths[800] - 4 * widths[200]).max() < 4  # the same draws
 
 
 def inputs_of_zeros() -> corpora.Inputs:
@@ -467,3 +481,16 @@ def test_schedule_and_step_get_their_settings() -> None:
     assert (step.blend, step.autocast_dtype) == (0.25, torch.bfloat16)
     assert isinstance(step.optimizer, torch.optim.AdamW)
     assert step.optimizer.param_groups[0]["weight_decay"] == 0.125
+    assert not model.patch_encoder.is_checkpointed
+
+
+def test_activation_checkpointing_reaches_the_ast_and_is_refused_for_others() -> None:
+    settings = TrainSettings(is_activation_checkpointed=True)
+    run = load_config("demo", MICRO)
+    model, _ = models.model(run, corpora.front_end(run.audio))
+    training.train_step(settings, model, CrossEntropy(), device=CPU)
+    assert model.patch_encoder.is_checkpointed
+    run = load_config("cnn6", ["model.pretrained=none"])
+    model, _ = models.model(run, corpora.front_end(run.audio))
+    with pytest.raises(SettingsError, match=r"is_activation_checkpointed is for the AST, not for cnn6: .*batch_size"):
+        training.train_step(settings, model, CrossEntropy(), device=CPU)

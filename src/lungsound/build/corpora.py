@@ -206,19 +206,24 @@ def change_cycle(settings: AugmentSettings, waveforms: Waveforms, front_end: Fro
 
 
 def augment(settings: AugmentSettings) -> Augment | None:
-    """SpecAugment as a function of a filter bank (time, mel) and a generator."""
+    """SpecAugment as a function of a filter bank (time, mel), a generator and its `num_frames` (see `Batch`).
+
+    Where only so many frames are encoded, time masks lie in them, and are shorter in proportion: one made for the whole
+    input may hide all of a short cycle, which is there again and again in the padding that is encoded.
+    """
     if not settings.is_on:
         return None
 
-    def apply(fbank: Tensor, generator: torch.Generator) -> Tensor:
+    def apply(fbank: Tensor, generator: torch.Generator, num_frames: int | None) -> Tensor:
+        num_heard = len(fbank) if num_frames is None else num_frames
         draw = draw_specaugment(
-            fbank.shape[0],
+            num_heard,
             fbank.shape[1],
             generator=generator,
             num_frequency_masks=settings.num_frequency_masks,
             max_frequency_width=settings.max_frequency_width,
             num_time_masks=settings.num_time_masks,
-            max_time_width=settings.max_time_width,
+            max_time_width=round(settings.max_time_width * num_heard / len(fbank)),
             probability=settings.probability,
             gate=settings.gate,
         )

@@ -12,8 +12,6 @@ from torch import Tensor
 from lungsound.audio.fbank import normalize
 from lungsound.randomness import generator_at
 
-Augment = Callable[[Tensor, torch.Generator], Tensor]
-
 
 class Rows(Protocol):
     """Filter banks (cycle, time, mel) before normalisation: an array, or `FilterBanks` on disk."""
@@ -46,6 +44,8 @@ class Changed:
     num_frames: int | None = None
 
 
+# From a filter bank (time, mel), a generator and as in `Batch` its `num_frames` to a changed copy.
+Augment = Callable[[Tensor, torch.Generator, int | None], Tensor]
 # From a row and a generator; None when the draw leaves the cycle as it is.
 ChangeCycle = Callable[[int, torch.Generator], Changed | None]
 
@@ -105,8 +105,9 @@ class CycleBatches:
                 yield batch
                 continue
             generators = (generator_at(self.seed, "augment", epoch, int(position)) for position in chosen)
-            augmented = [self.augment(fbank, gen) for fbank, gen in zip(batch.fbank, generators, strict=True)]
-            yield replace(batch, fbank=torch.stack(augmented))
+            lengths = [None] * len(chosen) if batch.num_frames is None else batch.num_frames.tolist()
+            augmented = map(self.augment, batch.fbank, generators, lengths)
+            yield replace(batch, fbank=torch.stack([*augmented]))
 
     def in_order(self) -> Iterator[Batch]:
         """All cycles in their order, none dropped, none changed, not augmented."""

@@ -52,7 +52,8 @@ def test_the_order_is_drawn_from_seed_and_epoch() -> None:
     assert orders[0] != orders[2] != orders[3] != orders[0]
 
 
-def noise(fbank: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def noise(fbank: torch.Tensor, generator: torch.Generator, num_frames: int | None) -> torch.Tensor:
+    assert num_frames is None or num_frames == 1000 + int(fbank[0, 0])
     return fbank.add_(torch.rand(fbank.shape, generator=generator) / 2)
 
 

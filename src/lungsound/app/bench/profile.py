@@ -100,5 +100,5 @@ def _data_share(config: RunConfig, plan: Plan) -> Share:
     generator = torch.Generator().manual_seed(0)
     began = time.perf_counter()
     if augment is not None:
-        torch.stack([augment(each, generator) for each in fbank])
+        torch.stack([augment(each, generator, None) for each in fbank])
     return Share(DATA, time.perf_counter() - began, ("SpecAugment",))
