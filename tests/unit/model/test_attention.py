@@ -67,3 +67,22 @@ def test_it_is_as_good_as_torchs_own_but_for_the_rounding_of_scores() -> None:
 def test_elsewhere_it_is_torchs_own(dtype: torch.dtype, num_queries: int) -> None:
     inputs, _ = operands((2, 3, num_queries, 70), dtype)
     assert torch.equal(attend(*inputs), functional.scaled_dot_product_attention(*inputs))
+
+
+def test_compiled_it_is_one_graph_with_the_same_numbers() -> None:
+    inputs, grad = operands(SHAPES[0], torch.bfloat16)
+    found = torch.compile(attend, backend="aot_eager", fullgraph=True)(*inputs)
+    found.backward(grad)
+    again, _ = operands(SHAPES[0], torch.bfloat16)
+    expected = attend(*again)
+    expected.backward(grad)
+    assert torch.equal(found, expected)
+    assert all(torch.equal(own.grad, other.grad) for own, other in zip(inputs, again, strict=True))
+
+
+def test_both_operators_say_the_truth_about_themselves() -> None:
+    inputs, grad = operands(SHAPES[1], torch.bfloat16)
+    flat = [part.detach().flatten(0, 1) for part in inputs]
+    torch.library.opcheck(attention.head_by_head, tuple(flat), test_utils=("test_schema", "test_faketensor"))
+    whole = (grad.flatten(0, 1), *flat)
+    torch.library.opcheck(attention.head_by_head_backward, whole, test_utils=("test_schema", "test_faketensor"))

@@ -1,50 +1,60 @@
-"""Our engines for the lines of answering: the exact one, and the fastest that decides as it does."""
+"""Our engines for the lines of answering, measured and chosen as for a trained model that is exported."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lungsound.app.bench.counts import flops_of
-from lungsound.audio.fbank import normalize
+from lungsound.app.bench.cycles import Cycles
 from lungsound.checkpoint import TrainedModel
 from lungsound.engines import extras, graphs, kinds
-from lungsound.engines.agreement import LEAST_AGREEMENT, agreement
-from lungsound.engines.engine import Engine
+from lungsound.engines.agreement import Agreement, agreement, write_agreements
 from lungsound.engines.speed import speeds
 
 EXACT_ENGINE = "torch"
-NUM_COMPARED = 4  # cycles: weights are random here, so that this only finds an engine that is broken
 
 
-def export(trained: TrainedModel, cycles: Sequence[Tensor]) -> None:
-    """Make the graphs that the engines of the extras need, where these are installed."""
-    if extras.is_installed("onnx"):
-        graphs.make(trained, [trained.front_end.fit(cycle) for cycle in cycles])
+def prepare(trained: TrainedModel, folder: Path, cycles: Cycles, *, is_exported: bool) -> Mapping[str, Agreement]:
+    """Export, and measure what engines decide, into `folder` as `lungsound export` does for a run.
 
-
-def engine(trained: TrainedModel, *, is_exact: bool, cycles: Sequence[Tensor]) -> tuple[Engine, float]:
-    """The fastest on this machine, and the share of a few cycles that it decides as torch in float32.
-
-    Exact: of the engines in float32 with torch's probabilities. Else of all that decide alike in 99 %.
+    The fastest come first, and it ends with the first that may answer: slower ones would not be chosen. Weights are
+    random: the head's bias is set first so that all classes are answered, and by margins as small as the answers to
+    the cycles differ. As it is drawn, every cycle gets the same answer, in which no engine could err.
     """
-    cycles = cycles[:NUM_COMPARED]
-    known = [kinds.make(name, trained) for name in kinds.available(trained)]
-    reference = kinds.make(EXACT_ENGINE, trained).answer(cycles)
-    found = {each.name: agreement(reference, each.answer(cycles)) for each in known}
-    fit = [
-        name
-        for name, agreed in found.items()
-        if (agreed.is_exact and kinds.KINDS[name].is_float32 if is_exact else agreed.share >= LEAST_AGREEMENT)
-    ]
-    taken_s = speeds(trained, fit)
-    best = min(fit, key=lambda name: taken_s[name])
-    return next(each for each in known if each.name == best), found[best].share
+    exact = _balance(trained, kinds.make(EXACT_ENGINE, trained).answer(cycles.compared))
+    if is_exported and extras.is_installed("onnx"):
+        graphs.make(trained, [trained.input_of(cycle) for cycle in cycles.for_ranges])
+    taken_s = speeds(trained, kinds.available(trained))
+    found: dict[str, Agreement] = {}
+    for name in sorted(taken_s, key=lambda name: taken_s[name]):
+        found[name] = agreement(exact, kinds.make(name, trained).answer(cycles.compared))
+        if found[name].is_exact if kinds.KINDS[name].is_float32 else found[name].is_enough:
+            break
+    folder.mkdir(exist_ok=True)
+    write_agreements(folder, trained, found)
+    return found
 
 
-def forward_flops(trained: TrainedModel) -> int:
-    """Operations of the model for one cycle of the whole input, the filter bank left out."""
-    clip = torch.zeros(1, trained.front_end.num_samples)
-    fbank = normalize(trained.front_end.filter_banks(clip), mean=trained.mean, std=trained.std)
+@torch.no_grad()
+def _balance(trained: TrainedModel, answers: Tensor) -> Tensor:
+    """Give all classes the same mean logit over these cycles; the answers (cycle, class) that it then has."""
+    linear = trained.model.head[-1]
+    assert isinstance(linear, nn.Linear)
+    mean = answers.log().mean(dim=0)
+    linear.bias.sub_(mean)
+    return (answers.log() - mean).softmax(dim=1)
+
+
+def forward_flops(trained: TrainedModel, cycles: Sequence[Tensor]) -> float:
+    """Operations of the model for a cycle, the mean of these; the filter bank left out."""
+    front_end, model = trained.front_end, copy.deepcopy(trained.model).to("meta")
+    sizes = [front_end.log_mel.num_frames(trained.num_input_samples(len(cycle))) for cycle in cycles]
     with torch.no_grad():
-        return flops_of(lambda: trained.model(fbank))
+        of_size = {
+            num_frames: flops_of(lambda: model(torch.empty(1, num_frames, front_end.num_mels, device="meta")))  # noqa: B023 (called at once)
+            for num_frames in set(sizes)
+        }
+    return sum(of_size[num_frames] for num_frames in sizes) / len(sizes)

@@ -1,19 +1,22 @@
 """Floating-point operations that a piece of work needs: one multiplication and addition are two."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-aten = torch.ops.aten
+import lungsound.model.attention  # noqa: F401 (makes the operators of our attention)
+
+aten, own = torch.ops.aten, torch.ops.lungsound
 
 
 def attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    """Of softmax(Q K^T) V, from the shapes (batch, head, token, dim): two products."""
+    """Of softmax(Q K^T) V, from the shapes (..., token, dim): two products."""
     del args, kwargs
-    batch, heads, num_queries, dim = query
-    return int(2 * batch * heads * num_queries * key[2] * (dim + value[3]))
+    *heads, num_queries, dim = query
+    return int(2 * math.prod(heads) * num_queries * key[-2] * (dim + value[-1]))
 
 
 def attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
@@ -24,6 +27,8 @@ def attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *a
 
 # torch counts no attention on the CPU, and in the backward pass of a GPU's the products that it does twice.
 ATTENTION = {
+    own.head_by_head: attention_flops,
+    own.head_by_head_backward: attention_backward_flops,
     aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
     aten._scaled_dot_product_flash_attention_backward: attention_backward_flops,

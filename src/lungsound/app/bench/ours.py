@@ -17,9 +17,12 @@ from lungsound.training.step import TrainStep
 QUICK = ("audio.duration_s=1.0", "audio.num_mels=32", "model.stride=16")
 
 
-def run_config(size: str, *, precision: str = "bf16", is_quick: bool = False) -> RunConfig:
+def run_config(
+    size: str, *, precision: str = "bf16", is_quick: bool = False, is_padding_encoded: bool = True
+) -> RunConfig:
     """The paper's method at a size, from random weights, with the blending of weights that the peer does too."""
     overrides = [f"model.size={size}", "model.pretrained=none", f"train.precision={precision}", "train.blend=0.5"]
+    overrides.append(f"audio.is_padding_encoded={str(is_padding_encoded).lower()}")
     return load_config("patchmix_cl", overrides + list(QUICK if is_quick else ()))
 
 
@@ -49,7 +52,8 @@ def trained_model(config: RunConfig) -> TrainedModel:
     """A model as one is loaded from a run, with random weights."""
     front_end = corpora.front_end(config.audio)
     mean, std = AUDIOSET_STATISTICS[front_end.filter_bank]
-    label_set, name = LABEL_SETS[config.data.label_set], f"bench-{config.model.size}"
+    name = f"bench-{config.model.size}{'' if front_end.is_padding_encoded else '-own'}"
+    label_set = LABEL_SETS[config.data.label_set]
     return TrainedModel(classifier(config).eval(), front_end, mean, std, label_set, sha256=name)
 
 

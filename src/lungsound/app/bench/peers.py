@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lungsound.audio.front_end import FrontEnd
+from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError
 from lungsound.model.classifier import LungSoundClassifier, Projector
-from lungsound.model.encoder import PATCH_SIZE, AudioSpectrogramTransformer, Block
+from lungsound.model.encoder import AudioSpectrogramTransformer, Block
 
 PREFIX = "audio_spectrogram_transformer."
 # Our names to those of the library's files, which it reads in every version.

@@ -3,11 +3,11 @@
 import torch
 
 from lungsound.app.bench.counts import flops_of
+from lungsound.app.bench.cycles import lengths
 from lungsound.app.bench.line import Line, seconds_in_numbers, single
 from lungsound.app.bench.measure import spread
 from lungsound.app.bench.memory import peak_bytes
 from lungsound.app.bench.plan import Plan
-from lungsound.app.bench.stand_in import durations_s
 from lungsound.app.bench.training import make_step
 
 WANTED = {"base": 3.5, "tiny": 2.8, "micro": 1.0}
@@ -24,8 +24,10 @@ def train_lines(plan: Plan) -> list[Line]:
 
 def _time_line(plan: Plan, size: str, *, is_packed: bool = False) -> Line:
     plan.say(f"training step of AST-{size.title()}{', own lengths' if is_packed else ''}")
-    lengths = durations_s(plan.batch_size) if is_packed else None
-    ours = make_step("ours", size, batch_size=plan.batch_size, device=CPU, is_quick=plan.is_quick, durations_s=lengths)
+    durations_s, source = lengths(plan) if is_packed else (None, "")
+    ours = make_step(
+        "ours", size, batch_size=plan.batch_size, device=CPU, is_quick=plan.is_quick, durations_s=durations_s
+    )
     flops = flops_of(ours)
     if plan.is_against:
         peer = make_step("peer", size, batch_size=plan.batch_size, device=CPU, is_quick=plan.is_quick)
@@ -35,7 +37,7 @@ def _time_line(plan: Plan, size: str, *, is_packed: bool = False) -> Line:
         measured, numbers = None, {"ours_s": spread(plan.alone(ours)).median}
     gflops = flops / numbers["ours_s"] / 1e9
     numbers |= {"gflop": flops / 1e9, "gflop_per_s": gflops, "ceiling_share": gflops / plan.ceilings["bf16"]}
-    how = ", padding-aware, lengths of ICBHI's cycles" if is_packed else ""
+    how = f", padding-aware, {source}" if is_packed else ""
     what = f"patchmix_cl step, AST-{size.title()}, batch {plan.batch_size}{how}, CPU, bf16 / plain step, fp32"
     key, wanted = (f"train-{size}-packed", WANTED_PACKED) if is_packed else (f"train-{size}", WANTED[size])
     return Line(key, what, "x", wanted, measured, note=_note(numbers), numbers=numbers)

@@ -31,7 +31,7 @@ def make_step(
 
     With `durations_s` ours encodes only the patches that touch cycles of these durations; the peer encodes all.
     """
-    config = ours.run_config(size, is_quick=is_quick)
+    config = ours.run_config(size, is_quick=is_quick, is_padding_encoded=durations_s is None)
     fbank, labels = ours.batch(config, batch_size=batch_size)
     if side == "ours":
         num_frames = None if durations_s is None else own_frames(config, durations_s)
@@ -48,8 +48,11 @@ def make_step(
 
 
 def own_frames(config: RunConfig, durations_s: Sequence[float]) -> Tensor:
-    """Frames of the filter bank (batch,) that touch cycles of these durations (`FrontEnd.num_own_frames`)."""
-    front_end = corpora.front_end(config.audio.model_copy(update={"is_padding_encoded": False}))
+    """Frames of the filter bank (batch,) that touch cycles of these durations (`FrontEnd.num_own_frames`).
+
+    The settings say that padding is not encoded.
+    """
+    front_end = corpora.front_end(config.audio)
     return torch.tensor([front_end.num_own_frames(round(each * front_end.sample_rate_hz)) for each in durations_s])
 
 
