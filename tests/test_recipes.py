@@ -30,8 +30,9 @@ def test_a_recipe_builds_its_model_and_objective(recipe: str) -> None:
     """Without weights on no device, so that the largest cost nothing; they are trained in test_rows."""
     config = load_config(recipe)
     is_cnn = recipe in CNNS
+    front_end = corpora.front_end(config.audio)
+    assert front_end.num_frames > 0  # its filter bank is made here, with values
     with torch.device("meta"):
-        front_end = corpora.front_end(config.audio)
         model = models.network(config.model, front_end, LABEL_SETS[config.data.label_set], projection_dim=8)
     assert config.model.architecture == (recipe if is_cnn else "ast")
     assert is_cnn or model.patch_encoder.dim == ENCODER_SIZES[config.model.size].dim

@@ -174,6 +174,10 @@ class TrainSettings(Settings):
     batch_size: Count = 8
     is_last_batch_dropped: bool = True
     """Leave out the last, smaller batch of an epoch, as published."""
+    num_accumulated_batches: Count = 1
+    """Batches to one step of the optimizer, by the mean of their losses; partners and negatives stay within a batch."""
+    is_activation_checkpointed: bool = False
+    """Make the AST's activations again in the backward pass instead of keeping them: same numbers, less memory."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """adam puts weight decay into the gradient, as published."""
     learning_rate: Positive = 5e-5

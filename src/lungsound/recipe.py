@@ -77,7 +77,8 @@ def fit(
 ) -> Progress:
     """Train from where `progress` stands to the last epoch; the run's model.safetensors holds the chosen epoch."""
     settings = config.train
-    with run, ProgressBar(console, epochs=settings.epochs, batch_size=settings.batch_size) as bar:
+    cycles_per_step = settings.batch_size * settings.num_accumulated_batches
+    with run, ProgressBar(console, epochs=settings.epochs, cycles_per_step=cycles_per_step) as bar:
         trainer = Trainer(
             step,
             training.schedule(settings),
@@ -87,6 +88,7 @@ def fit(
             save=lambda state: run.save(step, state),
             keep=watch.keep,
             checkpoint_every_steps=settings.checkpoint_every_steps,
+            num_accumulated_batches=settings.num_accumulated_batches,
             listeners=(bar, run),
         )
         progress = trainer.fit(settings.epochs, progress)

@@ -193,6 +193,16 @@ def test_the_log_has_a_row_for_each_epoch(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_the_log_of_a_run_that_an_older_program_began_has_all_columns(tmp_path: Path) -> None:
+    progress = Progress(history=[{"epoch": 1, "loss": 0.5}])
+    with RunFolder(tmp_path) as run:
+        progress.end_epoch({"epoch": 2, "loss": 0.25, "data_seconds": 1.5})
+        run.on_epoch(progress)
+    with (tmp_path / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["data_seconds"] for row in rows] == ["", "1.5"]
+
+
 def test_facts_say_on_what_and_with_what_a_run_was_made(tmp_path: Path) -> None:
     tree = write_icbhi(tmp_path / "corpus", {"101_1b1_Al_sc_Meditron": NORMAL})
     corpus = read_icbhi(tree)

@@ -11,6 +11,7 @@ from lungsound.data.dataset import CycleBatches
 from lungsound.data.protocol import Parts
 from lungsound.errors import SettingsError
 from lungsound.model.classifier import LungSoundClassifier
+from lungsound.model.encoder import AudioSpectrogramTransformer
 from lungsound.model.patchmix import draw_patch_mix
 from lungsound.model.pretrained import LoadReport
 from lungsound.training.losses import class_weights
@@ -87,6 +88,13 @@ def schedule(settings: TrainSettings) -> Schedule:
 def train_step(
     settings: TrainSettings, model: LungSoundClassifier, objective: Objective, *, device: torch.device
 ) -> TrainStep:
+    if settings.is_activation_checkpointed:
+        if not isinstance(model.encoder, AudioSpectrogramTransformer):
+            raise SettingsError(
+                f"train.is_activation_checkpointed is for the AST, not for {model.encoder.architecture}: "
+                "take a smaller train.batch_size"
+            )
+        model.encoder.is_checkpointed = True
     optimizer = make_optimizer(
         model.parameters(),
         kind=settings.optimizer,

@@ -11,6 +11,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from lungsound.axes import PATCH_SIZE, PatchGrid
 from lungsound.model.attention import attend
@@ -143,6 +144,9 @@ class AudioSpectrogramTransformer(nn.Module):
     the mean after the final norm of the class and the distillation token (`pooling` "class_token"), or of all patch
     tokens ("average_token": how SSAST is fine-tuned, because its self-supervised training gave the patches a task
     and the class token none). Raises ValueError for sizes that do not fit together.
+
+    With `is_checkpointed` set, training keeps only what goes into each block and makes the rest again backward: the
+    same numbers in more time.
     """
 
     def __init__(
@@ -164,6 +168,7 @@ class AudioSpectrogramTransformer(nn.Module):
             raise ValueError(f"pooling must be one of {POOLINGS}, got {pooling!r}")
         self.num_mels, self.num_frames, self.stride = num_mels, num_frames, stride
         self.pooling = pooling
+        self.is_checkpointed = False
         self.grid = PatchGrid.of(num_mels, num_frames, patch=PATCH_SIZE, stride=stride)
         self.dim = dim
         self.patch_embed = PatchEmbedding(dim, stride=stride)
@@ -221,7 +226,7 @@ class AudioSpectrogramTransformer(nn.Module):
         tokens, packing = (tokens, None) if num_columns is None else self._pack(tokens, num_columns)
         *blocks, last = self.blocks
         for block in blocks:
-            tokens = block(tokens, packing=packing)
+            tokens = self._through(block, tokens, packing)
         if self.pooling == "class_token":
             # Nobody reads what the last block would make of the patches.
             prefix = self.norm(last(tokens, packing=packing, is_prefix_only=True))
@@ -229,6 +234,14 @@ class AudioSpectrogramTransformer(nn.Module):
         tokens = self.norm(last(tokens, packing=packing))
         samples = tokens if packing is None else torch.split(tokens[0], list(packing.lengths))
         return torch.stack([sample[NUM_PREFIX_TOKENS:].mean(dim=0) for sample in samples])
+
+    def _through(self, block: nn.Module, tokens: Tensor, packing: Packing | None) -> Tensor:
+        out: Tensor
+        if self.is_checkpointed and self.training:  # nothing is drawn in a block, so there is no random state to keep
+            out = checkpoint(block, tokens, packing=packing, use_reentrant=False, preserve_rng_state=False)
+        else:
+            out = block(tokens, packing=packing)
+        return out
 
     def _positions(self, num_columns: int) -> Tensor:
         """Of the prefix tokens and of the patches of the first time columns."""

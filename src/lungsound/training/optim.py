@@ -52,23 +52,28 @@ def make_optimizer(
     return optimizers[kind](parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
 
 
-@torch.no_grad()
-def snapshot(model: nn.Module) -> list[Tensor]:
-    """Copies of all floating-point weights and buffers, in the model's order."""
-    return [value.clone() for value in _floats(model)]
+def statistics(model: nn.Module) -> list[Tensor]:
+    """Copies of the floating-point buffers (batch norm's means and variances), in the model's order."""
+    return [value.clone() for value in _statistics(model)]
 
 
-@torch.no_grad()
-def blend_weights(model: nn.Module, old: list[Tensor], blend: float) -> None:
-    """In place: weights become blend * old + (1 - blend) * new (the authors' `ma_update`, their beta = blend).
+def blend_statistics(model: nn.Module, old: list[Tensor], blend: float) -> None:
+    """In place: statistics become blend * old + (1 - blend) * new.
 
-    With Adam and blend 0.5 this is training at half the learning rate; only batch-norm statistics differ. Unlike
-    the published code, integer buffers are left alone (it truncates them).
+    With `blended_rate` this is the authors' `ma_update` (their beta = blend) of all weights and buffers. Unlike the
+    published code, integer buffers are left alone (it truncates them).
     """
-    current = _floats(model)
-    torch._foreach_mul_(current, 1 - blend)
-    torch._foreach_add_(current, old, alpha=blend)
+    for value, before in zip(_statistics(model), old, strict=True):
+        value.lerp_(before, blend)
 
 
-def _floats(model: nn.Module) -> list[Tensor]:
-    return [value for value in model.state_dict().values() if value.is_floating_point()]
+def blended_rate(learning_rate: float, blend: float) -> float:
+    """The learning rate at which Adam and AdamW go to blend * old + (1 - blend) * new, without copies of the old.
+
+    What they add to the weights is in proportion to the learning rate, and their moments do not depend on it.
+    """
+    return (1 - blend) * learning_rate
+
+
+def _statistics(model: nn.Module) -> list[Tensor]:
+    return [value for value in model.buffers() if value.is_floating_point()]

@@ -16,10 +16,10 @@ from lungsound.training.trainer import Listener, Progress
 class ProgressBar(Listener):
     """Draws on a terminal; elsewhere only the line for each epoch is printed."""
 
-    def __init__(self, console: Console, *, epochs: int, batch_size: int) -> None:
+    def __init__(self, console: Console, *, epochs: int, cycles_per_step: int) -> None:
         self.console = console
         self.epochs = epochs
-        self.batch_size = batch_size
+        self.cycles_per_step = cycles_per_step
         self.bars = Bars(
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             BarColumn(),
@@ -57,7 +57,7 @@ class ProgressBar(Listener):
             self.task = self.bars.add_task("train", total=total, completed=done, speed="", **fields)
             return
         speed = self.bars.tasks[0].speed
-        text = f"{speed * self.batch_size:.1f} cycles/s" if speed else ""
+        text = f"{speed * self.cycles_per_step:.1f} cycles/s" if speed else ""
         self.bars.update(self.task, completed=done, speed=text, **fields)
 
     def on_epoch(self, progress: Progress) -> None:
@@ -66,8 +66,9 @@ class ProgressBar(Listener):
         shown = "  ".join(
             f"{name} Score {'n/a' if math.isnan(value) else f'{100 * value:.2f}'}" for name, value in scores.items()
         )
+        spent = ", ".join(f"{name} {row[f'{name}_seconds']:.1f}" for name in ("data", "compute", "host"))
         self.console.print(
-            f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['loss']:.4f}  {shown}  {row['seconds']:.1f} s",
+            f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['loss']:.4f}  {shown}  {row['seconds']:.1f} s ({spent})",
             highlight=False,
         )
 

@@ -1,5 +1,6 @@
 """One optimisation step: forward, backward, update, blend."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -9,13 +10,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lungsound.data.dataset import Batch
 from lungsound.model.classifier import LungSoundClassifier
 from lungsound.training.objectives import Loss, Objective
-from lungsound.training.optim import blend_weights, snapshot
+from lungsound.training.optim import blend_statistics, blended_rate, statistics
 
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainStep:
-    """Trains a model by one batch at a time.
+    """Trains a model with Adam or AdamW, by one batch at a time or by several together.
 
     precision: "fp32", "bf16" (autocast) or "fp16" (autocast with loss scaling, GPU only). `blend` is the weight of
     the old parameters after each step, 0 for none. With `ema_decay` over 0 an exponential moving average of weights
@@ -45,25 +46,37 @@ class TrainStep:
             self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
-    def __call__(self, batch: Batch, *, learning_rate: float, generator: torch.Generator) -> Loss:
-        """Step on a batch; the loss before the update."""
+    def __call__(self, *batches: Batch, learning_rate: float, generator: torch.Generator) -> Loss:
+        """Step on a batch; the loss before the update.
+
+        On several batches it is the mean of their losses; the memory is that of one. Each is mixed, compared and
+        normalised within itself, as a batch alone would be.
+        """
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        old = snapshot(self.model) if self.blend else []
-        with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            loss = self.objective(self.model, batch.to(self.device), generator=generator)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(self.scaler.scale(loss.total))
+        self.optimizer.zero_grad(set_to_none=True)  # here and not before backward: forward needs the room
+        old = statistics(self.model) if self.blend else []
+        losses = [self._accumulate(batch, share=1 / len(batches), generator=generator) for batch in batches]
+        self._set_rate(blended_rate(learning_rate, self.blend))
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self._set_rate(learning_rate)
         if self.blend:
-            blend_weights(self.model, old, self.blend)
+            blend_statistics(self.model, old, self.blend)
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return Loss(
-            loss.total.detach(), {name: part.detach() for name, part in loss.parts.items()}, loss.logits.detach()
-        )
+        return _mean(losses)
+
+    def _accumulate(self, batch: Batch, *, share: float, generator: torch.Generator) -> Loss:
+        """Add this share of the gradient of a batch's loss; the loss."""
+        with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            loss = self.objective(self.model, batch.to(self.device), generator=generator)
+        torch.autograd.backward(self.scaler.scale(share * loss.total))
+        parts = {name: part.detach() for name, part in loss.parts.items()}
+        return Loss(loss.total.detach(), parts, loss.logits.detach())
+
+    def _set_rate(self, learning_rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
 
     @property
     def answering(self) -> LungSoundClassifier:
@@ -97,6 +110,13 @@ class TrainStep:
         self.optimizer.load_state_dict({**optimizer_state, "state": moments})
         if scaler_state:
             self.scaler.load_state_dict(scaler_state)
+
+
+def _mean(losses: Sequence[Loss]) -> Loss:
+    """Means of the losses and their parts; the logits of all."""
+    totals, logits = torch.stack([loss.total for loss in losses]), torch.cat([loss.logits for loss in losses])
+    parts = {name: torch.stack([loss.parts[name] for loss in losses]).mean() for name in losses[0].parts}
+    return Loss(totals.mean(), parts, logits)
 
 
 def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -4,24 +4,28 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from types import FrameType
 from typing import Any
 
 import numpy as np
+import torch
 
-from lungsound.data.dataset import CycleBatches
+from lungsound.data.dataset import Batch, CycleBatches
 from lungsound.errors import LungsoundError
 from lungsound.evaluation.columns import LEAST_SENSITIVITY
 from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score
 from lungsound.randomness import generator_at
 from lungsound.training.objectives import Loss
 from lungsound.training.optim import Schedule
+from lungsound.training.prefetch import ahead, copy_to_gpu
 from lungsound.training.step import TrainStep
 
 Row = dict[str, float]
+READ_EVERY_STEPS = 16  # where reading a loss waits for the device
 
 
 class RunInterrupted(LungsoundError):
@@ -34,9 +38,25 @@ class RunDiverged(LungsoundError):
     """The loss is not a finite number any more; the last checkpoint is older than that."""
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a step gave, still on its device: losses and parts by name, right and given answers (batch,)."""
+
+    losses: dict[str, torch.Tensor]
+    labels: torch.Tensor
+    logits: torch.Tensor
+
+    @classmethod
+    def of(cls, loss: Loss, batches: Sequence[Batch]) -> "Taken":
+        return cls({"loss": loss.total, **loss.parts}, torch.cat([batch.labels for batch in batches]), loss.logits)
+
+
 @dataclass
 class Progress:
-    """Where a run stands: all that a resumed run needs beside weights and optimizer moments."""
+    """Where a run stands: all that a resumed run needs beside weights and optimizer moments.
+
+    `step` counts the optimizer's steps in the epoch; the sums are those of as many steps once all are recorded.
+    """
 
     epoch: int = 1
     step: int = 0
@@ -60,11 +80,15 @@ class Progress:
     def mean_losses(self) -> dict[str, float]:
         return {name: total / max(1, self.step) for name, total in self.loss_sums.items()}
 
-    def record(self, loss: Loss, labels: np.ndarray[Any, np.dtype[np.int64]]) -> None:
-        for name, part in {"loss": loss.total, **loss.parts}.items():
-            self.loss_sums[name] = self.loss_sums.get(name, 0.0) + float(part)
-        answers = loss.logits.argmax(1).cpu().numpy()
-        counts = confusion_matrix(labels, answers, loss.logits.shape[1])
+    def record(self, taken: Sequence[Taken]) -> None:
+        """Add steps to the sums, in their order. Waits until the device has done them, once for all."""
+        losses = torch.stack([torch.stack([*each.losses.values()]) for each in taken]).tolist()
+        for values in losses:
+            for name, value in zip(taken[0].losses, values, strict=True):
+                self.loss_sums[name] = self.loss_sums.get(name, 0.0) + value
+        logits = torch.cat([each.logits for each in taken])
+        labels = torch.cat([each.labels for each in taken]).cpu().numpy()
+        counts = confusion_matrix(labels, logits.argmax(1).cpu().numpy(), logits.shape[1])
         self.confusion = (counts + np.asarray(self.confusion) if self.confusion else counts).tolist()
 
     def end_epoch(self, row: Row) -> None:
@@ -72,11 +96,31 @@ class Progress:
         self.epoch, self.step, self.loss_sums, self.confusion = self.epoch + 1, 0, {}, []
 
 
+class Stopwatch:
+    """Seconds by what they were spent on; each moment counts once."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
+        self.seconds: dict[str, float] = {}
+        self._since_s = clock()
+
+    def lap(self, name: str) -> None:
+        """All since the last lap was spent on this."""
+        now_s = self.clock()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now_s - self._since_s
+        self._since_s = now_s
+
+    def take(self) -> dict[str, float]:
+        """Seconds by name since they were last taken."""
+        taken, self.seconds = self.seconds, {}
+        return taken
+
+
 class Listener:
     """What a run tells while it goes on; does nothing by itself."""
 
     def on_step(self, progress: Progress, *, num_steps: int, learning_rate: float) -> None:
-        """After each step; `progress.step` counts it."""
+        """After each step whose losses were read: every one on the CPU, some on a GPU; `progress.step` counts it."""
 
     def on_epoch(self, progress: Progress) -> None:
         """After each epoch; its row is the last of `progress.history`."""
@@ -86,7 +130,8 @@ class Trainer:
     """Runs epochs from where `progress` stands.
 
     `watch` gives the scores of the watched parts after an epoch, by name; `save` writes a checkpoint; `keep` is
-    called with the name of a part whose score is the best so far.
+    called with the name of a part whose score is the best so far. One step is over `num_accumulated_batches`
+    consecutive batches, the last one of an epoch over what is left.
     """
 
     def __init__(
@@ -100,6 +145,7 @@ class Trainer:
         save: Callable[[Progress], None],
         keep: Callable[[str], None],
         checkpoint_every_steps: int = 200,
+        num_accumulated_batches: int = 1,
         listeners: Sequence[Listener] = (),
     ) -> None:
         self.step = step
@@ -110,45 +156,69 @@ class Trainer:
         self.save = save
         self.keep = keep
         self.checkpoint_every_steps = checkpoint_every_steps
+        self.num_accumulated_batches = num_accumulated_batches
+        self.num_steps = -(-batches.num_steps // num_accumulated_batches)
+        self.read_every_steps = 1 if step.device.type == "cpu" else READ_EVERY_STEPS
         self.listeners = listeners
 
     def fit(self, epochs: int, progress: Progress) -> Progress:
         """Train until `epochs` are done. Raises RunInterrupted after SIGINT or SIGTERM, the checkpoint written."""
+        stopwatch = Stopwatch()
         with _stop_requests() as is_stop_requested:
             while progress.epoch <= epochs:
-                began_s = time.perf_counter()
-                for _ in self._steps(progress):
-                    if is_stop_requested():
-                        self.save(progress)
-                        raise RunInterrupted(
-                            f"stopped in epoch {progress.epoch} after step {progress.step}; "
-                            "the same command with --resume goes on from there"
-                        )
-                    if progress.step % self.checkpoint_every_steps == 0:
-                        self.save(progress)
-                self._end_epoch(progress, began_s)
+                with closing(self._groups(progress)) as groups:
+                    self._train(groups, progress, stopwatch, is_stop_requested)
+                self._end_epoch(progress, stopwatch)
                 self.save(progress)
         return progress
 
-    def _steps(self, progress: Progress) -> Iterator[None]:
-        epoch, num_steps = progress.epoch, self.batches.num_steps
-        for batch in self.batches.epoch(epoch, first_step=progress.step):
-            learning_rate = self.schedule.at(epoch, progress.step, num_steps=num_steps)
-            generator = generator_at(self.seed, "patch-mix", epoch, progress.step)
-            loss = self.step(batch, learning_rate=learning_rate, generator=generator)
-            progress.step += 1
-            progress.record(loss, batch.labels.numpy())
-            if not math.isfinite(progress.loss_sums["loss"]):
-                raise RunDiverged(
-                    f"the loss of step {progress.step} in epoch {epoch} is not a finite number: "
-                    "take a lower train.learning_rate or train.precision=fp32"
-                )
-            for listener in self.listeners:
-                listener.on_step(progress, num_steps=num_steps, learning_rate=learning_rate)
-            yield
+    def _groups(self, progress: Progress) -> Generator[tuple[Batch, ...]]:
+        """The batches of each step that is left of the epoch."""
+        number, device = self.num_accumulated_batches, self.step.device
+        batches = self.batches.epoch(progress.epoch, first_step=number * progress.step)
+        if device.type == "cuda":
+            batches = ahead(copy_to_gpu(batch, device) for batch in batches)
+        yield from iter(lambda: tuple(islice(batches, number)), ())
 
-    def _end_epoch(self, progress: Progress, began_s: float) -> None:
-        epoch, num_steps = progress.epoch, self.batches.num_steps
+    def _train(
+        self,
+        groups: Iterator[tuple[Batch, ...]],
+        progress: Progress,
+        stopwatch: Stopwatch,
+        is_stop_requested: Callable[[], bool],
+    ) -> None:
+        """The steps of an epoch. Losses are read when that many steps are unread, and before anything is saved."""
+        unread: list[Taken] = []
+        for batches in groups:
+            stopwatch.lap("data")
+            rate = self.schedule.at(progress.epoch, progress.step, num_steps=self.num_steps)
+            generator = generator_at(self.seed, "patch-mix", progress.epoch, progress.step)
+            unread.append(Taken.of(self.step(*batches, learning_rate=rate, generator=generator), batches))
+            progress.step += 1
+            is_checkpoint_due = progress.step % self.checkpoint_every_steps == 0
+            is_last = progress.step == self.num_steps
+            if is_checkpoint_due or is_last or is_stop_requested() or len(unread) >= self.read_every_steps:
+                progress.record(unread)
+                unread.clear()
+                _refuse_divergence(progress)
+                stopwatch.lap("compute")
+                for listener in self.listeners:
+                    listener.on_step(progress, num_steps=self.num_steps, learning_rate=rate)
+                if is_stop_requested():
+                    self.save(progress)
+                    raise RunInterrupted(
+                        f"stopped in epoch {progress.epoch} after step {progress.step}; "
+                        "the same command with --resume goes on from there"
+                    )
+                if is_checkpoint_due:
+                    self.save(progress)
+                stopwatch.lap("host")
+            else:
+                stopwatch.lap("compute")
+
+    def _end_epoch(self, progress: Progress, stopwatch: Stopwatch) -> None:
+        """Row, best scores, listeners. The checkpoint of an epoch's end counts to the time of the next one."""
+        epoch, num_steps = progress.epoch, self.num_steps
         row: Row = {
             "epoch": epoch,
             "learning_rate": self.schedule.at(epoch, num_steps - 1, num_steps=num_steps),
@@ -161,10 +231,21 @@ class Trainer:
             if score.sensitivity > LEAST_SENSITIVITY and score.score > progress.best_scores.get(name, -1.0):
                 progress.best_scores[name], progress.best_epochs[name] = score.score, epoch
                 self.keep(name)
-        row["seconds"] = time.perf_counter() - began_s
+        stopwatch.lap("host")
+        taken_s = {"data": 0.0, "compute": 0.0} | stopwatch.take()
+        row["seconds"] = sum(taken_s.values())
+        row |= {f"{name}_seconds": seconds for name, seconds in taken_s.items()}
         progress.end_epoch(row)
         for listener in self.listeners:
             listener.on_epoch(progress)
+
+
+def _refuse_divergence(progress: Progress) -> None:
+    if not math.isfinite(progress.loss_sums["loss"]):
+        raise RunDiverged(
+            f"the loss up to step {progress.step} in epoch {progress.epoch} is not a finite number: "
+            "take a lower train.learning_rate or train.precision=fp32"
+        )
 
 
 @contextmanager

@@ -14,9 +14,9 @@ CPU = torch.device("cpu")
 
 
 def small_model(
-    *, projection_dim: int | None = DIM, seed: int = 0, dtype: torch.dtype = torch.float64
+    *, projection_dim: int | None = DIM, seed: int = 0, dtype: torch.dtype = torch.float64, depth: int = 1
 ) -> LungSoundClassifier:
-    encoder = AudioSpectrogramTransformer(num_mels=NUM_MELS, num_frames=NUM_FRAMES, dim=DIM, depth=1, num_heads=3)
+    encoder = AudioSpectrogramTransformer(num_mels=NUM_MELS, num_frames=NUM_FRAMES, dim=DIM, depth=depth, num_heads=3)
     model = LungSoundClassifier(encoder, CLASSES, projection_dim=projection_dim)
     model.initialize(torch.Generator().manual_seed(seed))
     return model.to(dtype)

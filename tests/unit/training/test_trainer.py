@@ -17,7 +17,7 @@ from lungsound.evaluation.metrics import IcbhiScore
 from lungsound.randomness import generator_at
 from lungsound.training.objectives import Loss
 from lungsound.training.optim import Schedule
-from lungsound.training.trainer import Listener, Progress, RunInterrupted, Trainer
+from lungsound.training.trainer import Listener, Progress, RunInterrupted, Stopwatch, Trainer
 
 SEED = 3
 NUM_STEPS = 5  # 11 cycles in batches of 2, the last one dropped
@@ -29,9 +29,11 @@ class RecordingStep:
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[float], list[int], float, int]] = []
+        self.device = torch.device("cpu")
 
-    def __call__(self, batch: Batch, *, learning_rate: float, generator: torch.Generator) -> Loss:
-        first_values, labels = batch.fbank[:, 0, 0].tolist(), batch.labels
+    def __call__(self, *batches: Batch, learning_rate: float, generator: torch.Generator) -> Loss:
+        first_values = [value for batch in batches for value in batch.fbank[:, 0, 0].tolist()]
+        labels = torch.cat([batch.labels for batch in batches])
         self.calls.append((first_values, labels.tolist(), learning_rate, generator.initial_seed()))
         answers = torch.tensor([labels[0].item(), *[(label + 1) % 4 for label in labels[1:].tolist()]])
         total = torch.tensor(sum(first_values))
@@ -53,6 +55,8 @@ class Run:
         scores: Sequence[IcbhiScore] | None = None,
         every: int = 200,
         on_step: Callable[[Progress], None] | None = None,
+        num_accumulated_batches: int = 1,
+        read_every_steps: int = 1,
     ) -> None:
         self.step = RecordingStep()
         self.saved: list[dict[str, Any]] = []
@@ -69,15 +73,17 @@ class Run:
             save=lambda progress: self.saved.append(json.loads(json.dumps(progress.to_plain()))),
             keep=lambda name: self.kept.append((name, len(self.step.calls) // NUM_STEPS)),
             checkpoint_every_steps=every,
+            num_accumulated_batches=num_accumulated_batches,
             listeners=(self.listener(),),
         )
+        self.trainer.read_every_steps = read_every_steps
 
     def listener(self) -> Listener:
         run = self
 
         class Tell(Listener):
             def on_step(self, progress: Progress, *, num_steps: int, learning_rate: float) -> None:
-                assert num_steps == NUM_STEPS
+                assert num_steps == run.trainer.num_steps
                 run.seen.append((progress.epoch, progress.step, learning_rate))
                 if run.on_step_ is not None:
                     run.on_step_(progress)
@@ -89,7 +95,7 @@ class Run:
 
 
 def without_time(history: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
+    return [{name: value for name, value in row.items() if not name.endswith("seconds")} for row in history]
 
 
 def score(specificity: float, sensitivity: float) -> IcbhiScore:
@@ -128,7 +134,7 @@ def test_a_row_of_history_for_each_epoch() -> None:
         specificity = firsts.count(0) / everything.count(0)
         sensitivity = sum(label > 0 for label in firsts) / sum(label > 0 for label in everything)
         assert row["training_score"] == pytest.approx((specificity + sensitivity) / 2)
-        assert row["seconds"] >= 0
+        assert row["seconds"] == pytest.approx(sum(row[f"{name}_seconds"] for name in ("data", "compute", "host")))
     assert [row["validation_score"] for row in progress.history] == pytest.approx([0.6, 0.3])
     assert progress.history[0]["validation_specificity"] == 0.8
     assert progress.history[0]["validation_sensitivity"] == 0.4
@@ -207,18 +213,113 @@ def test_a_finished_run_does_nothing_more() -> None:
     assert not again.saved
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint() -> None:
-    run = Run(every=1)
-    step = run.step
+@pytest.mark.parametrize("read_every_steps", [1, 4])
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(read_every_steps: int) -> None:
+    class Diverging(RecordingStep):
+        def __call__(self, *batches: Batch, learning_rate: float, generator: torch.Generator) -> Loss:
+            loss = super().__call__(*batches, learning_rate=learning_rate, generator=generator)
+            return loss if len(self.calls) < 8 else Loss(loss.total * float("nan"), loss.parts, loss.logits)
 
-    def diverge(batch: Batch, *, learning_rate: float, generator: torch.Generator) -> Loss:
-        loss = step(batch, learning_rate=learning_rate, generator=generator)
-        return loss if len(step.calls) < 8 else Loss(loss.total * float("nan"), loss.parts, loss.logits)
-
-    run.trainer.step = diverge  # type: ignore[assignment]
+    run = Run(every=2, read_every_steps=read_every_steps)
+    run.trainer.step = Diverging()  # type: ignore[assignment]
     with pytest.raises(LungsoundError, match="epoch 2"):
         run.trainer.fit(3, Progress())
     assert run.places_saved()[-1] == (2, 2)
+    assert len(run.trainer.step.calls) <= 7 + read_every_steps  # type: ignore[attr-defined]
+
+
+def test_losses_that_are_read_later_give_the_same_to_the_bit() -> None:
+    """Also when a checkpoint or a stop comes between two readings: nothing unread is saved."""
+    expected = Run(every=3)
+    finished = expected.trainer.fit(3, Progress())
+    late = Run(every=3, read_every_steps=4)
+    again = late.trainer.fit(3, Progress())
+    assert without_time(again.history) == without_time(finished.history)
+    assert late.places_saved() == expected.places_saved()
+    for ours, theirs in zip(late.saved, expected.saved, strict=True):
+        assert (ours["loss_sums"], ours["confusion"]) == (theirs["loss_sums"], theirs["confusion"])
+    assert [step for epoch, step, _ in late.seen if epoch == 1] == [3, 5]  # the checkpoint's, the epoch's last
+
+
+def test_a_signal_between_two_readings_stops_after_its_step() -> None:
+    class Stopped(RecordingStep):
+        def __call__(self, *batches: Batch, learning_rate: float, generator: torch.Generator) -> Loss:
+            if len(self.calls) == 6:
+                signal.raise_signal(signal.SIGINT)
+            return super().__call__(*batches, learning_rate=learning_rate, generator=generator)
+
+    run, rest = Run(read_every_steps=4), Run()
+    run.trainer.step = Stopped()  # type: ignore[assignment]
+    with pytest.raises(RunInterrupted, match="stopped in epoch 2 after step 2"):
+        run.trainer.fit(3, Progress())
+    found = rest.trainer.fit(3, Progress.from_plain(run.saved[-1]))
+    assert without_time(found.history) == without_time(Run().trainer.fit(3, Progress()).history)
+
+
+# ---- several batches to a step ----
+
+
+def test_steps_over_several_batches_take_all_of_an_epoch_in_its_order() -> None:
+    whole, run = Run(), Run(num_accumulated_batches=2, every=2)
+    whole.trainer.fit(2, Progress())
+    run.trainer.fit(2, Progress())
+    batches = [call[1] for call in whole.step.calls]
+    assert [call[1] for call in run.step.calls] == [
+        [label for batch in batches[first : min(first + 2, stop)] for label in batch]
+        for start, stop in ((0, 5), (5, 10))
+        for first in range(start, stop, 2)
+    ]
+    assert [call[2] for call in run.step.calls[:3]] == [SCHEDULE.at(1, step, num_steps=3) for step in range(3)]
+    assert run.places_saved() == [(1, 2), (2, 0), (2, 2), (3, 0)]
+
+
+def test_a_run_of_such_steps_goes_on_from_every_checkpoint() -> None:
+    whole = Run(num_accumulated_batches=2, every=1)
+    finished = whole.trainer.fit(2, Progress())
+    for saved in whole.saved:
+        start, rest = Progress.from_plain(saved), Run(num_accumulated_batches=2)
+        num_done = 3 * (start.epoch - 1) + start.step
+        again = rest.trainer.fit(2, start)
+        assert rest.step.calls == whole.step.calls[num_done:]
+        assert without_time(again.history) == without_time(finished.history)
+
+
+# ---- time ----
+
+
+def test_each_moment_counts_once() -> None:
+    times = iter([0.0, 1.0, 3.0, 7.0, 8.0])
+    stopwatch = Stopwatch(lambda: next(times))
+    for name in ("data", "compute", "data"):
+        stopwatch.lap(name)
+    assert stopwatch.take() == {"data": 5.0, "compute": 2.0}
+    stopwatch.lap("host")
+    assert stopwatch.take() == {"host": 1.0}
+
+
+def test_time_is_counted_to_what_it_is_spent_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reading of a made clock: batches take 1 s, steps 10 s, listeners and the scores 100 s."""
+    now = [0.0]
+
+    def passing(seconds: float, work: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*values: Any, **keywords: Any) -> Any:
+            now[0] += seconds
+            return work(*values, **keywords)
+
+        return timed
+
+    monkeypatch.setattr(RecordingStep, "__call__", passing(10.0, RecordingStep.__call__))
+    monkeypatch.setattr(CycleBatches, "_batch", passing(1.0, CycleBatches._batch))
+    monkeypatch.setattr("lungsound.training.trainer.Stopwatch", lambda: Stopwatch(lambda: now[0]))
+    run = Run(on_step=passing(100.0, lambda _: None))
+    run.trainer.watch = passing(100.0, dict)
+    row = run.trainer.fit(1, Progress()).history[0]
+    assert {name: row[f"{name}_seconds"] for name in ("data", "compute", "host")} == {
+        "data": 5.0,
+        "compute": 50.0,
+        "host": 600.0,
+    }
+    assert row["seconds"] == 655.0
 
 
 # ---- interruption ----
