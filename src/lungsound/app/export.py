@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from lungsound.app.hf_export import write_hugging_face
+from lungsound.app.model_files import write_onnx, write_openvino, write_torch
 from lungsound.audio.front_end import FrontEnd
 from lungsound.build import corpora
 from lungsound.checkpoint import TrainedModel, load_model
@@ -41,6 +43,31 @@ def export_run(run: Path, *, data_root: Path | None, num_cycles: int, console: C
     measured = _measure(trained, _cut(corpus, test_rows, trained.front_end), console)
     _print(measured, speeds(trained, list(measured)), console)
     return write_agreements(run, trained, measured)
+
+
+def export_files(run: Path, *, to: str, out: Path, data_root: Path | None, num_cycles: int, console: Console) -> None:
+    """Write the model of a run for other programs into `out`: "hf", "onnx", "openvino" or "torch".
+
+    It is checked on cycles drawn as those of `export_run`; what cannot answer as torch does is not written.
+    """
+    if num_cycles < 1:
+        raise SettingsError(f"an export needs at least one cycle to be checked on, got {num_cycles}")
+    trained = load_model(run / "model.safetensors")
+    corpus = corpora.corpus(data_to_test(RunFolder(run).config().data, data_root, None))
+    rows, _ = _draw(corpus, RunFolder(run).config().data.test_parts, num_cycles)
+    cycles = _cut(corpus, rows, trained.front_end)
+    if to == "hf":
+        found = write_hugging_face(run / "model.safetensors", out, cycles)
+        checked = {"fitted cycles through the pipeline": found.pipeline, "bare cycles": found.bare}
+    else:
+        write = {"onnx": write_onnx, "openvino": write_openvino, "torch": write_torch}[to]
+        checked = {"cycles": write(trained, out, cycles)}
+    for name, agreed in checked.items():
+        console.print(
+            f"{agreed.num_cycles} {name}: {agreed.share:.1%} the same answers as torch, largest difference in "
+            f"probability {agreed.largest_difference:.1e}",
+            highlight=False,
+        )
 
 
 def _draw(corpus: Corpus, test_parts: Sequence[str], num_cycles: int) -> tuple[list[int], list[int]]:

@@ -20,6 +20,5 @@ def load(module: str, *, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError:
         raise SettingsError(
-            f"{module.partition('.')[0]} is not installed, which this engine needs: pip install 'lungsound[{extra}]', "
-            "or take another engine"
+            f"{module.partition('.')[0]} is not installed, which this needs: pip install 'lungsound[{extra}]'"
         ) from None

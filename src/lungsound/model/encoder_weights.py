@@ -198,8 +198,8 @@ def _own_places(facts: Mapping[str, Any]) -> PatchPlaces | None:
     return places
 
 
-_HUGGING_FACE_PREFIX = "audio_spectrogram_transformer."
-_HUGGING_FACE_NAMES = {
+HUGGING_FACE_PREFIX = "audio_spectrogram_transformer."
+HUGGING_FACE_NAMES = {
     "embeddings.cls_token": "cls_token",
     "embeddings.distillation_token": "dist_token",
     "embeddings.position_embeddings": "pos_embed",
@@ -211,27 +211,27 @@ _HUGGING_FACE_NAMES = {
     "intermediate.dense": "mlp.fc1",
     "output.dense": "mlp.fc2",
 }
-_QUERY_KEY_VALUE = tuple(f"attention.attention.{part}" for part in ("query", "key", "value"))
+QUERY_KEY_VALUE = tuple(f"attention.attention.{part}" for part in ("query", "key", "value"))
 
 
 def _from_hugging_face(file: WeightFile) -> ForeignWeights:
     """Hugging Face's AST; query, key and value are joined, strides and lengths come from config.json."""
-    tensors = file.keep(_HUGGING_FACE_PREFIX, {"classifier.": "head of another task"})
+    tensors = file.keep(HUGGING_FACE_PREFIX, {"classifier.": "head of another task"})
     weights: dict[str, Tensor] = {}
     for key, value in tensors.items():
         layer = re.match(r"encoder\.layer\.(\d+)\.", key)
         block = "" if layer is None else f"blocks.{layer[1]}."
         name = key if layer is None else key[layer.end() :]
         stem, _, leaf = name.rpartition(".")
-        if name in _HUGGING_FACE_NAMES:
-            weights[_HUGGING_FACE_NAMES[name]] = value
-        elif stem in _HUGGING_FACE_NAMES:
-            weights[f"{block}{_HUGGING_FACE_NAMES[stem]}.{leaf}"] = value
-        elif stem == _QUERY_KEY_VALUE[0]:
-            parts = [tensors.get(key.replace(stem, part)) for part in _QUERY_KEY_VALUE]
+        if name in HUGGING_FACE_NAMES:
+            weights[HUGGING_FACE_NAMES[name]] = value
+        elif stem in HUGGING_FACE_NAMES:
+            weights[f"{block}{HUGGING_FACE_NAMES[stem]}.{leaf}"] = value
+        elif stem == QUERY_KEY_VALUE[0]:
+            parts = [tensors.get(key.replace(stem, part)) for part in QUERY_KEY_VALUE]
             joined = [part for part in parts if part is not None and part.shape == value.shape]
             weights[f"{block}attn.qkv.{leaf}"] = torch.cat(joined)
-        elif stem not in _QUERY_KEY_VALUE:
+        elif stem not in QUERY_KEY_VALUE:
             weights[key] = value
     config, places = _hugging_face_config(file.path.with_name("config.json"))
     named = {"norm_eps": config["layer_norm_eps"]} if "layer_norm_eps" in config else {}
@@ -267,6 +267,6 @@ _TRANSLATIONS: dict[str, Callable[[WeightFile], ForeignWeights]] = {
     "encoder.pos_embed": _from_own_run,
     "v.pos_embed": _from_ast,
     "embeddings.position_embeddings": _from_hugging_face,
-    _HUGGING_FACE_PREFIX + "embeddings.position_embeddings": _from_hugging_face,
+    HUGGING_FACE_PREFIX + "embeddings.position_embeddings": _from_hugging_face,
     "pos_embed": _from_imagenet,
 }

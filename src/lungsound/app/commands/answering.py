@@ -15,7 +15,7 @@ from lungsound.app.commands.shared import (
     print_error,
     print_report,
 )
-from lungsound.errors import LungsoundError
+from lungsound.errors import LungsoundError, SettingsError
 
 NUM_NAMED = 10  # files in the last lines
 
@@ -61,21 +61,34 @@ FormatOption = Annotated[
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
+    to: Annotated[
+        Literal["engines", "hf", "onnx", "openvino", "torch"],
+        typer.Option(
+            help="engines: for 'predict'; hf: a folder for transformers; the others: one model for a waveform."
+        ),
+    ] = "engines",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where files for other programs go.")] = None,
     data: DataOption = None,
-    cycles: Annotated[int, typer.Option(help="How many test cycles the engines are measured on.")] = 500,
+    cycles: Annotated[int, typer.Option(help="How many test cycles it is measured on.")] = 500,
 ) -> None:
-    """Export a run's model for the fast engines (ONNX Runtime, OpenVINO), and measure each on real cycles.
+    """Export a run's model, and measure on real cycles how nearly it answers as torch does.
 
-    What each is: how fast here, how often it answers as torch does. 'predict' then takes the fastest that does.
+    Without --to for the fast engines (ONNX Runtime, OpenVINO): 'predict' then takes the fastest that answers alike.
     """
-    from lungsound.app.export import export_run
+    from lungsound.app.export import export_files, export_run
 
-    path = export_run(run, data_root=data, num_cycles=cycles, console=console)
-    console.print(f"engines: {path}", highlight=False, soft_wrap=True)
+    if to == "engines":
+        path = export_run(run, data_root=data, num_cycles=cycles, console=console)
+        console.print(f"engines: {path}", highlight=False, soft_wrap=True)
+        return
+    if out is None:
+        raise SettingsError(f"export --to {to} needs a folder for its files: give --out DIR")
+    export_files(run, to=to, out=out, data_root=data, num_cycles=cycles, console=console)
+    console.print(f"written: {out}", highlight=False, soft_wrap=True)
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run, or its model.safetensors.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, its model.safetensors, or hf://OWNER/NAME.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Sound files, folders of them, or patterns.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the answers into this folder.")] = None,
     formats: FormatOption = None,
@@ -115,7 +128,7 @@ def predict(
         )
         errors = done.errors
         _tell(done)
-    if told := unfinished(run if run.is_dir() else run.parent):
+    if told := predictor.path and unfinished(predictor.path.parent):
         console.print(f"Warning: {told}; these are answers of an epoch on the way.", highlight=False, soft_wrap=True)
     console.print(f"{what_probabilities_are(predictor)} {NOTICE}", highlight=False)
     for error in errors:

@@ -1,0 +1,36 @@
+"""100 real cycles: what each export decides is what torch decides."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lungsound.app.hf_export import write_hugging_face
+from lungsound.app.model_files import write_onnx, write_openvino, write_torch
+from lungsound.data.cut_cycles import waveforms_of
+from lungsound.data.reader import read_corpus
+from lungsound.engines import kinds
+from tests.unit.engines.models import saved_model
+
+NUM_CYCLES = 100
+pytestmark = pytest.mark.slow
+
+
+def test_every_export_decides_as_torch_does(icbhi_dir: Path, tmp_path: Path) -> None:
+    for package in ("transformers", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    trained = saved_model(tmp_path / "run")
+    corpus = read_corpus(icbhi_dir.parent)
+    step = len(corpus.cycles) // NUM_CYCLES
+    cycles = waveforms_of(corpus.cycles[: step * NUM_CYCLES : step], trained.front_end)
+    assert len(cycles) == NUM_CYCLES
+    decided = kinds.make("torch", trained).answer(cycles).argmax(dim=1)
+    assert len(torch.unique(decided)) > 1
+    for write in (write_onnx, write_openvino, write_torch):
+        found = write(trained, tmp_path / "out", cycles)
+        assert (found.num_cycles, found.share) == (NUM_CYCLES, 1.0)
+    by_library = write_hugging_face(tmp_path / "run" / "model.safetensors", tmp_path / "hf", cycles)
+    assert (by_library.pipeline.num_cycles, by_library.pipeline.share) == (NUM_CYCLES, 1.0)
+    assert by_library.weights.largest_difference < 1e-5
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["lungsound"]["model_sha256"] == trained.sha256
