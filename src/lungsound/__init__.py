@@ -9,9 +9,12 @@ from typing import Any
 _HOMES = {
     "Corpus": "lungsound.data.corpus",
     "Cycle": "lungsound.data.corpus",
+    "CycleAnswer": "lungsound.answers.answer",
+    "LungSoundClassifier": "lungsound.app.estimator",
     "LungsoundError": "lungsound.errors",
     "Predictor": "lungsound.app.predictor",
     "Recording": "lungsound.data.corpus",
+    "RecordingAnswer": "lungsound.answers.answer",
     "evaluate": "lungsound.scoring",
     "load_config": "lungsound.config",
     "read_corpus": "lungsound.data.reader",

@@ -17,13 +17,13 @@ from lungsound.training.trainer import Progress, Trainer
 from lungsound.watch import Watch
 
 
-def train(config: RunConfig, run_dir: Path, *, console: Console | None = None, is_resumed: bool = False) -> Path:
+def train(config: RunConfig, run_dir: str | Path, *, console: Console | None = None, is_resumed: bool = False) -> Path:
     """Train, choose an epoch, evaluate on the test part, report; the path of the report.
 
     The same settings, corpus and machine give the same weights to the byte on the CPU, also when the run was killed
     and resumed. Raises LungsoundError for what a user can mend.
     """
-    run = RunFolder(run_dir)
+    run = RunFolder(Path(run_dir))
     with run.alone():
         run.check(config, is_resumed=is_resumed)
         return _train(config, run, console=console or Console())

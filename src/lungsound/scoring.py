@@ -52,11 +52,11 @@ SYNTHETIC_NOTE = (
 
 
 def evaluate(
-    run_dir: Path,
+    run_dir: str | Path,
     *,
-    data_root: Path | None = None,
+    data_root: str | Path | None = None,
     label_map: Path | None = None,
-    out_dir: Path | None = None,
+    out_dir: str | Path | None = None,
     device: str | None = None,
     console: Console | None = None,
 ) -> Path:
@@ -66,12 +66,12 @@ def evaluate(
     every part of that corpus but "train" (see `data_to_test`), and `out_dir` is needed. `device` is that of the run by
     default.
     """
-    run = RunFolder(run_dir)
-    if told := unfinished(run_dir):
+    run = RunFolder(Path(run_dir))
+    if told := unfinished(run.path):
         raise SettingsError(told)
     if data_root is not None and out_dir is None:
         raise SettingsError("evaluating on another corpus needs a folder for its report: give --out DIR")
-    data = data_to_test(run.config().data, data_root, label_map)
+    data = data_to_test(run.config().data, None if data_root is None else Path(data_root), label_map)
     corpus = corpora.corpus(data)
     rows = rows_to_test(corpus, data.test_parts)
     console = console or Console()
@@ -81,7 +81,7 @@ def evaluate(
         rows,
         data=data,
         progress=run.progress(),
-        out_dir=out_dir,
+        out_dir=None if out_dir is None else Path(out_dir),
         device=device,
         console=console,
     )

@@ -18,7 +18,7 @@ Kind = Literal["icbhi", "sprsound", "table", "folders"]
 
 
 def read_corpus(
-    root: Path,
+    root: str | Path,
     *,
     kind: str = "auto",
     split: str = "official",
@@ -37,6 +37,7 @@ def read_corpus(
 
     Raises CorpusError too when `root` is not there or holds no corpus, SettingsError for a label map that is none.
     """
+    root = Path(root)
     if kind == "auto":
         kind = find_kind(root)
     if split != "official" and kind in ("sprsound", "table", "folders"):
