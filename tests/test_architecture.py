@@ -40,6 +40,7 @@ LAYERS = {
     "scoring": 8,
     "recipe": 8,
     "app": 9,
+    "serve": 9,
     "__main__": 9,
     # The root lists the public names and imports them late; nothing may import it.
     "": 10,

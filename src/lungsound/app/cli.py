@@ -13,7 +13,9 @@ from lungsound.app.commands import (
     compare,
     convert,
     data,
+    inspecting,
     rescore,
+    serving,
     studies,
     training,
 )
@@ -45,6 +47,10 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     rescore.rescore,
     calibration.calibrate,
     calibration.operate,
+    inspecting.embed,
+    inspecting.explain,
+    serving.serve,
+    serving.review,
     bench.bench,
 )
 for command in COMMANDS:
@@ -55,6 +61,8 @@ study_app.command("keep")(studies.study_keep)
 study_app.command("show")(studies.study_show)
 data_app.command("check")(data.data_check)
 data_app.command("audit")(audit.data_audit)
+data_app.command("segment")(inspecting.data_segment)
+data_app.command("quality")(inspecting.data_quality)
 data_app.command("convert")(convert.data_convert)
 data_app.command("synthesize")(data.data_synthesize)
 

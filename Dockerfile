@@ -1,0 +1,29 @@
+# syntax=docker/dockerfile:1
+# The service on a CPU. Research software, not a medical device. How it is used: docs/service.md.
+#
+#   docker build -t lungsound .
+#   docker run --rm -p 127.0.0.1:8000:8000 -e LUNGSOUND_TOKEN -v "$PWD/runs/first:/run-to-serve:ro" lungsound
+
+FROM python:3.11-slim AS wheel
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE ./
+COPY src src
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM python:3.11-slim
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# The wheels bring their libraries: no package of the system is needed, and no build tool stays.
+RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
+    --mount=type=bind,source=constraints.txt,target=/constraints.txt \
+    pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" --constraint /constraints.txt \
+        "lungsound[serve,onnx] @ file://$(ls /wheels/lungsound-*.whl)" \
+    && pip uninstall --yes pip setuptools wheel \
+    && useradd --system --create-home --uid 10001 lungsound
+USER 10001
+ENV LUNGSOUND_CACHE=/home/lungsound/cache \
+    PYTHONUNBUFFERED=1
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/ready', timeout=4)"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["lungsound", "serve", "/run-to-serve", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,0 +1,193 @@
+"""What every request passes: who may ask, how much and how long, what is logged, counted, and said in headers."""
+
+import asyncio
+import hmac
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import uuid4
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lungsound.serve.limits import MAX_TEXT_BYTES, Limits
+from lungsound.serve.logs import log, place_of
+from lungsound.serve.metrics import Metrics
+from lungsound.serve.refusals import Refusal
+
+WITH_SOUND = ("/v1/predictions", "/v1/batch")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+CLIENT_GONE = 499  # in logs and metrics: nobody is there to be told a status
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass
+class Asked:
+    """What is known of a request, for its line in the log; `refusal` when it was refused while its body was read."""
+
+    request_id: str
+    num_bytes: int = 0
+    num_cycles: int = 0
+    duration_s: float = 0.0
+    status: int = 0
+    error: str | None = None
+    refusal: Refusal | None = None
+
+
+def asked_of(request: Request) -> Asked:
+    """What the gate keeps of a request."""
+    asked: Asked = request.state.asked
+    return asked
+
+
+class Gate:
+    """An ASGI application before another. `is_local_only`: only requests to this machine by its own names pass.
+
+    That check keeps a page of somebody else, whose name leads to this machine, from reading what is served here.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, limits: Limits, metrics: Metrics, token: str | None = None, is_local_only: bool = False
+    ) -> None:
+        self.app = app
+        self.limits = limits
+        self.metrics = metrics
+        self.token = token
+        self.is_local_only = is_local_only
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        asked, start_s = Asked(uuid4().hex), time.perf_counter()
+        scope.setdefault("state", {})["asked"] = asked
+        sending = _Sending(send, asked)
+        try:
+            await self._pass(scope, _Counting(receive, asked, self._max_bytes(scope)), sending)
+        except Exception as error:
+            # That of a handler was told already, by the application itself.
+            asked.error = asked.error or "internal"
+            log("error", id=asked.request_id, error=place_of(error))
+            if not sending.is_started:
+                refusal = Refusal("internal", f"a mistake of lungsound's own, request {asked.request_id}")
+                await refusal.response()(scope, receive, sending)
+        finally:
+            self._note(scope, asked, time.perf_counter() - start_s)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: "_Sending") -> None:
+        try:
+            self._admit(scope)
+            async with asyncio.timeout(self.limits.timeout_s):
+                await self.app(scope, receive, send)
+        except TimeoutError:
+            message = f"no answer within {self.limits.timeout_s:g} s; send less, or ask again later"
+            await self._refuse(Refusal("timeout", message), scope, receive, send)
+        except Refusal as refusal:
+            await self._refuse(refusal, scope, receive, send)
+        except ClientDisconnect:
+            send.asked.status, send.asked.error = CLIENT_GONE, "client gone"
+
+    async def _refuse(self, refusal: Refusal, scope: Scope, receive: Receive, send: "_Sending") -> None:
+        send.asked.error = refusal.kind
+        if not send.is_started:
+            await refusal.response()(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> None:
+        """Refusal before a byte of the body is read: by its host, its token, and the length that it announces."""
+        headers = Headers(scope=scope)
+        if self.is_local_only and _host(headers.get("host", "")) not in LOCAL_HOSTS:
+            raise Refusal("bad request", f"without a token only {', '.join(LOCAL_HOSTS)} are answered, as the host")
+        path = scope["path"]
+        if self.token is not None and (path.startswith("/v1/") or path == "/metrics"):
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            is_same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.token.encode())
+            if scheme.lower() != "bearer" or not is_same:
+                raise Refusal("unauthorized", "a token is needed: send the header 'Authorization: Bearer TOKEN'")
+        announced = headers.get("content-length", "0")
+        if announced.isdigit() and int(announced) > self._max_bytes(scope):
+            raise Refusal("too large", f"{announced} bytes announced; at most {self._max_bytes(scope)}")
+
+    def _max_bytes(self, scope: Scope) -> int:
+        return self.limits.max_bytes if scope["path"] in WITH_SOUND else MAX_TEXT_BYTES
+
+    def _note(self, scope: Scope, asked: Asked, seconds: float) -> None:
+        route = route_of(scope)
+        if asked.error is not None:
+            self.metrics.errors.labels(asked.error).inc()
+        self.metrics.requests.labels(route, asked.status).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        self.metrics.cycles.inc(asked.num_cycles)
+        if route.startswith("/health"):
+            return
+        log(
+            "request",
+            id=asked.request_id,
+            method=scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "PUT") else "other",
+            route=route,
+            status=asked.status,
+            ms=round(1000 * seconds, 1),
+            bytes=asked.num_bytes,
+            duration_s=round(asked.duration_s, 3),
+            cycles=asked.num_cycles,
+            error=asked.error,
+        )
+
+
+class _Counting:
+    """Receives a body; Refusal as soon as it is larger than it may be."""
+
+    def __init__(self, receive: Receive, asked: Asked, max_bytes: int) -> None:
+        self.receive, self.asked, self.max_bytes = receive, asked, max_bytes
+
+    async def __call__(self) -> Message:
+        message = await self.receive()
+        self.asked.num_bytes += len(message.get("body", b""))
+        if self.asked.num_bytes > self.max_bytes:
+            self.asked.refusal = Refusal("too large", f"more than {self.max_bytes} bytes were sent, which is the limit")
+            raise self.asked.refusal
+        return message
+
+
+class _Sending:
+    """Sends a response with the headers that all have, and remembers its status."""
+
+    def __init__(self, send: Send, asked: Asked) -> None:
+        self.send, self.asked = send, asked
+        self.is_started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.is_started = True
+            self.asked.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in self._headers.items():
+                headers.setdefault(name, value)
+        await self.send(message)
+
+    @property
+    def _headers(self) -> Mapping[str, str]:
+        return {**SECURITY_HEADERS, "X-Request-ID": self.asked.request_id}
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that was taken: what was asked for may hold a name."""
+    if scope["path"].startswith("/static/"):
+        return "/static"
+    return str(getattr(scope.get("route"), "path", "unknown"))
+
+
+def _host(header: str) -> str:
+    """The name in a Host header, without its port."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0].lower()

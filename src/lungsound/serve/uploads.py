@@ -1,0 +1,113 @@
+"""Sounds that were sent: received up to a limit into a private folder, known by their content, checked, deleted."""
+
+import re
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from lungsound.audio.waveform import probe
+from lungsound.errors import AudioError
+from lungsound.serve.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_TEXT_BYTES, Limits
+from lungsound.serve.refusals import Refusal
+
+FORMATS = ("wav", "flac", "ogg", "mp3")
+CHUNK_BYTES = 2**18
+HEAD_BYTES = 12
+MAX_NAME = 120
+_STEM = "recording"  # of the file here: nothing of the sender's name reaches the file system
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder that nobody else can read, gone with all that is in it when the block ends, however it does."""
+    with tempfile.TemporaryDirectory(prefix="lungsound-") as folder:
+        yield Path(folder)
+
+
+async def save_sound(chunks: AsyncIterator[bytes], folder: Path) -> Path:
+    """The sound as a file with the suffix of its format. Refusal for nothing at all, and for what is no sound."""
+    partial = folder / "received"
+    await _save(chunks, partial)
+    with partial.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if not head:
+        raise Refusal("bad request", "0 bytes were sent; send a sound file")
+    found = sniff(head)
+    if found is None:
+        raise Refusal("not sound", f"what was sent is no sound file that is known; send {', '.join(FORMATS)}")
+    return partial.rename(folder / f"{_STEM}.{found}")
+
+
+async def save_annotation(chunks: AsyncIterator[bytes], folder: Path) -> None:
+    """The annotation beside the sound. Refusal when it is larger than any annotation."""
+    path = folder / f"{_STEM}.txt"
+    await _save(chunks, path)
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        raise Refusal("too large", f"the annotation has more than {MAX_TEXT_BYTES} bytes")
+
+
+async def _save(chunks: AsyncIterator[bytes], path: Path) -> None:
+    with path.open("wb") as file:
+        async for chunk in chunks:
+            file.write(chunk)
+
+
+async def chunks_of(upload: UploadFile | str) -> AsyncIterator[bytes]:
+    """The bytes of a form's field."""
+    if isinstance(upload, str):
+        yield upload.encode("utf-8", "surrogateescape")
+        return
+    while chunk := await upload.read(CHUNK_BYTES):
+        yield chunk
+
+
+def sniff(head: bytes) -> str | None:
+    """The format of a sound file by its first 12 bytes; None for any other file."""
+    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
+        return "wav"
+    if head[:4] == b"fLaC":
+        return "flac"
+    if head[:4] == b"OggS":
+        return "ogg"
+    is_mpeg_frame = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2  # layer III of any version
+    return "mp3" if head[:3] == b"ID3" or is_mpeg_frame else None
+
+
+def check_sound(path: Path, limits: Limits) -> float:
+    """Duration (s) by the header of a sound file. Refusal when decoding it could take more than the limits allow."""
+    try:
+        info = probe(path)
+    except AudioError as error:
+        raise Refusal("unusable", told(error, path)) from None
+    if not LOWEST_RATE_HZ <= info.sample_rate_hz <= HIGHEST_RATE_HZ:
+        message = f"{info.sample_rate_hz} samples a second; send {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}"
+        raise Refusal("unusable", message)
+    duration_s = info.num_samples / info.sample_rate_hz
+    if duration_s > limits.max_duration_s:
+        raise Refusal("too long", f"the recording lasts {duration_s:.1f} s; at most {limits.max_duration_s:g} s")
+    if info.num_samples * info.num_channels > limits.max_values:
+        message = f"{info.num_channels} channels of {info.num_samples} samples; at most {limits.max_values} in all"
+        raise Refusal("too long", message)
+    return duration_s
+
+
+def told(error: Exception, path: Path) -> str:
+    """What an error says, without the place of the file here."""
+    return str(error).replace(str(path), "the recording").replace(f"{_STEM}.txt", "the annotation")
+
+
+def safe_name(given: str | None) -> str:
+    """The last part of a name that was sent, printable and short; "recording" where nothing is left of it."""
+    last = PurePosixPath((given or "").replace("\\", "/")).name
+    printable = re.sub(r"\s+", " ", "".join(each if each.isprintable() else " " for each in last)).strip(" .")
+    return printable[-MAX_NAME:] or _STEM
+
+
+def raw_name(request: Request) -> str:
+    """The name of a sound that is the body itself: the parameter `name`, or the header `X-Filename`."""
+    return safe_name(request.query_params.get("name") or unquote(request.headers.get("x-filename", "")))

@@ -1,0 +1,83 @@
+"""A tiny model, served in the test's own process, and sounds to send to it."""
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from fastapi.testclient import TestClient
+
+from lungsound.answers.answer import RecordingAnswer
+from lungsound.app.predictor import Predictor
+from lungsound.build import corpora, models
+from lungsound.checkpoint import save_model
+from lungsound.config import AudioSettings, ModelSettings
+from lungsound.labels import LABEL_SETS
+from lungsound.serve.application import Service, application
+from lungsound.serve.limits import Limits
+from lungsound.serve.reviewing import ReviewFolder
+from lungsound.serve.server import warm
+
+AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
+ARCHITECTURE = ModelSettings(size="micro", stride=16)
+
+
+def save_tiny(path: Path, *, label_set: str = "sound4") -> Path:
+    """A model of random weights, whose answers differ from cycle to cycle."""
+    model = models.network(ARCHITECTURE, corpora.front_end(AUDIO), LABEL_SETS[label_set])
+    model.initialize(torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(model.head[1].weight, std=3.0, generator=torch.Generator().manual_seed(1))
+    save_model(path, model, audio=AUDIO, architecture=ARCHITECTURE, mean=-8.0, std=3.0, label_set=LABEL_SETS[label_set])
+    return path
+
+
+def breathing(duration_s: float = 3.2, *, rate_hz: int = 8000, seed: int = 0) -> np.ndarray:
+    """Noise that swells, one channel."""
+    num_samples = round(duration_s * rate_hz)
+    swell = 0.6 + 0.4 * np.sin(2 * np.pi * np.arange(num_samples) / rate_hz / 2.0)
+    return np.random.default_rng(seed).normal(0, 0.1, num_samples) * swell
+
+
+def sound(format: str = "WAV", *, duration_s: float = 3.2, rate_hz: int = 8000, seed: int = 0) -> bytes:
+    """Bytes of a sound file."""
+    content = io.BytesIO()
+    soundfile.write(content, breathing(duration_s, rate_hz=rate_hz, seed=seed), rate_hz, format=format)
+    return content.getvalue()
+
+
+class HeldPredictor(Predictor):
+    """Answers when `may_go` is set; `has_begun` says that it is asked."""
+
+    def __init__(self, other: Predictor) -> None:
+        self.__dict__ |= other.__dict__
+        self.may_go, self.has_begun = threading.Event(), threading.Event()
+
+    def answer(
+        self, recording: str | Path, *, patient: str | None = None, device: str | None = None
+    ) -> RecordingAnswer:
+        self.has_begun.set()
+        assert self.may_go.wait(20)
+        return super().answer(recording, patient=patient, device=device)
+
+
+@contextmanager
+def client(
+    predictor: Predictor,
+    *,
+    limits: Limits | None = None,
+    token: str | None = None,
+    folder: Path | None = None,
+    is_warm: bool = True,
+) -> Iterator[TestClient]:
+    """A client of the service; `client.service` is what is served."""
+    review = None if folder is None else ReviewFolder(folder, predictor.trained.label_set)
+    service = Service(predictor, limits=limits or Limits(timeout_s=30), folder=review)
+    if is_warm:
+        warm(service)
+    with TestClient(application(service, token=token), raise_server_exceptions=False) as found:
+        found.service = service
+        yield found

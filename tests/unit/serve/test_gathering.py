@@ -1,0 +1,106 @@
+"""One engine for several threads: everybody's own answers, errors to those they belong to, full batches."""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from lungsound.app.predictor import Predictor
+from lungsound.engines.engine import Engine
+from lungsound.serve.gathering import GPU_BATCH_SIZE, gathered
+from tests.unit.serve.test_limits import wait_for
+
+CPU = torch.device("cpu")
+
+
+class Held(Engine):
+    """Answers with each waveform's first sample; `asked` lists what it was asked for, once it may go."""
+
+    def __init__(self, *, batch_size: int) -> None:
+        self.name, self.batch_size = "held", batch_size
+        self.trained = SimpleNamespace()  # type: ignore[assignment]
+        self.asked: list[list[float]] = []
+        self.may_go = threading.Event()
+
+    def answer(self, waveforms: Sequence[Tensor], **_: object) -> Tensor:
+        self.asked.append([float(waveform[0]) for waveform in waveforms])
+        assert self.may_go.wait(10)
+        if -1.0 in self.asked[-1]:
+            raise ValueError("a cycle that cannot be")
+        return torch.tensor(self.asked[-1]).unsqueeze(1)
+
+    def _probabilities(self, clips: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def cycles(*values: float) -> list[Tensor]:
+    return [torch.full((3,), value) for value in values]
+
+
+def test_answers_are_those_of_the_engine_alone(tiny: Predictor) -> None:
+    waveforms = [torch.randn(16000, generator=torch.Generator().manual_seed(seed)) for seed in range(12)]
+    expected = tiny.engine.answer(waveforms)
+    engine = gathered(tiny.engine, CPU)
+    with ThreadPoolExecutor(6) as pool:
+        parts = [pool.submit(engine.answer, waveforms[first : first + 2]) for first in range(0, 12, 2)]
+        found = torch.cat([part.result(20) for part in parts])
+    engine.close()
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert engine.name == tiny.engine.name
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "asked"),
+    [(3, [[0, 0], [1, 2, 3], [4, 4, 4, 4], [5]]), (1, [[0, 0], [1], [2], [3], [4, 4, 4, 4], [5]])],
+)
+def test_those_who_wait_share_a_batch_until_it_is_full(batch_size: int, asked: list[list[float]]) -> None:
+    held = Held(batch_size=batch_size)
+    engine = gathered(held, CPU)
+    given = [cycles(0, 0), cycles(1), cycles(2), cycles(3), cycles(4, 4, 4, 4), cycles(5)]
+    with ThreadPoolExecutor(len(given)) as pool:
+        futures = []
+        for number, each in enumerate(given):
+            futures.append(pool.submit(engine.answer, each))
+            # The first is being computed, the others wait in the order in which they came.
+            wait_for(lambda: held.asked if number == 0 else engine._asked.qsize() == number)  # noqa: B023
+        held.may_go.set()
+        found = [future.result(10)[:, 0].tolist() for future in futures]
+    engine.close()
+    assert found == [[float(waveform[0]) for waveform in each] for each in given]
+    assert held.asked == asked
+
+
+def test_an_error_reaches_those_it_belongs_to_and_ends_nothing() -> None:
+    held = Held(batch_size=1)
+    held.may_go.set()
+    engine = gathered(held, CPU)
+    with pytest.raises(ValueError, match="a cycle that cannot be"):
+        engine.answer(cycles(-1.0))
+    assert engine.answer(cycles(2.0)).tolist() == [[2.0]]
+    engine.close()
+
+
+def test_close_answers_what_was_asked_before() -> None:
+    held = Held(batch_size=4)
+    engine = gathered(held, CPU)
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(engine.answer, cycles(1.0))]
+        wait_for(lambda: held.asked)
+        futures.append(pool.submit(engine.answer, cycles(2.0)))
+        wait_for(lambda: engine._asked.qsize() == 1)
+        closing = pool.submit(engine.close)
+        wait_for(lambda: engine._asked.qsize() == 2)
+        held.may_go.set()
+        closing.result(10)
+    assert [future.result(0).tolist() for future in futures] == [[[1.0]], [[2.0]]]
+
+
+def test_batches_are_larger_on_a_gpu() -> None:
+    held = Held(batch_size=4)
+    engine = gathered(held, torch.device("cuda"))
+    engine.close()
+    assert engine.batch_size == held.batch_size == GPU_BATCH_SIZE

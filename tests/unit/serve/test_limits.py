@@ -1,0 +1,259 @@
+"""Who may ask, how much, how many at once, and how long; and what is counted and logged of it."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from lungsound.app.predictor import Predictor
+from lungsound.errors import SettingsError
+from lungsound.serve.application import Service, application
+from lungsound.serve.limits import Limits
+from tests.unit.serve.served import HeldPredictor, client, sound
+
+TOKEN = "a token of tests 01".replace(" ", "-")
+
+
+def wait_for(is_so, *, most_s: float = 10.0) -> None:
+    end_s = time.monotonic() + most_s
+    while not is_so():
+        assert time.monotonic() < end_s, "waited in vain"
+        time.sleep(0.01)
+
+
+def ask(http: TestClient, results: list[httpx.Response] | None = None) -> threading.Thread:
+    """Ask for an answer in a thread."""
+    found = [] if results is None else results
+
+    def post() -> None:
+        found.append(http.post("/v1/predictions", files={"file": ("a.wav", sound())}))
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    return thread
+
+
+def test_when_all_places_are_taken_others_are_told_to_come_again(tiny: Predictor, temporary: Path) -> None:
+    held, results = HeldPredictor(tiny), []
+    with client(held, limits=Limits(num_workers=1, max_waiting=1, timeout_s=30), is_warm=False) as http:
+        queue = http.service.queue
+        threads = [ask(http, results)]
+        assert held.has_begun.wait(10)
+        threads.append(ask(http, results))
+        wait_for(lambda: queue.num_waiting == 1)
+        gauges = http.get("/metrics").text
+        refused = http.post("/v1/predictions", files={"file": ("a.wav", sound())})
+        held.may_go.set()
+        for thread in threads:
+            thread.join(20)
+        after = http.post("/v1/predictions", files={"file": ("a.wav", sound())})
+        assert (queue.num_requests, queue.num_waiting) == (0, 0)
+    assert "lungsound_queue_length 1.0" in gauges
+    assert "lungsound_requests_in_progress 2.0" in gauges
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "2")
+    assert refused.json() == {"error": "2 requests are being answered, which is all; ask again later"}
+    assert [answer.status_code for answer in (*results, after)] == [200, 200, 200]
+    assert list(temporary.iterdir()) == []
+
+
+def test_two_at_once_get_their_own_answers(tiny: Predictor) -> None:
+    sounds = [sound(seed=seed, duration_s=2 + seed) for seed in range(4)]
+    with client(tiny) as http, ThreadPoolExecutor(4) as pool:
+        alone = [http.post("/v1/predictions", content=each).json()["cycles"] for each in sounds]
+        together = list(pool.map(lambda each: http.post("/v1/predictions", content=each).json()["cycles"], sounds))
+    assert together == alone
+    assert alone[0] != alone[1]
+
+
+def test_after_the_time_limit_nothing_is_left(tiny: Predictor, temporary: Path) -> None:
+    """The request is given up, its files go at once; the thread is free again when the work ends."""
+    held, results = HeldPredictor(tiny), []
+    with client(held, limits=Limits(num_workers=1, timeout_s=0.5), is_warm=False) as http:
+        running = ask(http, results)
+        assert held.has_begun.wait(10)
+        waiting = ask(http, results)
+        for thread in (running, waiting):
+            thread.join(20)
+        assert list(temporary.iterdir()) == []
+        assert http.service.queue.num_requests == 0
+        held.may_go.set()
+        wait_for(lambda: http.post("/v1/predictions", content=sound()).status_code == 200)
+        metrics = http.get("/metrics").text
+    assert [answer.status_code for answer in results] == [504, 504]
+    assert results[0].json() == {"error": "no answer within 0.5 s; send less, or ask again later"}
+    assert 'lungsound_errors_total{kind="timeout"} 2.0' in metrics
+
+
+@pytest.mark.parametrize("path", ["/v1/predictions", "/v1/batch"])
+def test_no_more_bytes_are_taken_than_allowed(tiny: Predictor, temporary: Path, path: str) -> None:
+    """Announced, or not announced: then reading ends at the limit, however much would come."""
+    sent = 0
+
+    def endless():
+        nonlocal sent
+        for _ in range(1000):
+            sent += 2**16
+            yield bytes(2**16)
+
+    with client(tiny, limits=Limits(max_bytes=2**18, timeout_s=30)) as http:
+        announced = http.post(path, files={"file": ("a.wav", bytes(2**19))})
+        boundary = {"Content-Type": "multipart/form-data; boundary=x"}
+        streamed = http.post(path, content=endless(), headers=boundary if path == "/v1/batch" else {})
+    assert announced.status_code == streamed.status_code == 413
+    assert "at most 262144" in announced.json()["error"]
+    assert streamed.json() == {"error": "more than 262144 bytes were sent, which is the limit"}
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_limit_is_the_last_byte_that_is_taken(tiny: Predictor) -> None:
+    content = sound()
+    with client(tiny, limits=Limits(max_bytes=len(content), timeout_s=30)) as http:
+        assert http.post("/v1/predictions", content=content).status_code == 200
+        assert http.post("/v1/predictions", content=content + b"\0").status_code == 413
+
+
+def test_a_recording_may_be_as_long_as_the_limit(tiny: Predictor) -> None:
+    with client(tiny, limits=Limits(max_duration_s=3.2, timeout_s=30)) as http:
+        assert http.post("/v1/predictions", content=sound(duration_s=3.2)).status_code == 200
+        long = http.post("/v1/predictions", content=sound("FLAC", duration_s=3.3))
+    assert (long.status_code, long.json()) == (413, {"error": "the recording lasts 3.3 s; at most 3.2 s"})
+
+
+def test_a_batch_takes_so_many_files(tiny: Predictor) -> None:
+    with client(tiny, limits=Limits(max_files=2, timeout_s=30)) as http:
+        assert http.post("/v1/batch", files=[("file", ("a.wav", sound()))] * 2).status_code == 200
+        assert http.post("/v1/batch", files=[("file", ("a.wav", sound()))] * 3).status_code == 400
+
+
+def test_a_token_is_asked_for_where_something_is_answered(tiny: Predictor) -> None:
+    with client(tiny, token=TOKEN) as http:
+        for path in ("/v1/model", "/metrics"):
+            for given in (None, "Bearer", "Bearer ", f"Bearer {TOKEN}x", f"Basic {TOKEN}", TOKEN, "Bearer \xe9"):
+                headers = {} if given is None else {"Authorization": given.encode("latin-1")}
+                answer = http.get(path, headers=headers)
+                assert answer.status_code == 401, given
+                assert answer.headers["WWW-Authenticate"] == "Bearer"
+                assert TOKEN not in answer.text
+            assert http.get(path, headers={"Authorization": f"bearer {TOKEN}"}).status_code == 200
+        assert http.post("/v1/predictions", content=sound()).status_code == 401
+        assert http.get("/v1/nowhere").status_code == 401
+        for path in ("/health/live", "/health/ready", "/openapi.json"):
+            assert http.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1:8000", 200), ("LOCALHOST", 200), ("[::1]:80", 200), ("evil.example", 400), ("127.0.0.1.evil", 400)],
+)
+def test_without_a_token_a_foreign_name_for_this_machine_is_refused(tiny: Predictor, host: str, status: int) -> None:
+    with TestClient(application(Service(tiny), is_local_only=True)) as http:
+        assert http.get("/v1/model", headers={"Host": host}).status_code == status
+
+
+def test_ready_after_the_probe_and_until_the_stop(tiny: Predictor) -> None:
+    with client(tiny, is_warm=False) as http:
+        cold = http.get("/health/ready")
+        assert (cold.status_code, http.get("/health/live").status_code) == (503, 200)
+        http.service.is_ready = True
+        assert http.get("/health/ready").json() == {"status": "ready"}
+        http.service.queue.is_stopping = True
+        stopping = [http.get("/health/ready"), http.post("/v1/predictions", content=sound())]
+        assert [answer.status_code for answer in stopping] == [503, 503]
+        assert http.get("/health/live").status_code == 200
+
+
+def test_every_answer_has_the_headers_that_keep_a_page_in(tiny: Predictor) -> None:
+    with client(tiny) as http:
+        origin = {"Origin": "https://evil.example"}
+        answers = [http.get(path, headers=origin) for path in ("/health/live", "/v1/model", "/nowhere")]
+        preflight = http.options("/v1/predictions", headers={**origin, "Access-Control-Request-Method": "POST"})
+    for answer in (*answers, preflight):
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert "http" not in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert preflight.status_code == 405
+
+
+def test_what_is_counted(tiny: Predictor) -> None:
+    with client(tiny) as http:
+        num_cycles = sum(len(http.post("/v1/predictions", content=sound()).json()["cycles"]) for _ in range(2))
+        http.post("/v1/predictions", content=b"text")
+        http.get("/patient-ann")
+        text = http.get("/metrics").text
+    for line in (
+        'lungsound_requests_total{route="/v1/predictions",status="200"} 2.0',
+        'lungsound_requests_total{route="/v1/predictions",status="415"} 1.0',
+        'lungsound_requests_total{route="unknown",status="404"} 1.0',
+        'lungsound_request_seconds_count{route="/v1/predictions"} 3.0',
+        f"lungsound_cycles_answered_total {float(num_cycles)}",
+        "lungsound_queue_length 0.0",
+        "lungsound_requests_in_progress 0.0",
+        'lungsound_errors_total{kind="not sound"} 1.0',
+        'lungsound_errors_total{kind="not found"} 1.0',
+    ):
+        assert line in text.splitlines()
+    assert "ann" not in text.replace("channel", "")
+
+
+def test_the_log_names_nobody(tiny: Predictor, capsys: pytest.CaptureFixture[str]) -> None:
+    with client(tiny) as http:
+        answer = http.post("/v1/predictions?device=ann-1", files={"file": ("ann.wav", sound(duration_s=2.0))})
+        http.post("/v1/predictions", files={"file": ("ann.wav", b"ann")})
+        http.get("/ann")
+        http.get("/health/live")
+    text = capsys.readouterr().err
+    first, second, third = (json.loads(line) for line in text.splitlines())
+    assert list(first) == [
+        "time",
+        "event",
+        "id",
+        "method",
+        "route",
+        "status",
+        "ms",
+        "bytes",
+        "duration_s",
+        "cycles",
+        "error",
+    ]
+    assert (first["route"], first["status"], first["duration_s"]) == ("/v1/predictions", 200, 2.0)
+    assert first["id"] == answer.headers["X-Request-ID"]
+    assert first["bytes"] > len(sound(duration_s=2.0))
+    assert (second["status"], second["error"]) == (415, "not sound")
+    assert (third["route"], third["status"]) == ("unknown", 404)
+    assert "ann" not in text
+
+
+def test_of_our_mistake_the_type_and_place_are_logged_alone(
+    tiny: Predictor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], temporary: Path
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("of patient ann")
+
+    with client(tiny) as http:
+        monkeypatch.setattr(tiny, "answer", fail)
+        answer = http.post("/v1/predictions", files={"file": ("ann.wav", sound())})
+        metrics = http.get("/metrics").text
+    error, request = (json.loads(line) for line in capsys.readouterr().err.splitlines()[:2])
+    assert answer.status_code == request["status"] == 500
+    assert answer.json() == {"error": f"a mistake of lungsound's own, request {request['id']}"}
+    assert error["error"].startswith("ZeroDivisionError at ")
+    assert "ann" not in json.dumps([error, request])
+    assert 'lungsound_errors_total{kind="internal"} 1.0' in metrics
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["max_bytes", "max_duration_s", "num_workers", "timeout_s", "max_files", "max_waiting"]
+)
+def test_limits_that_cannot_be(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is -1"):
+        Limits(**{name: -1})

@@ -1,0 +1,115 @@
+"""A sound in, its record out: as the predictor answers, under the sender's name, and nothing kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lungsound.app.predictor import Predictor
+from lungsound.labels import LABEL_SETS
+from lungsound.serve.limits import Limits
+from tests.unit.serve.served import client, save_tiny, sound
+
+
+def without_time(record: dict) -> dict:
+    return {**record, "provenance": {**record["provenance"], "created": None}}
+
+
+@pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG", "MP3"])
+def test_the_record_is_the_predictors_answer_for_the_file(
+    tiny: Predictor, format: str, tmp_path: Path, temporary: Path
+) -> None:
+    path = tmp_path / f"any.{format.lower()}"
+    path.write_bytes(sound(format, duration_s=6.4))
+    expected = tiny.answer(path)
+    with client(tiny) as http:
+        form = http.post("/v1/predictions", files={"file": ("ward 3/ann.wav", path.read_bytes())})
+        raw = http.post("/v1/predictions?name=ann.wav", content=path.read_bytes())
+    assert form.status_code == raw.status_code == 200
+    assert without_time(form.json()) == without_time(raw.json())
+    record = form.json()
+    assert (record["path"], record["patient"], record["cycles_from"]) == ("ann.wav", None, expected.cycles_from)
+    assert record["duration_s"] == expected.duration_s
+    for given, cycle in zip(record["cycles"], expected.cycles, strict=True):
+        assert (given["start_s"], given["end_s"], given["best_guess"]) == (cycle.start_s, cycle.end_s, cycle.answer)
+        assert given["probabilities"] == pytest.approx(dict(cycle.probabilities), abs=1e-6)
+    assert record["provenance"]["model"].startswith("tiny-run")
+    assert "/" not in record["provenance"]["model"]
+    assert list(temporary.iterdir()) == []
+
+
+def test_an_annotation_says_where_the_cycles_are(tiny: Predictor) -> None:
+    with client(tiny) as http:
+        files = {"file": ("a.wav", sound()), "annotation": ("notes.txt", b"1.5\t2.5\t1\t0\n0.1\t1.2\t0\t0\n")}
+        record = http.post("/v1/predictions?device=Meditron", files=files).json()
+        bad = http.post("/v1/predictions", files={**files, "annotation": ("a.txt", b"of the nurse\n")})
+        late = http.post("/v1/predictions", files={**files, "annotation": ("a.txt", b"7 9 0 0\n")})
+    assert [(cycle["start_s"], cycle["end_s"]) for cycle in record["cycles"]] == [(0.1, 1.2), (1.5, 2.5)]
+    assert (record["cycles_from"], record["device"]) == ("annotation", "Meditron")
+    assert bad.status_code == late.status_code == 422
+    assert bad.json()["error"].startswith("the annotation line 1: ")
+    assert "no samples from 7 s" in late.json()["error"]
+
+
+def test_a_batch_answers_what_it_can_and_names_the_rest(tiny: Predictor, temporary: Path) -> None:
+    files = [
+        ("file", ("a.wav", sound(seed=1))),
+        ("file", ("../b.wav", b"RIFF")),
+        ("file", ("c.flac", sound("FLAC", seed=2))),
+    ]
+    with client(tiny) as http:
+        answer = http.post("/v1/batch", files=files)
+        metrics = http.get("/metrics").text
+    first, second, third = answer.json()["results"]
+    assert answer.status_code == 200
+    assert (first["path"], third["path"]) == ("a.wav", "c.flac")
+    assert second == {
+        "name": "b.wav",
+        "error": "what was sent is no sound file that is known; send wav, flac, ogg, mp3",
+    }
+    assert 'lungsound_errors_total{kind="not sound"} 1.0' in metrics
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_the_service_says_of_its_model(tiny: Predictor) -> None:
+    with client(tiny, limits=Limits(max_bytes=1000, max_duration_s=7)) as http:
+        model = http.get("/v1/model").json()
+    assert model["classes"] == ["normal", "crackle", "wheeze", "both"]
+    assert (model["sample_rate_hz"], model["duration_s"], model["label_set"]) == (16000, 1.0, "sound4")
+    assert (model["calibration"], model["is_calibrated"], model["is_review"]) == (None, False, False)
+    assert model["limits"] == {"max_bytes": 1000, "max_duration_s": 7.0}
+    assert model["formats"] == ["icbhi", "csv"]
+    assert model["model_sha256"] == tiny.trained.sha256
+    assert model["note"] == "Research software, not a medical device."
+
+
+def test_the_examples_have_the_keys_of_real_answers(tiny: Predictor) -> None:
+    """What OpenAPI shows cannot age unnoticed; and the description asks no other machine."""
+    with client(tiny) as http:
+        record = http.post("/v1/predictions", files={"file": ("a.wav", sound())}).json()
+        model, api = http.get("/v1/model").json(), http.get("/openapi.json").json()
+        pages = [http.get("/docs").status_code, http.get("/redoc").status_code]
+
+    def example(path: str, method: str) -> dict:
+        return api["paths"][path][method]["responses"]["200"]["content"]["application/json"]["example"]
+
+    shown = example("/v1/predictions", "post")
+    assert list(shown) == [key for key in record if key != "patient"]  # which is unknown here
+    assert list(shown["cycles"][0]) == list(record["cycles"][0])
+    assert list(shown["provenance"]) == list(record["provenance"])
+    assert list(example("/v1/model", "get")) == list(model)
+    assert set(api["paths"]["/v1/predictions"]["post"]["requestBody"]["content"]) == {
+        "multipart/form-data",
+        "application/octet-stream",
+    }
+    assert pages == [404, 404]
+    assert "http" not in json.dumps(api)
+
+
+@pytest.mark.parametrize("label_set", ["sprsound_event7", "diagnosis3", "sprsound_record5"])
+def test_formats_are_those_with_words_for_the_classes(label_set: str, tmp_path: Path) -> None:
+    predictor = Predictor.load(save_tiny(tmp_path / "model.safetensors", label_set=label_set))
+    with client(predictor) as http:
+        model = http.get("/v1/model").json()
+    assert model["formats"] == (["icbhi", "sprsound", "csv"] if label_set == "sprsound_event7" else [])
+    assert model["classes"] == list(LABEL_SETS[label_set].classes)
