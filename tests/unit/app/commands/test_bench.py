@@ -33,7 +33,7 @@ def called(*words: str) -> str:
     [
         ("train", ["train-micro", "train-micro-memory", "train-micro-packed"]),
         ("infer", ["infer-exact", "infer-fast", "infer-real"]),
-        ("data", ["data-cold", "data-start", "data-growth"]),
+        ("data", ["data-cold", "data-cold-own", "data-start", "data-growth"]),
     ],
 )
 def test_a_part_is_measured_and_written(part: str, keys: list[str], tmp_path: Path) -> None:
