@@ -20,11 +20,13 @@ from lungsound.answers.json_lines import answer_of, record
 from lungsound.answers.whole import patients_text
 from lungsound.app.listening import Heard
 from lungsound.app.predictor import Predictor
+from lungsound.audio.compressed import SUFFIXES
 from lungsound.data.corpus import AUDIO_SUFFIXES
 from lungsound.errors import LungsoundError, SettingsError
 from lungsound.files import write_text
 from lungsound.training.progress import track
 
+SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
 KEPT = "recordings"  # folder of the answers one by one
 
 
@@ -84,13 +86,13 @@ def sound_files(paths: Iterable[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SOUND_SUFFIXES)
         elif path.exists() or not glob.has_magic(str(path)):
             inside = [path]  # one that is not there fails by its name, beside those that are
         else:
             inside = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 (may be absolute)
         if not inside:
-            raise SettingsError(f"no sound files in {path}: give files ({', '.join(AUDIO_SUFFIXES)}) or their folder")
+            raise SettingsError(f"no sound files in {path}: give files ({', '.join(SOUND_SUFFIXES)}) or their folder")
         found |= dict.fromkeys(inside)
     return list(found)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lungsound.audio.compressed import SUFFIXES, decoded
 from lungsound.errors import AudioError, SettingsError
 
 Padding = Literal["repeat", "zero"]
@@ -50,9 +51,10 @@ def probe(path: Path) -> AudioInfo:
 def read_waveform(path: Path, *, sample_rate_hz: int = 16000, resampler: str = RESAMPLER) -> Tensor:
     """Waveform (samples,) of a sound file: float32, the mean of its channels, at `sample_rate_hz`.
 
-    Full scale is 1. Any format and rate that soundfile reads. The resampler is part of what a model's input is;
-    "sinc_hann" is the published one and the only one here. Raises AudioError for what `probe` refuses, for a file
-    that ends before its header says (a WAV or FLAC), and for samples that are infinite or not a number.
+    Full scale is 1. Any format and rate that soundfile reads, and `compressed.SUFFIXES`. The resampler is part of what
+    a model's input is; "sinc_hann" is the published one and the only one here. Raises AudioError for what `probe`
+    refuses, for a file that ends before its header says (a WAV or FLAC), and for samples that are infinite or not a
+    number.
     """
     if resampler != RESAMPLER:
         raise SettingsError(f"unknown resampler '{resampler}': only '{RESAMPLER}' is built in")
@@ -86,7 +88,7 @@ def _open(path: Path) -> soundfile.SoundFile:
     except OSError as error:
         raise AudioError(f"{path} cannot be read ({error.strerror}); check the path") from error
     try:
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(decoded(path) if path.suffix.lower() in SUFFIXES else path)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{path} is no sound file that can be read ({error.error_string})") from error
     except TypeError as error:  # a headerless format, by its suffix: soundfile would need the rate

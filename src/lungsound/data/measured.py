@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 import torch
 
+from lungsound.audio.compressed import SUFFIXES, decoded
 from lungsound.audio.fingerprint import RATE_HZ, Fingerprint, fingerprint
 from lungsound.audio.quality import Defect, Quality, Samples, find_defects, measure_quality
 from lungsound.audio.waveform import probe, read_waveform, resample
@@ -66,5 +67,6 @@ def read_channels(path: Path) -> tuple[Samples, int]:
     mono = read_waveform(path, sample_rate_hz=info.sample_rate_hz).numpy()
     if info.num_channels == 1:
         return mono[np.newaxis], info.sample_rate_hz
-    samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    source = decoded(path) if path.suffix.lower() in SUFFIXES else path
+    samples, _ = soundfile.read(source, dtype="float32", always_2d=True)
     return np.ascontiguousarray(samples.T), info.sample_rate_hz
