@@ -7,9 +7,9 @@ is needed to go on with a run. One file each, written beside and renamed, so tha
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import WeightsError
 from lungsound.evaluation.calibration.store import Calibration
 from lungsound.evaluation.comparison.runs import is_unfinished
+from lungsound.evaluation.out_of_domain import Domain
 from lungsound.files import written_whole
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.model.classifier import LungSoundClassifier
@@ -33,11 +34,15 @@ from lungsound.model.weight_files import FACTS_KEY
 
 MODEL_FORMAT = "lungsound model 1"
 CHECKPOINT_FORMAT = "lungsound checkpoint 2"
+DOMAIN_PREFIX = "domain."  # of the tensors that are no weights
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model and the definition of its input and of its answers."""
+    """A model and the definition of its input and of its answers.
+
+    `devices` are those that the training part was recorded with, as far as its corpus names them.
+    """
 
     model: LungSoundClassifier
     front_end: FrontEnd
@@ -46,6 +51,8 @@ class TrainedModel:
     label_set: LabelSet
     sha256: str
     calibration: Calibration | None = None
+    domain: Domain | None = None
+    devices: tuple[str, ...] = ()
 
     def input_of(self, waveform: Tensor) -> Tensor:
         """The waveform (num_input_samples,) that is answered for, of a cycle (samples,) of any length."""
@@ -109,8 +116,9 @@ def save_model(
     mean: float,
     std: float,
     label_set: LabelSet,
+    devices: Sequence[str] = (),
 ) -> None:
-    """Write what answering needs: encoder and head (the projector takes no part), front end, classes."""
+    """Write what answering needs: encoder and head (the projector takes no part), front end, classes, devices."""
     tensors = {name: value for name, value in model.state_dict().items() if not name.startswith("projector.")}
     how_made = {"pretrained", "position_grid", "first_kernel", "is_head_pretrained"}
     facts = {
@@ -120,6 +128,7 @@ def save_model(
         "mean": mean,
         "std": std,
         "label_set": label_set.name,
+        "devices": list(devices),
         "note": "research software, not a medical device",
     }
     if isinstance(model.encoder, AudioSpectrogramTransformer):
@@ -133,6 +142,13 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     write_tensors(path, tensors, facts | {"calibration": calibration.to_plain()})
 
 
+def write_domain(path: Path, domain: Domain) -> None:
+    """Put what is kept of the training cycles into the model file; the weights stay as they are."""
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    kept = {DOMAIN_PREFIX + name: torch.from_numpy(values) for name, values in asdict(domain).items()}
+    write_tensors(path, tensors | kept, facts)
+
+
 def read_calibration(path: Path) -> Calibration | None:
     """The calibration that the model file keeps, None without one; reads no weights."""
     return _calibration_in(read_facts(path, expected_format=MODEL_FORMAT))
@@ -140,6 +156,13 @@ def read_calibration(path: Path) -> Calibration | None:
 
 def _calibration_in(facts: Mapping[str, Any]) -> Calibration | None:
     return Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
+
+
+def _domain_in(tensors: dict[str, Tensor]) -> Domain | None:
+    """The domain, taken out of the tensors of a model file."""
+    names = [name for name in tensors if name.startswith(DOMAIN_PREFIX)]
+    kept = {name.removeprefix(DOMAIN_PREFIX): tensors.pop(name).numpy() for name in names}
+    return Domain(**kept) if kept else None
 
 
 def load_model(path: Path) -> TrainedModel:
@@ -153,6 +176,7 @@ def load_model(path: Path) -> TrainedModel:
         label_set = LABEL_SETS[facts["label_set"]]
         architecture = ModelSettings.model_validate(facts["model"])
         mean, std = float(facts["mean"]), float(facts["std"])
+        devices = tuple(str(device) for device in facts.get("devices", ()))
         if not math.isfinite(mean) or not 0 < std < math.inf:
             raise ValueError(f"mean {mean}, std {std}")
     except (KeyError, TypeError, ValueError, ValidationError) as error:
@@ -161,11 +185,16 @@ def load_model(path: Path) -> TrainedModel:
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise WeightsError(f"{path}: {name} holds values that are no finite numbers; copy or train it again")
+    try:
+        domain = _domain_in(tensors)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: what it keeps of its training part is damaged ({error}); copy it again") from None
     model = models.network(architecture, front_end, label_set)
     load_weights(model, tensors, source=str(path))
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return TrainedModel(model.eval(), front_end, mean, std, label_set, sha256, _calibration_in(facts))
+    calibration = _calibration_in(facts)
+    return TrainedModel(model.eval(), front_end, mean, std, label_set, sha256, calibration, domain, devices)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -36,6 +36,7 @@ from lungsound.checkpoint import (
     read_tensors,
     save_model,
     write_calibration,
+    write_domain,
     write_tensors,
 )
 from lungsound.config import RunConfig, resolve
@@ -45,6 +46,7 @@ from lungsound.errors import CorpusError, SettingsError, WeightsError
 from lungsound.evaluation.calibration.scaling import ORDER_KEEPING
 from lungsound.evaluation.calibration.store import fit_calibration
 from lungsound.evaluation.columns import NAMES
+from lungsound.evaluation.out_of_domain import Domain
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lungsound.files import write_text, written_whole
 from lungsound.labels import LABEL_SETS
@@ -180,12 +182,19 @@ class RunFolder(Listener):
         facts = read_facts(self.checkpoint, expected_format=CHECKPOINT_FORMAT)
         return Progress.from_plain(facts["progress"])
 
-    def save_model(self, model: LungSoundClassifier, *, mean: float, std: float) -> None:
+    def save_model(self, model: LungSoundClassifier, *, mean: float, std: float, devices: Sequence[str] = ()) -> None:
         """Write the model as it stands, as the one that the run gives."""
         config = self.config()
         label_set = LABEL_SETS[config.data.label_set]
         save_model(
-            self.model, model, audio=config.audio, architecture=config.model, mean=mean, std=std, label_set=label_set
+            self.model,
+            model,
+            audio=config.audio,
+            architecture=config.model,
+            mean=mean,
+            std=std,
+            label_set=label_set,
+            devices=devices,
         )
 
     def write_column(self, column: str, predictions: Predictions) -> None:
@@ -206,6 +215,11 @@ class RunFolder(Listener):
         if VALIDATION in answers.parts:
             calibration = fit_calibration(answers.of_part(VALIDATION), allowed=ORDER_KEEPING)
             write_calibration(self.model, calibration)
+
+    def keep_domain(self, domain: Domain | None) -> None:
+        """Put into the model what unlike sounds are told by; nothing without any."""
+        if domain is not None:
+            write_domain(self.model, domain)
 
     def trained_model(self) -> TrainedModel:
         return load_model(self.model)

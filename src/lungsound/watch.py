@@ -11,6 +11,7 @@ from lungsound.data.corpus import Corpus
 from lungsound.data.protocol import VALIDATION, Parts
 from lungsound.evaluation.columns import LAST, TEST
 from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score
+from lungsound.evaluation.out_of_domain import Domain, fit_domain, spectral_features
 from lungsound.evaluation.predictions import Predictions
 from lungsound.labels import LABEL_SETS
 from lungsound.model.classifier import predict_probabilities
@@ -58,15 +59,27 @@ class Watch:
             self.save_model()
 
     def finish(self, best_epochs: Mapping[str, int]) -> None:
-        """Write the column of the last epoch; see that there is a model, and calibrate it on validation patients."""
+        """Write the column of the last epoch; see that there is a model, calibrate it, keep what it was trained on."""
         self.keep(LAST)
         kept = self.column if self.column in best_epochs else LAST
         if kept != self.column:
             self.save_model()
         self.run.calibrate(kept)
+        self.run.keep_domain(self._domain())
 
     def save_model(self) -> None:
-        self.run.save_model(self.step.answering, mean=self.inputs.mean, std=self.inputs.std)
+        devices = sorted({self.corpus.cycles[row].recording.device or "" for row in self.parts.train} - {""})
+        self.run.save_model(self.step.answering, mean=self.inputs.mean, std=self.inputs.std, devices=devices)
+
+    def _domain(self) -> Domain | None:
+        """Of the training cycles as they are, without augmentation."""
+        rows = np.array(self.parts.train)
+        parts = (
+            self.inputs.fbanks[rows[first : first + self.batch_size]] for first in range(0, len(rows), self.batch_size)
+        )
+        features = np.concatenate([spectral_features(fbanks) for fbanks in parts])
+        patients = [self.corpus.cycles[row].recording.patient for row in rows]
+        return fit_domain(features, patients, generator=np.random.default_rng(0))
 
     def _predict(self, rows: Sequence[int]) -> Predictions:
         batches = self.inputs.batches(rows, self.batch_size).in_order()

@@ -10,7 +10,9 @@ import pytest
 from lungsound.app.path_names import short_names
 from lungsound.app.predictor import Predictor
 from lungsound.app.study import keep_run
+from lungsound.app.withholding import OTHER_DEVICE, UNKNOWN_DEVICE
 from lungsound.data.reader import read_corpus
+from lungsound.evaluation.out_of_domain import spectral_features
 from lungsound.evaluation.predictions import read_predictions
 from lungsound.run_folder import RunFolder
 from tests.integration.command import lungsound
@@ -93,6 +95,27 @@ def test_the_model_keeps_its_calibration_and_answers_with_it(run: Path, syntheti
     for answer in predictor.predict(recording):
         assert sum(answer.probabilities.values()) == pytest.approx(1.0)
         assert answer.possible
+
+
+def test_the_model_keeps_what_it_was_trained_on(run: Path, synthetic_corpus_dir: Path) -> None:
+    """Devices and the domain are those of the training cycles; a training recording is like them."""
+    trained, corpus = RunFolder(run).trained_model(), read_corpus(synthetic_corpus_dir)
+    patients = set(RunFolder(run).facts()["patients"]["train"])
+    train = [cycle for cycle in corpus.part("train") if cycle.recording.patient in patients]
+    assert trained.devices == tuple(sorted({cycle.recording.device for cycle in train if cycle.recording.device}))
+    assert trained.domain is not None
+    assert len(trained.domain.cycles) == len(trained.domain.distances) == len(train)
+    recording = train[0].recording
+    answer = Predictor.load(run).answer(recording.path, device=recording.device)
+    waveform = trained.front_end.read(recording.path)
+    cuts = [
+        trained.front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
+        for cycle in train
+        if cycle.recording == recording
+    ]
+    scores = trained.domain.scores(spectral_features(trained.front_end.filter_banks_of(cuts).numpy()))
+    assert answer.out_of_domain == pytest.approx(float(np.median(scores)))
+    assert not {UNKNOWN_DEVICE, OTHER_DEVICE} & set(answer.quality)
 
 
 def test_a_published_run_holds_nobody_out_and_is_not_calibrated(synthetic_corpus_dir: Path, tmp_path: Path) -> None:

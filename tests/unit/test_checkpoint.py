@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,12 +17,17 @@ from lungsound.checkpoint import (
     load_weights,
     read_tensors,
     save_model,
+    write_calibration,
+    write_domain,
     write_tensors,
 )
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import WeightsError
+from lungsound.evaluation.calibration.store import fit_calibration
+from lungsound.evaluation.out_of_domain import Domain, fit_domain
 from lungsound.labels import LABEL_SETS
 from lungsound.model.classifier import LungSoundClassifier
+from tests.unit.evaluation.calibrated import drawn_predictions
 
 AUDIO = AudioSettings(duration_s=0.5, num_mels=32, padding="zero")
 ARCHITECTURE = ModelSettings(size="micro", stride=16, norm_eps=1e-5)
@@ -249,3 +255,62 @@ def test_facts_are_readable_without_this_package(tmp_path: Path) -> None:
     assert facts["audio"]["num_mels"] == 32
     assert facts["model"]["size"] == "micro"
     assert "medical" in facts["note"]
+
+
+# ---- what is kept of the training part ----
+
+
+def drawn_domain() -> Domain:
+    features = np.random.default_rng(0).normal(size=(60, 64)).astype(np.float32)
+    domain = fit_domain(features, [f"p{row % 6}" for row in range(60)], generator=np.random.default_rng(0))
+    assert domain is not None
+    return domain
+
+
+def test_the_domain_comes_back_and_the_calibration_stays(tmp_path: Path) -> None:
+    path, domain, calibration = (
+        save(tmp_path / "model", make_model()),
+        drawn_domain(),
+        fit_calibration(drawn_predictions(0)),
+    )
+    assert load_model(path).domain is None
+    write_calibration(path, calibration)
+    write_domain(path, domain)
+    write_calibration(path, calibration)
+    found = load_model(path)
+    assert found.domain is not None
+    assert found.domain.id == domain.id
+    assert found.calibration == calibration
+    fbank = torch.randn(2, 48, 32)
+    assert torch.equal(found.model(fbank), make_model()(fbank))
+
+
+@pytest.mark.parametrize("damage", [{"mean": None}, {"std": torch.zeros(64)}, {"more": torch.zeros(1)}])
+def test_a_damaged_domain_is_refused(damage: dict[str, torch.Tensor | None], tmp_path: Path) -> None:
+    path = save(tmp_path / "model", make_model())
+    write_domain(path, drawn_domain())
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    changed = tensors | {f"domain.{name}": value for name, value in damage.items()}
+    write_tensors(path, {name: value for name, value in changed.items() if value is not None}, facts)
+    with pytest.raises(WeightsError, match="what it keeps of its training part is damaged") as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_devices_come_back_and_an_older_file_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    save_model(
+        path,
+        make_model(),
+        audio=AUDIO,
+        architecture=ARCHITECTURE,
+        mean=-4.0,
+        std=3.5,
+        label_set=LABEL_SETS["sound2"],
+        devices=["Litt3200", "Meditron"],
+    )
+    assert load_model(path).devices == ("Litt3200", "Meditron")
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    del facts["devices"]
+    write_tensors(path, tensors, facts)
+    assert load_model(path).devices == ()

@@ -10,7 +10,18 @@ from torch import Tensor
 
 from lungsound.answers.answer import CyclesFrom
 from lungsound.audio.front_end import FrontEnd
-from lungsound.audio.quality import MIN_RMS_DBFS, Samples, find_defects, measure_quality, rms_dbfs, silent_stretches
+from lungsound.audio.other_sounds import find_other_sounds, measure_other_sounds
+from lungsound.audio.quality import (
+    MAX_SILENT_SHARE,
+    MIN_RMS_DBFS,
+    TOO_SHORT,
+    Samples,
+    find_defects,
+    find_too_little_sound,
+    measure_quality,
+    rms_dbfs,
+    silent_stretches,
+)
 from lungsound.audio.segmentation import segment_cycles, sliding_windows
 from lungsound.data.icbhi import read_annotation
 from lungsound.data.measured import read_channels
@@ -18,8 +29,8 @@ from lungsound.errors import AnnotationError
 
 FindBy = Literal["auto", "annotation", "segmentation", "windows"]
 OVERLAP = 0.5  # of windows
-MAX_SILENT_SHARE = 0.5  # of a stretch that is answered for
 Spans = tuple[tuple[float, float], ...]
+ANNOTATED_SHORT = ("annotation", TOO_SHORT)  # somebody has heard a cycle in it
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,10 @@ def listen(
         found = _find(path, mono, rate_hz, find_by=find_by, window_s=front_end.duration_s)
     cycles_from, spans, problem = found
     waveform = front_end.read(path)
-    remarks = [defect.kind for defect in find_defects(measure_quality(channels, rate_hz))]
+    quality = measure_quality(channels, rate_hz)
+    too_little = [each for each in find_too_little_sound(quality) if (cycles_from, each.kind) != ANNOTATED_SHORT]
+    defects = (*find_defects(quality), *too_little, *find_other_sounds(measure_other_sounds(mono, rate_hz)))
+    remarks = [defect.kind for defect in defects]
     return Heard(
         path=path,
         duration_s=len(mono) / rate_hz,

@@ -49,6 +49,7 @@ def predict_many(
     num_workers: int = 2,
     is_existing_skipped: bool = False,
     patient_pattern: str | None = None,
+    stethoscope: str | None = None,
     console: Console,
 ) -> Done:
     """Answer for every recording in `paths` (files, folders, patterns) into the folder `out`.
@@ -56,7 +57,8 @@ def predict_many(
     Each answer is kept in `out` as soon as it is known; a recording that fails is named in `errors` and stops nothing.
     Tables hold all answers that the folder keeps of this model and these settings, also those of other calls, which
     may run at the same time. `patient_pattern` is a regular expression whose first group finds the patient in a
-    recording's name. Raises SettingsError before anything is read for formats, patterns and paths that cannot be.
+    recording's name, `stethoscope` is the device of them all. Raises SettingsError before anything is read for formats,
+    patterns and paths that cannot be.
     """
     for name in formats:
         find_format(name, predictor.trained.label_set)
@@ -68,7 +70,7 @@ def predict_many(
     with track(console, "recordings") as on_progress:
         for number, (path, heard) in enumerate(_listen(predictor, wanted, num_workers), start=1):
             try:
-                kept.keep(predictor.answer_heard(heard.result(), patient=patient_of(path)))
+                kept.keep(predictor.answer_heard(heard.result(), patient=patient_of(path), device=stethoscope))
             except LungsoundError as error:
                 errors.append(" ".join(str(error).splitlines()))
             on_progress(number, len(wanted))

@@ -6,17 +6,26 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from lungsound.answers.answer import CycleAnswer, Provenance, RecordingAnswer
 from lungsound.answers.whole import whole_recording
+from lungsound.app.hub import download_model, is_hub_name
 from lungsound.app.listening import FindBy, Heard, listen
+from lungsound.app.withholding import (
+    HIGHEST_SCORE,
+    SILENT_CYCLES,
+    is_withheld,
+    remark_on_device,
+    remark_on_score,
+    score_of,
+)
 from lungsound.build import training
 from lungsound.checkpoint import TrainedModel, load_model
 from lungsound.engines.choice import AUTO, choose
 from lungsound.engines.engine import Engine
-
-SILENT_CYCLES = "silent cycles"
+from lungsound.evaluation.out_of_domain import Floats, spectral_features
 
 
 class Predictor:
@@ -46,8 +55,8 @@ class Predictor:
 
     @classmethod
     def load(cls, run: str | Path, *, device: str = "cpu", engine: str = AUTO, find_by: FindBy = "auto") -> "Predictor":
-        """From the folder of a run, or from its model.safetensors."""
-        path = Path(run)
+        """From the folder of a run, its model.safetensors, or a repository on the Hugging Face Hub (hf://OWNER/NAME)."""
+        path = download_model(run) if isinstance(run, str) and is_hub_name(run) else Path(run)
         file = path / "model.safetensors" if path.is_dir() else path
         return cls(load_model(file), device=device, engine=engine, path=file, find_by=find_by)
 
@@ -68,12 +77,13 @@ class Predictor:
     def predict(
         self, recording: str | Path, *, spans_s: Sequence[tuple[float, float]] | None = None
     ) -> list[CycleAnswer]:
-        """An answer for each stretch of a recording, in time order: `spans_s` (start, end), by default its cycles.
+        """An answer for each stretch of a recording: `spans_s` (start, end) in their order, by default its cycles.
 
-        Raises AudioError or AnnotationError.
+        `said` is what an answer says, "uncertain" included; `answer` the class alone. Raises AudioError or
+        AnnotationError.
         """
         heard = listen(Path(recording), self.trained.front_end, find_by=self.find_by, spans_s=spans_s)
-        return self._cycles(heard)
+        return self._cycles(heard, self._scores(heard))
 
     def answer(
         self, recording: str | Path, *, patient: str | None = None, device: str | None = None
@@ -86,8 +96,14 @@ class Predictor:
         return listen(Path(recording), self.trained.front_end, find_by=self.find_by)
 
     def answer_heard(self, heard: Heard, *, patient: str | None = None, device: str | None = None) -> RecordingAnswer:
-        """The answer for what was heard. A cycle without sound is uncertain, and does not count in the whole."""
-        cycles = self._cycles(heard)
+        """The answer for what was heard; `device` is what it was recorded with.
+
+        A cycle without sound is uncertain, and does not count in the whole. For what else answers are withheld, and
+        what is remarked on: `lungsound.app.withholding`.
+        """
+        scores = self._scores(heard)
+        cycles = self._cycles(heard, scores)
+        score = score_of([each for each in scores if each is not None])
         sounding = [cycle for cycle, is_silent in zip(cycles, heard.is_silent, strict=True) if not is_silent]
         is_partly_silent = 0 < len(sounding) < len(cycles)
         return RecordingAnswer(
@@ -99,33 +115,55 @@ class Predictor:
             whole=whole_recording(sounding, duration_s=heard.duration_s),
             patient=patient,
             device=device,
-            quality=(*heard.quality, *([SILENT_CYCLES] if is_partly_silent else [])),
+            quality=(
+                *heard.quality,
+                *([SILENT_CYCLES] if is_partly_silent else []),
+                *remark_on_score(score),
+                *remark_on_device(device, self.trained.devices),
+            ),
+            out_of_domain=score,
         )
 
     def provenance(self, created: datetime) -> Provenance:
         """What made the answers; `created` needs a time zone."""
-        front_end, calibration = self.trained.front_end, self.trained.calibration
+        front_end, calibration, domain = self.trained.front_end, self.trained.calibration, self.trained.domain
         return Provenance(
             model_sha256=self.trained.sha256,
             model="a model in memory" if self.path is None else str(self.path),
             label_set=self.trained.label_set,
             band_hz=(0.0, front_end.sample_rate_hz / 2),
-            settings={"engine": self.engine.name, "device": str(self.device), "cycles": self.find_by},
+            settings={
+                "engine": self.engine.name,
+                "device": str(self.device),
+                "cycles": self.find_by,
+                "domain": None if domain is None else domain.id,
+            },
             calibration=None if calibration is None else calibration.id,
             lungsound_version=version("lungsound"),
             created=created,
         )
 
-    def _cycles(self, heard: Heard) -> list[CycleAnswer]:
+    def _scores(self, heard: Heard) -> list[float | None]:
+        """Out-of-domain score of each cycle; None without sound, and when the model keeps nothing to compare with."""
+        domain, front_end = self.trained.domain, self.trained.front_end
+        if domain is None or not heard.waveforms:
+            return [None] * len(heard.waveforms)
+        fbanks = (front_end.filter_banks_of([waveform]).numpy() for waveform in heard.waveforms)
+        features: Floats = np.concatenate([spectral_features(fbank) for fbank in fbanks])
+        scores = domain.scores(features).tolist()
+        return [None if is_silent else each for each, is_silent in zip(scores, heard.is_silent, strict=True)]
+
+    def _cycles(self, heard: Heard, scores: Sequence[float | None]) -> list[CycleAnswer]:
         if not heard.spans_s:
             return []
+        is_doubtful = is_withheld(heard.quality)
         answers = [
             self._answer(start_s, end_s, row)
             for (start_s, end_s), row in zip(heard.spans_s, self.engine.answer(heard.waveforms), strict=True)
         ]
         return [
-            replace(answer, is_uncertain=True) if is_silent else answer
-            for answer, is_silent in zip(answers, heard.is_silent, strict=True)
+            replace(answer, is_uncertain=True) if is_doubtful or is_silent or score == HIGHEST_SCORE else answer
+            for answer, is_silent, score in zip(answers, heard.is_silent, scores, strict=True)
         ]
 
     def _answer(self, start_s: float, end_s: float, probabilities: Tensor) -> CycleAnswer:

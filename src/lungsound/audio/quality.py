@@ -51,6 +51,11 @@ ROUNDING_16_BIT_DB = -101.1
 
 MAX_CHANNEL_DIFFERENCE_DB = -60.0
 
+# What is left of a recording without its silence: most of it, and one breath as fast as an infant's.
+MAX_SILENT_SHARE = 0.5
+MIN_SOUND_S = 1.4
+MOSTLY_SILENT, TOO_SHORT = "mostly silent", "too short"
+
 _FRAME = 2048
 _MIN_FRAME = 256
 _SMOOTHED_BINS = 9
@@ -145,6 +150,17 @@ def find_defects(quality: Quality) -> tuple[Defect, ...]:
     elif quality.band is not None and quality.band.limit_hz < MIN_BAND_HZ and quality.rms_dbfs >= MIN_RMS_DBFS:
         detail = f"nothing above {quality.band.limit_hz:.0f} Hz: fine crackles lie about {MIN_BAND_HZ:.0f} Hz"
         found.append(Defect("band-limited", detail))
+    return tuple(found)
+
+
+def find_too_little_sound(quality: Quality) -> tuple[Defect, ...]:
+    """What keeps a recording, unlike one cycle of it, from being answered for: silence in most of it, or no breath."""
+    sound_s = (1 - quality.silent_share) * quality.duration_s
+    found = []
+    if quality.silent_share > MAX_SILENT_SHARE:
+        found.append(Defect(MOSTLY_SILENT, f"{100 * quality.silent_share:.0f} % of the recording"))
+    if sound_s < MIN_SOUND_S:
+        found.append(Defect(TOO_SHORT, f"{sound_s:.1f} s of sound: a breath takes {MIN_SOUND_S:g} s at least"))
     return tuple(found)
 
 

@@ -1,6 +1,7 @@
 """A recording in, labelled cycles out."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,18 @@ import pytest
 import soundfile
 import torch
 
-from lungsound.app.predictor import SILENT_CYCLES, Predictor
+from lungsound.app.predictor import Predictor
+from lungsound.app.withholding import OTHER_DEVICE, SILENT_CYCLES, UNKNOWN_DEVICE, UNLIKE
 from lungsound.audio.fbank import normalize
+from lungsound.audio.other_sounds import SPEECH
+from lungsound.audio.quality import MOSTLY_SILENT, TOO_SHORT
 from lungsound.build import corpora, models
-from lungsound.checkpoint import load_model, save_model
+from lungsound.checkpoint import TrainedModel, load_model, save_model
 from lungsound.config import AudioSettings, ModelSettings
+from lungsound.data.synthetic_disturbances import speech
 from lungsound.errors import AnnotationError, AudioError, WeightsError
 from lungsound.evaluation.calibration.store import Calibration, fit_calibration
+from lungsound.evaluation.out_of_domain import fit_domain, spectral_features
 from lungsound.labels import LABEL_SETS
 from tests.unit.evaluation.calibrated import drawn_predictions
 
@@ -168,3 +174,86 @@ def four_classes(calibration: Calibration) -> Calibration:
 
 def test_no_spans_give_no_answers(model_path: Path, recording: Path) -> None:
     assert Predictor.load(model_path).predict(recording, spans_s=[]) == []
+
+
+def with_domain(model_path: Path, recording: Path, *, scale: float = 1.0) -> TrainedModel:
+    """The model as if trained on windows of this recording, from eight patients, as loud as `scale` says."""
+    trained = load_model(model_path)
+    waveform = scale * trained.front_end.read(recording)
+    starts_s = np.linspace(0, 2.2, 80)
+    parts = [trained.front_end.cut(waveform, start_s=start_s, end_s=start_s + 1) for start_s in starts_s]
+    features = spectral_features(trained.front_end.filter_banks_of(parts).numpy())
+    patients = [f"p{row % 8}" for row in range(80)]
+    return replace(trained, domain=fit_domain(features, patients, generator=np.random.default_rng(0)))
+
+
+def test_what_is_like_the_training_part_is_answered_and_what_is_unlike_it_withheld(
+    model_path: Path, recording: Path
+) -> None:
+    answer = Predictor(with_domain(model_path, recording)).answer(recording)
+    assert answer.out_of_domain is not None
+    assert 0.1 < answer.out_of_domain < 0.95
+    assert UNLIKE not in answer.quality
+    assert not any(cycle.is_uncertain for cycle in answer.cycles)
+    strange = Predictor(with_domain(model_path, recording, scale=1e-3)).answer(recording)
+    assert strange.out_of_domain == 1.0
+    assert UNLIKE in strange.quality
+    assert strange.whole is not None
+    assert strange.whole.said == "uncertain"
+    assert [cycle.answer for cycle in strange.cycles] == [cycle.answer for cycle in answer.cycles]
+    assert Predictor(load_model(model_path)).answer(recording).out_of_domain is None
+
+
+def test_a_score_is_the_median_of_its_sounding_cycles(model_path: Path, recording: Path) -> None:
+    trained = with_domain(model_path, recording)
+    assert trained.domain is not None
+    sound, rate_hz = soundfile.read(recording)
+    sound[16000:] = 0
+    soundfile.write(recording, sound, rate_hz, subtype="PCM_16")
+    recording.with_suffix(".txt").write_text("0\t0.9\t0\t0\n0.5\t1.5\t0\t0\n1\t2\t0\t0\n2.1\t3.1\t0\t0\n")
+    waveform = trained.front_end.read(recording)
+    cut = [trained.front_end.cut(waveform, start_s=a, end_s=b) for a, b in ((0, 0.9), (0.5, 1.5), (1, 2))]
+    scores = trained.domain.scores(spectral_features(trained.front_end.filter_banks_of(cut).numpy()))
+    answer = Predictor(trained).answer(recording)
+    assert answer.out_of_domain == sorted(scores.tolist())[1]
+    assert answer.cycles[3].is_uncertain
+
+
+def test_a_device_that_nobody_names_or_that_was_not_trained_on_is_remarked_on(
+    model_path: Path, recording: Path
+) -> None:
+    predictor = Predictor(replace(load_model(model_path), devices=("Litt3200", "Meditron")))
+    assert UNKNOWN_DEVICE in predictor.answer(recording).quality
+    assert OTHER_DEVICE in predictor.answer(recording, device="AKGC417L").quality
+    known = predictor.answer(recording, device="meditron").quality
+    assert UNKNOWN_DEVICE not in known
+    assert OTHER_DEVICE not in known
+    assert UNKNOWN_DEVICE not in Predictor(load_model(model_path)).answer(recording).quality
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (TOO_SHORT, lambda sound: sound[:8000]),
+        (MOSTLY_SILENT, lambda sound: sound * (np.arange(len(sound)) % 8000 < 3500)),
+        (SPEECH, lambda sound: 0.1 * speech(len(sound), 8000, np.random.default_rng(0))),
+    ],
+)
+def test_an_answer_is_withheld_where_there_is_too_little_breath(
+    kind: str, change: Callable[[np.ndarray], np.ndarray], model_path: Path, recording: Path
+) -> None:
+    soundfile.write(recording, change(soundfile.read(recording)[0]), 8000, subtype="PCM_16")
+    answer = Predictor.load(model_path, find_by="windows").answer(recording)
+    assert kind in answer.quality
+    assert answer.cycles
+    assert all(cycle.said == "uncertain" for cycle in answer.cycles)
+    assert answer.whole is None or answer.whole.said == "uncertain"
+
+
+def test_a_short_recording_that_somebody_annotated_is_answered(model_path: Path, recording: Path) -> None:
+    soundfile.write(recording, soundfile.read(recording)[0][:8000], 8000, subtype="PCM_16")
+    recording.with_suffix(".txt").write_text("0\t1\t0\t0\n")
+    answer = Predictor.load(model_path).answer(recording)
+    assert TOO_SHORT not in answer.quality
+    assert answer.whole is not None
+    assert answer.whole.said != "uncertain"

@@ -101,6 +101,7 @@ def predict(
     patient_pattern: Annotated[
         str | None, typer.Option(metavar="REGEX", help="Its group finds the patient in a name, e.g. '^(\\d+)_'.")
     ] = None,
+    stethoscope: Annotated[str | None, typer.Option(metavar="NAME", help="What they were recorded with.")] = None,
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
@@ -114,7 +115,7 @@ def predict(
 
     predictor = Predictor.load(run, device=device or "cpu", engine=engine, find_by=cycles)
     if out is None:
-        errors = _show(predictor, sound_files(paths))
+        errors = _show(predictor, sound_files(paths), stethoscope)
     else:
         done = predict_many(
             predictor,
@@ -124,6 +125,7 @@ def predict(
             num_workers=workers,
             is_existing_skipped=skip_existing,
             patient_pattern=patient_pattern,
+            stethoscope=stethoscope,
             console=console,
         )
         errors = done.errors
@@ -146,14 +148,14 @@ def _tell(done: "Done") -> None:
         console.print(f"and {len(done.files) - NUM_NAMED} more", highlight=False)
 
 
-def _show(predictor: "Predictor", paths: Sequence[Path]) -> tuple[str, ...]:
+def _show(predictor: "Predictor", paths: Sequence[Path], stethoscope: str | None) -> tuple[str, ...]:
     """Print the answers for each recording; what failed."""
     from lungsound.app.demo import print_answers
 
     errors = []
     for path in paths:
         try:
-            found = predictor.answer(path)
+            found = predictor.answer(path, device=stethoscope)
         except LungsoundError as error:
             errors.append(str(error))
             continue

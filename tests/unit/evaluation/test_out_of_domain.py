@@ -1,0 +1,109 @@
+"""Distances against naive loops; scores of what was planted far away, and of the training cycles themselves."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lungsound.evaluation.out_of_domain import (
+    MAX_CYCLES,
+    MIN_CYCLES,
+    NEIGHBOUR,
+    Domain,
+    Floats,
+    fit_domain,
+    spectral_features,
+)
+
+
+def drawn(num_cycles: int, seed: int = 0, *, centre: float = 0.0) -> Floats:
+    return (centre + np.random.default_rng(seed).normal(0, [1, 5, 0.1], (num_cycles, 3))).astype(np.float32)
+
+
+def fitted(features: Floats, num_patients: int = 10) -> Domain:
+    patients = [f"p{row % num_patients}" for row in range(len(features))]
+    domain = fit_domain(features, patients, generator=np.random.default_rng(0))
+    assert domain is not None
+    return domain
+
+
+def test_features_are_mean_and_deviation_of_each_band() -> None:
+    fbanks = np.random.default_rng(0).normal(size=(2, 7, 3)).astype(np.float32)
+    found = spectral_features(fbanks)
+    for cycle in range(2):
+        for band in range(3):
+            values = [float(value) for value in fbanks[cycle, :, band]]
+            mean = sum(values) / 7
+            deviation = (sum((value - mean) ** 2 for value in values) / 7) ** 0.5
+            assert found[cycle, band] == pytest.approx(mean, abs=1e-6)
+            assert found[cycle, 3 + band] == pytest.approx(deviation, abs=1e-6)
+
+
+def naive_distances(given: Floats, cycles: Floats) -> list[list[float]]:
+    return [
+        [sum((float(a) - float(b)) ** 2 for a, b in zip(one, two, strict=True)) ** 0.5 for two in cycles]
+        for one in given
+    ]
+
+
+def test_scores_equal_a_naive_count() -> None:
+    train, given = drawn(40), drawn(15, seed=1) * 2
+    domain = fitted(train, num_patients=4)
+    scaled = (train - train.mean(axis=0)) / train.std(axis=0)
+    own = naive_distances(scaled, scaled)
+    reference = [sorted(own[i][j] for j in range(40) if j % 4 != i % 4)[NEIGHBOUR - 1] for i in range(40)]
+    distances = [
+        sorted(row)[NEIGHBOUR - 1] for row in naive_distances((given - train.mean(axis=0)) / train.std(axis=0), scaled)
+    ]
+    assert domain.distances == pytest.approx(sorted(reference), abs=0.01)  # of cycles kept in 16 bit
+    expected = [sum(each <= distance for each in reference) / 40 for distance in distances]
+    assert domain.scores(given) == pytest.approx(expected, abs=1 / 40)
+
+
+def test_new_cycles_of_the_same_kind_score_evenly_and_far_ones_highest() -> None:
+    domain = fitted(drawn(900), num_patients=300)
+    scores = domain.scores(drawn(900, seed=1))
+    for share in (0.25, 0.5, 0.75, 0.95):
+        assert (scores <= share).mean() == pytest.approx(share, abs=0.06)
+    assert (domain.scores(drawn(20, centre=30)) == 1).all()
+    assert domain.scores(np.full((1, 3), -1e9, np.float32)).tolist() == [1.0]
+
+
+def test_a_patients_own_cycles_are_no_neighbours() -> None:
+    """Each patient's cycles are alike: counted among themselves they would make every new patient seem strange."""
+    generator = np.random.default_rng(0)
+    centres = generator.normal(size=(30, 3))
+    patients = [f"p{row // 10}" for row in range(300)]
+    train = (np.repeat(centres, 10, axis=0) + 0.01 * generator.normal(size=(300, 3))).astype(np.float32)
+    domain = fit_domain(train, patients, generator=generator)
+    assert domain is not None
+    new = (generator.normal(size=(200, 3))).astype(np.float32)
+    assert 0.2 < np.median(domain.scores(new)) < 0.8
+
+
+def test_at_most_so_many_cycles_are_kept_and_too_few_are_none() -> None:
+    features = drawn(MAX_CYCLES + 50)
+    assert fitted(features).cycles.shape == (MAX_CYCLES, 3)
+    generator = np.random.default_rng(0)
+    few = drawn(MIN_CYCLES - 1)
+    assert fit_domain(few, [f"p{row}" for row in range(len(few))], generator=generator) is None
+    assert fit_domain(drawn(100), ["p0"] * 100, generator=generator) is None
+    assert fit_domain(drawn(100), ["p0"] * 96 + ["p1"] * 4, generator=generator) is None
+    assert fit_domain(drawn(100), ["p0"] * 95 + ["p1"] * 5, generator=generator) is not None
+
+
+def test_a_feature_that_never_changes_divides_by_nothing() -> None:
+    features = drawn(50)
+    features[:, 1] = 3
+    assert np.isfinite(fitted(features).scores(drawn(5))).all()
+
+
+def test_the_id_is_that_of_the_values_and_damage_is_refused() -> None:
+    domain = fitted(drawn(50))
+    assert domain.id == fitted(drawn(50)).id
+    assert domain.id != fitted(drawn(50, seed=1)).id
+    for damage in ({"mean": domain.mean[:2]}, {"std": 0 * domain.std}, {"distances": domain.distances[::-1]}):
+        with pytest.raises(ValueError, match=r"are of 2|not above 0|not in order"):
+            replace(domain, **damage)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="too few"):
+        replace(domain, distances=domain.distances[:0])
