@@ -43,7 +43,9 @@ def test_cycles_are_fitted_as_the_front_end_fits_them(audio: AudioSettings, tmp_
         torch.testing.assert_close(graph(cycle.unsqueeze(0))[0], trained.input_of(cycle), rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("audio", [REPEATED, OWN_SOUND], ids=["repeat", "own sound"])
+@pytest.mark.parametrize(
+    "audio", [REPEATED, pytest.param(OWN_SOUND, marks=pytest.mark.slow)], ids=["repeat", "own sound"]
+)
 def test_onnx_takes_any_batch_and_length(audio: AudioSettings, tmp_path: Path) -> None:
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     trained = saved_model(tmp_path, audio=audio)
@@ -79,7 +81,7 @@ def test_openvino_reads_what_was_written(trained: TrainedModel, tmp_path: Path) 
     np.testing.assert_allclose(np.stack(found), answers(trained, cycles), atol=1e-5)
 
 
-@pytest.mark.parametrize("padding", [REPEATED, ZEROS], ids=["repeat", "zero"])
+@pytest.mark.parametrize("padding", [REPEATED, pytest.param(ZEROS, marks=pytest.mark.slow)], ids=["repeat", "zero"])
 def test_torch_loads_its_program_without_us(padding: AudioSettings, tmp_path: Path) -> None:
     trained = saved_model(tmp_path, audio=padding)
     cycles = waveforms(trained)
