@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import numpy as np
 import pytest
 import soundfile
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import documents
+from tests.documents import ROOT, run
+
 README = ROOT / "README.md"
 COMMANDS = ("scripts/demo", "scripts/test")
 # True under scripts/test: then the scripts' own environment is the one that runs this test.
@@ -19,15 +20,7 @@ IS_OUR_VENV = Path(sys.prefix).resolve() == ROOT / ".venv"
 
 def blocks(language: str) -> list[str]:
     """The fenced blocks of one language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
-def run(command: list[str], cwd: Path) -> str:
-    """Standard output of a command that must succeed."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert result.returncode == 0, f"{command} ended with {result.returncode}\n{result.stdout}\n{result.stderr}"
-    return result.stdout
+    return [block.text for block in documents.blocks(README, language)]
 
 
 @pytest.fixture(scope="module")
