@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "lungsound"
@@ -329,10 +330,11 @@ def test_no_text_names_a_path_of_somebodys_machine(tmp_path: Path) -> None:
 
 def test_constraints_pin_every_dependency_to_a_version_that_fits() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    pairs = (line.split("==") for line in lines if not line.startswith("#"))
+    pins = {canonicalize_name(name): version for name, version in pairs}
     assert not [version for version in pins.values() if not re.fullmatch(r"[0-9.]+", version)]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     declared = [*project["build-system"]["requires"], *project["project"]["dependencies"], *extras["dev"]]
     for requirement in map(Requirement, declared):
-        assert pins[requirement.name] in requirement.specifier, requirement
+        assert pins[canonicalize_name(requirement.name)] in requirement.specifier, requirement
