@@ -25,6 +25,18 @@ def whole_patient(recordings: Sequence[RecordingAnswer]) -> CycleAnswer | None:
     return _mean(wholes, [1.0] * len(wholes), max((whole.end_s for whole in wholes), default=0.0))
 
 
+def doubt(answer: RecordingAnswer) -> float:
+    """1 less the mean over the cycles of `margin`: 0 is sure, 1 a toss-up or no answer at all."""
+    margins = [margin(cycle) for cycle in answer.cycles]
+    return min(1.0, max(0.0, 1.0 - sum(margins) / len(margins))) if margins else 1.0
+
+
+def margin(cycle: CycleAnswer) -> float:
+    """How far the two largest probabilities are apart."""
+    first, second = sorted(cycle.probabilities.values(), reverse=True)[:2]
+    return first - second
+
+
 def patients_text(answers: Sequence[RecordingAnswer], classes: Sequence[str]) -> str:
     """A CSV table of the patients that are known, one in a row; only the header for none."""
     out = io.StringIO()

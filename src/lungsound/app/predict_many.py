@@ -20,6 +20,7 @@ from lungsound.answers.json_lines import answer_of, record
 from lungsound.answers.whole import patients_text
 from lungsound.app.listening import Heard
 from lungsound.app.predictor import Predictor
+from lungsound.app.review_page import write_review_pages
 from lungsound.audio.compressed import SUFFIXES
 from lungsound.data.corpus import AUDIO_SUFFIXES
 from lungsound.errors import LungsoundError, SettingsError
@@ -27,6 +28,7 @@ from lungsound.files import write_text
 from lungsound.training.progress import track
 
 SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
+PAGES = "html"  # a format of its own: it needs the sound and the model
 KEPT = "recordings"  # folder of the answers one by one
 
 
@@ -50,6 +52,7 @@ def predict_many(
     is_existing_skipped: bool = False,
     patient_pattern: str | None = None,
     stethoscope: str | None = None,
+    is_explained: bool = False,
     console: Console,
 ) -> Done:
     """Answer for every recording in `paths` (files, folders, patterns) into the folder `out`.
@@ -57,11 +60,12 @@ def predict_many(
     Each answer is kept in `out` as soon as it is known; a recording that fails is named in `errors` and stops nothing.
     Tables hold all answers that the folder keeps of this model and these settings, also those of other calls, which
     may run at the same time. `patient_pattern` is a regular expression whose first group finds the patient in a
-    recording's name, `stethoscope` is the device of them all. Raises SettingsError before anything is read for formats,
-    patterns and paths that cannot be.
+    recording's name, `stethoscope` is the device of them all, `is_explained` puts on pages ("html") what answers rest
+    on. Raises SettingsError before anything is read for formats, patterns and paths that cannot be.
     """
     for name in formats:
-        find_format(name, predictor.trained.label_set)
+        if name != PAGES:
+            find_format(name, predictor.trained.label_set)
     patient_of = _patient_of(patient_pattern)
     files, provenance = sound_files(paths), predictor.provenance(datetime.now(UTC))
     kept = KeptAnswers(out, provenance)
@@ -74,13 +78,37 @@ def predict_many(
             except LungsoundError as error:
                 errors.append(" ".join(str(error).splitlines()))
             on_progress(number, len(wanted))
+    out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / "lock"):
         answers = kept.all()
-        written = [file for name in formats for file in write_answers(answers, provenance, to=name, out=out)]
+        tables = [name for name in formats if name != PAGES]
+        written = [file for name in tables for file in write_answers(answers, provenance, to=name, out=out)]
         if patient_pattern is not None:
             written.append(out / "patients.csv")
             write_text(written[-1], patients_text(answers, predictor.classes))
+        if PAGES in formats:
+            written += _pages(predictor, answers, out, provenance, is_explained=is_explained, console=console)
     return Done(len(wanted) - len(errors), len(files) - len(wanted), tuple(errors), tuple(written))
+
+
+def _pages(
+    predictor: Predictor,
+    answers: Sequence[RecordingAnswer],
+    out: Path,
+    provenance: Provenance,
+    *,
+    is_explained: bool,
+    console: Console,
+) -> list[Path]:
+    with track(console, "pages") as on_progress:
+        return write_review_pages(
+            predictor,
+            answers,
+            out / "review",
+            created=provenance.created,
+            is_explained=is_explained,
+            on_progress=on_progress,
+        )
 
 
 def sound_files(paths: Iterable[Path]) -> list[Path]:

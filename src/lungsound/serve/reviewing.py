@@ -11,6 +11,7 @@ import soundfile
 from filelock import FileLock
 
 from lungsound.answers.answer import RecordingAnswer
+from lungsound.answers.whole import doubt
 from lungsound.app.predict_many import sound_files
 from lungsound.audio.waveform import probe
 from lungsound.data.annotations import table_text
@@ -32,20 +33,6 @@ from lungsound.serve.uploads import told
 CORRECTIONS = "corrections"
 TABLE = "corrections.csv"
 ID_LENGTH = 16
-
-
-def doubt(answer: RecordingAnswer) -> float:
-    """1 less the mean, over the cycles, of how far the two largest probabilities are apart: 0 is sure, 1 a toss-up.
-
-    1 for a recording without an answer, which a person should look at too.
-    """
-    if not answer.cycles:
-        return 1.0
-    margins = []
-    for cycle in answer.cycles:
-        first, second = sorted(cycle.probabilities.values(), reverse=True)[:2]
-        margins.append(first - second)
-    return min(1.0, max(0.0, 1.0 - sum(margins) / len(margins)))
 
 
 @dataclass(frozen=True)

@@ -133,3 +133,10 @@ def test_a_kept_answer_is_what_was_answered(predictor: Predictor, folder: Path) 
     answer = predictor.answer(folder / "101_b.flac", patient="101")
     kept = json.loads(json.dumps(record(answer, predictor.provenance(NOON))))
     assert answer_of(kept) == answer
+
+
+def test_pages_are_written_beside_the_tables(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    done = predict(predictor, folder / "in", out=tmp_path / "out", formats=["html"])
+    assert done.files[0] == tmp_path / "out" / "review" / "index.html"
+    assert len(done.files) == 1 + 3
+    assert not (tmp_path / "out" / "answers.csv").exists()

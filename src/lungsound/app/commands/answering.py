@@ -54,8 +54,18 @@ FormatOption = Annotated[
     list[str] | None,
     typer.Option(
         "--format",
-        help="With --out; repeatable: csv (default), jsonl, parquet, audacity, raven, textgrid, icbhi, sprsound, fhir.",
+        help="With --out; repeatable: csv (default), jsonl, parquet, audacity, raven, textgrid, icbhi, sprsound, fhir, "
+        "html.",
     ),
+]
+
+
+CyclesOption = Annotated[
+    Literal["auto", "annotation", "segmentation", "windows"],
+    typer.Option(help="Where cycles come from; auto: the first of the others that there is."),
+]
+PatientOption = Annotated[
+    str | None, typer.Option(metavar="REGEX", help="Its group finds the patient in a name, e.g. '^(\\d+)_'.")
 ]
 
 
@@ -92,16 +102,14 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Sound files, folders of them, or patterns.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the answers into this folder.")] = None,
     formats: FormatOption = None,
-    cycles: Annotated[
-        Literal["auto", "annotation", "segmentation", "windows"],
-        typer.Option(help="Where cycles come from; auto: the first of the others that there is."),
-    ] = "auto",
+    cycles: CyclesOption = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Recordings that are read at the same time.")] = 2,
     skip_existing: Annotated[bool, typer.Option(help="Leave out recordings that DIR has answers for.")] = False,
-    patient_pattern: Annotated[
-        str | None, typer.Option(metavar="REGEX", help="Its group finds the patient in a name, e.g. '^(\\d+)_'.")
-    ] = None,
+    patient_pattern: PatientOption = None,
     stethoscope: Annotated[str | None, typer.Option(metavar="NAME", help="What they were recorded with.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show on html pages which patches answers rest on.")
+    ] = False,
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
@@ -126,6 +134,7 @@ def predict(
             is_existing_skipped=skip_existing,
             patient_pattern=patient_pattern,
             stethoscope=stethoscope,
+            is_explained=explain,
             console=console,
         )
         errors = done.errors

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from lungsound.app.commands.answering import CyclesOption
 from lungsound.app.commands.shared import DataOption, DeviceOption, console, print_error
 
 CorpusArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a corpus with annotations.")]
@@ -21,9 +22,7 @@ def embed(
         list[Path] | None, typer.Argument(metavar="[PATH]", help="Sound files, folders, patterns.")
     ] = None,
     data: DataOption = None,
-    cycles: Annotated[
-        Literal["auto", "annotation", "segmentation", "windows"], typer.Option(help="Where cycles of PATH come from.")
-    ] = "auto",
+    cycles: CyclesOption = "auto",
     device: DeviceOption = None,
 ) -> None:
     """Write the model's features of cycles: of recordings, of a corpus, or of the one that the run was trained on."""
