@@ -169,7 +169,7 @@ def _from_own_run(file: WeightFile) -> ForeignWeights:
             f"{file.path}: its header must name audio.num_mels, model.stride and patch_grid as [freq, time] that fit "
             f"together, got {header[:60]!r}"
         ) from error
-    tensors = file.keep("encoder.", {"projector.": "projector of that run"})
+    tensors = file.keep("encoder.", {"projector.": "projector of that run", "domain.": "what that run was trained on"})
     return ForeignWeights(
         file.path,
         file.sha256,

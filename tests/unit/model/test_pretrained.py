@@ -247,7 +247,8 @@ def test_hugging_face_strides_and_settings_come_from_its_config(hugging_face: An
 def save_own_run(path: Path, weights: Weights, *, head: Weights | None = None, **facts: Any) -> Path:
     batch_norm = {"projector.bn.num_batches_tracked": torch.tensor(7), "projector.bn.running_mean": torch.ones(12)}
     head = own_head(4) if head is None else head
-    content = prefixed("encoder.", weights) | prefixed("head.", head) | heads("projector.linear1") | batch_norm
+    domain = {"domain.mean": torch.zeros(3)}
+    content = prefixed("encoder.", weights) | prefixed("head.", head) | heads("projector.linear1") | batch_norm | domain
     save_file(content, path, metadata={"lungsound": json.dumps(facts)})
     return path
 
@@ -279,8 +280,12 @@ def test_a_run_of_our_own_on_the_same_grid_is_taken_verbatim(
     assert all(torch.equal(value, weights[key]) for key, value in encoder.state_dict().items())
     assert set(report.used) == set(weights)
     assert report.adapted == ()
-    assert {why for _, why in report.ignored} == {"head of that run", "projector of that run"}
-    assert len(report.ignored) == 8
+    assert {why for _, why in report.ignored} == {
+        "head of that run",
+        "projector of that run",
+        "what that run was trained on",
+    }
+    assert len(report.ignored) == 9
     assert report.head_label_set is None
 
 
@@ -309,7 +314,7 @@ def test_the_head_of_a_run_of_our_own_is_taken_when_asked_for(tmp_path: Path) ->
     report = load_pretrained(encoder, path, head=head)
     assert all(torch.equal(value, own_head(4)[key]) for key, value in head.state_dict().items())
     assert {key for key in report.used if key.startswith("head.")} == set(prefixed("head.", own_head(4)))
-    assert {why for _, why in report.ignored} == {"projector of that run"}
+    assert {why for _, why in report.ignored} == {"projector of that run", "what that run was trained on"}
     assert report.head_label_set == "sound4"
     assert "  among them the head of that run, for the classes of sound4" in str(report).splitlines()
 
