@@ -20,9 +20,9 @@ def recording(name: str, patient: str | None, *cycles: CycleAnswer) -> Recording
 
 
 def test_a_recording_is_the_mean_of_its_cycles_by_duration() -> None:
-    whole = whole_recording([cycle(0, 1, 0.8), cycle(1, 4, 0.4)], duration_s=10.0)
+    whole = whole_recording([cycle(0, 1, 0.8), cycle(1, 4, 0.3)], duration_s=10.0)
     assert whole is not None
-    assert whole.probabilities["crackle"] == pytest.approx((1 * 0.8 + 3 * 0.4) / 4)
+    assert whole.probabilities["crackle"] == pytest.approx((1 * 0.8 + 3 * 0.3) / 4)
     assert (whole.answer, whole.start_s, whole.end_s) == ("normal", 0.0, 10.0)
     assert sum(whole.probabilities.values()) == pytest.approx(1.0)
 

@@ -78,7 +78,7 @@ def test_cycles_of_recordings_are_those_that_predict_finds(
         assert found["key"][0] == f"{files[0]}#{answers[0][1].start_s:.3f}-{answers[0][1].end_s:.3f}"
         assert set(found["patient"].tolist()) == {""}
         expected = np.array([list(answer.probabilities.values()) for _, answer in answers])
-        np.testing.assert_allclose(probabilities(trained, found["features"]), expected, atol=1e-5)
+        np.testing.assert_allclose(probabilities(trained, found["features"]), expected, atol=1e-4)
 
 
 def test_every_kind_of_file_holds_the_same(

@@ -95,7 +95,8 @@ def test_an_engine_of_the_callers_own_answers(run: tuple[Path, TrainedModel], tm
     trained = run[1]
     path = tmp_path / "noise.wav"
     soundfile.write(path, torch.randn(32000).clamp(-1, 1).numpy(), 16000)
-    engine = Certain("certain", trained.front_end, 4)
+    engine = Certain("certain", trained)
     answers = Predictor(trained, engine=engine).predict(path)
-    assert [answer.answer for answer in answers] == ["wheeze", "wheeze"]
+    assert answers
+    assert {answer.answer for answer in answers} == {"wheeze"}
     assert not graphs.folder(trained).exists()
