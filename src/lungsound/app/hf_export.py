@@ -61,7 +61,7 @@ def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Tensor])
     with quiet():
         library = load("transformers", extra="baselines")
     with written_together(folder) as staging:
-        weights = hugging_face_weights(trained.model)
+        weights = hugging_face_weights(trained.model, scale=feature_scale(trained.model))
         (staging / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
         facts = facts_of(trained) | {"feature_scale": feature_scale(trained.model)}
         _write(staging / "config.json", hugging_face_config(trained.model) | {"lungsound": facts})
@@ -105,8 +105,11 @@ def feature_scale(model: LungSoundClassifier) -> float:
     return math.sqrt(model.patch_encoder.norm.eps / cast(nn.LayerNorm, model.head[0]).eps)
 
 
-def hugging_face_weights(model: LungSoundClassifier) -> dict[str, Tensor]:
-    """Copies of encoder and head under the names of the library's files, which each version reads."""
+def hugging_face_weights(model: LungSoundClassifier, *, scale: float) -> dict[str, Tensor]:
+    """Copies of encoder and head under the names of the library's files, which each version reads.
+
+    `scale` is that of the features: `feature_scale`, or 1 where the library's head gets our epsilon afterwards.
+    """
     names = {ours: theirs for theirs, ours in HUGGING_FACE_NAMES.items()}
     found: dict[str, Tensor] = {}
     for key, value in model.encoder.state_dict().items():
@@ -120,7 +123,7 @@ def hugging_face_weights(model: LungSoundClassifier) -> dict[str, Tensor]:
             for part, rows in zip(QUERY_KEY_VALUE, value.chunk(3), strict=True):
                 found[f"{place}{part}.{leaf}"] = rows.clone()
         elif stem == "norm" and not block:
-            found[f"{place}{names[stem]}.{leaf}"] = (value.double() * feature_scale(model)).float()
+            found[f"{place}{names[stem]}.{leaf}"] = (value.double() * scale).float()
         else:
             found[place + (f"{names[stem]}.{leaf}" if dot else names[key])] = value.clone()
     for key, value in model.head.state_dict().items():

@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,29 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lungsound.app.hf_export import hugging_face_config, hugging_face_weights
 from lungsound.audio.front_end import FrontEnd
-from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError
 from lungsound.model.classifier import LungSoundClassifier, Projector
-from lungsound.model.encoder import AudioSpectrogramTransformer, Block
-
-PREFIX = "audio_spectrogram_transformer."
-# Our names to those of the library's files, which it reads in every version.
-EMBEDDING_NAMES = {
-    "cls_token": "embeddings.cls_token",
-    "dist_token": "embeddings.distillation_token",
-    "pos_embed": "embeddings.position_embeddings",
-    "patch_embed.proj": "embeddings.patch_embeddings.projection",
-    "norm": "layernorm",
-}
-BLOCK_NAMES = {
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-    "attn.proj": "attention.output.dense",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-}
-HEAD_NAMES = {"0": "classifier.layernorm", "1": "classifier.dense"}
 
 
 def transformers() -> Any:
@@ -61,11 +42,10 @@ def transformers() -> Any:
 def transformers_classifier(model: LungSoundClassifier) -> Any:
     """Its ASTForAudioClassification with the weights of `model`, through a folder as its users load one."""
     library = transformers()
-    encoder = model.patch_encoder
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save_file(_their_weights(model), folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(_their_config(encoder, len(model.classes))), encoding="utf-8")
+        save_file(hugging_face_weights(model, scale=1.0), folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(hugging_face_config(model)), encoding="utf-8")
         library.utils.logging.disable_progress_bar()
         loaded, told = library.ASTForAudioClassification.from_pretrained(folder, output_loading_info=True)
     if told["missing_keys"] or told["unexpected_keys"]:
@@ -183,43 +163,3 @@ class PlainPatchMixStep:
             if value.is_floating_point():
                 new[name] = self.old_share * before[name] + (1 - self.old_share) * value
         module.load_state_dict(new)
-
-
-def _their_config(encoder: AudioSpectrogramTransformer, num_classes: int) -> dict[str, Any]:
-    return {
-        "model_type": "audio-spectrogram-transformer",
-        "architectures": ["ASTForAudioClassification"],
-        "hidden_size": encoder.dim,
-        "num_hidden_layers": len(encoder.blocks),
-        "num_attention_heads": cast(Block, encoder.blocks[0]).attn.num_heads,
-        "intermediate_size": 4 * encoder.dim,
-        "layer_norm_eps": encoder.norm.eps,
-        "patch_size": PATCH_SIZE,
-        "frequency_stride": encoder.stride,
-        "time_stride": encoder.stride,
-        "max_length": encoder.num_frames,
-        "num_mel_bins": encoder.num_mels,
-        "num_labels": num_classes,
-    }
-
-
-def _their_weights(model: LungSoundClassifier) -> dict[str, Tensor]:
-    """Copies of encoder and head under the names of the library's files."""
-    found: dict[str, Tensor] = {}
-    for key, value in model.encoder.state_dict().items():
-        stem, dot, leaf = key.rpartition(".")
-        if not key.startswith("blocks."):
-            name = EMBEDDING_NAMES[stem] + dot + leaf if stem else EMBEDDING_NAMES[leaf]
-            found[PREFIX + name] = value.clone()
-            continue
-        _, layer, rest = stem.split(".", 2)
-        place = f"{PREFIX}encoder.layer.{layer}."
-        if rest == "attn.qkv":
-            for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
-                found[f"{place}attention.attention.{part}.{leaf}"] = rows.clone()
-        else:
-            found[f"{place}{BLOCK_NAMES[rest]}.{leaf}"] = value.clone()
-    for key, value in model.head.state_dict().items():
-        index, _, leaf = key.partition(".")
-        found[f"{HEAD_NAMES[index]}.{leaf}"] = value.clone()
-    return found
