@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lungsound.answers.answer import CyclesFrom
@@ -69,7 +70,7 @@ def listen(
     else:
         found = _find(path, mono, rate_hz, find_by=find_by, window_s=front_end.duration_s)
     cycles_from, spans, problem = found
-    waveform = front_end.read(path)
+    waveform = front_end.prepare(torch.from_numpy(mono), rate_hz)
     quality = measure_quality(channels, rate_hz)
     too_little = [each for each in find_too_little_sound(quality) if (cycles_from, each.kind) != ANNOTATED_SHORT]
     defects = (*find_defects(quality), *too_little, *find_other_sounds(measure_other_sounds(mono, rate_hz)))

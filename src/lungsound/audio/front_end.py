@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lungsound.audio.fbank import EfficientATLogMel, FilterBank, LogMel
-from lungsound.audio.waveform import FADE_S, Padding, cut, fade, fit, read_waveform
+from lungsound.audio.waveform import FADE_S, Padding, cut, fade, fit, read_waveform, resample
 from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError
 
@@ -60,6 +60,10 @@ class FrontEnd:
         """Waveform (samples,) of a recording: mono, resampled, faded at both ends."""
         waveform = read_waveform(path, sample_rate_hz=self.sample_rate_hz)
         return fade(waveform, num_samples=self.num_fade_samples)
+
+    def prepare(self, waveform: Tensor, from_hz: int) -> Tensor:
+        """What `read` gives, of a mono recording (samples,) that was decoded already."""
+        return fade(resample(waveform, from_hz, self.sample_rate_hz), num_samples=self.num_fade_samples)
 
     def cut(self, waveform: Tensor, *, start_s: float, end_s: float) -> Tensor:
         """Waveform (samples,) of one cycle of a recording read by `read`, as long as the cycle is."""

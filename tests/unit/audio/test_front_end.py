@@ -27,6 +27,7 @@ def test_from_file_to_filter_bank(filter_bank: str, sample_rate_hz: int, tmp_pat
     fade_samples = int(0.0625 * sample_rate_hz)
     expected = fade(read_waveform(path, sample_rate_hz=sample_rate_hz), num_samples=fade_samples)
     assert torch.equal(waveform, expected)
+    assert torch.equal(front_end.prepare(read_waveform(path, sample_rate_hz=4000), 4000), expected)
     part = front_end.cut(waveform, start_s=0.25, end_s=0.6)
     assert torch.equal(part, cut(expected, start_s=0.25, end_s=0.6, sample_rate_hz=sample_rate_hz))
     cycle = front_end.cycle(waveform, start_s=0.25, end_s=0.6)
