@@ -2,6 +2,8 @@
 
 Each takes the model, a batch and a generator, and returns the loss with its parts. The clean and the mixed view
 share one patch embedding. Partners and negatives come through `Peers`, so that they can span several devices.
+Where a part of the loss needs nothing of the other view, its backward pass can run before that view is encoded, which
+halves the memory of a step: with `settle` the objective hands over the part as soon as it is known.
 """
 
 from collections.abc import Callable
@@ -20,6 +22,8 @@ from lungsound.training.losses import cross_entropy, mixed_cross_entropy, patch_
 
 # Partners of a draw point into the pool that `Peers` gathers.
 Draw = Callable[[int, PatchGrid, torch.Generator], PatchMixDraw]
+# Backpropagates a part of the loss.
+Settle = Callable[[Tensor], None]
 NEGATIVES = ("all", "diff_label")
 TARGETS = ("grad_block", "grad_flow", "project_block", "project_flow")
 
@@ -34,9 +38,11 @@ class Loss:
 
 
 class Objective(Protocol):
-    """One training objective."""
+    """One training objective. The total has the whole value, and the gradient that `settle` was not given."""
 
-    def __call__(self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator) -> Loss: ...
+    def __call__(
+        self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator, settle: Settle | None = None
+    ) -> Loss: ...
 
 
 class Peers(Protocol):
@@ -77,8 +83,10 @@ class CrossEntropy:
     def __init__(self, *, class_weights: Tensor | None = None) -> None:
         self.class_weights = class_weights
 
-    def __call__(self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator) -> Loss:
-        del generator  # this objective draws nothing
+    def __call__(
+        self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator, settle: Settle | None = None
+    ) -> Loss:
+        del generator, settle  # nothing is drawn, and the loss is one part
         logits = model(batch.fbank, batch.num_frames)
         loss = cross_entropy(logits, batch.labels, class_weights=self.class_weights)
         return Loss(loss, {"ce": loss}, logits)
@@ -92,7 +100,10 @@ class PatchMixCrossEntropy:
         self.class_weights = class_weights
         self.peers = peers or LocalBatch()
 
-    def __call__(self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator) -> Loss:
+    def __call__(
+        self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator, settle: Settle | None = None
+    ) -> Loss:
+        del settle  # the loss is one part
         encoder = model.patch_encoder
         patches = encoder.embed_patches(batch.fbank)
         draw = draw_for(encoder, self.draw, batch, self.peers, generator)
@@ -133,20 +144,28 @@ class PatchMixContrastive:
         self.class_weights = class_weights
         self.peers = peers or LocalBatch()
 
-    def __call__(self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator) -> Loss:
+    def __call__(
+        self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator, settle: Settle | None = None
+    ) -> Loss:
         if model.projector is None:
             raise ValueError("the contrastive objective needs a model with a projector")
         encoder = model.patch_encoder
         patches, num_columns = encoder.embed_patches(batch.fbank), encoder.columns(batch.num_frames)
-        features = encoder.encode(patches, num_columns)
+        is_blocked = self.target.endswith("block")
+        early = settle if is_blocked else None
+        features = encoder.encode(patches if early is None else _with_own_gradient(patches), num_columns)
         logits = model.head(features)
+        ce = cross_entropy(logits, batch.labels, class_weights=self.class_weights)
         anchor = model.projector(features) if self.target.startswith("project") else features
-        anchor = self.peers.gather(anchor.detach() if self.target.endswith("block") else anchor)
+        anchor = self.peers.gather(anchor.detach() if is_blocked else anchor)
+        if early is not None:
+            early(ce)
+            ce, logits = ce.detach(), logits.detach()
+            del features  # with them go the activations of the clean view
 
         draw = draw_for(encoder, self.draw, batch, self.peers, generator)
         mixed = mix_patches(patches, draw, pool=self.peers.gather(patches))
         mixed_features = encoder.encode(mixed, num_columns)
-        ce = cross_entropy(logits, batch.labels, class_weights=self.class_weights)
         contrastive = patch_mix_contrastive_loss(
             model.projector(mixed_features),
             anchor,
@@ -157,3 +176,15 @@ class PatchMixContrastive:
             labels=self.peers.gather(batch.labels) if self.negatives == "diff_label" else None,
         )
         return Loss(ce + self.alpha * contrastive, {"ce": ce, "contrastive": contrastive}, logits)
+
+
+def _with_own_gradient(patches: Tensor) -> Tensor:
+    """The same patches for a backward pass that comes first: its gradient joins that of `patches` in the later one."""
+    own = patches.detach().requires_grad_()
+
+    def join(grad: Tensor) -> Tensor:
+        assert own.grad is not None
+        return grad + own.grad
+
+    patches.register_hook(join)
+    return own

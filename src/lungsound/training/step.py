@@ -68,9 +68,14 @@ class TrainStep:
 
     def _accumulate(self, batch: Batch, *, share: float, generator: torch.Generator) -> Loss:
         """Add this share of the gradient of a batch's loss; the loss."""
+
+        def settle(part: Tensor) -> None:
+            with torch.autocast(self.device.type, enabled=False):
+                torch.autograd.backward(self.scaler.scale(share * part))
+
         with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            loss = self.objective(self.model, batch.to(self.device), generator=generator)
-        torch.autograd.backward(self.scaler.scale(share * loss.total))
+            loss = self.objective(self.model, batch.to(self.device), generator=generator, settle=settle)
+        settle(loss.total)
         parts = {name: part.detach() for name, part in loss.parts.items()}
         return Loss(loss.total.detach(), parts, loss.logits.detach())
 

@@ -1,12 +1,14 @@
 """One step against a plain loop in torch, and a step that is taken up again."""
 
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from lungsound.data.dataset import Batch
-from lungsound.training.objectives import CrossEntropy, Objective, PatchMixContrastive
+from lungsound.training.objectives import TARGETS, CrossEntropy, Objective, PatchMixContrastive
 from lungsound.training.optim import make_optimizer
 from lungsound.training.step import TrainStep
 from tests.unit.training.small import CPU, fixed_draw, small_batch, small_model
@@ -111,6 +113,40 @@ def test_several_batches_give_the_mean_gradient_of_steps_on_each() -> None:
     assert loss.parts["ce"].item() == pytest.approx(sum(each.parts["ce"].item() for each in losses) / 2, rel=1e-14)
     assert torch.equal(loss.logits, torch.cat([each.logits for each in losses]))
     assert {int(state["step"]) for state in together.optimizer.state.values()} == {1}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_step_in_two_backward_passes_has_the_gradient_of_one(target: str) -> None:
+    batch = Batch(*small_batch())
+    step = make_step(objective=PatchMixContrastive(fixed_draw, target=target, alpha=0.7))
+    loss = step(batch, learning_rate=0.0, generator=torch.Generator())
+    whole = make_step(objective=step.objective)
+    whole.model.train()
+    at_once = whole.objective(whole.model, batch, generator=torch.Generator())
+    at_once.total.backward()
+    assert loss.total.item() == pytest.approx(at_once.total.item(), rel=1e-14)
+    expected = dict(whole.model.named_parameters())
+    for name, value in step.model.named_parameters():
+        wanted = expected[name].grad
+        assert (value.grad is None) == (wanted is None), name
+        if value.grad is not None and wanted is not None:
+            assert torch.allclose(value.grad, wanted, rtol=1e-9, atol=1e-15), name
+
+
+@pytest.mark.parametrize(("target", "is_gone"), [("grad_block", True), ("project_block", True), ("grad_flow", False)])
+def test_activations_of_the_clean_view_are_gone_before_the_mixed_is_encoded(target: str, is_gone: bool) -> None:
+    step = make_step(objective=PatchMixContrastive(fixed_draw, target=target))
+    inside: list[weakref.ref[Tensor]] = []
+    alive: list[list[bool]] = []
+
+    def look(_: object, __: object, out: Tensor) -> None:
+        alive.append([each() is not None for each in inside])
+        inside.append(weakref.ref(out))
+
+    last = step.model.patch_encoder.blocks[-1]
+    last.get_submodule("mlp.fc1").register_forward_hook(look)  # its result is kept for the backward pass of GELU
+    take(step, 0)
+    assert alive == [[], [not is_gone]]
 
 
 def test_gradients_of_the_step_before_are_gone_when_the_model_is_asked() -> None:
