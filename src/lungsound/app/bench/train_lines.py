@@ -18,7 +18,8 @@ CPU = torch.device("cpu")
 
 def train_lines(plan: Plan) -> list[Line]:
     """Time and memory of each size; then the largest with cycles of their own length."""
-    lines = [line for size in plan.sizes for line in (_time_line(plan, size), _memory_line(plan, size))]
+    memory = [_memory_line(plan, size) for size in plan.sizes]  # first, while this process holds nothing
+    lines = [line for size, beside in zip(plan.sizes, memory, strict=True) for line in (_time_line(plan, size), beside)]
     return [*lines, _time_line(plan, plan.answering_size, is_packed=True)]
 
 
