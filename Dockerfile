@@ -16,7 +16,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" --constraint /constraints.txt \
-        "lungsound[serve,onnx] @ file://$(ls /wheels/lungsound-*.whl)" \
+        "lungsound[serve,onnx,av] @ file://$(ls /wheels/lungsound-*.whl)" \
     && pip uninstall --yes pip setuptools wheel \
     && useradd --system --create-home --uid 10001 lungsound
 USER 10001

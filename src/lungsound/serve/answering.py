@@ -15,7 +15,7 @@ from lungsound.app.predictor import Predictor
 from lungsound.errors import DataError
 from lungsound.serve import examples
 from lungsound.serve.forms import form_of
-from lungsound.serve.gate import Asked, asked_of
+from lungsound.serve.gate import asked_of
 from lungsound.serve.limits import Limits
 from lungsound.serve.metrics import Metrics
 from lungsound.serve.refusals import Refusal
@@ -46,7 +46,7 @@ class Answering:
         chunks: AsyncIterator[bytes],
         *,
         name: str,
-        asked: Asked,
+        request: Request,
         annotation: AsyncIterator[bytes] | None = None,
         device: str | None = None,
     ) -> dict[str, Any]:
@@ -55,7 +55,10 @@ class Answering:
             path = await save_sound(chunks, folder)
             if annotation is not None:
                 await save_annotation(annotation, folder)
-            answer = await self.queue.run(lambda: self.answer_file(path, device=device))
+            answer = await self.queue.run(
+                lambda: self.answer_file(path, device=device), is_gone=request.is_disconnected
+            )
+        asked = asked_of(request)
         asked.num_cycles += len(answer.cycles)
         asked.duration_s += answer.duration_s
         return named_record(answer, self.provenance(), name)
@@ -86,10 +89,10 @@ def router(answering: Answering) -> APIRouter:
     @routes.post("/predictions", **examples.PREDICTION)
     async def predict(request: Request) -> dict[str, Any]:
         """Answer for one sound: a form with the field `file` (and `annotation`), or the sound as the body."""
-        asked, device = asked_of(request), request.query_params.get("device") or None
+        device = request.query_params.get("device") or None
         with answering.queue.place():
             if not _is_form(request):
-                return await answering.answer(request.stream(), name=raw_name(request), asked=asked, device=device)
+                return await answering.answer(request.stream(), name=raw_name(request), request=request, device=device)
             async with form_of(request, max_files=2) as form:
                 files, annotation = _files(form), form.get("annotation")
                 if len(files) != 1:
@@ -98,7 +101,7 @@ def router(answering: Answering) -> APIRouter:
                 return await answering.answer(
                     chunks_of(files[0]),
                     name=safe_name(files[0].filename),
-                    asked=asked,
+                    request=request,
                     annotation=None if annotation is None else chunks_of(annotation),
                     device=device,
                 )
@@ -106,7 +109,6 @@ def router(answering: Answering) -> APIRouter:
     @routes.post("/batch", **examples.BATCH)
     async def batch(request: Request) -> dict[str, Any]:
         """Answer for several sounds: a form with as many fields `file`. What fails says why, and stops no other."""
-        asked = asked_of(request)
         if not _is_form(request):
             raise Refusal("not sound", "a form (multipart/form-data) with fields 'file' is needed")
         results = []
@@ -118,7 +120,7 @@ def router(answering: Answering) -> APIRouter:
                 for file in files:
                     name = safe_name(file.filename)
                     try:
-                        results.append(await answering.answer(chunks_of(file), name=name, asked=asked))
+                        results.append(await answering.answer(chunks_of(file), name=name, request=request))
                     except Refusal as refusal:
                         answering.metrics.errors.labels(refusal.kind).inc()
                         results.append({"name": name, "error": str(refusal)})

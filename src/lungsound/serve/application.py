@@ -23,6 +23,7 @@ from lungsound.serve.limits import Limits
 from lungsound.serve.metrics import Metrics
 from lungsound.serve.refusals import STATUS_OF, Refusal
 from lungsound.serve.reviewing import ReviewFolder
+from lungsound.serve.uploads import formats
 from lungsound.serve.work_queue import WorkQueue
 
 STATIC = Path(__file__).parent / "static"
@@ -58,6 +59,7 @@ def application(service: Service, *, token: str | None = None, is_local_only: bo
         description="Hears crackles and wheezes in chest recordings. Research software, not a medical device.",
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # to an address made of the Host header, which anybody writes
         lifespan=lifespan,
     )
     app.include_router(answering.router(service.answering))
@@ -88,6 +90,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
             "is_calibrated": service.predictor.is_calibrated,
             "note": provenance.note,
             "limits": {"max_bytes": service.limits.max_bytes, "max_duration_s": service.limits.max_duration_s},
+            "sound_formats": formats(),
             "formats": formats_of(label_set),
             "is_review": service.folder is not None,
         }

@@ -53,6 +53,7 @@ MODEL = {
     "is_calibrated": True,
     "note": "Research software, not a medical device.",
     "limits": {"max_bytes": 67108864, "max_duration_s": 600.0},
+    "sound_formats": ["wav", "flac", "ogg", "mp3"],
     "formats": ["icbhi", "sprsound", "csv"],
     "is_review": False,
 }

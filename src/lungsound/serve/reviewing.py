@@ -13,7 +13,7 @@ from filelock import FileLock
 from lungsound.answers.answer import RecordingAnswer
 from lungsound.answers.whole import doubt
 from lungsound.app.predict_many import sound_files
-from lungsound.audio.waveform import probe
+from lungsound.audio.waveform import probe, read_channels
 from lungsound.data.annotations import table_text
 from lungsound.data.corpus import Cycle
 from lungsound.data.table import read_table
@@ -136,7 +136,7 @@ def _name(path: Path) -> str:
 
 def wav_bytes(path: Path) -> bytes:
     """The recording as WAV of 16 bits, with its rate and channels: every browser plays that."""
-    samples, rate_hz = soundfile.read(path, dtype="int16", always_2d=True)
+    channels, rate_hz = read_channels(path)
     content = io.BytesIO()
-    soundfile.write(content, samples, rate_hz, format="WAV", subtype="PCM_16")
+    soundfile.write(content, channels.T, rate_hz, format="WAV", subtype="PCM_16")
     return content.getvalue()

@@ -14,73 +14,26 @@ TOKEN_VARIABLE = "LUNGSOUND_TOKEN"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 DEFAULT_PORT = 8000
 MIN_TOKEN = 16
-REVIEW_WAITING = 64  # a page may ask for many sounds at once
 
 
 def serve(
     run: Path,
     *,
+    folder: Path | None = None,
+    limits: Limits | None = None,
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     token: str | None = None,
-    max_mb: float = Limits.max_bytes / 2**20,
-    max_duration_s: float = Limits.max_duration_s,
-    num_workers: int = Limits.num_workers,
-    max_waiting: int = Limits.max_waiting,
-    timeout_s: float = Limits.timeout_s,
     device: str = "cpu",
     engine: str = "auto",
 ) -> None:
     """Serve a run over HTTP until SIGTERM or SIGINT, then finish what was begun.
 
+    `folder` is for review: the page is of its recordings, the most doubtful first, and corrections are kept in it.
     `token` is what clients must show, default the environment variable LUNGSOUND_TOKEN. Raises SettingsError when the
-    extra is missing, and for a port that is taken or limits that cannot be; what `Predictor.load` raises.
+    extra is missing, and for a port that is taken; what `Predictor.load` raises.
     """
     _require_extra()
-    limits = Limits(
-        max_bytes=int(max_mb * 2**20),
-        max_duration_s=max_duration_s,
-        num_workers=num_workers,
-        max_waiting=max_waiting,
-        timeout_s=timeout_s,
-    )
-    _run(run, None, host=host, port=port, token=token, limits=limits, device=device, engine=engine)
-
-
-def review(
-    folder: Path,
-    *,
-    run: Path,
-    host: str = "127.0.0.1",
-    port: int = DEFAULT_PORT,
-    token: str | None = None,
-    max_duration_s: float = Limits.max_duration_s,
-    device: str = "cpu",
-    engine: str = "auto",
-) -> None:
-    """Serve the page on the recordings of a folder, most doubtful first; corrections are kept in it. As `serve`."""
-    _require_extra()
-    limits = Limits(max_duration_s=max_duration_s, max_waiting=REVIEW_WAITING)
-    _run(run, folder, host=host, port=port, token=token, limits=limits, device=device, engine=engine)
-
-
-def _require_extra() -> None:
-    for package in PACKAGES:
-        if find_spec(package) is None:
-            raise SettingsError(f"{package} is not installed, which the service needs: pip install 'lungsound[serve]'")
-
-
-def _run(
-    run: Path,
-    folder: Path | None,
-    *,
-    host: str,
-    port: int,
-    token: str | None,
-    limits: Limits,
-    device: str,
-    engine: str,
-) -> None:
     from lungsound.app.predictor import Predictor
     from lungsound.page import DISCLAIMER
     from lungsound.serve.application import Service, application
@@ -89,7 +42,7 @@ def _run(
     from lungsound.serve.reviewing import ReviewFolder
     from lungsound.serve.server import Server, warm
 
-    token = _token(token)
+    token, limits = _token(token), limits or Limits()
     with closing(_bind(host, port)) as listening:
         log("start", note=DISCLAIMER.lower().rstrip("."))
         if host not in LOCAL and token is None:
@@ -106,6 +59,12 @@ def _run(
             log("ready", address=address, model_sha256=predictor.trained.sha256, engine=shared.name)
             Server(service, app, timeout_s=limits.timeout_s).run(sockets=[listening])
     log("stop")
+
+
+def _require_extra() -> None:
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise SettingsError(f"{package} is not installed, which the service needs: pip install 'lungsound[serve]'")
 
 
 def _token(given: str | None) -> str | None:

@@ -1,5 +1,6 @@
 """The server process: warmed before it listens, and stopped without cutting anybody off."""
 
+import asyncio
 import socket
 import threading
 from types import FrameType
@@ -7,6 +8,7 @@ from types import FrameType
 import numpy as np
 import soundfile
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lungsound.serve.application import Service
 from lungsound.serve.gate import Gate
@@ -40,6 +42,29 @@ def answer_folder(service: Service) -> None:
             log("error", error=place_of(error))
 
 
+class Connection(H11Protocol):
+    """A connection that is closed when for `HEADERS_TIMEOUT_S` no request was begun, or none ended its headers.
+
+    uvicorn itself has no such limit before the first byte, nor from the first byte to the last of the headers.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._next_watch.cancel()
+        super().connection_lost(exc)
+
+    def _watch(self, last_idle: tuple[object] | None = None) -> None:
+        """Close what has done nothing since it was found idle; `last_idle` holds the request it had answered then."""
+        is_idle = self.cycle is None or self.cycle.response_complete
+        idle = (self.cycle,) if is_idle else None
+        if idle is not None and idle == last_idle:
+            self.transport.close()
+        self._next_watch = self.loop.call_later(HEADERS_TIMEOUT_S, self._watch, idle)
+
+
 class Server(uvicorn.Server):
     """Stops at a signal when the last request is answered: until then /health/ready says 503. A second stops it now.
 
@@ -50,6 +75,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=Connection,
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -4,18 +4,21 @@ import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from lungsound.audio.waveform import probe
-from lungsound.errors import AudioError
+from lungsound.audio.compressed import SUFFIXES, decoded_blocks
+from lungsound.audio.waveform import AudioInfo, probe
+from lungsound.errors import AudioError, SettingsError
 from lungsound.serve.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_TEXT_BYTES, Limits
 from lungsound.serve.refusals import Refusal
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
+FFMPEG_FORMATS = ("m4a", "aac", "webm")
 CHUNK_BYTES = 2**18
 HEAD_BYTES = 12
 MAX_NAME = 120
@@ -39,7 +42,10 @@ async def save_sound(chunks: AsyncIterator[bytes], folder: Path) -> Path:
         raise Refusal("bad request", "0 bytes were sent; send a sound file")
     found = sniff(head)
     if found is None:
-        raise Refusal("not sound", f"what was sent is no sound file that is known; send {', '.join(FORMATS)}")
+        raise Refusal("not sound", f"what was sent is no sound file that is known; send {', '.join(formats())}")
+    if found not in formats():
+        message = f"{found} needs FFmpeg, which this service has not (pip install 'lungsound[av]')"
+        raise Refusal("not sound", f"{message}; send {', '.join(FORMATS)}")
     return partial.rename(folder / f"{_STEM}.{found}")
 
 
@@ -66,6 +72,11 @@ async def chunks_of(upload: UploadFile | str) -> AsyncIterator[bytes]:
         yield chunk
 
 
+def formats() -> tuple[str, ...]:
+    """The formats of sound that are taken: more with the extra `av`."""
+    return FORMATS if find_spec("av") is None else (*FORMATS, *FFMPEG_FORMATS)
+
+
 def sniff(head: bytes) -> str | None:
     """The format of a sound file by its first 12 bytes; None for any other file."""
     if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
@@ -74,15 +85,24 @@ def sniff(head: bytes) -> str | None:
         return "flac"
     if head[:4] == b"OggS":
         return "ogg"
+    if head[4:8] == b"ftyp":
+        return "m4a"
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        return "webm"
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # ADTS
+        return "aac"
     is_mpeg_frame = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2  # layer III of any version
     return "mp3" if head[:3] == b"ID3" or is_mpeg_frame else None
 
 
 def check_sound(path: Path, limits: Limits) -> float:
-    """Duration (s) by the header of a sound file. Refusal when decoding it could take more than the limits allow."""
+    """Duration (s) of a sound file. Refusal when decoding it could take more than the limits allow.
+
+    By its header where that tells; what FFmpeg reads is decoded up to the limit, and nothing of it is kept.
+    """
     try:
-        info = probe(path)
-    except AudioError as error:
+        info = _counted(path, limits) if path.suffix.lower() in SUFFIXES else probe(path)
+    except (AudioError, SettingsError) as error:
         raise Refusal("unusable", told(error, path)) from None
     if not LOWEST_RATE_HZ <= info.sample_rate_hz <= HIGHEST_RATE_HZ:
         message = f"{info.sample_rate_hz} samples a second; send {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}"
@@ -94,6 +114,20 @@ def check_sound(path: Path, limits: Limits) -> float:
         message = f"{info.num_channels} channels of {info.num_samples} samples; at most {limits.max_values} in all"
         raise Refusal("too long", message)
     return duration_s
+
+
+def _counted(path: Path, limits: Limits) -> AudioInfo:
+    """Length, rate and channels of a file whose header may give no length, or a false one."""
+    num_samples, rate_hz, num_channels = 0, 0, 0
+    for block, rate_hz in decoded_blocks(path):
+        num_channels = len(block)
+        num_samples += block.shape[1]
+        if num_samples > limits.max_duration_s * rate_hz or num_samples * num_channels > limits.max_values:
+            message = f"more than {limits.max_duration_s:g} s of sound, or than {limits.max_values} samples in all"
+            raise Refusal("too long", f"{message}, which is the limit")
+    if num_samples == 0:
+        raise AudioError(f"{path} has 0 samples; remove it, or convert it again")
+    return AudioInfo(num_samples, rate_hz, num_channels)
 
 
 def told(error: Exception, path: Path) -> str:

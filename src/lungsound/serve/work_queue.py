@@ -1,10 +1,12 @@
 """A bounded queue: few recordings are worked on at once, few requests wait, the others are told to come again."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
+
+from starlette.requests import ClientDisconnect
 
 from lungsound.serve.refusals import Refusal
 
@@ -39,13 +41,22 @@ class WorkQueue:
         finally:
             self.num_requests -= 1
 
-    async def run(self, work: Callable[[], Result]) -> Result:
-        """The result of `work`, done in a thread as soon as one is free."""
+    async def run(self, work: Callable[[], Result], *, is_gone: Callable[[], Awaitable[bool]] | None = None) -> Result:
+        """The result of `work`, done in a thread as soon as one is free.
+
+        ClientDisconnect when `is_gone` says by then that nobody waits for it any more.
+        """
         self.num_waiting += 1
         try:
             await self._free_threads.acquire()
         finally:
             self.num_waiting -= 1
+        try:
+            if is_gone is not None and await is_gone():
+                raise ClientDisconnect
+        except BaseException:
+            self._free_threads.release()
+            raise
         loop = asyncio.get_running_loop()
 
         def free(_: Future[Result]) -> None:

@@ -20,13 +20,13 @@ def tone(num_channels: int) -> np.ndarray:
     return np.stack([0.5 ** (1 + place) * np.sin(2 * np.pi * 400 * time_s) for place in range(num_channels)])
 
 
-def encode(path: Path, samples: np.ndarray, codec: str) -> None:
+def encode(path: Path, samples: np.ndarray, codec: str, *, rate_hz: int = RATE_HZ) -> None:
     av = pytest.importorskip("av")
     layout = "mono" if len(samples) == 1 else "stereo"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=RATE_HZ, layout=layout)
+        stream = container.add_stream(codec, rate=rate_hz, layout=layout)
         frame = av.AudioFrame.from_ndarray(samples.astype(np.float32), format="fltp", layout=layout)
-        frame.sample_rate = RATE_HZ
+        frame.sample_rate = rate_hz
         resampler = av.AudioResampler(
             format=stream.format, layout=layout, rate=stream.rate, frame_size=stream.frame_size
         )
@@ -53,10 +53,9 @@ def test_what_telephones_and_browsers_write_is_read(name: str, codec: str, num_c
 
 
 def test_a_lossless_file_comes_back_sample_by_sample(tmp_path: Path) -> None:
-    pytest.importorskip("av")
     samples = np.round(tone(2) * 2**15) / 2**15
-    soundfile.write(tmp_path / "a.flac", samples.T, RATE_HZ, subtype="PCM_16")
-    found, rate_hz = soundfile.read(decoded(tmp_path / "a.flac"))
+    encode(tmp_path / "a.m4a", samples, "alac")
+    found, rate_hz = soundfile.read(decoded(tmp_path / "a.m4a"))
     assert rate_hz == RATE_HZ
     np.testing.assert_array_equal(found.T, samples)
 
@@ -68,6 +67,24 @@ def test_what_holds_no_sound_is_refused_in_one_line(tmp_path: Path) -> None:
         probe(tmp_path / "a.m4a")
     with pytest.raises(AudioError, match=r"none\.m4a cannot be read"):
         probe(tmp_path / "none.m4a")
+
+
+@pytest.mark.parametrize(("num_channels", "rate_hz"), [(2, RATE_HZ), (1, 48000)])
+def test_what_changes_on_the_way_is_refused(num_channels: int, rate_hz: int, tmp_path: Path) -> None:
+    """Two recordings in one file, one after the other."""
+    encode(tmp_path / "a.aac", tone(1), "aac")
+    encode(tmp_path / "b.aac", tone(num_channels), "aac", rate_hz=rate_hz)
+    (tmp_path / "both.aac").write_bytes((tmp_path / "a.aac").read_bytes() + (tmp_path / "b.aac").read_bytes())
+    with pytest.raises(AudioError, match=r"both\.aac changes its rate or channels on the way"):
+        probe(tmp_path / "both.aac")
+
+
+def test_a_list_of_other_files_is_no_recording(tmp_path: Path) -> None:
+    """FFmpeg by itself would open them."""
+    encode(tmp_path / "secret.aac", tone(1), "aac")
+    (tmp_path / "a.m4a").write_text("ffconcat version 1.0\nfile secret.aac\n")
+    with pytest.raises(AudioError, match=r"a\.m4a cannot be decoded"):
+        probe(tmp_path / "a.m4a")
 
 
 def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

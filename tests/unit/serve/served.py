@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 from fastapi.testclient import TestClient
@@ -46,6 +47,25 @@ def sound(format: str = "WAV", *, duration_s: float = 3.2, rate_hz: int = 8000, 
     """Bytes of a sound file."""
     content = io.BytesIO()
     soundfile.write(content, breathing(duration_s, rate_hz=rate_hz, seed=seed), rate_hz, format=format)
+    return content.getvalue()
+
+
+def recorded(format: str, *, duration_s: float = 3.2, rate_hz: int = 8000, seed: int = 0) -> bytes:
+    """Bytes of a sound file as telephones (m4a, aac) and browsers (webm, mp4) write it; skips without the extra."""
+    av = pytest.importorskip("av", reason="encoding m4a, aac and webm needs the extra 'av'")
+    container_name, codec = {"m4a": ("ipod", "aac"), "aac": ("adts", "aac")}.get(format, (format, "libopus"))
+    content = io.BytesIO()
+    # A browser writes as it records: without a length in the header.
+    options = {"live": "1"} if format == "webm" else {}
+    with av.open(content, "w", format=container_name, options=options) as container:
+        stream = container.add_stream(codec, rate=48000 if codec == "libopus" else rate_hz, layout="mono")
+        samples = breathing(duration_s, rate_hz=rate_hz, seed=seed).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = rate_hz
+        fitting = av.AudioResampler(stream.format, "mono", stream.rate, frame_size=stream.frame_size)
+        for part in (*fitting.resample(frame), *fitting.resample(None)):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
     return content.getvalue()
 
 

@@ -1,8 +1,11 @@
 """What is sent in bad faith, or broken: refused in one line, never a mistake of ours, nothing left on disk."""
 
 import struct
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 from lungsound.app.predictor import Predictor
 from lungsound.serve import uploads
 from lungsound.serve.limits import Limits
-from tests.unit.serve.served import client, sound
+from tests.unit.serve.served import client, recorded, sound
 
 
 def wav(samples: bytes, *, rate_hz: int = 8000, channels: int = 1, promised: int | None = None) -> bytes:
@@ -34,6 +37,8 @@ def flac_that_promises(num_samples: int) -> bytes:
     return bytes(content)
 
 
+IN_NAME_ONLY = 415 if find_spec("av") is None else 422  # what only FFmpeg reads
+MP4, WEBM, ADTS = b"\0\0\0\x1cftypM4A \0\0\2\0", b"\x1aE\xdf\xa3", b"\xff\xf1L@\x22\xbf\xfc"
 HOSTILE = {
     "empty": (b"", 400),
     "1 byte": (b"R", 415),
@@ -46,6 +51,9 @@ HOSTILE = {
     "truncated FLAC": (sound("FLAC")[:2000], 422),
     "truncated OGG": (sound("OGG")[:200], 422),
     "MP3 in name only": (b"ID3" + bytes(100), 422),
+    "MP4 in name only": (MP4 + bytes(100), IN_NAME_ONLY),
+    "WebM in name only": (WEBM + bytes(100), IN_NAME_ONLY),
+    "AAC in name only": (ADTS + bytes(100), IN_NAME_ONLY),
     "no samples": (wav(b""), 422),
     "4 GB promised": (wav(bytes(100), promised=0xFFFFFFFE), 422),
     "FLAC of a day": (flac_that_promises(2**35), 413),
@@ -61,6 +69,34 @@ HOSTILE = {
         422,
     ),
 }
+
+
+def test_of_hours_in_few_bytes_no_more_is_decoded_than_the_limit(
+    tiny: Predictor, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 MB of silence in AAC or Opus are two days, and the header need not say so."""
+    num_blocks = 0
+
+    def silence(_: Path) -> Iterator[tuple[np.ndarray, int]]:
+        nonlocal num_blocks
+        for num_blocks in range(1_000_000):  # noqa: B007, counted from outside
+            yield np.zeros((1, 1024), np.float32), 8000
+
+    monkeypatch.setattr(uploads, "find_spec", lambda _: object())
+    monkeypatch.setattr(uploads, "decoded_blocks", silence)
+    with client(tiny, limits=Limits(max_duration_s=4.0, timeout_s=30)) as http:
+        answer = http.post("/v1/predictions", content=MP4 + bytes(100))
+    assert (answer.status_code, num_blocks) == (413, 4 * 8000 // 1024)
+    assert answer.json() == {"error": "more than 4 s of sound, or than 384000 samples in all, which is the limit"}
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", ["m4a", "aac", "webm"])
+def test_what_ffmpeg_reads_keeps_to_the_limit(tiny: Predictor, format: str) -> None:
+    content = recorded(format, duration_s=4.5)
+    with client(tiny, limits=Limits(max_duration_s=4.0, timeout_s=30)) as http:
+        assert http.post("/v1/predictions", content=content).status_code == 413
+        assert http.post("/v1/predictions", content=content[: len(content) // 2]).status_code in (200, 422)
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -81,7 +117,9 @@ def test_it_is_refused_in_one_line(tiny: Predictor, temporary: Path, kind: str) 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    head=st.sampled_from([b"", sound()[:44], sound("FLAC")[:60], sound("OGG")[:80], b"ID3\x03", b"\xff\xfb\x90"]),
+    head=st.sampled_from(
+        [b"", sound()[:44], sound("FLAC")[:60], sound("OGG")[:80], b"ID3\x03", b"\xff\xfb\x90", MP4, WEBM, ADTS]
+    ),
     rest=st.binary(max_size=400),
     place=st.integers(0, 80),
     name=st.text(max_size=40),
@@ -181,6 +219,7 @@ def test_a_long_annotation_is_refused(tiny: Predictor) -> None:
     ("method", "path", "content", "status"),
     [
         ("GET", "/nowhere", None, 404),
+        ("GET", "/metrics/", None, 404),
         ("GET", "/v1/predictions", None, 405),
         ("GET", "/static/../application.py", None, 404),
         ("GET", "/static/%2e%2e/application.py", None, 404),

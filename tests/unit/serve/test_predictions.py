@@ -7,20 +7,21 @@ import pytest
 
 from lungsound.app.predictor import Predictor
 from lungsound.labels import LABEL_SETS
+from lungsound.serve import examples, uploads
 from lungsound.serve.limits import Limits
-from tests.unit.serve.served import client, save_tiny, sound
+from tests.unit.serve.served import client, recorded, save_tiny, sound
 
 
 def without_time(record: dict) -> dict:
     return {**record, "provenance": {**record["provenance"], "created": None}}
 
 
-@pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG", "MP3"])
+@pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG", "MP3", "m4a", "aac", "webm", "mp4"])
 def test_the_record_is_the_predictors_answer_for_the_file(
     tiny: Predictor, format: str, tmp_path: Path, temporary: Path
 ) -> None:
     path = tmp_path / f"any.{format.lower()}"
-    path.write_bytes(sound(format, duration_s=6.4))
+    path.write_bytes(sound(format, duration_s=6.4) if format.isupper() else recorded(format, duration_s=6.4))
     expected = tiny.answer(path)
     with client(tiny) as http:
         form = http.post("/v1/predictions", files={"file": ("ward 3/ann.wav", path.read_bytes())})
@@ -35,6 +36,19 @@ def test_the_record_is_the_predictors_answer_for_the_file(
         assert given["probabilities"] == pytest.approx(dict(cycle.probabilities), abs=1e-6)
     assert record["provenance"]["model"].startswith("tiny-run")
     assert "/" not in record["provenance"]["model"]
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_telephones_record_needs_an_extra_which_is_named(
+    tiny: Predictor, monkeypatch: pytest.MonkeyPatch, temporary: Path
+) -> None:
+    monkeypatch.setattr(uploads, "find_spec", lambda name: None if name == "av" else object())
+    with client(tiny) as http:
+        for head, name in ((b"\0\0\0\x1cftypM4A ", "m4a"), (b"\x1aE\xdf\xa3", "webm"), (b"\xff\xf1L@", "aac")):
+            answer = http.post("/v1/predictions", content=head + bytes(100))
+            needed = f"{name} needs FFmpeg, which this service has not (pip install 'lungsound[av]')"
+            assert (answer.status_code, answer.json()["error"]) == (415, f"{needed}; send wav, flac, ogg, mp3")
+        assert http.get("/v1/model").json()["sound_formats"] == ["wav", "flac", "ogg", "mp3"]
     assert list(temporary.iterdir()) == []
 
 
@@ -65,7 +79,7 @@ def test_a_batch_answers_what_it_can_and_names_the_rest(tiny: Predictor, tempora
     assert (first["path"], third["path"]) == ("a.wav", "c.flac")
     assert second == {
         "name": "b.wav",
-        "error": "what was sent is no sound file that is known; send wav, flac, ogg, mp3",
+        "error": f"what was sent is no sound file that is known; send {', '.join(uploads.formats())}",
     }
     assert 'lungsound_errors_total{kind="not sound"} 1.0' in metrics
     assert list(temporary.iterdir()) == []
@@ -88,6 +102,7 @@ def test_the_examples_have_the_keys_of_real_answers(tiny: Predictor) -> None:
     with client(tiny) as http:
         record = http.post("/v1/predictions", files={"file": ("a.wav", sound())}).json()
         model, api = http.get("/v1/model").json(), http.get("/openapi.json").json()
+        corrected = http.post("/v1/answers/icbhi", json=examples.CORRECTED)
         pages = [http.get("/docs").status_code, http.get("/redoc").status_code]
 
     def example(path: str, method: str) -> dict:
@@ -102,6 +117,7 @@ def test_the_examples_have_the_keys_of_real_answers(tiny: Predictor) -> None:
         "multipart/form-data",
         "application/octet-stream",
     }
+    assert corrected.text == "0.036\t1.579\t1\t0\n"
     assert pages == [404, 404]
     assert "http" not in json.dumps(api)
 

@@ -16,7 +16,7 @@ from lungsound.labels import LABEL_SETS
 from lungsound.serve.corrected import CorrectedCycle
 from lungsound.serve.reviewing import ReviewFolder
 from lungsound.serve.server import answer_folder
-from tests.unit.serve.served import breathing, client, sound
+from tests.unit.serve.served import breathing, client, recorded, sound
 
 SOUND4 = LABEL_SETS["sound4"]
 NEW = [{"start_s": 0.0, "end_s": 1.0, "label": "crackle"}, {"start_s": 1.0, "end_s": 3.0, "label": "normal"}]
@@ -103,6 +103,25 @@ def test_a_recording_is_answered_played_corrected_and_read_as_a_corpus(tiny: Pre
     assert sorted(corpus.split.values()) == ["test", "train"]
     with client(tiny, folder=folder) as http:
         assert http.get(f"/v1/recordings/{ids['monday/p3_a.wav']}").json()["corrected"] == NEW
+
+
+def test_what_no_browser_plays_is_played_as_wav(tiny: Predictor, folder: Path) -> None:
+    soundfile.write(folder / "p5_a.wav", breathing(seed=5), 8000, subtype="FLOAT")
+    with client(tiny, folder=folder) as http:
+        (id,) = (each["id"] for each in http.get("/v1/recordings").json() if each["name"] == "p5_a.wav")
+        samples, _ = soundfile.read(io.BytesIO(http.get(f"/v1/recordings/{id}/audio").content))
+    assert samples == pytest.approx(breathing(seed=5), abs=2 / 2**15)
+
+
+def test_what_telephones_record_is_reviewed(tiny: Predictor, folder: Path) -> None:
+    (folder / "p6_a.m4a").write_bytes(recorded("m4a"))
+    with client(tiny, folder=folder) as http:
+        (id,) = (each["id"] for each in http.get("/v1/recordings").json() if each["name"] == "p6_a.m4a")
+        assert http.get(f"/v1/recordings/{id}").json()["cycles"]
+        samples, rate_hz = soundfile.read(io.BytesIO(http.get(f"/v1/recordings/{id}/audio").content))
+        assert http.put(f"/v1/recordings/{id}/cycles", json=NEW).status_code == 200
+    assert (len(samples) / rate_hz, samples.std()) == pytest.approx((3.2, breathing().std()), rel=0.15)
+    assert read_table(folder / "corrections").require_sound().recordings[0].name == "p6_a.m4a"
 
 
 def test_two_who_correct_at_once_lose_nothing(folder: Path) -> None:

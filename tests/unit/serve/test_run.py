@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from lungsound.app.commands import serving
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.serve import run, server
+from lungsound.serve.limits import Limits
 from tests.unit.serve.served import sound
 
 
@@ -26,7 +28,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict]:
 def test_it_is_ready_when_it_listens(
     tiny_path: Path, started: list[server.Server], capsys: pytest.CaptureFixture[str], temporary: Path
 ) -> None:
-    run.serve(tiny_path.parent, port=0, max_mb=0.5, max_duration_s=30, timeout_s=5, engine="torch")
+    serving.serve(tiny_path.parent, port=0, max_mb=0.5, max_duration_s=30, workers=3, timeout_s=5, engine="torch")
     (served,) = started
     told = lines(capsys)
     assert [line["event"] for line in told] == ["start", "ready", "stop"]
@@ -34,7 +36,7 @@ def test_it_is_ready_when_it_listens(
     assert told[1]["address"].startswith("http://127.0.0.1:")
     assert served._service.is_ready
     assert served._service.folder is None
-    assert served._service.limits.max_bytes == 2**19
+    assert served._service.limits == Limits(2**19, max_duration_s=30, num_workers=3, max_waiting=16, timeout_s=5)
     assert served.config.app.is_local_only
     assert list(temporary.iterdir()) == []
 
@@ -63,8 +65,9 @@ def test_the_token_may_come_from_the_environment(
 def test_review_serves_the_folder(tiny_path: Path, tmp_path: Path, started: list[server.Server]) -> None:
     (tmp_path / "ward").mkdir()
     (tmp_path / "ward" / "a.wav").write_bytes(sound())
-    run.review(tmp_path / "ward", run=tiny_path, port=0)
+    serving.review(tmp_path / "ward", run=tiny_path, port=0, max_duration_s=30)
     (served,) = started
+    assert served._service.limits == Limits(max_duration_s=30, max_waiting=serving.REVIEW_WAITING)
     assert served._service.folder is not None
     assert [each.name for each in served._service.folder] == ["a.wav"]
 
@@ -74,7 +77,7 @@ def test_mistakes_are_named_in_one_line(tiny_path: Path, tmp_path: Path, started
         run.serve(tiny_path, port=0, token="short")
     assert "short" not in str(caught.value)
     with pytest.raises(SettingsError, match="timeout_s is 0"):
-        run.serve(tiny_path, timeout_s=0)
+        serving.serve(tiny_path, timeout_s=0)
     with pytest.raises(SettingsError, match="port 70000: ports are 1 to 65535"):
         run.serve(tiny_path, port=70000)
     with pytest.raises(SettingsError, match=r"no\.such\.host\.invalid port 8000 cannot be served"):
@@ -82,7 +85,7 @@ def test_mistakes_are_named_in_one_line(tiny_path: Path, tmp_path: Path, started
     with pytest.raises(WeightsError):
         run.serve(tmp_path, port=0)
     with pytest.raises(SettingsError, match="is no folder"):
-        run.review(tmp_path / "none", run=tiny_path, port=0)
+        run.serve(tiny_path, folder=tmp_path / "none", port=0)
     assert not started
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +23,8 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from lungsound.app.predictor import Predictor
+from lungsound.serve import server
+from lungsound.serve.limits import Limits
 from lungsound.serve.run import serve
 
 answer = Predictor.answer
@@ -32,18 +35,22 @@ def slow(self, path, **facts):
     return answer(self, path, **facts)
 
 Predictor.answer = slow
-serve(Path(sys.argv[1]), port=0, max_mb=1, timeout_s=20)
+server.HEADERS_TIMEOUT_S = float(sys.argv[3])
+serve(Path(sys.argv[1]), port=0, limits=Limits(max_bytes=2**20, timeout_s=20))
 """
 
 
 class Process:
     """A served process, with the lines of its log so far."""
 
-    def __init__(self, run: Path, temporary: Path, *, slow_s: float, token: str | None = None) -> None:
+    def __init__(self, run: Path, temporary: Path, *, slow_s: float, headers_s: float, token: str | None) -> None:
         environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
         environment |= {} if token is None else {"LUNGSOUND_TOKEN": token}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(run), str(slow_s)], stderr=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-c", PROGRAM, str(run), str(slow_s), str(headers_s)],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         self.lines: list[dict] = []
         self.thread = threading.Thread(target=self._read)
@@ -65,8 +72,10 @@ class Process:
 
 
 @contextmanager
-def served(run: Path, temporary: Path, *, slow_s: float = 0.0, token: str | None = None) -> Iterator[Process]:
-    found = Process(run, temporary, slow_s=slow_s, token=token)
+def served(
+    run: Path, temporary: Path, *, slow_s: float = 0.0, headers_s: float = 5.0, token: str | None = None
+) -> Iterator[Process]:
+    found = Process(run, temporary, slow_s=slow_s, headers_s=headers_s, token=token)
     try:
         yield found
     finally:
@@ -145,6 +154,56 @@ def answered_to_short_body(address: str) -> int:
     with connected(address) as connection:
         connection.sendall(head(4) + sound()[:100])
         return int(connection.recv(1000).split()[1])
+
+
+def test_who_asks_nothing_is_not_waited_for(tiny_path: Path, temporary: Path) -> None:
+    """Nothing sent, half of the headers, and half of the second request's: closed. A slow answer is waited for."""
+    first = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    sent = (b"", first[:20], first + first[:20])
+    with served(tiny_path, temporary, slow_s=3.0, headers_s=1.0) as process, ThreadPoolExecutor(4) as pool:
+        slow = pool.submit(httpx.post, f"{process.address}v1/predictions", content=sound(), timeout=30)
+        found = list(pool.map(lambda text: until_closed(process.address, text), sent))
+        answer = slow.result()
+    assert [text.count(b"200 OK") for text, _ in found] == [0, 0, 1]
+    assert max(seconds for _, seconds in found) < 3.0
+    assert answer.status_code == 200
+
+
+def until_closed(address: str, text: bytes) -> tuple[bytes, float]:
+    """What is answered until the service closes the connection, and how long (s) that takes; bytes come slowly."""
+    begin_s, found = time.monotonic(), b""
+    with connected(address) as connection:
+        connection.sendall(text)
+        connection.settimeout(0.5)
+        while time.monotonic() < begin_s + 30:
+            try:
+                part = connection.recv(4096)
+            except TimeoutError:
+                connection.sendall(b"x" if text else b"")
+                continue
+            except ConnectionResetError:
+                part = b""
+            if not part:
+                break
+            found += part
+    return found, time.monotonic() - begin_s
+
+
+def test_nobody_is_answered_who_is_gone(tiny_path: Path, temporary: Path) -> None:
+    """Six clients leave while two are answered: what waited for them is not begun."""
+    with served(tiny_path, temporary, slow_s=1.5) as process:
+        content = sound()
+        connections = [connected(process.address) for _ in range(6)]
+        for connection in connections:
+            connection.sendall(head(len(content)) + content)
+        with httpx.Client(base_url=process.address) as http:
+            wait_for(lambda: "lungsound_queue_length 4.0" in http.get("/metrics").text)
+        for connection in connections:
+            connection.close()
+        wait_for(lambda: len([line for line in process.of("request") if line["route"] == "/v1/predictions"]) == 6)
+        statuses = [line["status"] for line in process.of("request") if line["route"] == "/v1/predictions"]
+    assert sorted(statuses) == [200, 200, 499, 499, 499, 499]
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_port_that_is_taken_is_named(tiny_path: Path) -> None:

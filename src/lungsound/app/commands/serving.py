@@ -8,6 +8,8 @@ import typer
 from lungsound.app.commands.answering import EngineOption
 from lungsound.app.commands.shared import DeviceOption
 
+REVIEW_WAITING = 64  # a page may ask for many sounds at once
+
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run, or its model.safetensors.")]
 HostOption = Annotated[str, typer.Option(help="Address to listen at; others than this machine's want a token.")]
 PortOption = Annotated[int, typer.Option(help="Port to listen at.")]
@@ -30,20 +32,17 @@ def serve(
 
     The environment variable LUNGSOUND_TOKEN is what clients must then show.
     """
+    from lungsound.serve.limits import Limits
     from lungsound.serve.run import serve as serve_run
 
-    serve_run(
-        run,
-        host=host,
-        port=port,
-        max_mb=max_mb,
+    limits = Limits(
+        max_bytes=int(max_mb * 2**20),
         max_duration_s=max_duration_s,
         num_workers=workers,
         max_waiting=max_waiting,
         timeout_s=timeout_s,
-        device=device or "cpu",
-        engine=engine,
     )
+    serve_run(run, limits=limits, host=host, port=port, device=device or "cpu", engine=engine)
 
 
 def review(
@@ -56,14 +55,8 @@ def review(
     engine: EngineOption = "auto",
 ) -> None:
     """Open the page on a folder, the most doubtful recordings first; corrected labels are kept for 'train'."""
-    from lungsound.serve.run import review as review_folder
+    from lungsound.serve.limits import Limits
+    from lungsound.serve.run import serve as serve_run
 
-    review_folder(
-        folder,
-        run=run,
-        host=host,
-        port=port,
-        max_duration_s=max_duration_s,
-        device=device or "cpu",
-        engine=engine,
-    )
+    limits = Limits(max_duration_s=max_duration_s, max_waiting=REVIEW_WAITING)
+    serve_run(run, folder=folder, limits=limits, host=host, port=port, device=device or "cpu", engine=engine)

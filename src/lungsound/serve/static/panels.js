@@ -18,6 +18,9 @@ function element(tag, { text, ...properties } = {}, ...children) {
   return made;
 }
 
+// The parts of a file name, which has no blanks to break a line at.
+export const breakable = (name) => name.split(/(?<=[_.-])/).flatMap((part) => [part, element("wbr")]);
+
 export const toneOf = (classes, label) => (label === null ? "none" : Math.min(classes.indexOf(label), TONES - 1));
 
 function tile(classes, marks, label, isUncertain = false) {
@@ -142,7 +145,7 @@ export function showRecordings(recordings, currentId, onOpen) {
   byId("progress").textContent = `${numDone} of ${recordings.length} done`;
   byId("recordings").replaceChildren(
     ...recordings.map((recording) => {
-      const button = element("button", { type: "button" }, element("span", { text: recording.name }));
+      const button = element("button", { type: "button" }, element("span", {}, ...breakable(recording.name)));
       button.append(element("span", { text: recording.is_corrected ? "\u2713 done" : "" }));
       button.append(element("small", { text: doubtText(recording) }));
       if (recording.id === currentId) button.setAttribute("aria-current", "true");
