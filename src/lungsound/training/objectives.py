@@ -186,5 +186,5 @@ def _with_own_gradient(patches: Tensor) -> Tensor:
         assert own.grad is not None
         return grad + own.grad
 
-    patches.register_hook(join)
+    patches.register_hook(join)  # type: ignore[no-untyped-call]
     return own
