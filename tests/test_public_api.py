@@ -1,5 +1,6 @@
 """What the package shows to the world is what it declares, documented, and cheap to import."""
 
+import ast
 import importlib.metadata
 import inspect
 import subprocess
@@ -46,6 +47,12 @@ def test_what_is_exported_is_what_is_declared() -> None:
     assert list(lungsound.__all__) == sorted(set(lungsound.__all__))
 
 
+def test_editors_and_type_checkers_are_told_the_same_names() -> None:
+    (block,) = [node for node in ast.parse(Path(lungsound.__file__).read_text()).body if isinstance(node, ast.If)]
+    told = {name.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert told == lungsound._HOMES
+
+
 def test_star_import_gives_exactly_what_is_declared() -> None:
     names: dict[str, object] = {}
     exec("from lungsound import *", names)
@@ -76,7 +83,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_every_place_that_names_the_version_agrees() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert importlib.metadata.version("lungsound") == version
+    assert importlib.metadata.version("lungsound") == version == lungsound.__version__
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
     assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
 

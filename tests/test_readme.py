@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type works: its two commands and its Python block."""
+"""What the README tells a newcomer to type works: its two commands and its Python blocks."""
 
 import os
 import re
@@ -68,6 +68,12 @@ def test_the_demo_ends_with_the_path_of_its_report(after_the_demo: Path) -> None
 def test_the_python_block_runs_after_the_demo(after_the_demo: Path) -> None:
     output = run([sys.executable, "-W", "error", "-c", blocks("python")[0]], after_the_demo)
     assert output.strip(), "the README's Python block prints nothing"
+
+
+@pytest.mark.slow
+def test_the_other_python_blocks_run_after_the_demo(after_the_demo: Path) -> None:
+    for block in blocks("python")[1:]:
+        assert run([sys.executable, "-W", "error", "-c", block], after_the_demo).strip(), block
 
 
 def train_on_the_table(folder: Path) -> str:

@@ -4,7 +4,25 @@ Research software, not a medical device. The public names are loaded when they a
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers, which do not follow `_HOMES`
+    from lungsound.answers.answer import CycleAnswer as CycleAnswer
+    from lungsound.answers.answer import RecordingAnswer as RecordingAnswer
+    from lungsound.app.embeddings import embed as embed
+    from lungsound.app.estimator import LungSoundClassifier as LungSoundClassifier
+    from lungsound.app.predictor import Predictor as Predictor
+    from lungsound.config import load_config as load_config
+    from lungsound.data.corpus import Corpus as Corpus
+    from lungsound.data.corpus import Cycle as Cycle
+    from lungsound.data.corpus import Recording as Recording
+    from lungsound.data.reader import read_corpus as read_corpus
+    from lungsound.data.synthetic import synthesize as synthesize
+    from lungsound.errors import LungsoundError as LungsoundError
+    from lungsound.recipe import train as train
+    from lungsound.scoring import evaluate as evaluate
+
+    __version__: str
 
 _HOMES = {
     "Corpus": "lungsound.data.corpus",
@@ -15,6 +33,7 @@ _HOMES = {
     "Predictor": "lungsound.app.predictor",
     "Recording": "lungsound.data.corpus",
     "RecordingAnswer": "lungsound.answers.answer",
+    "embed": "lungsound.app.embeddings",
     "evaluate": "lungsound.scoring",
     "load_config": "lungsound.config",
     "read_corpus": "lungsound.data.reader",
@@ -26,10 +45,12 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("lungsound")
     if name not in _HOMES:
         raise AttributeError(f"module 'lungsound' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]

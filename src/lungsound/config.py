@@ -5,6 +5,7 @@ Unknown keys, wrong types and values out of range are errors that name the key a
 """
 
 import json
+import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -227,19 +228,24 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def load_config(recipe: str, overrides: Iterable[str] = (), *, is_as_published: bool = False) -> RunConfig:
+def load_config(
+    recipe: str | Path, settings: Mapping[str, Any] | Iterable[str] = (), *, is_as_published: bool = False
+) -> RunConfig:
     """The run that a recipe describes: a name of the package's recipes or the path of a TOML file.
 
-    `is_as_published` puts the preset of the authors' program on it. `overrides` come last: `section.key=value`
-    strings, the value as in TOML (a bare word is a string). Raises SettingsError with one line for anything that is
-    not understood.
+    `is_as_published` puts the preset of the authors' program on it. `settings` come last: a mapping, as in
+    {"train.epochs": 5, "data.root": "corpus"}, or `section.key=value` strings, the value as in TOML (a bare word is a
+    string). Raises SettingsError with one line for anything that is not understood.
     """
-    values = _read_recipe(recipe)
+    if isinstance(settings, str):
+        raise SettingsError(f'settings {settings!r}: give a mapping, as in {{"train.epochs": 5}}, or a list of strings')
+    values = _read_recipe(str(recipe))
     if is_as_published:
         _merge(values, published_preset())
-    for override in overrides:
-        _merge(values, _parse_override(override))
-    return resolve(values, source=f"recipe {recipe!r}")
+    pairs = settings.items() if isinstance(settings, Mapping) else map(_parse_override, settings)
+    for key, value in pairs:
+        _merge(values, _nested(key, value))
+    return resolve(values, source=f"recipe {str(recipe)!r}")
 
 
 def published_preset() -> dict[str, Any]:
@@ -294,7 +300,7 @@ def _merge(base: dict[str, Any], difference: Mapping[str, Any]) -> None:
             base[key] = value
 
 
-def _parse_override(override: str) -> dict[str, Any]:
+def _parse_override(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise SettingsError(f"override {override!r} is not of the form section.key=value, e.g. train.epochs=5")
@@ -302,7 +308,18 @@ def _parse_override(override: str) -> dict[str, Any]:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    for part in reversed(key.strip().split(".")):
+    return key.strip(), value
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """The setting `section.key` as the sections of a recipe are, its value as TOML could say it."""
+    if isinstance(value, Mapping):
+        value = dict(pair for inner in value.items() for pair in _nested(*inner).items())
+    elif isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    elif hasattr(value, "tolist"):  # numbers and arrays of numpy
+        value = value.tolist()
+    for part in reversed(str(key).split(".")):
         value = {part: value}
     result: dict[str, Any] = value
     return result

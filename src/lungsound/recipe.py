@@ -12,30 +12,37 @@ from lungsound.data.dataset import CycleBatches
 from lungsound.run_folder import RunFolder
 from lungsound.scoring import report_on
 from lungsound.training.progress import ProgressBar
-from lungsound.training.step import TrainStep
 from lungsound.training.trainer import Progress, Trainer
 from lungsound.watch import Watch
 
 
-def train(config: RunConfig, run_dir: str | Path, *, console: Console | None = None, is_resumed: bool = False) -> Path:
+def train(
+    config: RunConfig,
+    run_dir: str | Path,
+    *,
+    console: Console | None = None,
+    is_resumed: bool = False,
+    is_reported: bool = True,
+) -> Path:
     """Train, choose an epoch, evaluate on the test part, report; the path of the report.
 
-    The same settings, corpus and machine give the same weights to the byte on the CPU, also when the run was killed
-    and resumed. Raises LungsoundError for what a user can mend.
+    With `is_reported` false that of the model; then the strict protocol needs no test part, and where there is one
+    `is_resumed` makes the report later. The same settings, corpus and machine give the same weights to the byte on the
+    CPU, also when the run was killed and resumed. Raises LungsoundError for what a user can mend.
     """
     run = RunFolder(Path(run_dir))
     with run.alone():
         run.check(config, is_resumed=is_resumed)
-        return _train(config, run, console=console or Console())
+        return _train(config, run, console=console or Console(), is_reported=is_reported)
 
 
-def _train(config: RunConfig, run: RunFolder, *, console: Console) -> Path:
+def _train(config: RunConfig, run: RunFolder, *, console: Console, is_reported: bool) -> Path:
     device = training.device(config.train.device)
     precision = training.precision(config.train.precision, device)
 
     # Recordings to cycles, which of them train, choose the epoch and are kept for the end; to filter banks.
     corpus = corpora.corpus(config.data)
-    parts = corpora.parts(config, corpus)
+    parts = corpora.parts(config, corpus, is_tested=is_reported)
     model, pretrained = models.model(config, corpora.front_end(config.audio), console=console)
     inputs = corpora.inputs(config, corpus, parts, console=console)
 
@@ -61,22 +68,15 @@ def _train(config: RunConfig, run: RunFolder, *, console: Console) -> Path:
 
     # Train; then evaluate the chosen epoch's weights, as they stand on disk, on the test part.
     watch = Watch(config, run, step, corpus, inputs, parts)
-    progress = fit(config, run, step, batches, watch, progress, console=console)
+    progress = fit(config, batches, watch, progress, console=console)
+    if not is_reported:
+        return run.model
     return report_on(run, corpus, parts.test, data=config.data, progress=progress, console=console)
 
 
-def fit(
-    config: RunConfig,
-    run: RunFolder,
-    step: TrainStep,
-    batches: CycleBatches,
-    watch: Watch,
-    progress: Progress,
-    *,
-    console: Console,
-) -> Progress:
+def fit(config: RunConfig, batches: CycleBatches, watch: Watch, progress: Progress, *, console: Console) -> Progress:
     """Train from where `progress` stands to the last epoch; the run's model.safetensors holds the chosen epoch."""
-    settings = config.train
+    settings, run, step = config.train, watch.run, watch.step
     cycles_per_step = settings.batch_size * settings.num_accumulated_batches
     with run, ProgressBar(console, epochs=settings.epochs, cycles_per_step=cycles_per_step) as bar:
         trainer = Trainer(

@@ -77,13 +77,15 @@ class RunFolder(Listener):
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SettingsError(f"{self.path} cannot be made a folder ({error.strerror}): give another --out") from None
+            raise SettingsError(
+                f"{self.path} cannot be made a folder ({error.strerror}): give another folder"
+            ) from None
         place = self.path / ".lock"
         lock = FileLock(place, blocking=False)
         try:
             lock.acquire()
         except Timeout:
-            raise SettingsError(f"another training is at work in {self.path}: wait or give another --out") from None
+            raise SettingsError(f"another training is at work in {self.path}: wait or give another folder") from None
         try:
             yield
         finally:
@@ -101,7 +103,10 @@ class RunFolder(Listener):
             if differences := _differences(self.config().model_dump(exclude=texts), config.model_dump(exclude=texts)):
                 raise SettingsError(f"{self.path} was started with other settings: {'; '.join(differences)}")
         elif (self.path / "config.json").exists():
-            raise SettingsError(f"{self.path} already holds a run: give another --out, or --resume to go on with it")
+            raise SettingsError(
+                f"{self.path} already holds a run: give another folder, or go on with it by --resume, in Python "
+                "is_resumed=True"
+            )
 
     def start(self, config: RunConfig) -> None:
         """Write down the settings."""

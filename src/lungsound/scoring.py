@@ -70,7 +70,9 @@ def evaluate(
     if told := unfinished(run.path):
         raise SettingsError(told)
     if data_root is not None and out_dir is None:
-        raise SettingsError("evaluating on another corpus needs a folder for its report: give --out DIR")
+        raise SettingsError(
+            "evaluating on another corpus needs a folder for its report: give --out DIR, in Python out_dir"
+        )
     data = data_to_test(run.config().data, None if data_root is None else Path(data_root), label_map)
     corpus = corpora.corpus(data)
     rows = rows_to_test(corpus, data.test_parts)

@@ -160,8 +160,8 @@ def test_an_interrupted_run_says_so_and_goes_on_to_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "on_step", interrupt)
         assert lungsound(*arguments(synthetic_corpus_dir, out)) == 130
-    expected = "lungsound: stopped in epoch 1 after step 3; the same command with --resume goes on from there\n"
-    assert capsys.readouterr().err == expected
+    expected = "stopped in epoch 1 after step 3; the same with --resume, in Python is_resumed=True, goes on from there"
+    assert capsys.readouterr().err == f"lungsound: {expected}\n"
     assert (progress(out).epoch, progress(out).step) == (1, 3)
     assert not (out / "model.safetensors").exists()
     assert lungsound(*arguments(synthetic_corpus_dir, out), "--resume") == 0

@@ -115,6 +115,21 @@ def config(**train: object) -> RunConfig:
     return RunConfig(name="x", train=TrainSettings.model_validate(train))
 
 
+def test_a_training_that_is_not_tested_needs_no_test_part() -> None:
+    alone = make_corpus({"1": "train", "2": "train", "3": "train", "4": ""}, num_cycles=2)
+    parts = corpora.parts(config(), alone, is_tested=False)
+    assert parts.test == ()
+    assert sorted(parts.train + parts.validation) == [0, 1, 2, 3, 4, 5]
+    patients = [{alone.cycles[row].recording.patient for row in rows} for rows in (parts.train, parts.validation)]
+    assert min(map(len, patients)) > 0
+    assert not patients[0] & patients[1]
+    tested = make_corpus({"1": "train", "2": "train", "3": "test", "4": "train"}, num_cycles=2)
+    assert corpora.parts(config(), tested, is_tested=False) == corpora.parts(config(), tested)
+    for settings, is_tested in ((DataSettings(), True), (DataSettings(protocol="published"), False)):
+        with pytest.raises(CorpusError, match=r"0 cycles in the test parts \[\]; its parts are \['train'\]"):
+            corpora.parts(RunConfig(name="x", data=settings), alone, is_tested=is_tested)
+
+
 def test_parts_are_rows_of_the_corpus_and_what_is_in_no_part_is_in_none() -> None:
     corpus = make_corpus({"1": "train", "2": "inter", "3": "train", "4": "", "5": "intra"}, num_cycles=2)
     published = DataSettings(protocol="published")

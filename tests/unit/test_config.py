@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -99,6 +100,49 @@ def test_the_last_override_wins_and_leaves_its_neighbours() -> None:
     config = load_config("demo", ["train.epochs=5", "train.seed=1", "train.epochs=6"])
     assert (config.train.epochs, config.train.seed) == (6, 1)
     assert config.train.batch_size == load_config("demo").train.batch_size
+
+
+@pytest.mark.parametrize(
+    ("settings", "as_text"),
+    [
+        ({"train.epochs": 5, "train.device": "cuda:1"}, ["train.epochs=5", "train.device=cuda:1"]),
+        ({"train": {"epochs": 5, "seed": np.int64(4)}, "name": "x"}, ["train.epochs=5", "train.seed=4", "name=x"]),
+        (
+            {"train.epochs": np.int32(5), "train.learning_rate": np.float64(0.5)},
+            ["train.epochs=5", "train.learning_rate=0.5"],
+        ),
+        ({"data.root": Path("a", "b")}, ["data.root=a/b"]),
+        (
+            {"data.devices": ("Meditron",), "train.decay_epochs": np.array([3])},
+            ["data.devices=['Meditron']", "train.decay_epochs=[3]"],
+        ),
+        ({}, []),
+    ],
+)
+def test_a_mapping_says_what_strings_say(settings: dict[str, Any], as_text: list[str]) -> None:
+    assert load_config("demo", settings) == load_config("demo", as_text)
+
+
+def test_none_in_a_mapping_is_none() -> None:
+    assert load_config("demo", {"objective.projection_dim": None, "data.root": None}) == load_config("demo")
+
+
+def test_mistakes_in_a_mapping_are_named() -> None:
+    for settings, told in (
+        ({"train.epcohs": 5}, "unknown key 'train.epcohs'"),
+        ({"train": {"epcohs": 5}}, "unknown key 'train.epcohs'"),
+        ({"train.epochs": "5"}, 'train.epochs = "5"'),
+        ({5: 5}, "unknown key '5'"),
+    ):
+        with pytest.raises(SettingsError, match=told):
+            load_config("demo", settings)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r'settings \'train.epochs=5\': give a mapping, as in {"train.epochs": 5}'):
+        load_config("demo", "train.epochs=5")
+
+
+def test_a_recipe_file_may_be_a_path(tmp_path: Path) -> None:
+    recipe = write(tmp_path, "mine", "[train]\nepochs = 3\n")
+    assert load_config(Path(recipe)) == load_config(recipe)
 
 
 @pytest.mark.parametrize("override", ["train.epochs", "=5", "  =5"])

@@ -70,7 +70,7 @@ def test_a_folder_in_which_nothing_started_is_taken_away(tmp_path: Path) -> None
 def test_a_folder_with_a_run_is_not_used_again(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.start(small_config())
-    with pytest.raises(SettingsError, match=r"already holds a run: give another --out, or --resume"):
+    with pytest.raises(SettingsError, match=r"already holds a run: give another folder, or go on with it by --resume"):
         run.check(small_config("train.epochs=1"), is_resumed=False)
     assert run.config() == small_config()
 

@@ -46,42 +46,53 @@ class EmbeddedCycle:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Features (cycle, dim), float32, of the cycles; `errors` names in one line each recording that has none."""
+    """Features (cycle, dim), float32, of the cycles; `errors` names in one line each recording that has none.
+
+    `model_sha256` is the hash of the model file, to which alone features belong.
+    """
 
     cycles: tuple[EmbeddedCycle, ...]
     features: NDArray[np.float32]
     model_sha256: str
     errors: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        num_cycles, dim = self.features.shape
+        return f"<Embeddings: {num_cycles} cycles, {dim} features, {len(self.errors)} errors>"
+
 
 def embed(
-    run: Path,
-    paths: Sequence[Path] = (),
+    run: str | Path,
+    paths: str | Path | Sequence[str | Path] = (),
     *,
-    out: Path,
-    data_root: Path | None = None,
+    out: str | Path | None = None,
+    data_root: str | Path | None = None,
     find_by: FindBy = "auto",
     device: str = "cpu",
-    console: Console,
+    console: Console | None = None,
 ) -> Embeddings:
-    """Write the features of recordings, or of all cycles of a corpus, to `out` (.npz, .csv or .parquet).
+    """The model's features of recordings, or of all cycles of a corpus; written to `out` (.npz, .csv, .parquet) too.
 
     The recordings are those in `paths` (files, folders, patterns), their cycles found by `find_by`. Without paths it
     is the corpus in `data_root`, and without that the one that the run was trained on, all parts of it. A recording
     that fails stops no other; errors in a corpus raise, as does SettingsError for an `out` of another kind.
     """
-    write = _writer(out)
-    if paths and data_root is not None:
-        raise SettingsError("give recordings or a corpus (--data DIR), not both")
-    settings = RunFolder(run).config().data
-    trained = load_model(run / "model.safetensors")
+    write = None if out is None else _writer(Path(out))
+    recordings = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    if recordings and data_root is not None:
+        raise SettingsError("give recordings or a corpus (--data DIR, in Python data_root), not both")
+    console, folder = console or Console(), Path(run).parent if Path(run).is_file() else Path(run)
+    settings = RunFolder(folder).config().data
+    trained = load_model(folder / "model.safetensors")
     trained.model.to(training.device(device))
-    if paths:
-        found = embed_recordings(trained, sound_files(paths), find_by=find_by, console=console)
+    if recordings:
+        found = embed_recordings(trained, sound_files(recordings), find_by=find_by, console=console)
     else:
-        found = embed_corpus(trained, corpora.corpus(data_to_test(settings, data_root, None)), console=console)
-    with written_whole(out) as partial:
-        write(found, partial)
+        data = data_to_test(settings, None if data_root is None else Path(data_root), None)
+        found = embed_corpus(trained, corpora.corpus(data), console=console)
+    if out is not None and write is not None:
+        with written_whole(Path(out)) as partial:
+            write(found, partial)
     return found
 
 

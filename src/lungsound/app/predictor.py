@@ -33,7 +33,8 @@ class Predictor:
 
     `engine` is what computes: a name, of which "exact" and "auto" choose (`lungsound.engines.choice`), or an engine.
     `path`, that of the model file, names it; what `lungsound export` measured lies beside it, by which "auto" may take
-    more than exact engines. `find_by` says how cycles are found (`lungsound.app.listening.listen`).
+    more than exact engines. `find_by` says how cycles are found: by the "annotation" beside the file, by "segmentation"
+    into breathing cycles, as "windows", or "auto": the first of them that there is.
     """
 
     def __init__(
@@ -59,6 +60,16 @@ class Predictor:
         path = download_model(run) if isinstance(run, str) and is_hub_name(run) else Path(run)
         file = path / "model.safetensors" if path.is_dir() else path
         return cls(load_model(file), device=device, engine=engine, path=file, find_by=find_by)
+
+    def __repr__(self) -> str:
+        probabilities = "calibrated" if self.is_calibrated else "not calibrated"
+        return (
+            f"<Predictor {self._name}: {', '.join(self.classes)}; {self.engine.name} on {self.device}, {probabilities}>"
+        )
+
+    @property
+    def _name(self) -> str:
+        return "a model in memory" if self.path is None else str(self.path)
 
     @property
     def is_calibrated(self) -> bool:
@@ -129,7 +140,7 @@ class Predictor:
         front_end, calibration, domain = self.trained.front_end, self.trained.calibration, self.trained.domain
         return Provenance(
             model_sha256=self.trained.sha256,
-            model="a model in memory" if self.path is None else str(self.path),
+            model=self._name,
             label_set=self.trained.label_set,
             band_hz=(0.0, front_end.sample_rate_hz / 2),
             settings={

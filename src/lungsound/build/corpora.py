@@ -23,6 +23,7 @@ from lungsound.data.cache import cache_root
 from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.data.dataset import Augment, ChangeCycle, Changed, CycleBatches
 from lungsound.data.filter_bank_store import FilterBanks, open_filter_banks
+from lungsound.data.holdout import hold_out_patients
 from lungsound.data.protocol import Parts, divide, leave_device_out
 from lungsound.data.reader import read_corpus
 from lungsound.data.waveform_store import Waveforms, open_waveforms
@@ -51,7 +52,7 @@ def front_end(audio: AudioSettings) -> FrontEnd:
 def corpus(data: DataSettings) -> Corpus:
     """The corpus of the settings, filtered by device and mode; CorpusError when nothing is left."""
     if data.root is None:
-        raise SettingsError("no corpus given: name its folder with --data DIR (or data.root in the recipe)")
+        raise SettingsError("no corpus given: name its folder with --data DIR, in Python by the setting data.root")
     device = data.split.removeprefix(DEVICE_SPLIT) if data.split.startswith(DEVICE_SPLIT) else None
     found = read_corpus(
         Path(data.root),
@@ -72,20 +73,30 @@ def corpus(data: DataSettings) -> Corpus:
     return kept if device is None else leave_device_out(kept, device)
 
 
-def parts(config: RunConfig, corpus: Corpus) -> Parts:
-    """Which cycles train, validate and test, as the protocol of the settings says; errors as `divide`."""
+def parts(config: RunConfig, corpus: Corpus, *, is_tested: bool = True) -> Parts:
+    """Which cycles train, validate and test, as the protocol of the settings says; errors as `divide`.
+
+    With `is_tested` false a corpus may lack a test part, where validation patients are held out.
+    """
     if config.train.selection == "validation" and config.data.protocol == "published":
         raise SettingsError(
             "train.selection=validation needs held-out patients, which data.protocol=published does not have; "
             "set data.protocol=strict"
         )
+    is_strict, share = config.data.protocol == "strict", config.train.validation_share
+    generator = generator_at(config.train.seed, "validation patients")
+    if is_strict and not is_tested and corpus.parts == ("train",):
+        held = hold_out_patients(corpus.part("train"), share, generator=generator)
+        rows = [(row, c.recording) for row, c in enumerate(corpus.cycles) if c.recording.name in corpus.split]
+        training = tuple(row for row, recording in rows if recording.patient not in held)
+        return Parts(training, tuple(row for row, recording in rows if recording.patient in held), test=())
     return divide(
         corpus,
         test_parts=config.data.test_parts,
-        is_strict=config.data.protocol == "strict",
+        is_strict=is_strict,
         are_shared_patients_kept=config.data.are_shared_patients_kept,
-        validation_share=config.train.validation_share,
-        generator=generator_at(config.train.seed, "validation patients"),
+        validation_share=share,
+        generator=generator,
     )
 
 
@@ -162,7 +173,10 @@ class Inputs:
             is_last_dropped=config.train.is_last_batch_dropped,
         )
         if batches.num_steps == 0:
-            raise SettingsError(f"{len(rows)} training cycles do not fill one batch of {config.train.batch_size}")
+            raise SettingsError(
+                f"{len(rows)} training cycles do not fill one batch of {config.train.batch_size}: "
+                "take a smaller train.batch_size"
+            )
         last = len(rows) - (batches.num_steps - 1) * config.train.batch_size
         if config.objective.name == "patchmix_cl" and min(last, config.train.batch_size) == 1:
             raise SettingsError(

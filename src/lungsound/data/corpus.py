@@ -102,6 +102,14 @@ class Corpus:
     known_patient_parts: frozenset[str] = frozenset()
     vocabulary: str = "sound4"
 
+    def __repr__(self) -> str:
+        num_patients = len({recording.patient for recording in self.recordings})
+        cycles = ", ".join(f"{name} {len(self.part(name))}" for name in self.parts)
+        return (
+            f"<Corpus {self.name}: {len(self.recordings)} recordings of {num_patients} patients, "
+            f"{len(self.cycles)} cycles ({cycles}), {len(self.problems)} problems>"
+        )
+
     @property
     def is_synthetic(self) -> bool:
         """Whether a program made the recordings."""

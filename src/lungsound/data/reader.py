@@ -26,14 +26,15 @@ def read_corpus(
     unit: Unit = "cycle",
     label_map: str | Path | None = None,
 ) -> Corpus:
-    """The corpus in the folder `root` (a table: or file), whichever it is.
+    """The corpus in the folder `root` (a table may be a file), of whichever kind.
 
-    kind: "icbhi", "sprsound", "table", "folders", or "auto" to see by what is there.
-    split: see `read_icbhi`; the others have only the one that comes with them.
-    is_strict: a corpus without recordings or with problems is a CorpusError; else its `problems` tell.
-    unit: "recording" to have whole recordings as cycles, for a label set that tells those apart; ICBHI has no word
-        for them.
-    label_map: a file that reads the corpus's words (see `lungsound.labels.read_label_map`).
+    - `kind`: "icbhi", "sprsound", "table", "folders", or "auto" to see by what is there.
+    - `split`: of ICBHI's layout "official", "fold0" to "fold4" (RespireNet's), or a file of `name<TAB>part` lines; the
+      others have only the one that comes with them.
+    - `is_strict`: a corpus without recordings or with problems is a CorpusError; else its `problems` tell.
+    - `unit`: "recording" to have whole recordings as cycles, for a label set that tells those apart; ICBHI has no word
+      for them.
+    - `label_map`: a TOML file that reads the corpus's words as others.
 
     Raises CorpusError too when `root` is not there or holds no corpus, SettingsError for a label map that is none.
     """

@@ -15,7 +15,7 @@ MAP_NOTE = "label map "  # how notes begin that say what a map loses
 NUM_FINEST = 3  # label sets that are named to a user: the others are coarser
 _HOW = (
     'set data.label_map to a file with label_set = "sound4" and lines "word" = "class" in [classes] '
-    "(evaluate and the data commands: --label-map FILE; cross: --on DIR=FILE)"
+    "(evaluate and the data commands: --label-map FILE, in Python label_map; cross: --on DIR=FILE)"
 )
 
 

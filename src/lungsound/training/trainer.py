@@ -208,7 +208,7 @@ class Trainer:
                     self.save(progress)
                     raise RunInterrupted(
                         f"stopped in epoch {progress.epoch} after step {progress.step}; "
-                        "the same command with --resume goes on from there"
+                        "the same with --resume, in Python is_resumed=True, goes on from there"
                     )
                 if is_checkpoint_due:
                     self.save(progress)

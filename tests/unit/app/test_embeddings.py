@@ -81,6 +81,18 @@ def test_cycles_of_recordings_are_those_that_predict_finds(
         np.testing.assert_allclose(probabilities(trained, found["features"]), expected, atol=1e-4)
 
 
+def test_in_python_they_need_no_file(
+    run: tuple[Path, TrainedModel], synthetic_corpus_dir: Path, tmp_path: Path
+) -> None:
+    folder, trained = run
+    file = min(synthetic_corpus_dir.glob("*.wav"))
+    found = embed(str(folder), str(file), console=QUIET)
+    written = embed(folder / "model.safetensors", [file], out=str(tmp_path / "f.npz"), console=QUIET)
+    np.testing.assert_array_equal(found.features, written.features)
+    num_cycles, dim = len(Predictor.load(folder).predict(file)), trained.model.encoder.dim
+    assert repr(found) == f"<Embeddings: {num_cycles} cycles, {dim} features, 0 errors>"
+
+
 def test_every_kind_of_file_holds_the_same(
     run: tuple[Path, TrainedModel], synthetic_corpus_dir: Path, tmp_path: Path
 ) -> None:

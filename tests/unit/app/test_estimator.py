@@ -3,26 +3,33 @@
 import importlib.metadata
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import sklearn
+from numpy.typing import NDArray
 from sklearn.base import clone, is_classifier
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks
 
 from lungsound.app.estimator import LungSoundClassifier, label_set_of
 from lungsound.app.predictor import Predictor
 from lungsound.audio.waveform import read_waveform
+from lungsound.config import RunConfig
 from lungsound.data.corpus import Cycle
 from lungsound.data.reader import read_corpus
 from lungsound.errors import AudioError, LungsoundError, SettingsError
+from lungsound.recipe import train
 from lungsound.run_folder import RunFolder
 
 RATE_HZ = 4000
+SMALL = {"train.epochs": 1, "train.batch_size": 8, "audio.duration_s": 1.0}
 # scikit-learn's checks that need no X; the others give 2-D float matrices, which are no sounds.
 CHECKS = (
     estimator_checks.check_estimator_cloneable,
@@ -38,8 +45,7 @@ CHECKS = (
 
 
 def small(**more: Any) -> LungSoundClassifier:
-    settings = {"train.epochs": 1, "train.batch_size": 8, "audio.duration_s": 1.0}
-    return LungSoundClassifier(settings=settings, device="cpu", **more)
+    return LungSoundClassifier(settings=SMALL, device="cpu", **more)
 
 
 def described(cycles: tuple[Cycle, ...]) -> tuple[list[tuple[str, float, float]], list[str], list[str]]:
@@ -105,8 +111,7 @@ def test_a_row_a_path_and_a_waveform_of_the_same_sound_are_answered_alike(
 
 def test_scikit_learn_validates_it_over_patients(cycles: tuple[Cycle, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """On waveforms, with scores of probabilities, which need the order of the classes."""
-    # Its pictures take longer than all else, and it is thrown away with the run.
-    monkeypatch.setattr("lungsound.recipe.report_on", lambda run, *_, **__: run.path / "report.md")
+    monkeypatch.setattr("lungsound.recipe.report_on", None)  # what is kept in memory pays for no report
     sounds = {cycle.recording.path: read_waveform(cycle.recording.path, sample_rate_hz=RATE_HZ) for cycle in cycles}
     cuts = [(int(cycle.start_s * RATE_HZ), int(cycle.end_s * RATE_HZ)) for cycle in cycles]
     X = [sounds[c.recording.path][first:end].numpy() for c, (first, end) in zip(cycles, cuts, strict=True)]
@@ -125,6 +130,59 @@ def test_scikit_learn_validates_it_over_patients(cycles: tuple[Cycle, ...], monk
     assert (scores > -3).all()  # of four classes by chance: -1.4
 
 
+@pytest.fixture
+def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, list[str]]]:
+    """The patients of each run in memory, by part: its folder is gone after fit."""
+    found = []
+
+    def spied(config: RunConfig, out: Path, **more: Any) -> Path:
+        path = train(config, out, **more)
+        found.append(RunFolder(out).facts()["patients"])
+        return path
+
+    monkeypatch.setattr("lungsound.app.estimator.train", spied)
+    return found
+
+
+def test_in_memory_nobody_is_held_back_for_a_report(
+    cycles: tuple[Cycle, ...], trained_on: list[dict[str, list[str]]]
+) -> None:
+    X, y, groups = described(cycles)
+    small().fit(X, y, groups)
+    small().set_params(settings={**SMALL, "data.protocol": "published"}).fit(X, y, groups)
+    strict, published = trained_on
+    assert strict["test"] == []
+    assert min(len(strict["train"]), len(strict["validation"])) > 0
+    assert sorted(strict["train"] + strict["validation"]) == sorted(set(groups))
+    assert published["validation"] == []
+    assert sorted(published["train"] + published["test"]) == sorted(set(groups))
+
+
+class Frame:
+    """What is used of a data frame of pandas or polars: its length, and its rows as an array."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["path", "start_s", "end_s"])  # its columns
+
+    def to_numpy(self) -> NDArray[Any]:
+        return np.array(self.rows, dtype=object)
+
+
+def test_it_takes_a_pipeline_and_data_frames(cycles: tuple[Cycle, ...]) -> None:
+    X, y, groups = described(cycles)
+    pipeline = Pipeline([("same", FunctionTransformer()), ("model", small())])
+    fitted = clone(pipeline).fit(X, y, model__groups=groups)
+    framed = small().fit(Frame(X), Frame(y), Frame(groups))  # type: ignore[arg-type]
+    found = framed.predict_proba(Frame(X[:5]))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(fitted.predict_proba(X[:5]), found)
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_scikit_learns_own_checks(check: Any) -> None:
     check("LungSoundClassifier", LungSoundClassifier())
@@ -134,6 +192,7 @@ def test_it_is_a_classifier_that_can_be_cloned_and_pickled(cycles: tuple[Cycle, 
     given = LungSoundClassifier("ce", settings={"train.epochs": 2}, random_state=3)
     assert is_classifier(given)
     assert clone(given).get_params() == given.get_params()
+    assert repr(given) == "LungSoundClassifier(recipe='ce', settings={'train.epochs': 2}, random_state=3)"
     assert given.set_params(random_state=4).random_state == 4
     with pytest.raises(SettingsError, match="no parameter 'epochs': the parameters are recipe, settings, out"):
         given.set_params(epochs=3)
@@ -174,14 +233,27 @@ NOISE = np.zeros(8000)
     [
         ({}, ["a.wav"], ["normal", "both"], None, "1 sounds with 2 labels"),
         ({}, ["a.wav"], ["normal"], [1, 2], "must have the same length"),
+        ({}, None, ["normal"], None, "X is 'None': give a list, one entry for each sound"),
+        ({}, "a.wav", ["normal"], None, "X is 'a.wav': give a list"),
+        ({}, [NOISE], None, None, "y is 'None': give a list"),
         ({}, [NOISE], ["normal"], None, r"say at what rate, LungSoundClassifier\(sample_rate_hz=4000\)"),
-        ({}, [NOISE[None]], ["normal"], None, "a sound of 2 dimensions of type float64"),
-        ({}, [NOISE.astype(np.int16)], ["normal"], None, "of type int16"),
+        ({"sample_rate_hz": 0}, [NOISE], ["normal"], None, "say at what rate"),
+        ({}, [NOISE[None]], ["normal"], None, r"X\[0\] has 2 dimensions of type float64"),
+        ({}, [NOISE.astype(np.int16)], ["normal"], None, "of type int16: .*divide by 32768"),
+        ({}, [3], ["normal"], None, r"X\[0\] has 0 dimensions"),
+        ({}, [("a.wav", 1.0)], ["normal"], None, r"X\[0\] has 1 dimensions of type <U"),
+        ({}, [NOISE * np.nan], ["normal"], None, r"X\[0\] has no samples, or some that are infinite or not a number"),
+        ({}, [NOISE[:0]], ["normal"], None, r"X\[0\] has no samples"),
+        ({}, [("a.wav", 2.0, 1.0)], ["normal"], None, r"X\[0\] is from 2.0 to 1.0: give seconds from 0"),
+        ({}, [("a.wav", "0", "x")], ["normal"], None, r"X\[0\] is from 0 to x"),
+        ({}, [("a.wav", 0.0, np.nan)], ["normal"], None, r"X\[0\] is from 0.0 to nan"),
+        ({"settings": "train.epochs=1"}, [NOISE], ["normal"], None, "settings 'train.epochs=1': give a mapping"),
+        ({"test_share": None}, ["a.wav"], ["normal"], None, "test_share is None"),
         ({"sample_rate_hz": 4000}, [NOISE] * 3, ["normal"] * 3, [1, 1, 2], "sounds of 2 patients"),
         ({"test_share": 1.0}, ["a.wav"], ["normal"], None, "test_share is 1.0"),
         ({"settings": {"train.epoch": 1}}, ["a.wav"], ["normal"], None, "unknown key 'train.epoch'"),
         ({"recipe": "none"}, ["a.wav"], ["normal"], None, "no recipe 'none'"),
-        ({}, ["a.wav", "b.wav", "c.wav"], ["normal"] * 3, None, "a.wav"),
+        ({}, ["a.wav", "b.wav", "c.wav"], ["normal"] * 3, None, r"3 of X, y and groups cannot be used .*/a\.wav"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(given: Any, X: Any, y: Any, groups: Any, told: str, tmp_path: Path) -> None:
@@ -189,6 +261,26 @@ def test_a_mistake_is_told_in_one_line(given: Any, X: Any, y: Any, groups: Any, 
     with pytest.raises(LungsoundError, match=told) as caught:
         LungSoundClassifier(given.pop("recipe"), out=tmp_path / "run", **given).fit(X, y, groups)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match=r"file cannot be made a folder .*: give another out"):
+        small(out=tmp_path / "file").fit(["a.wav"], ["normal"])
+
+
+def test_in_memory_two_patients_are_enough_and_one_is_told() -> None:
+    with pytest.raises(
+        SettingsError, match=r"sounds of 1 patients .*: fit needs 2 or more, to train and to calibrate$"
+    ):
+        small().fit(["a.wav", "b.wav"], ["normal"] * 2, [1, 1])
+
+
+def test_a_score_is_of_as_many_labels_as_sounds(run_dir: Path) -> None:
+    loaded = LungSoundClassifier.load(run_dir)
+    for X, y in (([], []), (["a.wav"], [])):
+        with pytest.raises(SettingsError, match=f"{len(X)} sounds with 0 labels"):
+            loaded.score(X, y)
 
 
 def test_what_is_not_fitted_does_not_answer(tmp_path: Path, run_dir: Path) -> None:

@@ -45,6 +45,11 @@ def test_parts_name_train_first_and_leave_out_recordings_in_no_part(tmp_path):
     assert corpus.part("test") == ()
 
 
+def test_a_corpus_prints_as_one_line(tmp_path):
+    corpus = make_corpus(tmp_path)
+    assert repr(corpus) == "<Corpus made up: 3 recordings of 3 patients, 3 cycles (train 1, inter 1), 0 problems>"
+
+
 def test_keep_filters_recordings_with_their_cycles(tmp_path):
     kept = make_corpus(tmp_path).keep(lambda recording: recording.device == "device b")
     assert [recording.name for recording in kept.recordings] == ["b"]
