@@ -20,13 +20,8 @@ def relevance(trained: TrainedModel, waveform: Tensor, *, class_index: int | Non
     moment's repetitions are added up. A longer cycle has frames for what of it is heard. Raises SettingsError for a
     convolutional model, which has no patches.
     """
-    encoder = trained.model.encoder
-    if not isinstance(encoder, AudioSpectrogramTransformer):
-        raise SettingsError(
-            f"the answers of {encoder.architecture} cannot be explained: only a model of patches "
-            "(model.architecture 'ast') says which of them an answer rests on"
-        )
-    front_end = trained.front_end
+    check_explainable(trained)
+    encoder, front_end = trained.model.patch_encoder, trained.front_end
     fbank = normalize(front_end.filter_banks_of([waveform]), mean=trained.mean, std=trained.std)
     fbank = fbank.to(encoder.pos_embed.device)
     num_frames = front_end.num_own_frames(len(waveform))
@@ -38,6 +33,16 @@ def relevance(trained: TrainedModel, waveform: Tensor, *, class_index: int | Non
     background = fbank[0, own_frame >= 0].mean(dim=0)
     found = patch_relevance(trained.model, fbank[0], background, class_index=class_index, num_frames=num_frames)
     return fold(spread_over_bins(found, encoder), own_frame)
+
+
+def check_explainable(trained: TrainedModel) -> None:
+    """SettingsError for a model without patches."""
+    encoder = trained.model.encoder
+    if not isinstance(encoder, AudioSpectrogramTransformer):
+        raise SettingsError(
+            f"the answers of {encoder.architecture} cannot be explained: only a model of patches "
+            "(model.architecture 'ast') says which of them an answer rests on"
+        )
 
 
 def own_frames(front_end: FrontEnd, num_samples: int) -> Tensor:

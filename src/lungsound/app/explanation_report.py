@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 from torch import Tensor
 
-from lungsound.app.explanation import fold, own_frames, relevance
+from lungsound.app.explanation import check_explainable, fold, own_frames, relevance
 from lungsound.audio.fbank import normalize
 from lungsound.audio.front_end import FrontEnd
 from lungsound.build import corpora
@@ -69,6 +69,7 @@ def report_explanations(
     """
     run = RunFolder(run_dir)
     trained, data = run.trained_model(), run.config().data
+    check_explainable(trained)
     corpus = corpora.corpus(data)
     background = _background(trained, _draw(corpus.part("train"), NUM_BACKGROUND_CYCLES, seed))
     cycles = _draw([corpus.cycles[row] for row in rows_to_test(corpus, data.test_parts)], num_cycles, seed)

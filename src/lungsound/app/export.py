@@ -13,6 +13,7 @@ from lungsound.app.model_files import write_onnx, write_openvino, write_torch
 from lungsound.audio.front_end import FrontEnd
 from lungsound.build import corpora
 from lungsound.checkpoint import TrainedModel, load_model
+from lungsound.config import DataSettings
 from lungsound.data.corpus import Corpus
 from lungsound.data.cut_cycles import waveforms_of
 from lungsound.data.protocol import rows_to_test
@@ -32,17 +33,20 @@ def export_run(run: Path, *, data_root: Path | None, num_cycles: int, console: C
     """Export the model of a run and measure every engine that is installed; the path of what was measured.
 
     The cycles are drawn from the test part of the run's corpus, or of the one in `data_root`; those that the int8
-    graph learns by come from the other parts where there are any, and are none of those it is measured on.
+    graph learns by come from the other parts where there are any, and are none of those it is measured on. `run` may
+    be a model file alone, which needs a `data_root`.
     """
     if num_cycles < 1:
         raise SettingsError(f"the engines need at least one cycle to be measured on, got {num_cycles}")
-    trained = load_model(run / "model.safetensors")
-    corpus = corpora.corpus(data_to_test(RunFolder(run).config().data, data_root, None))
-    test_rows, range_rows = _draw(corpus, RunFolder(run).config().data.test_parts, num_cycles)
+    model_file = _model_file(run)
+    trained = load_model(model_file)
+    data = _data(run, trained, data_root)
+    corpus = corpora.corpus(data)
+    test_rows, range_rows = _draw(corpus, data.test_parts, num_cycles)
     graphs.make(trained, [trained.input_of(waveform) for waveform in _cut(corpus, range_rows, trained.front_end)])
     measured = _measure(trained, _cut(corpus, test_rows, trained.front_end), console)
     _print(measured, speeds(trained, list(measured)), console)
-    return write_agreements(run, trained, measured)
+    return write_agreements(model_file.parent, trained, measured)
 
 
 def export_files(run: Path, *, to: str, out: Path, data_root: Path | None, num_cycles: int, console: Console) -> None:
@@ -52,22 +56,40 @@ def export_files(run: Path, *, to: str, out: Path, data_root: Path | None, num_c
     """
     if num_cycles < 1:
         raise SettingsError(f"an export needs at least one cycle to be checked on, got {num_cycles}")
-    trained = load_model(run / "model.safetensors")
-    corpus = corpora.corpus(data_to_test(RunFolder(run).config().data, data_root, None))
-    rows, _ = _draw(corpus, RunFolder(run).config().data.test_parts, num_cycles)
+    model_file = _model_file(run)
+    trained = load_model(model_file)
+    data = _data(run, trained, data_root)
+    corpus = corpora.corpus(data)
+    rows, _ = _draw(corpus, data.test_parts, num_cycles)
     cycles = _cut(corpus, rows, trained.front_end)
     if to == "hf":
-        found = write_hugging_face(run / "model.safetensors", out, cycles)
+        found = write_hugging_face(model_file, out, cycles)
         checked = {"fitted cycles through the pipeline": found.pipeline, "bare cycles": found.bare}
     else:
         write = {"onnx": write_onnx, "openvino": write_openvino, "torch": write_torch}[to]
-        checked = {"cycles": write(trained, out, cycles)}
+        what = "cycles, without asking for float32" if to == "openvino" else "cycles"
+        checked = {what: write(trained, out, cycles)}
     for name, agreed in checked.items():
         console.print(
             f"{agreed.num_cycles} {name}: {agreed.share:.1%} the same answers as torch, largest difference in "
             f"probability {agreed.largest_difference:.1e}",
             highlight=False,
+            soft_wrap=True,
         )
+
+
+def _model_file(run: Path) -> Path:
+    return run if run.is_file() else run / "model.safetensors"
+
+
+def _data(run: Path, trained: TrainedModel, data_root: Path | None) -> DataSettings:
+    """How the corpus is read that the model is checked on."""
+    folder = run.parent if run.is_file() else run
+    if folder == run or (folder / "run.json").is_file():
+        return data_to_test(RunFolder(folder).config().data, data_root, None)
+    if data_root is None:
+        raise SettingsError(f"{run} alone says nothing of cycles to check it on: give a corpus with --data")
+    return DataSettings.model_validate({"root": str(data_root), "label_set": trained.label_set.name})
 
 
 def _draw(corpus: Corpus, test_parts: Sequence[str], num_cycles: int) -> tuple[list[int], list[int]]:

@@ -2,16 +2,21 @@
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
+from lungsound.app.model_files import LICENSE
 from lungsound.checkpoint import TrainedModel
 from lungsound.engines.agreement import Agreement
 from lungsound.evaluation.reporting.model_card import FILE_NAME
 from lungsound.files import write_text
-from lungsound.page import DISCLAIMER, Block, Bullets, Code, Heading, render_blocks
+from lungsound.page import DISCLAIMER, Block, Bullets, Code, Facts, Heading, render_blocks
 
+# Facts of the run's card in which paths may stand, and the folders of a path unless it goes down from here.
+WITH_PATHS = re.compile(r"^\| (?P<name>command|pretrained weights) \| (?P<value>.*) \|$", re.MULTILINE)
+FOLDERS = re.compile(r"(?<![^=\"\[, ])(?:~[^/\\]*|\.\.?|[A-Za-z]:)?[/\\](?:[^\"]*[/\\])?(?=[^/\\])")
 CARD = "README.md"
 TAGS = ("audio-classification", "lung-sounds", "respiratory-sounds", "audio-spectrogram-transformer")
 REPEATED = """\
@@ -42,16 +47,19 @@ def model_card(folder: Path, trained: TrainedModel, *, run: Path, pipeline: Agre
     """Write README.md into `folder`: how to use the pipeline, and what the run's own card says; its path.
 
     The scores of the run's report.json stand in the front matter. `pipeline` and `bare` are as in HuggingFaceExport.
+    Of the paths in the run's card the last names are left: where they lie is nobody's business.
     """
     told = run / FILE_NAME
     title, _, rest = told.read_text(encoding="utf-8").partition("\n") if told.is_file() else ("", "", "")
     if not title:
         title = "# Model card: lungsound model"
-        rest = f"\nNo evaluation of this model is known.\n\n*{DISCLAIMER}*\n"
+        is_scored = (run / "report.json").is_file()
+        known = "Of its evaluation the scores above are known" if is_scored else "No evaluation of this model is known"
+        rest = f"\n{known}.\n\n*{DISCLAIMER}*\n"
     for picture in re.findall(r"^!\[.*\]\(([^()/]+)\)$", rest, re.MULTILINE):
         shutil.copyfile(run / picture, folder / picture)
-    text = f"{_front_matter(run)}{title}\n\n{render_blocks(_use(trained, pipeline, bare))}{rest}"
-    write_text(folder / CARD, text)
+    rest = WITH_PATHS.sub(_shortened, rest)
+    write_text(folder / CARD, f"{_front_matter(run)}{title}\n\n{render_blocks(_use(trained, pipeline, bare))}{rest}")
     return folder / CARD
 
 
@@ -86,11 +94,21 @@ def _use(trained: TrainedModel, pipeline: Agreement, bare: Agreement) -> list[Bl
                 "A shorter sound is not silence to the pipeline: it fills the filter bank with zeros, which are loud "
                 f"there. Without fitting it gave lungsound's answer on {_share(bare)}.",
                 f"Scores are the model's probabilities. {scaling}",
+                f"License: {LICENSE}.",
                 "lungsound itself reads recordings, cuts, fits and calibrates: lungsound.Predictor.load takes "
                 "lungsound.safetensors of this folder, or the folder's name on the Hub.",
             ]
         ),
     ]
+
+
+def _shortened(fact: re.Match[str]) -> str:
+    value = re.sub(r"\\([\\`*<|])", r"\1", fact["value"])  # as it was before it was Markdown
+    if fact["name"] == "command":
+        value = shlex.join(FOLDERS.sub("", word) for word in shlex.split(value))
+    else:
+        value = FOLDERS.sub("", value)
+    return render_blocks([Facts({fact["name"]: value})]).splitlines()[-1]
 
 
 def _share(found: Agreement) -> str:

@@ -54,10 +54,13 @@ def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Tensor])
     """Write the folder, checked by the library on `cycles`: waveforms (samples,) as `FrontEnd.cut` gives them.
 
     What the run's folder says of the model (MODEL_CARD.md, report.json) goes into the card. SettingsError for a model
-    that the library has no equal of, and without the library; WeightsError, and no files, when it answers otherwise.
+    that the library has no equal of, without the library, and for a folder that holds a model which was not exported;
+    WeightsError, and no files, when it answers otherwise.
     """
     trained = load_model(model_file)
     check_expressible(trained)
+    if (folder / "model.safetensors").exists() and not (folder / OWN_FILE).exists():
+        raise SettingsError(f"{folder} holds a model that was not exported, maybe a run: give another --out")
     with quiet():
         library = load("transformers", extra="baselines")
     with written_together(folder) as staging:

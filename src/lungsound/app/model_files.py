@@ -5,12 +5,14 @@ ONNX, OpenVINO's IR and torch's exported program hold the same way from sound to
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +32,7 @@ from lungsound.files import written_whole
 from lungsound.model.encoder import AudioSpectrogramTransformer
 
 NOTE = "research software, not a medical device"
+LICENSE = "not stated; the terms of the training corpus and of the pretrained weights hold"
 ONNX_NAME, OPENVINO_NAME, TORCH_NAME = "model.onnx", "model.xml", "model.pt2"
 FACTS = "lungsound"  # section of an OpenVINO file; with .json the name in a torch archive
 # The smaller of two sizes; min() would have the graph choose one of them for good.
@@ -51,6 +54,7 @@ def facts_of(trained: TrainedModel) -> dict[str, Any]:
         "front_end": asdict(front_end) | {"mean": trained.mean, "std": trained.std},
         "calibration": None if trained.calibration is None else trained.calibration.to_plain(),
         "model_sha256": trained.sha256,
+        "license": LICENSE,
         "note": NOTE,
     }
 
@@ -141,16 +145,26 @@ def _joined(trained: TrainedModel) -> Any:
     first = fitting.model_proto
     first.ir_version = answering.ir_version
     joined = compose.merge_models(
-        first, answering, io_map=[("clip", f"answer_{WAVEFORM}")], outputs=[f"answer_{PROBABILITIES}"]
+        first,
+        answering,
+        io_map=[("clip", f"answer_{WAVEFORM}")],
+        outputs=[f"answer_{PROBABILITIES}"],
+        name=FACTS,
+        producer_name=FACTS,
     )
     for node in joined.graph.node:
         node.output[:] = [PROBABILITIES if each == f"answer_{PROBABILITIES}" else each for each in node.output]
     joined.graph.output[0].name = PROBABILITIES
+    for node in joined.graph.node:
+        del node.metadata_props[:]  # where on this machine the line of the program lies that made it
     return joined
 
 
 def write_openvino(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Agreement:
-    """Write model.xml and model.bin into `folder`, in float32; the facts stand in rt_info. Else as `write_onnx`."""
+    """Write model.xml and model.bin into `folder`, in float32; the facts stand in rt_info. Else as `write_onnx`.
+
+    It must answer exactly when it is asked for float32. What is returned is how nearly it answers without being asked.
+    """
     openvino = load("openvino", extra="openvino")
     core = openvino.Core()
     with tempfile.TemporaryDirectory() as name:
@@ -160,8 +174,27 @@ def write_openvino(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]
         model.set_rt_info(_text(value), [FACTS, key])
     with written_together(folder) as staging:
         openvino.save_model(model, str(staging / OPENVINO_NAME), compress_to_fp16=False)
-        compiled = core.compile_model(str(staging / OPENVINO_NAME), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        return checked(trained, cycles, lambda clip: torch.from_numpy(compiled(clip.numpy())[0].copy()))
+        _keep_float32(staging / OPENVINO_NAME)
+        asked, unasked = (
+            core.compile_model(str(staging / OPENVINO_NAME), "CPU", hints)
+            for hints in ({"INFERENCE_PRECISION_HINT": "f32"}, {})
+        )
+        checked(trained, cycles, lambda clip: torch.from_numpy(asked(clip.numpy())[0].copy()))
+        return compared(trained, cycles, lambda clip: torch.from_numpy(unasked(clip.numpy())[0].copy()))
+
+
+def _keep_float32(path: Path) -> None:
+    """Mark every layer of an OpenVINO file as one that is not to be computed in less than its own precision.
+
+    On processors that have bfloat16, OpenVINO takes it without being asked, and the logarithm of a soft band is then
+    wrong by tens of percents. Python can set this mark in the file alone.
+    """
+    tree = ElementTree.parse(path)
+    for layer in tree.iterfind("layers/layer"):
+        mark = ElementTree.Element("rt_info")
+        ElementTree.SubElement(mark, "attribute", name="precise", version="0")
+        layer.insert(0 if layer.find("data") is None else 1, mark)
+    tree.write(path, encoding="utf-8", xml_declaration=True)
 
 
 def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Agreement:
@@ -179,6 +212,8 @@ def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -
         program = torch.export.export(
             WaveformGraph(trained).eval(), (_clips(trained),), dynamic_shapes={"waveform": ANY_LENGTH}
         )
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # where on this machine our program lies
         with partial.open("wb") as file:
             torch.export.save(program, file, extra_files={f"{FACTS}.json": json.dumps(facts_of(trained))})
         module = torch.export.load(partial).module()
@@ -188,29 +223,38 @@ def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -
 @contextmanager
 def written_together(folder: Path) -> Iterator[Path]:
     """A place in `folder` to write to: its files move up when the block ends without an error, else they go."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as name:
-        yield Path(name)
-        for part in Path(name).iterdir():
+    staging = folder / ".partial"
+    shutil.rmtree(staging, ignore_errors=True)  # what a killed process left
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        for part in staging.iterdir():
             part.replace(folder / part.name)
+    finally:
+        shutil.rmtree(staging)
 
 
-@torch.inference_mode()
 def checked(trained: TrainedModel, cycles: Sequence[Tensor], answer: Callable[[Tensor], Tensor]) -> Agreement:
-    """How nearly `answer`, (1, samples) to probabilities (1, class), is torch's; WeightsError when it is not.
-
-    Each cycle (samples,) is answered for at its own length. SettingsError without any.
-    """
-    if not cycles:
-        raise SettingsError("an export is checked on cycles, and there are none: give a corpus with --data")
-    exact = TorchEngine(trained, device=torch.device("cpu")).answer(cycles)
-    found = agreement(exact, torch.cat([answer(cycle.unsqueeze(0)) for cycle in cycles]))
+    """`compared`, or WeightsError when the answers are not torch's."""
+    found = compared(trained, cycles, answer)
     if not found.is_exact:
         raise WeightsError(
             f"the exported model differs from torch by {found.largest_difference:.1e} in probability on real cycles: "
             "it was not kept; another version of torch or of the extra may do better"
         )
     return found
+
+
+@torch.inference_mode()
+def compared(trained: TrainedModel, cycles: Sequence[Tensor], answer: Callable[[Tensor], Tensor]) -> Agreement:
+    """How nearly `answer`, (1, samples) to probabilities (1, class), is torch's.
+
+    Each cycle (samples,) is answered for at its own length. SettingsError without any.
+    """
+    if not cycles:
+        raise SettingsError("an export is checked on cycles, and there are none: give a corpus with --data")
+    exact = TorchEngine(trained, device=torch.device("cpu")).answer(cycles)
+    return agreement(exact, torch.cat([answer(cycle.unsqueeze(0)) for cycle in cycles]))
 
 
 def _clips(trained: TrainedModel) -> Tensor:

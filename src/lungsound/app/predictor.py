@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lungsound.answers.answer import CycleAnswer, Provenance, RecordingAnswer
 from lungsound.answers.whole import whole_recording
-from lungsound.app.hub import download_model, is_hub_name
+from lungsound.app.hub import OWN_FILE, download_model, is_hub_name
 from lungsound.app.listening import FindBy, Heard, listen
 from lungsound.app.withholding import (
     HIGHEST_SCORE,
@@ -56,9 +56,10 @@ class Predictor:
 
     @classmethod
     def load(cls, run: str | Path, *, device: str = "cpu", engine: str = AUTO, find_by: FindBy = "auto") -> "Predictor":
-        """From the folder of a run, its model.safetensors, or a repository on the Hugging Face Hub (hf://OWNER/NAME)."""
+        """From the folder of a run or of an export to hf, a model file, or a name on the Hub (hf://OWNER/NAME)."""
         path = download_model(run) if isinstance(run, str) and is_hub_name(run) else Path(run)
-        file = path / "model.safetensors" if path.is_dir() else path
+        own = path / OWN_FILE
+        file = (own if own.is_file() else path / "model.safetensors") if path.is_dir() else path
         return cls(load_model(file), device=device, engine=engine, path=file, find_by=find_by)
 
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ from lungsound.engines.graph import AnsweringGraph
 from lungsound.errors import WeightsError
 from lungsound.files import written_whole
 
-GRAPH_VERSION = "2"  # part of the key of kept files: change it whenever the same model gives another graph
+GRAPH_VERSION = "3"  # part of the key of kept files: change it whenever the same model gives another graph
 WAVEFORM, PROBABILITIES, FILTER_BANK = "waveform", "probabilities", "filter_bank"
 EXACT_TOLERANCE = 1e-4  # in probability
 OPSET = 20

@@ -232,7 +232,10 @@ class AudioSpectrogramTransformer(nn.Module):
             prefix = self.norm(last(tokens, packing=packing, is_prefix_only=True))
             return torch.unflatten(prefix.flatten(0, 1), 0, (patches.shape[0], NUM_PREFIX_TOKENS)).mean(dim=1)
         tokens = self.norm(last(tokens, packing=packing))
-        samples = tokens if packing is None else torch.split(tokens[0], list(packing.lengths))
+        if packing is None:  # not one by one: a graph would be of one size of batch
+            averaged: Tensor = tokens[:, NUM_PREFIX_TOKENS:].mean(dim=1)
+            return averaged
+        samples = torch.split(tokens[0], list(packing.lengths))
         return torch.stack([sample[NUM_PREFIX_TOKENS:].mean(dim=0) for sample in samples])
 
     def _through(self, block: nn.Module, tokens: Tensor, packing: Packing | None) -> Tensor:

@@ -8,7 +8,7 @@ import soundfile
 import torch
 from rich.console import Console
 
-from lungsound.app.export import _cut, _draw, export_run
+from lungsound.app.export import _cut, _draw, export_files, export_run
 from lungsound.app.predictor import Predictor
 from lungsound.checkpoint import TrainedModel
 from lungsound.config import load_config
@@ -80,6 +80,24 @@ def test_cycles_are_cut_as_the_front_end_cuts_them(run: tuple[Path, TrainedModel
         cycle = corpus.cycles[row]
         whole = front_end.read(cycle.recording.path)
         assert torch.equal(found, front_end.cut(whole, start_s=cycle.start_s, end_s=cycle.end_s))
+
+
+def test_a_model_file_alone_is_checked_on_a_corpus_that_is_named(
+    run: tuple[Path, TrainedModel], synthetic_corpus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone, out = tmp_path / "anns.safetensors", tmp_path / "out"
+    in_run = run[0] / "model.safetensors"
+    (run[0] / "run.json").write_text("{}")
+    export_files(in_run, to="torch", out=tmp_path / "a", data_root=None, num_cycles=3, console=Console(quiet=True))
+    assert (tmp_path / "a" / "model.pt2").is_file()
+    in_run.rename(alone)
+    with pytest.raises(
+        SettingsError, match=r"anns.safetensors alone says nothing of cycles .* give a corpus with --da"
+    ):
+        export_files(alone, to="torch", out=out, data_root=None, num_cycles=3, console=Console(quiet=True))
+    export_files(alone, to="torch", out=out, data_root=synthetic_corpus_dir, num_cycles=3, console=Console(width=20))
+    assert [path.name for path in out.iterdir()] == ["model.pt2"]
+    assert re.fullmatch(r"3 cycles: 100.0% the same .* probability \d.\de-\d\d\n", capsys.readouterr().out)
 
 
 def test_no_cycles_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """A folder that transformers loads as it is, and gives our logits."""
 
 import json
+import re
+import shlex
 import shutil
 import warnings
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from lungsound.app.hf_card import fitting_code
+from lungsound.app.hf_card import fitting_code, model_card
 from lungsound.app.hf_export import (
     HuggingFaceExport,
     extractor_config,
@@ -25,13 +27,15 @@ from lungsound.app.hf_export import (
 )
 from lungsound.app.predictor import Predictor
 from lungsound.audio.fbank import normalize
-from lungsound.checkpoint import TrainedModel, load_model, save_model
+from lungsound.checkpoint import TrainedModel, load_model, save_model, unfinished
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.engines import kinds
+from lungsound.engines.agreement import Agreement
 from lungsound.engines.export import quiet
 from lungsound.errors import SettingsError
 from lungsound.model.encoder import AudioSpectrogramTransformer
 from lungsound.model.pretrained import load_pretrained
+from lungsound.page import Facts, Heading, Picture, render_markdown
 from tests.unit.engines.models import AUDIO, EFFICIENTAT_AUDIO, MOBILENET, TRANSFORMER, saved_model, waveforms
 
 
@@ -42,6 +46,28 @@ def transformers() -> ModuleType:
         library: ModuleType = pytest.importorskip("transformers")
         library.utils.logging.disable_progress_bar()
         return library
+
+
+COMMAND = [
+    "/srv/ann/venv/bin/lungsound",
+    "train",
+    "tiny",
+    "--data",
+    "/srv/ann lee/my *sounds*/icbhi/",
+    "--out=~/runs/first",
+    "--set",
+    "data.label_map=C:\\all\\ann\\map.toml",
+    "--set",
+    'data.modes=["sc"]',
+    "--set",
+    "train.epochs=8",
+    "../ann/x",
+]
+CARD_BLOCKS = [
+    Heading("Scores"),
+    Picture(Path("curve.png"), "curve"),
+    Facts({"pretrained weights": "/srv/ann lee/weights/deit.safetensors", "command": shlex.join(COMMAND)}),
+]
 
 
 def spoilt_model(folder: Path) -> TrainedModel:
@@ -67,7 +93,7 @@ def exported(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory)
     del transformers
     base = tmp_path_factory.mktemp("hf")
     trained = spoilt_model(base / "run")
-    (base / "run" / "MODEL_CARD.md").write_text("# Model card: tiny\n\n## Scores\n\n![curve](curve.png)\n")
+    (base / "run" / "MODEL_CARD.md").write_text(render_markdown("Model card: tiny", CARD_BLOCKS))
     (base / "run" / "curve.png").write_bytes(b"png")
     numbers = {name: {"value": value} for name, value in (("score", 0.5), ("specificity", 0.7), ("sensitivity", 0.3))}
     report = {"context": {"corpus": "icbhi, 2 recordings", "recipe": "tiny"}, "all_classes": numbers}
@@ -160,12 +186,55 @@ def test_the_card_has_the_runs_words_and_numbers(exported: Exported) -> None:
     assert [metric["value"] for metric in result["metrics"]] == [0.5, 0.7, 0.3]
     headings = [line for line in text.splitlines() if line.startswith("#") and not line.startswith("# repeats")]
     assert headings == ["# Model card: tiny", "## With transformers", "## Scores"]
+    assert "- License: not stated; the terms of the training corpus" in text
     assert (folder / "curve.png").read_bytes() == b"png"
+
+
+def test_the_card_says_nothing_of_folders_on_the_trainers_machine(exported: Exported) -> None:
+    text = (exported[1] / "README.md").read_text()
+    assert "| pretrained weights | deit.safetensors |\n" in text
+    told = (
+        "lungsound train tiny --data icbhi/ --out=first --set data.label_map=map.toml "
+        "--set 'data.modes=[\"sc\"]' --set train.epochs=8 x"
+    )
+    assert f"| command | {told} |\n" in text
+    assert not re.search(r"ann\b|srv|\ball\\|my ", text)
+
+
+def test_a_run_without_a_card_has_its_scores(tmp_path: Path) -> None:
+    trained, agreed = saved_model(tmp_path), Agreement(1, 1.0, 0.0)
+    told = "No evaluation of this model is known."
+    assert told in model_card(tmp_path, trained, run=tmp_path, pipeline=agreed, bare=agreed).read_text()
+    numbers = {name: {"value": 0.5} for name in ("score", "specificity", "sensitivity")}
+    (tmp_path / "report.json").write_text(json.dumps({"context": {}, "all_classes": numbers}))
+    text = model_card(tmp_path, trained, run=tmp_path, pipeline=agreed, bare=agreed).read_text()
+    assert told not in text
+    assert "the scores above are known" in text
+
+
+def test_a_run_is_not_overwritten(transformers: ModuleType, tmp_path: Path) -> None:
+    del transformers
+    saved_model(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(SettingsError, match="holds a model that was not exported, maybe a run: give another --out"):
+        write_hugging_face(tmp_path / "model.safetensors", tmp_path, [])
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_an_export_stands_in_for_an_earlier_one(exported: Exported, tmp_path: Path) -> None:
+    trained, folder, _ = exported
+    shutil.copytree(folder, tmp_path / "hf")
+    (tmp_path / "hf" / "config.json").write_text("{}")
+    shutil.copy(folder / "lungsound.safetensors", tmp_path / "model.safetensors")
+    write_hugging_face(tmp_path / "model.safetensors", tmp_path / "hf", waveforms(trained)[:1])
+    assert (tmp_path / "hf" / "config.json").read_bytes() == (folder / "config.json").read_bytes()
 
 
 def test_one_folder_serves_us_too(exported: Exported) -> None:
     trained, folder, _ = exported
-    assert Predictor.load(folder / "lungsound.safetensors").trained.sha256 == trained.sha256
+    for place in (folder, folder / "lungsound.safetensors"):
+        assert Predictor.load(place).trained.sha256 == trained.sha256
+    assert unfinished(folder) is None
     encoder = trained.model.patch_encoder
     ours = AudioSpectrogramTransformer(num_mels=32, num_frames=98, dim=96, depth=4, num_heads=3, stride=16)
     report = load_pretrained(ours, folder)

@@ -62,3 +62,37 @@ def test_means_are_over_cycles_and_intervals_over_patients() -> None:
     assert (paired.value, paired.interval.low, paired.interval.high) == (2.0, 2.0, 2.0)
     with_hole = mean_over_cycles([math.nan, 1.0, 3.0], ["a", "a", "b"])
     assert with_hole.value == 2.0
+
+
+@pytest.mark.parametrize(("num_frames", "num_mels", "num_steps"), [(40, 33, 10), (16, 16, 10), (35, 20, 4), (7, 5, 3)])
+def test_areas_of_a_crooked_answer_are_those_of_a_loop(num_frames: int, num_mels: int, num_steps: int) -> None:
+    """Tiles that are cut, equal values, an answer that is no sum: bin by bin and step by step."""
+    generator = torch.Generator().manual_seed(num_frames)
+    sound = torch.rand(num_frames, num_mels, generator=generator).tolist()
+    tile = tiles(num_frames, num_mels)
+    values = torch.rand(int(tile.max()) + 1, generator=generator).mul(4).round()  # many are equal
+
+    def probability(is_away: list[list[bool]]) -> float:
+        left = sum(sound[t][m] * (m + 1) for t in range(num_frames) for m in range(num_mels) if not is_away[t][m])
+        return math.tanh(left / 50.0)
+
+    def many(is_away: Tensor) -> Tensor:
+        return torch.tensor([probability(mask) for mask in is_away.tolist()], dtype=torch.float64)
+
+    per_row = math.ceil(num_mels / 16)
+    order = sorted(range(len(values)), key=lambda place: -float(values[place]))  # keeps the order of equals
+    numbers = sorted({round(len(order) * step / num_steps) for step in range(num_steps + 1)})
+    curves: dict[str, list[float]] = {"deletion": [], "insertion": []}
+    for number in numbers:
+        gone = set(order[:number])
+        in_gone = [[(t // 16) * per_row + m // 16 in gone for m in range(num_mels)] for t in range(num_frames)]
+        curves["deletion"].append(probability(in_gone))
+        curves["insertion"].append(probability([[not each for each in row] for row in in_gone]))
+    found = deletion_and_insertion(many, values, tile, num_steps=num_steps)
+    for name, curve in curves.items():
+        area = sum(
+            (numbers[step + 1] - numbers[step]) / len(order) * (curve[step] + curve[step + 1]) / 2
+            for step in range(len(numbers) - 1)
+        )
+        assert getattr(found, name) == pytest.approx(area, rel=1e-9)
+    assert found.deletion < 1.0

@@ -70,7 +70,7 @@ PatientOption = Annotated[
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run, or with --data a model file.")],
     to: Annotated[
         Literal["engines", "hf", "onnx", "openvino", "torch"],
         typer.Option(
@@ -122,6 +122,7 @@ def predict(
     from lungsound.checkpoint import unfinished
 
     predictor = Predictor.load(run, device=device or "cpu", engine=engine, find_by=cycles)
+    _check_explained(predictor, explain, is_page_written=out is not None and "html" in (formats or ()))
     if out is None:
         errors = _show(predictor, sound_files(paths), stethoscope)
     else:
@@ -148,6 +149,17 @@ def predict(
         raise typer.Exit(1)
 
 
+def _check_explained(predictor: "Predictor", is_explained: bool, *, is_page_written: bool) -> None:
+    """SettingsError where answers are to be explained but cannot be, or have no page: before anything is answered."""
+    from lungsound.app.explanation import check_explainable
+
+    if not is_explained:
+        return
+    if not is_page_written:
+        raise SettingsError("--explain shows patches on html pages: give --out DIR and --format html too")
+    check_explainable(predictor.trained)
+
+
 def _tell(done: "Done") -> None:
     told = f"{done.num_new} answered, {done.num_skipped} were there, {len(done.errors)} failed"
     console.print(told, highlight=False)
@@ -160,13 +172,14 @@ def _tell(done: "Done") -> None:
 def _show(predictor: "Predictor", paths: Sequence[Path], stethoscope: str | None) -> tuple[str, ...]:
     """Print the answers for each recording; what failed."""
     from lungsound.app.demo import print_answers
+    from lungsound.app.predict_many import failure
 
     errors = []
     for path in paths:
         try:
             found = predictor.answer(path, device=stethoscope)
         except LungsoundError as error:
-            errors.append(str(error))
+            errors.append(failure(path, error))
             continue
         whole = "no answer" if found.whole is None else found.whole.caption
         remarks = f"; {', '.join(found.quality)}" if found.quality else ""

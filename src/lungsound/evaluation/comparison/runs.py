@@ -101,7 +101,8 @@ def _said(choice: str) -> str:
 
 def is_unfinished(folder: Path) -> bool:
     """Whether it is the folder of a run that was not trained to its end and evaluated."""
-    return (folder / "config.json").is_file() and not (folder / "report.json").is_file()
+    is_of_transformers = (folder / "preprocessor_config.json").is_file()  # an export, which has a config.json too
+    return (folder / "config.json").is_file() and not (folder / "report.json").is_file() and not is_of_transformers
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

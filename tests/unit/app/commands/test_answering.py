@@ -19,6 +19,7 @@ from lungsound.errors import SettingsError
 from lungsound.evaluation.calibration.store import Calibration, fit_calibration
 from lungsound.labels import LABEL_SETS
 from lungsound.run_folder import RunFolder
+from tests.unit.engines.models import EFFICIENTAT_AUDIO, MOBILENET, saved_model
 from tests.unit.evaluation.calibrated import drawn_predictions
 
 AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
@@ -38,6 +39,28 @@ def model_path(tmp_path: Path) -> Path:
     path.parent.mkdir()
     save_model(path, model, audio=AUDIO, architecture=ARCHITECTURE, mean=-8.0, std=3.0, label_set=LABEL_SETS["sound4"])
     return path
+
+
+@pytest.mark.parametrize("given", [[], ["--out", "answers"], ["--out", "answers", "--format", "csv"]])
+def test_explain_without_a_page_is_refused(
+    given: list[str], model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    result = CliRunner().invoke(app, ["predict", str(model_path), "a.wav", "--explain", *given])
+    assert isinstance(result.exception, SettingsError)
+    assert "html pages: give --out DIR and --format html too" in str(result.exception)
+    assert not (tmp_path / "answers").exists()
+
+
+def test_a_model_that_cannot_explain_is_refused_before_it_answers(tmp_path: Path) -> None:
+    saved_model(tmp_path, audio=EFFICIENTAT_AUDIO, architecture=MOBILENET)
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    words = ["predict", str(tmp_path), str(tmp_path / "a.wav"), "--explain", "--format", "html", "--out"]
+    result = CliRunner().invoke(app, [*words, str(tmp_path / "answers")])
+    assert isinstance(result.exception, SettingsError)
+    assert "mn04 cannot be explained" in str(result.exception)
+    assert not (tmp_path / "answers").exists()
 
 
 def told_with(calibration: Calibration | None, model_path: Path) -> str:
