@@ -4,6 +4,7 @@ A format that cannot hold what made it has a file beside it, `<file>.provenance.
 """
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from lungsound.files import written_whole
 from lungsound.labels import LabelSet
 
 BESIDE = ".provenance.json"
+MAX_NAME_BYTES = 235  # of 255 in common file systems: a file being written has an ending of its own
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,21 @@ def find_format(name: str, label_set: LabelSet) -> Format:
     return found
 
 
+def check_names(recordings: Sequence[Path], formats: Sequence[str]) -> None:
+    """SettingsError when a format has a file for each recording, and two share a name or one has too long a name."""
+    for to in (name for name in formats if isinstance(FORMATS[name], FilePerRecording)):
+        paths: dict[str, Path] = {}
+        for path in recordings:
+            other = paths.setdefault(path.stem.casefold(), path)  # one file where letters' cases are not told apart
+            if other != path:
+                raise SettingsError(
+                    f"{to} writes a file for each recording, but {other} and {path} are both called "
+                    f"{path.stem}: answer them apart, into folders of their own"
+                )
+            if len(os.fsencode(f"{path.stem}{FORMATS[to].suffix}{BESIDE}")) > MAX_NAME_BYTES:
+                raise SettingsError(f"{path}: its name is too long for a file of {to} beside it; give it a shorter one")
+
+
 def last_file(to: Format, out: Path, name: str) -> Path:
     """What is written last for a recording (or a table) of this name: when it is there, the answer is complete."""
     path = out / f"{name}{to.suffix}"
@@ -107,7 +124,7 @@ def write_answers(
         beside = None if found.has_provenance else facts
         return _write(out / f"{table_name}{found.suffix}", found.render(answers, provenance), beside)
     paths = [out / f"{answer.name}{found.suffix}" for answer in answers]
-    _check_names(answers, to)
+    check_names([answer.path for answer in answers], [to])
     if found.is_annotation:
         _check_ours(paths)
     written = []
@@ -140,17 +157,6 @@ def _check_classes(answers: Sequence[RecordingAnswer], provenance: Provenance) -
             if tuple(cycle.probabilities) != classes:
                 given = ", ".join(cycle.probabilities)
                 raise ValueError(f"{answer.path}: probabilities of {given}, but the classes are {', '.join(classes)}")
-
-
-def _check_names(answers: Sequence[RecordingAnswer], to: str) -> None:
-    paths: dict[str, Path] = {}
-    for answer in answers:
-        other = paths.setdefault(answer.name, answer.path)
-        if other != answer.path:
-            raise SettingsError(
-                f"{to} writes a file for each recording, but {other} and {answer.path} are both called "
-                f"{answer.name}: answer them apart, into folders of their own"
-            )
 
 
 def _check_ours(paths: Sequence[Path]) -> None:

@@ -24,13 +24,14 @@ from lungsound.audio.quality import (
     silent_stretches,
 )
 from lungsound.audio.segmentation import segment_cycles, sliding_windows
+from lungsound.audio.waveform import read_channels
 from lungsound.data.icbhi import read_annotation
-from lungsound.data.measured import read_channels
 from lungsound.errors import AnnotationError
 
 FindBy = Literal["auto", "annotation", "segmentation", "windows"]
 OVERLAP = 0.5  # of windows
 Spans = tuple[tuple[float, float], ...]
+ANNOTATION = ".txt"  # beside a recording of the same name
 ANNOTATED_SHORT = ("annotation", TOO_SHORT)  # somebody has heard a cycle in it
 
 
@@ -89,7 +90,7 @@ def listen(
 
 def annotated_spans(recording: Path) -> Spans | None:
     """Start and end (s) of the cycles in `<name>.txt` beside a recording, whatever its labels; None without one."""
-    annotation = recording.with_suffix(".txt")
+    annotation = recording.with_suffix(ANNOTATION)
     if not annotation.is_file():
         return None
     return tuple(sorted((start_s, end_s) for _, (start_s, end_s, _, _) in read_annotation(annotation)))
@@ -105,7 +106,9 @@ def _find(
         if annotated is not None:
             return "annotation", annotated, None
         if find_by == "annotation":
-            raise AnnotationError(f"{path} has no annotation {path.stem}.txt beside it; take another --cycles")
+            raise AnnotationError(
+                f"{path} has no annotation {path.stem}.txt beside it; take another --cycles, in Python find_by"
+            )
     if find_by in ("auto", "segmentation"):
         segmentation = segment_cycles(mono, rate_hz)
         if segmentation.problem is None:

@@ -3,27 +3,30 @@
 import glob
 import hashlib
 import json
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from os.path import normpath
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from rich.console import Console
 
 from lungsound.answers.answer import Provenance, RecordingAnswer
-from lungsound.answers.formats import find_format, write_answers
+from lungsound.answers.formats import check_names, find_format, write_answers
 from lungsound.answers.json_lines import answer_of, record
 from lungsound.answers.whole import patients_text
-from lungsound.app.listening import Heard
+from lungsound.app.listening import ANNOTATION, Heard
 from lungsound.app.predictor import Predictor
 from lungsound.app.review_page import write_review_pages
 from lungsound.audio.compressed import SUFFIXES
 from lungsound.data.corpus import AUDIO_SUFFIXES
-from lungsound.errors import LungsoundError, SettingsError
+from lungsound.errors import DataError, LungsoundError, SettingsError
 from lungsound.files import write_text
 from lungsound.training.progress import track
 
@@ -57,31 +60,30 @@ def predict_many(
 ) -> Done:
     """Answer for every recording in `paths` (files, folders, patterns) into the folder `out`.
 
-    Each answer is kept in `out` as soon as it is known; a recording that fails is named in `errors` and stops nothing.
-    Tables hold all answers that the folder keeps of this model and these settings, also those of other calls, which
-    may run at the same time. `patient_pattern` is a regular expression whose first group finds the patient in a
-    recording's name, `stethoscope` is the device of them all, `is_explained` puts on pages ("html") what answers rest
-    on. Raises SettingsError before anything is read for formats, patterns and paths that cannot be.
+    Each answer is kept in `out` as soon as it is known; a recording that fails is named in `errors` and stops nothing,
+    whatever the reason. Tables hold all answers that the folder keeps of this model and these settings, also those of
+    other calls, which may run at the same time. `patient_pattern` is a regular expression whose first group finds the
+    patient in a recording's name, `stethoscope` is the device of them all, `is_explained` puts on pages ("html") what
+    answers rest on. Raises SettingsError before anything is read for formats, patterns and paths that cannot be, and
+    for recordings of one name when a format has a file for each; DataError for a kept answer that is damaged.
     """
-    for name in formats:
-        if name != PAGES:
-            find_format(name, predictor.trained.label_set)
+    tables = [name for name in formats if name != PAGES]
+    for name in tables:
+        find_format(name, predictor.trained.label_set)
     patient_of = _patient_of(patient_pattern)
     files, provenance = sound_files(paths), predictor.provenance(datetime.now(UTC))
+    check_names(files, tables)
     kept = KeptAnswers(out, provenance)
-    wanted = [path for path in files if not (is_existing_skipped and kept.has(path))]
-    errors = []
-    with track(console, "recordings") as on_progress:
-        for number, (path, heard) in enumerate(_listen(predictor, wanted, num_workers), start=1):
-            try:
-                kept.keep(predictor.answer_heard(heard.result(), patient=patient_of(path), device=stethoscope))
-            except LungsoundError as error:
-                errors.append(" ".join(str(error).splitlines()))
-            on_progress(number, len(wanted))
+    wanted = [
+        path
+        for path in files
+        if not (is_existing_skipped and kept.has(path, patient=patient_of(path), device=stethoscope))
+    ]
+    heard = _listen(predictor, wanted, num_workers)
+    errors = _answer(predictor, heard, kept, patient_of, stethoscope, num_recordings=len(wanted), console=console)
     out.mkdir(parents=True, exist_ok=True)
-    with FileLock(out / "lock"):
+    with kept.lock():
         answers = kept.all()
-        tables = [name for name in formats if name != PAGES]
         written = [file for name in tables for file in write_answers(answers, provenance, to=name, out=out)]
         if patient_pattern is not None:
             written.append(out / "patients.csv")
@@ -89,6 +91,31 @@ def predict_many(
         if PAGES in formats:
             written += _pages(predictor, answers, out, provenance, is_explained=is_explained, console=console)
     return Done(len(wanted) - len(errors), len(files) - len(wanted), tuple(errors), tuple(written))
+
+
+def _answer(
+    predictor: Predictor,
+    coming: Iterable[tuple[Path, Future[Heard]]],
+    kept: "KeptAnswers",
+    patient_of: Callable[[Path], str | None],
+    device: str | None,
+    *,
+    num_recordings: int,
+    console: Console,
+) -> list[str]:
+    """Answer for what is heard, one after another, and keep it; what failed, in one line each."""
+    errors = []
+    with track(console, "recordings") as on_progress:
+        for number, (path, heard) in enumerate(coming, start=1):
+            try:
+                answer = predictor.answer_heard(heard.result(), patient=patient_of(path), device=device)
+            except Exception as error:  # a mistake of ours in one recording must not lose the others
+                errors.append(failure(path, error))
+                kept.drop(path)  # what was said of the file that this was before
+            else:
+                kept.keep(answer)
+            on_progress(number, num_recordings)
+    return errors
 
 
 def _pages(
@@ -109,6 +136,16 @@ def _pages(
             is_explained=is_explained,
             on_progress=on_progress,
         )
+
+
+def failure(path: Path, error: Exception) -> str:
+    """One line that names the recording and says why it has no answer; our own mistakes are raised on demand."""
+    told = " ".join(str(error).splitlines())
+    if not isinstance(error, LungsoundError):
+        if os.environ.get("LUNGSOUND_DEBUG") == "1":
+            raise error
+        told = f"a mistake of lungsound's own: {type(error).__name__}: {told}; LUNGSOUND_DEBUG=1 shows where"
+    return told if str(path) in told else f"{path}: {told}"
 
 
 def sound_files(paths: Iterable[Path]) -> list[Path]:
@@ -136,32 +173,52 @@ class KeptAnswers:
         made_by = (provenance.model_sha256, provenance.calibration, sorted(provenance.settings.items()))
         self.made_by = hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
 
-    def has(self, recording: Path) -> bool:
-        """Whether the answer for this recording, as the file is now, is there."""
+    def has(self, recording: Path, *, patient: str | None, device: str | None) -> bool:
+        """Whether the answer is there for this recording of this patient and device, as it and its annotation are."""
         kept = self._file(recording)
-        return kept.is_file() and json.loads(kept.read_text(encoding="utf-8"))["stamp"] == _stamp(recording)
+        if not kept.is_file():
+            return False
+        values = _kept(kept)
+        found = values["record"]
+        return (values["stamp"], found["patient"], found["device"]) == (_stamp(recording), patient, device)
 
     def keep(self, answer: RecordingAnswer) -> None:
-        values = {"stamp": _stamp(answer.path), "record": record(answer, self.provenance)}
+        # The path as it is, which need not be UTF-8, in place of the one for tables.
+        values = {"stamp": _stamp(answer.path), "record": {**record(answer, self.provenance), "path": str(answer.path)}}
         write_text(self._file(answer.path), json.dumps(values, allow_nan=False) + "\n", is_shared=True)
+
+    def drop(self, recording: Path) -> None:
+        if self._file(recording).exists():
+            with self.lock():
+                self._file(recording).unlink(missing_ok=True)
+
+    def lock(self) -> FileLock:
+        """Of the tables: another call may be reading `all`."""
+        return FileLock(self.folder.parent / "lock")
 
     def all(self) -> list[RecordingAnswer]:
         """All that is kept, by path."""
         files = self.folder.glob(f"*.{self.made_by}.json")
-        found = (answer_of(json.loads(file.read_text(encoding="utf-8"))["record"]) for file in files)
+        found = (answer_of(_kept(file)["record"]) for file in files)
         return sorted(found, key=lambda answer: answer.path)
 
     def _file(self, recording: Path) -> Path:
-        place = hashlib.sha256(bytes(recording.resolve())).hexdigest()[:12]
+        # Not resolved: links to one file may lie beside annotations of their own.
+        place = hashlib.sha256(os.fsencode(normpath(recording.absolute()))).hexdigest()[:12]
         return self.folder / f"{place}.{self.made_by}.json"
 
 
+def _kept(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:  # a machine that lost its power may leave an empty file
+        raise DataError(f"{file} is damaged; remove it, and its recording is answered again") from None
+
+
 def _stamp(recording: Path) -> list[int]:
-    """Size and time of change: another file under the same name is answered again."""
-    if not recording.exists():
-        return []
-    facts = recording.stat()
-    return [facts.st_size, facts.st_mtime_ns]
+    """Sizes and times of change of the recording and its annotation: what has changed is answered again."""
+    there = [path.stat() for path in (recording, recording.with_suffix(ANNOTATION)) if path.exists()]
+    return [fact for facts in there for fact in (facts.st_size, facts.st_mtime_ns)]
 
 
 def _listen(predictor: Predictor, paths: Sequence[Path], num_workers: int) -> Iterator[tuple[Path, Future[Heard]]]:

@@ -83,6 +83,11 @@ class Predictor:
         return self.trained.calibration is not None and self.trained.calibration.scaling.method != "none"
 
     @property
+    def scaling(self) -> str | None:
+        """What calibration does to the model's probabilities, in words; None for a model without any."""
+        return None if self.trained.calibration is None else self.trained.calibration.scaling.in_words
+
+    @property
     def classes(self) -> tuple[str, ...]:
         return self.trained.label_set.classes
 
@@ -110,8 +115,8 @@ class Predictor:
     def answer_heard(self, heard: Heard, *, patient: str | None = None, device: str | None = None) -> RecordingAnswer:
         """The answer for what was heard; `device` is what it was recorded with.
 
-        A cycle without sound is uncertain, and does not count in the whole. For what else answers are withheld, and
-        what is remarked on: `lungsound.app.withholding`.
+        Cycles with too little sound are left out: nothing said of them could be more than a guess. For what else answers are
+        withheld, and what is remarked on: `lungsound.app.withholding`.
         """
         scores = self._scores(heard)
         cycles = self._cycles(heard, scores)
@@ -123,7 +128,7 @@ class Predictor:
             duration_s=heard.duration_s,
             sample_rate_hz=heard.sample_rate_hz,
             cycles_from=heard.cycles_from,
-            cycles=tuple(cycles),
+            cycles=tuple(sounding),
             whole=whole_recording(sounding, duration_s=heard.duration_s),
             patient=patient,
             device=device,

@@ -13,8 +13,8 @@ from rich.text import Text
 from lungsound.app.withholding import WITHHELD_FOR
 from lungsound.audio.other_sounds import HEART, HUM, SPEECH, find_other_sounds, measure_other_sounds
 from lungsound.audio.quality import MOSTLY_SILENT, Samples, find_defects, find_too_little_sound, measure_quality
+from lungsound.audio.waveform import read_channels
 from lungsound.data.corpus import Recording
-from lungsound.data.measured import read_channels
 from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic_disturbances import hum, music, speech
 from lungsound.data.synthetic_sounds import Waveform, heart_sounds

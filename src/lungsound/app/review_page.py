@@ -21,6 +21,7 @@ from lungsound.answers.answer import CycleAnswer, Provenance, RecordingAnswer
 from lungsound.answers.whole import RULE, doubt, margin
 from lungsound.app import review_picture
 from lungsound.app.explanation import relevance
+from lungsound.app.path_names import short_names
 from lungsound.app.predictor import Predictor
 from lungsound.errors import AudioError
 from lungsound.files import write_text
@@ -63,7 +64,9 @@ def write_review_pages(
             on_progress(number, len(answers))
     if len(answers) < 2:
         return paths
-    rows = [{"href": path.name, **_row(answer)} for path, answer in zip(paths, answers, strict=True)]
+    titles = short_names([Path(answer.path_text) for answer in answers])
+    named = zip(paths, answers, titles, strict=True)
+    rows = [{"href": path.name, **_row(answer, title)} for path, answer, title in named]
     rows.sort(key=lambda row: (-row["doubt"], row["path"]))
     pages.write(out / INDEX, "review_index.html", provenance, title="Recordings", rows=rows)
     return [out / INDEX, *paths]
@@ -155,7 +158,7 @@ def _recording(predictor: Predictor, answer: RecordingAnswer, *, num_explained: 
         "sound": None if waveform is None else review_picture.sound(waveform, predictor.trained.front_end),
         "cycles": cycles,
         "num_lanes": 1 + max(rows, default=0),
-        "is_calibrated": predictor.is_calibrated,
+        "scaling": predictor.scaling,
         "whys": [] if waveform is None else [_why(predictor, waveform, *each[:2]) for each in sorted(doubtful)],
     }
 
@@ -187,10 +190,10 @@ def _why(predictor: Predictor, waveform: Tensor, number: int, cycle: CycleAnswer
     )
 
 
-def _row(answer: RecordingAnswer) -> dict[str, Any]:
+def _row(answer: RecordingAnswer, title: str) -> dict[str, Any]:
     return {
         "path": answer.path_text,
-        "title": PurePosixPath(answer.path_text).name,
+        "title": title,
         "answer": answer,
         "doubt": doubt(answer),
         "num_uncertain": sum(cycle.is_uncertain for cycle in answer.cycles),
@@ -200,6 +203,7 @@ def _row(answer: RecordingAnswer) -> dict[str, Any]:
 def _facts(answer: RecordingAnswer) -> list[str]:
     named = {"patient": answer.patient, "device": answer.device}
     return [
+        answer.path_text,
         f"{answer.duration_s:.1f} s",
         f"{answer.sample_rate_hz / 1000:g} kHz",
         CYCLES_FROM[answer.cycles_from],

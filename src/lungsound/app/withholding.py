@@ -1,8 +1,9 @@
 """What about a recording is remarked on beside its answer, and for what the answer is withheld.
 
 Withheld ("uncertain", with the best guess beside it): where what is heard is not breathing, or too little of it. Of
-cycles: without sound, or farther from the training cycles than each of these is from the others'. All else that is
-wrong, from clipping to an unknown device, changes what an answer is worth by an amount that is not known: it is said.
+cycles: farther from the training cycles than each of these is from the others'; those with too little sound are left
+out. All else that is wrong, from clipping to an unknown device, changes what an answer is worth by an amount that is
+not known: it is said.
 """
 
 from collections.abc import Sequence

@@ -123,7 +123,7 @@ def is_spoken(sound: Values) -> npt.NDArray[np.bool_]:
     strength, pitch_hz = voicing(sound)
     is_voiced = strength >= MIN_VOICING
     if len(is_voiced) < STEADY_FRAMES:
-        return is_voiced
+        return np.zeros_like(is_voiced)  # too short to be told from a tone
     windows = np.lib.stride_tricks.sliding_window_view(np.log(pitch_hz), STEADY_FRAMES)
     is_near = np.abs(windows - np.median(windows, axis=1, keepdims=True)) < STEADY_PITCH
     are_voiced = np.lib.stride_tricks.sliding_window_view(is_voiced, STEADY_FRAMES)

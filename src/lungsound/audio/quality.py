@@ -22,6 +22,9 @@ MIN_FLAT_RUNS = 2
 MIN_CLIP_LEVEL = 0.01
 MAX_CLIPPED_SHARE = 1e-4
 
+# Floats reach beyond full scale: decoders of MP3 and OGG by a few dB, samples that were never scaled by 90.
+MAX_PEAK_DBFS = 6.0
+
 # Equal samples in a row. The longest such run in SPRSound, 16 bit at a median of -43 dBFS, is 30 ms.
 MIN_SILENCE_S = 0.050
 MAX_SILENCE_S = 0.5
@@ -125,12 +128,16 @@ def find_defects(quality: Quality) -> tuple[Defect, ...]:
     """What of the measures is beyond its threshold, whatever the other recordings of the corpus are like."""
     found = []
     num_dead, num_channels = quality.num_dead_channels, quality.num_channels
-    if quality.rms_dbfs < MIN_RMS_DBFS and num_dead in (0, num_channels):
+    if quality.rms_dbfs < MIN_RMS_DBFS and num_dead == 0 and num_channels > 1:
+        found.append(Defect("channels cancel", "each holds sound, their mean, which is listened to, does not"))
+    elif quality.rms_dbfs < MIN_RMS_DBFS and num_dead in (0, num_channels):
         found.append(Defect("silent", f"{quality.rms_dbfs:.0f} dBFS"))
     elif num_dead:
         found.append(Defect("dead channel", f"{num_dead} of {num_channels} channels hold no sound"))
     if quality.clipped_share >= MAX_CLIPPED_SHARE:
         found.append(Defect("clipped", f"{100 * quality.clipped_share:.2f} % of the samples are flat tops"))
+    if quality.peak_dbfs > MAX_PEAK_DBFS:
+        found.append(Defect("beyond full scale", f"{quality.peak_dbfs:+.0f} dBFS: written with another scale"))
     if quality.longest_silence_s >= MAX_SILENCE_S:
         share = f"{100 * quality.silent_share:.0f} % of the recording"
         found.append(Defect("digital silence", f"{share}, {quality.longest_silence_s:.1f} s in one stretch"))
@@ -314,7 +321,7 @@ def _step(waveform: Samples) -> float:
     """The smallest step between two values of 16-bit samples; else that of 24 bit."""
     scaled = waveform * np.float32(32768)
     whole = np.rint(scaled)
-    if not np.array_equal(scaled, whole):
+    if not np.array_equal(scaled, whole) or np.abs(whole).max() > 32768:  # floats may be beyond full scale
         return 2.0**-23
     values = np.flatnonzero(np.bincount(whole.astype(np.int64) + 32768))
     return float(np.diff(values).min()) / 32768 if len(values) > 1 else 1 / 32768

@@ -72,7 +72,7 @@ def segment_cycles(waveform: npt.NDArray[np.float32], sample_rate_hz: int) -> Se
     power = band_power(waveform, sample_rate_hz)
     sounding = np.flatnonzero(power > SILENCE_POWER)
     if not len(sounding):
-        return Segmentation((), problem="silent")
+        return Segmentation((), problem=f"no sound from {BAND_HZ[0]:g} to {BAND_HZ[1]:g} Hz")
     first, last = int(sounding[0]), int(sounding[-1]) + 1
     if (last - first) * FRAME_S < MIN_DURATION_S:
         return Segmentation((), problem=f"less than {MIN_DURATION_S:g} s of sound")

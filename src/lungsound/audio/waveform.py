@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+import numpy as np
+import numpy.typing as npt
 import soundfile
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ ROLLOFF = 0.99
 BLOCK_PHASES = 16  # output samples of one product: more need more taps that are 0, fewer leave the processor idle
 ONE_SAMPLE_BLOCKS = (1, 3, 6, 7, 0xFFFE)  # WAV codecs with one sample in a block: PCM, float, A- and mu-law, extensible
 UNKNOWN_SIZE = 0xFFFFFFFF  # in the header of a stream: as long as the file is
+MIN_RATE_HZ, MAX_RATE_HZ = 100, 1_000_000  # beyond, a header is damaged; 1 Hz would become 16,000 times as many samples
 UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile says of a FLAC stream whose header gives no length
 
 
@@ -42,7 +45,8 @@ class AudioInfo:
 def probe(path: Path) -> AudioInfo:
     """Length, rate and channels of a sound file, from its header.
 
-    Raises AudioError for a file that is missing, unreadable, without samples, or a WAV shorter than its header says.
+    Raises AudioError for a file that is missing, unreadable, without samples, of a rate beyond `MIN_RATE_HZ` to
+    `MAX_RATE_HZ`, or a WAV shorter than its header says.
     """
     with _open(path) as file:
         return AudioInfo(file.frames, file.samplerate, file.channels)
@@ -58,6 +62,18 @@ def read_waveform(path: Path, *, sample_rate_hz: int = 16000, resampler: str = R
     """
     if resampler != RESAMPLER:
         raise SettingsError(f"unknown resampler '{resampler}': only '{RESAMPLER}' is built in")
+    channels, from_hz = _read(path)
+    return resample(channels[:, 0] if channels.shape[1] == 1 else channels.mean(dim=1), from_hz, sample_rate_hz)
+
+
+def read_channels(path: Path) -> tuple[npt.NDArray[np.float32], int]:
+    """Samples (channel, samples) of a sound file at its own rate, and that rate. AudioError as `read_waveform`."""
+    channels, rate_hz = _read(path)
+    return np.ascontiguousarray(channels.numpy().T), rate_hz
+
+
+def _read(path: Path) -> tuple[Tensor, int]:
+    """Samples (samples, channel) of a sound file in float32, and their rate."""
     with _open(path) as file:
         try:
             # 16-bit samples come as they are: libsndfile takes many times as long to make floats of them as torch.
@@ -67,17 +83,16 @@ def read_waveform(path: Path, *, sample_rate_hz: int = 16000, resampler: str = R
             raise AudioError(
                 f"{path} cannot be decoded ({error.error_string}); copy or convert the file again"
             ) from error
-        num_promised, from_hz = file.frames, file.samplerate
+        num_promised, rate_hz = file.frames, file.samplerate
     if len(samples) < num_promised:
         raise AudioError(_truncated(path, num_promised, len(samples)))
     channels = torch.from_numpy(samples)
     if dtype == "int16":
-        channels = channels / 2**15
-    waveform = channels[:, 0] if channels.shape[1] == 1 else channels.mean(dim=1)
-    if dtype == "float32" and not waveform.abs().max().isfinite():
-        num_bad = int((~torch.isfinite(waveform)).sum())
+        return channels / 2**15, rate_hz
+    if not channels.abs().max().isfinite():
+        num_bad = int((~torch.isfinite(channels)).any(dim=1).sum())
         raise AudioError(f"{path} has {num_bad} samples that are infinite or not a number; record or convert it again")
-    return resample(waveform, from_hz, sample_rate_hz)
+    return channels, rate_hz
 
 
 def _open(path: Path) -> soundfile.SoundFile:
@@ -88,15 +103,25 @@ def _open(path: Path) -> soundfile.SoundFile:
     except OSError as error:
         raise AudioError(f"{path} cannot be read ({error.strerror}); check the path") from error
     try:
-        file = soundfile.SoundFile(decoded(path) if path.suffix.lower() in SUFFIXES else path)
+        # Names need not be UTF-8, which soundfile would have of text.
+        file = soundfile.SoundFile(decoded(path) if path.suffix.lower() in SUFFIXES else os.fsencode(path))
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path} is no sound file that can be read ({error.error_string})") from error
+        # libsndfile's own words mislead: of bytes that are no MP3 it says that the file does not exist.
+        raise AudioError(
+            f"{path} is no sound file that can be read: damaged, or not what its name says; copy or convert it again"
+        ) from error
     except TypeError as error:  # a headerless format, by its suffix: soundfile would need the rate
         raise AudioError(f"{path} has no header that gives its sample rate; convert it to WAV or FLAC") from error
     if file.frames in (0, UNKNOWN_FRAMES):
         file.close()
         count = "0 samples" if file.frames == 0 else "no length in its header"
         raise AudioError(f"{path} has {count}; remove it, or convert it again")
+    if not MIN_RATE_HZ <= file.samplerate <= MAX_RATE_HZ:
+        file.close()
+        raise AudioError(
+            f"{path} has a sample rate of {file.samplerate} Hz by its header, beyond {MIN_RATE_HZ} to "
+            f"{MAX_RATE_HZ}; convert it again, at its true rate"
+        )
     return file
 
 

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 
-from lungsound.audio.compressed import SUFFIXES, decoded
 from lungsound.audio.fingerprint import RATE_HZ, Fingerprint, fingerprint
-from lungsound.audio.quality import Defect, Quality, Samples, find_defects, measure_quality
-from lungsound.audio.waveform import probe, read_waveform, resample
+from lungsound.audio.quality import Defect, Quality, find_defects, measure_quality
+from lungsound.audio.waveform import read_channels, resample
 from lungsound.data.corpus import Recording
 from lungsound.errors import AudioError
 
@@ -56,17 +54,3 @@ def _measure(path: Path) -> Measured | AudioError:
         defects=find_defects(quality),
         signs=fingerprint(resample(mono, rate_hz, RATE_HZ).numpy()),
     )
-
-
-def read_channels(path: Path) -> tuple[Samples, int]:
-    """Samples (channel, samples) of a sound file at its own rate, and that rate. Raises AudioError as `read_waveform`.
-
-    The file is opened more than once: `read_waveform` knows what is damaged, and gives the mean of the channels only.
-    """
-    info = probe(path)
-    mono = read_waveform(path, sample_rate_hz=info.sample_rate_hz).numpy()
-    if info.num_channels == 1:
-        return mono[np.newaxis], info.sample_rate_hz
-    source = decoded(path) if path.suffix.lower() in SUFFIXES else path
-    samples, _ = soundfile.read(source, dtype="float32", always_2d=True)
-    return np.ascontiguousarray(samples.T), info.sample_rate_hz

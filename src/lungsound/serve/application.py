@@ -88,6 +88,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
             "model": provenance.model,
             "calibration": provenance.calibration,
             "is_calibrated": service.predictor.is_calibrated,
+            "scaling": service.predictor.scaling,
             "note": provenance.note,
             "limits": {"max_bytes": service.limits.max_bytes, "max_duration_s": service.limits.max_duration_s},
             "sound_formats": formats(),

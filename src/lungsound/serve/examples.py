@@ -51,6 +51,7 @@ MODEL = {
     "model": "first",
     "calibration": "c41d7a02",
     "is_calibrated": True,
+    "scaling": "after temperature scaling with T 1.320",
     "note": "Research software, not a medical device.",
     "limits": {"max_bytes": 67108864, "max_duration_s": 600.0},
     "sound_formats": ["wav", "flac", "ogg", "mp3"],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lungsound.answers.csv_table import csv_text
-from lungsound.answers.formats import FORMATS, find_format, last_file, write_answers
+from lungsound.answers.formats import FORMATS, check_names, find_format, last_file, write_answers
 from lungsound.answers.json_lines import provenance_record, record
 from lungsound.data.icbhi import read_annotation
 from lungsound.errors import SettingsError
@@ -89,6 +89,15 @@ def test_two_recordings_of_one_name_are_refused_before_anything_is_written(tmp_p
         write_answers([ANSWER, other], PROVENANCE, to="raven", out=tmp_path)
     assert not list(tmp_path.iterdir())
     assert len(write_answers([ANSWER, other], PROVENANCE, to="jsonl", out=tmp_path)) == 1
+
+
+def test_names_that_cannot_be_files_are_refused() -> None:
+    check_names([Path("a/x.wav"), Path("b/X.wav")], ["csv", "jsonl", "parquet"])
+    with pytest.raises(SettingsError, match=r"a/x\.wav and b/X\.wav are both called X"):
+        check_names([Path("a/x.wav"), Path("b/X.wav")], ["csv", "fhir"])
+    check_names([Path("x" * 200 + ".wav")], ["audacity"])
+    with pytest.raises(SettingsError, match="its name is too long for a file of audacity"):
+        check_names([Path("\N{LUNGS}" * 60 + ".wav")], ["audacity"])
 
 
 def test_formats_and_label_sets_that_do_not_go_together_are_named() -> None:

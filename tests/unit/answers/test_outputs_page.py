@@ -16,6 +16,9 @@ from lungsound.answers.json_lines import json_lines_text
 from lungsound.answers.raven import raven_text
 from lungsound.answers.rows import COLUMNS
 from lungsound.answers.textgrid import textgrid_text
+from lungsound.answers.whole import RULE
+from lungsound.app import withholding
+from lungsound.audio import other_sounds, quality
 from lungsound.labels import LABEL_SETS, LabelSet
 
 PAGE = Path(__file__).parents[3] / "docs" / "outputs.md"
@@ -35,10 +38,10 @@ def answers(label_set: LabelSet, crackle: str, wheeze: str) -> RecordingAnswer:
         sample_rate_hz=44100,
         cycles_from="annotation",
         cycles=(cycle(0.036, 1.579, crackle, 0.82, crackle), cycle(1.579, 3.25, wheeze, 0.43, crackle, wheeze)),
-        whole=cycle(0.0, 20.0, crackle, 0.7, crackle),
+        whole=cycle(0.0, 20.0, crackle, 0.7),
         patient="101",
         device="Meditron",
-        quality=("hum",),
+        quality=("mains hum",),
         out_of_domain=0.31,
     )
 
@@ -48,8 +51,8 @@ PROVENANCE = Provenance(
     model_sha256="9f2c61d0" * 8,
     model="runs/patchmix",
     label_set=SOUND4,
-    band_hz=(20.0, 8000.0),
-    settings={"engine": "torch"},
+    band_hz=(0.0, 8000.0),
+    settings={"engine": "torch", "device": "cpu", "cycles": "auto", "domain": "48f7aa644522"},
     calibration="c41d7a02",
     lungsound_version="0.1.0",
     created=datetime(2026, 11, 23, 14, 5, tzinfo=UTC),
@@ -84,3 +87,18 @@ def test_the_page_tells_of_every_format_and_column() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert [name for name in FORMATS if f"| `{name}` | `" not in text] == []
     assert [name for name in COLUMNS if f"| `{name}` |" not in text] == []
+
+
+def test_the_page_tells_of_every_remark() -> None:
+    text = PAGE.read_text(encoding="utf-8").partition("## Remarks")[2].partition("\n## ")[0]
+    source = Path(quality.__file__).read_text(encoding="utf-8")
+    kinds = {*re.findall(r'Defect\("([^"]+)"', source), quality.MOSTLY_SILENT, quality.TOO_SHORT}
+    kinds |= {other_sounds.HUM, other_sounds.SPEECH, other_sounds.HEART, withholding.SILENT_CYCLES}
+    kinds |= {withholding.UNLIKE, withholding.UNKNOWN_DEVICE, withholding.OTHER_DEVICE}
+    assert len(kinds) >= 19
+    assert kinds - set(re.findall("`([^`]+)`", text)) == set()
+    assert set(re.findall(r"`([^`]+)` \*", text)) == withholding.WITHHELD_FOR
+
+
+def test_the_page_tells_the_rule_of_the_whole() -> None:
+    assert RULE in " ".join(PAGE.read_text(encoding="utf-8").split())

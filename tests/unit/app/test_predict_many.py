@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +13,10 @@ import soundfile
 from rich.console import Console
 
 from lungsound.answers.json_lines import answer_of, record
+from lungsound.app.listening import Heard
 from lungsound.app.predict_many import Done, predict_many, sound_files
 from lungsound.app.predictor import Predictor
-from lungsound.errors import SettingsError
+from lungsound.errors import DataError, SettingsError
 from tests.unit.engines.models import saved_model
 
 QUIET = Console(quiet=True)
@@ -85,6 +87,86 @@ def test_what_is_there_is_skipped_until_the_file_or_the_model_changes(
     assert len([row for row in table(out) if row["unit"] == "recording"]) == 3
 
 
+def test_what_an_answer_was_made_from_is_answered_again_when_it_changes(
+    predictor: Predictor, folder: Path, tmp_path: Path
+) -> None:
+    """The annotation beside it, the patient, the device."""
+    again = {"out": tmp_path / "out", "is_existing_skipped": True}
+    assert predict(predictor, folder / "in", **again).num_new == 3
+    (folder / "in" / "101_a.txt").write_text("0.1\t1.2\t0\t0\n")
+    assert predict(predictor, folder / "in", **again).num_new == 1
+    assert [row["end_s"] for row in table(tmp_path / "out")][:2] == ["1.5", "1.2"]
+    assert predict(predictor, folder / "in", **again, patient_pattern=r"^(\d+)_").num_new == 3
+    assert predict(predictor, folder / "in", **again, patient_pattern=r"^(\d+)_").num_new == 0
+    named = {**again, "patient_pattern": r"^(\d+)_", "stethoscope": "Meditron"}
+    assert predict(predictor, folder / "in", **named).num_new == 3
+    assert {row["device"] for row in table(tmp_path / "out")} == {"Meditron"}
+
+
+def test_links_to_one_file_are_recordings_of_their_own(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    (folder / "in" / "link.wav").symlink_to(folder / "101_a.wav")
+    (folder / "in" / "link.txt").write_text("0.1\t1.2\t0\t0\n")
+    done = predict(predictor, folder / "101_a.wav", folder / "in" / "link.wav", out=tmp_path / "out")
+    assert done.num_new == 2
+    found = {Path(row["path"]).name: row["cycles_from"] for row in table(tmp_path / "out")}
+    assert found == {"101_a.wav": "windows", "link.wav": "annotation"}
+
+
+def test_a_mistake_of_ours_in_one_recording_loses_no_other(
+    predictor: Predictor, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listen(recording: Path) -> Heard:
+        if recording.name == "103_a.ogg":
+            raise ZeroDivisionError("by\nzero")
+        return Predictor.listen(predictor, recording)
+
+    monkeypatch.setattr(predictor, "listen", listen)
+    done = predict(predictor, folder / "in", out=tmp_path / "out")
+    assert done.num_new == 2
+    (error,) = done.errors
+    assert error.startswith(f"{folder / 'in' / '103_a.ogg'}: a mistake of lungsound's own: ZeroDivisionError: by zero;")
+    monkeypatch.setenv("LUNGSOUND_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        predict(predictor, folder / "in", out=tmp_path / "out")
+
+
+def test_an_error_about_an_annotation_names_the_recording(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    (folder / "in" / "101_a.txt").write_text("not an annotation\n")
+    (folder / "in" / "104_a.txt").write_text("3\t4\t0\t0\n")  # behind the end
+    errors = predict(predictor, folder / "in", out=tmp_path / "out").errors
+    assert [error.partition(": ")[0] for error in errors] == [str(folder / "in" / f"{n}_a.wav") for n in (101, 104)]
+
+
+def test_a_recording_that_fails_now_keeps_no_earlier_answer(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    predict(predictor, folder / "in", out=tmp_path / "out")
+    (folder / "in" / "104_a.wav").write_text("broken since")
+    done = predict(predictor, folder / "in", out=tmp_path / "out", is_existing_skipped=True)
+    assert (done.num_new, done.num_skipped, len(done.errors)) == (0, 2, 1)
+    assert not [row for row in table(tmp_path / "out") if "104_a" in row["path"]]
+
+
+def test_a_kept_answer_that_is_damaged_is_named(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    predict(predictor, folder / "in", out=tmp_path / "out")
+    kept = min((tmp_path / "out" / "recordings").iterdir())
+    kept.write_text("")
+    with pytest.raises(DataError, match=rf"{kept.name} is damaged; remove it"):
+        predict(predictor, folder / "in", out=tmp_path / "out", is_existing_skipped=True)
+
+
+def test_a_name_need_not_be_utf_8(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    try:
+        odd = (folder / "in" / "104_a.wav").rename(folder / "in" / os.fsdecode(b"\xe9.wav"))
+    except OSError as error:
+        pytest.skip(f"this file system has names in UTF-8 only ({error.strerror})")
+    done = predict(predictor, folder / "in", out=tmp_path / "out", formats=["csv", "textgrid", "html"])
+    assert done.num_new == 3
+    assert any(row["path"].endswith(r"\udce9.wav") for row in table(tmp_path / "out"))
+    assert (tmp_path / "out" / odd.with_suffix(".TextGrid").name).is_file()
+    pages = [page.read_text(encoding="utf-8") for page in (tmp_path / "out" / "review").glob("*.html")]
+    assert len(pages) == 4
+    assert not any("No sound" in page for page in pages)
+
+
 def test_two_calls_at_once_lose_nothing(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     halves = [[folder / "in"], [folder / "101_a.wav", folder / "101_b.flac", folder / "102_a.WAV"]]
@@ -109,6 +191,7 @@ def test_patients_are_found_in_names(predictor: Predictor, folder: Path, tmp_pat
         ({"patient_pattern": "("}, "no regular expression"),
         ({"patient_pattern": "a"}, "no group"),
         ({"formats": ["xls"]}, "xls"),
+        ({"formats": ["csv", "audacity"]}, "both called 101_a"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_read(

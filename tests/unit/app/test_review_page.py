@@ -122,6 +122,7 @@ def test_a_page_holds_the_sound_the_picture_and_the_answers(
         "Research software, not a medical device.",
         predictor.trained.sha256,
         "not calibrated",
+        str(recording),
         NOON.isoformat(),
     ):
         assert said in page.text
@@ -167,6 +168,7 @@ def test_the_index_has_every_recording_once_most_doubtful_first(
     assert [path.name for path in pages] == [page_name(each) for each in answers]
     links = [link["href"] for link in Page(index).named("a")][1:]
     assert links == [pages[3].name, pages[1].name, pages[2].name, pages[0].name]
+    assert all(name in Page(index).text for name in ("in0/a.wav", "in1/a.wav", "in2/a.wav"))
     assert [doubt(each) for each in answers] == pytest.approx([0.2, 0.8, 0.5, 1.0])
     for path in pages:
         page = Page(path)

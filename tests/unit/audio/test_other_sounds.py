@@ -21,8 +21,8 @@ from lungsound.audio.other_sounds import (
     measure_other_sounds,
     voicing,
 )
+from lungsound.audio.waveform import read_channels
 from lungsound.data.corpus import AUDIO_SUFFIXES
-from lungsound.data.measured import read_channels
 from lungsound.data.synthetic_disturbances import hum, speech
 from lungsound.data.synthetic_sounds import Waveform, heart_sounds, shaped_noise, wheeze
 
@@ -120,6 +120,13 @@ def test_what_is_short_or_silent_is_nothing() -> None:
     for sound in (np.zeros(LENGTH), np.zeros(10), breath()[:100], breath()[: RATE // 2], np.ones(1)):
         assert kinds(sound) == []
     assert measure_other_sounds(np.zeros(10, np.float32), RATE) == OtherSounds(0.0, 60, 0.0, 0.0, 0.0)
+
+
+def test_a_fifth_of_a_second_is_not_called_speech() -> None:
+    rng = np.random.default_rng(0)
+    talk = speech(2 * RATE, RATE, rng)
+    part = int(np.abs(talk).argmax())
+    assert kinds(talk[part : part + RATE // 5]) == []
 
 
 def test_of_a_long_recording_the_middle_is_measured() -> None:

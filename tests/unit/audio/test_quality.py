@@ -121,6 +121,21 @@ def test_channels_that_are_dead_or_doubled() -> None:
     assert kinds(np.stack([one, one])) == ["duplicate channel"]
 
 
+def test_channels_that_cancel_are_not_called_silent() -> None:
+    one = in_16_bit(noise(1))
+    found = kinds(np.stack([one, -one]))
+    assert "channels cancel" in found
+    assert "silent" not in found
+    assert "silent" in kinds(np.zeros((2, RATE), np.float32))
+
+
+def test_floats_beyond_full_scale_are_measured_and_named() -> None:
+    whole = np.round(1000 * noise()).astype(np.float32)  # samples of 16 bit that were never scaled
+    for loud in (whole, noise(size=3)):
+        assert kinds(loud - loud.mean()) == ["beyond full scale"]
+    assert kinds(19 * np.clip(noise(), -0.1, 0.1)) == []  # 5.6 dB, as a decoder of MP3 may
+
+
 def test_channel_difference_is_what_a_least_squares_fit_leaves() -> None:
     one, rest = noise(1).astype(np.float64), noise(2).astype(np.float64)
     two = 0.5 * one + 0.01 * rest

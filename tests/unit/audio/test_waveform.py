@@ -1,4 +1,5 @@
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from lungsound.audio.waveform import (
     fade,
     fit,
     probe,
+    read_channels,
     read_waveform,
     resample,
     resample_kernel,
@@ -52,6 +54,37 @@ class TestReadWaveform:
         path = write(tmp_path / "a.wav", samples, subtype="FLOAT")
         assert probe(path) == AudioInfo(num_samples=300, sample_rate_hz=16000, num_channels=3)
         np.testing.assert_allclose(read_waveform(path).numpy(), samples.mean(axis=1), atol=1e-7)
+
+    @pytest.mark.parametrize(("suffix", "subtype"), [("wav", "PCM_16"), ("flac", "PCM_24"), ("ogg", "VORBIS")])
+    @pytest.mark.parametrize("num_channels", [1, 2])
+    def test_channels_are_those_that_soundfile_reads_in_one_decoding(
+        self, num_channels: int, suffix: str, subtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = write(tmp_path / f"a.{suffix}", noise(4000, num_channels), 8000, subtype)
+        expected, _ = soundfile.read(path, always_2d=True, dtype="float32")
+        opened: list[object] = []
+        sound_file = soundfile.SoundFile
+        monkeypatch.setattr(soundfile, "SoundFile", lambda file: opened.append(file) or sound_file(file))
+        channels, rate_hz = read_channels(path)
+        assert rate_hz == 8000
+        assert channels.flags.c_contiguous
+        np.testing.assert_array_equal(channels, expected.T)
+        assert len(opened) == 1
+
+    @pytest.mark.parametrize("rate_hz", [1, 99, 1_000_001])
+    def test_a_rate_that_cannot_be_is_refused_before_it_is_resampled(self, rate_hz: int, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.wav", noise(100), rate_hz)
+        for read in (probe, read_waveform, read_channels):
+            with pytest.raises(AudioError, match=rf"a\.wav has a sample rate of {rate_hz} Hz by its header"):
+                read(path)
+
+    def test_a_name_need_not_be_utf_8(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.wav", noise(100))
+        try:
+            path = path.rename(tmp_path / os.fsdecode(b"\xe9.wav"))
+        except OSError as error:
+            pytest.skip(f"this file system has names in UTF-8 only ({error.strerror})")
+        assert len(read_waveform(path)) == 100
 
     def test_another_rate_is_resampled(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.wav", sine(440, 8000, 8000).numpy(), 8000, "FLOAT")
@@ -94,6 +127,10 @@ class TestBadFiles:
     def test_no_sound(self, tmp_path: Path) -> None:
         (tmp_path / "a.wav").write_bytes(b"not a sound file at all")
         self.refuse(tmp_path / "a.wav", "no sound file")
+
+    def test_noise_called_mp3(self, tmp_path: Path) -> None:
+        (tmp_path / "a.mp3").write_bytes(np.random.default_rng(1).bytes(20000))
+        self.refuse(tmp_path / "a.mp3", "damaged, or not what its name says")
 
     def test_no_header(self, tmp_path: Path) -> None:
         (tmp_path / "a.raw").write_bytes(b"1234")

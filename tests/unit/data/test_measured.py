@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from lungsound.data.corpus import Recording
-from lungsound.data.measured import Measured, measure_recordings, read_channels
+from lungsound.data.measured import Measured, measure_recordings
 from lungsound.errors import AudioError
 
 RATE = 8000
@@ -18,19 +18,10 @@ def recording(path: Path) -> Recording:
     return Recording(path.name, "p", path, duration_s=2.0, sample_rate_hz=RATE)
 
 
-def write(path: Path, seed: int = 0, *, num_channels: int = 1) -> Path:
-    samples = np.random.default_rng(seed).integers(-3000, 3000, (2 * RATE, num_channels)).astype(np.int16)
+def write(path: Path, seed: int = 0) -> Path:
+    samples = np.random.default_rng(seed).integers(-3000, 3000, 2 * RATE).astype(np.int16)
     soundfile.write(path, samples, RATE, subtype="PCM_16")
     return path
-
-
-def test_channels_are_those_that_soundfile_reads(tmp_path: Path) -> None:
-    for num_channels in (1, 2):
-        path = write(tmp_path / f"{num_channels}.wav", num_channels=num_channels)
-        channels, rate_hz = read_channels(path)
-        expected, _ = soundfile.read(path, always_2d=True)
-        assert rate_hz == RATE
-        np.testing.assert_array_equal(channels, expected.T.astype(np.float32))
 
 
 def test_equal_samples_have_one_hash_whatever_the_file(tmp_path: Path) -> None:

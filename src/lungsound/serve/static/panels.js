@@ -49,7 +49,7 @@ export function showFacts(record, model) {
   byId("quality").replaceChildren(...record.quality.map((remark) => element("li", { text: `Quality: ${remark}` })));
 }
 
-export function showWhole({ whole, out_of_domain }, { classes, is_calibrated }, marks) {
+export function showWhole({ whole, out_of_domain }, { classes, scaling }, marks) {
   const said = byId("whole-said");
   if (whole === null) said.textContent = "No answer for this recording: see the remarks above.";
   else said.replaceChildren(...saidParts(whole.best_guess, whole.answer === UNCERTAIN));
@@ -59,7 +59,7 @@ export function showWhole({ whole, out_of_domain }, { classes, is_calibrated }, 
   );
   const notes = [
     whole && possibleText(whole),
-    is_calibrated ? "Probabilities are calibrated." : "Probabilities are not calibrated: read them as ranks.",
+    scaling ? `Probabilities: ${scaling}.` : "Probabilities are not calibrated: read them as ranks.",
     out_of_domain === null ? "" : `Unlike the training recordings: ${out_of_domain.toFixed(2)} (higher is less like them).`,
   ];
   byId("whole-note").textContent = notes.filter(Boolean).join(" ").trim();
