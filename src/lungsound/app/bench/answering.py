@@ -17,14 +17,18 @@ from lungsound.engines.speed import speeds
 EXACT_ENGINE = "torch"
 
 
-def prepare(trained: TrainedModel, folder: Path, cycles: Cycles, *, is_exported: bool) -> Mapping[str, Agreement]:
+def prepare(
+    trained: TrainedModel, folder: Path, cycles: Cycles, *, is_random: bool, is_exported: bool
+) -> Mapping[str, Agreement]:
     """Export, and measure what engines decide, into `folder` as `lungsound export` does for a run.
 
-    The fastest come first, and it ends with the first that may answer: slower ones would not be chosen. Weights are
-    random: the head's bias is set first so that all classes are answered, and by margins as small as the answers to
-    the cycles differ. As it is drawn, every cycle gets the same answer, in which no engine could err.
+    The fastest come first, and it ends with the first that may answer: slower ones would not be chosen. Where weights
+    are random, the head's bias is set first so that all classes are answered, and by margins as small as the answers
+    to the cycles differ. As it is drawn, every cycle gets the same answer, in which no engine could err.
     """
-    exact = _balance(trained, kinds.make(EXACT_ENGINE, trained).answer(cycles.compared))
+    exact = kinds.make(EXACT_ENGINE, trained).answer(cycles.compared)
+    if is_random:
+        exact = _balance(trained, exact)
     if is_exported and extras.is_installed("onnx"):
         graphs.make(trained, [trained.input_of(cycle) for cycle in cycles.for_ranges])
     taken_s = speeds(trained, kinds.available(trained))

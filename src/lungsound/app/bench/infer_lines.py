@@ -14,11 +14,13 @@ from lungsound.app.bench.line import Line, seconds_in_numbers
 from lungsound.app.bench.measure import seconds_of, spread
 from lungsound.app.bench.peers import TransformersAnswers
 from lungsound.app.bench.plan import Plan
-from lungsound.checkpoint import TrainedModel
+from lungsound.checkpoint import TrainedModel, load_model
 from lungsound.engines import kinds
 from lungsound.engines.agreement import Agreement
 from lungsound.engines.choice import AUTO, EXACT, choose
 from lungsound.engines.engine import Engine
+from lungsound.errors import SettingsError
+from lungsound.model.encoder import AudioSpectrogramTransformer
 
 WANTED = {"exact": 2.3, "fast": 5.0, "real": 12.0}
 
@@ -34,10 +36,13 @@ class Measured:
 
 
 def infer_lines(plan: Plan) -> list[Line]:
-    """Cycles of the whole input by the exact and the fast engine; then, padding not encoded, cycles of real lengths."""
-    name, peer = f"AST-{plan.answering_size.title()} inference", "transformers fp32"
+    """Cycles of the whole input by the exact and the fast engine; then, padding not encoded, cycles of real lengths.
+
+    A trained model answers as it was trained, so the last line is there for one that does not encode padding.
+    """
     with kept_in(plan.work / "engines"):
         whole, cycles = _measured(plan, is_padding_encoded=True)
+        name, peer = f"{_named(plan, whole.trained)} inference", "transformers fp32"
         front_end = whole.trained.front_end
         full = ours.waveforms(front_end, [front_end.duration_s] * plan.batch_size)
         length = f"{front_end.duration_s:g} s cycles"
@@ -45,20 +50,44 @@ def infer_lines(plan: Plan) -> list[Line]:
             _line(plan, whole, "exact", full, f"{name}, {length}, exact engine / {peer}"),
             _line(plan, whole, "fast", full, f"{name}, {length}, fast default / {peer}"),
         ]
-        own, cycles = _measured(plan, is_padding_encoded=False)
+        if plan.model is not None and whole.trained.front_end.is_padding_encoded:
+            return found
+        own, cycles = (whole, cycles) if plan.model is not None else _measured(plan, is_padding_encoded=False)
         source = f"{len(cycles.timed)} cycles ({cycles.source}), padding-aware"
         return [*found, _line(plan, own, "real", cycles.timed, f"{name}, {source}, fast default / {peer}")]
 
 
 def _measured(plan: Plan, *, is_padding_encoded: bool) -> tuple[Measured, Cycles]:
     plan.say(f"engines, {'whole inputs' if is_padding_encoded else 'padding-aware'}: export, and what they decide")
-    config = ours.run_config(
-        plan.answering_size, precision="fp32", is_quick=plan.is_quick, is_padding_encoded=is_padding_encoded
-    )
-    trained = ours.trained_model(config)
+    if plan.model is None:
+        config = ours.run_config(
+            plan.answering_size, precision="fp32", is_quick=plan.is_quick, is_padding_encoded=is_padding_encoded
+        )
+        trained = ours.trained_model(config)
+    else:
+        trained = _trained(plan.model)
     cycles, folder = draw(plan, trained.front_end), plan.work / trained.sha256
-    agreements = prepare(trained, folder, cycles, is_exported=not plan.is_quick)
+    agreements = prepare(trained, folder, cycles, is_random=plan.model is None, is_exported=not plan.is_quick)
     return Measured(trained, folder, agreements, cycles.source), cycles
+
+
+def _trained(run: Path) -> TrainedModel:
+    """The model of a run; SettingsError for one that the peer has nothing to set beside."""
+    trained = load_model(run / "model.safetensors")
+    encoder = trained.model.encoder
+    if not isinstance(encoder, AudioSpectrogramTransformer) or encoder.pooling != "class_token":
+        raise SettingsError(
+            f"{run} is not what transformers' AST is, which it would be measured against: give a run with "
+            "model.architecture 'ast' and model.pooling 'class_token'"
+        )
+    return trained
+
+
+def _named(plan: Plan, trained: TrainedModel) -> str:
+    if plan.model is None:
+        return f"AST-{plan.answering_size.title()}"
+    encoder = trained.model.patch_encoder
+    return f"{plan.model.absolute().name} (AST of {len(encoder.blocks)} blocks of width {encoder.dim}, trained)"
 
 
 def _line(plan: Plan, model: Measured, kind: str, cycles: Sequence[Tensor], what: str) -> Line:

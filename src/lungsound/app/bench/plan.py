@@ -17,6 +17,7 @@ class Plan:
 
     sizes       encoders to measure with: "base", "tiny", or "micro" in a quick call
     data        a corpus for the lines on real cycles; None takes noise of ICBHI's lengths
+    model       a run whose model answers, in place of one with random weights
     work        a folder for what is made on the way
     is_against  whether the peers of the library transformers are measured
     say         gets a line of progress
@@ -28,6 +29,7 @@ class Plan:
     work: Path
     ceilings: Mapping[str, float]
     data: Path | None = None
+    model: Path | None = None
     is_against: bool = True
     is_quick: bool = False
     say: Callable[[str], None] = print

@@ -31,6 +31,7 @@ def run_bench(
     is_against: bool,
     is_quick: bool,
     data: Path | None,
+    model: Path | None = None,
     console: Console,
 ) -> Measured:
     """Measure a part ("data", "train", "infer") or "all", which has the GPU's lines too where there is one."""
@@ -48,6 +49,7 @@ def run_bench(
                 work=Path(work),
                 ceilings=ceilings(device, is_quick=is_quick),
                 data=data,
+                model=model,
                 is_against=is_against,
                 is_quick=is_quick,
                 say=lambda text: console.print(text, highlight=False, soft_wrap=True),

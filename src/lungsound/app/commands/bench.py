@@ -23,6 +23,9 @@ def bench(
         Literal["base", "tiny"] | None, typer.Option(help="One encoder; default: base, and tiny for training.")
     ] = None,
     data: DataOption = None,
+    model: Annotated[
+        Path | None, typer.Option(help="With infer: the folder of a run, measured instead of random weights.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="A folder for JSON and Markdown, or a .md with the marks of 'speed'.")
     ] = None,
@@ -33,6 +36,8 @@ def bench(
     'bench profile train' and 'bench profile infer' say where the time goes. Let nothing else run meanwhile.
     """
     _check(part, of)
+    if model is not None and (part != "infer" or size is not None or quick):
+        raise SettingsError("--model measures answers: 'lungsound bench infer --model RUN', without --size and --quick")
     from lungsound.app.bench.report import print_table, write
     from lungsound.app.bench.run import run_bench, run_profile
 
@@ -50,6 +55,7 @@ def bench(
         is_against=against == "transformers",
         is_quick=quick,
         data=data,
+        model=model,
         console=console,
     )
     print_table(found, console)

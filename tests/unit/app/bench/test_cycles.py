@@ -52,7 +52,7 @@ def test_engines_are_compared_on_balanced_answers_and_chosen_by_them(plan: Plan,
     config = ours.run_config("micro", precision="fp32", is_quick=True, is_padding_encoded=is_padding_encoded)
     trained = ours.trained_model(config)
     drawn = cycles.draw(plan, trained.front_end)
-    found = prepare(trained, plan.work / "run", drawn, is_exported=False)
+    found = prepare(trained, plan.work / "run", drawn, is_random=True, is_exported=False)
     logits = kinds.make("torch", trained).answer(drawn.compared).log().mean(dim=0)
     torch.testing.assert_close(logits, logits.mean().expand(4), atol=1e-4, rtol=0)
     assert read_agreements(plan.work / "run", trained) == found

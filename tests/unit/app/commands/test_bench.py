@@ -10,6 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from lungsound.app.bench.gpu_lines import gpu_lines
+from lungsound.app.bench.infer_lines import infer_lines
 from lungsound.app.bench.machine import ceilings
 from lungsound.app.bench.plan import Plan
 from lungsound.app.bench.profile import group_of
@@ -17,6 +18,7 @@ from lungsound.app.bench.report import write
 from lungsound.app.bench.run import run_bench
 from lungsound.app.commands.bench import bench
 from lungsound.errors import DataError, SettingsError
+from tests.unit.engines.models import TRANSFORMER, saved_model
 
 app = typer.Typer()
 app.command()(bench)
@@ -112,3 +114,21 @@ def test_a_document_needs_the_marks(tmp_path: Path) -> None:
     page.write_text("no marks")
     with pytest.raises(DataError, match="begin: speed"):
         write(found, page)
+
+
+def test_a_trained_model_is_measured_in_place_of_random_weights(tmp_path: Path) -> None:
+    saved_model(tmp_path)
+    plan = Plan(("micro",), 1, torch.device("cpu"), tmp_path, {"fp32": 1.0, "bf16": 1.0}, model=tmp_path, is_quick=True)
+    exact, fast = infer_lines(plan)
+    assert exact.what.startswith(f"{tmp_path.name} (AST of ")
+    assert exact.numbers["largest_difference"] < 1e-4
+    assert fast.measured is not None
+    with pytest.raises(SettingsError, match="bench infer --model RUN"):
+        CliRunner().invoke(app, ["train", "--model", str(tmp_path)], catch_exceptions=False)
+
+
+def test_a_model_that_the_peer_has_not_is_refused(tmp_path: Path) -> None:
+    saved_model(tmp_path, architecture=TRANSFORMER.model_copy(update={"pooling": "average_token"}))
+    plan = Plan(("micro",), 1, torch.device("cpu"), tmp_path, {}, model=tmp_path, is_quick=True)
+    with pytest.raises(SettingsError, match="not what transformers' AST is"):
+        infer_lines(plan)
