@@ -32,8 +32,8 @@ class Batch:
     num_frames: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        num_frames = None if self.num_frames is None else self.num_frames.to(device)
-        return Batch(self.fbank.to(device), self.labels.to(device), num_frames)
+        """On a device, but for `num_frames`: lengths are asked for on the CPU, and nobody waits for a GPU's answer."""
+        return replace(self, fbank=self.fbank.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)

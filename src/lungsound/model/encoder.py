@@ -103,7 +103,9 @@ class Attention(nn.Module):
 
 def prefix_of(tokens: Tensor, packing: Packing | None) -> Tensor:
     """The prefix tokens of each sample: (batch, 2, dim), or packed (1, 2 * batch, dim)."""
-    return tokens[:, :NUM_PREFIX_TOKENS] if packing is None else tokens[:, packing.prefix_rows]
+    if packing is None:
+        return tokens[:, :NUM_PREFIX_TOKENS]
+    return tokens.index_select(1, torch.tensor(packing.prefix_rows).to(tokens.device, non_blocking=True))
 
 
 class FeedForward(nn.Module):
@@ -219,7 +221,8 @@ class AudioSpectrogramTransformer(nn.Module):
 
         With `num_columns` (batch,), at least 1, only the patches of so many leading time columns are encoded, as if
         the others were not there; each keeps its position. Samples of different lengths are packed, never padded.
-        Patches of a shorter filter bank, all of one length, are encoded in the same way.
+        Patches of a shorter filter bank, all of one length, are encoded in the same way. `num_columns` on the CPU keeps
+        the host from waiting for a GPU.
         """
         prefix = torch.cat([self.cls_token, self.dist_token], dim=1).expand(patches.shape[0], -1, -1)
         tokens = torch.cat([prefix, patches], dim=1) + self._positions(patches.shape[1] // self.grid.freq)
@@ -256,9 +259,12 @@ class AudioSpectrogramTransformer(nn.Module):
         """The tokens that are encoded: packed, or (batch, token, dim) when all samples have the same length."""
         is_kept = functional.pad(self.heard(num_columns), (NUM_PREFIX_TOKENS, 0), value=True)
         lengths = tuple((NUM_PREFIX_TOKENS + self.grid.freq * num_columns).tolist())
-        if len(set(lengths)) == 1:
-            return tokens[:, is_kept[0]], None
-        return tokens[is_kept].unsqueeze(0), Packing(lengths)
+        is_same = len(set(lengths)) == 1
+        places = (is_kept[0] if is_same else is_kept.flatten()).nonzero().squeeze(1)
+        places = places.to(tokens.device, non_blocking=True)
+        if is_same:
+            return tokens.index_select(1, places), None
+        return tokens.flatten(0, 1).index_select(0, places).unsqueeze(0), Packing(lengths)
 
     def forward(self, fbank: Tensor, num_frames: Tensor | None = None) -> Tensor:
         """Filter bank (batch, time, mel) to features (batch, dim), of all or of the first `num_frames` (batch,)."""

@@ -31,9 +31,9 @@ class PatchMixDraw:
         """The draw on a device, lambda in the dtype of the losses."""
         return replace(
             self,
-            partner=self.partner.to(device),
-            replaced=self.replaced.to(device),
-            lam=self.lam.to(device, dtype),
+            partner=self.partner.to(device, non_blocking=True),
+            replaced=self.replaced.to(device, non_blocking=True),
+            lam=self.lam.to(device, dtype, non_blocking=True),
         )
 
 

@@ -73,7 +73,7 @@ def draw_for(
     num_columns = encoder.columns(batch.num_frames)
     if num_columns is None:
         return drawn
-    heard = encoder.heard(num_columns)
+    heard = encoder.heard(num_columns).to(batch.fbank.device, non_blocking=True)
     return within(drawn, heard, pool=peers.gather(heard))
 
 
@@ -172,7 +172,7 @@ class PatchMixContrastive:
             draw.partner,
             lam=draw.lam,
             temperature=self.temperature,
-            own=self.peers.positions(len(logits)).to(logits.device),
+            own=self.peers.positions(len(logits)).to(logits.device, non_blocking=True),
             labels=self.peers.gather(batch.labels) if self.negatives == "diff_label" else None,
         )
         return Loss(ce + self.alpha * contrastive, {"ce": ce, "contrastive": contrastive}, logits)

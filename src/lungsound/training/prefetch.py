@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -30,5 +31,4 @@ def copy_to_gpu(batch: Batch, device: torch.device) -> Batch:
     def copy(values: Tensor) -> Tensor:
         return values.pin_memory().to(device, non_blocking=True)
 
-    num_frames = None if batch.num_frames is None else copy(batch.num_frames)
-    return Batch(copy(batch.fbank), copy(batch.labels), num_frames)
+    return replace(batch, fbank=copy(batch.fbank), labels=copy(batch.labels))

@@ -1,6 +1,7 @@
 """What each objective computes, where its gradients go, and how often the network is run."""
 
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -306,3 +307,30 @@ def test_samples_of_full_length_are_trained_as_without_lengths(name: str) -> Non
         for frames in (None, full)
     ]
     assert torch.allclose(losses[0], losses[1], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "num_frames", [None, [20, 48, 33, 48], [33, 33, 33, 33]], ids=["whole", "lengths", "one length"]
+)
+@pytest.mark.parametrize(
+    "objective",
+    [CrossEntropy(), PatchMixCrossEntropy(fixed_draw), PatchMixContrastive(fixed_draw, negatives="diff_label")],
+)
+def test_a_step_asks_the_device_for_no_value(
+    objective: Objective, num_frames: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the device "meta" nothing has a value: what would make the host wait for a GPU is an error there."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which it does not know
+    fbank, labels = small_batch(dtype=torch.float32)
+    lengths = None if num_frames is None else torch.tensor(num_frames)
+    batch = Batch(fbank, labels, lengths).to(torch.device("meta"))
+    model = small_model(dtype=torch.float32).to("meta")
+    settled: list[Tensor] = []
+
+    def settle(part: Tensor) -> None:
+        settled.append(part)
+        part.backward()
+
+    settle(objective(model, batch, generator=torch.Generator(), settle=settle).total)
+    assert all(part.is_meta for part in settled)
+    assert {name.split(".")[0] for name, value in model.named_parameters() if value.grad is not None} >= {"encoder"}
