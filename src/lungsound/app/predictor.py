@@ -115,8 +115,8 @@ class Predictor:
     def answer_heard(self, heard: Heard, *, patient: str | None = None, device: str | None = None) -> RecordingAnswer:
         """The answer for what was heard; `device` is what it was recorded with.
 
-        Cycles with too little sound are left out: nothing said of them could be more than a guess. For what else answers are
-        withheld, and what is remarked on: `lungsound.app.withholding`.
+        Cycles with too little sound are left out: nothing said of them could be more than a guess. For what else
+        answers are withheld, and what is remarked on: `lungsound.app.withholding`.
         """
         scores = self._scores(heard)
         cycles = self._cycles(heard, scores)
