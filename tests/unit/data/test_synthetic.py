@@ -383,6 +383,7 @@ def test_events_are_read_as_they_were_written(
     } == {
         name: [(row["kind"], row["start_s"], row["end_s"], row["frequency_hz"]) for row in own]
         for name, own in events.items()
+        if own  # another test may have asked for those of a recording without any
     }
 
 
