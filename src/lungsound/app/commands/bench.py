@@ -35,9 +35,7 @@ def bench(
 
     'bench profile train' and 'bench profile infer' say where the time goes. Let nothing else run meanwhile.
     """
-    _check(part, of)
-    if model is not None and (part != "infer" or size is not None or quick):
-        raise SettingsError("--model measures answers: 'lungsound bench infer --model RUN', without --size and --quick")
+    _check(part, of, model, is_sized=quick or size is not None)
     from lungsound.app.bench.report import print_table, write
     from lungsound.app.bench.run import run_bench, run_profile
 
@@ -63,8 +61,10 @@ def bench(
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
-def _check(part: str, of: str | None) -> None:
-    """SettingsError for a profile of nothing, and for a second word that means nothing."""
+def _check(part: str, of: str | None, model: Path | None, *, is_sized: bool) -> None:
+    """SettingsError for a profile of nothing, for a second word that means nothing, and for a model not asked."""
+    if model is not None and (part != "infer" or is_sized):
+        raise SettingsError("--model measures answers: 'lungsound bench infer --model RUN', without --size and --quick")
     if part == "profile" and of not in ("train", "infer"):
         raise SettingsError(f"'lungsound bench profile' needs train or infer after it, got {of or 'nothing'}")
     if part != "profile" and of is not None:
