@@ -64,6 +64,13 @@ def wanted_stamp(kind: str, stamp: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def is_editable() -> bool:
+    """Whether .venv holds this folder itself: `pip install .` by hand puts a copy of it there, which soon is old."""
+    notes = VENV.glob("lib/python*/site-packages/lungsound-*/direct_url.json")
+    found = [json.loads(note.read_text()) for note in notes]
+    return bool(found) and all(each.get("dir_info", {}).get("editable") for each in found)
+
+
 def run(*command: str | Path) -> None:
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONNOUSERSITE": "1"}
     environment.pop("PYTHONPATH", None)
@@ -110,7 +117,7 @@ def install(wanted: dict[str, Any]) -> None:
 
 def set_up(kind: str) -> None:
     stamp = read_stamp()
-    if stamp and stamp == wanted_stamp(kind, stamp):
+    if stamp and stamp == wanted_stamp(kind, stamp) and is_editable():
         return
     with (ROOT / ".venv.lock").open("w") as lock:
         os.set_inheritable(lock.fileno(), True)
@@ -121,7 +128,7 @@ def set_up(kind: str) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
         stamp = read_stamp()
         wanted = wanted_stamp(kind, stamp)
-        if stamp == wanted:
+        if stamp == wanted and is_editable():
             return
         is_kept = bool(stamp) and all(stamp.get(key) == wanted[key] for key in ("root", "python", "torch"))
         if VENV.exists() and any(VENV.iterdir()) and not stamp and not UNFINISHED.exists():

@@ -34,8 +34,16 @@ class Setup:
         if "venv" in words:
             (self.venv / "bin").mkdir()
             (self.venv / "bin" / "python").touch()
+        if "--editable" in words:
+            self.install(is_editable=True)
         if words[-1] == "torch":
             (self.venv / f"lib/python3/site-packages/torch-{self.torch}.dist-info").mkdir(parents=True, exist_ok=True)
+
+    def install(self, *, is_editable: bool) -> None:
+        """What pip notes of lungsound that comes from a folder."""
+        found = self.venv / "lib/python3/site-packages/lungsound-0.1.0.dist-info"
+        found.mkdir(parents=True, exist_ok=True)
+        (found / "direct_url.json").write_text(json.dumps({"dir_info": {"editable": True} if is_editable else {}}))
 
     def __call__(self, kind: str = "dev") -> list[str]:
         """Sets up and tells what was done: "venv" and the last word of each pip command."""
@@ -92,6 +100,13 @@ def test_a_changed_input_is_installed_into_the_same_environment(setup: Setup, na
     setup()
     (setup.root / name).write_text("changed")
     assert setup() == ALL[1:]
+
+
+def test_a_copy_that_pip_put_in_its_place_is_replaced(setup: Setup) -> None:
+    setup()
+    setup.install(is_editable=False)
+    assert setup() == ALL[1:]
+    assert setup() == []
 
 
 @pytest.mark.parametrize("step", ["venv", "torch", "hatchling", ".[dev]"])

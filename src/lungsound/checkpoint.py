@@ -101,7 +101,8 @@ def _opened(path: Path, expected_format: str) -> Iterator[tuple[Any, dict[str, A
                 raise WeightsError(f"{path} is of format {found!r}, expected {expected_format!r}")
             yield file, facts
     except FileNotFoundError:
-        told = unfinished(path.parent) or f"no file {path}: give the folder of a run, or train one first"
+        what = "file" if path.suffix else "run"
+        told = unfinished(path.parent) or f"no {what} {path}: give the folder of a run, or train one first"
         raise WeightsError(told) from None
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path} is damaged or no safetensors file ({error}); copy or train it again") from None

@@ -240,10 +240,10 @@ def _context(
     trained_on = facts["corpus"]
     test = sorted({corpus.split[corpus.cycles[row].recording.name] for row in rows})
     trained_split = split_words(trained_on["name"], trained_on["notes"], config.data.split)
-    trained_corpus = _named_corpus(trained_on["name"], trained_on["num_recordings"], config.data)
+    trained_corpus = _named_corpus(trained_on["name"], f"{facts['num_cycles']['train']} cycles", config.data)
     pretrained = config.model.pretrained
     return {
-        "corpus": _named_corpus(corpus.name, len(corpus.recordings), data),
+        "corpus": _named_corpus(corpus.name, f"{len(corpus.recordings)} recordings", data),
         "split": f"{split_words(corpus.name, corpus.notes, data.split)}; tested on {', '.join(test)}",
         "trained on": f"{trained_corpus}; split {trained_split}",
         "pretrained weights": "none, random initialisation" if pretrained == "none" else pretrained,
@@ -266,12 +266,12 @@ def _context(
     }
 
 
-def _named_corpus(name: str, num_recordings: int, data: DataSettings) -> str:
+def _named_corpus(name: str, size: str, data: DataSettings) -> str:
     """The corpus, what of it was kept, and what its words were read by."""
     kept = [f"devices {', '.join(data.devices)}"] if data.devices else []
     kept += [f"modes {', '.join(data.modes)}"] if data.modes else []
     words = [f"labels read by {Path(data.label_map).name}"] if data.label_map else []
-    return "; ".join([f"{name}, {num_recordings} recordings", *kept, *words])
+    return "; ".join([f"{name}, {size}", *kept, *words])
 
 
 def _model_name(model: ModelSettings) -> str:

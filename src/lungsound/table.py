@@ -48,13 +48,11 @@ class Row(Settings):
         parts = [self.recipe, *(["as-published"] if self.is_as_published else []), *differences]
         return re.sub(r"[^\w.=+-]+", "_", "+".join([*parts, *([f"after_{self.after}"] if self.after else [])]))
 
-    def command(self, settings: Sequence[str] = ()) -> str:
-        """How `lungsound train` is asked for this run, with `settings` too."""
+    def command(self, settings: Sequence[str] = (), *, model: str | None = None) -> str:
+        """How `lungsound train` is asked for this run, with `settings` too; `model` is that of `after`."""
         preset = ["--as-published"] if self.is_as_published else []
-        model = (
-            [] if self.after is None else [f"model.pretrained=<model of {self.after}>", "model.is_head_pretrained=true"]
-        )
-        every = (*self.set, *settings, *model)
+        goes_on_from = [f"model.pretrained={model or f'<model of {self.after}>'}", "model.is_head_pretrained=true"]
+        every = (*self.set, *settings, *(goes_on_from if self.after else []))
         return " ".join([self.recipe, *preset, *(f"--set {shlex.quote(setting)}" for setting in every)])
 
     def config(self, settings: tuple[str, ...] = ()) -> RunConfig:

@@ -251,6 +251,8 @@ def test_predict_without_a_run(corpus: Path, capsys: pytest.CaptureFixture[str])
     sound = corpus / f"{NAMES[0]}.wav"
     assert lungsound("predict", corpus, sound) == 2
     one_line(capsys, str(corpus / "model.safetensors"), "give the folder of a run")
+    assert lungsound("predict", corpus / "nowhere", sound) == 2
+    one_line(capsys, f"no run {corpus / 'nowhere'}: give the folder of a run")
     assert lungsound("predict", sound, sound) == 2
     one_line(capsys, str(sound), "no safetensors file")
     assert lungsound("evaluate", corpus) == 2

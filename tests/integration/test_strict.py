@@ -67,7 +67,7 @@ def test_the_report_shows_the_columns_and_the_log_both_parts(run: Path) -> None:
     assert re.search(
         r"- Data: synthetic, \d+ recordings; split official, from official_split.txt; tested on test", text
     )
-    assert re.search(r"- Trained on: synthetic, \d+ recordings; split official, from .*; strict: \d+ patients", text)
+    assert re.search(r"- Trained on: synthetic, \d+ cycles; split official, from .*; strict: \d+ patients", text)
     header = (run / "log.csv").read_text().splitlines()[0]
     assert "validation_score" in header
     assert "test_score" in header
@@ -147,6 +147,19 @@ def test_a_run_is_kept_without_validation_rows_and_reads_back(tmp_path: Path, ru
     assert set(facts["patients"]["validation"]) == set(whole.of_part("validation").patients)
     assert len(facts["patients"]["train"]) == facts["num_patients"]["train"]
     assert "root" not in json.dumps(facts["settings"])
+
+
+def test_keeping_a_run_says_what_was_written_and_what_a_study_needs(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "study" / "method" / "seed0"
+    assert lungsound("study", "keep", run, kept, "--column", "last") == 0
+    written, facts, needed = capsys.readouterr().out.splitlines()
+    assert (written, facts) == (f"written: {kept / 'epochs' / 'last.csv.gz'}", f"written: {kept / 'run.json'}")
+    assert "STUDY/study.toml, which you write: title = " in needed
+    (tmp_path / "study" / "study.toml").touch()
+    assert lungsound("study", "keep", run, kept, "--column", "last") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_each_device_is_left_out_in_turn(

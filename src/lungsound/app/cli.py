@@ -1,7 +1,10 @@
 """The command `lungsound`. Everything heavy is imported when a command runs, so that --help is quick."""
 
+import io
 import os
+import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -67,8 +70,27 @@ data_app.command("convert")(convert.data_convert)
 data_app.command("synthesize")(data.data_synthesize)
 
 
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        print(f"lungsound {version('lungsound')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
 def main() -> None:
     """Run the command. What a user can mend gives one line and exit code 2, any other exception one and exit code 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # it need not hold every name (cp1252)
     # Read when torch is first imported: threads that spin without end while they wait are many times slower on a busy
     # machine (docs/log.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")

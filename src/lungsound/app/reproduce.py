@@ -121,7 +121,8 @@ def _carry_out(
     failures: dict[str, list[str]] = {}
     for number, run in enumerate(planned, start=1):
         what = f"{run.row.name}, seed {run.seed}"
-        console.print(f"[{number} of {len(planned)}] {what}: {run.row.command()}", highlight=False)
+        told = f"[{number} of {len(planned)}] {what}: {run.row.command()}"
+        console.print(told, highlight=False, soft_wrap=True)
         try:
             is_trained = run.carry_out(corpora, console)
             results.setdefault(run.row.folder, []).append(read_result(run.folder))
@@ -129,7 +130,7 @@ def _carry_out(
             raise RunInterrupted("stopped; the same command goes on from there") from None
         except LungsoundError as error:
             failures.setdefault(str(error), []).append(what)
-            console.print(f"  {error}", highlight=False)
+            console.print(f"  {error}", highlight=False, soft_wrap=True)
             continue
         if is_trained:
             write(results)

@@ -32,6 +32,11 @@ from lungsound.files import write_text
 from lungsound.page import Block, Bullets, Heading, Paragraph, Table
 from lungsound.run_folder import RunFolder
 
+# What a person writes into STUDY_FILE.
+HOLDS = (
+    'title = "T", text = "T", kind = "columns" (or "left_out", of cross), and for each method a table [[methods]] '
+    'with name = "N" and folder = "METHOD"'
+)
 DIGITS = 4
 STUDY_FILE, RUN_FILE = "study.toml", "run.json"
 BEGIN, END = "<!-- begin: {} -->", "<!-- end: {} -->"
@@ -54,15 +59,15 @@ class Study(Settings):
     methods: Annotated[tuple[Method, ...], Field(strict=False)]
 
 
-def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAMES)) -> None:
-    """Put a run's answers to the test, rounded and compressed, and its facts into the folder `target`."""
+def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAMES)) -> list[Path]:
+    """Put a run's answers to the test, rounded and compressed, and its facts into the folder `target`; the files."""
     run = RunFolder(run_dir)
     answers, facts, config = run.columns(), run.facts(), run.config()
     if LAST not in answers:
         raise DataError(f"{run_dir} keeps no answers of its last epoch: train it again with this version")
-    for name in columns:
-        if name in answers:
-            write_predictions(target / "epochs" / f"{name}.csv.gz", rounded(_test_rows(answers[name]), DIGITS))
+    written = {name: target / "epochs" / f"{name}.csv.gz" for name in columns if name in answers}
+    for name, path in written.items():
+        write_predictions(path, rounded(_test_rows(answers[name]), DIGITS))
     kept = {name: facts[name] for name in ("revision", "versions", "num_cycles", "left_out_patients")}
     kept["num_patients"] = {part: len(names) for part, names in facts["patients"].items()}
     # By name, since some parts of a test have them too.
@@ -72,6 +77,7 @@ def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAME
     # No command: it names folders of the machine. The settings say the same.
     kept["settings"] = config.model_dump(mode="json", exclude={"data": {"root"}, "model": {"pretrained"}})
     write_text(target / RUN_FILE, json.dumps(kept, indent=1) + "\n")
+    return [*written.values(), target / RUN_FILE]
 
 
 def _test_rows(answers: Predictions) -> Predictions:
@@ -84,7 +90,9 @@ def read_study(folder: Path) -> Study:
     try:
         return Study.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise DataError(f"{folder} holds no study: {path.name} cannot be read ({error.strerror})") from None
+        raise DataError(
+            f"{folder} holds no study: {path.name} cannot be read ({error.strerror}); write one: {HOLDS}"
+        ) from None
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise DataError(f"{path} is not well formed: {' '.join(str(error).split())}") from None
 

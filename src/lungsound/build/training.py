@@ -118,14 +118,18 @@ def remarks(
     """What a person should know before training starts."""
     found = [f"left out: {problem}" for problem in corpus.problems]
     if parts.left_out:
+        who, leave = "patient", "is in the test part too and leaves"
+        if len(parts.left_out) > 1:
+            who, leave = "patients", "are in the test part too and leave"
         found.append(
-            f"patients {', '.join(parts.left_out)} are in the test part too and leave the training part "
+            f"{who} {', '.join(parts.left_out)} {leave} the training part "
             "(data.are_shared_patients_kept=true keeps them)"
         )
     found += [] if pretrained is None else [pretrained.summary()]
     num_dropped = len(batches) % batches.batch_size if batches.is_last_dropped else 0
     if num_dropped:
-        found.append(f"each epoch leaves out its last, smaller batch of {num_dropped} cycles")
+        cycles = "1 cycle" if num_dropped == 1 else f"{num_dropped} cycles"
+        found.append(f"each epoch leaves out its last, smaller batch of {cycles}")
     rates = [schedule(settings).at(epoch, 1, num_steps=1) for epoch in range(1, settings.epochs + 1)]
     if max(rates) < 0.7 * settings.learning_rate:
         found.append(

@@ -119,7 +119,7 @@ def _cached(
     """The file of `url` in `folder`, downloaded when it is not there, and checked in either case."""
     path = folder / urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])
     record = path.with_name(path.name + RECORD_SUFFIX)
-    by_hand = f"put the file by hand at {path}"
+    by_hand = f"put the file by hand at {path}, or give another by --set model.pretrained=FILE (none: random weights)"
     if not path.is_file():
         if not is_downloadable:
             raise FetchError(f"{name} is not in the cache and has no published hash: get {url} and {by_hand}")

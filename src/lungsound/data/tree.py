@@ -4,6 +4,7 @@ What is odd becomes a Problem in the list that is passed in; nothing is dropped 
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -27,9 +28,9 @@ TRAIN_SHARE = 0.6
 def require_folder(root: Path) -> Path:
     """`root`, or a CorpusError when it is no folder."""
     if not root.exists():
-        raise CorpusError(f"no folder {root}: give the folder of a corpus")
+        raise CorpusError(f"no folder {root}: give the folder of a corpus, or a table (.csv, .tsv)")
     if not root.is_dir():
-        raise CorpusError(f"{root} is a file: give the folder of a corpus")
+        raise CorpusError(f"{root} is a file: give the folder of a corpus, or a table (.csv, .tsv)")
     return root
 
 
@@ -85,7 +86,8 @@ def measure(path: Path, problems: list[Problem], *, where: str | None = None) ->
     except AudioError as error:
         others = [path.with_suffix(suffix) for suffix in AUDIO_SUFFIXES if not path.exists()]
         told = "".join(f"; there is {other.name}" for other in others if other.is_file())
-        problems.append(Problem("bad sound file", where or path.name, f"{error}{told}"))
+        why = str(error).removeprefix(f"{path} ")  # `where` names it
+        problems.append(Problem("bad sound file", where or path.name, f"{why}{told}"))
         return None
 
 
@@ -165,8 +167,13 @@ def assemble(
         recordings=tuple(sorted(recordings, key=lambda recording: recording.name)),
         cycles=tuple(sorted(cycles, key=lambda cycle: (cycle.recording.name, cycle.start_s, cycle.end_s))),
         split=dict(sorted(split.items())),
-        problems=tuple(sorted(problems, key=lambda problem: (problem.kind, problem.where))),
+        problems=tuple(sorted(problems, key=_by_kind_and_place)),
         notes=tuple(notes),
         vocabulary=vocabulary,
         known_patient_parts=known_patient_parts,
     )
+
+
+def _by_kind_and_place(problem: Problem) -> tuple[str, list[str | int]]:
+    """The order of problems; numbers in a place count as such: line 2 before line 10."""
+    return problem.kind, [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", problem.where)]

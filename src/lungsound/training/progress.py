@@ -70,6 +70,7 @@ class ProgressBar(Listener):
         self.console.print(
             f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['loss']:.4f}  {shown}  {row['seconds']:.1f} s ({spent})",
             highlight=False,
+            soft_wrap=True,
         )
 
 

@@ -1,5 +1,7 @@
 """The command line: what it says of itself, and how mistakes leave it. Runs are in tests/integration."""
 
+import io
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,7 +10,9 @@ from types import ModuleType
 
 import pytest
 
+import lungsound
 from lungsound.app import cli
+from lungsound.app.reproduce import plan_runs
 from lungsound.config import load_config, recipe_names
 from lungsound.errors import DataError, SettingsError
 from lungsound.table import WHOLE, load_table, table_names
@@ -22,6 +26,7 @@ COMMANDS = {
     "export": ["RUN", "--data", "--cycles"],
     "predict": ["RUN", "FILE", "--engine"],
     "recipes": [],
+    "study keep": ["RUN", "DIR", "--column"],
     "data check": ["DIR", "--split"],
     "data synthesize": ["DIR", "--patients", "--seed"],
 }
@@ -115,6 +120,21 @@ def test_an_error_is_one_line_on_stderr_and_an_exit_code(
     assert captured.out == ""
 
 
+def test_the_version_is_printed(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"lungsound {lungsound.__version__}\n"
+
+
+def test_a_name_that_the_terminal_cannot_hold_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="cp1252", newline="")
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(cli, "app", lambda: sys.exit(print("caf\N{LATIN SMALL LETTER E WITH ACUTE} \N{SNOWMAN}.wav")))
+    with pytest.raises(SystemExit):
+        cli.main()
+    shown.flush()
+    assert shown.buffer.getvalue() == b"caf\xe9 \\u2603.wav\n"
+
+
 def test_a_mistake_of_ours_is_shown_whole_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ZeroDivisionError
@@ -200,3 +220,21 @@ def test_a_dry_run_lists_every_row_with_its_recipe(
     printed = capsys.readouterr().out
     for row in load_table(WHOLE).rows:
         assert f"{row.name}\n    lungsound train {row.recipe}" in printed
+
+
+def test_a_dry_run_prints_commands_that_work_as_they_are(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Each of them is the run that the table makes with seed 0, in the folder in which it looks for that."""
+    data, out, settings = tmp_path / "a corpus", tmp_path / "out", ("train.epochs=2",)
+    given = ("--data", str(data), "--out", str(out), "--epochs", "2")
+    assert call("reproduce", "devices", "--dry-run", *given) == 0
+    printed = capsys.readouterr().out.splitlines()
+    lines = [shlex.split(line, comments=True) for line in printed if line.startswith("    lungsound train ")]
+    planned = plan_runs(load_table("devices"), data=data, out=out, num_seeds=1, settings=settings)
+    assert any(run.row.after for run in planned)
+    for words, run in zip(lines, planned, strict=True):
+        options = list(zip(words[3::2], words[4::2], strict=True))
+        overrides = [value for name, value in options if name == "--set"]
+        assert dict(options)["--out"] == str(run.folder)
+        assert load_config(words[2], [*overrides, f"data.root={dict(options)['--data']}"]) == run.config

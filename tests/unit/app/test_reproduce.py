@@ -279,7 +279,8 @@ def test_the_command_names_what_it_was_asked_for(synthetic_corpus_dir: Path, tmp
     cli = CliRunner()
     listed = cli.invoke(app, ["reproduce", "mixing", "--dry-run", "--epochs", "1", "--set", "model.size=micro"])
     assert listed.exit_code == 0
-    assert "lungsound train patchmix_cl --set train.epochs=1 --set model.size=micro  # paper: 62.37" in listed.output
+    alone = "--data DIR --out runs/tables/runs/patchmix_cl/seed0  # paper: 62.37"
+    assert f"lungsound train patchmix_cl --set train.epochs=1 --set model.size=micro {alone}" in listed.output
     wrong = cli.invoke(app, ["reproduce", "mixing", "--dry-run", "--set", "model.sise=micro"])
     assert isinstance(wrong.exception, SettingsError)
     arguments = ["reproduce", "mixing", "--data", str(synthetic_corpus_dir), "--out", str(tmp_path), "--seeds", "1"]

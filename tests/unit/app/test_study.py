@@ -129,7 +129,12 @@ def test_folds_are_pooled_seed_by_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(None, "holds no study"), ("title = 1", "not well formed"), ("title", "not well formed")]
+    ("content", "told"),
+    [
+        (None, r"holds no study: .*; write one: title = .* kind = .* \[\[methods\]\]"),
+        ("title = 1", "not well formed"),
+        ("title", "not well formed"),
+    ],
 )
 def test_what_is_no_study_is_named(content: str | None, told: str, tmp_path: Path) -> None:
     if content is not None:

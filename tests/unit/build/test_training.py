@@ -43,9 +43,12 @@ def test_a_rate_that_is_reached_needs_no_word(settings: TrainSettings) -> None:
 
 def test_a_dropped_batch_is_said() -> None:
     assert said(TrainSettings(), num_cycles=11) == ["each epoch leaves out its last, smaller batch of 3 cycles"]
+    assert said(TrainSettings(), num_cycles=9) == ["each epoch leaves out its last, smaller batch of 1 cycle"]
 
 
 def test_patients_that_leave_the_training_part_are_named() -> None:
     (remark,) = said(TrainSettings(), left_out=("156", "218"))
     assert remark.startswith("patients 156, 218 are in the test part too and leave the training part")
     assert "data.are_shared_patients_kept=true" in remark
+    (remark,) = said(TrainSettings(), left_out=("218",))
+    assert remark.startswith("patient 218 is in the test part too and leaves the training part")

@@ -189,3 +189,13 @@ def test_another_vocabulary_is_not_compared_with_published_totals(whole_icbhi):
         "in the words of sound2, for which there are no published totals to compare with",
         (),
     )
+
+
+def test_recordings_that_a_split_does_not_name_are_summed_up(tmp_path):
+    write_icbhi(tmp_path, {f"{n}_1b1_Al_sc_Meditron": NORMAL for n in range(501, 506)})
+    is_sound, text = printed(read_corpus(tmp_path, split="fold0", is_strict=False))
+    assert not is_sound
+    lines = text.splitlines()
+    first = lines.index("in no split: 5")
+    assert [line.split("_")[0] for line in lines[first + 1 : first + 4]] == ["  501", "  502", "  503"]
+    assert lines[first + 4 :] == ["  and 2 more", "problems: 5"]

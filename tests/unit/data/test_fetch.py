@@ -108,6 +108,7 @@ def assert_fails(name: str, cache_dir: Path, match: str) -> None:
     assert "\n" not in message
     assert KNOWN_WEIGHTS[name].url in message
     assert f"put the file by hand at {cache_dir / 'weights'}" in message
+    assert message.endswith("or give another by --set model.pretrained=FILE (none: random weights)")
 
 
 def test_a_download_is_checked_recorded_and_made_once(behaviour: Behaviour, tmp_path: Path) -> None:

@@ -207,6 +207,15 @@ def test_what_is_wrong_with_a_line_is_named_and_left_out(tmp_path, line, problem
         read_corpus(table)
 
 
+def test_problems_stand_in_the_order_of_the_lines_and_name_a_sound_once(tmp_path):
+    table = write_table(tmp_path, *(f"missing{n}.wav,0,1,normal,p1,train" for n in range(11)))
+    found = problems_of(table)
+    assert [problem.split(": ")[1] for problem in found] == [f"cycles.csv line {n}" for n in range(2, 13)]
+    assert found[0] == (
+        "bad sound file: cycles.csv line 2: missing0.wav: cannot be read (No such file or directory); check the path"
+    )
+
+
 @pytest.mark.parametrize(
     ("header", "line", "problem"),
     [
@@ -269,5 +278,5 @@ def test_sounds_that_are_all_missing_are_named(tmp_path: Path) -> None:
     (tmp_path / "first.flac").write_bytes(b"")
     table = tmp_path / "first.csv"
     table.write_text("path,patient,label\nfirst.wav,p1,normal\n", encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"first\.wav cannot be read .*; there is first\.flac"):
+    with pytest.raises(CorpusError, match=r"first\.wav: cannot be read .*; there is first\.flac"):
         read_corpus(table)

@@ -93,7 +93,8 @@ def test_a_missing_extra_is_named(extra: str, trained: TrainedModel, monkeypatch
     monkeypatch.setattr("importlib.import_module", _no_module)
     path = graphs.folder(trained) / graphs.FLOAT
     path.parent.mkdir(parents=True, exist_ok=True)
-    with pytest.raises(SettingsError, match=rf"is not installed, which .* pip install 'lungsound\[{extra}\]'"):
+    told = rf"is not installed, which .*engines .* need: pip install 'lungsound\[{extra}\]'"
+    with pytest.raises(SettingsError, match=told):
         kinds._of_graph(extra, kinds.KINDS[extra], trained, path)
 
 

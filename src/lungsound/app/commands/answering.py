@@ -119,12 +119,13 @@ def predict(
     """
     from lungsound.app.predict_many import predict_many, sound_files
     from lungsound.app.predictor import Predictor
-    from lungsound.checkpoint import unfinished
 
     predictor = Predictor.load(run, device=device or "cpu", engine=engine, find_by=cycles)
     _check_explained(predictor, explain, is_page_written=out is not None and "html" in (formats or ()))
     if out is None:
-        errors = _show(predictor, sound_files(paths), stethoscope)
+        files = sound_files(paths)
+        errors = _show(predictor, files, stethoscope)
+        num_answered = len(files) - len(errors)
     else:
         done = predict_many(
             predictor,
@@ -138,11 +139,10 @@ def predict(
             is_explained=explain,
             console=console,
         )
-        errors = done.errors
+        errors, num_answered = done.errors, done.num_new + done.num_skipped
         _tell(done)
-    if told := predictor.path and unfinished(predictor.path.parent):
-        console.print(f"Warning: {told}; these are answers of an epoch on the way.", highlight=False, soft_wrap=True)
-    console.print(f"{what_probabilities_are(predictor)} {NOTICE}", highlight=False)
+    if num_answered:
+        _tell_of_model(predictor)
     for error in errors:
         print_error(error)
     if errors:
@@ -160,6 +160,14 @@ def _check_explained(predictor: "Predictor", is_explained: bool, *, is_page_writ
     check_explainable(predictor.trained)
 
 
+def _tell_of_model(predictor: "Predictor") -> None:
+    from lungsound.checkpoint import unfinished
+
+    if told := predictor.path and unfinished(predictor.path.parent):
+        console.print(f"Warning: {told}; these are answers of an epoch on the way.", highlight=False, soft_wrap=True)
+    console.print(f"{what_probabilities_are(predictor)} {NOTICE}", highlight=False)
+
+
 def _tell(done: "Done") -> None:
     told = f"{done.num_new} answered, {done.num_skipped} were there, {len(done.errors)} failed"
     console.print(told, highlight=False)
@@ -173,6 +181,7 @@ def _show(predictor: "Predictor", paths: Sequence[Path], stethoscope: str | None
     """Print the answers for each recording; what failed."""
     from lungsound.app.demo import print_answers
     from lungsound.app.predict_many import failure
+    from lungsound.app.withholding import UNKNOWN_DEVICE
 
     errors = []
     for path in paths:
@@ -182,7 +191,8 @@ def _show(predictor: "Predictor", paths: Sequence[Path], stethoscope: str | None
             errors.append(failure(path, error))
             continue
         whole = "no answer" if found.whole is None else found.whole.caption
-        remarks = f"; {', '.join(found.quality)}" if found.quality else ""
+        said = [f"{each} (--stethoscope NAME)" if each == UNKNOWN_DEVICE else each for each in found.quality]
+        remarks = f"; {', '.join(said)}" if said else ""
         print_answers(f"{path.name}, by {found.cycles_from}: {whole}{remarks}", found.cycles, console)
     return tuple(errors)
 

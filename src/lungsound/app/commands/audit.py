@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lungsound.app.commands.shared import console
+from lungsound.app.commands.shared import CorpusArgument, console
 
 WaiversOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Known leaks, one name a line; # starts a remark.")
@@ -14,7 +14,7 @@ SplitOption = Annotated[str, typer.Option(help="official, fold0 .. fold4, or a f
 
 
 def data_audit(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the corpus.")],
+    folder: CorpusArgument,
     out: Annotated[Path | None, typer.Option(help="Folder for audit.html and audit.json.")] = None,
     waive: Annotated[
         list[str] | None,

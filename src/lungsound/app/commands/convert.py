@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from lungsound.app.commands.shared import LabelMapOption, console
+from lungsound.app.commands.shared import CorpusArgument, LabelMapOption, console
 
 
 def data_convert(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the corpus, or a table.")],
+    folder: CorpusArgument,
     to: Annotated[Literal["icbhi", "sprsound", "table"], typer.Option("--to", help="Format to write.")],
     out: Annotated[Path, typer.Option(help="New or empty folder.")],
     label_map: LabelMapOption = None,

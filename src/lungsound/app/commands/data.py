@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from lungsound.app.commands.shared import LabelMapOption, console
+from lungsound.app.commands.shared import CorpusArgument, LabelMapOption, console
 
 
 def data_check(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the corpus.")],
+    folder: CorpusArgument,
     split: Annotated[
         str, typer.Option(help="official, fold0 .. fold4, or a file of 'name<TAB>part' lines.")
     ] = "official",

@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from lungsound.app.commands.answering import CyclesOption
-from lungsound.app.commands.shared import DataOption, DeviceOption, console, print_error
+from lungsound.app.commands.shared import CorpusArgument, DataOption, DeviceOption, console, print_error
 
-CorpusArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a corpus with annotations.")]
 StemOption = Annotated[Path, typer.Option("--out", metavar="STEM", help="Writes STEM.md and STEM.html.")]
 PartOption = Annotated[list[str] | None, typer.Option(help="Part of the split; repeatable. Default: all but train.")]
 ModeOption = Annotated[list[str] | None, typer.Option(help="Recording mode, e.g. sc; repeatable.")]

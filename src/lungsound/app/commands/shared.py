@@ -11,10 +11,9 @@ NOTICE = "Research software, not a medical device."
 
 console = Console(markup=False)  # names of files are no markup
 
-DataOption = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="DIR", help="Folder of the corpus: ICBHI 2017, SPRSound 2022 or synthetic."),
-]
+CORPUS = "Corpus: a folder (ICBHI 2017, SPRSound 2022, synthetic, folders of classes) or a table (.csv, .tsv)."
+CorpusArgument = Annotated[Path, typer.Argument(metavar="DIR", help=CORPUS)]
+DataOption = Annotated[Path | None, typer.Option("--data", metavar="DIR", help=CORPUS)]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 SetOption = Annotated[
     list[str] | None,

@@ -57,10 +57,14 @@ def study_keep(
     ] = None,
 ) -> None:
     """Keep a run's answers to the test, small enough for a repository."""
-    from lungsound.app.study import keep_run
+    from lungsound.app.study import HOLDS, STUDY_FILE, keep_run
     from lungsound.evaluation.columns import NAMES
 
-    keep_run(run, folder, columns=columns or tuple(NAMES))
+    for path in keep_run(run, folder, columns=columns or tuple(NAMES)):
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    if not any((parent / STUDY_FILE).is_file() for parent in folder.absolute().parents[:3]):
+        told = f"'lungsound study show STUDY' wants STUDY/{STUDY_FILE}, which you write: {HOLDS}"
+        console.print(told, highlight=False, soft_wrap=True)
 
 
 def study_show(

@@ -1,5 +1,6 @@
 """Demo, training, reproducing tables, recipes."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,7 +84,7 @@ def reproduce(
         name, table = f"{name}-as-published", table.as_published()
     every = [*([] if epochs is None else [f"train.epochs={epochs}"]), *(settings or [])]
     if dry_run:
-        _print_rows(table, every, seeds)
+        _print_rows(table, every, seeds, data=data or Path("DIR"), out=out)
         return
     from lungsound.app.reproduce import reproduce as reproduce_table
     from lungsound.errors import SettingsError
@@ -106,12 +107,13 @@ def recipes() -> None:
         console.print(f"{name:<{width}}  {load_config(name).description}", highlight=False, soft_wrap=True)
 
 
-def _print_rows(table: "Table", settings: list[str], num_seeds: int) -> None:
-    """Each row with the command that trains it alone, with seed 0."""
+def _print_rows(table: "Table", settings: list[str], num_seeds: int, *, data: Path, out: Path) -> None:
+    """Each row with the command that trains it alone, with seed 0, where the table looks for it."""
     table.check(settings)
     console.print(f"{table.title}: {len(table.rows)} rows x {num_seeds} seeds", highlight=False)
     for row in table.rows:
         score = "" if row.paper is None else f"  # paper: {row.paper.score:.2f}"
-        console.print(
-            f"{row.name}\n    lungsound train {row.command(settings)}{score}", highlight=False, soft_wrap=True
-        )
+        model = str(out.absolute() / "runs" / (row.after or "") / "seed0" / "model.safetensors")
+        where = shlex.join(["--data", str(data), "--out", str(out / "runs" / row.folder / "seed0")])
+        command = f"lungsound train {row.command(settings, model=model)} {where}"
+        console.print(f"{row.name}\n    {command}{score}", highlight=False, soft_wrap=True)

@@ -61,11 +61,12 @@ def measured_blocks(
     calibration: Calibration, measures: CalibrationMeasures, *, folder: Path, remarks: Sequence[str] = ()
 ) -> list[Block]:
     """What was fitted and measured, and `remarks` on it; the pictures lie in `folder`."""
+    patients = "patient" if calibration.num_patients == 1 else "patients"
     return [
         Heading("Calibration and abstention"),
         Paragraph(
-            f"Fitted on {calibration.num_cycles} cycles of {calibration.num_patients} validation patients, measured on "
-            f"{measures.num_cycles} cycles of {measures.num_patients} test patients. No test cycle was fitted on. "
+            f"Fitted on {calibration.num_cycles} cycles of {calibration.num_patients} validation {patients}, measured "
+            f"on {measures.num_cycles} cycles of {measures.num_patients} test patients. No test cycle was fitted on. "
             "Intervals are over patients."
         ),
         *map(Remark, (*remarks, *calibration.problems)),

@@ -182,7 +182,8 @@ def choose_scaling(
     names, patient = np.unique(np.array(patients), return_inverse=True)
     num_classes = probabilities.shape[1]
     if len(names) < MIN_PATIENTS:
-        reason = f"{len(names)} validation patients are fewer than the {MIN_PATIENTS} that scaling needs"
+        are = "patient is" if len(names) == 1 else "patients are"
+        reason = f"{len(names)} validation {are} fewer than the {MIN_PATIENTS} that scaling needs"
         return ScalingChoice(Scaling.none(num_classes), np.array(probabilities), {}, reason)
     fold = _deal(patient)
     can_fit_vector = _can_fit_vector(labels, num_classes, patient, fold)

@@ -30,7 +30,7 @@ DEVICE, PART = "device", "part"
 
 
 def page_title(evaluation: Evaluation) -> str:
-    return f"ICBHI Score {percent(evaluation.all_classes.score.value)}"
+    return f"Score {percent(evaluation.all_classes.score.value)}"
 
 
 def score_sentences(

@@ -82,6 +82,29 @@ def test_probabilities_are_called_what_they_are(model_path: Path) -> None:
     assert "uncertain" not in told_with(replace(few, abstain=None), model_path)
 
 
+@pytest.mark.parametrize("given", [[], ["--out", "answers"]])
+def test_nothing_is_said_of_probabilities_where_none_was_given(
+    given: list[str], model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.wav").write_bytes(b"no sound")
+    soundfile.write(tmp_path / "b.wav", np.random.default_rng(0).normal(0, 0.1, 8000), 4000)
+    result = CliRunner().invoke(app, ["predict", str(model_path), "a.wav", *given])
+    assert result.exit_code == 1
+    assert "Probabilities" not in result.output
+    assert "Probabilities" in CliRunner().invoke(app, ["predict", str(model_path), "a.wav", "b.wav", *given]).output
+
+
+def test_an_unknown_device_is_said_with_the_option_that_names_it(model_path: Path, tmp_path: Path) -> None:
+    facts = {"audio": AUDIO, "architecture": ARCHITECTURE, "label_set": LABEL_SETS["sound4"], "devices": ("Meditron",)}
+    save_model(model_path, load_model(model_path).model, mean=-8.0, std=3.0, **facts)
+    sound = tmp_path / "sound.wav"
+    soundfile.write(sound, np.random.default_rng(0).normal(0, 0.1, 8000), 4000)
+    words = ["predict", str(model_path), str(sound)]
+    assert "unknown device (--stethoscope NAME)" in " ".join(CliRunner().invoke(app, words).output.split())
+    assert "unknown device" not in CliRunner().invoke(app, [*words, "--stethoscope", "meditron"]).output
+
+
 @pytest.mark.parametrize("named", ["folder", "file"])
 def test_answers_of_a_run_on_the_way_are_called_so(named: str, model_path: Path, tmp_path: Path) -> None:
     sound = tmp_path / "sound.wav"

@@ -132,6 +132,8 @@ def test_few_patients_or_few_of_a_class() -> None:
     few = choose_scaling(probabilities, labels, patients_of(200, 5))
     assert few.scaling == Scaling.none(4)
     assert "5 validation patients are fewer than the 6" in few.reason
+    one = choose_scaling(probabilities, labels, ["p"] * 200)
+    assert one.reason == "1 validation patient is fewer than the 6 that scaling needs"
     np.testing.assert_array_equal(few.held_out, probabilities)
     rare = choose_scaling(probabilities, np.where(labels == 3, 0, labels), patients_of(200, 20))
     assert "vector" not in rare.losses

@@ -222,7 +222,7 @@ def test_first_screen(tmp_path: Path, evaluation: Evaluation) -> None:
     score = evaluation.all_classes.score
     page = write(tmp_path, evaluation, num_shared_patients=0, notes=["The corpus is synthetic."])
     assert page.splitlines()[:20] == [
-        f"# ICBHI Score {100 * score.value:.1f}",
+        f"# Score {100 * score.value:.1f}",
         "",
         f"**Score {100 * score.value:.1f} (95 % interval {100 * score.interval.low:.1f} to "
         f"{100 * score.interval.high:.1f})** on 120 cycles of {evaluation.num_patients} held-out patients, in percent. "
@@ -366,7 +366,7 @@ def test_one_patient_and_no_abnormal_cycle(tmp_path: Path) -> None:
     )
     page = write(tmp_path, evaluate_predictions(predictions, num_draws=20))
     reason = "no interval: one patient: how patients differ cannot be seen"
-    assert page.startswith(f"# ICBHI Score n/a\n\n**Score n/a ({reason})** on 2 cycles of 1 ")
+    assert page.startswith(f"# Score n/a\n\n**Score n/a ({reason})** on 2 cycles of 1 ")
     assert "| 2 classes | n/a | 50.0 (n/a) | n/a |" in page
     assert "| *unknown device* | 2 | 1 | n/a | 50.0 (n/a) | n/a |" in page
     assert "Few patients: unknown device (1)." in page
