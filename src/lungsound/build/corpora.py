@@ -23,7 +23,6 @@ from lungsound.data.cache import cache_root
 from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.data.dataset import Augment, ChangeCycle, Changed, CycleBatches
 from lungsound.data.filter_bank_store import FilterBanks, open_filter_banks
-from lungsound.data.holdout import hold_out_patients
 from lungsound.data.protocol import Parts, divide, leave_device_out
 from lungsound.data.reader import read_corpus
 from lungsound.data.waveform_store import Waveforms, open_waveforms
@@ -74,29 +73,20 @@ def corpus(data: DataSettings) -> Corpus:
 
 
 def parts(config: RunConfig, corpus: Corpus, *, is_tested: bool = True) -> Parts:
-    """Which cycles train, validate and test, as the protocol of the settings says; errors as `divide`.
-
-    With `is_tested` false a corpus may lack a test part, where validation patients are held out.
-    """
+    """Which cycles train, validate and test, as the protocol of the settings says; else as `divide`."""
     if config.train.selection == "validation" and config.data.protocol == "published":
         raise SettingsError(
             "train.selection=validation needs held-out patients, which data.protocol=published does not have; "
             "set data.protocol=strict"
         )
-    is_strict, share = config.data.protocol == "strict", config.train.validation_share
-    generator = generator_at(config.train.seed, "validation patients")
-    if is_strict and not is_tested and corpus.parts == ("train",):
-        held = hold_out_patients(corpus.part("train"), share, generator=generator)
-        rows = [(row, c.recording) for row, c in enumerate(corpus.cycles) if c.recording.name in corpus.split]
-        training = tuple(row for row, recording in rows if recording.patient not in held)
-        return Parts(training, tuple(row for row, recording in rows if recording.patient in held), test=())
     return divide(
         corpus,
         test_parts=config.data.test_parts,
-        is_strict=is_strict,
+        is_strict=config.data.protocol == "strict",
         are_shared_patients_kept=config.data.are_shared_patients_kept,
-        validation_share=share,
-        generator=generator,
+        validation_share=config.train.validation_share,
+        generator=generator_at(config.train.seed, "validation patients"),
+        is_tested=is_tested,
     )
 
 

@@ -37,14 +37,18 @@ def divide(
     are_shared_patients_kept: bool = False,
     validation_share: float,
     generator: torch.Generator,
+    is_tested: bool = True,
 ) -> Parts:
     """The parts of a corpus under the strict or the published protocol.
+
+    With `is_tested` false a corpus may lack a test part under the strict one, which holds out validation patients.
 
     Parts that a corpus declares to hold known patients (`Corpus.known_patient_parts`) take no patient out of the
     training part. CorpusError when nothing trains or nothing is tested, SettingsError when there are too few patients
     to hold any out.
     """
-    train, test = corpus.part("train"), rows_to_test(corpus, test_parts)
+    is_untested = is_strict and not is_tested and corpus.parts == ("train",)
+    train, test = corpus.part("train"), () if is_untested else rows_to_test(corpus, test_parts)
     if not train:
         raise CorpusError(f"{corpus.root} has no training cycles; the parts there are {list(corpus.parts)}")
     if not is_strict:
