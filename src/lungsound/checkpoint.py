@@ -166,6 +166,11 @@ def _domain_in(tensors: dict[str, Tensor]) -> Domain | None:
     return Domain(**kept) if kept else None
 
 
+def model_file(run: Path) -> Path:
+    """The model file in the folder of a run; what is a file already, itself."""
+    return run if run.is_file() else run / "model.safetensors"
+
+
 def load_model(path: Path) -> TrainedModel:
     """The model that `save_model` wrote, in evaluation mode on the CPU.
 

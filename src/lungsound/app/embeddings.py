@@ -15,10 +15,10 @@ from torch import Tensor
 
 from lungsound.answers.parquet_table import METADATA_KEY, load_pyarrow
 from lungsound.app.listening import FindBy, listen
-from lungsound.app.predict_many import sound_files
+from lungsound.app.predict_many import failure, sound_files
 from lungsound.audio.fbank import normalize
 from lungsound.build import corpora, training
-from lungsound.checkpoint import TrainedModel, load_model
+from lungsound.checkpoint import TrainedModel, load_model, model_file
 from lungsound.data.corpus import Corpus
 from lungsound.data.cut_cycles import CutCycles, cut_cycles
 from lungsound.errors import LungsoundError, SettingsError
@@ -83,7 +83,7 @@ def embed(
         raise SettingsError("give recordings or a corpus (--data DIR, in Python data_root), not both")
     console, folder = console or Console(), Path(run).parent if Path(run).is_file() else Path(run)
     settings = RunFolder(folder).config().data
-    trained = load_model(folder / "model.safetensors")
+    trained = load_model(model_file(Path(run)))
     trained.model.to(training.device(device))
     if recordings:
         found = embed_recordings(trained, sound_files(recordings), find_by=find_by, console=console)
@@ -133,7 +133,7 @@ def embed_recordings(
             try:
                 heard = listen(path, trained.front_end, find_by=find_by)
             except LungsoundError as error:
-                errors.append(" ".join(str(error).splitlines()))
+                errors.append(failure(path, error))
             else:
                 parts.append(features(trained, heard.waveforms))
                 spans = heard.spans_s
@@ -152,7 +152,7 @@ def features(trained: TrainedModel, waveforms: Sequence[Tensor]) -> Tensor:
         some = waveforms[first : first + BATCH_SIZE]
         fbank = normalize(front_end.filter_banks_of(some), mean=trained.mean, std=trained.std).to(device)
         own = [front_end.num_own_frames(len(waveform)) for waveform in some]
-        num_frames = None if None in own else torch.tensor(own, device=device)
+        num_frames = None if None in own else torch.tensor(own)
         encoded = model.encoder(fbank) if num_frames is None else model.patch_encoder(fbank, num_frames)
         found[first : first + BATCH_SIZE] = encoded.cpu()
     return found

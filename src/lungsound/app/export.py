@@ -12,7 +12,7 @@ from lungsound.app.hf_export import write_hugging_face
 from lungsound.app.model_files import write_onnx, write_openvino, write_torch
 from lungsound.audio.front_end import FrontEnd
 from lungsound.build import corpora
-from lungsound.checkpoint import TrainedModel, load_model
+from lungsound.checkpoint import TrainedModel, load_model, model_file
 from lungsound.config import DataSettings
 from lungsound.data.corpus import Corpus
 from lungsound.data.cut_cycles import waveforms_of
@@ -38,15 +38,11 @@ def export_run(run: Path, *, data_root: Path | None, num_cycles: int, console: C
     """
     if num_cycles < 1:
         raise SettingsError(f"the engines need at least one cycle to be measured on, got {num_cycles}")
-    model_file = _model_file(run)
-    trained = load_model(model_file)
-    data = _data(run, trained, data_root)
-    corpus = corpora.corpus(data)
-    test_rows, range_rows = _draw(corpus, data.test_parts, num_cycles)
+    trained, corpus, test_rows, range_rows = _model_and_cycles(run, data_root, num_cycles)
     graphs.make(trained, [trained.input_of(waveform) for waveform in _cut(corpus, range_rows, trained.front_end)])
     measured = _measure(trained, _cut(corpus, test_rows, trained.front_end), console)
     _print(measured, speeds(trained, list(measured)), console)
-    return write_agreements(model_file.parent, trained, measured)
+    return write_agreements(model_file(run).parent, trained, measured)
 
 
 def export_files(run: Path, *, to: str, out: Path, data_root: Path | None, num_cycles: int, console: Console) -> None:
@@ -56,14 +52,10 @@ def export_files(run: Path, *, to: str, out: Path, data_root: Path | None, num_c
     """
     if num_cycles < 1:
         raise SettingsError(f"an export needs at least one cycle to be checked on, got {num_cycles}")
-    model_file = _model_file(run)
-    trained = load_model(model_file)
-    data = _data(run, trained, data_root)
-    corpus = corpora.corpus(data)
-    rows, _ = _draw(corpus, data.test_parts, num_cycles)
+    trained, corpus, rows, _ = _model_and_cycles(run, data_root, num_cycles)
     cycles = _cut(corpus, rows, trained.front_end)
     if to == "hf":
-        found = write_hugging_face(model_file, out, cycles)
+        found = write_hugging_face(model_file(run), out, cycles)
         checked = {"fitted cycles through the pipeline": found.pipeline, "bare cycles": found.bare}
     else:
         write = {"onnx": write_onnx, "openvino": write_openvino, "torch": write_torch}[to]
@@ -78,8 +70,14 @@ def export_files(run: Path, *, to: str, out: Path, data_root: Path | None, num_c
         )
 
 
-def _model_file(run: Path) -> Path:
-    return run if run.is_file() else run / "model.safetensors"
+def _model_and_cycles(
+    run: Path, data_root: Path | None, num_cycles: int
+) -> tuple[TrainedModel, Corpus, list[int], list[int]]:
+    """The model of a run, the corpus that it is checked on, and of that the rows that `_draw` gives."""
+    trained = load_model(model_file(run))
+    data = _data(run, trained, data_root)
+    corpus = corpora.corpus(data)
+    return trained, corpus, *_draw(corpus, data.test_parts, num_cycles)
 
 
 def _data(run: Path, trained: TrainedModel, data_root: Path | None) -> DataSettings:

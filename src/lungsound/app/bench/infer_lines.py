@@ -14,7 +14,7 @@ from lungsound.app.bench.line import Line, seconds_in_numbers
 from lungsound.app.bench.measure import seconds_of, spread
 from lungsound.app.bench.peers import TransformersAnswers
 from lungsound.app.bench.plan import Plan
-from lungsound.checkpoint import TrainedModel, load_model
+from lungsound.checkpoint import TrainedModel, load_model, model_file
 from lungsound.engines import kinds
 from lungsound.engines.agreement import Agreement
 from lungsound.engines.choice import AUTO, EXACT, choose
@@ -73,7 +73,7 @@ def _measured(plan: Plan, *, is_padding_encoded: bool) -> tuple[Measured, Cycles
 
 def _trained(run: Path) -> TrainedModel:
     """The model of a run; SettingsError for one that the peer has nothing to set beside."""
-    trained = load_model(run / "model.safetensors")
+    trained = load_model(model_file(run))
     encoder = trained.model.encoder
     if not isinstance(encoder, AudioSpectrogramTransformer) or encoder.pooling != "class_token":
         raise SettingsError(
