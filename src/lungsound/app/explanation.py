@@ -27,7 +27,7 @@ def relevance(trained: TrainedModel, waveform: Tensor, *, class_index: int | Non
     num_frames = front_end.num_own_frames(len(waveform))
     if class_index is None:
         with torch.inference_mode():
-            own = None if num_frames is None else torch.tensor([num_frames], device=fbank.device)
+            own = None if num_frames is None else torch.tensor([num_frames])
             class_index = int(trained.model(fbank, own).argmax())
     own_frame = own_frames(front_end, len(waveform))
     background = fbank[0, own_frame >= 0].mean(dim=0)

@@ -31,7 +31,7 @@ def patch_relevance(
     are not encoded (`num_frames`, as in `Batch`). Raises ValueError for a model without patches.
     """
     encoder = model.patch_encoder
-    columns = encoder.columns(None if num_frames is None else torch.tensor([num_frames], device=fbank.device))
+    columns = encoder.columns(None if num_frames is None else torch.tensor([num_frames]))
     with torch.no_grad():
         both = torch.stack([background.expand_as(fbank), fbank])
         start, end = torch.split(encoder.embed_patches(both), 1)
