@@ -11,13 +11,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lungsound.serve.limits import MAX_TEXT_BYTES, Limits
+from lungsound.serve.limits import LOCAL_HOSTS, MAX_TEXT_BYTES, Limits
 from lungsound.serve.logs import log, place_of
 from lungsound.serve.metrics import Metrics
 from lungsound.serve.refusals import Refusal
 
 WITH_SOUND = ("/v1/predictions", "/v1/batch")
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 CLIENT_GONE = 499  # in logs and metrics: nobody is there to be told a status
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "

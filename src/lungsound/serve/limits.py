@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from lungsound.errors import SettingsError
 
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 192_000  # beyond, resampling takes memory out of all proportion
 USUAL_RATE_HZ, USUAL_CHANNELS = 48_000, 2
 MAX_TEXT_BYTES = 2**20  # of an annotation, and of a JSON body

@@ -7,11 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lungsound.errors import SettingsError
-from lungsound.serve.limits import Limits
+from lungsound.serve.limits import LOCAL_HOSTS, Limits
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 TOKEN_VARIABLE = "LUNGSOUND_TOKEN"
-LOCAL = ("127.0.0.1", "localhost", "::1")
 DEFAULT_PORT = 8000
 MIN_TOKEN = 16
 
@@ -45,7 +44,7 @@ def serve(
     token, limits = _token(token), limits or Limits()
     with closing(_bind(host, port)) as listening:
         log("start", note=DISCLAIMER.lower().rstrip("."))
-        if host not in LOCAL and token is None:
+        if host not in LOCAL_HOSTS and token is None:
             log("warning", message=f"whoever reaches {host} may ask: set {TOKEN_VARIABLE}, or serve 127.0.0.1 alone")
         predictor = Predictor.load(run, device=device, engine=engine)
         review_folder = None if folder is None else ReviewFolder(folder, predictor.trained.label_set)
@@ -54,7 +53,7 @@ def serve(
             service = Service(predictor, limits=limits, folder=review_folder)
             warm(service)
             log_uvicorn()
-            app = application(service, token=token, is_local_only=host in LOCAL and token is None)
+            app = application(service, token=token, is_local_only=host in LOCAL_HOSTS and token is None)
             address = f"http://{host}:{listening.getsockname()[1]}/"
             log("ready", address=address, model_sha256=predictor.trained.sha256, engine=shared.name)
             Server(service, app, timeout_s=limits.timeout_s).run(sockets=[listening])
