@@ -1,7 +1,7 @@
 """A recording read for answering: its quality, where its cycles are, and their waveforms."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +51,16 @@ class Heard:
     waveforms: tuple[Tensor, ...]
     is_silent: tuple[bool, ...]
     quality: tuple[str, ...]
+
+    def sounding(self) -> "Heard":
+        """Without the stretches that hold too little sound."""
+        kept = [place for place, is_silent in enumerate(self.is_silent) if not is_silent]
+        return replace(
+            self,
+            spans_s=tuple(self.spans_s[place] for place in kept),
+            waveforms=tuple(self.waveforms[place] for place in kept),
+            is_silent=(False,) * len(kept),
+        )
 
 
 def listen(

@@ -118,18 +118,18 @@ class Predictor:
         Cycles with too little sound are left out: nothing said of them could be more than a guess. For what else
         answers are withheld, and what is remarked on: `lungsound.app.withholding`.
         """
-        scores = self._scores(heard)
-        cycles = self._cycles(heard, scores)
+        sounding = heard.sounding()
+        scores = self._scores(sounding)
+        cycles = self._cycles(sounding, scores)
         score = score_of([each for each in scores if each is not None])
-        sounding = [cycle for cycle, is_silent in zip(cycles, heard.is_silent, strict=True) if not is_silent]
-        is_partly_silent = 0 < len(sounding) < len(cycles)
+        is_partly_silent = 0 < len(cycles) < len(heard.spans_s)
         return RecordingAnswer(
             path=heard.path,
             duration_s=heard.duration_s,
             sample_rate_hz=heard.sample_rate_hz,
             cycles_from=heard.cycles_from,
-            cycles=tuple(sounding),
-            whole=whole_recording(sounding, duration_s=heard.duration_s),
+            cycles=tuple(cycles),
+            whole=whole_recording(cycles, duration_s=heard.duration_s),
             patient=patient,
             device=device,
             quality=(
