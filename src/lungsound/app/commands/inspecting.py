@@ -10,7 +10,9 @@ from lungsound.app.commands.answering import CyclesOption
 from lungsound.app.commands.shared import CorpusArgument, DataOption, DeviceOption, console, print_error
 
 StemOption = Annotated[Path, typer.Option("--out", metavar="STEM", help="Writes STEM.md and STEM.html.")]
-PartOption = Annotated[list[str] | None, typer.Option(help="Part of the split; repeatable. Default: all but train.")]
+PartOption = Annotated[
+    list[str] | None, typer.Option(help="Part of the split; repeatable. Default: all, of segment all but train.")
+]
 ModeOption = Annotated[list[str] | None, typer.Option(help="Recording mode, e.g. sc; repeatable.")]
 
 
