@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 CLI_HELP = """
 import sys
-from lungsound.app.cli import main
+from lungsound.cli.main import main
 sys.argv = ["lungsound", "--help"]
 try:
     main()

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lungsound.build import corpora, models, training
 from lungsound.config import RunConfig, Settings, load_config, recipe_names
+from lungsound.data import batches as corpora
 from lungsound.errors import SettingsError
 from lungsound.labels import LABEL_SETS
-from lungsound.model.encoder import ENCODER_SIZES
+from lungsound.models import network as models
+from lungsound.models.ast import ENCODER_SIZES
+from lungsound.training import trainer as training
 from lungsound.training.objectives import CrossEntropy, PatchMixContrastive, PatchMixCrossEntropy
 
 OBJECTIVES = {"ce": CrossEntropy, "patchmix_ce": PatchMixCrossEntropy, "patchmix_cl": PatchMixContrastive}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lungsound.app.study import BEGIN, END, study_blocks
+from lungsound.experiments.results import BEGIN, END, study_blocks
 from lungsound.page import render_blocks
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from lungsound.app.cli import app
+from lungsound.cli.main import app
 from lungsound.config import load_config, recipe_names
 from tests.documents import ROOT, blocks, commands, environment, run, run_page
 

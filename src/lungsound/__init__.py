@@ -7,11 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers, which do not follow `_HOMES`
-    from lungsound.answers.answer import CycleAnswer as CycleAnswer
-    from lungsound.answers.answer import RecordingAnswer as RecordingAnswer
-    from lungsound.app.embeddings import embed as embed
-    from lungsound.app.estimator import LungSoundClassifier as LungSoundClassifier
-    from lungsound.app.predictor import Predictor as Predictor
     from lungsound.config import load_config as load_config
     from lungsound.data.corpus import Corpus as Corpus
     from lungsound.data.corpus import Cycle as Cycle
@@ -19,22 +14,27 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not follow `_HOMES`
     from lungsound.data.reader import read_corpus as read_corpus
     from lungsound.data.synthetic import synthesize as synthesize
     from lungsound.errors import LungsoundError as LungsoundError
+    from lungsound.inference.embed import embed as embed
+    from lungsound.inference.estimator import LungSoundClassifier as LungSoundClassifier
+    from lungsound.inference.prediction import CycleAnswer as CycleAnswer
+    from lungsound.inference.prediction import RecordingAnswer as RecordingAnswer
+    from lungsound.inference.predictor import Predictor as Predictor
     from lungsound.recipe import train as train
-    from lungsound.scoring import evaluate as evaluate
+    from lungsound.training.evaluate import evaluate as evaluate
 
     __version__: str
 
 _HOMES = {
     "Corpus": "lungsound.data.corpus",
     "Cycle": "lungsound.data.corpus",
-    "CycleAnswer": "lungsound.answers.answer",
-    "LungSoundClassifier": "lungsound.app.estimator",
+    "CycleAnswer": "lungsound.inference.prediction",
+    "LungSoundClassifier": "lungsound.inference.estimator",
     "LungsoundError": "lungsound.errors",
-    "Predictor": "lungsound.app.predictor",
+    "Predictor": "lungsound.inference.predictor",
     "Recording": "lungsound.data.corpus",
-    "RecordingAnswer": "lungsound.answers.answer",
-    "embed": "lungsound.app.embeddings",
-    "evaluate": "lungsound.scoring",
+    "RecordingAnswer": "lungsound.inference.prediction",
+    "embed": "lungsound.inference.embed",
+    "evaluate": "lungsound.training.evaluate",
     "load_config": "lungsound.config",
     "read_corpus": "lungsound.data.reader",
     "synthesize": "lungsound.data.synthetic",

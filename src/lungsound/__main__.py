@@ -1,5 +1,5 @@
 """python -m lungsound"""
 
-from lungsound.app.cli import main
+from lungsound.cli.main import main
 
 main()

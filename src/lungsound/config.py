@@ -67,9 +67,9 @@ class DataSettings(Settings):
     split: str = "official"
     """official, fold0 .. fold4 (RespireNet's), a file of `name<TAB>part` lines, or device:NAME to test that device."""
     protocol: Literal["strict", "published"] = "strict"
-    """strict: validation patients are held out of the training part, and patients that the test has too leave it."""
+    """strict: validation patients are held out of the training set, and patients that the test has too leave it."""
     are_shared_patients_kept: bool = False
-    """Under strict: keep patients in the training part whom the test has too."""
+    """Under strict: keep patients in the training set whom the test has too."""
     test_parts: Names = ()
     """Parts that are the test; empty: every part but train."""
     label_set: LabelSetName = "sound4"
@@ -203,7 +203,7 @@ class TrainSettings(Settings):
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the training cycles whose patients are held out (data.protocol = strict)."""
     is_test_watched: bool = True
-    """Also answer the test part after every epoch, for the column "chosen on test"; it chooses nothing by itself."""
+    """Also answer the test set after every epoch, for the column "chosen on test"; it chooses nothing by itself."""
     checkpoint_every_steps: Count = 200
     """A checkpoint is also written after every epoch and when the run is interrupted."""
 

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lungsound.build import corpora, models, training
 from lungsound.config import RunConfig
-from lungsound.data.dataset import CycleBatches
-from lungsound.run_folder import RunFolder
-from lungsound.scoring import report_on
-from lungsound.training.progress import ProgressBar
+from lungsound.data import batches as corpora
+from lungsound.data.batches import CycleBatches
+from lungsound.models import network as models
+from lungsound.training import trainer as training
+from lungsound.training.callbacks import ProgressBar, Watch
+from lungsound.training.evaluate import report_on
+from lungsound.training.run import RunFolder
 from lungsound.training.trainer import Progress, Trainer
-from lungsound.watch import Watch
 
 
 def train(
@@ -24,9 +25,9 @@ def train(
     is_resumed: bool = False,
     is_reported: bool = True,
 ) -> Path:
-    """Train, choose an epoch, evaluate on the test part, report; the path of the report.
+    """Train, choose an epoch, evaluate on the test set, report; the path of the report.
 
-    With `is_reported` false that of the model; then the strict protocol needs no test part, and where there is one
+    With `is_reported` false that of the model; then the strict protocol needs no test set, and where there is one
     `is_resumed` makes the report later. The same settings, corpus and machine give the same weights to the byte on the
     CPU, also when the run was killed and resumed. Raises LungsoundError for what a user can mend.
     """
@@ -66,7 +67,7 @@ def _train(config: RunConfig, run: RunFolder, *, console: Console, is_reported: 
         pretrained=None if pretrained is None else pretrained.summary(),
     )
 
-    # Train; then evaluate the chosen epoch's weights, as they stand on disk, on the test part.
+    # Train; then evaluate the chosen epoch's weights, as they stand on disk, on the test set.
     watch = Watch(config, run, step, corpus, inputs, parts)
     progress = fit(config, batches, watch, progress, console=console)
     if not is_reported:

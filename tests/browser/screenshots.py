@@ -14,9 +14,9 @@ from socket import create_server
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from lungsound.app.predictor import Predictor
+from lungsound.inference.predictor import Predictor
 from lungsound.serve.application import Service, application
-from lungsound.serve.reviewing import ReviewFolder
+from lungsound.serve.review import ReviewFolder
 from lungsound.serve.server import Server
 
 NUM_COLOURS = 96

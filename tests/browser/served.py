@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from lungsound.answers.answer import CycleAnswer, RecordingAnswer
-from lungsound.app.predictor import Predictor
-from lungsound.audio.waveform import probe
+from lungsound.audio.io import probe
+from lungsound.inference.prediction import CycleAnswer, RecordingAnswer
+from lungsound.inference.predictor import Predictor
 from lungsound.serve.application import Service, application
-from lungsound.serve.limits import Limits
-from lungsound.serve.reviewing import ReviewFolder
+from lungsound.serve.gate import Limits
+from lungsound.serve.review import ReviewFolder
 from lungsound.serve.server import Server
 from tests.unit.serve.served import save_tiny
 

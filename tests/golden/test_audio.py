@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lungsound.audio.fbank import (
+from lungsound.audio.augment import Mask, SpecAugmentDraw, apply_specaugment
+from lungsound.audio.filter_bank import (
     AUDIOSET_MEAN,
     AUDIOSET_STATISTICS,
     AUDIOSET_STD,
@@ -25,8 +26,8 @@ from lungsound.audio.fbank import (
     mel_banks,
     normalize,
 )
-from lungsound.audio.specaugment import Mask, SpecAugmentDraw, apply_specaugment
-from lungsound.audio.waveform import Padding, cut, fade, fit, read_waveform, resample, resample_kernel
+from lungsound.audio.io import read_waveform
+from lungsound.audio.waveform import Padding, cut, fade, fit, resample, resample_kernel
 from tests.golden.formulas import spec, uni, wave
 
 DATA = Path(__file__).parent / "data"

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lungsound.model.classifier import LungSoundClassifier
-from lungsound.model.encoder import ENCODER_SIZES, AudioSpectrogramTransformer
-from lungsound.model.patchmix import PatchMixDraw, mix_patches
+from lungsound.models.ast import ENCODER_SIZES, AudioSpectrogramTransformer
+from lungsound.models.classifier import LungSoundClassifier
+from lungsound.models.patchmix import PatchMixDraw, mix_patches
 from tests.golden.formulas import param, spec
 
 DATA = Path(__file__).parent / "data"

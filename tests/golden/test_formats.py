@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lungsound.model.encoder import AudioSpectrogramTransformer
-from lungsound.model.pretrained import load_pretrained
+from lungsound.models.ast import AudioSpectrogramTransformer
+from lungsound.models.pretrained import load_pretrained
 
 Weights = dict[str, Tensor]
 TINY = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "num_hidden_layers": 12}

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lungsound.axes import PatchGrid
-from lungsound.model.encoder import AudioSpectrogramTransformer
-from lungsound.model.positions import PatchPlaces, adapt_positions, place_positions
-from lungsound.model.pretrained import load_pretrained
+from lungsound.models.ast import AudioSpectrogramTransformer
+from lungsound.models.positions import PatchPlaces, adapt_positions, place_positions
+from lungsound.models.pretrained import load_pretrained
 from tests.golden.formulas import param
 
 DATA = Path(__file__).parent / "data" / "encoder_positions.npz"

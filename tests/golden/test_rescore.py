@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from lungsound.evaluation.rescoring.answer_files import read_answer_file
-from lungsound.evaluation.rescoring.rescore import rescore
-from lungsound.evaluation.rescoring.tally import Tally
+from lungsound.evaluation.rescore import rescore
+from lungsound.evaluation.rescore_files import Tally, read_answer_file
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "scores.json").read_text())
 

@@ -10,15 +10,10 @@ import torch
 from torch import nn
 
 from lungsound.axes import PatchGrid
-from lungsound.model import patchmix
-from lungsound.model.classifier import Projector
-from lungsound.model.patchmix import PatchMixDraw, draw_patch_mix, mix_patches
-from lungsound.training.losses import (
-    class_weights,
-    cross_entropy,
-    mixed_cross_entropy,
-    patch_mix_contrastive_loss,
-)
+from lungsound.models import patchmix
+from lungsound.models.classifier import Projector
+from lungsound.models.patchmix import PatchMixDraw, draw_patch_mix, mix_patches
+from lungsound.training.losses import class_weights, cross_entropy, mixed_cross_entropy, patch_mix_contrastive_loss
 from lungsound.training.optim import Schedule, blend_statistics, statistics
 from tests.golden.formulas import param
 

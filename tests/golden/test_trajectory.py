@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from lungsound.data.dataset import Batch
-from lungsound.model.classifier import LungSoundClassifier
-from lungsound.model.encoder import ENCODER_SIZES, AudioSpectrogramTransformer
-from lungsound.model.patchmix import PatchMixDraw
+from lungsound.data.batches import Batch
+from lungsound.models.ast import ENCODER_SIZES, AudioSpectrogramTransformer
+from lungsound.models.classifier import LungSoundClassifier
+from lungsound.models.patchmix import PatchMixDraw
 from lungsound.training.objectives import CrossEntropy, Objective, PatchMixContrastive, PatchMixCrossEntropy
 from lungsound.training.optim import make_optimizer
-from lungsound.training.step import TrainStep
+from lungsound.training.trainer import TrainStep
 from tests.golden.formulas import param, spec
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "trajectory.json").read_text())
 LABELS = torch.tensor([[0, 1, 2, 3], [0, 0, 1, 2], [3, 1, 0, 0]])
-# Of ICBHI's training part, as the published program rounds them to float32 (test_training checks our own).
+# Of ICBHI's training set, as the published program rounds them to float32 (test_training checks our own).
 CLASS_WEIGHTS = [0.08000703155994415, 0.1358473300933838, 0.3294500708580017, 0.45469558238983154]
 PREFIXES = {"encoder.": "model.v.", "head.": "classifier.", "projector.": "projector."}
 LOSS_TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-10}

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lungsound.app.cli import main
+from lungsound.cli.main import main
 
 
 def lungsound(*arguments: object) -> int:

@@ -9,10 +9,18 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from lungsound.build import corpora, models
-from lungsound.checkpoint import CHECKPOINT_FORMAT, FACTS_KEY, MODEL_FORMAT, read_tensors, save_model, write_tensors
 from lungsound.config import AudioSettings, ModelSettings
+from lungsound.data import batches as corpora
 from lungsound.labels import LABEL_SETS
+from lungsound.models import network as models
+from lungsound.training.checkpoint import (
+    CHECKPOINT_FORMAT,
+    FACTS_KEY,
+    MODEL_FORMAT,
+    read_tensors,
+    save_model,
+    write_tensors,
+)
 from tests.integration.command import lungsound
 from tests.unit.data.trees import NORMAL, write_icbhi, write_sound
 
@@ -69,9 +77,7 @@ def assert_nothing_written(tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def _blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, place in {"draw_confusion": 2, "draw_score_intervals": 1, "draw_curves": 1}.items():
-        monkeypatch.setattr(
-            f"lungsound.evaluation.reporting.report.{name}", lambda *a, at=place, **_: a[at].write_bytes(b"")
-        )
+        monkeypatch.setattr(f"lungsound.evaluation.report.{name}", lambda *a, at=place, **_: a[at].write_bytes(b""))
 
 
 # ---- corpora ----

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import hardswish
 
-from lungsound.audio.fbank import AUDIOSET_STATISTICS, EfficientATLogMel, FilterBank, LogMel, normalize
-from lungsound.audio.waveform import read_waveform
-from lungsound.model.convolutional import convolutional_encoder
-from lungsound.model.convolutional_weights import load_convolutional
+from lungsound.audio.filter_bank import AUDIOSET_STATISTICS, EfficientATLogMel, FilterBank, LogMel, normalize
+from lungsound.audio.io import read_waveform
+from lungsound.models.cnn import convolutional_encoder
+from lungsound.models.pretrained import load_convolutional
 
 # Breathing, wheeze, snoring, gasp, pant, snort, cough, throat clearing, sneeze, sniff; stomach rumble; heart sounds,
 # heart murmur: places among AudioSet's 527 classes.

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lungsound.app.hf_export import write_hugging_face
-from lungsound.app.model_files import write_onnx, write_openvino, write_torch
-from lungsound.data.cut_cycles import waveforms_of
 from lungsound.data.reader import read_corpus
-from lungsound.engines import kinds
-from tests.unit.engines.models import saved_model
+from lungsound.data.store import waveforms_of
+from lungsound.inference import engines as kinds
+from lungsound.inference.hugging_face import write_hugging_face
+from lungsound.inference.model_files import write_onnx, write_openvino, write_torch
+from tests.unit.inference.models import saved_model
 
 NUM_CYCLES = 100
 pytestmark = pytest.mark.slow

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungsound.app.predictor import Predictor
 from lungsound.data.reader import read_corpus
 from lungsound.evaluation.predictions import read_predictions
+from lungsound.inference.predictor import Predictor
 from tests.integration.command import lungsound
 from tests.integration.test_strict import sets
 

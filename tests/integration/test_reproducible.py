@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lungsound.checkpoint import CHECKPOINT_FORMAT, read_tensors
 from lungsound.data.reader import read_corpus
-from lungsound.run_folder import RunFolder
+from lungsound.training.checkpoint import CHECKPOINT_FORMAT, read_tensors
+from lungsound.training.run import RunFolder
 from lungsound.training.trainer import Progress
 from tests.integration.command import lungsound
 
@@ -35,7 +35,7 @@ KILLED_WHILE_SAVING = """
 import os, signal, sys
 from pathlib import Path
 
-from lungsound.app.cli import main
+from lungsound.cli.main import main
 
 saves = []
 replace = Path.replace
@@ -68,7 +68,7 @@ def _blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process pictures are left blank, to save the time; the whole run draws its own."""
     for name, path_position in {"draw_confusion": 2, "draw_score_intervals": 1, "draw_curves": 1}.items():
         monkeypatch.setattr(
-            f"lungsound.evaluation.reporting.report.{name}",
+            f"lungsound.evaluation.report.{name}",
             lambda *a, at=path_position, **_: Path(a[at]).write_bytes(b""),
         )
 
@@ -277,7 +277,7 @@ def test_by_default_the_last_epoch_is_reported(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("selection", "told"),
     [
-        ("validation", "chosen by the Score on patients held out of the training part"),
+        ("validation", "chosen by the Score on patients held out of the training set"),
         ("best_on_test", "chosen by the Score on the test split itself"),
     ],
 )

@@ -8,12 +8,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from lungsound.build import corpora, models, training
-from lungsound.checkpoint import save_model
 from lungsound.config import RunConfig, load_config, recipe_names
+from lungsound.data import batches as corpora
+from lungsound.experiments.table import WHOLE, Row, load_table
 from lungsound.labels import LABEL_SETS
+from lungsound.models import network as models
 from lungsound.randomness import generator_at
-from lungsound.table import WHOLE, Row, load_table
+from lungsound.training import trainer as training
+from lungsound.training.checkpoint import save_model
 
 ROWS = load_table(WHOLE).rows
 CPU = torch.device("cpu")

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungsound.app.path_names import short_names
-from lungsound.app.predictor import Predictor
-from lungsound.app.study import keep_run
-from lungsound.app.withholding import OTHER_DEVICE, UNKNOWN_DEVICE
 from lungsound.data.reader import read_corpus
 from lungsound.evaluation.out_of_domain import spectral_features
 from lungsound.evaluation.predictions import read_predictions
-from lungsound.run_folder import RunFolder
+from lungsound.experiments.results import keep_run
+from lungsound.files import short_names
+from lungsound.inference.predictor import Predictor
+from lungsound.inference.withholding import OTHER_DEVICE, UNKNOWN_DEVICE
+from lungsound.training.run import RunFolder
 from tests.integration.command import lungsound
 
 SETTINGS = (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lungsound.axes import PatchGrid
 from lungsound.config import RunConfig, resolve
 from lungsound.evaluation.metrics import confusion_matrix, icbhi_score, two_class_score
-from lungsound.model.patchmix import draw_patch_mix, mix_patches
+from lungsound.models.patchmix import draw_patch_mix, mix_patches
 from lungsound.training.losses import patch_mix_contrastive_loss
 from lungsound.training.optim import Schedule
 

@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lungsound.audio.fbank import AUDIOSET_MEAN, AUDIOSET_STD, normalize
+from lungsound.audio.filter_bank import AUDIOSET_MEAN, AUDIOSET_STD, normalize
 from lungsound.axes import PatchGrid
-from lungsound.build import corpora, models, training
 from lungsound.config import RunConfig, load_config
-from lungsound.data.dataset import Batch
-from lungsound.model.classifier import LungSoundClassifier, predict_probabilities
-from lungsound.model.encoder import ENCODER_SIZES, AudioSpectrogramTransformer
-from lungsound.model.pretrained import LoadReport
+from lungsound.data import batches as corpora
+from lungsound.data.batches import Batch
+from lungsound.models import network as models
+from lungsound.models.ast import ENCODER_SIZES, AudioSpectrogramTransformer
+from lungsound.models.classifier import LungSoundClassifier, predict_probabilities
+from lungsound.models.pretrained import LoadReport
+from lungsound.training import trainer as training
 
 CPU = torch.device("cpu")
 BATCH_SIZE = 2

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from lungsound.build import corpora, models, training
-from lungsound.checkpoint import save_model
 from lungsound.config import (
     AugmentSettings,
     DataSettings,
@@ -19,17 +17,20 @@ from lungsound.config import (
     TrainSettings,
     load_config,
 )
+from lungsound.data import batches as corpora
 from lungsound.data.corpus import Corpus, Cycle, Recording
-from lungsound.data.filter_bank_store import FilterBanks
-from lungsound.data.row_file import RowFile, RowWriter
+from lungsound.data.store import FilterBanks, RowFile, RowWriter
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.labels import LABEL_SETS
-from lungsound.model.classifier import LungSoundClassifier
-from lungsound.model.convolutional import ConvolutionalEncoder
-from lungsound.model.pretrained import LoadReport
+from lungsound.models import network as models
+from lungsound.models.classifier import LungSoundClassifier
+from lungsound.models.cnn import ConvolutionalEncoder
+from lungsound.models.pretrained import LoadReport
+from lungsound.training import trainer as training
+from lungsound.training.checkpoint import save_model
 from lungsound.training.objectives import CrossEntropy, PatchMixContrastive, PatchMixCrossEntropy
 from tests.unit.data.trees import NORMAL, write_icbhi
-from tests.unit.model.published_networks import random_state, resnet_shapes
+from tests.unit.models.published_networks import random_state, resnet_shapes
 
 CPU = torch.device("cpu")
 NAMES = ["101_1b1_Al_sc_Meditron", "102_1b1_Ar_mc_Litt3200", "103_1b1_Ar_sc_AKGC417L"]

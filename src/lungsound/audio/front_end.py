@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lungsound.audio.fbank import EfficientATLogMel, FilterBank, LogMel
-from lungsound.audio.waveform import FADE_S, Padding, cut, fade, fit, read_waveform, resample
+from lungsound.audio.filter_bank import EfficientATLogMel, FilterBank, LogMel
+from lungsound.audio.io import read_waveform
+from lungsound.audio.waveform import FADE_S, Padding, cut, fade, fit, resample
 from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError
 

@@ -1,4 +1,12 @@
-"""The audit of a corpus: what its parts share, what its recordings hold, and what is wrong with them."""
+"""What is usual for the recordings of one device and rate: which recordings differ, and what all of them lack.
+
+A limit that a whole corpus has is one fact about its device, not a defect of each recording. All 2,683 recordings of
+SPRSound end near 900 Hz at a rate that could hold 4000 Hz: its stethoscope filters them so.
+
+A corpus by the names of its annotation files, where the sounds are not at hand: what an audit by names needs.
+
+The audit of a corpus: what its parts share, what its recordings hold, and what is wrong with them.
+"""
 
 import math
 from collections import Counter
@@ -8,12 +16,171 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from lungsound.audio.quality import Defect, Quality
-from lungsound.data.corpus import Corpus, Problem, Recording
-from lungsound.data.measured import Measured, measure_recordings
-from lungsound.data.shared_audio import SharedAudio, crowded_patients, find_shared_audio
-from lungsound.data.usual import describe_narrow, find_unusual, usual_bands
-from lungsound.errors import AudioError, CorpusError, SettingsError
+import numpy as np
+
+from lungsound.audio.quality import MIN_BAND_HZ, MIN_RMS_DBFS, Defect, Quality
+from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
+from lungsound.data.duplicates import Measured, SharedAudio, crowded_patients, find_shared_audio, measure_recordings
+from lungsound.data.icbhi import (
+    AUDIO_FOLDER,
+    SPLIT_FILES,
+    canonical_name,
+    is_icbhi_name,
+    official_split,
+    parse_split,
+    read_annotation,
+)
+from lungsound.data.tree import assemble, files_with_suffix, one_per_name, require_folder
+from lungsound.errors import AnnotationError, AudioError, CorpusError, SettingsError
+
+# Fewer recordings of one device and rate say nothing about what is usual.
+MIN_GROUP = 10
+# Of the usual limit (the median). SPRSound's lowest is 0.84; 2 recordings of ICBHI's Litt3200 have less than this. A
+# low-pass filter of eighth order at 500 Hz, planted in recordings of every device, leaves 0.07 to 0.78.
+MIN_USUAL_BAND = 0.75
+# Of what the rate could hold, below which a whole group's limit is worth a sentence.
+NARROW_BAND = 0.75
+# Of a device's recordings, and how many of those it takes. ICBHI's rarest, 10 kHz of Meditron, has 4.7 %.
+RARE_RATE_SHARE = 0.02
+MIN_RECORDINGS_OF_DEVICE = 50
+
+
+@dataclass(frozen=True)
+class Usual:
+    """Half of a group's spectra end below `limit_hz`, all of them between `lowest_hz` and `highest_hz`."""
+
+    num_recordings: int
+    lowest_hz: float
+    limit_hz: float
+    highest_hz: float
+
+
+def usual_bands(devices: Sequence[str], qualities: Sequence[Quality]) -> dict[tuple[str, int], Usual]:
+    """Where the spectra end, for each device and rate with a recording long enough to say."""
+    limits: dict[tuple[str, int], list[float]] = {}
+    for device, quality in zip(devices, qualities, strict=True):
+        if quality.band is not None:
+            limits.setdefault((device, quality.sample_rate_hz), []).append(quality.band.limit_hz)
+    return {
+        group: Usual(len(found), min(found), float(np.median(found)), max(found))
+        for group, found in sorted(limits.items())
+    }
+
+
+def find_unusual(devices: Sequence[str], qualities: Sequence[Quality]) -> list[tuple[Defect, ...]]:
+    """For each recording, what is unlike the others of its device.
+
+    "band-limited": its spectrum ends below `MIN_USUAL_BAND` of where others of its device and rate end. "rare rate":
+    hardly any other of its device has its rate; so a wrong header is found where all others say one rate.
+    """
+    usual = usual_bands(devices, qualities)
+    rates = Counter((device, quality.sample_rate_hz) for device, quality in zip(devices, qualities, strict=True))
+    num_of_device = Counter(devices)
+    found = []
+    for device, quality in zip(devices, qualities, strict=True):
+        defects = []
+        group = usual.get((device, quality.sample_rate_hz))
+        if group is not None and _is_narrow(quality, group):
+            limit_hz = f"{quality.band.limit_hz:.0f}" if quality.band is not None else ""
+            detail = f"nothing above {limit_hz} Hz; the {group.num_recordings} of its kind usually reach"
+            defects.append(Defect("band-limited", f"{detail} {group.limit_hz:.0f} Hz"))
+        count, num_all = rates[device, quality.sample_rate_hz], num_of_device[device]
+        if num_all >= MIN_RECORDINGS_OF_DEVICE and count <= RARE_RATE_SHARE * num_all:
+            defects.append(Defect("rare rate", _rare(quality.sample_rate_hz, count, device, rates)))
+        found.append(tuple(defects))
+    return found
+
+
+def describe_narrow(usual: Mapping[tuple[str, int], Usual]) -> list[str]:
+    """One sentence for each device and rate whose recordings all hold less than their rate could."""
+    return [
+        f"{group.num_recordings:,} recordings at {rate_hz} Hz (device: {device}): half of the spectra end below "
+        f"{group.limit_hz:.0f} Hz, all between {group.lowest_hz:.0f} and {group.highest_hz:.0f} Hz, where the rate "
+        f"could hold {rate_hz // 2} Hz; that is how they were recorded, not a defect of some"
+        for (device, rate_hz), group in usual.items()
+        if group.num_recordings >= MIN_GROUP and group.limit_hz < NARROW_BAND * rate_hz / 2
+    ]
+
+
+def _is_narrow(quality: Quality, group: Usual) -> bool:
+    """Whether a band is narrow for its group, and nothing else said so already."""
+    if quality.band is None or quality.upsampled_from_hz is not None or quality.rms_dbfs < MIN_RMS_DBFS:
+        return False
+    limit_hz = quality.band.limit_hz
+    return group.num_recordings >= MIN_GROUP and MIN_BAND_HZ <= limit_hz < MIN_USUAL_BAND * group.limit_hz
+
+
+def _rare(rate_hz: int, count: int, device: str, rates: Mapping[tuple[str, int], int]) -> str:
+    common_hz, num_common = max(
+        ((other_hz, number) for (of, other_hz), number in rates.items() if of == device), key=lambda item: item[1]
+    )
+    return (
+        f"its header says {rate_hz} Hz, as {count} of this device do; {num_common} say {common_hz} Hz: if the header "
+        "is wrong, it plays too fast or too slow"
+    )
+
+
+def read_names(root: Path, *, split: str = "official") -> Corpus:
+    """The recordings that ICBHI's annotation files in `root` name, with their cycles and parts, and without sounds.
+
+    split: "official" (a split file beside the annotations or one folder up, else the one shipped here) or the path of
+        a file of lines `name<TAB>part`.
+
+    The length of a recording is not known (NaN), its rate is 0, its path is that of its annotation. Raises CorpusError
+    when `root` is no folder, has no such file, or the split cannot be read.
+    """
+    folder = require_folder(root)
+    if (root / AUDIO_FOLDER).is_dir():
+        folder = root / AUDIO_FOLDER
+    paths = [path for path in files_with_suffix(folder, [".txt"]) if is_icbhi_name(path.stem)]
+    if not paths:
+        raise CorpusError(
+            f"no annotation files in {folder}: an audit by names needs files called like ICBHI's, as in "
+            "101_1b1_Al_sc_Meditron.txt; leave --names-only out to read another corpus"
+        )
+    problems: list[Problem] = []
+    annotations = one_per_name(paths, "duplicate annotation", problems, canonical=canonical_name)
+    part_of, note = _read_split((folder, folder.absolute().parent), split)
+    recordings, cycles = [], []
+    for name, path in annotations.items():
+        recording = _recording(name, path)
+        recordings.append(recording)
+        cycles.extend(_cycles(recording, problems))
+        if name not in part_of:
+            problems.append(Problem("in no split", recording.name, "the split does not name it"))
+    return assemble(
+        "icbhi",
+        root,
+        recordings=recordings,
+        cycles=cycles,
+        split={path.stem: part_of[name] for name, path in annotations.items() if name in part_of},
+        problems=problems,
+        notes=(note, "by names only: no sound was read"),
+    )
+
+
+def _recording(name: str, path: Path) -> Recording:
+    patient, _, location, mode, device = name.split("_")
+    return Recording(path.stem, patient, path, math.nan, 0, location=location, mode=mode, device=device)
+
+
+def _cycles(recording: Recording, problems: list[Problem]) -> list[Cycle]:
+    try:
+        return [Cycle(recording, *fields) for _, fields in read_annotation(recording.path)]
+    except AnnotationError as error:
+        where, _, detail = str(error).partition(": ")
+        problems.append(Problem("bad annotation", where, detail))
+        return []
+
+
+def _read_split(places: Sequence[Path], split: str) -> tuple[Mapping[str, str], str]:
+    if split != "official":
+        return parse_split(Path(split)), f"split: from {split}"
+    beside = [place / name for place in places for name in SPLIT_FILES if (place / name).is_file()]
+    if beside:
+        return parse_split(beside[0]), f"split: official, from {beside[0].name}"
+    return official_split(), "split: official, shipped with lungsound"
+
 
 OnProgress = Callable[[int, int], None]
 UNKNOWN = "unknown"
@@ -25,7 +192,7 @@ TRAIN = "train"
 class SharedPatient:
     """A patient with recordings in several parts, and how many in each.
 
-    `is_by_design` when the corpus says that all of these parts, but the training part, hold its patients.
+    `is_by_design` when the corpus says that all of these parts, but the training set, hold its patients.
     """
 
     patient: str
@@ -241,7 +408,7 @@ def _shared_patients(corpus: Corpus) -> list[SharedPatient]:
 
 
 def _is_by_design(parts: Collection[str], known_patient_parts: frozenset[str]) -> bool:
-    """Whether every two of the parts are the training part and one that is said to hold its patients."""
+    """Whether every two of the parts are the training set and one that is said to hold its patients."""
     return all(TRAIN in pair and set(pair) - {TRAIN} <= known_patient_parts for pair in combinations(parts, 2))
 
 

@@ -19,7 +19,7 @@ from lungsound.data.reader import read_corpus
 from lungsound.labels import LungSound, sound_of
 
 NO_PART = "in no part"
-MAX_SHARED_PATIENTS = 10  # named in print; SPRSound's intra part shares 162 with its training part by design
+MAX_SHARED_PATIENTS = 10  # named in print; SPRSound's intra part shares 162 with its training set by design
 # Problems of which a few stand for all: under a split that is another corpus's, every recording has one.
 SUMMED_UP = {"in no split": 3}
 

@@ -88,7 +88,7 @@ class Corpus:
 
     `split` maps a recording's name to the name of its part ("train", "test"; SPRSound: "train", "inter",
     "intra"). A recording that is in no part has no entry and stands in `problems`.
-    `known_patient_parts` are parts whose patients are by design those of the training part (SPRSound: "intra").
+    `known_patient_parts` are parts whose patients are by design those of the training set (SPRSound: "intra").
     `vocabulary` is the label set (`lungsound.labels`) whose classes are the words of the cycles.
     """
 

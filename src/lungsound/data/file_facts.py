@@ -18,9 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lungsound.audio.waveform import AudioInfo, probe
-from lungsound.data.cache import cache_root
-from lungsound.files import write_text
+from lungsound.audio.io import AudioInfo, probe
+from lungsound.files import cache_root, write_text
 
 FORMAT = "lungsound file facts 1"
 MIN_AGE_S = 2.0  # the coarsest clock of a file system in use (FAT)
@@ -46,7 +45,7 @@ class FileFacts:
         self._is_new: set[Path] = set()
 
     def audio_info(self, path: Path) -> AudioInfo:
-        """As `lungsound.audio.waveform.probe`, whose errors it raises; the header is read once."""
+        """As `lungsound.audio.io.probe`, whose errors it raises; the header is read once."""
         stamp = _stamp(path)
         facts = self._find(path, stamp)
         if facts is not None and facts.info is not None:

@@ -1,7 +1,7 @@
 """SPRSound 2022, read from its official tree: sound files, JSON with events, parts train, inter and intra.
 
 Zhang et al., "SPRSound: Open-Source SJTU Paediatric Respiratory Sound Database", IEEE TBioCAS 2022.
-"inter" holds new patients, "intra" patients of the training part.
+"inter" holds new patients, "intra" patients of the training set.
 """
 
 import json

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from lungsound.audio.waveform import AudioInfo
+from lungsound.audio.io import AudioInfo
 from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus, Cycle, Problem, Recording
 from lungsound.data.file_facts import file_facts
 from lungsound.errors import AudioError, CorpusError
@@ -142,7 +142,7 @@ def split_patients(recordings: Iterable[Recording]) -> tuple[dict[str, str], str
 def unfit_part(part: str) -> str | None:
     """Why a part of a split cannot have this name; None when it can."""
     if part != "train" and part.lower() in ("train", "training"):
-        return f"part {part!r}: the training part is called 'train'"
+        return f"part {part!r}: the training set is called 'train'"
     if part.lower() in ("val", "valid", "validation", "dev"):
         return f"part {part!r}: validation patients are taken out of 'train' when a model is trained, so write 'train'"
     return None

@@ -1,1 +1,1 @@
-"""Predictions to scores with intervals, and the report."""
+"""Predictions to scores with intervals, and the reports."""

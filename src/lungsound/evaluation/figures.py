@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lungsound.errors import DataError
+from lungsound.evaluation.bootstrap import Estimate
 from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE, Counts
-from lungsound.evaluation.uncertainty import Estimate
 from lungsound.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 DPI = 100
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"

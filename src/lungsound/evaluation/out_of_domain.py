@@ -1,4 +1,4 @@
-"""How unlike the training part a cycle sounds, before any model is asked.
+"""How unlike the training set a cycle sounds, before any model is asked.
 
 A cycle is its filter bank's mean and deviation over time, in each mel band: level, colour and swing. Each of these is
 divided by its deviation over the training cycles. The distance of a cycle is that to its fifth nearest training cycle;

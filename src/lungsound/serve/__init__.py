@@ -1,1 +1,1 @@
-"""A trained model behind HTTP: the service, its limits, and the review of a folder by hand."""
+"""The HTTP service, its limits, and the review of a folder."""

@@ -13,18 +13,16 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from lungsound.app.predictor import Predictor
 from lungsound.errors import LungsoundError
-from lungsound.serve import answering, examples, review_routes
-from lungsound.serve.answering import Answering
-from lungsound.serve.corrected import SUFFIX, CorrectedFormat, CorrectedRecording, corrected_text, formats_of
-from lungsound.serve.gate import Gate, asked_of
-from lungsound.serve.limits import Limits
-from lungsound.serve.metrics import Metrics
-from lungsound.serve.refusals import STATUS_OF, Refusal
-from lungsound.serve.reviewing import ReviewFolder
+from lungsound.inference.predictor import Predictor
+from lungsound.serve import openapi as examples
+from lungsound.serve import routes as answering
+from lungsound.serve import routes as review_routes
+from lungsound.serve.gate import STATUS_OF, Gate, Limits, Metrics, Refusal, asked_of
+from lungsound.serve.queue import WorkQueue
+from lungsound.serve.review import SUFFIX, CorrectedFormat, CorrectedRecording, ReviewFolder, corrected_text, formats_of
+from lungsound.serve.routes import Answering
 from lungsound.serve.uploads import formats
-from lungsound.serve.work_queue import WorkQueue
 
 STATIC = Path(__file__).parent / "static"
 KIND_OF = {int(status): kind for kind, status in reversed(STATUS_OF.items())}
@@ -64,7 +62,7 @@ def application(service: Service, *, token: str | None = None, is_local_only: bo
     )
     app.include_router(answering.router(service.answering))
     if service.folder is not None:
-        app.include_router(review_routes.router(service.answering, service.folder))
+        app.include_router(review_routes.router_of_review_routes(service.answering, service.folder))
     _add_facts(app, service)
     _add_health(app, service)
     _add_page(app)
@@ -164,4 +162,4 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def mistake(request: Request, _: Exception) -> JSONResponse:
         request_id = asked_of(request).request_id
-        return refuse(request, Refusal("internal", f"a mistake of lungsound's own, request {request_id}"))
+        return refuse(request, Refusal("internal", f"internal error (bug), request {request_id}"))

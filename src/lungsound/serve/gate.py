@@ -1,20 +1,164 @@
-"""What every request passes: who may ask, how much and how long, what is logged, counted, and said in headers."""
+"""How much the service takes on.
+
+What a request is refused for: a status, a kind that is counted, and one line that is told.
+
+Structured logs: an object in JSON on a line of standard error. No names of files or patients, no sound.
+
+What the service counts, for Prometheus.
+
+What every request passes: who may ask, how much and how long, what is logged, counted, and said in headers.
+"""
 
 import asyncio
 import hmac
+import json
+import logging
+import sys
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
 from uuid import uuid4
 
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lungsound.serve.limits import LOCAL_HOSTS, MAX_TEXT_BYTES, Limits
-from lungsound.serve.logs import log, place_of
-from lungsound.serve.metrics import Metrics
-from lungsound.serve.refusals import Refusal
+from lungsound.errors import SettingsError
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 192_000  # beyond, resampling takes memory out of all proportion
+USUAL_RATE_HZ, USUAL_CHANNELS = 48_000, 2
+MAX_TEXT_BYTES = 2**20  # of an annotation, and of a JSON body
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`max_bytes` is of a request's whole body, `max_duration_s` of a recording.
+
+    `num_workers` recordings are read at the same time, `max_waiting` requests wait beside them, and `timeout_s` after
+    its first byte a request is given up.
+    """
+
+    max_bytes: int = 64 * 2**20
+    max_duration_s: float = 600.0
+    num_workers: int = 2
+    max_waiting: int = 16
+    timeout_s: float = 120.0
+    max_files: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_duration_s", "num_workers", "timeout_s", "max_files"):
+            if not getattr(self, name) > 0:
+                raise SettingsError(f"{name} is {getattr(self, name)}: more than 0 is needed")
+        if self.max_waiting < 0:
+            raise SettingsError(f"max_waiting is {self.max_waiting}: 0 or more is needed")
+
+    @property
+    def max_values(self) -> int:
+        """Samples of all channels of a recording: a small file may promise any number of them."""
+        return int(self.max_duration_s * USUAL_RATE_HZ * USUAL_CHANNELS)
+
+
+STATUS_OF = {
+    "bad request": HTTPStatus.BAD_REQUEST,
+    "unauthorized": HTTPStatus.UNAUTHORIZED,
+    "not found": HTTPStatus.NOT_FOUND,
+    "wrong method": HTTPStatus.METHOD_NOT_ALLOWED,
+    "too large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "too long": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "not sound": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    "unusable": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "busy": HTTPStatus.TOO_MANY_REQUESTS,
+    "internal": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "not ready": HTTPStatus.SERVICE_UNAVAILABLE,
+    "timeout": HTTPStatus.GATEWAY_TIMEOUT,
+}
+RETRY_AFTER_S = 2
+RETRIED = ("busy", "not ready", "timeout")
+
+
+class Refusal(Exception):
+    """A request that is not answered; `kind` is one of `STATUS_OF`, the message is for the one who asked."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
+        self.kind = kind
+
+    @property
+    def status(self) -> int:
+        return STATUS_OF[self.kind].value
+
+    def response(self) -> JSONResponse:
+        headers = {"WWW-Authenticate": "Bearer"} if self.kind == "unauthorized" else {}
+        if self.kind in RETRIED:
+            headers["Retry-After"] = str(RETRY_AFTER_S)
+        return JSONResponse({"error": str(self)}, self.status, headers=headers)
+
+
+def log(event: str, **facts: Any) -> None:
+    """Write one line."""
+    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
+    sys.stderr.write(json.dumps(line, allow_nan=False) + "\n")  # at once: other threads write lines too
+    sys.stderr.flush()
+
+
+def place_of(error: BaseException) -> str:
+    """Type and line of an error; its message may hold a name."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {frames[-1].filename.rpartition('site-packages/')[2]}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
+
+
+class JsonLines(logging.Handler):
+    """What a library logs, as such lines; of an exception its type and place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        log(record.name, message=record.getMessage(), **({} if error is None else {"error": place_of(error)}))
+
+
+def log_uvicorn() -> None:
+    """Warnings of the server itself as JSON; its line for each request, which names the path, is not written."""
+    logger = logging.getLogger("uvicorn")
+    logger.handlers, logger.propagate = [JsonLines(logging.WARNING)], False
+    logger.setLevel(logging.WARNING)
+
+
+BUCKETS_S = (0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Metrics:
+    """Counters of one service, in a registry of its own."""
+
+    def __init__(self, *, num_waiting: Callable[[], float], num_requests: Callable[[], float]) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "lungsound_requests", "Requests by route and status.", ["route", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "lungsound_request_seconds",
+            "From a request's first byte to its answer.",
+            ["route"],
+            buckets=BUCKETS_S,
+            registry=registry,
+        )
+        self.cycles = Counter("lungsound_cycles_answered", "Cycles answered for.", registry=registry)
+        self.errors = Counter("lungsound_errors", "Requests and files refused, by kind.", ["kind"], registry=registry)
+        waiting = Gauge("lungsound_queue_length", "Recordings that wait for a thread.", registry=registry)
+        waiting.set_function(num_waiting)
+        places = Gauge("lungsound_requests_in_progress", "Requests that have a place.", registry=registry)
+        places.set_function(num_requests)
+
+    def text(self) -> bytes:
+        """All counters in Prometheus' text format."""
+        return generate_latest(self._registry)
+
 
 WITH_SOUND = ("/v1/predictions", "/v1/batch")
 CLIENT_GONE = 499  # in logs and metrics: nobody is there to be told a status
@@ -78,7 +222,7 @@ class Gate:
             asked.error = asked.error or "internal"
             log("error", id=asked.request_id, error=place_of(error))
             if not sending.is_started:
-                refusal = Refusal("internal", f"a mistake of lungsound's own, request {asked.request_id}")
+                refusal = Refusal("internal", f"internal error (bug), request {asked.request_id}")
                 await refusal.response()(scope, receive, sending)
         finally:
             self._note(scope, asked, time.perf_counter() - start_s)

@@ -11,11 +11,9 @@ from urllib.parse import unquote
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from lungsound.audio.compressed import SUFFIXES, decoded_blocks
-from lungsound.audio.waveform import AudioInfo, probe
+from lungsound.audio.io import SUFFIXES, AudioInfo, decoded_blocks, probe
 from lungsound.errors import AudioError, SettingsError
-from lungsound.serve.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_TEXT_BYTES, Limits
-from lungsound.serve.refusals import Refusal
+from lungsound.serve.gate import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_TEXT_BYTES, Limits, Refusal
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
 FFMPEG_FORMATS = ("m4a", "aac", "webm")

@@ -1,1 +1,1 @@
-"""Losses, objectives, optimisation and the training loop."""
+"""Losses, objectives, the training loop, and the folder of a run."""

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from lungsound.axes import PatchGrid
-from lungsound.data.dataset import Batch
-from lungsound.model.classifier import LungSoundClassifier
-from lungsound.model.encoder import AudioSpectrogramTransformer
-from lungsound.model.patchmix import PatchMixDraw, mix_patches, within
+from lungsound.data.batches import Batch
+from lungsound.models.ast import AudioSpectrogramTransformer
+from lungsound.models.classifier import LungSoundClassifier
+from lungsound.models.patchmix import PatchMixDraw, mix_patches, within
 from lungsound.training.losses import cross_entropy, mixed_cross_entropy, patch_mix_contrastive_loss
 
 # Partners of a draw point into the pool that `Peers` gathers.

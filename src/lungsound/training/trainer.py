@@ -1,28 +1,185 @@
-"""The training loop: epochs of steps, scores after each, the best of them, checkpoints, interruption."""
+"""The next batch is made, and copied to the GPU, while a step runs.
+
+One optimisation step: forward, backward, update, blend.
+
+The training loop: epochs of steps, scores after each, the best of them, checkpoints, interruption.
+
+Settings to a device, an objective, an optimizer: one training step.
+"""
 
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lungsound.data.dataset import Batch, CycleBatches
-from lungsound.errors import LungsoundError
-from lungsound.evaluation.columns import LEAST_SENSITIVITY
+from lungsound.config import ObjectiveSettings, PatchMixSettings, TrainSettings
+from lungsound.data.batches import Batch, CycleBatches
+from lungsound.data.corpus import Corpus
+from lungsound.data.splits import Parts
+from lungsound.errors import LungsoundError, SettingsError
 from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score
+from lungsound.evaluation.selection import LEAST_SENSITIVITY
+from lungsound.models.ast import AudioSpectrogramTransformer
+from lungsound.models.classifier import LungSoundClassifier
+from lungsound.models.patchmix import draw_patch_mix
+from lungsound.models.pretrained import LoadReport
 from lungsound.randomness import generator_at
-from lungsound.training.objectives import Loss
-from lungsound.training.optim import Schedule
-from lungsound.training.prefetch import ahead, copy_to_gpu
-from lungsound.training.step import TrainStep
+from lungsound.training.losses import class_weights
+from lungsound.training.objectives import CrossEntropy, Draw, Loss, Objective, PatchMixContrastive, PatchMixCrossEntropy
+from lungsound.training.optim import Schedule, blend_statistics, blended_rate, make_optimizer, statistics
+
+Item = TypeVar("Item")
+
+
+def ahead(items: Iterator[Item]) -> Generator[Item]:
+    """The same items in the same order, each made in a thread of its own while the one before is used.
+
+    What making one raises is raised where it is asked for. Closing the iterator waits for the one that is being made.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-batch") as maker:
+        coming = maker.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = maker.submit(next, items, None)
+            yield item
+
+
+def copy_to_gpu(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a CUDA device, from pinned memory: nobody waits for the copy, and the device's work comes after."""
+
+    def copy(values: Tensor) -> Tensor:
+        return values.pin_memory().to(device, non_blocking=True)
+
+    return replace(batch, fbank=copy(batch.fbank), labels=copy(batch.labels))
+
+
+AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainStep:
+    """Trains a model with Adam or AdamW, by one batch at a time or by several together.
+
+    precision: "fp32", "bf16" (autocast) or "fp16" (autocast with loss scaling, GPU only). `blend` is the weight of
+    the old parameters after each step, 0 for none. With `ema_decay` over 0 an exponential moving average of weights
+    and statistics is kept beside the model, which trains as it would without; `answering` is then the average.
+    """
+
+    def __init__(
+        self,
+        model: LungSoundClassifier,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        *,
+        device: torch.device,
+        precision: str = "fp32",
+        blend: float = 0.0,
+        ema_decay: float = 0.0,
+    ) -> None:
+        self.model = model
+        self.objective = objective
+        self.optimizer = optimizer
+        self.device = device
+        self.autocast_dtype = AUTOCAST_DTYPES[precision]
+        self.blend = blend
+        self.average = None
+        if ema_decay:
+            average = get_ema_multi_avg_fn(ema_decay)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    def __call__(self, *batches: Batch, learning_rate: float, generator: torch.Generator) -> Loss:
+        """Step on a batch; the loss before the update.
+
+        On several batches it is the mean of their losses; the memory is that of one. Each is mixed, compared and
+        normalised within itself, as a batch alone would be.
+        """
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)  # here and not before backward: forward needs the room
+        old = statistics(self.model) if self.blend else []
+        losses = [self._accumulate(batch, share=1 / len(batches), generator=generator) for batch in batches]
+        self._set_rate(blended_rate(learning_rate, self.blend))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._set_rate(learning_rate)
+        if self.blend:
+            blend_statistics(self.model, old, self.blend)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return _mean(losses)
+
+    def _accumulate(self, batch: Batch, *, share: float, generator: torch.Generator) -> Loss:
+        """Add this share of the gradient of a batch's loss; the loss."""
+
+        def settle(part: Tensor) -> None:
+            with torch.autocast(self.device.type, enabled=False):
+                torch.autograd.backward(self.scaler.scale(share * part))
+
+        with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            loss = self.objective(self.model, batch.to(self.device), generator=generator, settle=settle)
+        settle(loss.total)
+        parts = {name: part.detach() for name, part in loss.parts.items()}
+        return Loss(loss.total.detach(), parts, loss.logits.detach())
+
+    def _set_rate(self, learning_rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    @property
+    def answering(self) -> LungSoundClassifier:
+        """The model to evaluate and to save: the moving average, where one is kept."""
+        return self.model if self.average is None else cast(LungSoundClassifier, self.average.module)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, their average and optimizer moments under unique names, for a checkpoint."""
+        state = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        if self.average is not None:
+            state |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        return state
+
+    def scaler_state(self) -> dict[str, Any]:
+        """State of the loss scaler: plain numbers, empty without one."""
+        return dict(self.scaler.state_dict())
+
+    def restore(self, tensors: dict[str, Tensor], scaler_state: dict[str, Any]) -> None:
+        """Take up the state that `tensors` and `scaler_state` gave."""
+        self.model.load_state_dict(_without_prefix(tensors, "model."))
+        if self.average is not None:
+            self.average.load_state_dict(_without_prefix(tensors, "average."))
+        optimizer_state = self.optimizer.state_dict()
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, moment = name.split(".")
+                moments.setdefault(int(index), {})[moment] = value
+        self.optimizer.load_state_dict({**optimizer_state, "state": moments})
+        if scaler_state:
+            self.scaler.load_state_dict(scaler_state)
+
+
+def _mean(losses: Sequence[Loss]) -> Loss:
+    """Means of the losses and their parts; the logits of all."""
+    totals, logits = torch.stack([loss.total for loss in losses]), torch.cat([loss.logits for loss in losses])
+    parts = {name: torch.stack([loss.parts[name] for loss in losses]).mean() for name in losses[0].parts}
+    return Loss(totals.mean(), parts, logits)
+
+
+def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
 
 Row = dict[str, float]
 READ_EVERY_STEPS = 16  # where reading a loss waits for the device
@@ -271,3 +428,122 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def device(name: str) -> torch.device:
+    """The device of that name; "auto" takes CUDA, else Apple's MPS, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise SettingsError(f"device {name!r} is not known; use auto, cpu, cuda, cuda:1 or mps")
+    try:
+        chosen = torch.device(name)
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try cpu") from None
+    if chosen.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32: the patch embedding is a convolution
+    return chosen
+
+
+def precision(name: str, device: torch.device) -> str:
+    """fp32, bf16 or fp16; "auto" is bf16 on a GPU that has it, else fp32. SettingsError for fp16 on the CPU."""
+    if name == "fp16" and device.type == "cpu":
+        raise SettingsError("precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def draw(settings: PatchMixSettings) -> Draw:
+    """The draw of Patch-Mix with these settings."""
+    return lambda batch_size, grid, generator: draw_patch_mix(
+        batch_size,
+        grid,
+        generator=generator,
+        beta=settings.beta,
+        axis=settings.axis,
+        is_lam_per_sample=settings.is_lam_per_sample,
+        is_self_partner_allowed=settings.is_self_partner_allowed,
+    )
+
+
+def objective(
+    settings: ObjectiveSettings, patchmix: PatchMixSettings, *, class_counts: Sequence[int], device: torch.device
+) -> Objective:
+    weights = None
+    if settings.is_class_weighted:
+        if min(class_counts) < 1:
+            raise SettingsError(f"class weights need training cycles of every class; there are {list(class_counts)}")
+        weights = class_weights(torch.tensor(class_counts, dtype=torch.float32)).to(device)
+    if settings.name == "ce":
+        return CrossEntropy(class_weights=weights)
+    if settings.name == "patchmix_ce":
+        return PatchMixCrossEntropy(draw(patchmix), class_weights=weights)
+    contrastive = partial(PatchMixContrastive, draw(patchmix), temperature=settings.temperature, alpha=settings.alpha)
+    return contrastive(target=settings.target, negatives=settings.negatives, class_weights=weights)
+
+
+def schedule(settings: TrainSettings) -> Schedule:
+    return Schedule(
+        learning_rate=settings.learning_rate,
+        epochs=settings.epochs,
+        kind=settings.schedule,
+        decay_rate=settings.decay_rate,
+        decay_epochs=settings.decay_epochs,
+        warmup_epochs=settings.warmup_epochs,
+    )
+
+
+def train_step(
+    settings: TrainSettings, model: LungSoundClassifier, objective: Objective, *, device: torch.device
+) -> TrainStep:
+    if settings.is_activation_checkpointed:
+        if not isinstance(model.encoder, AudioSpectrogramTransformer):
+            raise SettingsError(
+                f"train.is_activation_checkpointed is for the AST, not for {model.encoder.architecture}: "
+                "take a smaller train.batch_size"
+            )
+        model.encoder.is_checkpointed = True
+    optimizer = make_optimizer(
+        model.parameters(),
+        kind=settings.optimizer,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+    return TrainStep(
+        model,
+        objective,
+        optimizer,
+        device=device,
+        precision=precision(settings.precision, device),
+        blend=settings.blend,
+        ema_decay=settings.ema_decay,
+    )
+
+
+def remarks(
+    settings: TrainSettings, corpus: Corpus, parts: Parts, pretrained: LoadReport | None, batches: CycleBatches
+) -> list[str]:
+    """What a person should know before training starts."""
+    found = [f"left out: {problem}" for problem in corpus.problems]
+    if parts.left_out:
+        who, leave = "patient", "is in the test set too and leaves"
+        if len(parts.left_out) > 1:
+            who, leave = "patients", "are in the test set too and leave"
+        found.append(
+            f"{who} {', '.join(parts.left_out)} {leave} the training set "
+            "(data.are_shared_patients_kept=true keeps them)"
+        )
+    found += [] if pretrained is None else [pretrained.summary()]
+    num_dropped = len(batches) % batches.batch_size if batches.is_last_dropped else 0
+    if num_dropped:
+        cycles = "1 cycle" if num_dropped == 1 else f"{num_dropped} cycles"
+        found.append(f"each epoch leaves out its last, smaller batch of {cycles}")
+    rates = [schedule(settings).at(epoch, 1, num_steps=1) for epoch in range(1, settings.epochs + 1)]
+    if max(rates) < 0.7 * settings.learning_rate:
+        found.append(
+            f"the learning rate never rises above {max(rates):.2g}, of {settings.learning_rate:.2g} asked for: the "
+            f"{settings.schedule} schedule starts below it; take more epochs or train.schedule=constant"
+        )
+    return found

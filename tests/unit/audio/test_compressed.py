@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lungsound.audio.compressed import decoded
-from lungsound.audio.waveform import probe, read_waveform
+from lungsound.audio.io import decoded, probe, read_waveform
 from lungsound.errors import AudioError, SettingsError
 
 RATE_HZ = 16000

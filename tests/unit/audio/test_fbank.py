@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lungsound.audio.fbank import (
+from lungsound.audio.filter_bank import (
     AUDIOSET_STATISTICS,
     LOG_FLOOR,
     EfficientATLogMel,

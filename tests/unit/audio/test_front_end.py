@@ -6,9 +6,10 @@ import pytest
 import soundfile
 import torch
 
-from lungsound.audio.fbank import EfficientATLogMel, LogMel
+from lungsound.audio.filter_bank import EfficientATLogMel, LogMel
 from lungsound.audio.front_end import FrontEnd
-from lungsound.audio.waveform import cut, fade, fit, read_waveform
+from lungsound.audio.io import read_waveform
+from lungsound.audio.waveform import cut, fade, fit
 from lungsound.errors import SettingsError
 
 

@@ -8,7 +8,8 @@ import pytest
 from numpy.random import Generator
 from scipy import signal
 
-from lungsound.audio.other_sounds import (
+from lungsound.audio.io import read_channels
+from lungsound.audio.quality import (
     HEART,
     HUM,
     MIN_VOICING,
@@ -21,10 +22,8 @@ from lungsound.audio.other_sounds import (
     measure_other_sounds,
     voicing,
 )
-from lungsound.audio.waveform import read_channels
 from lungsound.data.corpus import AUDIO_SUFFIXES
-from lungsound.data.synthetic_disturbances import hum, speech
-from lungsound.data.synthetic_sounds import Waveform, heart_sounds, shaped_noise, wheeze
+from lungsound.data.synthetic_sounds import Waveform, heart_sounds, hum, shaped_noise, speech, wheeze
 
 RATE = 8000
 LENGTH = 12 * RATE

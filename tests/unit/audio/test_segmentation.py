@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.segmentation import score_segmentation, tally
 
+from lungsound.audio.io import read_waveform
 from lungsound.audio.segmentation import (
     BAND_HZ,
     FRAME_S,
@@ -27,10 +29,9 @@ from lungsound.audio.segmentation import (
     segment_cycles,
     sliding_windows,
 )
-from lungsound.audio.waveform import read_waveform, resample
+from lungsound.audio.waveform import resample
 from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic_sounds import heart_sounds
-from lungsound.evaluation.segmentation import score_segmentation, tally
 
 RATE = 8000
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lungsound.audio.specaugment import Mask, SpecAugmentDraw, apply_specaugment, draw_specaugment
+from lungsound.audio.augment import Mask, SpecAugmentDraw, apply_specaugment, draw_specaugment
 from lungsound.errors import SettingsError
 
 

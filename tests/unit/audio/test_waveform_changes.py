@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lungsound.audio.waveform_changes import (
-    RANGES,
-    Kind,
-    WaveformChange,
-    change_waveform,
-    check_installed,
-    draw_waveform_change,
-)
+from lungsound.audio.augment import RANGES, Kind, WaveformChange, change_waveform, check_installed, draw_waveform_change
 from lungsound.errors import SettingsError
 
 KINDS: tuple[Kind, ...] = get_args(Kind)

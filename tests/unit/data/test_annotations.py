@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lungsound.data import icbhi, sprsound
-from lungsound.data.annotations import icbhi_text, losses, sprsound_text, write_annotations
+from lungsound.data.convert import icbhi_text, losses, sprsound_text, write_annotations
 from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.data.reader import read_corpus
 from lungsound.errors import CorpusError

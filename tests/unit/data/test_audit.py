@@ -11,7 +11,7 @@ import soundfile
 
 from lungsound.data.audit import NO_PART, UNKNOWN, Audit, SharedPatient, SharedSound, audit_corpus, read_waivers
 from lungsound.data.corpus import Corpus, Cycle, Recording
-from lungsound.data.shared_audio import SharedAudio
+from lungsound.data.duplicates import SharedAudio
 from lungsound.errors import CorpusError, SettingsError
 
 RATE = 4000

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lungsound.data.dataset import Batch, Changed, CycleBatches
+from lungsound.data.batches import Batch, Changed, CycleBatches
 from lungsound.randomness import generator_at
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lungsound.audio.waveform import AudioInfo, probe
+from lungsound.audio.io import AudioInfo, probe
 from lungsound.data import file_facts
 from lungsound.data.file_facts import FileFacts
 from lungsound.errors import AudioError

@@ -11,12 +11,12 @@ import pytest
 import soundfile
 import torch
 
-from lungsound.audio.fbank import fbank_statistics, fbank_sums
+from lungsound.audio.filter_bank import fbank_statistics, fbank_sums
 from lungsound.audio.front_end import FrontEnd
-from lungsound.data import filter_bank_store
+from lungsound.data import store as filter_bank_store
 from lungsound.data.corpus import Cycle
-from lungsound.data.filter_bank_store import FilterBanks, key_of, open_filter_banks
 from lungsound.data.icbhi import read_icbhi
+from lungsound.data.store import FilterBanks, key_of, open_filter_banks
 from lungsound.errors import AudioError
 from tests.unit.data.trees import write_icbhi
 
@@ -223,7 +223,7 @@ def test_a_killed_process_frees_the_lock_and_leaves_its_rows(
         "import os\n"
         "from pathlib import Path\n"
         "from lungsound.audio.front_end import FrontEnd\n"
-        "from lungsound.data.filter_bank_store import open_filter_banks\n"
+        "from lungsound.data.store import open_filter_banks\n"
         "from lungsound.data.icbhi import read_icbhi\n"
         f"corpus, cache_dir = Path({str(tmp_path / 'corpus')!r}), Path({str(tmp_path / 'cache')!r})\n"
         "front_end = FrontEnd(duration_s=0.3, num_mels=16)\n"

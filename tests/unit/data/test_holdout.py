@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lungsound.data.corpus import Cycle, Recording
-from lungsound.data.holdout import hold_out_patients
+from lungsound.data.splits import hold_out_patients
 from lungsound.errors import SettingsError
 
 

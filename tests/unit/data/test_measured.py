@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from lungsound.data.corpus import Recording
-from lungsound.data.measured import Measured, measure_recordings
+from lungsound.data.duplicates import Measured, measure_recordings
 from lungsound.errors import AudioError
 
 RATE = 8000

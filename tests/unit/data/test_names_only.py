@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lungsound.data.audit import audit_corpus
-from lungsound.data.names_only import read_names
+from lungsound.data.audit import audit_corpus, read_names
 from lungsound.errors import CorpusError
 from tests.unit.data.trees import NORMAL, kinds
 

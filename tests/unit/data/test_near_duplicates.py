@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lungsound.audio.fingerprint import HOP, NUM_BANDS, RATE_HZ, Fingerprint
-from lungsound.data.near_duplicates import MIN_OVERLAP_FRAMES, SEGMENT_FRAMES, Candidate, find_candidates
+from lungsound.data.duplicates import MIN_OVERLAP_FRAMES, SEGMENT_FRAMES, Candidate, find_candidates
 
 
 def signs(seed: int, num_frames: int) -> Fingerprint:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lungsound.data.corpus import Corpus, Cycle, Recording
-from lungsound.data.protocol import Parts, divide, leave_device_out
+from lungsound.data.splits import Parts, divide, leave_device_out
 from lungsound.errors import CorpusError, SettingsError
 
 

@@ -8,8 +8,14 @@ import soundfile
 
 from lungsound.audio.quality import Samples
 from lungsound.data.corpus import Recording
-from lungsound.data.measured import Measured, measure_recordings
-from lungsound.data.shared_audio import MAX_RECORDINGS_OF_PATIENT, SharedAudio, crowded_patients, find_shared_audio
+from lungsound.data.duplicates import (
+    MAX_RECORDINGS_OF_PATIENT,
+    Measured,
+    SharedAudio,
+    crowded_patients,
+    find_shared_audio,
+    measure_recordings,
+)
 
 RATE = 4000
 

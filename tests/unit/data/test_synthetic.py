@@ -13,8 +13,7 @@ from scipy import signal
 
 from lungsound.data.corpus import Corpus
 from lungsound.data.icbhi import read_icbhi
-from lungsound.data.synthetic import EVENTS_FILE, Event, draw_breaths, read_events, synthesize
-from lungsound.data.synthetic_patients import plan_sessions
+from lungsound.data.synthetic import EVENTS_FILE, Event, draw_breaths, plan_sessions, read_events, synthesize
 from lungsound.data.synthetic_sounds import (
     COARSE,
     FINE,

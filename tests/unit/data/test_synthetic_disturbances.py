@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
-from lungsound.data.synthetic_disturbances import VOWELS_HZ, hum, music, speech
-from lungsound.data.synthetic_sounds import Waveform
+from lungsound.data.synthetic_sounds import VOWELS_HZ, Waveform, hum, music, speech
 
 RATE = 8000
 

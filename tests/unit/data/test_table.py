@@ -180,7 +180,7 @@ def test_a_label_map_reads_flags_too(tmp_path):
         ("a.wav,0,1,normal,p1", "bad row: cycles.csv line 3: 5 cells, but line 1 names 6 columns"),
         ("a.wav,0,1,,p1,train", "bad row: cycles.csv line 3: label left blank, but needed on every line"),
         ("a.wav,0,1,normal,,", "bad row: cycles.csv line 3: patient and split left blank"),
-        ("a.wav,0,1,normal,p1,Train", "bad row: cycles.csv line 3: part 'Train': the training part is called 'train'"),
+        ("a.wav,0,1,normal,p1,Train", "bad row: cycles.csv line 3: part 'Train': the training set is called 'train'"),
         ("a.wav,0,1,normal,p1,val", "bad row: cycles.csv line 3: part 'val': validation patients are taken out of"),
         ("a.wav,0,,normal,p1,train", "bad row: cycles.csv line 3: one of start_s and end_s is blank"),
         ("a.wav,zero,1,normal,p1,train", "bad row: cycles.csv line 3: start_s is 'zero', expected a number"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lungsound.audio.quality import Band, Quality, measure_quality
-from lungsound.data.usual import MIN_GROUP, describe_narrow, find_unusual, usual_bands
+from lungsound.data.audit import MIN_GROUP, describe_narrow, find_unusual, usual_bands
 
 NOISE = (0.05 * np.random.default_rng(0).standard_normal((1, 16000))).astype(np.float32)
 PLAIN = measure_quality(NOISE, 8000)

@@ -10,9 +10,8 @@ import torch
 
 from lungsound.audio.front_end import FrontEnd
 from lungsound.data.corpus import Cycle
-from lungsound.data.filter_bank_store import open_filter_banks
 from lungsound.data.icbhi import read_icbhi
-from lungsound.data.waveform_store import open_waveforms
+from lungsound.data.store import open_filter_banks, open_waveforms
 from lungsound.errors import AudioError
 from tests.unit.data.trees import write_icbhi
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lungsound.evaluation.calibration.scaling import softmax
+from lungsound.evaluation.calibration import softmax
 from lungsound.evaluation.predictions import Predictions
 
 CLASSES = ("normal", "crackle", "wheeze")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lungsound.errors import DataError
-from lungsound.evaluation.columns import column_rows, read_columns, unwatched_columns
-from lungsound.evaluation.evaluate import evaluate_predictions
 from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.scores import evaluate_predictions
+from lungsound.evaluation.selection import column_rows, read_columns, unwatched_columns
 
 CLASSES = ("normal", "crackle", "wheeze", "both")
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from lungsound.evaluation.evaluate import evaluate_predictions
 from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.scores import evaluate_predictions
 
 
 def test_interval_of_macro_f1_is_over_resamples_with_every_class() -> None:

@@ -6,8 +6,8 @@ pytest tests/unit/evaluation/test_simulated_coverage.py -m slow -s
 import numpy as np
 import pytest
 
+from lungsound.evaluation.bootstrap import Statistic, bootstrap_over_seeds
 from lungsound.evaluation.metrics import mean_score, sensitivity, specificity
-from lungsound.evaluation.uncertainty import Statistic, bootstrap_over_seeds
 from tests.unit.evaluation.simulation import EVEN, UNEVEN, Corpus, Method, simulate
 
 NUM_SETS = 1000

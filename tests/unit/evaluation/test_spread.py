@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lungsound.evaluation.spread import (
+from lungsound.evaluation.bootstrap import (
     Spread,
     effective_degrees,
     leave_one_out_weights,

@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 
 from lungsound.errors import DataError
-from lungsound.evaluation.evaluate import evaluate_predictions
+from lungsound.evaluation.bootstrap import FEW_PATIENTS
 from lungsound.evaluation.metrics import confusion_matrix, icbhi_score
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.subgroups import age_groups, score_subgroups
-from lungsound.evaluation.uncertainty import FEW_PATIENTS
+from lungsound.evaluation.scores import age_groups, evaluate_predictions, score_subgroups
 
 NUM_CYCLES = 200
 

@@ -4,29 +4,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lungsound.evaluation.metrics import (
-    accuracy,
-    confusion_matrix,
-    macro_recall,
-    mean_score,
-    sensitivity,
-    specificity,
-)
-from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.spread import effective_degrees, leave_one_out_weights
-from lungsound.evaluation.uncertainty import (
+from lungsound.evaluation.bootstrap import (
     Estimate,
     Interval,
     bootstrap_over_patients,
     bootstrap_over_seeds,
     draw_patient_weights,
+    effective_degrees,
     estimate_over_patients,
     estimate_over_seeds,
     interval_over_patients,
+    leave_one_out_weights,
     patient_confusions,
     percentile_interval,
     resample,
 )
+from lungsound.evaluation.metrics import accuracy, confusion_matrix, macro_recall, mean_score, sensitivity, specificity
+from lungsound.evaluation.predictions import Predictions
 
 
 def predictions_of(seed: int, num_patients: int = 7, num_cycles: int = 90) -> Predictions:

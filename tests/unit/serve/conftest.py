@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lungsound.app.predictor import Predictor
+from lungsound.inference.predictor import Predictor
 from tests.unit.serve.served import save_tiny
 
 

@@ -12,16 +12,17 @@ import soundfile
 import torch
 from fastapi.testclient import TestClient
 
-from lungsound.answers.answer import RecordingAnswer
-from lungsound.app.predictor import Predictor
-from lungsound.build import corpora, models
-from lungsound.checkpoint import save_model
 from lungsound.config import AudioSettings, ModelSettings
+from lungsound.data import batches as corpora
+from lungsound.inference.prediction import RecordingAnswer
+from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
+from lungsound.models import network as models
 from lungsound.serve.application import Service, application
-from lungsound.serve.limits import Limits
-from lungsound.serve.reviewing import ReviewFolder
+from lungsound.serve.gate import Limits
+from lungsound.serve.review import ReviewFolder
 from lungsound.serve.server import warm
+from lungsound.training.checkpoint import save_model
 
 AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
 ARCHITECTURE = ModelSettings(size="micro", stride=16)

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from lungsound.app.predictor import Predictor
 from lungsound.data.icbhi import read_annotation
 from lungsound.data.sprsound import read_sprsound
 from lungsound.data.table import read_table
+from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
-from lungsound.serve.corrected import CorrectedRecording, corrected_text
-from lungsound.serve.refusals import Refusal
+from lungsound.serve.gate import Refusal
+from lungsound.serve.review import CorrectedRecording, corrected_text
 from tests.unit.serve.served import client, save_tiny, sound
 
 CYCLES = [

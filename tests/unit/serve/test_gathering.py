@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lungsound.app.predictor import Predictor
-from lungsound.engines.engine import Engine
-from lungsound.serve.gathering import GPU_BATCH_SIZE, gathered
+from lungsound.inference.engines import Engine
+from lungsound.inference.predictor import Predictor
+from lungsound.serve.queue import GPU_BATCH_SIZE, gathered
 from tests.unit.serve.test_limits import wait_for
 
 CPU = torch.device("cpu")

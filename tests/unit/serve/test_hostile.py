@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lungsound.app.predictor import Predictor
+from lungsound.inference.predictor import Predictor
 from lungsound.serve import uploads
-from lungsound.serve.limits import Limits
+from lungsound.serve.gate import Limits
 from tests.unit.serve.served import client, recorded, sound
 
 

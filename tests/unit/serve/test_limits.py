@@ -10,10 +10,10 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from lungsound.app.predictor import Predictor
 from lungsound.errors import SettingsError
+from lungsound.inference.predictor import Predictor
 from lungsound.serve.application import Service, application
-from lungsound.serve.limits import Limits
+from lungsound.serve.gate import Limits
 from tests.unit.serve.served import HeldPredictor, client, sound
 
 TOKEN = "a token of tests 01".replace(" ", "-")
@@ -244,7 +244,7 @@ def test_of_our_mistake_the_type_and_place_are_logged_alone(
         metrics = http.get("/metrics").text
     error, request = (json.loads(line) for line in capsys.readouterr().err.splitlines()[:2])
     assert answer.status_code == request["status"] == 500
-    assert answer.json() == {"error": f"a mistake of lungsound's own, request {request['id']}"}
+    assert answer.json() == {"error": f"internal error (bug), request {request['id']}"}
     assert error["error"].startswith("ZeroDivisionError at ")
     assert "ann" not in json.dumps([error, request])
     assert 'lungsound_errors_total{kind="internal"} 1.0' in metrics

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lungsound.app.predictor import Predictor
+from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
-from lungsound.serve import examples, uploads
-from lungsound.serve.limits import Limits
+from lungsound.serve import openapi as examples
+from lungsound.serve import uploads
+from lungsound.serve.gate import Limits
 from tests.unit.serve.served import client, recorded, save_tiny, sound
 
 

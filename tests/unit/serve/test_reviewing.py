@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from lungsound.answers.answer import CycleAnswer, RecordingAnswer
-from lungsound.answers.whole import doubt
-from lungsound.app.predictor import Predictor
 from lungsound.data.table import read_table
 from lungsound.errors import SettingsError
+from lungsound.inference.prediction import CycleAnswer, RecordingAnswer, doubt
+from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
-from lungsound.serve.corrected import CorrectedCycle
-from lungsound.serve.reviewing import ReviewFolder
+from lungsound.serve.review import CorrectedCycle, ReviewFolder
 from lungsound.serve.server import answer_folder
 from tests.unit.serve.served import breathing, client, recorded, sound
 

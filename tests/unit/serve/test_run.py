@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lungsound.app.commands import serving
+from lungsound.cli import serve as serving
 from lungsound.errors import SettingsError, WeightsError
-from lungsound.serve import run, server
-from lungsound.serve.limits import Limits
+from lungsound.serve import server
+from lungsound.serve import server as run
+from lungsound.serve.gate import Limits
 from tests.unit.serve.served import sound
 
 

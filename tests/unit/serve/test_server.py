@@ -22,10 +22,10 @@ from tests.unit.serve.test_limits import TOKEN, wait_for
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from lungsound.app.predictor import Predictor
+from lungsound.inference.predictor import Predictor
 from lungsound.serve import server
-from lungsound.serve.limits import Limits
-from lungsound.serve.run import serve
+from lungsound.serve.gate import Limits
+from lungsound.serve.server import serve
 
 answer = Predictor.answer
 
@@ -208,7 +208,7 @@ def test_nobody_is_answered_who_is_gone(tiny_path: Path, temporary: Path) -> Non
 
 def test_a_port_that_is_taken_is_named(tiny_path: Path) -> None:
     from lungsound.errors import SettingsError
-    from lungsound.serve.run import serve
+    from lungsound.serve.server import serve
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

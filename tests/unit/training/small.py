@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from lungsound.axes import PatchGrid
-from lungsound.model.classifier import LungSoundClassifier
-from lungsound.model.encoder import AudioSpectrogramTransformer
-from lungsound.model.patchmix import PatchMixDraw
+from lungsound.models.ast import AudioSpectrogramTransformer
+from lungsound.models.classifier import LungSoundClassifier
+from lungsound.models.patchmix import PatchMixDraw
 
 CLASSES = ("normal", "crackle", "wheeze", "both")
 NUM_MELS, NUM_FRAMES, DIM = 32, 48, 12

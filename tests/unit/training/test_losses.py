@@ -7,12 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lungsound.training.losses import (
-    class_weights,
-    cross_entropy,
-    mixed_cross_entropy,
-    patch_mix_contrastive_loss,
-)
+from lungsound.training.losses import class_weights, cross_entropy, mixed_cross_entropy, patch_mix_contrastive_loss
 
 LABELS = torch.tensor([0, 1, 0, 2, 3, 0])
 PARTNER = torch.tensor([2, 0, 1, 3, 5, 4])  # 0 and 2 share a label, 3 is its own partner

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from lungsound.axes import PatchGrid
-from lungsound.data.dataset import Batch
-from lungsound.model.classifier import LungSoundClassifier
-from lungsound.model.patchmix import PatchMixDraw, draw_patch_mix, mix_patches
+from lungsound.data.batches import Batch
+from lungsound.models.classifier import LungSoundClassifier
+from lungsound.models.patchmix import PatchMixDraw, draw_patch_mix, mix_patches
 from lungsound.training.losses import mixed_cross_entropy, patch_mix_contrastive_loss
 from lungsound.training.objectives import (
     TARGETS,

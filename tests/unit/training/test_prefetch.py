@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lungsound.data.dataset import Batch
-from lungsound.training.prefetch import ahead, copy_to_gpu
+from lungsound.data.batches import Batch
+from lungsound.training.trainer import ahead, copy_to_gpu
 
 
 def test_all_come_in_order_and_from_another_thread() -> None:

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from lungsound.training.progress import ProgressBar
+from lungsound.training.callbacks import ProgressBar
 from lungsound.training.trainer import Progress
 
 

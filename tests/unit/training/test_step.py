@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lungsound.data.dataset import Batch
+from lungsound.data.batches import Batch
 from lungsound.training.objectives import TARGETS, CrossEntropy, Objective, PatchMixContrastive
 from lungsound.training.optim import make_optimizer
-from lungsound.training.step import TrainStep
+from lungsound.training.trainer import TrainStep
 from tests.unit.training.small import CPU, fixed_draw, small_batch, small_model
 
 
@@ -194,7 +194,7 @@ def test_an_answering_model_is_not_checkpointed(monkeypatch: pytest.MonkeyPatch)
     step.model.patch_encoder.is_checkpointed = True
     fbank, _ = small_batch()
     expected = step.model.eval()(fbank)
-    monkeypatch.setattr("lungsound.model.encoder.checkpoint", None)
+    monkeypatch.setattr("lungsound.models.ast.checkpoint", None)
     assert torch.equal(step.model(fbank), expected)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lungsound.data.dataset import Batch, CycleBatches
+from lungsound.data.batches import Batch, CycleBatches
 from lungsound.errors import LungsoundError
 from lungsound.evaluation.metrics import IcbhiScore
 from lungsound.randomness import generator_at

@@ -1,0 +1,1 @@
+"""Measurements of lungsound: speed beside a peer, and how good detectors and explanations are."""

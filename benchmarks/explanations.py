@@ -1,0 +1,295 @@
+"""Whether an explanation is true to the model, and whether it points at what is there.
+
+Deletion and insertion (Petsiuk et al., "RISE", BMVC 2018): tiles of the filter bank are taken away, or put in, from the
+most relevant on, and the probability of the answer is followed. What is taken away is replaced by background. The less
+area under the curve of deletion, and the more under that of insertion, the better the order. Tiles do not overlap, so
+that nothing of what was taken away is left in a patch that reaches into its neighbour.
+
+Whether explanations are true to a trained model, and on a synthetic corpus whether they point at what was planted.
+
+Relevance stands beside two orders that need no model (how loud a tile is, and how far above the background) and beside
+orders by chance.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.text import Text
+from torch import Tensor
+
+from lungsound.audio.filter_bank import normalize
+from lungsound.audio.front_end import FrontEnd
+from lungsound.data import batches as corpora
+from lungsound.data.corpus import Corpus, Cycle
+from lungsound.data.splits import rows_to_test
+from lungsound.data.store import waveforms_of
+from lungsound.data.synthetic import Event, read_events
+from lungsound.errors import SettingsError
+from lungsound.evaluation.bootstrap import NUM_DRAWS, Estimate, ValueOf, interval_over_patients
+from lungsound.inference.explain import check_explainable, fold, own_frames, relevance, tile_means, tiles
+from lungsound.labels import LungSound
+from lungsound.page import Block, Cell, Heading, Paragraph, Table, render_blocks, write_page
+from lungsound.randomness import generator_at
+from lungsound.training.checkpoint import TrainedModel
+from lungsound.training.run import RunFolder
+
+NUM_STEPS = 10
+
+Answer = Callable[[Tensor], Tensor]
+"""From masks (step, time, mel), true where a bin is replaced by background, to probabilities (step,)."""
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Area under the probability of the answer, 0 to 1, over the share of tiles that are away, or put in."""
+
+    deletion: float
+    insertion: float
+
+
+def deletion_and_insertion(answer: Answer, values: Tensor, tile: Tensor, *, num_steps: int = NUM_STEPS) -> Areas:
+    """Areas when tiles go from the highest of `values` (tile,) on, the first of equals first, in about even steps."""
+    num_tiles = len(values)
+    place = torch.empty(num_tiles, dtype=torch.int64)
+    place[values.argsort(descending=True, stable=True)] = torch.arange(num_tiles)
+    num_gone = torch.tensor(sorted({round(num_tiles * step / num_steps) for step in range(num_steps + 1)}))
+    is_gone = place[tile] < num_gone[:, None, None]
+    shares = num_gone.double() / num_tiles
+    deletion, insertion = (float(torch.trapezoid(answer(mask).double(), shares)) for mask in (is_gone, ~is_gone))
+    return Areas(deletion, insertion)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How well values point at what was planted.
+
+    `is_hit`: the highest tile touches it. `share` of the positive values that lies in tiles which touch it; NaN when
+    no value is positive. By chance both are `area`, the share of the tiles that touch it.
+    """
+
+    is_hit: bool
+    share: float
+    area: float
+
+
+def overlap(values: Tensor, is_planted: Tensor) -> Overlap:
+    """Of the values (tile,) with the tiles (tile,) that were touched by what was planted."""
+    positive = values.double().clamp(min=0)
+    share = positive[is_planted].sum() / positive.sum()
+    return Overlap(bool(is_planted[values.argmax()]), float(share), float(is_planted.double().mean()))
+
+
+def mean_over_cycles(
+    values: Sequence[float],
+    patients: Sequence[str],
+    *,
+    minus: Sequence[float] | None = None,
+    seed: int = 0,
+    num_draws: int = NUM_DRAWS,
+) -> Estimate:
+    """Mean of values that cycles have, or of their paired differences, with its interval over the cycles' patients.
+
+    Cycles of a value that is NaN are left out.
+    """
+    differences = np.asarray(values, dtype=np.float64) - (0.0 if minus is None else np.asarray(minus))
+    names, rows = np.unique(np.array(patients), return_inverse=True)
+    value_of = _weighted_mean(differences, rows.astype(np.int64), len(names))
+    value = float(value_of(np.ones((1, len(names)), dtype=np.int64))[0])
+    generator = np.random.default_rng(seed)
+    return Estimate(value, interval_over_patients(value_of, len(names), generator=generator, num_draws=num_draws))
+
+
+def _weighted_mean(values: npt.NDArray[np.float64], rows: npt.NDArray[np.int64], num_patients: int) -> ValueOf:
+    is_known = ~np.isnan(values)
+    sums = np.bincount(rows[is_known], values[is_known], minlength=num_patients)
+    counts = np.bincount(rows[is_known], minlength=num_patients)
+
+    def value_of(weights: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):
+            return np.asarray((weights @ sums) / (weights @ counts))
+
+    return value_of
+
+
+NUM_BACKGROUND_CYCLES = 100
+NUM_RANDOM_ORDERS = 3
+RELEVANCE, CHANCE = "relevance", "chance"
+ORDERS = (RELEVANCE, "loudness", "loudness above background")
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One cycle, by order; `overlaps` only where an annotated crackle or wheeze was answered and planted."""
+
+    cycle: Cycle
+    areas: Mapping[str, Areas]
+    overlaps: Mapping[str, Overlap]
+
+
+def report_explanations(
+    run_dir: Path,
+    stem: Path,
+    *,
+    console: Console,
+    num_cycles: int = 100,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Measure explanations of a run on cycles of its test set, print tables, write `<stem>.md` and `<stem>.html`.
+
+    Raises SettingsError for a model without patches.
+    """
+    run = RunFolder(run_dir)
+    trained, data = run.trained_model(), run.config().data
+    check_explainable(trained)
+    corpus = corpora.corpus(data)
+    background = _background(trained, _draw(corpus.part("train"), NUM_BACKGROUND_CYCLES, seed))
+    cycles = _draw([corpus.cycles[row] for row in rows_to_test(corpus, data.test_parts)], num_cycles, seed)
+    events = read_events(corpus.root) if corpus.is_synthetic else {}
+    measured = []
+    for place, (cycle, waveform) in enumerate(zip(cycles, waveforms_of(cycles, trained.front_end), strict=True)):
+        sound = _Sound(trained, waveform, background)
+        planted = planted_bins(events.get(cycle.recording.name, []), cycle, trained.front_end, sound.num_frames)
+        measured.append(_measure(sound, cycle, planted, generator_at(seed, "random orders", place)))
+        if on_progress is not None:
+            on_progress(len(measured), len(cycles))
+    blocks = _blocks(corpus, measured)
+    console.print(Text(render_blocks(blocks)), soft_wrap=True)
+    write_page(stem, "Explanations, measured", blocks)
+
+
+def _draw(cycles: Sequence[Cycle], num: int, seed: int) -> list[Cycle]:
+    """`num` of the cycles at most, in their order."""
+    if not cycles:
+        raise SettingsError("the run's corpus has no cycles to measure explanations on: its training or test is empty")
+    chosen = torch.randperm(len(cycles), generator=generator_at(seed, "cycles to explain", len(cycles)))[:num]
+    return [cycles[row] for row in sorted(chosen.tolist())]
+
+
+def _background(trained: TrainedModel, cycles: Sequence[Cycle]) -> Tensor:
+    """Mean (mel,) of the normalised filter banks: one value for all mels would be loud where sounds are faint."""
+    fbanks = trained.front_end.filter_banks_of(waveforms_of(cycles, trained.front_end))
+    background: Tensor = normalize(fbanks, mean=trained.mean, std=trained.std).mean(dim=(0, 1))
+    return background
+
+
+class _Sound:
+    """A cycle's own sound as the model gets it, of which parts can be taken away, in all its repetitions."""
+
+    def __init__(self, trained: TrainedModel, waveform: Tensor, background: Tensor) -> None:
+        front_end = trained.front_end
+        fbanks = normalize(front_end.filter_banks_of([waveform]), mean=trained.mean, std=trained.std)
+        num_encoded = front_end.num_own_frames(len(waveform))
+        self.trained, self.background, self.fbank = trained, background, fbanks[0]
+        self.num_encoded = None if num_encoded is None else torch.tensor([num_encoded])
+        self.own_frame = own_frames(front_end, len(waveform))
+        self.num_frames = int(self.own_frame.max()) + 1
+        self.class_index = int(self.answer(torch.zeros(1, self.num_frames, len(background), dtype=torch.bool)).argmax())
+        self.relevance = relevance(trained, waveform, class_index=self.class_index)
+
+    @torch.inference_mode()
+    def answer(self, is_away: Tensor) -> Tensor:
+        """Probabilities (step, class) when bins (step, time, mel) of the own sound are replaced by the background."""
+        is_away = is_away[:, self.own_frame] & (self.own_frame >= 0).unsqueeze(1)
+        num_encoded = None if self.num_encoded is None else self.num_encoded.expand(len(is_away))
+        logits: Tensor = self.trained.model(torch.where(is_away, self.background, self.fbank), num_encoded)
+        return logits.softmax(dim=1)
+
+    def mean_of_repetitions(self, bins: Tensor) -> Tensor:
+        """Values of the input (time, mel) by frame of the own sound."""
+        return fold(bins, self.own_frame) / fold(torch.ones_like(bins), self.own_frame)
+
+
+def planted_bins(events: Sequence[Event], cycle: Cycle, front_end: FrontEnd, num_frames: int) -> Tensor:
+    """Which bins (time, mel) of a cycle's first `num_frames` lie in the time and band of an event of its recording."""
+    log_mel, rate_hz = front_end.log_mel, front_end.sample_rate_hz
+    is_planted = torch.zeros(num_frames, front_end.num_mels, dtype=torch.bool)
+    for event in events:
+        first, end = ((time_s - cycle.start_s) * rate_hz / log_mel.hop_size for time_s in (event.start_s, event.end_s))
+        low, high = (frequency_hz * log_mel.fft_size / rate_hz for frequency_hz in event.band_hz)
+        is_mel = (log_mel.mel_banks[math.floor(low) : math.ceil(high) + 1] > 0).any(dim=0)
+        is_planted[max(0, math.floor(first)) : max(0, math.ceil(end))] |= is_mel
+    return is_planted
+
+
+def _measure(sound: _Sound, cycle: Cycle, planted: Tensor, generator: torch.Generator) -> _Measured:
+    tile = tiles(*planted.shape)
+    loudness, above = map(sound.mean_of_repetitions, (sound.fbank, sound.fbank - sound.background))
+    by_order = (sound.relevance, loudness - loudness.min(), above)
+    orders = {name: tile_means(bins, tile) for name, bins in zip(ORDERS, by_order, strict=True)}
+
+    def areas(values: Tensor) -> Areas:
+        return deletion_and_insertion(lambda is_away: sound.answer(is_away)[:, sound.class_index], values, tile)
+
+    chances = [areas(torch.rand(int(tile.max()) + 1, generator=generator)) for _ in range(NUM_RANDOM_ORDERS)]
+    chance = Areas(fmean(each.deletion for each in chances), fmean(each.insertion for each in chances))
+    is_planted = tile_means(planted.float(), tile) > 0
+    is_right = sound.trained.label_set.classes[sound.class_index] == cycle.word
+    overlaps = {name: overlap(values, is_planted) for name, values in orders.items()}
+    return _Measured(
+        cycle,
+        {name: areas(values) for name, values in orders.items()} | {CHANCE: chance},
+        overlaps if is_right and is_planted.any() else {},
+    )
+
+
+def _blocks(corpus: Corpus, measured: Sequence[_Measured]) -> list[Block]:
+    num_patients = len({each.cycle.recording.patient for each in measured})
+    blocks: list[Block] = [
+        Paragraph(
+            f"{len(measured)} cycles of {num_patients} patients of the test set of {corpus.name}. Tiles of 16 frames "
+            "x 16 mels are replaced by the mean of the training set's filter banks (deletion), or put into it "
+            "(insertion), the most relevant first; the area under the answer's probability. In brackets the 95 % "
+            "interval over patients. Gains are paired: above 0 relevance is better than the order of the line."
+        ),
+        Table(
+            ("order", "deletion, % (low is good)", "insertion, % (high is good)", "gain, deletion", "gain, insertion"),
+            [_areas_row(name, measured) for name in (*ORDERS, CHANCE)],
+        ),
+    ]
+    for sound in (LungSound.CRACKLE, LungSound.WHEEZE, LungSound.BOTH):
+        found = [each for each in measured if each.overlaps and each.cycle.sound is sound]
+        if found:
+            blocks += [Heading(f"What was planted: {sound.word}"), *_overlap_blocks(found)]
+    return blocks
+
+
+def _areas_row(name: str, measured: Sequence[_Measured]) -> tuple[Cell, ...]:
+    patients = [each.cycle.recording.patient for each in measured]
+
+    def mean(value_of: Callable[[_Measured], float]) -> str:
+        return mean_over_cycles([value_of(each) for each in measured], patients).in_percent()
+
+    gains = ("", "")
+    if name != RELEVANCE:
+        gains = (
+            mean(lambda each: each.areas[name].deletion - each.areas[RELEVANCE].deletion),
+            mean(lambda each: each.areas[RELEVANCE].insertion - each.areas[name].insertion),
+        )
+    return name, mean(lambda each: each.areas[name].deletion), mean(lambda each: each.areas[name].insertion), *gains
+
+
+def _overlap_blocks(found: Sequence[_Measured]) -> list[Block]:
+    patients = [each.cycle.recording.patient for each in found]
+
+    def mean(value_of: Callable[[_Measured], float]) -> str:
+        return mean_over_cycles([value_of(each) for each in found], patients).in_percent()
+
+    def row(name: str) -> tuple[Cell, ...]:
+        return name, mean(lambda each: each.overlaps[name].is_hit), mean(lambda each: each.overlaps[name].share)
+
+    area = mean(lambda each: each.overlaps[RELEVANCE].area)
+    return [
+        Paragraph(
+            f"{len(found)} cycles of {len(set(patients))} patients that were answered right. How often the highest "
+            "tile touches a planted sound in time and frequency, and how much of what is positive lies in such tiles."
+        ),
+        Table(("order", "highest tile hits, %", "share inside, %"), [*map(row, ORDERS), (CHANCE, area, area)]),
+    ]

@@ -1,0 +1,165 @@
+"""What others do for the same answers and the same training step, written as its users write it.
+
+Peers are the transformers library's feature extractor and Audio Spectrogram Transformer with our weights, and a
+Patch-Mix step on it as the published program goes about it (docs/paper.md): two embeddings and two passes, all
+weights copied before each step, Adam, in float32 unless an AMP dtype is given.
+"""
+
+import copy
+import importlib
+import json
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lungsound.audio.front_end import FrontEnd
+from lungsound.errors import SettingsError
+from lungsound.inference.hugging_face import hugging_face_config, hugging_face_weights
+from lungsound.models.classifier import LungSoundClassifier, Projector
+
+
+def transformers() -> Any:
+    """The library; SettingsError when it is not installed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it warns of on import is nothing that a measurement needs
+            return importlib.import_module("transformers")
+    except ImportError as error:
+        raise SettingsError(
+            f"--against transformers needs the library transformers ({error}): pip install 'lungsound[baselines]', "
+            "or measure ours alone with --against nothing"
+        ) from None
+
+
+def transformers_classifier(model: LungSoundClassifier) -> Any:
+    """Its ASTForAudioClassification with the weights of `model`, through a folder as its users load one."""
+    library = transformers()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_file(hugging_face_weights(model, scale=1.0), folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(hugging_face_config(model)), encoding="utf-8")
+        library.utils.logging.disable_progress_bar()
+        loaded, told = library.ASTForAudioClassification.from_pretrained(folder, output_loading_info=True)
+    if told["missing_keys"] or told["unexpected_keys"]:
+        raise SettingsError(
+            f"transformers {library.__version__} reads other names of weights than those known here "
+            f"({sorted(told['missing_keys'])[:2]}): take another version"
+        )
+    loaded.classifier.layernorm.eps = 1e-5  # the published head's; the library gives it the encoder's
+    return loaded.eval()
+
+
+class TransformersAnswers:
+    """Waveforms to probabilities by the library: its feature extractor, its model, float32, no gradients."""
+
+    def __init__(self, model: LungSoundClassifier, front_end: FrontEnd, *, mean: float, std: float) -> None:
+        self.model = transformers_classifier(model)
+        self.fit = front_end.fit
+        self.rate_hz = front_end.sample_rate_hz
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of empty mel filters, which AST's own filter bank has too
+            self.extractor = transformers().ASTFeatureExtractor(
+                sampling_rate=self.rate_hz,
+                num_mel_bins=front_end.num_mels,
+                max_length=front_end.num_frames,
+                mean=mean,
+                std=std,
+            )
+
+    def features(self, waveforms: Sequence[Tensor]) -> Tensor:
+        """Normalised filter banks (batch, time, mel) of cycles of any length."""
+        given = [self.fit(waveform).numpy() for waveform in waveforms]
+        features: Tensor = self.extractor(given, sampling_rate=self.rate_hz, return_tensors="pt").input_values
+        return features.float()
+
+    @torch.no_grad()
+    def __call__(self, waveforms: Sequence[Tensor]) -> Tensor:
+        """Probabilities (cycle, class) of cycles of any length."""
+        logits: Tensor = self.model(self.features(waveforms)).logits
+        return logits.softmax(dim=1)
+
+
+class PlainPatchMixStep:
+    """One step of the Patch-Mix contrastive loss on the library's model, as published; weights from `model`.
+
+    The embedding is done once for the clean and once for the mixed view, and each has a backward pass of its own
+    graph. `old_share` is the published moving average's. With `amp_dtype` float16 the loss is scaled.
+    """
+
+    def __init__(
+        self,
+        model: LungSoundClassifier,
+        *,
+        device: torch.device,
+        amp_dtype: torch.dtype | None = None,
+        old_share: float = 0.5,
+        learning_rate: float = 5e-5,
+        weight_decay: float = 1e-6,
+        temperature: float = 0.06,
+    ) -> None:
+        loaded = transformers_classifier(model)
+        self.encoder = loaded.audio_spectrogram_transformer.to(device).train()
+        self.classifier = loaded.classifier.to(device).train()
+        self.projector = Projector(model.encoder.dim, model.encoder.dim).to(device).train()
+        if model.projector is not None:
+            self.projector.load_state_dict(model.projector.state_dict())
+        self.num_patches = model.patch_encoder.grid.num_patches
+        self.modules: tuple[nn.Module, ...] = (self.encoder, self.classifier, self.projector)
+        parameters = [parameter for module in self.modules for parameter in module.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay)
+        self.device, self.amp_dtype, self.old_share, self.temperature = device, amp_dtype, old_share, temperature
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16)
+
+    def __call__(self, fbank: Tensor, labels: Tensor, *, rng: np.random.Generator) -> Tensor:
+        """Step on filter banks (batch, time, mel) and labels (batch,); the loss before the update."""
+        old = [copy.deepcopy(module.state_dict()) for module in self.modules]
+        fbank, labels = fbank.to(self.device), labels.to(self.device)
+        partner = torch.from_numpy(rng.permutation(len(fbank))).to(self.device)
+        num_replaced = int(self.num_patches * (1 - rng.beta(1.0, 1.0)))
+        replaced = torch.zeros(self.num_patches, dtype=torch.bool, device=self.device)
+        replaced[torch.from_numpy(rng.permutation(self.num_patches)[:num_replaced]).to(self.device)] = True
+        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+            loss = self.loss(fbank, labels, partner=partner, replaced=replaced)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(self.scaler.scale(loss))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        for module, before in zip(self.modules, old, strict=True):
+            self._blend(module, before)
+        return loss.detach()
+
+    def loss(self, fbank: Tensor, labels: Tensor, *, partner: Tensor, replaced: Tensor) -> Tensor:
+        """Cross-entropy of the clean view plus the contrastive loss of the mixed one."""
+        features = self.encoder(fbank).pooler_output
+        clean = functional.cross_entropy(self.classifier(features), labels)
+
+        def mix(module: nn.Module, inputs: Any, patches: Tensor) -> Tensor:
+            del module, inputs
+            return torch.where(replaced[:, None], patches[partner], patches)
+
+        hook = self.encoder.embeddings.patch_embeddings.register_forward_hook(mix)
+        mixed = self.projector(self.encoder(fbank).pooler_output)
+        hook.remove()
+        anchors = functional.normalize(features.detach(), dim=1)
+        similarities = functional.normalize(mixed, dim=1) @ anchors.T / self.temperature
+        log_shares = similarities.log_softmax(dim=1)
+        kept = 1 - replaced.double().mean().to(log_shares.dtype)
+        own = torch.arange(len(fbank), device=fbank.device)
+        chosen = kept * log_shares[own, own] + (1 - kept) * log_shares[own, partner]
+        total: Tensor = clean - chosen.mean()
+        return total
+
+    def _blend(self, module: nn.Module, before: Mapping[str, Tensor]) -> None:
+        new = module.state_dict()
+        for name, value in new.items():
+            if value.is_floating_point():
+                new[name] = self.old_share * before[name] + (1 - self.old_share) * value
+        module.load_state_dict(new)

@@ -1,0 +1,181 @@
+"""SpecAugment (Park et al., 2019): draw masks, then apply them to a copy of a filter bank.
+
+Changes of a cycle's waveform for training: draw one, then apply it.
+
+The published program draws one of nlpaug's changes. Here signalsmith-stretch does those that move time or frequencies,
+through the package python-stretch (the extra `augment`), which is imported when it is first needed.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lungsound.errors import SettingsError
+
+Gate = Literal["probability", "published"]
+Fill = Literal["mean", "zero"]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Bins [start, start + width) of an axis; a width of 0 masks nothing."""
+
+    start: int
+    width: int
+
+
+@dataclass(frozen=True)
+class SpecAugmentDraw:
+    """The masks for one filter bank. Without `is_applied` there are none."""
+
+    frequency: tuple[Mask, ...]
+    time: tuple[Mask, ...]
+    is_applied: bool
+
+
+def draw_specaugment(
+    num_frames: int,
+    num_mels: int,
+    *,
+    generator: torch.Generator,
+    num_frequency_masks: int = 2,
+    max_frequency_width: int = 48,
+    num_time_masks: int = 2,
+    max_time_width: int = 160,
+    probability: float = 1.0,
+    gate: Gate = "probability",
+) -> SpecAugmentDraw:
+    """Draw whether to mask, then for each mask its width and its start, frequency masks first.
+
+    A width is int(U(0, max)), so at most max - 1; max is limited to the length of the axis. The start is any at which
+    the mask fits, the last one included (the published program draws it with random.randint). The gate "probability"
+    applies with `probability`; "published" when a standard normal number is at most 1 (84 % of the time), whatever
+    `probability` says. `generator` is one of the CPU's.
+    """
+    if gate == "published":
+        is_applied = torch.randn((), generator=generator).item() <= 1
+    elif gate == "probability":
+        is_applied = torch.rand((), generator=generator).item() < probability
+    else:
+        raise SettingsError(f"unknown SpecAugment gate '{gate}': use 'probability' or 'published'")
+    if not is_applied:
+        return SpecAugmentDraw(frequency=(), time=(), is_applied=False)
+    frequency = tuple(_draw_mask(num_mels, max_frequency_width, generator) for _ in range(num_frequency_masks))
+    time = tuple(_draw_mask(num_frames, max_time_width, generator) for _ in range(num_time_masks))
+    return SpecAugmentDraw(frequency=frequency, time=time, is_applied=True)
+
+
+def apply_specaugment(fbank: Tensor, draw: SpecAugmentDraw, *, fill: Fill = "mean") -> Tensor:
+    """Copy of the filter bank (time, mel) with the drawn masks filled in.
+
+    "mean" fills frequency masks with the mean of the whole input, time masks with the mean after the frequency masks.
+    """
+    masked = fbank.clone()
+    _fill_masks(masked.T, draw.frequency, fill)
+    _fill_masks(masked, draw.time, fill)
+    return masked
+
+
+def _draw_mask(size: int, max_width: int, generator: torch.Generator) -> Mask:
+    width = int(torch.rand((), generator=generator, dtype=torch.float64).item() * min(max_width, size))
+    start = int(torch.randint(size - width + 1, (), generator=generator).item())
+    return Mask(start=start, width=width)
+
+
+def _fill_masks(fbank: Tensor, masks: Sequence[Mask], fill: Fill) -> None:
+    """Fill the masks along the first axis, in place, all with one value taken before the first of them."""
+    if fill not in ("mean", "zero"):
+        raise SettingsError(f"unknown SpecAugment fill '{fill}': use 'mean' or 'zero'")
+    value = fbank.mean() if fill == "mean" else fbank.new_zeros(())
+    for mask in masks:
+        if mask.start + mask.width > len(fbank):
+            raise ValueError(f"{mask} ends beyond an axis of {len(fbank)}: draw it for this filter bank's size")
+        fbank[mask.start : mask.start + mask.width] = value
+
+
+Kind = Literal["noise", "speed", "loudness", "pitch", "warp"]
+
+# What `WaveformChange.amount` is, and the range from which it is drawn evenly. Loudness, pitch and warp have the
+# published ranges. nlpaug's speeds, half to double, would make another breath of a cycle.
+RANGES: dict[Kind, tuple[float, float]] = {
+    "noise": (5.0, 40.0),  # signal-to-noise ratio in dB
+    "speed": (0.8, 1.25),  # times as fast, at the same pitch
+    "loudness": (0.5, 2.0),  # factor of the amplitude
+    "pitch": (-1.0, 3.0),  # semitones, at the same length
+    "warp": (0.9, 1.1),  # factor alpha of the lower frequencies, at the same length
+}
+STRETCHED: frozenset[Kind] = frozenset({"speed", "pitch", "warp"})
+
+WARP_LIMIT = 0.3  # of the sample rate, 4800 Hz at 16 kHz: about where a warp stops to multiply frequencies
+
+
+@dataclass(frozen=True)
+class WaveformChange:
+    """One drawn change; the unit of `amount` is that of the kind in `RANGES`. `noise_seed` gives the noise."""
+
+    kind: Kind
+    amount: float
+    noise_seed: int = 0
+
+
+def draw_waveform_change(
+    kinds: Sequence[Kind], *, generator: torch.Generator, probability: float = 1.0
+) -> WaveformChange | None:
+    """With `probability` one of `kinds`, each as likely, and its amount; else None. `generator` is one of the CPU's."""
+    if torch.rand((), generator=generator, dtype=torch.float64).item() >= probability:
+        return None
+    kind = kinds[int(torch.randint(len(kinds), (), generator=generator).item())]
+    low, high = RANGES[kind]
+    amount = low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
+    return WaveformChange(kind, amount, noise_seed=int(torch.randint(2**62, (), generator=generator).item()))
+
+
+def change_waveform(waveform: Tensor, change: WaveformChange, *, sample_rate_hz: int) -> Tensor:
+    """Changed copy of a waveform (samples,), float32 on the CPU; only "speed" gives another length.
+
+    The same change of the same waveform gives the same samples: nothing is drawn but from `change.noise_seed`.
+
+    "warp" moves frequencies as another length of the vocal tract would (Jaitly & Hinton, 2013): up to
+    `WARP_LIMIT` * rate / sqrt(alpha) they are multiplied by alpha, above it moved as far as there. Theirs compresses
+    or spreads what is above, so that the Nyquist frequency stays; here that may be lost, or nothing may come there.
+    """
+    if change.kind == "noise":
+        return _add_noise(waveform, snr_db=change.amount, seed=change.noise_seed)
+    if change.kind == "loudness":
+        return waveform * change.amount
+    stretch = _stretch_package().Signalsmith.Stretch(0)  # a seed: without one it takes one from the system
+    stretch.preset(1, sample_rate_hz)
+    if change.kind == "speed":
+        stretch.setTimeFactor(change.amount)
+    elif change.kind == "pitch":
+        stretch.setTransposeSemitones(change.amount)
+    else:
+        stretch.setTransposeFactor(change.amount, WARP_LIMIT)
+    return torch.from_numpy(stretch.process(waveform.numpy()[np.newaxis])[0])
+
+
+def check_installed(kinds: Sequence[Kind]) -> None:
+    """SettingsError when one of `kinds` needs a package that is not installed."""
+    if STRETCHED & set(kinds):
+        _stretch_package()
+
+
+def _stretch_package() -> Any:
+    try:
+        return importlib.import_module("python_stretch")
+    except ImportError:
+        raise SettingsError(
+            f"the waveform changes {', '.join(sorted(STRETCHED))} need the package python-stretch: install it with "
+            "pip install 'lungsound[augment]', or leave them out of augment.waveform"
+        ) from None
+
+
+def _add_noise(waveform: Tensor, *, snr_db: float, seed: int) -> Tensor:
+    """White Gaussian noise whose expected power is that of the whole waveform divided by 10 ** (snr_db / 10)."""
+    noise = torch.randn(waveform.shape, generator=torch.Generator().manual_seed(seed), dtype=waveform.dtype)
+    return waveform + noise * (waveform.square().mean().sqrt() * 10 ** (-snr_db / 20))

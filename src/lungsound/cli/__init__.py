@@ -1,0 +1,1 @@
+"""The command `lungsound`: arguments and printing."""

@@ -1,0 +1,108 @@
+"""The main job on one page of output: corpus, training, score, report, an answer for one recording."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from lungsound.config import load_config
+from lungsound.data.corpus import Corpus, Cycle
+from lungsound.data.reader import read_corpus
+from lungsound.data.synthetic import EVENTS_FILE, synthesize
+from lungsound.errors import SettingsError
+from lungsound.evaluation.report import first_lines
+from lungsound.inference.prediction import CycleAnswer
+from lungsound.inference.predictor import Predictor
+from lungsound.labels import LungSound
+from lungsound.progress import track
+from lungsound.recipe import train
+from lungsound.training.run import RunFolder
+from lungsound.training.trainer import RunInterrupted
+
+# A run that a user trained with the recipe "demo" has another name: it is not replaced.
+RUN_NAME = "the demo's own run"
+
+
+def run_demo(
+    data: Path | None, out: Path, *, num_patients: int, seed: int, epochs: int | None, console: Console
+) -> None:
+    """Do it all in the folder `out`; an earlier demo's corpus and run there are replaced."""
+    root = data
+    if root is None:
+        root = out / "corpus"
+        _remove(root, is_ours=(root / EVENTS_FILE).is_file())
+        console.print(f"Making a synthetic corpus of {num_patients} patients in {root}", highlight=False)
+        synthesize_with_bar(root, num_patients=num_patients, seed=seed, console=console)
+    run_dir = out / "run"
+    _remove(run_dir, is_ours=_is_demo_run(run_dir))
+    overrides = [f"name={RUN_NAME}", f"data.root={root.absolute()}", f"train.seed={seed}"]
+    overrides += [] if epochs is None else [f"train.epochs={epochs}"]
+    config = load_config("demo", overrides)
+    console.print(
+        f"Training: breathing cycles to filter banks to an Audio Spectrogram Transformer with Patch-Mix contrastive "
+        f"learning, {config.train.epochs} epochs",
+        highlight=False,
+    )
+    try:
+        report = train(config, run_dir, console=console)
+    except RunInterrupted:
+        raise RunInterrupted("stopped; the demo starts anew at the next call") from None
+    _answer_for_one(read_corpus(root), run_dir, console)
+
+    console.print()
+    for line in first_lines(report):
+        console.print(line, highlight=False)
+    console.print("Research software, not a medical device.")
+    console.print(f"report: {report}", highlight=False, soft_wrap=True)
+
+
+def _answer_for_one(corpus: Corpus, run_dir: Path, console: Console) -> None:
+    """Answer for one recording of a patient without recordings in the training set, preferably with crackles and
+    wheezes; say so when there is no such patient."""
+    seen = {cycle.recording.patient for cycle in corpus.part("train")}
+    unseen = [cycle for cycle in corpus.cycles if cycle.recording.patient not in seen]
+    if not unseen:
+        console.print("\nEvery patient also has recordings in the training set: no answer for an unseen one.")
+        return
+    recording = next((c.recording for c in unseen if c.sound is LungSound.BOTH), unseen[0].recording)
+    truth = [cycle for cycle in unseen if cycle.recording == recording]
+    console.print(f"\nAn answer for one recording of a patient that the model never heard: {recording.path}")
+    spans_s = [(cycle.start_s, cycle.end_s) for cycle in truth]
+    answers = Predictor.load(run_dir).predict(recording.path, spans_s=spans_s)
+    print_answers(recording.path.name, answers, console, truth=truth)
+
+
+def synthesize_with_bar(root: Path, *, num_patients: int, seed: int, console: Console) -> None:
+    """Make a synthetic corpus and show how far it is."""
+    with track(console, "recordings") as on_progress:
+        synthesize(root, num_patients=num_patients, seed=seed, on_progress=on_progress)
+
+
+def print_answers(
+    title: str, answers: Sequence[CycleAnswer], console: Console, *, truth: Sequence[Cycle] | None = None
+) -> None:
+    """A table of the answers for one recording, beside the annotation when `truth` is given."""
+    table = Table(title=title, title_justify="left")
+    for column in ("start s", "end s", "answer", *(["annotated"] if truth else []), *answers[0].probabilities):
+        table.add_column(column)
+    for index, answer in enumerate(answers):
+        annotated = [truth[index].sound.name.lower()] if truth else []
+        shares = [f"{value:.2f}" for value in answer.probabilities.values()]
+        said = f"{answer.answer} (uncertain)" if answer.is_uncertain else answer.answer
+        table.add_row(f"{answer.start_s:.2f}", f"{answer.end_s:.2f}", said, *annotated, *shares)
+    console.print(table)
+
+
+def _is_demo_run(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and RunFolder(folder).config().name == RUN_NAME
+
+
+def _remove(folder: Path, *, is_ours: bool) -> None:
+    """Remove what an earlier demo left; anything else in its place is refused."""
+    if is_ours:
+        shutil.rmtree(folder)
+    elif folder.exists():
+        raise SettingsError(f"{folder} was not made by an earlier demo: choose another folder with --out DIR")

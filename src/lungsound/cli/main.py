@@ -1,0 +1,102 @@
+"""The command `lungsound`. Everything heavy is imported when a command runs, so that --help is quick."""
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from lungsound.cli import calibrate as calibration
+from lungsound.cli import compare, data, rescore
+from lungsound.cli import data as audit
+from lungsound.cli import data as convert
+from lungsound.cli import experiments as studies
+from lungsound.cli import predict as answering
+from lungsound.cli import predict as inspecting
+from lungsound.cli import serve as serving
+from lungsound.cli import train as training
+from lungsound.cli.shared import NOTICE, print_error
+from lungsound.errors import LungsoundError
+
+app = typer.Typer(
+    help=f"Hear crackles and wheezes in chest recordings. {NOTICE}\n\n"
+    "Start with 'lungsound demo'. With a corpus on disk: 'lungsound data check DIR', then "
+    "'lungsound train tiny_patchmix_cl --data DIR --out runs/first', then 'lungsound predict runs/first FILE.wav'.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at a corpus, audit it, convert it, or make a synthetic one.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+COMMANDS: tuple[Callable[..., None], ...] = (
+    training.demo,
+    training.train,
+    training.reproduce,
+    training.recipes,
+    answering.evaluate,
+    answering.export,
+    answering.predict,
+    studies.cross,
+    compare.compare,
+    compare.power,
+    rescore.rescore,
+    calibration.calibrate,
+    calibration.operate,
+    inspecting.embed,
+    serving.serve,
+    serving.review,
+)
+for command in COMMANDS:
+    app.command()(command)
+study_app = typer.Typer(help="Results kept small, and the tables that are made from them.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+study_app.command("keep")(studies.study_keep)
+study_app.command("show")(studies.study_show)
+data_app.command("check")(data.data_check)
+data_app.command("audit")(audit.data_audit)
+data_app.command("convert")(convert.data_convert)
+data_app.command("synthesize")(data.data_synthesize)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        print(f"lungsound {version('lungsound')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+def main() -> None:
+    """Run the command. What a user can mend gives one line and exit code 2, any other exception one and exit code 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # it need not hold every name (cp1252)
+    # Read when torch is first imported: threads that spin without end while they wait are many times slower on a busy
+    # machine (docs/log.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    try:
+        app()
+    except LungsoundError as error:
+        print_error(str(error))
+        raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if os.environ.get("LUNGSOUND_DEBUG") == "1":
+            raise
+        print_error(f"{error.filename or 'the system'}: {error.strerror or error}; LUNGSOUND_DEBUG=1 shows where")
+        raise SystemExit(2) from None
+    except Exception as error:
+        if os.environ.get("LUNGSOUND_DEBUG") == "1":
+            raise
+        print_error(f"internal error (bug): {type(error).__name__}: {error}; LUNGSOUND_DEBUG=1 shows where")
+        raise SystemExit(1) from None

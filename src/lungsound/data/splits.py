@@ -1,0 +1,143 @@
+"""Validation patients out of the training set: grouped by patient, stratified by class and device.
+
+Which cycles train, choose the epoch and are tested: the published protocol, and the strict one.
+
+Published: all of the training set trains. Strict: validation patients are held out of the training set, and patients
+that the test has too leave it, so that nobody is on two sides.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from lungsound.data.corpus import Corpus, Cycle
+from lungsound.errors import CorpusError, SettingsError
+
+NUM_CANDIDATES = 400
+
+
+def hold_out_patients(cycles: Sequence[Cycle], share: float, *, generator: torch.Generator) -> frozenset[str]:
+    """Patients that together hold about `share` of the cycles, of each class and of each device's cycles.
+
+    Of many random sets of patients the one whose counts come closest (least squares of relative deviations) is taken.
+    Raises SettingsError when there are fewer than two patients.
+    """
+    patients = sorted({cycle.recording.patient for cycle in cycles})
+    if len(patients) < 2:
+        raise SettingsError(
+            f"the strict protocol holds out validation patients and needs 2 or more training patients, got "
+            f"{len(patients)}; data.protocol=published holds none out"
+        )
+    strata = sorted({name for cycle in cycles for name in _strata(cycle)})
+    counts = {patient: Counter[str]() for patient in patients}
+    for cycle in cycles:
+        counts[cycle.recording.patient].update(_strata(cycle))
+    table = torch.tensor([[counts[p][name] for name in strata] for p in patients], dtype=torch.float64)
+
+    best: tuple[float, frozenset[str]] | None = None
+    for _ in range(NUM_CANDIDATES):
+        order = torch.randperm(len(patients), generator=generator)
+        held = table[order].cumsum(0)
+        deviations = ((held / table.sum(0) - share) ** 2).sum(1)[:-1]
+        num_held = int(deviations.argmin()) + 1
+        deviation = float(deviations[num_held - 1])
+        if best is None or deviation < best[0]:
+            best = deviation, frozenset(patients[i] for i in order[:num_held].tolist())
+    assert best is not None
+    return best[1]
+
+
+def _strata(cycle: Cycle) -> tuple[str, ...]:
+    return ("all", f"class {cycle.word}", f"device {cycle.recording.device}")
+
+
+VALIDATION = "validation"  # the part of held-out rows in a predictions file
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows of the corpus's cycles that train, choose the epoch, and are evaluated.
+
+    `left_out` are patients whose training cycles take no part, since the test has them too.
+    """
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def divide(
+    corpus: Corpus,
+    *,
+    test_parts: Sequence[str] = (),
+    is_strict: bool = True,
+    are_shared_patients_kept: bool = False,
+    validation_share: float,
+    generator: torch.Generator,
+    is_tested: bool = True,
+) -> Parts:
+    """The parts of a corpus under the strict or the published protocol.
+
+    With `is_tested` false a corpus may lack a test set under the strict one, which holds out validation patients.
+
+    Parts that a corpus declares to hold known patients (`Corpus.known_patient_parts`) take no patient out of the
+    training set. CorpusError when nothing trains or nothing is tested, SettingsError when there are too few patients
+    to hold any out.
+    """
+    is_untested = is_strict and not is_tested and corpus.parts == ("train",)
+    train, test = corpus.part("train"), () if is_untested else rows_to_test(corpus, test_parts)
+    if not train:
+        raise CorpusError(f"{corpus.root} has no training cycles; the parts there are {list(corpus.parts)}")
+    if not is_strict:
+        return Parts(_rows(corpus, train), (), test)
+    left_out = () if are_shared_patients_kept else shared_patients(corpus, train, [corpus.cycles[row] for row in test])
+    staying = [cycle for cycle in train if cycle.recording.patient not in left_out]
+    if not staying:
+        raise CorpusError(
+            f"{corpus.root}: the test has every training patient too, so the strict protocol leaves none to train; "
+            "split by patient, or set data.protocol=published"
+        )
+    held = hold_out_patients(staying, validation_share, generator=generator)
+    return Parts(
+        train=_rows(corpus, [cycle for cycle in staying if cycle.recording.patient not in held]),
+        validation=_rows(corpus, [cycle for cycle in staying if cycle.recording.patient in held]),
+        test=test,
+        left_out=left_out,
+    )
+
+
+def shared_patients(corpus: Corpus, train: Sequence[Cycle], test: Sequence[Cycle]) -> tuple[str, ...]:
+    """Patients in both, but for those in test parts that hold known patients by design; sorted."""
+    tested = {c.recording.patient for c in test if corpus.split[c.recording.name] not in corpus.known_patient_parts}
+    return tuple(sorted(tested & {cycle.recording.patient for cycle in train}))
+
+
+def rows_to_test(corpus: Corpus, parts: Sequence[str] = ()) -> tuple[int, ...]:
+    """Rows of the cycles of the test parts: those named, else every part but "train". CorpusError without cycles."""
+    names = tuple(parts) or tuple(part for part in corpus.parts if part != "train")
+    test = corpus.part(*names)
+    if not test or not set(names) <= set(corpus.parts):
+        raise CorpusError(
+            f"{corpus.root} has {len(test)} cycles in the test parts {list(names)}; its parts are {list(corpus.parts)}"
+        )
+    return _rows(corpus, test)
+
+
+def leave_device_out(corpus: Corpus, device: str) -> Corpus:
+    """The corpus with another split: recordings of `device` are "test", all others "train".
+
+    CorpusError when one of the two would be empty.
+    """
+    split = {r.name: "test" if r.device == device else "train" for r in corpus.recordings}
+    if len(set(split.values())) < 2:
+        found = sorted({recording.device or "unknown" for recording in corpus.recordings})
+        raise CorpusError(f"{corpus.root} cannot leave the device {device!r} out; its devices are {', '.join(found)}")
+    return replace(corpus, split=split)
+
+
+def _rows(corpus: Corpus, cycles: Sequence[Cycle]) -> tuple[int, ...]:
+    row_of = {cycle.key: row for row, cycle in enumerate(corpus.cycles)}
+    return tuple(row_of[cycle.key] for cycle in cycles)

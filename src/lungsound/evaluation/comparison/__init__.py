@@ -1,1 +1,0 @@
-"""Two methods on the same cycles: is one better, and how many patients would tell?"""

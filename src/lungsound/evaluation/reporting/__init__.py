@@ -1,1 +1,0 @@
-"""The page, the pictures and the model card of a trained run."""

@@ -1,0 +1,1 @@
+"""Many trainings together: tables of the paper, devices and corpora left out."""

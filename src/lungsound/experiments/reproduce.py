@@ -1,0 +1,153 @@
+"""A table of the paper: every row trained with every seed, one run after the other, what is done skipped."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from lungsound.config import DataSettings, RunConfig
+from lungsound.data.batches import corpus as read_corpus_of
+from lungsound.errors import CorpusError, LungsoundError, SettingsError
+from lungsound.experiments.results import RunResult, print_table, read_result, write_table
+from lungsound.experiments.table import Row, Table
+from lungsound.recipe import train
+from lungsound.training.run import RunFolder
+from lungsound.training.trainer import RunInterrupted
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One row with one seed."""
+
+    row: Row
+    seed: int
+    config: RunConfig
+    folder: Path
+
+    def carry_out(self, corpora: "Fingerprints", console: Console) -> bool:
+        """Train and evaluate, from where an earlier call stopped; False when an earlier call had finished it.
+
+        SettingsError when the folder holds a run with other settings, CorpusError when it is one on other recordings.
+        """
+        is_started = (self.folder / "config.json").is_file()
+        RunFolder(self.folder).check(self.config, is_resumed=is_started)
+        if is_finished(self.folder):
+            corpora.check(self.folder, self.config.data)
+            console.print("  done already")
+            return False
+        if self.row.after is not None and not is_finished(Path(self.config.model.pretrained).parent):
+            raise SettingsError(f"goes on from {self.row.after}, seed {self.seed}, which is not finished")
+        train(self.config, self.folder, console=console, is_resumed=is_started)
+        return True
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run was trained to its end and evaluated."""
+    return (folder / "report.json").is_file()
+
+
+class Fingerprints:
+    """Fingerprints of corpora as they are now; each is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[DataSettings, str] = {}
+
+    def check(self, folder: Path, data: DataSettings) -> None:
+        """CorpusError when the run in `folder` was trained on other files or labels than `data` now stands for."""
+        if data not in self._known:
+            self._known[data] = read_corpus_of(data).fingerprint
+        if RunFolder(folder).facts()["corpus"]["fingerprint"] != self._known[data]:
+            raise CorpusError(f"{data.root} is not what {folder} was trained on: delete that folder to train it anew")
+
+
+def plan_runs(table: Table, *, data: Path, out: Path, num_seeds: int, settings: Sequence[str]) -> list[PlannedRun]:
+    """All runs, the first seed of every row before the second of any.
+
+    A row that goes on from another one's model takes that of the same seed. SettingsError for settings that do not
+    fit the table.
+    """
+    table.check(settings)
+    planned = []
+    for seed in range(num_seeds):
+        for row in table.rows:
+            folder = out / "runs" / row.folder / f"seed{seed}"
+            more = [f"data.root={data.absolute()}", f"train.seed={seed}", *settings]
+            if row.after is not None:
+                model = out.absolute() / "runs" / row.after / f"seed{seed}" / RunFolder(folder).model.name
+                more += [f"model.pretrained={model}", "model.is_head_pretrained=true"]
+            planned.append(PlannedRun(row, seed, row.config(tuple(more)), folder))
+    return planned
+
+
+def reproduce(
+    name: str,
+    table: Table,
+    *,
+    data: Path,
+    out: Path,
+    num_seeds: int = 5,
+    settings: Sequence[str] = (),
+    console: Console,
+) -> list[str]:
+    """Train what is not done yet, then write and print the table; the failures, a line each.
+
+    A run that a user's mistake or a missing file stops is left out and named; the others go on. The table is
+    written anew after every run. Raises RunInterrupted when asked to stop; the same call goes on from there.
+    SettingsError when another call is at work in `out`.
+    """
+    planned = plan_runs(table, data=data, out=out, num_seeds=num_seeds, settings=settings)
+    if not data.exists():
+        raise CorpusError(f"no folder {data}: give the folder of a corpus, or a table")
+    with _alone_in(out):
+        changes = table.changes(settings)
+        results, failures = _carry_out(
+            planned, console, write=lambda so_far: write_table(out / name, table, so_far, changes=changes)
+        )
+        if results:
+            write_table(out / name, table, results, changes=changes)
+            print_table(out / name, console)
+    return [f"{', '.join(runs)}: {message}" for message, runs in failures.items()]
+
+
+def _carry_out(
+    planned: Sequence[PlannedRun], console: Console, *, write: Callable[[Mapping[str, list[RunResult]]], None]
+) -> tuple[dict[str, list[RunResult]], dict[str, list[str]]]:
+    """Results by folder of the row, and by message the runs that failed with it; `write` is called after a training."""
+    corpora = Fingerprints()
+    results: dict[str, list[RunResult]] = {}
+    failures: dict[str, list[str]] = {}
+    for number, run in enumerate(planned, start=1):
+        what = f"{run.row.name}, seed {run.seed}"
+        told = f"[{number} of {len(planned)}] {what}: {run.row.command()}"
+        console.print(told, highlight=False, soft_wrap=True)
+        try:
+            is_trained = run.carry_out(corpora, console)
+            results.setdefault(run.row.folder, []).append(read_result(run.folder))
+        except RunInterrupted:
+            raise RunInterrupted("stopped; the same command goes on from there") from None
+        except LungsoundError as error:
+            failures.setdefault(str(error), []).append(what)
+            console.print(f"  {error}", highlight=False, soft_wrap=True)
+            continue
+        if is_trained:
+            write(results)
+    return results, failures
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold the folder while its runs are trained; given back by the system when the process ends in any way."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"{out} cannot be made a folder ({error.strerror}): give another --out") from None
+    try:
+        with FileLock(out / ".lock", blocking=False):
+            yield
+    except Timeout:
+        raise SettingsError(
+            f"another 'lungsound reproduce' is at work in {out}: wait for it or give another --out"
+        ) from None

@@ -1,0 +1,302 @@
+"""Fit and predict as scikit-learn's classifiers do, by the same recipes and the same training as everything else."""
+
+import csv
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from rich.console import Console
+
+from lungsound.audio.io import probe
+from lungsound.config import DataSettings, RunConfig, load_config
+from lungsound.data.reader import read_corpus
+from lungsound.data.splits import hold_out_patients
+from lungsound.errors import CorpusError, SettingsError
+from lungsound.files import short_names, written_whole
+from lungsound.inference.predictor import Predictor
+from lungsound.labels import LABEL_SETS, LabelSet
+from lungsound.randomness import generator_at
+from lungsound.recipe import train
+from lungsound.training.run import RunFolder
+
+COLUMNS = ("path", "name", "start_s", "end_s", "label", "patient", "split")
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """A stretch of a sound file in seconds; without `span_s` the whole of it."""
+
+    path: Path
+    span_s: tuple[float, float] | None = None
+
+
+class LungSoundClassifier:
+    """A classifier of sounds with scikit-learn's methods; scikit-learn itself is not needed.
+
+    X is a list of sounds: paths (whole recordings), rows (path, start_s, end_s), or waveforms (samples,) at
+    `sample_rate_hz`. y holds a word of one label set for each: "normal", "crackle", "wheeze", "both", or "normal",
+    "abnormal", or SPRSound's words.
+
+    - `recipe`, `settings`: what is trained, as `load_config` takes it, e.g. "demo" with {"train.epochs": 5}. The recipe
+      "demo" is small and starts from random weights; "patchmix_cl" is the paper's.
+    - `out`: the folder of the run, which must not hold one yet: it is what is saved. None keeps the model only in
+      memory, as cross-validation needs it, and makes no report.
+    - `test_share`: of the sounds, how many are kept for the report in `out`, by patients. Of the others, without `out`
+      of all, the recipe holds out its validation patients, on whom probabilities are calibrated.
+    """
+
+    classes_: NDArray[np.str_]
+    predictor_: Predictor
+
+    def __init__(
+        self,
+        recipe: str = "demo",
+        *,
+        settings: Mapping[str, Any] | None = None,
+        out: str | Path | None = None,
+        sample_rate_hz: int | None = None,
+        test_share: float = 0.2,
+        random_state: int = 0,
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> None:
+        self.recipe = recipe
+        self.settings = settings
+        self.out = out
+        self.sample_rate_hz = sample_rate_hz
+        self.test_share = test_share
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    @classmethod
+    def load(cls, run: str | Path, *, sample_rate_hz: int | None = None, device: str = "auto") -> "LungSoundClassifier":
+        """The classifier that a run gave, whoever trained it; made to answer, not to be fitted again."""
+        found = cls(out=run, sample_rate_hz=sample_rate_hz, device=device)
+        return found._with(Predictor.load(run, device=device))
+
+    def fit(self, X: Sequence[Any], y: Sequence[Any], groups: Sequence[Any] | None = None) -> "LungSoundClassifier":
+        """Train on the sounds X with the labels y; `groups` says whose each is, by patient.
+
+        Without groups each file (each waveform) counts as a patient of its own: give them when patients have several,
+        else scores and calibration are made on patients who train too. Raises LungsoundError for what a user can mend.
+        """
+        labels = [str(label) for label in _listed("y", y)]
+        people = None if groups is None else [str(group) for group in _listed("groups", groups)]
+        if len({len(labels), len(_listed("X", X)), len(labels if people is None else people)}) > 1:
+            raise SettingsError(f"{len(X)} sounds with {len(labels)} labels: X, y and groups must have the same length")
+        with ExitStack() as stack:
+            out = Path(stack.enter_context(TemporaryDirectory()) if self.out is None else self.out)
+            table = out / "corpus" / "table.csv"
+            config = self._config(table, label_set_of(labels))
+            run = RunFolder(out)
+            run.check(config, is_resumed=False)
+            try:
+                table.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SettingsError(f"{out} cannot be made a folder ({error.strerror}): give another out") from None
+            sounds = _sounds(X, table.parent, self.sample_rate_hz)
+            patients = people or [str(sound.path) for sound in sounds]
+            # A run has to answer something: validation patients, or a test.
+            is_tested = self.out is not None or config.data.protocol == "published"
+            self._write_corpus(table, sounds, labels, patients, data=config.data, is_tested=is_tested)
+            train(config, out, console=Console(quiet=not self.verbose), is_reported=self.out is not None)
+            path = None if self.out is None else run.model
+            return self._with(Predictor(run.trained_model(), device=self.device, path=path))
+
+    def predict_proba(self, X: Sequence[Any]) -> NDArray[np.float64]:
+        """Probabilities (sound, class) in the order of `classes_`; calibrated when the run held out patients for it."""
+        predictor = self._fitted()
+        found: NDArray[np.float64] = np.empty((len(_listed("X", X)), len(self.classes_)))
+        with TemporaryDirectory() as folder:
+            rows_of: dict[Path, list[int]] = {}
+            sounds = _sounds(X, Path(folder), self.sample_rate_hz)
+            for row, sound in enumerate(sounds):
+                rows_of.setdefault(sound.path, []).append(row)
+            for path, rows in rows_of.items():
+                spans_s = [sounds[row].span_s or (0.0, _duration_s(path)) for row in rows]
+                for row, answer in zip(rows, predictor.predict(path, spans_s=spans_s), strict=True):
+                    found[row] = [answer.probabilities[name] for name in self.classes_]
+        found /= found.sum(axis=1, keepdims=True)  # the model's own sum to 1 in float32 only
+        return found
+
+    def predict(self, X: Sequence[Any]) -> NDArray[np.str_]:
+        """The most probable class of each sound."""
+        best = self.predict_proba(X).argmax(axis=1)
+        found: NDArray[np.str_] = self.classes_[best]
+        return found
+
+    def score(self, X: Sequence[Any], y: Sequence[Any]) -> float:
+        """Accuracy, as scikit-learn's classifiers have it; the field's Score stands in the report of the run."""
+        labels = [str(label) for label in _listed("y", y)]
+        if not labels or len(labels) != len(_listed("X", X)):
+            raise SettingsError(f"{len(X)} sounds with {len(labels)} labels: give one or more sounds, a label for each")
+        return float(np.mean(self.predict(X) == np.array(labels)))
+
+    def __repr__(self) -> str:
+        """With the parameters that are not the default, as scikit-learn prints them."""
+        defaults = {name: parameter.default for name, parameter in signature(type(self)).parameters.items()}
+        changed = {name: value for name, value in self.get_params().items() if value != defaults[name]}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments of the constructor; `deep` makes no difference."""
+        del deep
+        return {name: getattr(self, name) for name in signature(type(self)).parameters}
+
+    def set_params(self, **params: Any) -> "LungSoundClassifier":
+        """Change arguments of the constructor; SettingsError for an unknown one."""
+        known = self.get_params()
+        for name, value in params.items():
+            if name not in known:
+                raise SettingsError(f"no parameter {name!r}: the parameters are {', '.join(known)}")
+            setattr(self, name, value)
+        return self
+
+    def __sklearn_tags__(self) -> Any:
+        """Asked for by scikit-learn alone, which is installed then."""
+        utils = importlib.import_module("sklearn.utils")
+        return utils.Tags(
+            estimator_type="classifier",
+            target_tags=utils.TargetTags(required=True, two_d_labels=False),
+            classifier_tags=utils.ClassifierTags(),
+            input_tags=utils.InputTags(two_d_array=False, string=True),
+            no_validation=True,
+        )
+
+    def _config(self, table: Path, label_set: LabelSet) -> RunConfig:
+        if not isinstance(self.settings, Mapping | None):
+            raise SettingsError(f'settings {self.settings!r}: give a mapping, as in {{"train.epochs": 5}}')
+        settings = {
+            "data.label_set": label_set.name,
+            "train.device": self.device,
+            "train.seed": self.random_state,
+            **(self.settings or {}),
+            "data.root": table.absolute(),
+        }
+        return load_config(self.recipe, settings)
+
+    def _write_corpus(
+        self,
+        table: Path,
+        sounds: Sequence[_Sound],
+        labels: Sequence[str],
+        patients: Sequence[str],
+        *,
+        data: DataSettings,
+        is_tested: bool,
+    ) -> None:
+        """Write the sounds as a table corpus; where it `is_tested`, some of the patients are."""
+        if not (isinstance(self.test_share, float) and 0 < self.test_share < 1):
+            raise SettingsError(f"test_share is {self.test_share}: give a share between 0 and 1, e.g. 0.2")
+        needed, why = (3, ", and to test") if is_tested else (2, "")
+        if len(set(patients)) < needed:
+            raise SettingsError(
+                f"sounds of {len(set(patients))} patients (groups): fit needs {needed} or more, to train and to "
+                f"calibrate{why}"
+            )
+        _write_table(table, sounds, labels, patients, held=frozenset())
+        unit = LABEL_SETS[data.label_set].unit
+        corpus = read_corpus(table, is_strict=False, unit=unit, label_map=data.label_map)
+        if data.is_strict and corpus.problems:
+            raise CorpusError(
+                f"{len(corpus.problems)} of X, y and groups cannot be used (line 2 is the first); the first: "
+                f"{corpus.problems[0]}"
+            )
+        if not is_tested:
+            return
+        generator = generator_at(self.random_state, "patients of the report")
+        held = hold_out_patients(corpus.cycles, self.test_share, generator=generator)
+        _write_table(table, sounds, labels, patients, held=held)
+
+    def _with(self, predictor: Predictor) -> "LungSoundClassifier":
+        self.predictor_ = predictor
+        self.classes_ = np.array(sorted(predictor.classes))
+        return self
+
+    def _fitted(self) -> Predictor:
+        if not hasattr(self, "predictor_"):
+            raise SettingsError("this classifier is not fitted yet: call fit, or load the folder of a run")
+        return self.predictor_
+
+
+def label_set_of(labels: Sequence[str]) -> LabelSet:
+    """The label set that has all these words as classes; SettingsError when there is none."""
+    sets = [label_set for label_set in LABEL_SETS.values() if not label_set.needs_diagnosis]
+    for label_set in sets:
+        if labels and set(labels) <= set(label_set.classes):
+            return label_set
+    known = "; ".join(", ".join(label_set.classes) for label_set in sets)
+    raise SettingsError(f"labels {sorted(set(labels))} are not words of one label set: y must have those of {known}")
+
+
+def _listed(name: str, given: Any) -> Any:
+    """What was given for X, y or groups, a data frame as its rows; SettingsError for what has no length."""
+    if isinstance(given, str | Path) or not hasattr(given, "__len__"):
+        raise SettingsError(f"{name} is {str(given)!r}: give a list, one entry for each sound")
+    return given.to_numpy() if hasattr(given, "to_numpy") else given
+
+
+def _sounds(X: Sequence[Any], folder: Path, sample_rate_hz: int | None) -> list[_Sound]:
+    """Where each sound of X is; waveforms are written into `folder`, without loss."""
+    sounds = []
+    for number, given in enumerate(_listed("X", X)):
+        is_row = isinstance(given, list | tuple | np.ndarray) and np.ndim(given[:1]) == 1 and len(given) == 3
+        if isinstance(given, str | Path):
+            sounds.append(_Sound(Path(given).absolute()))
+        elif is_row and isinstance(given[0], str | Path):
+            sounds.append(_Sound(Path(given[0]).absolute(), _span_s(number, given[1], given[2])))
+        else:
+            path = folder / f"{number:06}.wav"
+            _write_waveform(path, number, np.asarray(given), sample_rate_hz)
+            sounds.append(_Sound(path.absolute()))
+    return sounds
+
+
+def _span_s(number: int, start: Any, end: Any) -> tuple[float, float]:
+    try:
+        start_s, end_s = float(start), float(end)
+    except (TypeError, ValueError):
+        start_s = end_s = math.nan
+    if not 0 <= start_s < end_s < math.inf:
+        raise SettingsError(f"X[{number}] is from {start} to {end}: give seconds from 0, the start before the end")
+    return start_s, end_s
+
+
+def _write_waveform(path: Path, number: int, waveform: NDArray[Any], sample_rate_hz: int | None) -> None:
+    if waveform.ndim != 1 or waveform.dtype.kind != "f":
+        raise SettingsError(
+            f"X[{number}] has {waveform.ndim} dimensions of type {waveform.dtype}: X must hold paths, rows (path, "
+            "start_s, end_s), or waveforms (samples,) of floats with full scale 1 (int16: divide by 32768)"
+        )
+    if not len(waveform) or not np.isfinite(waveform).all():
+        raise SettingsError(f"X[{number}] has no samples, or some that are infinite or not a number: leave it out")
+    if sample_rate_hz is None or sample_rate_hz < 1:
+        raise SettingsError("X holds waveforms: say at what rate, LungSoundClassifier(sample_rate_hz=4000)")
+    soundfile.write(path, waveform.astype(np.float32), sample_rate_hz, subtype="FLOAT")
+
+
+def _write_table(
+    table: Path, sounds: Sequence[_Sound], labels: Sequence[str], patients: Sequence[str], *, held: frozenset[str]
+) -> None:
+    names = short_names([sound.path for sound in sounds])
+    with written_whole(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for sound, name, label, patient in zip(sounds, names, labels, patients, strict=True):
+            part = "test" if patient in held else "train"
+            writer.writerow([sound.path, name, *(sound.span_s or ("", "")), label, patient, part])
+
+
+def _duration_s(path: Path) -> float:
+    info = probe(path)
+    return info.num_samples / info.sample_rate_hz

@@ -1,0 +1,142 @@
+"""Whether an explanation is true to the model, and whether it points at what is there.
+
+Deletion and insertion (Petsiuk et al., "RISE", BMVC 2018): tiles of the filter bank are taken away, or put in, from the
+most relevant on, and the probability of the answer is followed. What is taken away is replaced by background. The less
+area under the curve of deletion, and the more under that of insertion, the better the order. Tiles do not overlap, so
+that nothing of what was taken away is left in a patch that reaches into its neighbour.
+
+How much each patch of one cycle speaks for a class: integrated gradients.
+
+The gradients are averaged on the straight way from background to the cycle (Sundararajan, Taly and Yan, "Axiomatic
+Attribution for Deep Networks", ICML 2017), so that what attention, norms and softmax do on that way is all in them, and
+the relevances sum up to what the cycle adds to the logarithm of the class's probability.
+
+Why a cycle was answered as it was: the relevance of each moment and frequency of its sound.
+"""
+
+import torch
+from torch import Tensor
+
+from lungsound.audio.filter_bank import normalize
+from lungsound.audio.front_end import FrontEnd
+from lungsound.axes import PATCH_SIZE
+from lungsound.errors import SettingsError
+from lungsound.models.ast import AudioSpectrogramTransformer
+from lungsound.models.classifier import LungSoundClassifier
+from lungsound.training.checkpoint import TrainedModel
+
+TILE_SIZE = 16  # frames and mels of a tile, those of a patch
+
+
+def tiles(num_frames: int, num_mels: int, *, size: int = TILE_SIZE) -> Tensor:
+    """Number of the tile (time, mel) of each bin, from 0 on, mel by mel; the last ones of a row or column are cut."""
+    per_row = -(-num_mels // size)
+    numbers: Tensor = (torch.arange(num_frames) // size * per_row).unsqueeze(1) + torch.arange(num_mels) // size
+    return numbers
+
+
+def tile_means(bins: Tensor, tile: Tensor) -> Tensor:
+    """Mean (tile,) of the values (time, mel) in each tile."""
+    sums = torch.zeros(int(tile.max()) + 1, dtype=bins.dtype).index_add_(0, tile.flatten(), bins.flatten())
+    return sums / torch.bincount(tile.flatten())
+
+
+NUM_STEPS = 4  # as true to models as 8
+
+
+def patch_relevance(
+    model: LungSoundClassifier,
+    fbank: Tensor,
+    background: Tensor,
+    *,
+    class_index: int,
+    num_frames: int | None = None,
+    num_steps: int = NUM_STEPS,
+) -> Tensor:
+    """Relevance (patch,) of one normalised filter bank (time, mel), as against `background` of that shape or (mel,).
+
+    Positive where a patch speaks for the class, negative where it speaks against it; together the difference of the
+    class's log-probability between the two filter banks, up to the error of `num_steps` midpoints. 0 for patches that
+    are not encoded (`num_frames`, as in `Batch`). Raises ValueError for a model without patches.
+    """
+    encoder = model.patch_encoder
+    columns = encoder.columns(None if num_frames is None else torch.tensor([num_frames]))
+    with torch.no_grad():
+        both = torch.stack([background.expand_as(fbank), fbank])
+        start, end = torch.split(encoder.embed_patches(both), 1)
+    gradient = torch.zeros_like(start)
+    for step in range(num_steps):
+        with torch.enable_grad():
+            patches = torch.lerp(start, end, (step + 0.5) / num_steps).requires_grad_()
+            log_probabilities = model.head(encoder.encode(patches, columns)).log_softmax(dim=1)
+            gradient += torch.autograd.grad(log_probabilities[0, class_index], patches)[0] / num_steps
+    relevance: Tensor = (gradient * (end - start)).sum(dim=2)[0]
+    return relevance
+
+
+def spread_over_bins(relevance: Tensor, encoder: AudioSpectrogramTransformer) -> Tensor:
+    """Relevance (patch,) to (time, mel), on the CPU: the mean of the patches over a bin, 0 where there is none."""
+    sums, counts = torch.zeros(2, encoder.num_frames, encoder.num_mels).unbind()
+    for place, value in enumerate(relevance.tolist()):
+        row, column = divmod(place, encoder.grid.time)
+        first_mel, first_frame = row * encoder.stride, column * encoder.stride
+        bins = (slice(first_frame, first_frame + PATCH_SIZE), slice(first_mel, first_mel + PATCH_SIZE))
+        sums[bins] += value
+        counts[bins] += 1
+    return sums / counts.clamp(min=1)
+
+
+def relevance(trained: TrainedModel, waveform: Tensor, *, class_index: int | None = None) -> Tensor:
+    """Relevance (time, mel) of a cycle's own sound, from its waveform (samples,) as `FrontEnd.cut` gives it.
+
+    Positive bins speak for the class (by default the one that is answered), negative ones against it, as against a
+    sound that always is what this one is on average at each frequency. Frames begin one hop after the other, as those
+    of its filter bank. A cycle that is repeated up to the input's length is heard several times: the relevances of a
+    moment's repetitions are added up. A longer cycle has frames for what of it is heard. Raises SettingsError for a
+    convolutional model, which has no patches.
+    """
+    check_explainable(trained)
+    encoder, front_end = trained.model.patch_encoder, trained.front_end
+    fbank = normalize(front_end.filter_banks_of([waveform]), mean=trained.mean, std=trained.std)
+    fbank = fbank.to(encoder.pos_embed.device)
+    num_frames = front_end.num_own_frames(len(waveform))
+    if class_index is None:
+        with torch.inference_mode():
+            own = None if num_frames is None else torch.tensor([num_frames])
+            class_index = int(trained.model(fbank, own).argmax())
+    own_frame = own_frames(front_end, len(waveform))
+    background = fbank[0, own_frame >= 0].mean(dim=0)
+    found = patch_relevance(trained.model, fbank[0], background, class_index=class_index, num_frames=num_frames)
+    return fold(spread_over_bins(found, encoder), own_frame)
+
+
+def check_explainable(trained: TrainedModel) -> None:
+    """SettingsError for a model without patches."""
+    encoder = trained.model.encoder
+    if not isinstance(encoder, AudioSpectrogramTransformer):
+        raise SettingsError(
+            f"the answers of {encoder.architecture} cannot be explained: only a model of patches "
+            "(model.architecture 'ast') says which of them an answer rests on"
+        )
+
+
+def own_frames(front_end: FrontEnd, num_samples: int) -> Tensor:
+    """For each frame (time,) of the input, the frame of the own sound of a cycle of `num_samples` that is heard there.
+
+    -1 for frames in padding with zeros.
+    """
+    hop = front_end.log_mel.hop_size
+    starts = hop * torch.arange(front_end.num_frames)
+    if num_samples > front_end.num_samples:
+        return starts // hop
+    if front_end.padding == "repeat":
+        return starts % num_samples // hop
+    starts -= (front_end.num_samples - num_samples) // 2
+    return torch.where((starts >= 0) & (starts < num_samples), starts // hop, -1)
+
+
+def fold(bins: Tensor, own_frame: Tensor) -> Tensor:
+    """Values of the input (time, mel) summed up by frame of the cycle's own sound (time,)."""
+    is_own = own_frame >= 0
+    folded = bins.new_zeros(int(own_frame.max()) + 1, bins.shape[1])
+    return folded.index_add_(0, own_frame[is_own], bins[is_own])

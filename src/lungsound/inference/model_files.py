@@ -1,0 +1,264 @@
+"""A trained model as one file that other programs run: a cycle's waveform in, probabilities out.
+
+ONNX, OpenVINO's IR and torch's exported program hold the same way from sound to answer and the same facts
+(`facts_of`). Each is checked against torch on real cycles; lungsound is not needed to run it.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import torch
+from torch import Tensor, nn
+
+from lungsound.audio.filter_bank import LogMel
+from lungsound.audio.waveform import fit
+from lungsound.axes import PATCH_SIZE
+from lungsound.errors import SettingsError, WeightsError
+from lungsound.extras import load
+from lungsound.files import written_whole
+from lungsound.inference import graph as graphs
+from lungsound.inference.engines import Agreement, TorchEngine, agreement
+from lungsound.inference.graph import OPSET, PROBABILITIES, WAVEFORM, AnsweringGraph, quiet
+from lungsound.models.ast import AudioSpectrogramTransformer
+from lungsound.training.checkpoint import TrainedModel
+
+NOTE = "research software, not a medical device"
+LICENSE = "not stated; the terms of the training corpus and of the pretrained weights hold"
+ONNX_NAME, OPENVINO_NAME, TORCH_NAME = "model.onnx", "model.xml", "model.pt2"
+FACTS = "lungsound"  # section of an OpenVINO file; with .json the name in a torch archive
+# The smaller of two sizes; min() would have the graph choose one of them for good.
+_least: Callable[[int, int], int] = torch.sym_min
+# Of waveforms (batch, samples). torch takes a size of one for a constant.
+ANY_LENGTH = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("samples", min=2)}
+
+
+def facts_of(trained: TrainedModel) -> dict[str, Any]:
+    """What gives the numbers of a model their meaning, as JSON holds it."""
+    front_end = trained.front_end
+    return {
+        "classes": list(trained.label_set.classes),
+        "label_set": trained.label_set.name,
+        "sample_rate_hz": front_end.sample_rate_hz,
+        "input": f"a breathing cycle, mono, full scale 1, at {front_end.sample_rate_hz} Hz, cut from a recording of "
+        f"which the first and the last {1000 * front_end.fade_s:g} ms are faded",
+        "output": "softmax of the logits, not calibrated",
+        "front_end": asdict(front_end) | {"mean": trained.mean, "std": trained.std},
+        "calibration": None if trained.calibration is None else trained.calibration.to_plain(),
+        "model_sha256": trained.sha256,
+        "license": LICENSE,
+        "note": NOTE,
+    }
+
+
+class FittingGraph(nn.Module):
+    """Cycles (batch, samples) of one length, any, to the model's inputs as `TrainedModel.input_of` makes them."""
+
+    fade: Tensor
+
+    def __init__(self, trained: TrainedModel) -> None:
+        super().__init__()
+        front_end, encoder = trained.front_end, trained.model.encoder
+        self.front_end = front_end
+        self.stride = encoder.stride if isinstance(encoder, AudioSpectrogramTransformer) else 1
+        whole = torch.ones(front_end.num_samples)
+        fade = fit(whole, len(whole), padding=front_end.padding, fade_samples=front_end.num_fade_samples)
+        self.register_buffer("fade", fade)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        num_samples = len(self.fade)
+        num_own = torch.scalar_tensor(waveform.shape[1], dtype=torch.int64)
+        place = torch.arange(num_samples)
+        if self.front_end.padding == "zero":
+            place = place - ((num_samples - num_own) // 2).clamp(min=0)
+            is_sound = (place >= 0) & (place < num_own)
+            return waveform[:, torch.minimum(place.clamp(min=0), num_own - 1)] * is_sound
+        clips = waveform[:, place % num_own] * torch.where(num_own > num_samples, 1.0, self.fade)
+        return clips[:, : self._num_input_samples(waveform.shape[1])]
+
+    def _num_input_samples(self, num_own: int) -> int:
+        """`FrontEnd.num_input_samples` by divisions that a graph can follow."""
+        front_end, log_mel = self.front_end, self.front_end.log_mel
+        if front_end.is_padding_encoded:
+            return front_end.num_samples
+        assert isinstance(log_mel, LogMel)
+        num_frames = _least((num_own + log_mel.hop_size - 1) // log_mel.hop_size, front_end.num_frames)
+        num_frames = (num_frames + self.stride - 1) // self.stride * self.stride - self.stride + PATCH_SIZE
+        return _least(front_end.num_samples, log_mel.frame_size + (num_frames - 1) * log_mel.hop_size)
+
+
+class WaveformGraph(nn.Module):
+    """Cycles (batch, samples) of one length, any, to probabilities (batch, class)."""
+
+    def __init__(self, trained: TrainedModel) -> None:
+        super().__init__()
+        self.fit = FittingGraph(trained)
+        self.answer = AnsweringGraph(trained)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        probabilities: Tensor = self.answer(self.fit(waveform))[0]
+        return probabilities
+
+
+def write_onnx(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Agreement:
+    """Write model.onnx into `folder`: `waveform` (batch, samples), any size of both, to `probabilities`.
+
+    The facts stand in its metadata, lists and dicts as JSON. `cycles` are waveforms as `FrontEnd.cut` gives them, on
+    which ONNX Runtime must answer as torch does; how nearly it does is returned. WeightsError, and no file, when not.
+    """
+    onnx, runtime = load("onnx", extra="onnx"), load("onnxruntime", extra="onnx")
+    with written_whole(folder / ONNX_NAME) as partial:
+        model = _joined(trained)
+        onnx.helper.set_model_props(model, {name: _text(value) for name, value in facts_of(trained).items()})
+        model.doc_string = NOTE
+        onnx.save(model, str(partial))
+        session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+        return checked(trained, cycles, lambda clip: torch.from_numpy(session.run(None, {WAVEFORM: clip.numpy()})[0]))
+
+
+def _joined(trained: TrainedModel) -> Any:
+    """The engines' graph behind one that fits cycles of any length to its input."""
+    onnx = load("onnx", extra="onnx")
+    compose = load("onnx.compose", extra="onnx")
+    graphs.make(trained)
+    answering = compose.add_prefix(onnx.load(str(graphs.folder(trained) / graphs.FLOAT)), "answer_")
+    with quiet():
+        fitting = torch.onnx.export(
+            FittingGraph(trained).eval(),
+            (_clips(trained),),
+            input_names=[WAVEFORM],
+            output_names=["clip"],
+            dynamic_shapes={"waveform": ANY_LENGTH},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert fitting is not None
+    first = fitting.model_proto
+    first.ir_version = answering.ir_version
+    joined = compose.merge_models(
+        first,
+        answering,
+        io_map=[("clip", f"answer_{WAVEFORM}")],
+        outputs=[f"answer_{PROBABILITIES}"],
+        name=FACTS,
+        producer_name=FACTS,
+    )
+    for node in joined.graph.node:
+        node.output[:] = [PROBABILITIES if each == f"answer_{PROBABILITIES}" else each for each in node.output]
+    joined.graph.output[0].name = PROBABILITIES
+    for node in joined.graph.node:
+        del node.metadata_props[:]  # where on this machine the line of the program lies that made it
+    return joined
+
+
+def write_openvino(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Agreement:
+    """Write model.xml and model.bin into `folder`, in float32; the facts stand in rt_info. Else as `write_onnx`.
+
+    It must answer exactly when it is asked for float32. What is returned is how nearly it answers without being asked.
+    """
+    openvino = load("openvino", extra="openvino")
+    core = openvino.Core()
+    with tempfile.TemporaryDirectory() as name:
+        write_onnx(trained, Path(name), cycles)
+        model = core.read_model(str(Path(name) / ONNX_NAME))
+    for key, value in facts_of(trained).items():
+        model.set_rt_info(_text(value), [FACTS, key])
+    with written_together(folder) as staging:
+        openvino.save_model(model, str(staging / OPENVINO_NAME), compress_to_fp16=False)
+        _keep_float32(staging / OPENVINO_NAME)
+        asked, unasked = (
+            core.compile_model(str(staging / OPENVINO_NAME), "CPU", hints)
+            for hints in ({"INFERENCE_PRECISION_HINT": "f32"}, {})
+        )
+        checked(trained, cycles, lambda clip: torch.from_numpy(asked(clip.numpy())[0].copy()))
+        return compared(trained, cycles, lambda clip: torch.from_numpy(unasked(clip.numpy())[0].copy()))
+
+
+def _keep_float32(path: Path) -> None:
+    """Mark every layer of an OpenVINO file as one that is not to be computed in less than its own precision.
+
+    On processors that have bfloat16, OpenVINO takes it without being asked, and the logarithm of a soft band is then
+    wrong by tens of percents. Python can set this mark in the file alone.
+    """
+    tree = ElementTree.parse(path)
+    for layer in tree.iterfind("layers/layer"):
+        mark = ElementTree.Element("rt_info")
+        ElementTree.SubElement(mark, "attribute", name="precise", version="0")
+        layer.insert(0 if layer.find("data") is None else 1, mark)
+    tree.write(path, encoding="utf-8", xml_declaration=True)
+
+
+def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Agreement:
+    """Write model.pt2 into `folder`: `torch.export.load(path).module()(waveform)` answers, without lungsound.
+
+    The facts are the extra file lungsound.json. SettingsError for a model that leaves out its padding: how much it
+    encodes hangs on the length in a way that torch's program cannot hold. Else as `write_onnx`.
+    """
+    if not trained.front_end.is_padding_encoded:
+        raise SettingsError(
+            "a model with audio.is_padding_encoded=false cannot be a torch program, whose shapes would hang on the "
+            "length of the cycle: export it to onnx or openvino, or load it with lungsound.Predictor"
+        )
+    with written_whole(folder / TORCH_NAME) as partial, quiet():
+        program = torch.export.export(
+            WaveformGraph(trained).eval(), (_clips(trained),), dynamic_shapes={"waveform": ANY_LENGTH}
+        )
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # where on this machine our program lies
+        with partial.open("wb") as file:
+            torch.export.save(program, file, extra_files={f"{FACTS}.json": json.dumps(facts_of(trained))})
+        module = torch.export.load(partial).module()
+        return checked(trained, cycles, module)
+
+
+@contextmanager
+def written_together(folder: Path) -> Iterator[Path]:
+    """A place in `folder` to write to: its files move up when the block ends without an error, else they go."""
+    staging = folder / ".partial"
+    shutil.rmtree(staging, ignore_errors=True)  # what a killed process left
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        for part in staging.iterdir():
+            part.replace(folder / part.name)
+    finally:
+        shutil.rmtree(staging)
+
+
+def checked(trained: TrainedModel, cycles: Sequence[Tensor], answer: Callable[[Tensor], Tensor]) -> Agreement:
+    """`compared`, or WeightsError when the answers are not torch's."""
+    found = compared(trained, cycles, answer)
+    if not found.is_exact:
+        raise WeightsError(
+            f"the exported model differs from torch by {found.largest_difference:.1e} in probability on real cycles: "
+            "it was not kept; another version of torch or of the extra may do better"
+        )
+    return found
+
+
+@torch.inference_mode()
+def compared(trained: TrainedModel, cycles: Sequence[Tensor], answer: Callable[[Tensor], Tensor]) -> Agreement:
+    """How nearly `answer`, (1, samples) to probabilities (1, class), is torch's.
+
+    Each cycle (samples,) is answered for at its own length. SettingsError without any.
+    """
+    if not cycles:
+        raise SettingsError("an export is checked on cycles, and there are none: give a corpus with --data")
+    exact = TorchEngine(trained, device=torch.device("cpu")).answer(cycles)
+    return agreement(exact, torch.cat([answer(cycle.unsqueeze(0)) for cycle in cycles]))
+
+
+def _clips(trained: TrainedModel) -> Tensor:
+    """An input that stands for all, of no size that means anything."""
+    return torch.zeros(2, trained.front_end.num_samples // 2)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

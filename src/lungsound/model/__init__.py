@@ -1,1 +1,0 @@
-"""The Audio Spectrogram Transformer with Patch-Mix."""

@@ -1,0 +1,367 @@
+"""Attention, with a way of its own for bfloat16 on a CPU.
+
+There torch's fused attention reaches about a third of the speed of its matrix products, and the plain formula falls
+out of the cache. Here a few heads at a time go through plain products in buffers that stay in the cache; the backward
+pass makes their weights again instead of keeping them. Scores are rounded to bfloat16 before the softmax, as in any
+unfused attention in bfloat16. Both passes are operators of torch, so that compiling and counting see one each.
+
+The Audio Spectrogram Transformer: filter bank to patches, patches to one feature per sample.
+
+Parameter names are timm's (`patch_embed.proj`, `blocks.3.attn.qkv`, ...), so published weights load by name.
+Two differences from the published program, none in the numbers: no ImageNet heads are built (they got no gradient
+there), and patch embedding and encoding are two calls, so that Patch-Mix can stand between them.
+"""
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from lungsound.axes import PATCH_SIZE, PatchGrid
+
+BUFFER_BYTES = 4 << 20  # of one buffer; three of them and the operands fit into a third-level cache
+FEWEST_QUERIES = 64  # below, the fused attention is as fast
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key^T / sqrt(dim)) value for (batch, head, token, dim); keys may be more than queries."""
+    is_own = query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[-2] >= FEWEST_QUERIES
+    if not is_own:
+        return functional.scaled_dot_product_attention(query, key, value)
+    scaled = query * query.shape[-1] ** -0.5
+    out: Tensor = head_by_head(*(part.flatten(0, 1).contiguous() for part in (scaled, key, value)))
+    return torch.unflatten(out, 0, query.shape[:2])
+
+
+@torch.library.custom_op("lungsound::head_by_head", mutates_args=(), device_types="cpu")
+def head_by_head(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key^T) value for (head, token, dim), as many heads at a time as the buffers take."""
+    out = torch.empty_like(query)
+    scores, weights = _buffers(query, key, count=2)
+    for heads in _heads_at_a_time(query, key):
+        _weights_of(query[heads], key[heads], scores, weights)
+        torch.bmm(weights[: len(query[heads])], value[heads], out=out[heads])
+    return out
+
+
+@torch.library.custom_op("lungsound::head_by_head_backward", mutates_args=(), device_types="cpu")
+def head_by_head_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value."""
+    grad = grad.contiguous()
+    of_query, of_key, of_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+    scores, weights = _buffers(query, key, count=2)
+    for heads in _heads_at_a_time(query, key):
+        count = len(query[heads])
+        _weights_of(query[heads], key[heads], scores, weights)
+        own, change = weights[:count], scores[:count]
+        torch.bmm(own.transpose(1, 2), grad[heads], out=of_value[heads])
+        torch.bmm(grad[heads], value[heads].transpose(1, 2), out=change)
+        torch._softmax_backward_data(change, own, -1, own.dtype, grad_input=change)
+        torch.bmm(change, key[heads], out=of_query[heads])
+        torch.bmm(change.transpose(1, 2), query[heads], out=of_key[heads])
+    return of_query, of_key, of_value
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    del output
+    ctx.save_for_backward(*inputs)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    found: tuple[Tensor, Tensor, Tensor] = head_by_head_backward(grad, *ctx.saved_tensors)
+    return found
+
+
+head_by_head.register_autograd(_gradients, setup_context=_keep)
+
+
+@head_by_head.register_fake
+def _shape_of(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    del key, value
+    return torch.empty_like(query)
+
+
+@head_by_head_backward.register_fake
+def _shapes_of(grad: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    del grad
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _buffers(query: Tensor, key: Tensor, *, count: int) -> list[Tensor]:
+    shape = (_num_at_a_time(query, key), query.shape[1], key.shape[1])
+    return [query.new_empty(shape) for _ in range(count)]
+
+
+def _num_at_a_time(query: Tensor, key: Tensor) -> int:
+    return max(1, min(len(query), BUFFER_BYTES // (query.shape[1] * key.shape[1] * query.element_size())))
+
+
+def _heads_at_a_time(query: Tensor, key: Tensor) -> list[slice]:
+    step = _num_at_a_time(query, key)
+    return [slice(first, min(first + step, len(query))) for first in range(0, len(query), step)]
+
+
+def _weights_of(query: Tensor, key: Tensor, scores: Tensor, weights: Tensor) -> None:
+    """Write the weights of some heads into `weights`; `scores` is overwritten."""
+    own = scores[: len(query)]
+    torch.bmm(query, key.transpose(1, 2), out=own)
+    torch.softmax(own, dim=-1, out=weights[: len(query)])
+
+
+NUM_PREFIX_TOKENS = 2  # class and distillation token
+BASE_DIM = 768
+POOLINGS = ("class_token", "average_token")
+
+
+@dataclass(frozen=True)
+class EncoderSize:
+    """Width, depth and heads of an encoder."""
+
+    dim: int
+    depth: int
+    num_heads: int
+
+
+ENCODER_SIZES = {
+    "micro": EncoderSize(dim=96, depth=4, num_heads=3),
+    "tiny": EncoderSize(dim=192, depth=12, num_heads=3),
+    "small": EncoderSize(dim=384, depth=12, num_heads=6),
+    "base": EncoderSize(dim=768, depth=12, num_heads=12),
+}
+
+
+class PatchEmbedding(nn.Module):
+    """Linear map of each 16 x 16 patch of the filter bank."""
+
+    def __init__(self, dim: int, *, stride: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(1, dim, kernel_size=PATCH_SIZE, stride=stride)
+
+    def forward(self, fbank: Tensor) -> Tensor:
+        """Filter bank (batch, time, mel) to patches (batch, patch, dim), frequency-major."""
+        image = fbank.transpose(1, 2).unsqueeze(1)
+        patches: Tensor = self.proj(image).flatten(2).transpose(1, 2)
+        return patches
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Samples of different lengths in one row of tokens (1, token, dim), `lengths` of each, one after the other."""
+
+    lengths: tuple[int, ...]
+
+    @property
+    def prefix_rows(self) -> list[int]:
+        """Where the prefix tokens of each sample stand."""
+        starts = accumulate(self.lengths[:-1], initial=0)
+        return [start + place for start in starts for place in range(NUM_PREFIX_TOKENS)]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens of a sample."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.dim, self.num_heads = dim, num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor, *, packing: Packing | None = None, is_prefix_only: bool = False) -> Tensor:
+        """Tokens (batch, token, dim), or packed ones, to what each (or each prefix token) has seen in its sample."""
+        if is_prefix_only:
+            sizes = [self.dim, 2 * self.dim]
+            of_query, of_others = torch.split(self.qkv.weight, sizes)
+            bias_of_query, bias_of_others = torch.split(self.qkv.bias, sizes)
+            query = functional.linear(prefix_of(tokens, packing), of_query, bias_of_query)
+            key, value = functional.linear(tokens, of_others, bias_of_others).chunk(2, dim=-1)
+        else:
+            query, key, value = self.qkv(tokens).chunk(3, dim=-1)
+        query, key, value = (torch.unflatten(x, -1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+        if packing is None:
+            seen = attend(query, key, value)
+        else:
+            lengths = list(packing.lengths)
+            query_lengths = [NUM_PREFIX_TOKENS] * len(lengths) if is_prefix_only else lengths
+            parts = zip(
+                torch.split(query, query_lengths, 2),
+                torch.split(key, lengths, 2),
+                torch.split(value, lengths, 2),
+                strict=True,
+            )
+            seen = torch.cat([attend(*part) for part in parts], dim=2)
+        out: Tensor = self.proj(seen.transpose(1, 2).flatten(2))
+        return out
+
+
+def prefix_of(tokens: Tensor, packing: Packing | None) -> Tensor:
+    """The prefix tokens of each sample: (batch, 2, dim), or packed (1, 2 * batch, dim)."""
+    if packing is None:
+        return tokens[:, :NUM_PREFIX_TOKENS]
+    return tokens.index_select(1, torch.tensor(packing.prefix_rows).to(tokens.device, non_blocking=True))
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a GELU between them."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.fc2(functional.gelu(self.fc1(tokens)))
+        return out
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, dim: int, num_heads: int, *, norm_eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = FeedForward(dim, 4 * dim)
+
+    def forward(self, tokens: Tensor, *, packing: Packing | None = None, is_prefix_only: bool = False) -> Tensor:
+        """Tokens (batch, token, dim), or packed ones, to the same, or to the prefix tokens alone."""
+        seen = self.attn(self.norm1(tokens), packing=packing, is_prefix_only=is_prefix_only)
+        tokens = (prefix_of(tokens, packing) if is_prefix_only else tokens) + seen
+        out: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return out
+
+
+class AudioSpectrogramTransformer(nn.Module):
+    """AST encoder for filter banks of one size.
+
+    `norm_eps` is 1e-6 in timm and in the authors' program, 1e-12 in Hugging Face's AST. The feature of a sample is
+    the mean after the final norm of the class and the distillation token (`pooling` "class_token"), or of all patch
+    tokens ("average_token": how SSAST is fine-tuned, because its self-supervised training gave the patches a task
+    and the class token none). Raises ValueError for sizes that do not fit together.
+
+    With `is_checkpointed` set, training keeps only what goes into each block and makes the rest again backward: the
+    same numbers in more time.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_mels: int,
+        num_frames: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        stride: int = 10,
+        norm_eps: float = 1e-6,
+        pooling: str = "class_token",
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling must be one of {POOLINGS}, got {pooling!r}")
+        self.num_mels, self.num_frames, self.stride = num_mels, num_frames, stride
+        self.pooling = pooling
+        self.is_checkpointed = False
+        self.grid = PatchGrid.of(num_mels, num_frames, patch=PATCH_SIZE, stride=stride)
+        self.dim = dim
+        self.patch_embed = PatchEmbedding(dim, stride=stride)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, NUM_PREFIX_TOKENS + self.grid.num_patches, dim))
+        self.blocks = nn.ModuleList(Block(dim, num_heads, norm_eps=norm_eps) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator) -> None:
+        """Random weights: truncated normal, biases zero, norms one.
+
+        Tokens and positions have timm's deviation of 0.02. Linear maps have it at the width of AST-Base and more in
+        narrower encoders, in proportion to 1 / sqrt(dim): with 0.02 throughout they hardly learn from little data.
+        """
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.ndim == 1:
+                parameter.fill_(1.0)
+            else:
+                is_token = name in ("cls_token", "dist_token", "pos_embed")
+                std = 0.02 if is_token else 0.02 * (BASE_DIM / self.dim) ** 0.5
+                nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std, generator=generator)
+
+    def embed_patches(self, fbank: Tensor) -> Tensor:
+        """Filter bank (batch, time, mel) to patches (batch, patch, dim), without positions.
+
+        A filter bank may have fewer frames than the encoder's, which gives the first time columns of the grid.
+        """
+        if fbank.shape[2] != self.num_mels or not PATCH_SIZE <= fbank.shape[1] <= self.num_frames:
+            raise ValueError(f"filter bank of {tuple(fbank.shape)} does not give the grid {self.grid} of this encoder")
+        patches: Tensor = self.patch_embed(fbank)
+        return patches
+
+    def columns(self, num_frames: Tensor | None) -> Tensor | None:
+        """Time columns of the grid (batch,) whose patches begin within so many frames (batch,); None for None."""
+        return None if num_frames is None else (-(-num_frames // self.stride)).clamp(1, self.grid.time)
+
+    def heard(self, num_columns: Tensor) -> Tensor:
+        """Which patches (batch, patch) lie in the first `num_columns` (batch,) time columns of the grid."""
+        column = torch.arange(self.grid.num_patches, device=num_columns.device) % self.grid.time
+        return column < num_columns.unsqueeze(1)
+
+    def encode(self, patches: Tensor, num_columns: Tensor | None = None) -> Tensor:
+        """Patches (batch, patch, dim) to features (batch, dim).
+
+        With `num_columns` (batch,), at least 1, only the patches of so many leading time columns are encoded, as if
+        the others were not there; each keeps its position. Samples of different lengths are packed, never padded.
+        Patches of a shorter filter bank, all of one length, are encoded in the same way. `num_columns` on the CPU keeps
+        the host from waiting for a GPU.
+        """
+        prefix = torch.cat([self.cls_token, self.dist_token], dim=1).expand(patches.shape[0], -1, -1)
+        tokens = torch.cat([prefix, patches], dim=1) + self._positions(patches.shape[1] // self.grid.freq)
+        tokens, packing = (tokens, None) if num_columns is None else self._pack(tokens, num_columns)
+        *blocks, last = self.blocks
+        for block in blocks:
+            tokens = self._through(block, tokens, packing)
+        if self.pooling == "class_token":
+            # Nobody reads what the last block would make of the patches.
+            prefix = self.norm(last(tokens, packing=packing, is_prefix_only=True))
+            return torch.unflatten(prefix.flatten(0, 1), 0, (patches.shape[0], NUM_PREFIX_TOKENS)).mean(dim=1)
+        tokens = self.norm(last(tokens, packing=packing))
+        if packing is None:  # not one by one: a graph would be of one size of batch
+            averaged: Tensor = tokens[:, NUM_PREFIX_TOKENS:].mean(dim=1)
+            return averaged
+        samples = torch.split(tokens[0], list(packing.lengths))
+        return torch.stack([sample[NUM_PREFIX_TOKENS:].mean(dim=0) for sample in samples])
+
+    def _through(self, block: nn.Module, tokens: Tensor, packing: Packing | None) -> Tensor:
+        out: Tensor
+        if self.is_checkpointed and self.training:  # nothing is drawn in a block, so there is no random state to keep
+            out = checkpoint(block, tokens, packing=packing, use_reentrant=False, preserve_rng_state=False)
+        else:
+            out = block(tokens, packing=packing)
+        return out
+
+    def _positions(self, num_columns: int) -> Tensor:
+        """Of the prefix tokens and of the patches of the first time columns."""
+        prefix, places = torch.tensor_split(self.pos_embed, [NUM_PREFIX_TOKENS], dim=1)
+        places = torch.unflatten(places, 1, (self.grid.freq, self.grid.time))[:, :, :num_columns]
+        return torch.cat([prefix, places.flatten(1, 2)], dim=1)
+
+    def _pack(self, tokens: Tensor, num_columns: Tensor) -> tuple[Tensor, Packing | None]:
+        """The tokens that are encoded: packed, or (batch, token, dim) when all samples have the same length."""
+        is_kept = functional.pad(self.heard(num_columns), (NUM_PREFIX_TOKENS, 0), value=True)
+        lengths = tuple((NUM_PREFIX_TOKENS + self.grid.freq * num_columns).tolist())
+        is_same = len(set(lengths)) == 1
+        places = (is_kept[0] if is_same else is_kept.flatten()).nonzero().squeeze(1)
+        places = places.to(tokens.device, non_blocking=True)
+        if is_same:
+            return tokens.index_select(1, places), None
+        return tokens.flatten(0, 1).index_select(0, places).unsqueeze(0), Packing(lengths)
+
+    def forward(self, fbank: Tensor, num_frames: Tensor | None = None) -> Tensor:
+        """Filter bank (batch, time, mel) to features (batch, dim), of all or of the first `num_frames` (batch,)."""
+        return self.encode(self.embed_patches(fbank), self.columns(num_frames))

@@ -1,0 +1,337 @@
+"""CNN6 of PANNs (Kong et al., 2020) without its front end and head: an image to a feature.
+
+Parameter names are PANNs'. As in the published Patch-Mix program there is no batch norm over the 64 mels of PANNs'
+own front end (its `bn0`) and no dropout.
+
+MobileNetV3-large at any width (Howard et al., 2019), as EfficientAT trained it on AudioSet: an image to a feature.
+
+Parameter names are EfficientAT's (Schmid et al., 2023; mn04_as is width 0.4). Its AudioSet head is not built.
+
+The convolutional networks that the paper compares with, and one small one with AudioSet weights, as encoders.
+
+ResNet and EfficientNet come from the library transformers, an extra of this package, and are made numerically what
+torchvision has, because the published program and its weights are torchvision's. CNN6 and mn04 are our own.
+"""
+
+import importlib
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lungsound.errors import SettingsError
+
+
+class ConvBlock(nn.Module):
+    """Convolution of 5 x 5, batch norm, ReLU, 2 x 2 average pooling."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=5, padding=2, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return functional.avg_pool2d(functional.relu(self.bn1(self.conv1(image))), kernel_size=2)
+
+
+class CNN6(nn.Module):
+    """Image (batch, 1, time, mel), at least 16 x 16, to features (batch, 512)."""
+
+    DIM: ClassVar[int] = 512
+    LEAST_SIZE: ClassVar[int] = 16  # halved four times
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_block1 = ConvBlock(1, 64)
+        self.conv_block2 = ConvBlock(64, 128)
+        self.conv_block3 = ConvBlock(128, 256)
+        self.conv_block4 = ConvBlock(256, self.DIM)
+
+    def forward(self, image: Tensor) -> Tensor:
+        maps = self.conv_block4(self.conv_block3(self.conv_block2(self.conv_block1(image))))
+        frames: Tensor = maps.mean(dim=3)
+        return frames.amax(dim=2) + frames.mean(dim=2)
+
+
+@dataclass(frozen=True)
+class BlockSize:
+    """One inverted residual block at width 1."""
+
+    kernel_size: int
+    expanded: int
+    channels: int
+    stride: int = 1
+    has_squeeze: bool = False
+    is_hard_swish: bool = False
+
+
+STEM_CHANNELS = 16
+BLOCKS = (
+    BlockSize(3, 16, 16),
+    BlockSize(3, 64, 24, stride=2),
+    BlockSize(3, 72, 24),
+    BlockSize(5, 72, 40, stride=2, has_squeeze=True),
+    BlockSize(5, 120, 40, has_squeeze=True),
+    BlockSize(5, 120, 40, has_squeeze=True),
+    BlockSize(3, 240, 80, stride=2, is_hard_swish=True),
+    BlockSize(3, 200, 80, is_hard_swish=True),
+    BlockSize(3, 184, 80, is_hard_swish=True),
+    BlockSize(3, 184, 80, is_hard_swish=True),
+    BlockSize(3, 480, 112, has_squeeze=True, is_hard_swish=True),
+    BlockSize(3, 672, 112, has_squeeze=True, is_hard_swish=True),
+    BlockSize(5, 672, 160, stride=2, has_squeeze=True, is_hard_swish=True),
+    BlockSize(5, 960, 160, has_squeeze=True, is_hard_swish=True),
+    BlockSize(5, 960, 160, has_squeeze=True, is_hard_swish=True),
+)
+LAST_EXPANSION = 6
+SQUEEZE_DIVISOR = 4
+
+
+def rounded_channels(channels: float) -> int:
+    """The nearest multiple of 8, at least 8 and never under nine tenths of `channels`."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * channels else nearest + 8
+
+
+class SqueezeExcitation(nn.Module):
+    """Each channel scaled by a factor in (0, 1) that the means of all channels give."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = rounded_channels(channels // SQUEEZE_DIVISOR)
+        self.fc1 = nn.Linear(channels, squeezed)
+        self.fc2 = nn.Linear(squeezed, channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        scale = self.fc2(functional.relu(self.fc1(maps.mean(dim=(2, 3))))).sigmoid()
+        scaled: Tensor = maps * scale[:, :, None, None]
+        return scaled
+
+
+class ChannelAttention(nn.Module):
+    """Squeeze and excitation under EfficientAT's name, which could hold several of them for several axes."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conc_se_layers = nn.ModuleList([SqueezeExcitation(channels)])
+
+    def forward(self, maps: Tensor) -> Tensor:
+        scaled: Tensor = self.conc_se_layers[0](maps)
+        return scaled
+
+
+def convolution(
+    in_channels: int,
+    out_channels: int,
+    *,
+    kernel_size: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    activation: type[nn.Module] | None = None,
+) -> nn.Sequential:
+    """Convolution without bias, batch norm as EfficientAT sets it, activation."""
+    conv = nn.Conv2d(
+        in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False
+    )
+    norm = nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.01)
+    return nn.Sequential(conv, norm) if activation is None else nn.Sequential(conv, norm, activation())
+
+
+class InvertedResidual(nn.Module):
+    """Expand, depthwise convolution, squeeze and excitation, project; plus the input where shapes allow it."""
+
+    def __init__(self, in_channels: int, size: BlockSize, *, width: float) -> None:
+        super().__init__()
+        expanded, out_channels = rounded_channels(size.expanded * width), rounded_channels(size.channels * width)
+        activation = nn.Hardswish if size.is_hard_swish else nn.ReLU
+        layers: list[nn.Module] = []
+        if expanded != in_channels:
+            layers.append(convolution(in_channels, expanded, activation=activation))
+        layers.append(
+            convolution(
+                expanded,
+                expanded,
+                kernel_size=size.kernel_size,
+                stride=size.stride,
+                groups=expanded,
+                activation=activation,
+            )
+        )
+        if size.has_squeeze:
+            layers.append(ChannelAttention(expanded))
+        layers.append(convolution(expanded, out_channels))
+        self.block = nn.Sequential(*layers)
+        self.is_residual = size.stride == 1 and in_channels == out_channels
+
+    def forward(self, maps: Tensor) -> Tensor:
+        out: Tensor = self.block(maps)
+        return maps + out if self.is_residual else out
+
+
+class MobileNetV3(nn.Module):
+    """Image (batch, 1, mel, time) to features (batch, dim): the mean of the last convolution's maps."""
+
+    def __init__(self, *, width: float) -> None:
+        super().__init__()
+        channels = rounded_channels(STEM_CHANNELS * width)
+        layers: list[nn.Module] = [convolution(1, channels, kernel_size=3, stride=2, activation=nn.Hardswish)]
+        for size in BLOCKS:
+            layers.append(InvertedResidual(channels, size, width=width))
+            channels = rounded_channels(size.channels * width)
+        self.dim = LAST_EXPANSION * channels
+        layers.append(convolution(channels, self.dim, activation=nn.Hardswish))
+        self.features = nn.Sequential(*layers)
+
+    def forward(self, image: Tensor) -> Tensor:
+        maps: Tensor = self.features(image)
+        return maps.mean(dim=(2, 3))
+
+
+# Stages of a ResNet: how often each kind of layer is repeated.
+BASIC_DEPTHS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+BOTTLENECK_DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+# An EfficientNet as (width, depth, dim): factors of B0's channels and repeats, and channels of the last convolution.
+EFFICIENTNETS = {
+    "efficientnet_b0": (1.0, 1.0, 1280),
+    "efficientnet_b1": (1.0, 1.1, 1280),
+    "efficientnet_b2": (1.1, 1.2, 1408),
+}
+EFFICIENTNET_REPEATS = (1, 2, 2, 3, 3, 4, 1)
+
+
+class ConvolutionalEncoder(nn.Module):
+    """Filter bank (batch, time, mel) of any size from `least_size` frames and mels up to features (batch, dim).
+
+    `network` maps an image of one channel to features. Its rows are time, as in the published program, or mel.
+    """
+
+    def __init__(
+        self, architecture: str, network: nn.Module, *, dim: int, is_mel_first: bool = False, least_size: int = 1
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.network = network
+        self.dim = dim
+        self.is_mel_first = is_mel_first
+        self.least_size = least_size
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator) -> None:
+        """Random weights: kernels normal by their fan out (He), linear maps uniform by fan in, batch norms new."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, nn.Linear):
+                initialize_linear(module, generator)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+
+    def forward(self, fbank: Tensor) -> Tensor:
+        image = fbank.transpose(1, 2) if self.is_mel_first else fbank
+        features: Tensor = self.network(image.unsqueeze(1))
+        return features
+
+
+@torch.no_grad()
+def initialize_linear(linear: nn.Linear, generator: torch.Generator) -> None:
+    """Weight and bias uniform within 1 / sqrt(fan in), torch's default, drawn from `generator`."""
+    bound = float(linear.in_features) ** -0.5
+    linear.weight.uniform_(-bound, bound, generator=generator)
+    linear.bias.uniform_(-bound, bound, generator=generator)
+
+
+class GlobalAverage(nn.Module):
+    """Mean of the last maps of a network of transformers: to (batch, channel)."""
+
+    def forward(self, output: Any) -> Tensor:
+        maps: Tensor = output.last_hidden_state
+        return maps.mean(dim=(2, 3))
+
+
+def convolutional_encoder(architecture: str) -> ConvolutionalEncoder:
+    """The network of that name, with weights to be set by `initialize` or loaded.
+
+    Raises SettingsError when it comes from transformers and that is not installed, ValueError for an unknown name.
+    """
+    builders: dict[str, Callable[[str], ConvolutionalEncoder]] = {
+        **dict.fromkeys((*BASIC_DEPTHS, *BOTTLENECK_DEPTHS), _resnet),
+        **dict.fromkeys(EFFICIENTNETS, _efficientnet),
+        "cnn6": lambda name: ConvolutionalEncoder(name, CNN6(), dim=CNN6.DIM, least_size=CNN6.LEAST_SIZE),
+        "mn04": _mn04,
+    }
+    if architecture not in builders:
+        raise ValueError(f"architecture must be one of {list(builders)}, got {architecture!r}")
+    # What the constructors draw from torch's global generator is replaced by `initialize`; give the state back.
+    with torch.random.fork_rng(devices=[]):
+        return builders[architecture](architecture)
+
+
+def _mn04(name: str) -> ConvolutionalEncoder:
+    network = MobileNetV3(width=0.4)
+    return ConvolutionalEncoder(name, network, dim=network.dim, is_mel_first=True)
+
+
+def _transformers(architecture: str) -> Any:
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise SettingsError(
+            f"model.architecture {architecture!r} needs the library transformers ({error}): "
+            "pip install 'lungsound[baselines]'"
+        ) from None
+
+
+def _resnet(name: str) -> ConvolutionalEncoder:
+    """ResNet v1.5: a bottleneck's stride is in its 3 x 3 convolution."""
+    transformers = _transformers(name)
+    is_basic = name in BASIC_DEPTHS
+    channels = [64, 128, 256, 512] if is_basic else [256, 512, 1024, 2048]
+    config = transformers.ResNetConfig(
+        num_channels=1,
+        embedding_size=64,
+        hidden_sizes=channels,
+        depths=list(BASIC_DEPTHS[name] if is_basic else BOTTLENECK_DEPTHS[name]),
+        layer_type="basic" if is_basic else "bottleneck",
+        hidden_act="relu",
+        downsample_in_first_stage=False,
+        downsample_in_bottleneck=False,
+    )
+    model = transformers.ResNetModel(config)
+    parts = OrderedDict(embedder=model.embedder, encoder=model.encoder, pool=GlobalAverage())
+    return ConvolutionalEncoder(name, nn.Sequential(parts), dim=channels[-1])
+
+
+def _efficientnet(name: str) -> ConvolutionalEncoder:
+    """EfficientNet as torchvision has it: symmetric padding, batch norms with torch's defaults.
+
+    Nothing is dropped at random in training (torchvision drops whole blocks), so a step draws nothing that the
+    seed does not fix.
+    """
+    transformers = _transformers(name)
+    width, depth, dim = EFFICIENTNETS[name]
+    num_blocks = sum(math.ceil(depth * repeats) for repeats in EFFICIENTNET_REPEATS)
+    config = transformers.EfficientNetConfig(
+        num_channels=1,
+        width_coefficient=width,
+        depth_coefficient=depth,
+        num_block_repeats=list(EFFICIENTNET_REPEATS),
+        depthwise_padding=list(range(num_blocks)),  # the blocks that pad symmetrically
+        hidden_act="silu",
+        hidden_dim=dim,
+        batch_norm_eps=1e-5,
+        batch_norm_momentum=0.1,
+        drop_connect_rate=0.0,
+    )
+    model = transformers.EfficientNetModel(config)
+    model.embeddings.padding = nn.ZeroPad2d(1)
+    for block in model.encoder.blocks:
+        block.projection.dropout = nn.Identity()  # at rate 0 it would still draw
+    parts = OrderedDict(embeddings=model.embeddings, encoder=model.encoder, pool=GlobalAverage())
+    return ConvolutionalEncoder(name, nn.Sequential(parts), dim=dim)

@@ -1,0 +1,150 @@
+"""A bounded queue: few recordings are worked on at once, few requests wait, the others are told to come again.
+
+One engine for several threads: requests that wait for it share batches.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TypeVar
+
+import torch
+from starlette.requests import ClientDisconnect
+from torch import Tensor
+
+from lungsound.inference.engines import Engine
+from lungsound.serve.gate import Refusal
+
+Result = TypeVar("Result")
+
+
+class WorkQueue:
+    """Places for requests, and threads for their work; to be used from one event loop.
+
+    A thread cannot be stopped: work whose request was given up keeps its thread until it ends, and its result is
+    dropped. Work that has not begun is taken out of the queue.
+    """
+
+    def __init__(self, *, num_workers: int, max_waiting: int) -> None:
+        self.num_requests = 0
+        self.num_waiting = 0
+        self.is_stopping = False
+        self._max_requests = num_workers + max_waiting
+        self._free_threads = asyncio.Semaphore(num_workers)
+        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="answer")
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place for a request, from before its body is read until it is answered. Refusal when there is none."""
+        if self.is_stopping:
+            raise Refusal("not ready", "the service is stopping; ask again in a moment")
+        if self.num_requests >= self._max_requests:
+            raise Refusal("busy", f"{self.num_requests} requests are being answered, which is all; ask again later")
+        self.num_requests += 1
+        try:
+            yield
+        finally:
+            self.num_requests -= 1
+
+    async def run(self, work: Callable[[], Result], *, is_gone: Callable[[], Awaitable[bool]] | None = None) -> Result:
+        """The result of `work`, done in a thread as soon as one is free.
+
+        ClientDisconnect when `is_gone` says by then that nobody waits for it any more.
+        """
+        self.num_waiting += 1
+        try:
+            await self._free_threads.acquire()
+        finally:
+            self.num_waiting -= 1
+        try:
+            if is_gone is not None and await is_gone():
+                raise ClientDisconnect
+        except BaseException:
+            self._free_threads.release()
+            raise
+        loop = asyncio.get_running_loop()
+
+        def free(_: Future[Result]) -> None:
+            loop.call_soon_threadsafe(self._free_threads.release)
+
+        future = self._pool.submit(work)
+        future.add_done_callback(free)
+        return await asyncio.wrap_future(future)
+
+    async def close(self) -> None:
+        """Wait for the threads, given-up work included."""
+        await asyncio.to_thread(self._pool.shutdown)
+
+
+GPU_BATCH_SIZE = 32
+
+
+class GatheringEngine(Engine):
+    """Answers by `engine` in a thread of its own, which no other thread uses.
+
+    While a batch is computed, others may come to wait; as many of these as fill the next batch are answered together.
+    Nobody waits for a batch to fill, and what fills one alone is answered alone: on a CPU, whose batches are small,
+    requests are answered one after the other.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine.name, engine.trained, batch_size=engine.batch_size)
+        self._engine = engine
+        self._asked: SimpleQueue[tuple[Sequence[Tensor], Future[Tensor]] | None] = SimpleQueue()
+        self._thread = Thread(target=self._answer_all, name="engine", daemon=True)
+        self._thread.start()
+
+    def answer(self, waveforms: Sequence[Tensor], *, on_progress: Callable[[int], None] | None = None) -> Tensor:
+        """As `Engine.answer`; `on_progress` gets the number when all are done."""
+        future: Future[Tensor] = Future()
+        self._asked.put((waveforms, future))
+        found = future.result()
+        if on_progress is not None:
+            on_progress(len(waveforms))
+        return found
+
+    def close(self) -> None:
+        """Answer what has been asked, then end the thread."""
+        self._asked.put(None)
+        self._thread.join()
+
+    def _answer_all(self) -> None:
+        while (first := self._asked.get()) is not None:
+            asked, is_last = [first], False
+            while sum(len(waveforms) for waveforms, _ in asked) < self.batch_size and not is_last:
+                try:
+                    another = self._asked.get_nowait()
+                except Empty:
+                    break
+                if another is None:
+                    is_last = True
+                else:
+                    asked.append(another)
+            self._answer_together(asked)
+            if is_last:
+                return
+
+    def _answer_together(self, asked: Sequence[tuple[Sequence[Tensor], Future[Tensor]]]) -> None:
+        try:
+            found = self._engine.answer([waveform for waveforms, _ in asked for waveform in waveforms])
+        except Exception as error:
+            for _, future in asked:
+                future.set_exception(error)
+            return
+        first = 0
+        for waveforms, future in asked:
+            future.set_result(found[first : first + len(waveforms)])
+            first += len(waveforms)
+
+    def _probabilities(self, clips: Tensor) -> Tensor:
+        return self._engine._probabilities(clips)
+
+
+def gathered(engine: Engine, device: torch.device) -> GatheringEngine:
+    """The engine for several threads, with larger batches on a GPU."""
+    if device.type == "cuda":
+        engine.batch_size = GPU_BATCH_SIZE
+    return GatheringEngine(engine)

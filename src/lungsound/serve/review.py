@@ -1,0 +1,254 @@
+"""Cycles that a person corrected, written in the formats that `lungsound train` reads.
+
+A folder of recordings for review by hand: the most doubtful first, and what was corrected in a table beside them.
+"""
+
+import hashlib
+import io
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import soundfile
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from lungsound.audio.io import probe, read_channels
+from lungsound.data.convert import icbhi_text, sprsound_text, table_text
+from lungsound.data.corpus import Corpus, Cycle, Recording
+from lungsound.data.table import read_table
+from lungsound.data.tree import assemble, split_patients
+from lungsound.errors import LungsoundError, SettingsError
+from lungsound.files import write_text
+from lungsound.inference.bulk import sound_files
+from lungsound.inference.prediction import RecordingAnswer, doubt
+from lungsound.labels import LABEL_SETS, LabelSet, LungSound, sound_of
+from lungsound.serve import openapi as examples
+from lungsound.serve.gate import Refusal
+from lungsound.serve.uploads import safe_name, told
+
+CorrectedFormat = Literal["icbhi", "sprsound", "csv"]
+SUFFIX = {"icbhi": ".txt", "sprsound": ".json", "csv": ".csv"}
+PAST_END_S = 0.01  # times are rounded
+
+Seconds = Annotated[FiniteFloat, Field(ge=0)]
+
+
+class CorrectedCycle(BaseModel):
+    """A cycle and the word for what is heard in it."""
+
+    model_config = ConfigDict(extra="forbid")
+    start_s: Seconds
+    end_s: Seconds
+    label: str
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> "CorrectedCycle":
+        if self.start_s >= self.end_s:
+            raise ValueError(f"a cycle from {self.start_s:g} to {self.end_s:g} s: it must end after its start")
+        return self
+
+
+class CorrectedRecording(BaseModel):
+    """A recording with its corrected cycles. `patient` is a pseudonym; default: the name up to its first "_"."""
+
+    model_config = ConfigDict(json_schema_extra={"example": examples.CORRECTED})
+    name: str
+    duration_s: Annotated[FiniteFloat, Field(gt=0)]
+    sample_rate_hz: Annotated[int, Field(gt=0)]
+    cycles: list[CorrectedCycle]
+    patient: str | None = None
+
+
+def formats_of(label_set: LabelSet) -> list[CorrectedFormat]:
+    """The formats that have a word for each class: none where whole recordings, or patients, are told apart."""
+    if label_set.unit == "recording" or label_set.needs_diagnosis:
+        return []
+    found: list[CorrectedFormat] = ["csv"]
+    if set(label_set.classes) <= set(LABEL_SETS["sprsound_event7"].classes):
+        found.insert(0, "sprsound")
+    if all(sound_of(name) is not None for name in label_set.classes):
+        found.insert(0, "icbhi")
+    return found
+
+
+def corrected_text(given: CorrectedRecording, to: CorrectedFormat, label_set: LabelSet) -> str:
+    """The corrected cycles in a format. Refusal for a format without words for them, and for cycles that cannot be."""
+    if to not in formats_of(label_set):
+        known = ", ".join(formats_of(label_set)) or "none"
+        raise Refusal("unusable", f"{to} has no words for label set {label_set.name!r}; formats that have: {known}")
+    recording = recording_of(
+        Path(safe_name(given.name)),
+        duration_s=given.duration_s,
+        sample_rate_hz=given.sample_rate_hz,
+        patient=given.patient,
+    )
+    cycles = cycles_of(given.cycles, recording, label_set)
+    if to == "icbhi":
+        return icbhi_text(cycles)
+    if to == "sprsound":
+        return sprsound_text(None, cycles)
+    return table_text(corpus_of([recording], cycles, label_set, Path()), Path())
+
+
+def recording_of(
+    path: Path, *, duration_s: float, sample_rate_hz: int, name: str | None = None, patient: str | None = None
+) -> Recording:
+    """A recording of the patient whose name its file begins with, as `lungsound.data.folders` has it."""
+    patient = patient or path.stem.partition("_")[0] or path.stem
+    return Recording(name or path.stem, patient, path, duration_s, sample_rate_hz)
+
+
+def cycles_of(given: Sequence[CorrectedCycle], recording: Recording, label_set: LabelSet) -> list[Cycle]:
+    """The cycles in order of time. Refusal for none, an unknown label, an end past the recording's, or twice the same.
+
+    A corpus has no recording without cycles.
+    """
+    if not given:
+        raise Refusal("unusable", "no cycles: none of the formats keeps a recording without any; leave one at least")
+    counts = Counter((cycle.start_s, cycle.end_s) for cycle in given)
+    found = []
+    for cycle in given:
+        if cycle.label not in label_set.classes:
+            raise Refusal("unusable", f"label {cycle.label!r} is none of {', '.join(label_set.classes)}")
+        where = f"the cycle from {cycle.start_s:g} to {cycle.end_s:g} s"
+        if cycle.end_s > recording.duration_s + PAST_END_S:
+            raise Refusal("unusable", f"{where} ends after the recording, which lasts {recording.duration_s:g} s")
+        if counts[cycle.start_s, cycle.end_s] > 1:
+            raise Refusal("unusable", f"{where} is there twice; leave one")
+        sound = sound_of(cycle.label) or LungSound.NORMAL
+        term = None if label_set.name == "sound4" else cycle.label
+        end_s = min(cycle.end_s, recording.duration_s)
+        found.append(Cycle(recording, cycle.start_s, end_s, sound.has_crackle, sound.has_wheeze, term))
+    return sorted(found, key=lambda cycle: (cycle.start_s, cycle.end_s))
+
+
+def corpus_of(recordings: Iterable[Recording], cycles: Iterable[Cycle], label_set: LabelSet, root: Path) -> Corpus:
+    """Corrected recordings as a corpus, split by patient."""
+    kept = tuple(recordings)
+    split, note = split_patients(kept)
+    return assemble(
+        "table",
+        root,
+        recordings=kept,
+        cycles=cycles,
+        split=split,
+        problems=(),
+        notes=[note],
+        vocabulary=label_set.name,
+    )
+
+
+CORRECTIONS = "corrections"
+TABLE = "corrections.csv"
+ID_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A recording of the folder: its answer, or why there is none, or neither as long as nobody asked the model."""
+
+    id: str
+    path: Path
+    name: str
+    answer: RecordingAnswer | None = None
+    error: str | None = None
+
+    @property
+    def doubt(self) -> float | None:
+        return None if self.answer is None else doubt(self.answer)
+
+
+class ReviewFolder:
+    """The recordings of a folder, and the corrections beside them, in a table that several may write."""
+
+    def __init__(self, folder: Path, label_set: LabelSet) -> None:
+        if not folder.is_dir():
+            raise SettingsError(f"{folder} is no folder: give the folder of the recordings to review")
+        if not formats_of(label_set):
+            raise SettingsError(
+                f"label set {label_set.name!r} is of whole recordings or patients, and review is of cycles: "
+                "take a model of another label set"
+            )
+        self.folder = folder.resolve()
+        self.label_set = label_set
+        self.table = self.folder / CORRECTIONS / TABLE
+        paths = [path for path in sound_files([self.folder]) if path.is_file()]
+        names = {path: _name(path.relative_to(self.folder)) for path in paths}
+        ids = {path: hashlib.sha256(name.encode()).hexdigest()[:ID_LENGTH] for path, name in names.items()}
+        self._found = {ids[path]: Reviewed(ids[path], path, name) for path, name in names.items()}
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[Reviewed]:
+        """Most doubtful first; then those that nobody asked the model for yet, then those without an answer."""
+        with self._lock:
+            found = list(self._found.values())
+        return iter(sorted(found, key=lambda each: (each.error is not None, each.doubt is None, -(each.doubt or 0.0))))
+
+    def __getitem__(self, id: str) -> Reviewed:
+        with self._lock:
+            if id not in self._found:
+                raise Refusal("not found", "no recording has this id; GET /v1/recordings lists them")
+            return self._found[id]
+
+    def answered(self, id: str, answer: Callable[[Path], RecordingAnswer]) -> Reviewed:
+        """The recording with its answer, which is asked for once."""
+        found = self[id]
+        if found.answer is not None or found.error is not None:
+            return found
+        try:
+            new = Reviewed(found.id, found.path, found.name, answer=answer(found.path))
+        except (LungsoundError, Refusal) as error:
+            new = Reviewed(found.id, found.path, found.name, error=told(error, found.path))
+        with self._lock:
+            self._found[id] = new
+        return new
+
+    def corrections(self) -> dict[str, list[CorrectedCycle]]:
+        """The corrected cycles of each recording that has any, by its id."""
+        found: dict[str, list[CorrectedCycle]] = {}
+        by_name = {each.name: each.id for each in self}
+        for cycle in self._read():
+            name = cycle.recording.name
+            corrected = CorrectedCycle(start_s=cycle.start_s, end_s=cycle.end_s, label=cycle.word)
+            if name in by_name:
+                found.setdefault(by_name[name], []).append(corrected)
+        return found
+
+    def correct(self, id: str, given: Sequence[CorrectedCycle]) -> None:
+        """Keep the corrected cycles of a recording, in place of earlier ones; on disk when this returns."""
+        reviewed = self[id]
+        info = probe(reviewed.path)
+        recording = recording_of(
+            reviewed.path,
+            duration_s=info.num_samples / info.sample_rate_hz,
+            sample_rate_hz=info.sample_rate_hz,
+            name=reviewed.name,
+        )
+        new = cycles_of(given, recording, self.label_set)
+        self.table.parent.mkdir(exist_ok=True)
+        with self._lock, FileLock(self.table.parent / "lock"):
+            cycles = [cycle for cycle in self._read() if cycle.recording.name != reviewed.name] + new
+            recordings = {cycle.recording.name: cycle.recording for cycle in cycles}.values()
+            corpus = corpus_of(recordings, cycles, self.label_set, self.table.parent)
+            write_text(self.table, table_text(corpus, self.table.parent))
+
+    def _read(self) -> list[Cycle]:
+        """The cycles of the table. CorpusError when somebody made it a table that cannot be read whole."""
+        return list(read_table(self.table).require_sound().cycles) if self.table.exists() else []
+
+
+def _name(path: Path) -> str:
+    """The path as text that JSON holds."""
+    return path.as_posix().encode("utf-8", "backslashreplace").decode()
+
+
+def wav_bytes(path: Path) -> bytes:
+    """The recording as WAV of 16 bits, with its rate and channels: every browser plays that."""
+    channels, rate_hz = read_channels(path)
+    content = io.BytesIO()
+    soundfile.write(content, channels.T, rate_hz, format="WAV", subtype="PCM_16")
+    return content.getvalue()

@@ -1,0 +1,219 @@
+"""Weights with the facts that give them meaning, on disk: one safetensors file, JSON in its header.
+
+`model.safetensors` holds a trained model and all that is needed to answer with it; `checkpoint.safetensors` all that
+is needed to go on with a run. One file each, written beside and renamed, so that weights and facts never part.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lungsound.audio.front_end import FrontEnd
+from lungsound.config import AudioSettings, ModelSettings
+from lungsound.data import batches as corpora
+from lungsound.errors import WeightsError
+from lungsound.evaluation.calibration import Calibration
+from lungsound.evaluation.compare import is_unfinished
+from lungsound.evaluation.out_of_domain import Domain
+from lungsound.files import written_whole
+from lungsound.labels import LABEL_SETS, LabelSet
+from lungsound.models import network as models
+from lungsound.models.ast import AudioSpectrogramTransformer
+from lungsound.models.classifier import LungSoundClassifier
+from lungsound.models.weights import FACTS_KEY
+
+MODEL_FORMAT = "lungsound model 1"
+CHECKPOINT_FORMAT = "lungsound checkpoint 2"
+DOMAIN_PREFIX = "domain."  # of the tensors that are no weights
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model and the definition of its input and of its answers.
+
+    `devices` are those that the training set was recorded with, as far as its corpus names them.
+    """
+
+    model: LungSoundClassifier
+    front_end: FrontEnd
+    mean: float
+    std: float
+    label_set: LabelSet
+    sha256: str
+    calibration: Calibration | None = None
+    domain: Domain | None = None
+    devices: tuple[str, ...] = ()
+
+    def input_of(self, waveform: Tensor) -> Tensor:
+        """The waveform (num_input_samples,) that is answered for, of a cycle (samples,) of any length."""
+        return self.front_end.fit(waveform)[: self.num_input_samples(len(waveform))]
+
+    def num_input_samples(self, num_samples: int) -> int:
+        """Of a cycle of `num_samples`: the front end's, or as many as are under the patches that are encoded."""
+        stride = self.model.encoder.stride if isinstance(self.model.encoder, AudioSpectrogramTransformer) else 1
+        return self.front_end.num_input_samples(num_samples, patch_stride=stride)
+
+
+def unfinished(folder: Path) -> str | None:
+    """What to say of the folder of a run that was not trained to its end and evaluated; None of any other."""
+    if not is_unfinished(folder):
+        return None
+    return f"{folder} is not finished: 'lungsound train RECIPE --out {folder} --resume' goes on with it"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write tensors and JSON facts as one safetensors file; the same input gives the same bytes."""
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with written_whole(path) as partial:
+        partial.write_bytes(save(contiguous, metadata={FACTS_KEY: json.dumps(facts)}))
+
+
+def read_tensors(path: Path, *, expected_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_tensors` wrote. WeightsError for a file that is missing, damaged or of another kind."""
+    with _opened(path, expected_format) as (file, facts):
+        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
+
+
+def read_facts(path: Path, *, expected_format: str) -> dict[str, Any]:
+    """The facts alone: reads the header and no weights. Errors as `read_tensors`."""
+    with _opened(path, expected_format) as (_, facts):
+        return facts
+
+
+@contextmanager
+def _opened(path: Path, expected_format: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The open file and the facts in its header; what safetensors raises becomes a WeightsError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get(FACTS_KEY, "{}"))
+            found = facts.get("format") if isinstance(facts, dict) else None
+            if found != expected_format:
+                raise WeightsError(f"{path} is of format {found!r}, expected {expected_format!r}")
+            yield file, facts
+    except FileNotFoundError:
+        what = "file" if path.suffix else "run"
+        told = unfinished(path.parent) or f"no {what} {path}: give the folder of a run, or train one first"
+        raise WeightsError(told) from None
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path} is damaged or no safetensors file ({error}); copy or train it again") from None
+
+
+def save_model(
+    path: Path,
+    model: LungSoundClassifier,
+    *,
+    audio: AudioSettings,
+    architecture: ModelSettings,
+    mean: float,
+    std: float,
+    label_set: LabelSet,
+    devices: Sequence[str] = (),
+) -> None:
+    """Write what answering needs: encoder and head (the projector takes no part), front end, classes, devices."""
+    tensors = {name: value for name, value in model.state_dict().items() if not name.startswith("projector.")}
+    how_made = {"pretrained", "position_grid", "first_kernel", "is_head_pretrained"}
+    facts = {
+        "format": MODEL_FORMAT,
+        "audio": audio.model_dump(mode="json"),
+        "model": architecture.model_dump(mode="json", exclude=how_made),
+        "mean": mean,
+        "std": std,
+        "label_set": label_set.name,
+        "devices": list(devices),
+        "note": "research software, not a medical device",
+    }
+    if isinstance(model.encoder, AudioSpectrogramTransformer):
+        facts["patch_grid"] = [model.encoder.grid.freq, model.encoder.grid.time]
+    write_tensors(path, tensors, facts)
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Put the calibration into the model file in the place of an earlier one; the weights stay as they are."""
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    write_tensors(path, tensors, facts | {"calibration": calibration.to_plain()})
+
+
+def write_domain(path: Path, domain: Domain) -> None:
+    """Put what is kept of the training cycles into the model file; the weights stay as they are."""
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    kept = {DOMAIN_PREFIX + name: torch.from_numpy(values) for name, values in asdict(domain).items()}
+    write_tensors(path, tensors | kept, facts)
+
+
+def read_calibration(path: Path) -> Calibration | None:
+    """The calibration that the model file keeps, None without one; reads no weights."""
+    return _calibration_in(read_facts(path, expected_format=MODEL_FORMAT))
+
+
+def _calibration_in(facts: Mapping[str, Any]) -> Calibration | None:
+    return Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
+
+
+def _domain_in(tensors: dict[str, Tensor]) -> Domain | None:
+    """The domain, taken out of the tensors of a model file."""
+    names = [name for name in tensors if name.startswith(DOMAIN_PREFIX)]
+    kept = {name.removeprefix(DOMAIN_PREFIX): tensors.pop(name).numpy() for name in names}
+    return Domain(**kept) if kept else None
+
+
+def model_file(run: Path) -> Path:
+    """The model file in the folder of a run; what is a file already, itself."""
+    return run if run.is_file() else run / "model.safetensors"
+
+
+def load_model(path: Path) -> TrainedModel:
+    """The model that `save_model` wrote, in evaluation mode on the CPU.
+
+    WeightsError for a file that cannot be read, does not fit together, or holds values that are no finite numbers.
+    """
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    try:
+        front_end = corpora.front_end(AudioSettings.model_validate(facts["audio"]))
+        label_set = LABEL_SETS[facts["label_set"]]
+        architecture = ModelSettings.model_validate(facts["model"])
+        mean, std = float(facts["mean"]), float(facts["std"])
+        devices = tuple(str(device) for device in facts.get("devices", ()))
+        if not math.isfinite(mean) or not 0 < std < math.inf:
+            raise ValueError(f"mean {mean}, std {std}")
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        reason = " ".join(repr(error).split())  # pydantic's goes over several lines
+        raise WeightsError(f"{path} does not say what its model is ({reason}); train it again") from None
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise WeightsError(f"{path}: {name} holds values that are no finite numbers; copy or train it again")
+    try:
+        domain = _domain_in(tensors)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: what it keeps of its training set is damaged ({error}); copy it again") from None
+    model = models.network(architecture, front_end, label_set)
+    load_weights(model, tensors, source=str(path))
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    calibration = _calibration_in(facts)
+    return TrainedModel(model.eval(), front_end, mean, std, label_set, sha256, calibration, domain, devices)
+
+
+@torch.no_grad()
+def load_weights(model: LungSoundClassifier, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy weights into the model; WeightsError naming the first that is missing, unknown or of another shape."""
+    expected = model.state_dict()
+    for name in (*expected, *tensors):
+        given = tuple(tensors[name].shape) if name in tensors else "nothing"
+        wanted = tuple(expected[name].shape) if name in expected else "no such weight"
+        if given != wanted:
+            raise WeightsError(
+                f"{source} does not fit this model: {name} is {given}, expected {wanted}; "
+                "use weights of the same model size, input size and classes"
+            )
+    model.load_state_dict(dict(tensors))

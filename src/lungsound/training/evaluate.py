@@ -1,0 +1,280 @@
+"""A trained run on the test set of a corpus: predictions file, evaluation, report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from lungsound.config import DataSettings, ModelSettings, RunConfig
+from lungsound.data import batches as corpora
+from lungsound.data.batches import CycleBatches
+from lungsound.data.corpus import Corpus
+from lungsound.data.reader import read_corpus
+from lungsound.data.relabel import UNKNOWN_LABEL
+from lungsound.data.splits import rows_to_test
+from lungsound.errors import SettingsError
+from lungsound.evaluation.calibration_report import calibration_blocks
+from lungsound.evaluation.model_card import write_model_card
+from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
+from lungsound.evaluation.report import BEST_ON_OTHER_TEST, BEST_ON_TEST, write_report
+from lungsound.evaluation.report_inputs import (
+    KnownPatients,
+    column_blocks,
+    columns_of,
+    hard_cycles,
+    known_patients,
+    metric_blocks,
+    protocol_sentence,
+    split_words,
+    subgroups,
+)
+from lungsound.evaluation.scores import evaluate_predictions
+from lungsound.evaluation.selection import LAST, NONE_CHOSEN, TEST, unwatched_columns
+from lungsound.labels import LABEL_SETS
+from lungsound.models.classifier import predict_probabilities
+from lungsound.page import Block, Remark
+from lungsound.progress import track
+from lungsound.training import trainer as training
+from lungsound.training.callbacks import COLUMN_OF, predictions_of
+from lungsound.training.checkpoint import TrainedModel, unfinished
+from lungsound.training.run import RunFolder
+from lungsound.training.trainer import Progress
+
+NUM_NAMED = 10  # patients in a note; SPRSound's intra test alone shares 160
+EVALUATION_BATCH_SIZE = 8  # on a CPU larger ones are slower per cycle
+
+SYNTHETIC_NOTE = (
+    "Synthetic corpus: these recordings were made by a program. The Score shows that the program learns; "
+    "it says nothing about real lungs and is not comparable with any published number."
+)
+
+
+def evaluate(
+    run_dir: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    label_map: Path | None = None,
+    out_dir: str | Path | None = None,
+    device: str | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Evaluate a trained run again, or on another corpus; the path of the report.
+
+    Without `data_root` on the test set of the corpus that the run was trained on, into the run's folder; with one on
+    every part of that corpus but "train" (see `data_to_test`), and `out_dir` is needed. `device` is that of the run by
+    default.
+    """
+    run = RunFolder(Path(run_dir))
+    if told := unfinished(run.path):
+        raise SettingsError(told)
+    if data_root is not None and out_dir is None:
+        raise SettingsError(
+            "evaluating on another corpus needs a folder for its report: give --out DIR, in Python out_dir"
+        )
+    data = data_to_test(run.config().data, None if data_root is None else Path(data_root), label_map)
+    corpus = corpora.corpus(data)
+    rows = rows_to_test(corpus, data.test_parts)
+    console = console or Console()
+    return report_on(
+        run,
+        corpus,
+        rows,
+        data=data,
+        progress=run.progress(),
+        out_dir=None if out_dir is None else Path(out_dir),
+        device=device,
+        console=console,
+    )
+
+
+def data_to_test(trained: DataSettings, root: Path | None, label_map: Path | None) -> DataSettings:
+    """How a corpus is read on which a run is tested; `trained` is how the run's own was read.
+
+    The run's own (no `root`, or the same folder) as then: devices, modes, split, test parts, label map. Any other
+    whole, with its official split, and by the run's label map when it has words that are known to no label set.
+    `label_map` goes before the run's.
+    """
+    own = {} if label_map is None else {"label_map": str(label_map)}
+    if root is None or (trained.root is not None and root.resolve() == Path(trained.root).resolve()):
+        return trained.model_copy(update=own)
+    there = DataSettings(root=str(root), label_set=trained.label_set).model_copy(update=own)
+    if label_map is None and trained.label_map is not None:
+        unit = LABEL_SETS[trained.label_set].unit
+        problems = read_corpus(root, is_strict=False, unit=unit).problems
+        if any(problem.kind == UNKNOWN_LABEL for problem in problems):
+            return there.model_copy(update={"label_map": trained.label_map})
+    return there
+
+
+def report_on(
+    run: RunFolder,
+    corpus: Corpus,
+    rows: Sequence[int],
+    *,
+    data: DataSettings,
+    progress: Progress,
+    console: Console,
+    out_dir: Path | None = None,
+    device: str | None = None,
+) -> Path:
+    """Predict the cycles of `rows` with the run's model in float32, write predictions and report; its path.
+
+    `data` says how the corpus was read, `progress` is that of the finished run.
+    """
+    config, facts = run.config(), run.facts()
+    folder = run.path if out_dir is None else out_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / run.predictions.name
+    trained, where = run.trained_model(), training.device(device or config.train.device)
+    write_predictions(path, predict_corpus(trained, corpus, rows, device=where, console=console))
+    predictions = read_predictions(path)  # the file is what the report is made from
+
+    are_same = _are_patients_the_same(facts, corpus)
+    known = known_patients(facts, predictions) if are_same else KnownPatients()
+    chosen_epoch = progress.best_epochs.get(COLUMN_OF[config.train.selection], 0)
+    selection = _selection(config, is_chosen=chosen_epoch > 0, is_other_corpus=not are_same)
+    found: dict[str, Any] = {
+        "context": _context(config, facts, data, corpus, rows, selection) | {"model hash": trained.sha256},
+        "notes": _notes(corpus, facts, known, is_unchosen=config.train.selection != "last" and not chosen_epoch),
+        "chosen_epoch": chosen_epoch or None,
+        "num_shared_patients": len(known.train) if are_same else None,
+        "num_validation_patients": len(known.validation),
+        "subgroups": subgroups(corpus, predictions, known),
+        "columns": _columns(run, progress, config, facts) if out_dir is None else [],
+    }
+    calibrated: list[Block] = []
+
+    def measure_calibration(staging: Path) -> list[Block]:
+        if trained.calibration is not None:
+            calibrated.extend(calibration_blocks(trained.calibration, predictions, folder=staging))
+            if num := len(known.validation):
+                calibrated.append(Remark(f"Validation has {num} of these patients too: this is optimistic."))
+        return calibrated
+
+    evaluation, hardest = evaluate_predictions(predictions), hard_cycles(corpus, predictions, trained.front_end)
+    more: dict[str, Any] = {"history": progress.history, "hardest": hardest, "extra_blocks": metric_blocks(predictions)}
+    report = write_report(folder, evaluation, **found, **more, calibration=measure_calibration)
+    write_model_card(folder, evaluation, **found, calibration=calibrated)
+    return report
+
+
+def _columns(run: RunFolder, progress: Progress, config: RunConfig, facts: Mapping[str, Any]) -> list[Block]:
+    epochs = progress.best_epochs | {LAST: config.train.epochs}
+    unwatched = unwatched_columns(
+        is_test_watched=config.train.is_test_watched or COLUMN_OF[config.train.selection] == TEST,
+        has_validation=facts["num_cycles"]["validation"] > 0,
+    )
+    return column_blocks(columns_of(run.columns(), epochs, unwatched))
+
+
+def _are_patients_the_same(facts: Mapping[str, Any], corpus: Corpus) -> bool:
+    """Whether a patient's name in the corpus is who had it in the one that the run was trained on."""
+    trained_on = facts["corpus"]
+    is_same = corpus.fingerprint == trained_on["fingerprint"]
+    # The same number is the same patient in any part of a real corpus, but not in two synthetic ones.
+    return is_same or (corpus.name == trained_on["name"] and not corpus.is_synthetic)
+
+
+def _selection(config: RunConfig, *, is_chosen: bool, is_other_corpus: bool) -> str:
+    """What chose the epoch, as `blocks.EPOCH_SELECTIONS` names it."""
+    selection = config.train.selection if is_chosen else "last"
+    return BEST_ON_OTHER_TEST if selection == BEST_ON_TEST and is_other_corpus else selection
+
+
+def _notes(corpus: Corpus, facts: Mapping[str, Any], known: KnownPatients, *, is_unchosen: bool) -> list[str]:
+    notes = [SYNTHETIC_NOTE] if corpus.is_synthetic else []
+    if known.train:
+        notes.append(f"Patients on both sides of the split: {_named(known.train)}.")
+    if known.validation:
+        notes.append(f"Patients of the test who validate too: {_named(known.validation)}.")
+    if facts["left_out_patients"]:
+        left_out = _named(facts["left_out_patients"])
+        notes.append(f"Patients of the test whose cycles in the training set were left out: {left_out}.")
+    if is_unchosen:
+        notes.append(f"{NONE_CHOSEN.capitalize()}: the last epoch was kept.")
+    return notes
+
+
+def _named(patients: Sequence[str]) -> str:
+    more = f" and {len(patients) - NUM_NAMED} more" if len(patients) > NUM_NAMED else ""
+    return f"{', '.join(patients[:NUM_NAMED])}{more}"
+
+
+def predict_corpus(
+    trained: TrainedModel, corpus: Corpus, rows: Sequence[int], *, device: torch.device, console: Console
+) -> Predictions:
+    """Probabilities of a trained model for some cycles of a corpus, with what they are keyed by."""
+    fbanks = corpora.filter_banks(corpus, trained.front_end, console=console)
+    cycles = [corpus.cycles[row] for row in rows]
+    labels = corpora.labels(cycles, trained.label_set)
+    own = corpora.num_own_frames(trained.front_end, fbanks)
+    batches = CycleBatches(
+        fbanks,
+        rows,
+        labels,
+        batch_size=EVALUATION_BATCH_SIZE,
+        mean=trained.mean,
+        std=trained.std,
+        num_frames=None if own is None else [own[row] for row in rows],
+    )
+    with track(console, "evaluation") as on_progress:
+        probabilities = predict_probabilities(
+            trained.model.to(device),
+            batches.in_order(),
+            device=device,
+            on_progress=lambda done: on_progress(done, len(rows)),
+        )
+    return predictions_of(corpus, rows, labels, probabilities, classes=trained.label_set.classes)
+
+
+def _context(
+    config: RunConfig,
+    facts: Mapping[str, Any],
+    data: DataSettings,
+    corpus: Corpus,
+    rows: Sequence[int],
+    selection: str,
+) -> dict[str, str]:
+    trained_on = facts["corpus"]
+    test = sorted({corpus.split[corpus.cycles[row].recording.name] for row in rows})
+    trained_split = split_words(trained_on["name"], trained_on["notes"], config.data.split)
+    trained_corpus = _named_corpus(trained_on["name"], f"{facts['num_cycles']['train']} cycles", config.data)
+    pretrained = config.model.pretrained
+    return {
+        "corpus": _named_corpus(corpus.name, f"{len(corpus.recordings)} recordings", data),
+        "split": f"{split_words(corpus.name, corpus.notes, data.split)}; tested on {', '.join(test)}",
+        "trained on": f"{trained_corpus}; split {trained_split}",
+        "pretrained weights": "none, random initialisation" if pretrained == "none" else pretrained,
+        "protocol": protocol_sentence(config.data.protocol, facts),
+        "epoch selection": selection,
+        "recipe": config.name,
+        "objective": config.objective.name,
+        "model": _model_name(config.model),
+        "labels": config.data.label_set,
+        "input": f"{config.audio.duration_s:g} s, {config.audio.num_mels} mels",
+        "epochs": str(config.train.epochs),
+        "batch size": str(config.train.batch_size),
+        "seed": str(config.train.seed),
+        "training cycles": str(facts["num_cycles"]["train"]),
+        "device and precision": f"{facts['device']}, {facts['precision']}; evaluated in fp32",
+        "command": facts["command"],
+        "revision": str(facts["revision"]),
+        "versions": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+        "corpus fingerprint": corpus.fingerprint,
+    }
+
+
+def _named_corpus(name: str, size: str, data: DataSettings) -> str:
+    """The corpus, what of it was kept, and what its words were read by."""
+    kept = [f"devices {', '.join(data.devices)}"] if data.devices else []
+    kept += [f"modes {', '.join(data.modes)}"] if data.modes else []
+    words = [f"labels read by {Path(data.label_map).name}"] if data.label_map else []
+    return "; ".join([f"{name}, {size}", *kept, *words])
+
+
+def _model_name(model: ModelSettings) -> str:
+    if model.architecture != "ast":
+        return model.architecture
+    return f"AST {model.size}" + (", average token" if model.pooling == "average_token" else "")

@@ -1,0 +1,204 @@
+"""What a step does, counted and not timed: a slower way to the same numbers breaks these, on any machine."""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+import pytest
+import torch
+from benchmarks.counts import flops_of
+from benchmarks.training import make_step, own_frames
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks import ours
+from lungsound.axes import PATCH_SIZE
+from lungsound.data.batches import Batch
+from lungsound.models.ast import (
+    BUFFER_BYTES,
+    FEWEST_QUERIES,
+    NUM_PREFIX_TOKENS,
+    AudioSpectrogramTransformer,
+    PatchEmbedding,
+    attend,
+)
+
+CPU = torch.device("cpu")
+BATCH = 2
+LENGTHS_S = (1.0, 5.0)
+EITHER = pytest.mark.parametrize("durations_s", [None, LENGTHS_S], ids=["padded", "packed"])
+# Inputs of 8 s: attention takes the way of its own that it has for bfloat16 on a CPU.
+CONFIG = ours.run_config("micro")
+OWN = ours.run_config("micro", is_padding_encoded=False)
+
+
+def make(durations_s: Sequence[float] | None = None) -> Callable[[], object]:
+    return make_step("ours", "micro", batch_size=BATCH, device=CPU, durations_s=durations_s)
+
+
+def patches_of(encoder: AudioSpectrogramTransformer, durations_s: Sequence[float] | None) -> list[int]:
+    """Patches of each sample that are encoded."""
+    lengths = torch.full((BATCH,), encoder.num_frames) if durations_s is None else own_frames(OWN, durations_s)
+    num_columns = encoder.columns(lengths)
+    assert num_columns is not None
+    return [encoder.grid.freq * each for each in num_columns.tolist()]
+
+
+def encoding_flops(num_patches: int, *, dim: int, depth: int) -> int:
+    """Forward, one sample: whole blocks, and a last one whose queries are the prefix tokens alone."""
+    num_tokens, prefix = num_patches + NUM_PREFIX_TOKENS, NUM_PREFIX_TOKENS
+    linear = 2 * dim * dim  # of one token through a square map; query, key, value, out, and eight of the perceptron
+    whole = 12 * linear * num_tokens + 4 * num_tokens * num_tokens * dim
+    last = 2 * linear * num_tokens + 10 * linear * prefix + 4 * prefix * num_tokens * dim
+    return (depth - 1) * whole + last
+
+
+@EITHER
+def test_a_step_needs_no_more_operations_than_its_closed_form(durations_s: Sequence[float] | None) -> None:
+    model = ours.classifier(CONFIG)
+    encoder, num_classes = model.patch_encoder, len(model.classes)
+    dim, depth, grid = encoder.dim, len(encoder.blocks), encoder.grid
+    num_patches = patches_of(encoder, durations_s)
+    assert min(num_patches) >= FEWEST_QUERIES
+    embedding = 2 * grid.num_patches * PATCH_SIZE**2 * dim  # backward: of the weights alone
+    views = sum(2 * 3 * encoding_flops(each, dim=dim, depth=depth) for each in num_patches)
+    head, projector = 3 * 2 * dim * num_classes, 3 * 2 * 2 * dim * dim
+    similarities = 2 * 2 * BATCH * dim  # backward: of the projections alone
+    assert flops_of(make(durations_s)) == BATCH * (2 * embedding + head + projector + similarities) + views
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_queries"), [(torch.float32, 5), (torch.bfloat16, 5), (torch.bfloat16, FEWEST_QUERIES)]
+)
+def test_attention_counts_as_its_two_products_do(dtype: torch.dtype, num_queries: int) -> None:
+    query, key, value = (torch.randn(2, 3, n, 8, dtype=dtype, requires_grad=True) for n in (num_queries, 70, 70))
+    whole = flops_of(lambda: attend(query, key, value).sum().backward())
+    naive = flops_of(lambda: ((query @ key.mT).softmax(dim=-1) @ value).sum().backward())
+    assert whole == naive == 3 * 2 * 2 * 3 * num_queries * 70 * (8 + 8)
+
+
+def kept_bytes(encoder: AudioSpectrogramTransformer, durations_s: Sequence[float] | None, *, num_views: int = 2) -> int:
+    """What a step in bfloat16 has to keep for its backward passes, the head and other small things left out.
+
+    Of a token in a whole block, by its width: the float32 input of both norms (8 bytes); in bfloat16 their results
+    (4), query, key and value (6), what was seen (2), the perceptron before and after its GELU (16). Mean and deviation
+    of both norms take 16 bytes. The last block keeps of the patches what its first norm and keys and values need.
+    Nothing grows with the square of the tokens.
+    """
+    dim, depth = encoder.dim, len(encoder.blocks)
+    num_tokens = num_views * sum(each + NUM_PREFIX_TOKENS for each in patches_of(encoder, durations_s))
+    whole, last = 36 * dim + 16, 10 * dim + 8
+    weights = 2 * 12 * dim * dim * depth  # in bfloat16, once for all views
+    fbank = 2 * BATCH * encoder.num_frames * encoder.num_mels
+    return num_tokens * ((depth - 1) * whole + last) + weights + fbank
+
+
+@EITHER
+def test_a_step_keeps_no_more_bytes_than_its_closed_form(durations_s: Sequence[float] | None) -> None:
+    config, kept = CONFIG, dict[int, torch.UntypedStorage]()
+    train_step = ours.train_step(config, device=CPU)
+    fbank, labels = ours.batch(config, batch_size=BATCH)
+    num_frames = None if durations_s is None else own_frames(OWN, durations_s)
+    weights = {value.untyped_storage().data_ptr() for value in train_step.model.parameters()}
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        train_step(Batch(fbank, labels, num_frames), learning_rate=0.0, generator=torch.Generator())
+    expected = kept_bytes(train_step.model.patch_encoder, durations_s)
+    assert expected <= sum(storage.nbytes() for storage in kept.values()) < 1.02 * expected
+
+
+@EITHER
+def test_a_step_allocates_little_beside_what_it_keeps(durations_s: Sequence[float] | None) -> None:
+    """The views come one after the other, so that at no time there is what both have to keep."""
+    encoder = ours.classifier(CONFIG).patch_encoder
+    kept, num_blocks = kept_bytes(encoder, durations_s, num_views=1), len(encoder.blocks)
+    gradients = sum(value.nbytes for value in encoder.parameters())
+    sizes = allocations_in(make(durations_s))
+    assert kept < max(accumulate(sizes)) < kept + gradients + 2 * BUFFER_BYTES
+    # Those of the size of a view's tokens in bfloat16: forward and backward of both views, buffers of libraries too.
+    size_of_view = 2 * encoder.dim * sum(each + NUM_PREFIX_TOKENS for each in patches_of(encoder, durations_s))
+    assert sum(size >= size_of_view for size in sizes) < 50 * 2 * num_blocks
+
+
+def allocations_in(step: Callable[[], object]) -> list[int]:
+    """Bytes of each allocation of one step after a first one, and of each release less than nothing, in order."""
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    assert profiled.profiler is not None
+    assert profiled.profiler.kineto_results is not None
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+
+
+def explained(durations_s: Sequence[float] | None) -> tuple[list[int], list[str]]:
+    """Of the encoder in bfloat16: own attentions in each graph that the compiler makes, where a graph ends early."""
+    encoder = ours.classifier(CONFIG).patch_encoder
+    fbank, _ = ours.batch(CONFIG, batch_size=BATCH)
+    num_frames = None if durations_s is None else own_frames(OWN, durations_s)
+    torch._dynamo.reset()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch._dynamo.explain(encoder)(fbank, num_frames)
+    targets = [[str(node.target) for node in module.graph.nodes] for module in found.graphs]
+    return [sum("head_by_head" in name for name in names) for names in targets], [
+        reason.user_stack[-1].name for reason in found.break_reasons
+    ]
+
+
+NUM_OWN = len(ours.classifier(CONFIG).patch_encoder.blocks) - 1  # the last block has too few queries
+
+
+def test_the_encoder_is_one_graph() -> None:
+    assert explained(None) == ([NUM_OWN], [])
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler's own, when a graph goes on after a break
+def test_only_packing_breaks_the_graph() -> None:
+    """Lengths are read on the host before the blocks, which are one graph again."""
+    num_own, places = explained(LENGTHS_S)
+    assert set(places) == {"_pack"}
+    assert [each for each in num_own if each] == [BATCH * NUM_OWN]
+
+
+def test_both_views_share_one_patch_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    forward = PatchEmbedding.forward
+
+    def counted(self: PatchEmbedding, fbank: torch.Tensor) -> torch.Tensor:
+        calls.append(len(fbank))
+        return forward(self, fbank)
+
+    monkeypatch.setattr(PatchEmbedding, "forward", counted)
+    step = make()
+    step()
+    assert calls == [BATCH]
+
+
+def test_no_weights_are_copied_deeply(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = make()
+
+    def refuse(*values: object) -> None:
+        raise AssertionError(f"a step copies {values}")
+
+    monkeypatch.setattr(copy, "deepcopy", refuse)
+    step()
+
+
+def calls_in(step: Callable[[], object]) -> Counter[str]:
+    """Operators of one step after a first one, by name; a first one makes the optimizer's state."""
+    step()
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        step()
+    return Counter(event.key for event in profiled.events() or ())
+
+
+def test_the_optimizer_is_one_kernel() -> None:
+    calls = calls_in(make())
+    assert calls["aten::_fused_adam_"] + calls["aten::_fused_adamw_"] == 1
+    assert calls["aten::addcdiv_"] == 0

@@ -1,0 +1,127 @@
+"""What is said below answers, and of a run that is not finished."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import typer
+from typer.testing import CliRunner
+
+from lungsound.cli.predict import evaluate, predict, what_probabilities_are
+from lungsound.config import AudioSettings, ModelSettings, load_config
+from lungsound.data import batches as corpora
+from lungsound.errors import SettingsError
+from lungsound.evaluation.calibration import Calibration, fit_calibration
+from lungsound.inference.predictor import Predictor
+from lungsound.labels import LABEL_SETS
+from lungsound.models import network as models
+from lungsound.training.checkpoint import load_model, save_model
+from lungsound.training.run import RunFolder
+from tests.unit.evaluation.calibrated import drawn_predictions
+from tests.unit.inference.models import EFFICIENTAT_AUDIO, MOBILENET, saved_model
+
+AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
+ARCHITECTURE = ModelSettings(size="micro", stride=16)
+
+app = typer.Typer()
+app.command()(evaluate)
+app.command()(predict)
+
+
+@pytest.fixture
+def model_path(tmp_path: Path) -> Path:
+    """A model alone in its folder."""
+    model = models.network(ARCHITECTURE, corpora.front_end(AUDIO), LABEL_SETS["sound4"])
+    model.initialize(torch.Generator().manual_seed(0))
+    path = tmp_path / "run" / "model.safetensors"
+    path.parent.mkdir()
+    save_model(path, model, audio=AUDIO, architecture=ARCHITECTURE, mean=-8.0, std=3.0, label_set=LABEL_SETS["sound4"])
+    return path
+
+
+@pytest.mark.parametrize("given", [[], ["--out", "answers"], ["--out", "answers", "--format", "csv"]])
+def test_explain_without_a_page_is_refused(
+    given: list[str], model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    result = CliRunner().invoke(app, ["predict", str(model_path), "a.wav", "--explain", *given])
+    assert isinstance(result.exception, SettingsError)
+    assert "html pages: give --out DIR and --format html too" in str(result.exception)
+    assert not (tmp_path / "answers").exists()
+
+
+def test_a_model_that_cannot_explain_is_refused_before_it_answers(tmp_path: Path) -> None:
+    saved_model(tmp_path, audio=EFFICIENTAT_AUDIO, architecture=MOBILENET)
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    words = ["predict", str(tmp_path), str(tmp_path / "a.wav"), "--explain", "--format", "html", "--out"]
+    result = CliRunner().invoke(app, [*words, str(tmp_path / "answers")])
+    assert isinstance(result.exception, SettingsError)
+    assert "mn04 cannot be explained" in str(result.exception)
+    assert not (tmp_path / "answers").exists()
+
+
+def told_with(calibration: Calibration | None, model_path: Path) -> str:
+    return what_probabilities_are(Predictor(replace(load_model(model_path), calibration=calibration)))
+
+
+def test_probabilities_are_called_what_they_are(model_path: Path) -> None:
+    assert told_with(None, model_path) == "Probabilities are not calibrated."
+    scaled = fit_calibration(drawn_predictions(0, temperature=2.5))
+    assert told_with(scaled, model_path) == (
+        f"Probabilities: after temperature scaling with T {scaled.scaling.temperature:.3f} (chosen by "
+        "cross-validation over 30 validation patients); uncertain: better withheld, by the errors on validation "
+        "patients."
+    )
+    few = fit_calibration(drawn_predictions(0, num_patients=4))
+    assert told_with(few, model_path).startswith(
+        "Probabilities: as the model gives them, not scaled (4 validation patients are fewer than the 6 that scaling"
+    )
+    assert "uncertain" not in told_with(replace(few, abstain=None), model_path)
+
+
+@pytest.mark.parametrize("given", [[], ["--out", "answers"]])
+def test_nothing_is_said_of_probabilities_where_none_was_given(
+    given: list[str], model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.wav").write_bytes(b"no sound")
+    soundfile.write(tmp_path / "b.wav", np.random.default_rng(0).normal(0, 0.1, 8000), 4000)
+    result = CliRunner().invoke(app, ["predict", str(model_path), "a.wav", *given])
+    assert result.exit_code == 1
+    assert "Probabilities" not in result.output
+    assert "Probabilities" in CliRunner().invoke(app, ["predict", str(model_path), "a.wav", "b.wav", *given]).output
+
+
+def test_an_unknown_device_is_said_with_the_option_that_names_it(model_path: Path, tmp_path: Path) -> None:
+    facts = {"audio": AUDIO, "architecture": ARCHITECTURE, "label_set": LABEL_SETS["sound4"], "devices": ("Meditron",)}
+    save_model(model_path, load_model(model_path).model, mean=-8.0, std=3.0, **facts)
+    sound = tmp_path / "sound.wav"
+    soundfile.write(sound, np.random.default_rng(0).normal(0, 0.1, 8000), 4000)
+    words = ["predict", str(model_path), str(sound)]
+    assert "unknown device (--stethoscope NAME)" in " ".join(CliRunner().invoke(app, words).output.split())
+    assert "unknown device" not in CliRunner().invoke(app, [*words, "--stethoscope", "meditron"]).output
+
+
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_answers_of_a_run_on_the_way_are_called_so(named: str, model_path: Path, tmp_path: Path) -> None:
+    sound = tmp_path / "sound.wav"
+    soundfile.write(sound, np.random.default_rng(0).normal(0, 0.1, 8000), 4000, subtype="PCM_16")
+    arguments = ["predict", str(model_path.parent if named == "folder" else model_path), str(sound)]
+    assert "not finished" not in CliRunner().invoke(app, arguments).output
+    RunFolder(model_path.parent).start(load_config("tiny_ce"))
+    output = CliRunner().invoke(app, arguments).output
+    assert "Warning: " in output
+    assert "goes on with it; these are answers of an epoch on the way." in output
+    (model_path.parent / "report.json").write_text("{}")
+    assert "not finished" not in CliRunner().invoke(app, arguments).output
+
+
+def test_a_run_on_the_way_is_not_evaluated(model_path: Path) -> None:
+    RunFolder(model_path.parent).start(load_config("tiny_ce"))
+    result = CliRunner().invoke(app, ["evaluate", str(model_path.parent)])
+    assert isinstance(result.exception, SettingsError)
+    assert "run is not finished: 'lungsound train RECIPE --out " in str(result.exception)

@@ -1,0 +1,206 @@
+"""What a person reads first: whether something leaks, what, and what to do; and that no name becomes markup."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from lungsound.audio.quality import Defect, Quality, measure_quality
+from lungsound.data.audit import Audit, RecordingFinding, SharedPatient, SharedSound, TallyRow
+from lungsound.data.corpus import Problem
+from lungsound.data.duplicates import Kind, SharedAudio
+from lungsound.evaluation.audit_report import (
+    advice,
+    class_table,
+    describe,
+    page_blocks,
+    print_audit,
+    verdict,
+    write_audit,
+)
+from lungsound.page import Heading, Remark, Table, render_markdown
+
+NOISE = (0.05 * np.random.default_rng(0).standard_normal((1, 16000))).astype(np.float32)
+QUALITY: Quality = measure_quality(NOISE, 4000)
+PATIENT = SharedPatient("218", {"train": 4, "test": 3}, is_by_design=False)
+
+
+def pair(
+    one: str = "a",
+    other: str = "b",
+    *,
+    kind: Kind = "near-duplicate",
+    patients: tuple[str, str] = ("p", "q"),
+    **changed: str,
+) -> SharedSound:
+    parts = (changed.get("part", "train"), "test")
+    return SharedSound(SharedAudio(kind, one, other, 0.5, 0.9, 0.4, 30.0), parts, patients)
+
+
+def make_audit(*leaks: SharedPatient | SharedSound, waived: tuple[str, ...] = (), **changed: object) -> Audit:
+    findings = [
+        RecordingFinding("r1", "train", "D", QUALITY, ()),
+        RecordingFinding("r2", "test", "D", QUALITY, (Defect("clipped", "2 % of the samples"),)),
+    ]
+    audit = Audit(
+        name="table",
+        root=Path("somewhere"),
+        parts=("train", "test"),
+        num_recordings=2,
+        num_patients=2,
+        is_audio_read=True,
+        shared_patients=tuple(leak for leak in leaks if isinstance(leak, SharedPatient)),
+        shared_sounds=tuple(leak for leak in leaks if isinstance(leak, SharedSound)),
+        tally=(TallyRow("normal", "train", "D", 3, 1), TallyRow("wheeze", "test", "D", 2, 1)),
+        recordings=tuple(findings),
+        problems=(),
+        notes=(),
+        waived=waived,
+    )
+    return replace(audit, **changed)  # type: ignore[arg-type]
+
+
+def printed(audit: Audit, *, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO())
+    print_audit(audit, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_verdict_counts_patients_and_pairs_and_what_is_waived() -> None:
+    assert verdict(make_audit()) == "no leakage between the parts of the split was found"
+    assert verdict(make_audit(PATIENT)) == "LEAKAGE between the parts of the split: 1 patient"
+    two = make_audit(PATIENT, pair(), pair("c", "d"))
+    assert verdict(two).endswith(": 1 patient and 2 pairs of recordings with one sound")
+    assert verdict(replace(two, waived=("218",))).endswith(": 2 pairs of recordings with one sound; 1 waived")
+    assert verdict(make_audit(PATIENT, waived=("218",))).endswith("was found; 1 waived")
+
+
+def test_a_sound_within_a_part_and_a_patient_by_design_are_no_leak_to_act_on() -> None:
+    audit = make_audit(replace(PATIENT, is_by_design=True), pair(part="test"))
+    assert verdict(audit).startswith("no leakage")
+    assert advice(audit) == []
+
+
+def test_advice_names_a_waiver_that_clears_the_leak() -> None:
+    for leak in (PATIENT, pair(), pair("with blank", "b"), pair(patients=("p", "p"))):
+        audit = make_audit(leak)
+        sentence = advice(audit)[-1]
+        name = {"218": "218"}.get(getattr(leak, "patient", ""), "")
+        name = name or f"{leak.audio.one},{leak.audio.other}"  # type: ignore[union-attr]
+        assert name in sentence
+        assert replace(audit, waived=(name,)).is_clean
+    assert "'with blank,b'" in advice(make_audit(pair("with blank", "b")))[-1]
+
+
+def test_advice_fits_what_leaks() -> None:
+    of_patient = pair(patients=("218", "218"))
+    assert not any("each pair" in sentence for sentence in advice(make_audit(PATIENT, of_patient)))
+    assert any("strict" in sentence and "training set" in sentence for sentence in advice(make_audit(PATIENT)))
+    assert any("each pair" in sentence for sentence in advice(make_audit(of_patient)))
+    assert "2 more such names" in advice(make_audit(PATIENT, pair(), pair("c", "d")))[-1]
+
+
+def test_a_finding_is_one_sentence_with_its_evidence() -> None:
+    audit = make_audit(PATIENT, pair(), waived=("218",))
+    assert describe(audit, PATIENT) == "patient 218: recordings 4 in train, 3 in test [waived]"
+    assert describe(audit, pair()) == (
+        "near-duplicate: a (train) and b (test); correlation 0.90, coherence 0.40 (30 sd), +0.50 s"
+    )
+    assert describe(audit, pair(kind="same samples")) == "same samples: a (train) and b (test)"
+
+
+def test_the_class_table_adds_up_and_leaves_out_a_device_that_nobody_knows() -> None:
+    audit = make_audit()
+    head, rows = class_table(audit)
+    assert head == ["part", "device", "recordings", "cycles", "normal", "wheeze"]
+    assert rows == [["train", "D", 1, 3, 3, 0], ["test", "D", 1, 2, 0, 2], ["all", "", 2, 5, 3, 2]]
+    unknown = replace(
+        audit,
+        tally=tuple(replace(row, device="unknown") for row in audit.tally),
+        recordings=tuple(replace(finding, device="unknown") for finding in audit.recordings),
+    )
+    assert class_table(unknown)[0] == ["part", "recordings", "cycles", "normal", "wheeze"]
+
+
+def test_the_terminal_has_few_of_each_kind_and_says_what_to_do_last() -> None:
+    leaks = [pair(f"a{i}", f"b{i}") for i in range(9)]
+    text = printed(make_audit(*leaks, waived=("nothing",)))
+    assert sum(f"a{i} (train)" in text for i in range(9)) == 5
+    assert "and 4 more; --out DIR lists them" in text
+    assert "waiver 'nothing' names no leak" in text
+    assert "clipped: 1" in text
+    after = text[text.index("LEAKAGE") :]
+    assert "--waive a0,b0" in after
+
+
+def test_a_narrow_terminal_loses_no_number() -> None:
+    words = ["Fine Crackle", "Coarse Crackle", "Wheeze+Crackle", "Rhonchi", "Stridor"]
+    tally = tuple(TallyRow(word, "train", "D", 1111 + i, 1) for i, word in enumerate(words))
+    text = printed(make_audit(tally=tally), width=40)
+    for i in range(len(words)):
+        assert f"{1111 + i:,}" in text
+
+
+def test_the_page_begins_with_the_verdict_the_leaks_and_what_to_do(tmp_path: Path) -> None:
+    audit = make_audit(PATIENT, pair(), pair("c", "d", part="test"))
+    blocks = page_blocks(audit, tmp_path)
+    assert blocks[0] == Remark(verdict(audit), is_warning=True)
+    text = render_markdown("x", blocks)
+    first = text[: text.index("## ")]
+    for part in ("patient 218", "a (train) and b (test)", "What to do", "--waive 218", "clipped 1"):
+        assert part in first
+    assert "c (test)" not in first
+    titles = [block.text for block in blocks if isinstance(block, Heading) and block.level == 2]
+    assert titles.index("What the parts share") < titles.index("The same sound twice within a part")
+    clean = page_blocks(make_audit(), tmp_path)
+    assert clean[0] == Remark(verdict(make_audit()), is_warning=False)
+    assert "What to do" not in render_markdown("x", clean)
+
+
+def test_waived_rows_are_grey_and_patients_by_design_are_one_sentence(tmp_path: Path) -> None:
+    waived = make_audit(PATIENT, replace(PATIENT, patient="156"), waived=("156",))
+    (table,) = (
+        block for block in page_blocks(waived, tmp_path) if isinstance(block, Table) and block.head[0] == "patient"
+    )
+    assert [row[0] for row in table.rows] == ["218", "156"]
+    assert table.greyed == {1}
+    design = make_audit(*(replace(PATIENT, patient=str(i), is_by_design=True) for i in range(30)))
+    blocks = page_blocks(design, tmp_path)
+    assert not any(isinstance(block, Table) and block.head[0] == "patient" for block in blocks)
+    assert "Patients in train and test, by design" in render_markdown("x", blocks)
+
+
+def test_written_files_hold_everything_and_no_name_is_markup(tmp_path: Path) -> None:
+    bad = "<script>alert(1)</script>"
+    page = write_audit(
+        make_audit(pair(bad, "b"), problems=(Problem("in no split", bad, "x"),)), tmp_path / "new" / "out"
+    )
+    text = page.read_text(encoding="utf-8")
+    assert bad not in text
+    assert "&lt;script&gt;" in text
+    assert sorted(path.name for path in page.parent.iterdir()) == [
+        "audit.html",
+        "audit.json",
+        "bands.png",
+        "classes.png",
+    ]
+    assert json.loads((page.parent / "audit.json").read_text())["shared_sounds"][0]["audio"]["one"] == bad
+
+
+def test_an_audit_by_names_says_that_no_sound_was_read(tmp_path: Path) -> None:
+    findings = (RecordingFinding("r1", "train", "D", None, ()),)
+    text = render_markdown("x", page_blocks(make_audit(recordings=findings, is_audio_read=False), tmp_path))
+    assert "no sound was read" in text
+    assert "Recordings that are not what they should be" not in text
+
+
+@pytest.mark.parametrize("number", [200, 201])
+def test_a_long_list_is_cut_and_says_so(number: int, tmp_path: Path) -> None:
+    problems = tuple(Problem("in no split", f"r{i}", "x") for i in range(number))
+    text = render_markdown("x", page_blocks(make_audit(problems=problems), tmp_path))
+    assert ("The first 200 of 201" in text) is (number > 200)
+    assert text.count("in no split") == 200

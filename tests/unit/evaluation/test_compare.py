@@ -1,0 +1,246 @@
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from lungsound.errors import DataError
+from lungsound.evaluation.bootstrap import Estimate, Interval
+from lungsound.evaluation.compare import Comparison, Difference, compare_runs
+from lungsound.evaluation.compare_report import (
+    HEAD,
+    comparison_blocks,
+    comparison_json,
+    comparison_rows,
+    draw_comparison,
+    remarks,
+    summary,
+    verdict,
+)
+from lungsound.evaluation.metrics import confusion_matrix, icbhi_score, two_class_score
+from lungsound.evaluation.predictions import Predictions
+from lungsound.page import render_html, render_markdown
+
+CLASSES = ("normal", "crackle", "wheeze", "both")
+
+
+def answered(
+    skill: float, *, seed: int = 0, num_patients: int = 20, part: str = "test", classes: tuple[str, ...] = CLASSES
+) -> Predictions:
+    """A method that is right with this probability; cycles, patients and labels are always the same."""
+    generator = np.random.default_rng(seed)
+    num_cycles = 12 * num_patients
+    labels = np.arange(num_cycles) % len(classes)
+    wrong = (labels + generator.integers(1, len(classes), num_cycles)) % len(classes)
+    answers = np.where(generator.random(num_cycles) < skill, labels, wrong)
+    probabilities = np.full((num_cycles, len(classes)), 0.1)
+    probabilities[np.arange(num_cycles), answers] = 1.0 - 0.1 * (len(classes) - 1)
+    return Predictions(
+        keys=tuple(f"r#{i}-{i + 1}" for i in range(num_cycles)),
+        patients=tuple(f"p{i // 12:02}" for i in range(num_cycles)),
+        devices=("",) * num_cycles,
+        parts=(part,) * num_cycles,
+        labels=labels,
+        probabilities=probabilities,
+        classes=classes,
+    )
+
+
+def compared(first: Predictions, second: Predictions) -> Comparison:
+    (comparison,) = compare_runs([first], [second], names=("good", "bad"), num_draws=500)
+    return comparison
+
+
+def test_values_are_those_of_each_method() -> None:
+    first, second = answered(0.8), answered(0.6, seed=1)
+    comparison = compared(first, second)
+    exact = [icbhi_score(confusion_matrix(p.labels, p.answers, 4)) for p in (first, second)]
+    folded = [two_class_score(confusion_matrix(p.labels, p.answers, 4)) for p in (first, second)]
+    lines = {line.name: line for line in comparison.differences}
+    assert list(lines) == ["Score", "Sp", "Se", "Score, 2 classes"]
+    for name, value in (("Score", "score"), ("Sp", "specificity"), ("Se", "sensitivity")):
+        a, b = (getattr(scores, value) for scores in exact)
+        assert (lines[name].first, lines[name].second) == pytest.approx((a, b))
+        assert lines[name].difference.value == pytest.approx(a - b)
+    assert lines["Score, 2 classes"].difference.value == pytest.approx(folded[0].score - folded[1].score)
+    assert comparison.contributions.sum() == pytest.approx(lines["Score"].difference.value)
+    assert comparison.patients == tuple(f"p{n:02}" for n in range(20))
+    assert (comparison.num_cycles, comparison.num_seeds, comparison.part) == (240, (1, 1), "test")
+    better = int((comparison.contributions > 0).sum())
+    assert (comparison.score.num_better, comparison.score.num_worse) == (
+        better,
+        int((comparison.contributions < 0).sum()),
+    )
+
+
+def test_the_interval_is_paired() -> None:
+    first = answered(0.7)
+    probabilities = np.array(first.probabilities)
+    probabilities[:4] = np.roll(probabilities[:4], 1, axis=1)
+    second = dataclasses.replace(first, probabilities=probabilities)
+    interval = compared(first, second).score.difference.interval
+    # Only one patient is answered differently: the difference can hardly vary, whatever the Score does.
+    assert interval.high - interval.low < 0.1
+
+
+def test_the_effect_size_is_that_of_paired_values() -> None:
+    # One normal and one abnormal cycle a patient: Cohen's d of the patients' differences.
+    def one_each(is_right: list[bool]) -> Predictions:
+        rows = answered(1.0, num_patients=1, classes=("normal", "abnormal"))
+        num = len(is_right)
+        return dataclasses.replace(
+            rows,
+            keys=tuple(f"r#{i}-{i + 1}" for i in range(2 * num)),
+            patients=tuple(f"p{i // 2}" for i in range(2 * num)),
+            devices=("",) * 2 * num,
+            parts=("",) * 2 * num,
+            labels=np.tile([0, 1], num),
+            probabilities=np.array(
+                [[1.0, 0.0] if i % 2 == 0 and ok else [0.0, 1.0] for ok in is_right for i in (0, 1)]
+            ),
+        )
+
+    rights = [[True] * 7 + [False] * 3, [True] * 2 + [False] * 8]
+    comparison = compared(one_each(rights[0]), one_each(rights[1]))
+    assert [line.name for line in comparison.differences] == ["Score", "Sp", "Se"]
+    parts = (np.array(rights[0], dtype=float) - np.array(rights[1], dtype=float)) / 2
+    assert comparison.score.standardised == pytest.approx(parts.mean() / parts.std(ddof=1))
+    assert comparison.spread is not None
+    assert comparison.spread.patient_sd == pytest.approx(parts.std(ddof=1))
+
+
+def test_better_and_not_distinguishable() -> None:
+    good, bad = answered(0.9), answered(0.4, seed=1)
+    score = compared(good, bad).score
+    assert score.is_distinguishable
+    low, high = (100 * value for value in (score.difference.interval.low, score.difference.interval.high))
+    points = f"{100 * score.difference.value:.1f} points of Score"
+    said = f"good is better by {points} (95 % interval {low:.1f} to {high:.1f}, p ="
+    assert verdict(compared(good, bad)).startswith(said)
+    (turned,) = compare_runs([bad], [good], names=("bad", "good"), num_draws=500)
+    assert verdict(turned).startswith(
+        f"good is better by {100 * score.difference.value:.1f} points of Score (95 % interval"
+    )
+    assert "-" not in verdict(turned)
+    assert verdict(compared(answered(0.6), answered(0.6, seed=1))).startswith("not distinguishable: A minus B is ")
+    assert verdict(compared(good, good)).endswith("p = 1; A and B have as many right for every patient")
+
+
+def test_interval_and_test_must_agree() -> None:
+    comparison = compared(answered(0.9), answered(0.4, seed=1))
+
+    def with_score(low: float, high: float, p_value: float) -> Comparison:
+        estimate = Estimate((low + high) / 2, Interval(low, high, 0.95, 500, 20))
+        score: Difference = dataclasses.replace(comparison.score, difference=estimate, p_value=p_value)
+        return dataclasses.replace(comparison, differences=(score, *comparison.differences[1:]))
+
+    assert with_score(0.01, 0.05, 0.03).score.is_distinguishable
+    for low, high, p_value in ((0.01, 0.05, 0.06), (-0.01, 0.05, 0.03)):
+        assert verdict(with_score(low, high, p_value)).endswith("interval and permutation test do not agree")
+    assert "do not agree" not in verdict(with_score(-0.01, 0.05, 0.5))
+
+
+def test_several_seeds_are_averaged_and_said() -> None:
+    first = [answered(0.8, seed=n) for n in range(3)]
+    second = [answered(0.6, seed=n) for n in range(5, 7)]
+    (comparison,) = compare_runs(first, second, num_draws=500)
+    scores = [[icbhi_score(confusion_matrix(p.labels, p.answers, 4)).score for p in side] for side in (first, second)]
+    assert comparison.score.first == pytest.approx(np.mean(scores[0]))
+    assert comparison.score.difference.value == pytest.approx(np.mean(scores[0]) - np.mean(scores[1]))
+    assert comparison.score.difference.interval.num_seeds == 2
+    assert comparison.contributions.sum() == pytest.approx(comparison.score.difference.value)
+    assert remarks(comparison) == []
+    assert "3 seeds and 2 seeds" in summary(comparison)
+    (lone,) = compare_runs(first[:1], second, num_draws=500)
+    assert remarks(lone) == ["A has one seed: it stands for this trained model, not for its method."]
+    (single,) = compare_runs(first[:1], second[:1], num_draws=500)
+    assert remarks(single)[0].startswith(
+        "One seed on each side: this compares these two trained models, not the methods."
+    )
+
+
+def test_few_patients_and_a_trade_are_said() -> None:
+    few = compared(answered(0.9, num_patients=4), answered(0.3, num_patients=4, seed=1))
+    assert "4 patients: an interval from fewer than 10 is itself uncertain." in remarks(few)
+    assert "Only 4 patients are answered differently: p cannot be less than 0.125." in remarks(few)
+    assert verdict(few).startswith("not distinguishable")
+    usual = answered(0.8)
+    always_normal = np.tile([0.7, 0.1, 0.1, 0.1], (len(usual.keys), 1))
+    traded = compared(usual, dataclasses.replace(usual, probabilities=always_normal))
+    assert any(remark.startswith("A and B trade Sp for Se: A has -") for remark in remarks(traded))
+
+
+def test_cycles_in_another_order_are_joined_by_key() -> None:
+    first, second = answered(0.8), answered(0.6, seed=1)
+    shuffled = second.of_rows(np.random.default_rng(0).permutation(240).tolist())
+    assert comparison_rows(compared(first, shuffled)) == comparison_rows(compared(first, second))
+
+
+def test_other_cycles_are_refused_or_left_out() -> None:
+    first, second = answered(0.8), answered(0.6, seed=1)
+    shorter = second.of_rows(range(24, 240))
+    with pytest.raises(DataError, match=r"24 of 240 only in good, 0 of 216 only in bad; --common compares .* the 216"):
+        compared(first, shorter)
+    (common,) = compare_runs([first], [shorter], is_common_only=True, num_draws=200)
+    assert (common.num_cycles, len(common.patients)) == (216, 18)
+    assert comparison_rows(common) == comparison_rows(
+        compare_runs([first.of_rows(range(24, 240))], [shorter], num_draws=200)[0]
+    )
+    other = dataclasses.replace(second, keys=tuple(f"s#{i}-{i + 1}" for i in range(240)))
+    with pytest.raises(DataError, match="no cycle in common"):
+        compare_runs([first], [other], is_common_only=True)
+
+
+def test_other_labels_patients_or_classes_are_refused() -> None:
+    first = answered(0.8)
+    labels = np.array(first.labels)
+    labels[5] = 3
+    with pytest.raises(DataError, match="r#5-6 has another label or patient in good than in bad"):
+        compared(first, dataclasses.replace(first, labels=labels))
+    with pytest.raises(DataError, match="another label or patient"):
+        compared(first, dataclasses.replace(first, patients=("x", *first.patients[1:])))
+    with pytest.raises(DataError, match="good has the classes normal, crackle, wheeze, both, bad normal, abnormal"):
+        compared(first, answered(0.8, classes=("normal", "abnormal")))
+
+
+def test_each_part_has_its_own_comparison() -> None:
+    def two_parts(skill: float, seed: int) -> Predictions:
+        return dataclasses.replace(answered(skill, seed=seed), parts=("intra",) * 120 + ("inter",) * 120)
+
+    inter, intra = compare_runs([two_parts(0.9, 0)], [two_parts(0.5, 1)], num_draws=200)
+    assert (inter.part, intra.part) == ("inter", "intra")
+    assert (inter.num_cycles, inter.patients[0], intra.patients[0]) == (120, "p10", "p00")
+    assert "120 cycles of inter, 10 patients" in summary(inter)
+
+
+def test_one_patient_or_no_abnormal_cycle() -> None:
+    one = compared(answered(0.9, num_patients=1), answered(0.4, num_patients=1, seed=1))
+    assert verdict(one) == "not distinguishable: one patient: how patients differ cannot be seen"
+    assert math.isnan(one.score.standardised)
+    rows = [row for row, label in enumerate(answered(0.9).labels) if label == 0]
+    normal = compared(answered(0.9).of_rows(rows), answered(0.4, seed=1).of_rows(rows))
+    assert verdict(normal) == "not distinguishable: the Score has no value (no normal or no abnormal cycle)"
+    assert comparison_rows(normal)[0][1:6] == ("n/a",) * 5
+    json.dumps(comparison_json([normal]), allow_nan=False)
+
+
+def test_page_json_and_picture(tmp_path: Path, figures: list[Figure]) -> None:
+    comparison = compared(answered(0.9), answered(0.4, seed=1))
+    draw_comparison(comparison, tmp_path / "c.png")
+    bars = [patch.get_height() for patch in figures[0].axes[1].patches]
+    np.testing.assert_allclose(bars, 100 * np.sort(comparison.contributions)[::-1])
+    points = [line.get_xdata() for line in figures[0].axes[0].lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(np.concatenate(points), [100 * line.difference.value for line in comparison.differences])
+    blocks = comparison_blocks([comparison], [tmp_path / "c.png"])
+    page = render_markdown("good against bad", blocks)
+    assert f"**{verdict(comparison)}.**" in page
+    assert "One seed on each side" in page
+    assert "data:image/png;base64" in render_html("good against bad", blocks)
+    assert all(len(row) == len(HEAD) for row in comparison_rows(comparison))
+    plain = comparison_json([comparison])
+    assert plain["parts"][0]["verdict"] == verdict(comparison)
+    assert plain["parts"][0]["differences"][0]["difference"]["value"] == comparison.score.difference.value
+    assert sum(plain["parts"][0]["patients"].values()) == pytest.approx(comparison.score.difference.value)

@@ -1,0 +1,151 @@
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lungsound.errors import DataError
+from lungsound.evaluation.bootstrap import Estimate, Interval, Resampling
+from lungsound.evaluation.calibration import ORDER_KEEPING, Calibration, Scaling, fit_calibration, with_operating_points
+from lungsound.evaluation.calibration_report import (
+    PICTURES,
+    calibration_blocks,
+    difference,
+    in_plain,
+    measure_calibration,
+    measure_operating_points,
+    measured_blocks,
+    operating_blocks,
+    operating_lines,
+    verdict,
+)
+from lungsound.evaluation.predictions import Predictions
+from lungsound.page import Remark, Table, render_html, render_markdown
+from tests.unit.evaluation.calibrated import drawn_predictions
+
+QUICK = Resampling(num_draws=100)
+
+
+def page_of(calibration: Calibration, test: Predictions) -> str:
+    blocks = measured_blocks(calibration, measure_calibration(calibration, test, resampling=QUICK), folder=Path())
+    return render_markdown("Calibration", blocks)
+
+
+def test_blocks_hold_the_pictures_that_were_drawn(tmp_path: Path) -> None:
+    calibration = fit_calibration(drawn_predictions(0, temperature=2.5))
+    blocks = calibration_blocks(calibration, drawn_predictions(1, temperature=2.5, name="q"), folder=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(PICTURES)
+    assert not any(isinstance(block, Remark) for block in blocks)
+    assert render_html("Calibration", blocks).count("data:image/png") == len(PICTURES)
+    text = render_markdown("Calibration", blocks)
+    assert "Fitted on 360 cycles of 30 validation patients, measured on 360 cycles of 30 test patients" in text
+    assert re.search(r"\| temperature \| 2\.\d+ \(above 1: the model was too sure\)", text)
+    assert "No test cycle was fitted on." in text
+    assert "1 - P(normal), probabilities after temperature scaling with T 2." in text
+    assert "| ECE, 10 bins of equal width | before |" in text
+    assert "| ECE, 10 bins of equal width | after |" in text
+    with pytest.raises(DataError, match="classes"):
+        calibration_blocks(calibration, replace(drawn_predictions(2), classes=("a", "b", "c")), folder=tmp_path)
+
+
+def test_what_few_patients_cannot_give_is_said() -> None:
+    text = page_of(fit_calibration(drawn_predictions(3, num_patients=4)), drawn_predictions(4, name="q"))
+    assert "> **Few validation patients (4; at least 10 are needed)" in text
+    assert "> **Sets at 90 % always hold every class: 4 validation patients cannot promise more.**" in text
+    assert "| scaling | none; 4 validation patients are fewer than the 6" in text
+    assert "1 - P(normal), probabilities as the model gives them, not scaled, reaches the threshold" in text
+    assert "calibrated" not in text
+    # Without scaling there is no before and after.
+    assert "| ECE, 10 bins of equal width | none |" in text
+    assert "before" not in text
+
+
+def test_groups_of_few_patients_are_greyed() -> None:
+    test = drawn_predictions(5, num_patients=30, devices=("a",) * 5 + ("b",), name="q")
+    calibration = fit_calibration(drawn_predictions(6))
+    blocks = measured_blocks(calibration, measure_calibration(calibration, test, resampling=QUICK), folder=Path())
+    greyed = [[table.rows[row][0] for row in sorted(table.greyed)] for table in blocks if isinstance(table, Table)]
+    assert [names for names in greyed if names] == [["b", "b"], ["b"]]
+
+
+def test_vector_scaling_and_nothing_found_are_said() -> None:
+    biased = drawn_predictions(8, num_patients=60)
+    probabilities = biased.probabilities * [8.0, 1.0, 1.0]
+    biased = replace(biased, probabilities=probabilities / probabilities.sum(axis=1, keepdims=True))
+    text = page_of(fit_calibration(biased), drawn_predictions(9, name="q"))
+    assert "| bias of each class | normal -" in text
+    few = drawn_predictions(7, num_patients=4)
+    wrong = replace(few, labels=(few.answers + 1) % 3)
+    never = fit_calibration(wrong, abstain_for="error", abstain_value=0.01)
+    assert "No threshold was found; every cycle is answered." in page_of(never, drawn_predictions(9, name="q"))
+
+
+def test_the_verdict_is_about_chance() -> None:
+    test = drawn_predictions(10, num_patients=60)
+    honest = measure_calibration(fit_calibration(drawn_predictions(11, num_patients=4)), test, resampling=QUICK)
+    assert "not distinguishable from honest ones" in verdict(honest.after.top_label)
+    too_sure = drawn_predictions(12, num_patients=60, temperature=4.0)
+    off = measure_calibration(fit_calibration(drawn_predictions(11, num_patients=4)), too_sure, resampling=QUICK)
+    assert verdict(off.after.top_label).startswith("The probabilities are off by more than chance: ECE ")
+
+
+@pytest.mark.parametrize("num_patients", [1, 2, 9])
+def test_nothing_is_said_of_the_probabilities_of_few_patients(num_patients: int) -> None:
+    calibration = fit_calibration(drawn_predictions(10, num_patients=4))
+    test = drawn_predictions(13, num_patients=num_patients, name="q")
+    few = measure_calibration(calibration, test, resampling=QUICK)
+    told = f"too few patients ({num_patients} of 10)"
+    assert verdict(few.after.top_label) == f"Whether the probabilities are honest cannot be told: {told}."
+    text = page_of(calibration, test)
+    assert text.count(f"n/a: {told}") == 3
+    assert "is possible" not in text
+
+
+def test_a_model_that_was_not_sure_enough_is_called_so() -> None:
+    text = page_of(fit_calibration(drawn_predictions(16, temperature=0.4)), drawn_predictions(17, name="q"))
+    assert re.search(r"\| temperature \| 0\.\d+ \(below 1: the model was not sure enough\)", text)
+
+
+def test_remarks_stand_below_what_was_fitted() -> None:
+    calibration = fit_calibration(drawn_predictions(0))
+    measures = measure_calibration(calibration, drawn_predictions(1, name="q"), resampling=QUICK)
+    blocks = measured_blocks(calibration, measures, folder=Path(), remarks=["Mind the gap."])
+    assert blocks[2] == Remark("Mind the gap.")
+
+
+def test_what_the_model_keeps_instead_is_said() -> None:
+    validation = drawn_predictions(0, temperature=2.5)
+    shown = fit_calibration(validation, allowed=ORDER_KEEPING)
+    assert difference(shown, Calibration.from_plain(shown.to_plain())) is None
+    assert str(difference(shown, None)).startswith("The model of this run keeps no calibration")
+    kept = fit_calibration(validation, allowed=("none",), abstain_value=0.5)
+    told = str(difference(shown, kept))
+    assert "(scaling: none; chosen by cross-validation" in told
+    assert f"answers withheld: below {kept.abstain.threshold:.3f}, chosen for coverage 50 %" in told  # type: ignore[union-attr]
+    assert "temperature: none" in told
+    other = with_operating_points(shown, validation, sensitivities=(0.8,))
+    assert "abnormal, wanted sensitivity 80 %: P(abnormal) of 0." in str(difference(shown, other))
+
+
+def test_operating_points_as_lines_and_as_blocks() -> None:
+    calibration = fit_calibration(drawn_predictions(14), sensitivities=(0.8, 0.9))
+    measured = measure_operating_points(calibration, drawn_predictions(15), prevalences=(0.1,), resampling=QUICK)
+    head, *lines = operating_lines(measured, Scaling.none(3))
+    assert head == "Thresholds are for P(abnormal) = 1 - P(normal), probabilities as the model gives them, not scaled."
+    assert len(lines) == 8
+    assert lines[0].startswith("wanted sensitivity 80: abnormal when P(abnormal) is 0.")
+    assert lines[3].startswith("  prevalence 10.0: PPV ")
+    assert lines[4].startswith("wanted sensitivity 90")
+    assert measured[0].specificity.in_percent() in lines[1]
+    table = operating_blocks(measured, Scaling.none(3))[-1]
+    assert isinstance(table, Table)
+    assert [row[4] for row in table.rows][1::2] == ["10.0", "10.0"]
+    assert operating_blocks((), Scaling.none(3)) == []
+    assert operating_lines((), Scaling.none(3)) == []
+
+
+def test_numbers_that_are_no_fractions() -> None:
+    interval = Interval(0.38, 0.45, 0.95, 100, 9)
+    assert in_plain(Estimate(0.4123, interval)) == "0.412 (0.380 to 0.450)"
+    assert in_plain(Estimate(0.4123, replace(interval, num_patients=1)), digits=2) == "0.41 (n/a)"
+    assert in_plain(Estimate(float("nan"), interval)) == "n/a"

@@ -1,0 +1,307 @@
+"""A table is trained row by row and seed by seed, skips what is done, survives a row that fails, says what it is."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from rich.console import Console
+from sklearn.metrics import confusion_matrix
+from typer.testing import CliRunner
+
+from lungsound.cli.main import app
+from lungsound.data.synthetic import synthesize
+from lungsound.errors import CorpusError, SettingsError
+from lungsound.experiments.reproduce import plan_runs, reproduce
+from lungsound.experiments.results import PartScores, RunResult, print_table, write_table
+from lungsound.experiments.table import PaperNumbers, Row, Table
+from lungsound.training.trainer import RunInterrupted
+
+SMALL = (
+    "model.size=micro",
+    "model.stride=16",
+    "audio.duration_s=1",
+    "audio.num_mels=32",
+    "train.batch_size=16",
+)
+RANDOM = "model.pretrained=none"
+PLAIN = Row(
+    name="plain", recipe="ce", set=(RANDOM,), paper=PaperNumbers(score=59.55, score_sd=0.88, two_class_score=68.7)
+)
+MIXED = Row(name="mixed", recipe="patchmix_ce", set=(RANDOM,))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUNGSOUND_CACHE", str(tmp_path_factory.getbasetemp() / "tables-cache"))
+
+
+def run(table: Table, data: Path, out: Path, *, num_seeds: int = 2) -> tuple[list[str], str]:
+    """The failures, and what was printed."""
+    console = Console(record=True, width=200, quiet=False, force_terminal=False)
+    failures = reproduce(
+        "t", table, data=data, out=out, num_seeds=num_seeds, settings=("train.epochs=1", *SMALL), console=console
+    )
+    return failures, console.export_text()
+
+
+def by_hand(folder: Path) -> tuple[float, float, float]:
+    """Specificity, sensitivity and two-class sensitivity of a predictions file, counted by scikit-learn."""
+    lines = [line.split(",") for line in (folder / "predictions.csv").read_text().splitlines()]
+    label, answer = lines[0].index("label"), lines[0].index("answer")
+    names = ["normal", "crackle", "wheeze", "both"]
+    counts = confusion_matrix([x[label] for x in lines[1:]], [x[answer] for x in lines[1:]], labels=names)
+    abnormal = counts[1:].sum()
+    right = sum(counts[k, k] for k in (1, 2, 3))
+    return counts[0, 0] / counts[0].sum(), right / abnormal, (abnormal - counts[1:, 0].sum()) / abnormal
+
+
+def test_a_table_gives_means_and_deviations_over_seeds(tmp_path: Path) -> None:
+    synthesize(tmp_path / "corpus", num_patients=14, seed=0)  # of fewer the test set has too few for an interval
+    failures, printed = run(Table(title="Two rows", rows=(PLAIN, MIXED)), tmp_path / "corpus", tmp_path)
+    assert failures == []
+    runs = [tmp_path / "runs" / PLAIN.folder / f"seed{seed}" for seed in (0, 1)]
+    hands = [by_hand(folder) for folder in runs]
+    scores = [50 * (sp + se) for sp, se, _ in hands]
+    folded = [50 * (sp + se2) for sp, _, se2 in hands]
+    page = (tmp_path / "t.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("| plain")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1] == "59.55 \N{PLUS-MINUS SIGN} 0.88; as 2 classes 68.70"
+    assert cells[2].startswith(f"{statistics.fmean(scores):.2f} \N{PLUS-MINUS SIGN} {statistics.stdev(scores):.2f} (")
+    low, high = map(float, cells[3].split(" to "))
+    assert low <= statistics.fmean(scores) <= high
+    assert cells[4] == f"{statistics.fmean(folded):.2f} \N{PLUS-MINUS SIGN} {statistics.stdev(folded):.2f}"
+    assert cells[5:] == ["2", "1 of 1, last", "random"]
+    assert "| mixed |  |" in page
+    assert page.startswith(
+        "# Two rows. NOT COMPARABLE with the paper's scores: the corpus is synthetic, 1 epoch, model.size"
+    )
+    assert (tmp_path / "t-test.png").read_bytes().startswith(b"\x89PNG")
+    assert "NOT COMPARABLE" in printed
+    plain = json.loads((tmp_path / "t.json").read_text())
+    assert [len(row["runs"]) for row in plain["rows"]] == [2, 2]
+    assert plain["rows"][0]["runs"][1]["parts"]["test"]["score"] == pytest.approx(scores[1] / 100)
+    summary = plain["rows"][0]["parts"]["test"]
+    assert summary["mean_score"] == pytest.approx(statistics.fmean(scores) / 100)
+    assert summary["sd_over_seeds"] == pytest.approx(statistics.stdev(scores) / 100)
+    assert (100 * summary["low"], 100 * summary["high"]) == pytest.approx((low, high), abs=0.05)
+    assert summary["num_seeds"] == 2
+
+
+def test_what_is_done_is_not_trained_again(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    table = Table(title="One row", rows=(PLAIN,))
+    run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
+    model = tmp_path / "runs" / PLAIN.folder / "seed0" / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    failures, printed = run(table, synthetic_corpus_dir, tmp_path, num_seeds=2)
+    assert failures == []
+    assert model.stat().st_mtime_ns == before
+    assert printed.count("done already") == 1
+    assert (tmp_path / "runs" / PLAIN.folder / "seed1" / "report.json").is_file()
+
+
+def test_a_row_that_fails_is_named_and_the_others_go_on(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    lost = Row(name="lost", recipe="ce", set=("model.pretrained=no-such-weights",))
+    failures, printed = run(Table(title="T", rows=(lost, PLAIN)), synthetic_corpus_dir, tmp_path, num_seeds=1)
+    assert len(failures) == 1
+    assert failures[0].startswith("lost, seed 0: weights 'no-such-weights': no such file")
+    page = (tmp_path / "t.md").read_text()
+    assert "| lost |  | not run |" in page
+    assert "no-such-weights" in printed
+
+
+def test_runs_with_other_settings_are_not_taken_for_done(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    table = Table(title="T", rows=(PLAIN,))
+    run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
+    console = Console(quiet=True)
+    failures = reproduce(
+        "t",
+        table,
+        data=synthetic_corpus_dir,
+        out=tmp_path,
+        num_seeds=1,
+        settings=("train.epochs=2", *SMALL),
+        console=console,
+    )
+    assert len(failures) == 1
+    assert "started with other settings: train.epochs was 1, now 2" in failures[0]
+
+
+def test_a_row_goes_on_from_the_model_of_another(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    after = Row(name="after", recipe="ce", set=("train.learning_rate=1e-30",), after=PLAIN.folder)
+    failures, _ = run(Table(title="T", rows=(PLAIN, after)), synthetic_corpus_dir, tmp_path, num_seeds=1)
+    assert failures == []
+    first, second = (tmp_path / "runs" / row.folder / "seed0" / "predictions.csv" for row in (PLAIN, after))
+    assert first.read_text() == second.read_text()
+
+
+def test_an_interrupted_table_goes_on(
+    synthetic_corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> Path:
+        raise RunInterrupted("stopped in epoch 1")
+
+    table = Table(title="T", rows=(PLAIN,))
+    with monkeypatch.context() as patch:
+        patch.setattr("lungsound.experiments.reproduce.train", stop)
+        with pytest.raises(RunInterrupted, match="the same command goes on"):
+            run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
+    assert run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)[0] == []
+
+
+def test_a_mistake_of_our_own_is_not_taken_for_the_users(
+    synthetic_corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> Path:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("lungsound.experiments.reproduce.train", fail)
+    with pytest.raises(ZeroDivisionError):
+        run(Table(title="T", rows=(PLAIN,)), synthetic_corpus_dir, tmp_path, num_seeds=1)
+
+
+def test_a_failure_of_several_runs_is_one_line(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    lost = Row(name="lost", recipe="ce", set=("model.pretrained=no-such-weights",))
+    failures, printed = run(Table(title="T", rows=(lost,)), synthetic_corpus_dir, tmp_path)
+    (failure,) = failures
+    assert failure.startswith("lost, seed 0, lost, seed 1: weights 'no-such-weights'")
+    assert "table:" not in printed
+    assert not list(tmp_path.glob("t*"))
+
+
+def test_a_finished_run_whose_files_were_lost_is_a_failure(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    table = Table(title="T", rows=(PLAIN, MIXED))
+    run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
+    (tmp_path / "runs" / PLAIN.folder / "seed0" / "predictions.csv").unlink()
+    failures, _ = run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
+    assert len(failures) == 1
+    assert "predictions.csv cannot be read" in failures[0]
+    assert "| plain | 59.55 \N{PLUS-MINUS SIGN} 0.88; as 2 classes 68.70 | not run" in (tmp_path / "t.md").read_text()
+
+
+def test_a_finished_run_on_other_recordings_is_not_taken_for_done(tmp_path: Path) -> None:
+    corpus, table = tmp_path / "corpus", Table(title="T", rows=(PLAIN,))
+    synthesize(corpus, num_patients=8, seed=0)
+    run(table, corpus, tmp_path / "out", num_seeds=1)
+    annotation = next(path for path in sorted(corpus.glob("*_*_*_*.txt")))
+    first, *others = annotation.read_text().splitlines()
+    span, crackles, _ = first.rsplit("\t", 2)
+    annotation.write_text("\n".join([f"{span}\t{1 - int(crackles)}\t1", *others]) + "\n")
+    failures, _ = run(table, corpus, tmp_path / "out", num_seeds=1)
+    assert len(failures) == 1
+    assert "is not what" in failures[0]
+
+
+def test_a_row_does_not_go_on_from_a_run_that_is_not_finished(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    after = Row(name="after", recipe="ce", after=PLAIN.folder)
+    run(Table(title="T", rows=(PLAIN,)), synthetic_corpus_dir, tmp_path, num_seeds=1)
+    (tmp_path / "runs" / PLAIN.folder / "seed0" / "report.json").unlink()
+    failures, _ = run(Table(title="T", rows=(after,)), synthetic_corpus_dir, tmp_path, num_seeds=1)
+    assert failures == [f"after, seed 0: goes on from {PLAIN.folder}, seed 0, which is not finished"]
+
+
+def test_a_second_call_in_the_same_folder_is_refused(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".lock"), pytest.raises(SettingsError, match="another 'lungsound reproduce' is at work"):
+        run(Table(title="T", rows=(PLAIN,)), synthetic_corpus_dir, tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_folders_that_are_none_are_refused_before_any_run(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    table, file = Table(title="T", rows=(PLAIN,)), tmp_path / "file"
+    file.touch()
+    with pytest.raises(SettingsError, match="file cannot be made a folder"):
+        run(table, synthetic_corpus_dir, file)
+    with pytest.raises(CorpusError, match="no folder"):
+        run(table, tmp_path / "missing", tmp_path)
+
+
+def test_a_corpus_may_be_a_table(tmp_path: Path) -> None:
+    table = tmp_path / "own.csv"
+    table.write_text("path,label\na.wav,normal\n")
+    failures, _ = run(Table(title="t", rows=(PLAIN,)), table, tmp_path / "out", num_seeds=1)
+    assert len(failures) == 1
+    assert "patient" in failures[0]  # read as a table: it lacks a column
+
+
+def test_the_title_says_what_is_not_the_papers(tmp_path: Path) -> None:
+    """Whole ICBHI, all epochs, five seeds of every row that ran: comparable; else not, for each reason."""
+    table = Table(title="T", rows=(PLAIN, MIXED))
+
+    def title(
+        *, changes: tuple[str, ...] = (), seeds: tuple[int, int] = (5, 5), corpus: str = "icbhi", n: int = 920
+    ) -> str:
+        scores = PartScores(score=0.5, specificity=0.6, sensitivity=0.4, two_class=float("nan"))
+        results = {
+            row.folder: [RunResult(seed, {"a/b": scores}, corpus, n, 50, "last", 50, "random") for seed in range(num)]
+            for row, num in zip(table.rows, seeds, strict=True)
+            if num
+        }
+        write_table(tmp_path / "t", table, results, changes=changes)
+        return (tmp_path / "t.md").read_text().splitlines()[0]
+
+    assert title() == "# T (ICBHI, 920 recordings)"
+    assert title(seeds=(5, 0)) == "# T (ICBHI, 920 recordings)"
+    no = "# T. NOT COMPARABLE with the paper's scores: "
+    assert title(seeds=(5, 3)) == no + "3 of 5 seeds"
+    assert title(n=919) == no + "919 of 920 recordings of ICBHI"
+    assert title(corpus="sprsound") == no + "the corpus is sprsound"
+    assert title(changes=("train.epochs=1", "model.size=tiny")) == no + "1 epoch, model.size=tiny"
+    assert (tmp_path / "t-a_b.png").is_file()
+    plain = json.loads((tmp_path / "t.json").read_text(), parse_constant=pytest.fail)
+    assert plain["rows"][0]["runs"][0]["parts"]["a/b"] == {
+        "score": 0.5,
+        "specificity": 0.6,
+        "sensitivity": 0.4,
+        "two_class": None,
+    }
+
+
+def test_nothing_is_cut_off_on_a_narrow_terminal(tmp_path: Path) -> None:
+    table = Table(title="T", rows=(PLAIN.model_copy(update={"name": "Patch-Mix, mixed-label cross-entropy"}),))
+    scores = PartScores(score=0.5, specificity=0.6, sensitivity=0.4, two_class=0.5)
+    result = RunResult(
+        0, {"test": scores}, "icbhi", 920, 50, "best_on_test", 50, "run of lungsound, sha256 41eb7b5539748b16"
+    )
+    write_table(tmp_path / "t", table, {PLAIN.folder: [result]}, changes=())
+    console = Console(record=True, width=80, quiet=False, force_terminal=False)
+    print_table(tmp_path / "t", console)
+    printed = console.export_text()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
+    table_lines = [line for line in printed.splitlines() if "|" not in line]
+    letters = "".join(line[-14:].replace(" ", "") for line in table_lines)
+    assert "41eb7b5539748b16" in letters
+
+
+def test_the_command_names_what_it_was_asked_for(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    """Rows with all settings in the dry run; the table as published beside the other, not over it."""
+    cli = CliRunner()
+    listed = cli.invoke(app, ["reproduce", "mixing", "--dry-run", "--epochs", "1", "--set", "model.size=micro"])
+    assert listed.exit_code == 0
+    alone = "--data DIR --out runs/tables/runs/patchmix_cl/seed0  # paper: 62.37"
+    assert f"lungsound train patchmix_cl --set train.epochs=1 --set model.size=micro {alone}" in listed.output
+    wrong = cli.invoke(app, ["reproduce", "mixing", "--dry-run", "--set", "model.sise=micro"])
+    assert isinstance(wrong.exception, SettingsError)
+    arguments = ["reproduce", "mixing", "--data", str(synthetic_corpus_dir), "--out", str(tmp_path), "--seeds", "1"]
+    arguments += ["--epochs", "1", *(part for setting in (*SMALL, RANDOM) for part in ("--set", setting))]
+    for more in ([], ["--as-published"]):
+        assert cli.invoke(app, [*arguments, *more]).exit_code == 0
+    plain, published = (tmp_path / f"{name}.md" for name in ("mixing", "mixing-as-published"))
+    assert "on test (optimistic)" not in plain.read_text()
+    assert published.read_text().startswith(
+        "# What is mixed: single patches, or whole time columns; all as published. NOT"
+    )
+
+
+def test_the_plan_trains_the_first_seed_of_all_rows_first(tmp_path: Path) -> None:
+    planned = plan_runs(
+        Table(title="T", rows=(PLAIN, MIXED)),
+        data=tmp_path,
+        out=tmp_path,
+        num_seeds=2,
+        settings=["train.epochs=3", "train.batch_size=5"],
+    )
+    assert [(run.row.name, run.seed) for run in planned] == [("plain", 0), ("mixed", 0), ("plain", 1), ("mixed", 1)]
+    assert {(run.config.train.epochs, run.config.train.batch_size) for run in planned} == {(3, 5)}
+    assert [run.config.train.seed for run in planned] == [0, 0, 1, 1]

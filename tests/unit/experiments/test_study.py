@@ -1,0 +1,184 @@
+"""Results that are kept small and printed again from what is kept."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lungsound.errors import DataError
+from lungsound.evaluation.predictions import Predictions, write_predictions
+from lungsound.experiments.results import (
+    BEGIN,
+    END,
+    POOLED,
+    Fold,
+    TrainedOn,
+    left_out_table,
+    pooled,
+    read_study,
+    study_blocks,
+    write_between,
+)
+from lungsound.experiments.table import Row
+from lungsound.page import render_blocks
+
+CLASSES = ("normal", "crackle", "wheeze", "both")
+STUDY = """
+title = "Two methods"
+text = "Synthetic answers."
+kind = "{kind}"
+[[methods]]
+name = "plain"
+folder = "plain"
+[[methods]]
+name = "mixed"
+folder = "mixed"
+"""
+
+
+def answers(share_right: float, *, seed: int, first: str = "p", device: str = "A") -> Predictions:
+    """160 cycles of 20 patients, of which about this share is answered right, and two validation rows."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(160) % 4
+    chosen = np.where(generator.random(160) < share_right, labels, 0)
+    probabilities = 0.6 * np.eye(4)[np.concatenate([chosen, [0, 0]])] + 0.1
+    return Predictions(
+        keys=tuple(f"{first}{i}#0.000-1.000" for i in range(162)),
+        patients=tuple(f"{first}{i // 8}" for i in range(160)) + ("v", "v"),
+        devices=(device,) * 162,
+        parts=("test",) * 160 + ("validation",) * 2,
+        labels=np.concatenate([labels, [0, 1]]),
+        probabilities=probabilities,
+        classes=CLASSES,
+    )
+
+
+def write_kept(
+    folder: Path, columns: dict[str, Predictions], epochs: dict[str, int], *, held: tuple[str, ...] = ("v",)
+) -> None:
+    """A kept run of 30 training cycles; patients p0 and p1 of the test train too, `held` validate."""
+    for name, found in columns.items():
+        rows = [row for row, part in enumerate(found.parts) if part != "validation"]
+        write_predictions(folder / "epochs" / f"{name}.csv.gz", found.of_rows(rows))
+    seed = int(folder.name.removeprefix("seed"))
+    facts = {
+        "epochs": epochs,
+        "num_cycles": {"train": 30 + seed, "validation": 2},
+        "num_patients": {"train": 3, "validation": len(held)},
+        "patients": {"train": ["p0", "p1", "t"], "validation": [*held]},
+        "settings": {"train": {"seed": seed, "is_test_watched": True, "selection": "last"}},
+    }
+    (folder / "run.json").write_text(json.dumps(facts))
+
+
+@pytest.fixture
+def columns_study(tmp_path: Path) -> Path:
+    (tmp_path / "study.toml").write_text(STUDY.format(kind="columns"))
+    for method, share in (("plain", 0.3), ("mixed", 0.9)):
+        for seed in (0, 1):
+            last, test = answers(share, seed=seed), answers(share + 0.1, seed=seed + 9)
+            write_kept(tmp_path / method / f"seed{seed}", {"last": last, "test": test}, {"last": 8, "test": 3 + seed})
+    return tmp_path
+
+
+def test_a_study_of_columns_is_printed_with_epochs_differences_and_verdicts(columns_study: Path) -> None:
+    text = render_blocks(study_blocks(columns_study))
+    assert "Two methods" in text
+    assert "| plain | last epoch | 8, 8 |" in text
+    assert "chosen on test (as published) | 3, 4 |" in text
+    assert text.count("| chosen on validation | none (no epoch had a sensitivity over 5 %) |") == 2
+    assert "- chosen on validation: not compared, since not every run has it" in text
+    assert "among those with a sensitivity over 5 %" in text
+    lines = [line for line in text.splitlines() if line.startswith("- last epoch, test: ")]
+    assert len(lines) == 1
+    assert "mixed" in lines[0]
+    assert "not distinguishable" not in lines[0]
+
+
+def test_who_of_the_tested_patients_trains_and_validates_is_said_for_each_seed(columns_study: Path) -> None:
+    text = render_blocks(study_blocks(columns_study))
+    assert "160 cycles of 20 patients, of whom 2 train, 0 validate, 18 are new (seed 0, seed 1)." in text
+    same = answers(0.3, seed=5)
+    for method in ("plain", "mixed"):
+        (columns_study / method / "seed1" / "epochs" / "test.csv.gz").unlink()
+        write_kept(columns_study / method / "seed1", {"last": same}, {"last": 8}, held=("p5", "p6", "p7"))
+    text = render_blocks(study_blocks(columns_study))
+    assert "of whom 2 train, 0 validate, 18 are new (seed 0); 2 train, 3 validate, 15 are new (seed 1)." in text
+    assert "3, none (no mean: in 1 of 2 runs no epoch had a sensitivity over 5 %)" in text
+
+
+def test_methods_that_answer_alike_are_not_distinguishable(columns_study: Path) -> None:
+    same = answers(0.3, seed=5)
+    for method in ("plain", "mixed"):
+        for seed in (0, 1):
+            write_kept(columns_study / method / f"seed{seed}", {"last": same, "test": same}, {"last": 8, "test": 3})
+    assert render_blocks(study_blocks(columns_study)).count("not distinguishable") == 2
+
+
+def test_a_study_of_what_was_left_out_has_a_row_for_each_fold_and_one_of_all(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(STUDY.format(kind="left_out"))
+    for method, share in (("plain", 0.3), ("mixed", 0.9)):
+        for device in ("A", "B"):
+            found = answers(share, seed=1, first=device, device=device)
+            write_kept(tmp_path / method / device / "seed0", {"last": found}, {"last": 8})
+    text = render_blocks(study_blocks(tmp_path))
+    assert text.count("| A | 160 | 20 | 30 | 3 |") == 2
+    assert text.count(f"| {POOLED} | 320 | 40 |  |  |") == 2
+    assert "of all cycles together" in text
+
+
+def test_folds_are_pooled_seed_by_seed() -> None:
+    trained_on = [TrainedOn(num_cycles=50, num_patients=9), TrainedOn(num_cycles=48, num_patients=9)]
+    folds = {name: Fold([answers(0.5, seed=seed, first=name) for seed in (0, 1)], trained_on) for name in ("A", "B")}
+    found = pooled(folds)
+    assert [len(each.keys) for each in found] == [324, 324]
+    assert found[1].keys[:162] == folds["A"].runs[1].keys
+    (row,) = left_out_table({"A": folds["A"]}).rows
+    assert row[:5] == ("A", 162, 21, "48 to 50", 9)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, r"holds no study: .*; write one: title = .* kind = .* \[\[methods\]\]"),
+        ("title = 1", "not well formed"),
+        ("title", "not well formed"),
+    ],
+)
+def test_what_is_no_study_is_named(content: str | None, told: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "study.toml").write_text(content)
+    with pytest.raises(DataError, match=told) as caught:
+        read_study(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_method_without_runs_is_named(columns_study: Path) -> None:
+    (columns_study / "mixed" / "seed0" / "run.json").unlink()
+    (columns_study / "mixed" / "seed1" / "run.json").unlink()
+    with pytest.raises(DataError, match="mixed holds no kept runs"):
+        study_blocks(columns_study)
+
+
+def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN.format('x')}\nold\n{END.format('x')}\nafter\n")
+    write_between(page, "x", "new\n")
+    assert page.read_text() == f"before\n{BEGIN.format('x')}\n\nnew\n\n{END.format('x')}\nafter\n"
+    write_between(page, "x", "new\n")
+    assert page.read_text().count("new") == 1
+
+
+@pytest.mark.parametrize("text", ["", "{b}", "{e}{b}", "{b}{b}{e}"])
+def test_marks_that_are_not_there_are_asked_for(text: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text.format(b=BEGIN.format("x"), e=END.format("x")))
+    with pytest.raises(DataError, match="needs the line"):
+        write_between(page, "x", "new")
+
+
+def test_a_row_of_a_device_that_is_left_out_has_a_folder_of_its_own() -> None:
+    row = Row(name="without X", recipe="tiny_ce", set=("data.split=device:Litt 3200",))
+    assert row.folder == "tiny_ce+split=device_Litt_3200"
+    assert row.config().data.split == "device:Litt 3200"

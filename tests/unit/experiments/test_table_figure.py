@@ -1,0 +1,154 @@
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from lungsound.errors import DataError
+from lungsound.experiments.results import RunRow, draw_runs
+
+ROWS = [
+    RunRow("patchmix_cl", (0.61, 0.62, 0.66), published=0.6237, published_sd=0.0061),
+    RunRow("ce", (0.59,), published=0.58),
+    RunRow("cnn6", ()),
+]
+
+
+def lines_of(figure: Figure) -> dict[str, list[list[float]]]:
+    """Marker style to the finite points that it is drawn at."""
+    found = {str(line.get_marker()): np.asarray(line.get_xydata()) for line in figure.axes[0].lines}
+    return {marker: points[~np.isnan(points).any(axis=1)].tolist() for marker, points in found.items()}
+
+
+def test_mean_and_deviation_over_seeds() -> None:
+    assert ROWS[0].mean == pytest.approx(0.63)
+    assert ROWS[0].sd == pytest.approx(statistics.stdev(ROWS[0].scores))
+    assert (ROWS[1].mean, np.isnan(ROWS[1].sd)) == (0.59, True)
+    assert np.isnan([ROWS[2].mean, ROWS[2].sd]).all()
+
+
+def test_runs_show_seeds_means_and_published_numbers(tmp_path: Path, figures: list[Figure]) -> None:
+    draw_runs(tmp_path / "t.png", title="Table 1", rows=ROWS)
+    points = lines_of(figures[0])
+    assert [x for x, _ in points["."]] == pytest.approx([61, 62, 66, 59])
+    assert [x for x, _ in points["o"]] == pytest.approx([63, 59])
+    assert [x for x, _ in points["D"]] == pytest.approx([62.37, 58])
+    # Every mark stands on the line of its row, and the first row is on top.
+    assert [round(y) for _, y in points["."]] == [0, 0, 0, 1]
+    assert [round(y) for _, y in points["o"]] == [round(y) for _, y in points["D"]] == [0, 1]
+    axes = figures[0].axes[0]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]
+    assert axes.get_xlabel() == "Score, percent"
+    assert ["--" in str(line.get_linestyle()) for line in axes.lines if list(line.get_xdata()) == [50.0, 50.0]] == [
+        True
+    ]
+    shown = {text.get_text() for text in figures[0].findobj(Text)}
+    assert {"patchmix_cl\n3 seeds", "ce\n1 seed", "cnn6\nnot run", "Table 1", "always normal"} <= shown
+    assert {"one seed", "mean of seeds \u00b1 sd", "paper \u00b1 sd"} <= shown
+
+
+def test_bars_are_one_deviation_to_each_side(tmp_path: Path, figures: list[Figure]) -> None:
+    draw_runs(tmp_path / "t.png", title="Table 1", rows=ROWS)
+    bars = [
+        [point[0] for point in segment]
+        for collection in figures[0].axes[0].collections
+        if isinstance(collection, LineCollection)
+        for segment in collection.get_segments()
+        if len(segment) == 2 and np.isfinite(segment).all()
+    ]
+    sd = 100 * statistics.stdev(ROWS[0].scores)
+    assert [x for bar in bars for x in bar] == pytest.approx([63 - sd, 63 + sd, 61.76, 62.98])
+
+
+def test_an_interval_is_a_pale_line_through_the_mean(tmp_path: Path, figures: list[Figure]) -> None:
+    rows = [RunRow("a", (0.6,), interval=(0.55, 0.66)), RunRow("b", (0.9,)), RunRow("c", (0.9,), interval=(0.7, 1.1))]
+    draw_runs(tmp_path / "t.png", title="Intervals", rows=rows)
+    (drawn,) = [c for c in figures[0].axes[0].collections if c.get_label() == "95 % interval"]
+    assert isinstance(drawn, LineCollection)
+    ends = [segment[:, 0].tolist() for segment in drawn.get_segments()]
+    assert ends == [pytest.approx([55, 66]), pytest.approx([70, 100])]
+    assert [round(segment[0, 1]) for segment in drawn.get_segments()] == [0, 2]
+    assert "95 % interval" in {text.get_text() for box in figures[0].legends for text in box.get_texts()}
+
+
+def test_the_published_mark_is_hollow(tmp_path: Path, figures: list[Figure]) -> None:
+    draw_runs(tmp_path / "t.png", title="Table 1", rows=ROWS)
+    faces = {str(line.get_marker()): line.get_markerfacecolor() for line in figures[0].axes[0].lines}
+    assert faces["D"] == "white"
+    assert faces["o"] != "white"
+
+
+@pytest.mark.parametrize(
+    ("row", "legend"),
+    [
+        (RunRow("a", ()), []),
+        (RunRow("a", (0.6,)), ["one seed", "mean of seeds"]),
+        (RunRow("a", (), published=0.6), ["paper"]),
+    ],
+)
+def test_the_legend_names_only_what_is_drawn(
+    tmp_path: Path, figures: list[Figure], row: RunRow, legend: list[str]
+) -> None:
+    draw_runs(tmp_path / "t.png", title="One row", rows=[row])
+    assert sorted(text.get_text() for box in figures[0].legends for text in box.get_texts()) == sorted(legend)
+
+
+def test_more_rows_make_a_taller_picture(tmp_path: Path, figures: list[Figure]) -> None:
+    for num_rows in (1, 20):
+        draw_runs(tmp_path / "t.png", title="Rows", rows=ROWS[:1] * num_rows)
+    short, tall = (figure.get_figheight() for figure in figures)
+    assert tall > 4 * short
+
+
+def test_a_long_title_stands_inside_the_picture(tmp_path: Path, figures: list[Figure]) -> None:
+    for title in ("Title", "every word of a long title " * 20):
+        draw_runs(tmp_path / "t.png", title=title, rows=ROWS)
+        figure = figures[-1]
+        (drawn,) = [text for text in figure.texts if text.get_text().split() == title.split()]
+        box = drawn.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.axes[0].get_window_extent().height > 80
+
+
+@pytest.mark.parametrize(
+    ("scores", "published", "published_sd", "message"),
+    [
+        ((62.4,), None, None, r"a: Scores to draw are fractions from 0 to 1; got \[62\.4\]"),
+        ((float("nan"),), None, None, "are fractions"),
+        ((), 62.4, None, "are fractions"),
+        ((), 0.6, -0.1, "are fractions"),
+        ((), None, 0.01, "a: a published deviation needs the published Score"),
+    ],
+)
+def test_what_is_no_fraction_is_refused(
+    scores: tuple[float, ...], published: float | None, published_sd: float | None, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        RunRow("a", scores, published, published_sd)
+
+
+def test_no_row_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no row of runs to draw"):
+        draw_runs(tmp_path / "t.png", title="Nothing", rows=[])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_same_data_same_bytes_whatever_the_user_has_set(tmp_path: Path) -> None:
+    draw_runs(tmp_path / "first.png", title="Table 1", rows=ROWS)
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red"}):
+        draw_runs(tmp_path / "second.png", title="Table 1", rows=ROWS)
+    first = (tmp_path / "first.png").read_bytes()
+    assert (tmp_path / "second.png").read_bytes() == first
+    assert first.startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.png", "second.png"]
+
+
+def test_matplotlib_is_imported_late() -> None:
+    code = "import sys, lungsound.experiments.results; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,40 @@
+"""Small models for the tests of engines, with answers that differ from cycle to cycle."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lungsound.config import AudioSettings, ModelSettings
+from lungsound.data import batches as corpora
+from lungsound.labels import LABEL_SETS
+from lungsound.models import network as models
+from lungsound.training.checkpoint import TrainedModel, load_model, save_model
+
+AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
+TRANSFORMER = ModelSettings(size="micro", stride=16)
+EFFICIENTAT_AUDIO = AudioSettings(duration_s=1.0, sample_rate_hz=32000, filter_bank="efficientat")
+MOBILENET = ModelSettings(architecture="mn04")
+
+
+def saved_model(
+    folder: Path, *, audio: AudioSettings = AUDIO, architecture: ModelSettings = TRANSFORMER, seed: int = 0
+) -> TrainedModel:
+    """A model with random weights, saved into the folder and loaded again."""
+    label_set = LABEL_SETS["sound4"]
+    model = models.network(architecture, corpora.front_end(audio), label_set)
+    model.initialize(torch.Generator().manual_seed(seed))
+    linear = model.head[-1]
+    torch.nn.init.normal_(linear.weight, std=0.5, generator=torch.Generator().manual_seed(seed + 1))
+    path = folder / "model.safetensors"
+    save_model(path, model, audio=audio, architecture=architecture, mean=-8.0, std=3.0, label_set=label_set)
+    return load_model(path)
+
+
+def waveforms(trained: TrainedModel, *, num: int = 7) -> list[Tensor]:
+    """Cycles of noise, each of another length (0.3 to 1.5 of the model's input) and loudness."""
+    generator = torch.Generator().manual_seed(5)
+    lengths = torch.linspace(0.3, 1.5, num) * trained.front_end.num_samples
+    order = torch.randperm(num, generator=generator)
+    noises = [torch.randn(int(lengths[place]), generator=generator) for place in order]
+    return [noise * 10 ** -float(place % 4) for place, noise in enumerate(noises)]

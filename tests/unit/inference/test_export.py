@@ -1,0 +1,119 @@
+"""`lungsound export`: what is measured, on which cycles, and that predict then takes what it found."""
+
+import re
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from rich.console import Console
+
+from lungsound.config import load_config
+from lungsound.data.reader import read_corpus
+from lungsound.errors import SettingsError
+from lungsound.extras import is_installed
+from lungsound.inference import graph as graphs
+from lungsound.inference.engines import Engine, read_agreements
+from lungsound.inference.export import _cut, _draw, export_files, export_run
+from lungsound.inference.predictor import Predictor
+from lungsound.training.checkpoint import TrainedModel
+from lungsound.training.run import RunFolder
+from tests.unit.inference.models import saved_model
+
+
+@pytest.fixture
+def run(tmp_path: Path, synthetic_corpus_dir: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, TrainedModel]:
+    """A folder with a model of random weights, as if trained on the synthetic corpus."""
+    monkeypatch.setenv("LUNGSOUND_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "run"
+    RunFolder(folder).start(load_config("tiny_ce", [f"data.root={synthetic_corpus_dir}"]))
+    return folder, saved_model(folder)
+
+
+def test_what_was_measured_lies_beside_the_model(
+    run: tuple[Path, TrainedModel], synthetic_corpus_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, trained = run
+    path = export_run(folder, data_root=None, num_cycles=12, console=Console(width=160)) if _has_onnx() else None
+    assert path == folder / "engines.json"
+    found = read_agreements(folder, trained)
+    assert {"torch", "torch-bf16", "onnx", "onnx-int8"} <= set(found)
+    assert {agreement.num_cycles for agreement in found.values()} == {12}
+    assert found["torch"].share == 1
+    assert found["torch"].largest_difference == 0
+    assert found["onnx"].is_exact
+    out = capsys.readouterr().out
+    assert re.search(r"onnx +\S +\d+\.\d +\S +\d+\.\d% +\S +\d\.\de-\d\d +\S +exact, auto", out)
+    assert re.search(r"onnx-int8 .* by name only", out), "12 cycles are too few"
+    recording = next(synthetic_corpus_dir.rglob("*.wav"))
+    for engine in ("auto", "exact"):
+        predictor = Predictor.load(folder, engine=engine)
+        assert predictor.engine.name in ("torch", "onnx", "openvino")
+        expected = Predictor.load(folder, engine="torch").predict(recording)
+        for answer, exact in zip(predictor.predict(recording), expected, strict=True):
+            assert list(answer.probabilities.values()) == pytest.approx(list(exact.probabilities.values()), abs=1e-4)
+
+
+def _has_onnx() -> bool:
+    if not is_installed("onnx"):
+        pytest.skip("the extra 'onnx' is not installed")
+    return True
+
+
+def test_ranges_are_learnt_from_cycles_that_measure_nothing(synthetic_corpus_dir: Path) -> None:
+    corpus = read_corpus(synthetic_corpus_dir)
+    measured, ranges = _draw(corpus, ("test",), 10)
+    assert len(measured) == 10
+    assert {corpus.split[corpus.cycles[row].recording.name] for row in measured} == {"test"}
+    assert {corpus.split[corpus.cycles[row].recording.name] for row in ranges} == {"train"}
+    measured, ranges = _draw(corpus, ("train", "test"), 10**6)
+    assert not set(measured) & set(ranges)
+    assert len(measured) + len(ranges) == len(corpus.cycles)
+    assert _draw(corpus, ("test",), 10) == _draw(corpus, ("test",), 10)
+
+
+def test_cycles_are_cut_as_the_front_end_cuts_them(run: tuple[Path, TrainedModel], synthetic_corpus_dir: Path) -> None:
+    front_end, corpus = run[1].front_end, read_corpus(synthetic_corpus_dir)
+    rows = [0, 1, len(corpus.cycles) - 1]
+    for row, found in zip(rows, _cut(corpus, rows, front_end), strict=True):
+        cycle = corpus.cycles[row]
+        whole = front_end.read(cycle.recording.path)
+        assert torch.equal(found, front_end.cut(whole, start_s=cycle.start_s, end_s=cycle.end_s))
+
+
+def test_a_model_file_alone_is_checked_on_a_corpus_that_is_named(
+    run: tuple[Path, TrainedModel], synthetic_corpus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone, out = tmp_path / "anns.safetensors", tmp_path / "out"
+    in_run = run[0] / "model.safetensors"
+    (run[0] / "run.json").write_text("{}")
+    export_files(in_run, to="torch", out=tmp_path / "a", data_root=None, num_cycles=3, console=Console(quiet=True))
+    assert (tmp_path / "a" / "model.pt2").is_file()
+    in_run.rename(alone)
+    with pytest.raises(
+        SettingsError, match=r"anns.safetensors alone says nothing of cycles .* give a corpus with --da"
+    ):
+        export_files(alone, to="torch", out=out, data_root=None, num_cycles=3, console=Console(quiet=True))
+    export_files(alone, to="torch", out=out, data_root=synthetic_corpus_dir, num_cycles=3, console=Console(width=20))
+    assert [path.name for path in out.iterdir()] == ["model.pt2"]
+    assert re.fullmatch(r"3 cycles: 100.0% the same .* probability \d.\de-\d\d\n", capsys.readouterr().out)
+
+
+def test_no_cycles_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="at least one cycle to be measured on, got 0"):
+        export_run(tmp_path, data_root=None, num_cycles=0, console=Console(quiet=True))
+
+
+def test_an_engine_of_the_callers_own_answers(run: tuple[Path, TrainedModel], tmp_path: Path) -> None:
+    class Certain(Engine):
+        def _probabilities(self, clips: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[0.0, 0.0, 1.0, 0.0]]).expand(len(clips), -1)
+
+    trained = run[1]
+    path = tmp_path / "noise.wav"
+    soundfile.write(path, torch.randn(32000).clamp(-1, 1).numpy(), 16000)
+    engine = Certain("certain", trained)
+    answers = Predictor(trained, engine=engine).predict(path)
+    assert answers
+    assert {answer.answer for answer in answers} == {"wheeze"}
+    assert not graphs.folder(trained).exists()

@@ -1,0 +1,293 @@
+"""A folder that transformers loads as it is, and gives our logits."""
+
+import json
+import re
+import shlex
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from lungsound.audio.filter_bank import normalize
+from lungsound.config import AudioSettings, ModelSettings
+from lungsound.errors import SettingsError
+from lungsound.inference import engines as kinds
+from lungsound.inference.engines import Agreement
+from lungsound.inference.graph import quiet
+from lungsound.inference.hugging_face import (
+    HuggingFaceExport,
+    extractor_config,
+    feature_scale,
+    fitting_code,
+    hugging_face_config,
+    hugging_face_weights,
+    model_card,
+    write_hugging_face,
+)
+from lungsound.inference.predictor import Predictor
+from lungsound.models.ast import AudioSpectrogramTransformer
+from lungsound.models.pretrained import load_pretrained
+from lungsound.page import Facts, Heading, Picture, render_markdown
+from lungsound.training.checkpoint import TrainedModel, load_model, save_model, unfinished
+from tests.unit.inference.models import AUDIO, EFFICIENTAT_AUDIO, MOBILENET, TRANSFORMER, saved_model, waveforms
+
+
+@pytest.fixture(scope="module")
+def transformers() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        library: ModuleType = pytest.importorskip("transformers")
+        library.utils.logging.disable_progress_bar()
+        return library
+
+
+COMMAND = [
+    "/srv/ann/venv/bin/lungsound",
+    "train",
+    "tiny",
+    "--data",
+    "/srv/ann lee/my *sounds*/icbhi/",
+    "--out=~/runs/first",
+    "--set",
+    "data.label_map=C:\\all\\ann\\map.toml",
+    "--set",
+    'data.modes=["sc"]',
+    "--set",
+    "train.epochs=8",
+    "../ann/x",
+]
+CARD_BLOCKS = [
+    Heading("Scores"),
+    Picture(Path("curve.png"), "curve"),
+    Facts({"pretrained weights": "/srv/ann lee/weights/deit.safetensors", "command": shlex.join(COMMAND)}),
+]
+
+
+def spoilt_model(folder: Path) -> TrainedModel:
+    """With every parameter drawn, so that one that is left out or exchanged shows, and features of little variance."""
+    trained = saved_model(folder)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in trained.model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        encoder = trained.model.patch_encoder
+        encoder.norm.weight.mul_(0.003)  # so that the epsilon of the head counts
+        encoder.norm.bias.mul_(0.003)
+    settings: dict[str, Any] = {"audio": AUDIO, "architecture": TRANSFORMER, "label_set": trained.label_set}
+    save_model(folder / "model.safetensors", trained.model, mean=trained.mean, std=trained.std, **settings)
+    return load_model(folder / "model.safetensors")
+
+
+Exported = tuple[TrainedModel, Path, HuggingFaceExport]
+
+
+@pytest.fixture(scope="module")
+def exported(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    del transformers
+    base = tmp_path_factory.mktemp("hf")
+    trained = spoilt_model(base / "run")
+    (base / "run" / "MODEL_CARD.md").write_text(render_markdown("Model card: tiny", CARD_BLOCKS))
+    (base / "run" / "curve.png").write_bytes(b"png")
+    numbers = {name: {"value": value} for name, value in (("score", 0.5), ("specificity", 0.7), ("sensitivity", 0.3))}
+    report = {"context": {"corpus": "icbhi, 2 recordings", "recipe": "tiny"}, "all_classes": numbers}
+    (base / "run" / "report.json").write_text(json.dumps(report))
+    found = write_hugging_face(base / "run" / "model.safetensors", base / "hf", waveforms(trained))
+    return trained, base / "hf", found
+
+
+def fbanks(trained: TrainedModel, cycles: list[Tensor]) -> Tensor:
+    clips = torch.stack([trained.front_end.fit(cycle) for cycle in cycles])
+    return normalize(trained.front_end.filter_banks(clips), mean=trained.mean, std=trained.std)
+
+
+@torch.inference_mode()
+def test_the_library_has_our_logits(exported: Exported, transformers: ModuleType) -> None:
+    trained, folder, found = exported
+    model, told = transformers.AutoModelForAudioClassification.from_pretrained(folder, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    assert not told["mismatched_keys"]
+    assert type(model).__name__ == "ASTForAudioClassification"
+    assert list(model.config.id2label.values()) == list(trained.label_set.classes)
+    fbank = fbanks(trained, waveforms(trained))
+    ours = trained.model(fbank)
+    torch.testing.assert_close(model(fbank).logits, ours, atol=1e-5, rtol=0)
+    features = model.audio_spectrogram_transformer(fbank).pooler_output / model.config.lungsound["feature_scale"]
+    torch.testing.assert_close(features, trained.model.encoder(fbank), atol=1e-5, rtol=1e-4)
+    assert found.weights.is_exact
+    # What the fold is for: with the library's own epsilon in the head the logits would be others.
+    trained.model.head[0].eps = trained.model.patch_encoder.norm.eps
+    assert (trained.model(fbank) - ours).abs().max() > 1e-3
+    trained.model.head[0].eps = 1e-5
+
+
+def test_the_fold_is_the_closed_form(exported: Exported) -> None:
+    trained = exported[0]
+    assert feature_scale(trained.model) == pytest.approx(0.1**0.5)
+    x = torch.linspace(-0.01, 0.02, 96, dtype=torch.float64)
+    folded = torch.nn.functional.layer_norm(x * 0.1**0.5, (96,), eps=1e-6)
+    torch.testing.assert_close(folded, torch.nn.functional.layer_norm(x, (96,), eps=1e-5))
+
+
+def test_the_pipeline_answers_for_a_sound_file(exported: Exported, transformers: ModuleType, tmp_path: Path) -> None:
+    trained, folder, found = exported
+    assert found.pipeline.num_cycles == len(waveforms(trained))
+    assert found.pipeline.share == 1.0
+    assert found.pipeline.largest_difference < 1e-4
+    cycle = 0.1 * waveforms(trained)[0]
+    path = tmp_path / "cycle.wav"
+    soundfile.write(path, trained.front_end.fit(cycle).numpy(), 16000, subtype="FLOAT")
+    with quiet():
+        pipeline = transformers.pipeline("audio-classification", model=str(folder))
+        given = pipeline(soundfile.read(path, dtype="float32")[0])
+        with_ffmpeg = pipeline(str(path)) if shutil.which("ffmpeg") else given
+    expected = kinds.make("torch", trained).answer([cycle])[0]
+    for answers in (given, with_ffmpeg):
+        scores = {each["label"]: each["score"] for each in answers}
+        got = [scores[name] for name in trained.label_set.classes]
+        assert got == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_a_bare_cycle_is_counted_apart(exported: Exported) -> None:
+    trained, folder, found = exported
+    assert found.bare.largest_difference > 100 * found.pipeline.largest_difference
+    card = (folder / "README.md").read_text()
+    num = len(waveforms(trained))
+    assert f"gave lungsound's answer on {num} of {num} real cycles" in card
+    assert f"Without fitting it gave lungsound's answer on {round(num * found.bare.share)} of {num}" in card
+
+
+@pytest.mark.parametrize("changes", [{}, {"padding": "zero"}, {"fade_s": 0.0}])
+def test_the_card_fits_cycles_as_we_do(changes: dict[str, Any], tmp_path: Path) -> None:
+    trained = saved_model(tmp_path, audio=AUDIO.model_copy(update=changes))
+    code = fitting_code(trained)
+    names: dict[str, Any] = {"numpy": np}
+    exec(code[code.index("def fitted") : code.rindex("classify(")], names)
+    fitted: Callable[[Any], Any] = names["fitted"]
+    for num_samples in (1000, 5001, 15999, 16000, 16001, 30000):
+        cycle = torch.randn(num_samples, generator=torch.Generator().manual_seed(num_samples))
+        np.testing.assert_allclose(fitted(cycle.numpy()), trained.front_end.fit(cycle), atol=1e-6)
+
+
+def test_the_card_has_the_runs_words_and_numbers(exported: Exported) -> None:
+    _, folder, _ = exported
+    yaml = pytest.importorskip("yaml")
+    _, matter, text = (folder / "README.md").read_text().split("---\n", 2)
+    values = yaml.safe_load(matter)
+    assert values["pipeline_tag"] == "audio-classification"
+    (result,) = values["model-index"][0]["results"]
+    assert [metric["value"] for metric in result["metrics"]] == [0.5, 0.7, 0.3]
+    headings = [line for line in text.splitlines() if line.startswith("#") and not line.startswith("# repeats")]
+    assert headings == ["# Model card: tiny", "## With transformers", "## Scores"]
+    assert "- License: not stated; the terms of the training corpus" in text
+    assert (folder / "curve.png").read_bytes() == b"png"
+
+
+def test_the_card_says_nothing_of_folders_on_the_trainers_machine(exported: Exported) -> None:
+    text = (exported[1] / "README.md").read_text()
+    assert "| pretrained weights | deit.safetensors |\n" in text
+    told = (
+        "lungsound train tiny --data icbhi/ --out=first --set data.label_map=map.toml "
+        "--set 'data.modes=[\"sc\"]' --set train.epochs=8 x"
+    )
+    assert f"| command | {told} |\n" in text
+    assert not re.search(r"ann\b|srv|\ball\\|my ", text)
+
+
+def test_a_run_without_a_card_has_its_scores(tmp_path: Path) -> None:
+    trained, agreed = saved_model(tmp_path), Agreement(1, 1.0, 0.0)
+    told = "No evaluation of this model is known."
+    assert told in model_card(tmp_path, trained, run=tmp_path, pipeline=agreed, bare=agreed).read_text()
+    numbers = {name: {"value": 0.5} for name in ("score", "specificity", "sensitivity")}
+    (tmp_path / "report.json").write_text(json.dumps({"context": {}, "all_classes": numbers}))
+    text = model_card(tmp_path, trained, run=tmp_path, pipeline=agreed, bare=agreed).read_text()
+    assert told not in text
+    assert "the scores above are known" in text
+
+
+def test_a_run_is_not_overwritten(transformers: ModuleType, tmp_path: Path) -> None:
+    del transformers
+    saved_model(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(SettingsError, match="holds a model that was not exported, maybe a run: give another --out"):
+        write_hugging_face(tmp_path / "model.safetensors", tmp_path, [])
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_an_export_stands_in_for_an_earlier_one(exported: Exported, tmp_path: Path) -> None:
+    trained, folder, _ = exported
+    shutil.copytree(folder, tmp_path / "hf")
+    (tmp_path / "hf" / "config.json").write_text("{}")
+    shutil.copy(folder / "lungsound.safetensors", tmp_path / "model.safetensors")
+    write_hugging_face(tmp_path / "model.safetensors", tmp_path / "hf", waveforms(trained)[:1])
+    assert (tmp_path / "hf" / "config.json").read_bytes() == (folder / "config.json").read_bytes()
+
+
+def test_one_folder_serves_us_too(exported: Exported) -> None:
+    trained, folder, _ = exported
+    for place in (folder, folder / "lungsound.safetensors"):
+        assert Predictor.load(place).trained.sha256 == trained.sha256
+    assert unfinished(folder) is None
+    encoder = trained.model.patch_encoder
+    ours = AudioSpectrogramTransformer(num_mels=32, num_frames=98, dim=96, depth=4, num_heads=3, stride=16)
+    report = load_pretrained(ours, folder)
+    assert not report.differences
+    assert report.source_format == "AST, Hugging Face"
+    for name, value in ours.state_dict().items():
+        scale = feature_scale(trained.model) if name.startswith("norm.") else 1.0
+        torch.testing.assert_close(value, encoder.state_dict()[name] * scale, rtol=1e-6, atol=0)
+
+
+def test_the_files_are_readable_by_all_and_no_more_than_named(exported: Exported) -> None:
+    folder = exported[1]
+    names = ["README.md", "config.json", "curve.png", "lungsound.safetensors", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "preprocessor_config.json"]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
+
+def test_configs_are_the_librarys_own(exported: Exported, transformers: ModuleType) -> None:
+    """Every key of ours is one that the library writes itself, and its model has our weights and no others."""
+    trained = exported[0]
+    known = set(transformers.ASTConfig().to_dict()) | {"id2label", "label2id", "problem_type", "architectures"}
+    assert set(hugging_face_config(trained.model)) <= known
+    with quiet():
+        extractor = transformers.ASTFeatureExtractor().to_dict()
+    assert set(extractor_config(trained)) <= set(extractor)
+    theirs = transformers.ASTForAudioClassification(transformers.ASTConfig(**hugging_face_config(trained.model)))
+    assert sum(value.numel() for value in theirs.parameters()) == sum(
+        value.numel() for value in hugging_face_weights(trained.model, scale=1.0).values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("audio", "architecture", "told"),
+    [
+        (EFFICIENTAT_AUDIO, MOBILENET, "it has no mn04 for sound"),
+        (AUDIO.model_copy(update={"is_padding_encoded": False}), TRANSFORMER, "audio.is_padding_encoded=false"),
+        (AUDIO, TRANSFORMER.model_copy(update={"pooling": "average_token"}), "model.pooling 'average_token'"),
+        (AUDIO.model_copy(update={"sample_rate_hz": 4000}), TRANSFORMER, "has 'kaldi' at 4000 Hz"),
+    ],
+)
+def test_what_the_library_cannot_compute_is_refused(
+    audio: AudioSettings, architecture: ModelSettings, told: str, tmp_path: Path
+) -> None:
+    trained = saved_model(tmp_path / "run", audio=audio, architecture=architecture)
+    with pytest.raises(SettingsError, match=f"transformers cannot answer as this model does: .*{told}.*to onnx"):
+        write_hugging_face(tmp_path / "run" / "model.safetensors", tmp_path / "hf", waveforms(trained))
+    assert not (tmp_path / "hf").exists()
+
+
+def test_without_cycles_no_files_are_left(transformers: ModuleType, tmp_path: Path) -> None:
+    del transformers
+    saved_model(tmp_path / "run")
+    with pytest.raises(SettingsError, match="checked on cycles, and there are none"):
+        write_hugging_face(tmp_path / "run" / "model.safetensors", tmp_path / "hf", [])
+    assert not any((tmp_path / "hf").iterdir())

@@ -1,0 +1,198 @@
+"""One file for other programs: any length and batch, the facts inside, the answers of torch."""
+
+import contextlib
+import json
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lungsound.audio.front_end import FrontEnd
+from lungsound.config import AudioSettings
+from lungsound.errors import SettingsError, WeightsError
+from lungsound.inference import engines as kinds
+from lungsound.inference.engines import Engine
+from lungsound.inference.model_files import (
+    FittingGraph,
+    checked,
+    facts_of,
+    write_onnx,
+    write_openvino,
+    write_torch,
+    written_together,
+)
+from lungsound.training.checkpoint import TrainedModel
+from tests.documents import ROOT
+from tests.unit.inference.models import AUDIO, TRANSFORMER, saved_model, waveforms
+
+REPEATED = AUDIO
+ZEROS = AUDIO.model_copy(update={"padding": "zero"})
+OWN_SOUND = AUDIO.model_copy(update={"is_padding_encoded": False})
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> TrainedModel:
+    return saved_model(tmp_path / "run")
+
+
+def places_of_the_program(file: Path) -> int:
+    """How often a file says where on this machine the program lies."""
+    return sum(file.read_bytes().count(str(place).encode()) for place in (ROOT, Path(torch.__file__).parents[1]))
+
+
+def answers(trained: TrainedModel, cycles: list[Tensor]) -> np.ndarray:
+    engine: Engine = kinds.make("torch", trained)
+    return engine.answer(cycles).numpy()
+
+
+@pytest.mark.parametrize("audio", [REPEATED, ZEROS, OWN_SOUND], ids=["repeat", "zero", "own sound"])
+def test_cycles_are_fitted_as_the_front_end_fits_them(audio: AudioSettings, tmp_path: Path) -> None:
+    trained = saved_model(tmp_path, audio=audio)
+    whole = trained.front_end.num_samples
+    graph, sound = FittingGraph(trained), torch.randn(2 * whole)
+    for num_samples in (2, 401, 4000, 4001, whole // 2, whole - 1, whole, whole + 1, 2 * whole):
+        cycle = sound[:num_samples]
+        torch.testing.assert_close(graph(cycle.unsqueeze(0))[0], trained.input_of(cycle), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "audio", [REPEATED, pytest.param(OWN_SOUND, marks=pytest.mark.slow)], ids=["repeat", "own sound"]
+)
+def test_onnx_takes_any_batch_and_length(audio: AudioSettings, tmp_path: Path) -> None:
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    trained = saved_model(tmp_path, audio=audio)
+    cycles = waveforms(trained)
+    found = write_onnx(trained, tmp_path / "out", cycles)
+    assert found.num_cycles == len(cycles)
+    assert found.is_exact
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.onnx"]
+    path = tmp_path / "out" / "model.onnx"
+    facts = {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
+    assert json.loads(facts["classes"]) == ["normal", "crackle", "wheeze", "both"]
+    assert json.loads(facts["sample_rate_hz"]) == 16000
+    assert facts["model_sha256"] == trained.sha256
+    assert facts["note"] == "research software, not a medical device"
+    assert facts["license"].startswith("not stated; the terms of the training corpus")
+    assert places_of_the_program(path) == 0
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (given,), (gives,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, gives.name) == ("waveform", "probabilities")
+    assert all(isinstance(size, str) for size in given.shape)
+    batch = torch.stack([cycles[0][:4000], cycles[1][:4000], cycles[2][:4000]])
+    (several,) = session.run(None, {"waveform": batch.numpy()})
+    np.testing.assert_allclose(several, answers(trained, list(batch)), atol=1e-5)
+
+
+def test_openvino_reads_what_was_written(trained: TrainedModel, tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    cycles = waveforms(trained)
+    found = write_openvino(trained, tmp_path / "out", cycles)
+    assert found.share == 1.0
+    assert found.largest_difference < 0.02
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.bin", "model.xml"]
+    model = openvino.Core().read_model(str(tmp_path / "out" / "model.xml"))
+    assert model.get_rt_info(["lungsound", "model_sha256"]).astype(str) == trained.sha256
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    given = [compiled(cycle.unsqueeze(0).numpy())[0][0] for cycle in cycles]
+    np.testing.assert_allclose(np.stack(given), answers(trained, cycles), atol=1e-5)
+
+
+def test_openvino_needs_no_hint_where_it_computes_in_bfloat16(trained: TrainedModel, tmp_path: Path) -> None:
+    """Its filter bank in bfloat16 would be another: so each layer is marked as one to be left in float32."""
+    openvino = pytest.importorskip("openvino")
+    core = openvino.Core()
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor has no bfloat16")
+    tones = [torch.sin(torch.arange(9000.0) * torch.pi * f / 8000) for f in (100, 300, 900)]  # faint above and below
+    write_openvino(trained, tmp_path / "out", tones)
+    path, expected = tmp_path / "out" / "model.xml", answers(trained, tones)
+
+    def largest_difference(file: Path) -> float:
+        compiled = core.compile_model(str(file), "CPU")
+        given = [compiled(cycle.unsqueeze(0).numpy())[0][0] for cycle in tones]
+        return float(np.abs(np.stack(given) - expected).max())
+
+    marked = largest_difference(path)
+    unmarked = tmp_path / "out" / "unmarked.xml"
+    unmarked.write_text(re.sub(r"<rt_info><attribute name=.precise.[^>]*></rt_info>", "", path.read_text()))
+    unmarked.with_suffix(".bin").write_bytes(path.with_suffix(".bin").read_bytes())
+    assert marked < 0.02
+    assert largest_difference(unmarked) > 5 * marked
+
+
+@pytest.mark.parametrize("padding", [REPEATED, pytest.param(ZEROS, marks=pytest.mark.slow)], ids=["repeat", "zero"])
+def test_torch_loads_its_program_without_us(padding: AudioSettings, tmp_path: Path) -> None:
+    trained = saved_model(tmp_path, audio=padding)
+    cycles = waveforms(trained)
+    assert write_torch(trained, tmp_path / "out", cycles).is_exact
+    extra = {"lungsound.json": ""}
+    zipfile.ZipFile(tmp_path / "out" / "model.pt2").extractall(tmp_path / "parts")
+    parts = [part for part in (tmp_path / "parts").rglob("*") if part.is_file()]
+    assert sum(map(places_of_the_program, parts)) == 0
+    program = torch.export.load(tmp_path / "out" / "model.pt2", extra_files=extra)
+    assert json.loads(extra["lungsound.json"]) == facts_of(trained)
+    batch = torch.stack([cycles[0][:4000], cycles[1][:4000]])
+    np.testing.assert_allclose(program.module()(batch).detach(), answers(trained, list(batch)), atol=1e-5)
+
+
+def test_a_model_that_averages_its_patches_takes_any_batch_too(tmp_path: Path) -> None:
+    trained = saved_model(tmp_path, architecture=TRANSFORMER.model_copy(update={"pooling": "average_token"}))
+    assert write_torch(trained, tmp_path / "out", waveforms(trained)).is_exact
+    program = torch.export.load(tmp_path / "out" / "model.pt2")
+    for num_cycles in (1, 3):
+        assert program.module()(torch.randn(num_cycles, 5000)).shape == (num_cycles, 4)
+
+
+def test_facts_survive_json_and_say_what_the_input_is(trained: TrainedModel) -> None:
+    facts = json.loads(json.dumps(facts_of(trained)))
+    own = facts["front_end"]
+    assert (own.pop("mean"), own.pop("std")) == (trained.mean, trained.std)
+    assert FrontEnd(**own) == trained.front_end
+    assert facts["calibration"] is None
+
+
+def test_a_model_that_leaves_out_padding_is_no_torch_program(tmp_path: Path) -> None:
+    trained = saved_model(tmp_path, audio=OWN_SOUND)
+    with pytest.raises(SettingsError, match=r"is_padding_encoded=false cannot be a torch program.*onnx"):
+        write_torch(trained, tmp_path / "out", waveforms(trained))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_export_left_is_overwritten(tmp_path: Path) -> None:
+    left = tmp_path / "out" / ".partial"
+    left.mkdir(parents=True)
+    (left / "half.bin").write_bytes(b"half")
+    (tmp_path / "out" / "README.txt").write_text("mine")
+    with written_together(tmp_path / "out") as staging:
+        (staging / "model.bin").write_bytes(b"whole")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.txt", "model.bin"]
+    with contextlib.suppress(KeyboardInterrupt), written_together(tmp_path / "out") as staging:
+        (staging / "model.bin").write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert (tmp_path / "out" / "model.bin").read_bytes() == b"whole"
+    assert not left.exists()
+
+
+def even(clip: Tensor) -> Tensor:
+    return torch.full((len(clip), 4), 0.25)
+
+
+def broken(clip: Tensor) -> Tensor:
+    return torch.full((len(clip), 4), torch.nan)
+
+
+@pytest.mark.parametrize("answer", [even, broken])
+def test_another_answer_is_an_error(trained: TrainedModel, answer: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(WeightsError, match=r"differs from torch by .* on real cycles: it was not kept"):
+        checked(trained, waveforms(trained), answer)
+
+
+def test_an_export_that_cannot_be_checked_is_none(trained: TrainedModel, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="checked on cycles, and there are none: give a corpus with --data"):
+        write_torch(trained, tmp_path / "out", [])
+    assert not any((tmp_path / "out").iterdir())

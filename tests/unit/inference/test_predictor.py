@@ -1,0 +1,258 @@
+"""A recording in, labelled cycles out."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from lungsound.audio.filter_bank import normalize
+from lungsound.audio.quality import MOSTLY_SILENT, SPEECH, TOO_SHORT
+from lungsound.config import AudioSettings, ModelSettings
+from lungsound.data import batches as corpora
+from lungsound.data.synthetic_sounds import speech
+from lungsound.errors import AnnotationError, AudioError, WeightsError
+from lungsound.evaluation.calibration import Calibration, fit_calibration
+from lungsound.evaluation.out_of_domain import fit_domain, spectral_features
+from lungsound.inference.predictor import Predictor
+from lungsound.inference.withholding import OTHER_DEVICE, SILENT_CYCLES, UNKNOWN_DEVICE, UNLIKE
+from lungsound.labels import LABEL_SETS
+from lungsound.models import network as models
+from lungsound.training.checkpoint import TrainedModel, load_model, save_model
+from tests.unit.evaluation.calibrated import drawn_predictions
+
+AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
+ARCHITECTURE = ModelSettings(size="micro", stride=16)
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = models.network(ARCHITECTURE, corpora.front_end(AUDIO), LABEL_SETS["sound4"])
+    model.initialize(torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(model.head[1].weight, std=3.0, generator=torch.Generator().manual_seed(1))
+    path = tmp_path_factory.mktemp("run") / "model.safetensors"
+    save_model(path, model, audio=AUDIO, architecture=ARCHITECTURE, mean=-8.0, std=3.0, label_set=LABEL_SETS["sound4"])
+    return path
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """3.2 s of noise at 8 kHz."""
+    path = tmp_path / "any name.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 25600), 8000, subtype="PCM_16")
+    return path
+
+
+def test_an_answer_is_the_models_for_the_filter_bank_of_the_span(model_path: Path, recording: Path) -> None:
+    trained = load_model(model_path)
+    spans_s = [(0.2, 0.9), (1.0, 3.1)]
+    answers = Predictor.load(model_path).predict(recording, spans_s=spans_s)
+    waveform = trained.front_end.read(recording)
+    for answer, (start_s, end_s) in zip(answers, spans_s, strict=True):
+        clip = trained.front_end.cycle(waveform, start_s=start_s, end_s=end_s)
+        fbank = normalize(trained.front_end.filter_banks(clip.unsqueeze(0)), mean=-8.0, std=3.0)
+        expected = trained.model(fbank).softmax(1)[0].tolist()
+        assert list(answer.probabilities) == ["normal", "crackle", "wheeze", "both"]
+        assert list(answer.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+        assert answer.probabilities[answer.answer] == max(answer.probabilities.values())
+        assert (answer.start_s, answer.end_s) == (start_s, end_s)
+
+
+def test_a_run_folder_and_its_model_file_are_the_same(model_path: Path, recording: Path) -> None:
+    by_file, by_folder = Predictor.load(model_path), Predictor.load(str(model_path.parent))
+    assert by_file.predict(recording) == by_folder.predict(str(recording))
+    assert by_file.classes == ("normal", "crackle", "wheeze", "both")
+
+
+def test_cycles_of_the_annotation_beside_it_are_answered_in_order(model_path: Path, recording: Path) -> None:
+    recording.with_suffix(".txt").write_text("1.5\t2.5\t1\t1\n0.1\t1.2\t0\t0\n")
+    answers = Predictor.load(model_path).predict(recording)
+    assert [(answer.start_s, answer.end_s) for answer in answers] == [(0.1, 1.2), (1.5, 2.5)]
+    recording.with_suffix(".txt").write_text("1.5\t2.5\t0\t0\n0.1\t1.2\t1\t1\n")
+    assert Predictor.load(model_path).predict(recording) == answers
+
+
+def test_without_breathing_it_is_cut_into_windows(model_path: Path, recording: Path) -> None:
+    answer = Predictor.load(model_path).answer(recording)
+    assert answer.cycles_from == "windows"
+    spans_s = [(cycle.start_s, cycle.end_s) for cycle in answer.cycles]
+    assert spans_s == [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.5, 2.5), (2.0, 3.0), (2.2, 3.2)]
+    assert any(remark.startswith("no breathing found: ") for remark in answer.quality)
+
+
+def test_breathing_is_found_and_may_not_be_looked_for(
+    model_path: Path, synthetic_corpus_dir: Path, tmp_path: Path
+) -> None:
+    found = sorted(synthetic_corpus_dir.rglob("*.wav"))[0]
+    path = tmp_path / "alone.wav"
+    shutil.copy(found, path)
+    truth = Predictor.load(model_path).answer(found)
+    assert truth.cycles_from == "annotation"
+    breathing = Predictor.load(model_path).answer(path)
+    assert breathing.cycles_from == "segmentation"
+    assert abs(len(breathing.cycles) - len(truth.cycles)) <= 2
+    for find_by in ("windows", "segmentation"):
+        assert Predictor.load(model_path, find_by=find_by).answer(found).cycles_from == find_by  # type: ignore[arg-type]
+    with pytest.raises(AnnotationError, match=r"has no annotation alone\.txt"):
+        Predictor.load(model_path, find_by="annotation").answer(path)
+
+
+def test_silence_is_never_normal(model_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "silent.wav"
+    soundfile.write(path, np.zeros(16000), 8000, subtype="PCM_16")
+    answer = Predictor.load(model_path).answer(path)
+    assert answer.whole is None
+    assert answer.cycles == ()
+    assert "silent" in answer.quality
+
+
+def test_silent_cycles_do_not_count_in_the_whole(model_path: Path, tmp_path: Path) -> None:
+    path = tmp_path / "half.wav"
+    noise = np.random.default_rng(0).normal(0, 0.1, 16000)
+    noise[8000:] = 0
+    soundfile.write(path, noise, 8000, subtype="PCM_16")
+    path.with_suffix(".txt").write_text("0\t0.9\t0\t0\n1.1\t1.9\t0\t0\n")
+    answer = Predictor.load(model_path).answer(path)
+    assert [cycle.start_s for cycle in answer.cycles] == [0.0]
+    assert answer.whole is not None
+    assert answer.whole.probabilities == answer.cycles[0].probabilities
+    assert SILENT_CYCLES in answer.quality
+
+
+def test_what_cannot_be_answered_is_named(model_path: Path, recording: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(model_path)
+    with pytest.raises(AudioError, match=r"none\.wav"):
+        predictor.predict(tmp_path / "none.wav")
+    with pytest.raises(AudioError, match="no samples from 4 s to 5 s"):
+        predictor.predict(recording, spans_s=[(4.0, 5.0)])
+    recording.with_suffix(".txt").write_text("notes of the nurse")
+    with pytest.raises(AnnotationError, match=r"any name\.txt line 1"):
+        predictor.predict(recording)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="give the folder of a run"):
+        Predictor.load(tmp_path)
+
+
+def test_of_an_interrupted_run_it_is_said_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"is not finished: 'lungsound train .* --resume' goes on") as caught:
+        Predictor.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("num_patients", "is_scaled"), [(30, True), (4, False)])
+def test_a_calibration_scales_probabilities_or_leaves_them(
+    num_patients: int, is_scaled: bool, model_path: Path, recording: Path
+) -> None:
+    trained = load_model(model_path)
+    assert not Predictor(trained).is_calibrated
+    assert not Predictor(trained).is_scaled
+    plain = Predictor(trained).predict(recording)
+    calibration = four_classes(fit_calibration(drawn_predictions(0, num_patients=num_patients, temperature=2.5)))
+    calibrated = Predictor(replace(trained, calibration=calibration))
+    assert calibrated.is_calibrated
+    assert calibrated.is_scaled == is_scaled
+    answers = calibrated.predict(recording)
+    assert ([answer.probabilities for answer in answers] == [answer.probabilities for answer in plain]) != is_scaled
+
+
+def four_classes(calibration: Calibration) -> Calibration:
+    """The calibration of three classes for those of the model."""
+    scaling = replace(calibration.scaling, scales=(calibration.scaling.scales[0],) * 4, biases=(0.0,) * 4)
+    sets = tuple(
+        replace(each, of_class=(0.0,) * 4, num_class_patients=(each.num_patients,) * 4) for each in calibration.sets
+    )
+    return replace(calibration, classes=("normal", "crackle", "wheeze", "both"), scaling=scaling, sets=sets)
+
+
+def test_no_spans_give_no_answers(model_path: Path, recording: Path) -> None:
+    assert Predictor.load(model_path).predict(recording, spans_s=[]) == []
+
+
+def with_domain(model_path: Path, recording: Path, *, scale: float = 1.0) -> TrainedModel:
+    """The model as if trained on windows of this recording, from eight patients, as loud as `scale` says."""
+    trained = load_model(model_path)
+    waveform = scale * trained.front_end.read(recording)
+    starts_s = np.linspace(0, 2.2, 80)
+    parts = [trained.front_end.cut(waveform, start_s=start_s, end_s=start_s + 1) for start_s in starts_s]
+    features = spectral_features(trained.front_end.filter_banks_of(parts).numpy())
+    patients = [f"p{row % 8}" for row in range(80)]
+    return replace(trained, domain=fit_domain(features, patients, generator=np.random.default_rng(0)))
+
+
+def test_what_is_like_the_training_part_is_answered_and_what_is_unlike_it_withheld(
+    model_path: Path, recording: Path
+) -> None:
+    answer = Predictor(with_domain(model_path, recording)).answer(recording)
+    assert answer.out_of_domain is not None
+    assert 0.1 < answer.out_of_domain < 0.95
+    assert UNLIKE not in answer.quality
+    assert not any(cycle.is_uncertain for cycle in answer.cycles)
+    strange = Predictor(with_domain(model_path, recording, scale=1e-3)).answer(recording)
+    assert strange.out_of_domain == 1.0
+    assert UNLIKE in strange.quality
+    assert strange.whole is not None
+    assert strange.whole.said == "uncertain"
+    assert [cycle.answer for cycle in strange.cycles] == [cycle.answer for cycle in answer.cycles]
+    assert Predictor(load_model(model_path)).answer(recording).out_of_domain is None
+
+
+def test_a_score_is_the_median_of_its_sounding_cycles(model_path: Path, recording: Path) -> None:
+    trained = with_domain(model_path, recording)
+    assert trained.domain is not None
+    sound, rate_hz = soundfile.read(recording)
+    sound[16000:] = 0
+    soundfile.write(recording, sound, rate_hz, subtype="PCM_16")
+    recording.with_suffix(".txt").write_text("0\t0.9\t0\t0\n0.5\t1.5\t0\t0\n1\t2\t0\t0\n2.1\t3.1\t0\t0\n")
+    waveform = trained.front_end.read(recording)
+    cut = [trained.front_end.cut(waveform, start_s=a, end_s=b) for a, b in ((0, 0.9), (0.5, 1.5), (1, 2))]
+    scores = trained.domain.scores(spectral_features(trained.front_end.filter_banks_of(cut).numpy()))
+    answer = Predictor(trained).answer(recording)
+    assert answer.out_of_domain == sorted(scores.tolist())[1]
+    assert len(answer.cycles) == 3
+
+
+def test_a_device_that_nobody_names_or_that_was_not_trained_on_is_remarked_on(
+    model_path: Path, recording: Path
+) -> None:
+    predictor = Predictor(replace(load_model(model_path), devices=("Litt3200", "Meditron")))
+    assert UNKNOWN_DEVICE in predictor.answer(recording).quality
+    assert OTHER_DEVICE in predictor.answer(recording, device="AKGC417L").quality
+    known = predictor.answer(recording, device="meditron").quality
+    assert UNKNOWN_DEVICE not in known
+    assert OTHER_DEVICE not in known
+    assert UNKNOWN_DEVICE not in Predictor(load_model(model_path)).answer(recording).quality
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (TOO_SHORT, lambda sound: sound[:8000]),
+        (MOSTLY_SILENT, lambda sound: sound * (np.arange(len(sound)) % 8000 < 3500)),
+        (SPEECH, lambda sound: 0.1 * speech(len(sound), 8000, np.random.default_rng(0))),
+    ],
+)
+def test_an_answer_is_withheld_where_there_is_too_little_breath(
+    kind: str, change: Callable[[np.ndarray], np.ndarray], model_path: Path, recording: Path
+) -> None:
+    soundfile.write(recording, change(soundfile.read(recording)[0]), 8000, subtype="PCM_16")
+    answer = Predictor.load(model_path, find_by="windows").answer(recording)
+    assert kind in answer.quality
+    assert bool(answer.cycles) == (kind != MOSTLY_SILENT)
+    assert all(cycle.said == "uncertain" for cycle in answer.cycles)
+    assert answer.whole is None or answer.whole.said == "uncertain"
+
+
+def test_a_short_recording_that_somebody_annotated_is_answered(model_path: Path, recording: Path) -> None:
+    soundfile.write(recording, soundfile.read(recording)[0][:8000], 8000, subtype="PCM_16")
+    recording.with_suffix(".txt").write_text("0\t1\t0\t0\n")
+    answer = Predictor.load(model_path).answer(recording)
+    assert TOO_SHORT not in answer.quality
+    assert answer.whole is not None
+    assert answer.whole.said != "uncertain"

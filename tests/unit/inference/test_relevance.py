@@ -1,0 +1,156 @@
+"""Relevance of patches: closed forms, and finite differences patch by patch along the way from the background."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from lungsound.inference.explain import patch_relevance, spread_over_bins
+from lungsound.models.ast import AudioSpectrogramTransformer
+from lungsound.models.classifier import LungSoundClassifier
+from lungsound.models.cnn import convolutional_encoder
+
+DIM, HEADS = 8, 2
+CLASSES = ("normal", "crackle", "wheeze")
+
+
+def small_model(
+    *, depth: int = 2, pooling: str = "class_token", stride: int = 16, num_mels: int = 32
+) -> LungSoundClassifier:
+    """Random weights in float64; a grid of 2 x 4 patches unless stride or mels are others."""
+    encoder = AudioSpectrogramTransformer(
+        num_mels=num_mels, num_frames=64, dim=DIM, depth=depth, num_heads=HEADS, stride=stride, pooling=pooling
+    )
+    model = LungSoundClassifier(encoder, CLASSES)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5)
+    return model.double().eval()
+
+
+def small_fbank(num_mels: int = 32) -> Tensor:
+    return torch.randn(64, num_mels, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("pooling", ["class_token", "average_token"])
+@torch.no_grad()
+def test_relevance_is_that_of_differences_along_the_way(pooling: str) -> None:
+    model, fbank = small_model(pooling=pooling), small_fbank()
+    encoder = model.patch_encoder
+    background, num_steps, change = fbank.mean(dim=0), 3, 1e-5
+    found = patch_relevance(model, fbank, background, class_index=1, num_steps=num_steps)
+    start, end = (encoder.embed_patches(each[None])[0] for each in (background.repeat(64, 1), fbank))
+
+    def log_probability(patches: Tensor) -> float:
+        logits = model.head(encoder.encode(patches[None]))[0].tolist()
+        return logits[1] - math.log(sum(math.exp(logit) for logit in logits))
+
+    for place in range(len(start)):
+        slopes = []
+        for step in range(num_steps):
+            here = start + (end - start) * (step + 0.5) / num_steps
+            aside = torch.zeros_like(here)
+            aside[place] = change * (end - start)[place]
+            slopes.append((log_probability(here + aside) - log_probability(here - aside)) / (2 * change))
+        assert float(found[place]) == pytest.approx(sum(slopes) / num_steps, rel=1e-6, abs=1e-9)
+
+
+@torch.no_grad()
+def test_relevances_sum_up_to_what_the_cycle_adds() -> None:
+    model, fbank, background = small_model(), small_fbank(), torch.full((32,), 0.3, dtype=torch.float64)
+    found = patch_relevance(model, fbank, background, class_index=2, num_steps=400)
+    both = model(torch.stack([fbank, background.expand(64, 32)])).log_softmax(dim=1)[:, 2]
+    assert float(found.sum()) == pytest.approx(float(both[0] - both[1]), rel=1e-3)
+    assert abs(float(found.sum())) > 0.01
+    nothing = patch_relevance(model, fbank, fbank, class_index=2)
+    assert nothing.abs().max() == 0
+
+
+@torch.no_grad()
+def test_of_a_linear_model_each_patch_has_what_it_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, fbank = small_model(), small_fbank()
+    weight = torch.tensor([0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0], dtype=torch.float64)
+
+    def logits(patches: Tensor, columns: Tensor | None) -> Tensor:
+        del columns
+        odds = (patches.sum(dim=2) * weight).sum(dim=1)  # of two classes: their log-probability is made linear
+        return torch.stack([odds, odds.exp().neg().log1p()], dim=1)
+
+    monkeypatch.setattr(model.patch_encoder, "encode", logits)
+    monkeypatch.setattr(model, "head", torch.nn.Identity())
+    fbank = -fbank.abs()  # keeps the linear log-probability below 0
+    model.patch_encoder.patch_embed.proj.weight.fill_(0.01)
+    model.patch_encoder.patch_embed.proj.bias.zero_()
+    found = patch_relevance(model, fbank, torch.full((32,), -0.001, dtype=torch.float64), class_index=0)
+    tiles = fbank.view(4, 16, 2, 16).sum(dim=(1, 3)).T.flatten()  # frequency-major
+    torch.testing.assert_close(found, weight * DIM * 0.01 * (tiles + 256 * 0.001))
+    assert found.nonzero().flatten().tolist() == [1, 6]
+
+
+@torch.no_grad()
+def test_a_model_that_sees_one_patch_has_all_relevance_there() -> None:
+    model, fbank = small_model(depth=1), small_fbank()
+    encoder = model.patch_encoder
+    encoder.pos_embed.zero_()
+    encoder.pos_embed[0, 2 + 5, 0] = 100.0  # patch 5 stands out in feature 0, which all heads look for
+    qkv = encoder.blocks[0].attn.qkv
+    qkv.weight[: 2 * DIM] = 0.0
+    qkv.bias[: 2 * DIM] = 0.0
+    qkv.bias[0 : DIM : DIM // HEADS] = 1000.0
+    qkv.weight[DIM : 2 * DIM : DIM // HEADS, 0] = 1.0 / encoder.blocks[0].norm1.weight[0]
+    found = patch_relevance(model, fbank, fbank.mean(dim=0), class_index=0)
+    assert found[5] != 0
+    assert found[[0, 1, 2, 3, 4, 6, 7]].abs().max() < 1e-100  # what a softmax leaves
+
+
+@torch.no_grad()
+def test_patches_that_change_places_take_their_relevance_along() -> None:
+    model, fbank = small_model(), small_fbank()
+    model.patch_encoder.pos_embed.zero_()
+    order = torch.tensor([2, 0, 3, 1])  # of the time columns
+    moved = fbank.view(4, 16, 32)[order].reshape(64, 32)
+    background = fbank.mean(dim=0)
+    found, found_moved = (patch_relevance(model, each, background, class_index=1).view(2, 4) for each in (fbank, moved))
+    torch.testing.assert_close(found_moved, found[:, order])
+    assert not torch.allclose(found_moved, found)
+
+
+def test_patches_that_are_not_encoded_have_none() -> None:
+    model, fbank = small_model(), small_fbank()
+    background = fbank.mean(dim=0)
+    found = patch_relevance(model, fbank, background, class_index=1, num_frames=20).view(2, 4)
+    assert found[:, 2:].abs().max() == 0
+    assert found[:, :2].abs().min() > 0
+    torch.testing.assert_close(found[:, :2].flatten(), patch_relevance(model, fbank[:32], background, class_index=1))
+
+
+def test_the_parameters_get_no_gradients() -> None:
+    model, fbank = small_model(), small_fbank()
+    with torch.no_grad():
+        patch_relevance(model, fbank.detach(), fbank.detach().mean(dim=0), class_index=1)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("stride", "num_mels"), [(16, 40), (10, 48)])
+def test_a_bin_has_the_mean_of_the_patches_over_it(stride: int, num_mels: int) -> None:
+    encoder = small_model(stride=stride, num_mels=num_mels).patch_encoder
+    relevance = torch.randn(encoder.grid.num_patches, generator=torch.Generator().manual_seed(5))
+    bins = spread_over_bins(relevance, encoder)
+    assert bins.shape == (64, num_mels)
+    for time in range(64):
+        for mel in range(num_mels):
+            over = [
+                float(relevance[encoder.grid.index(f, t)])
+                for f in range(encoder.grid.freq)
+                for t in range(encoder.grid.time)
+                if f * stride <= mel < f * stride + 16 and t * stride <= time < t * stride + 16
+            ]
+            assert float(bins[time, mel]) == pytest.approx(sum(over) / max(1, len(over)), abs=1e-6)
+
+
+def test_a_model_without_patches_is_refused() -> None:
+    model = LungSoundClassifier(convolutional_encoder("cnn6"), CLASSES)
+    with pytest.raises(ValueError, match="cnn6"):
+        patch_relevance(model, torch.zeros(64, 32), torch.zeros(32), class_index=0)

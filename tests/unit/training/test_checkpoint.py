@@ -1,0 +1,317 @@
+"""Tensors and facts in one file, and models that come back from it as they were."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lungsound.config import AudioSettings, ModelSettings
+from lungsound.data import batches as corpora
+from lungsound.errors import WeightsError
+from lungsound.evaluation.calibration import fit_calibration
+from lungsound.evaluation.out_of_domain import Domain, fit_domain
+from lungsound.labels import LABEL_SETS
+from lungsound.models import network as models
+from lungsound.models.classifier import LungSoundClassifier
+from lungsound.training.checkpoint import (
+    CHECKPOINT_FORMAT,
+    MODEL_FORMAT,
+    load_model,
+    load_weights,
+    read_tensors,
+    save_model,
+    write_calibration,
+    write_domain,
+    write_tensors,
+)
+from tests.unit.evaluation.calibrated import drawn_predictions
+
+AUDIO = AudioSettings(duration_s=0.5, num_mels=32, padding="zero")
+ARCHITECTURE = ModelSettings(size="micro", stride=16, norm_eps=1e-5)
+
+
+def make_model(
+    *, architecture: ModelSettings = ARCHITECTURE, audio: AudioSettings = AUDIO, label_set: str = "sound2"
+) -> LungSoundClassifier:
+    model = models.network(architecture, corpora.front_end(audio), LABEL_SETS[label_set], projection_dim=7)
+    model.initialize(torch.Generator().manual_seed(0))
+    return model.eval()
+
+
+def save(path: Path, model: LungSoundClassifier, *, architecture: ModelSettings = ARCHITECTURE) -> Path:
+    save_model(
+        path,
+        model,
+        audio=AUDIO,
+        architecture=architecture,
+        mean=-4.0,
+        std=3.5,
+        label_set=LABEL_SETS["sound2"],
+    )
+    return path
+
+
+# ---- files ----
+
+
+def test_tensors_and_facts_come_back(tmp_path: Path) -> None:
+    tensors = {"b": torch.randn(2, 3), "a": torch.arange(4), "scalar": torch.tensor(2.5)}
+    facts = {"format": "x", "progress": {"losses": [0.1, 1e-30, 3.0]}}
+    write_tensors(tmp_path / "file", tensors, facts)
+    found, found_facts = read_tensors(tmp_path / "file", expected_format="x")
+    assert found_facts == facts
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], value) for name, value in tensors.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    first, second = torch.randn(2, 3), torch.arange(4)
+    write_tensors(tmp_path / "one", {"a": first, "b": second}, {"format": "x", "z": 1})
+    write_tensors(tmp_path / "two", {"b": second, "a": first}, {"format": "x", "z": 1})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_views_of_one_tensor_are_written_whole(tmp_path: Path) -> None:
+    square = torch.arange(6.0).reshape(2, 3)
+    write_tensors(tmp_path / "file", {"turned": square.T}, {"format": "x"})
+    assert torch.equal(read_tensors(tmp_path / "file", expected_format="x")[0]["turned"], square.T)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "file", {"a": torch.ones(2)}, {"format": "x"})
+    before = (tmp_path / "file").read_bytes()
+    with pytest.raises(TypeError):
+        write_tensors(tmp_path / "file", {"a": torch.zeros(2)}, {"format": object()})
+    assert (tmp_path / "file").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights\n", b"\x10\0\0\0\0\0\0\0{broken", b"\xff" * 64])
+def test_what_is_no_safetensors_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="is damaged or no safetensors file") as caught:
+        load_model(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.safetensors", make_model())
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="damaged"):
+        load_model(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no file"):
+        load_model(tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="damaged or no safetensors file"):
+        load_model(tmp_path)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "file", {"a": torch.ones(2)}, {"format": CHECKPOINT_FORMAT})
+    with pytest.raises(WeightsError, match=f"'{CHECKPOINT_FORMAT}', expected '{MODEL_FORMAT}'"):
+        load_model(tmp_path / "file")
+    save_file({"a": torch.ones(2)}, tmp_path / "foreign")
+    with pytest.raises(WeightsError, match="is of format None"):
+        load_model(tmp_path / "foreign")
+    save_file({"a": torch.ones(2)}, tmp_path / "list", metadata={"lungsound": "[]"})
+    with pytest.raises(WeightsError, match="is of format None"):
+        load_model(tmp_path / "list")
+
+
+# ---- models ----
+
+
+def test_a_model_comes_back_with_all_that_gives_it_meaning(tmp_path: Path) -> None:
+    model = make_model()
+    path = save(tmp_path / "model.safetensors", model)
+    found = load_model(path)
+    assert found.front_end == corpora.front_end(AUDIO)
+    assert (found.mean, found.std) == (-4.0, 3.5)
+    assert found.label_set is LABEL_SETS["sound2"]
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert not found.model.training
+    assert found.model.encoder.norm.eps == 1e-5
+    fbank = torch.randn(2, found.front_end.num_frames, 32)
+    assert torch.equal(found.model(fbank), model(fbank))
+
+
+@pytest.mark.parametrize("architecture", ["cnn6", "mn04", "resnet10", "efficientnet_b0"])
+def test_a_convolutional_model_comes_back(architecture: str, tmp_path: Path) -> None:
+    settings = ModelSettings.model_validate({"architecture": architecture, "first_kernel": "new"})
+    model = make_model(architecture=settings)
+    fbank = torch.randn(3, corpora.front_end(AUDIO).num_frames, 32)
+    model.train()(fbank)  # so that the batch norms have statistics and a count
+    path = save(tmp_path / "model.safetensors", model.eval(), architecture=settings)
+    found = load_model(path)
+    assert torch.equal(found.model(fbank), model(fbank))
+    _, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    assert "patch_grid" not in facts
+    assert facts["model"]["architecture"] == architecture
+    assert not {"pretrained", "first_kernel", "position_grid", "is_head_pretrained"} & facts["model"].keys()
+
+
+def test_the_pooling_of_a_transformer_comes_back(tmp_path: Path) -> None:
+    settings = ARCHITECTURE.model_copy(update={"pooling": "average_token"})
+    model = make_model(architecture=settings)
+    found = load_model(save(tmp_path / "model.safetensors", model, architecture=settings))
+    fbank = torch.randn(2, found.front_end.num_frames, 32)
+    assert torch.equal(found.model(fbank), model(fbank))
+
+
+def test_a_file_written_before_there_were_other_architectures_is_read(tmp_path: Path) -> None:
+    model = make_model()
+    path = save(tmp_path / "m", model)
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    assert facts["patch_grid"] == [model.patch_encoder.grid.freq, model.patch_encoder.grid.time]
+    old_audio = {
+        name: facts["audio"][name] for name in ("sample_rate_hz", "duration_s", "padding", "num_mels", "fade_s")
+    }
+    old_model = {name: facts["model"][name] for name in ("size", "stride", "norm_eps")}
+    write_tensors(path, tensors, facts | {"audio": old_audio, "model": old_model})
+    found = load_model(path)
+    fbank = torch.randn(2, found.front_end.num_frames, 32)
+    assert torch.equal(found.model(fbank), model(fbank))
+
+
+def test_the_projector_is_left_out(tmp_path: Path) -> None:
+    tensors, _ = read_tensors(save(tmp_path / "m", make_model()), expected_format=MODEL_FORMAT)
+    assert tensors.keys() == {n for n in make_model().state_dict() if not n.startswith("projector.")}
+
+
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [
+        ("audio", {"sample_rate": 5}),
+        ("label_set", "sound9"),
+        ("label_set", []),
+        ("model", None),
+        ("mean", "x"),
+        ("mean", None),
+        ("mean", float("nan")),
+        ("std", 0.0),
+    ],
+)
+def test_facts_that_make_no_sense_are_refused(fact: str, value: object, tmp_path: Path) -> None:
+    path = save(tmp_path / "m", make_model())
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    write_tensors(path, tensors, facts | {fact: value})
+    with pytest.raises(WeightsError, match="does not say what its model is") as caught:
+        load_model(path)
+    assert len(str(caught.value)) < 1000
+    assert "\n" not in str(caught.value)
+    write_tensors(path, tensors, {name: value for name, value in facts.items() if name != fact})
+    with pytest.raises(WeightsError, match="does not say what its model is"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    """Their answers would be NaN, and the first class."""
+    model = make_model()
+    with torch.no_grad():
+        model.head[-1].weight[0, 0] = value
+    with pytest.raises(
+        WeightsError, match=r"m: head\.1\.weight holds values that are no finite numbers; copy or train"
+    ):
+        load_model(save(tmp_path / "m", model))
+
+
+def test_facts_of_another_shape_than_the_weights_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "m", make_model(audio=AUDIO.model_copy(update={"duration_s": 1.0})))
+    with pytest.raises(WeightsError, match=r"does not fit this model: encoder\.pos_embed is \(1, \d+, 96\), expected"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head.1.bias": None}, r"head\.1\.bias is nothing, expected \(2,\)"),
+        ({"head.9.bias": torch.ones(3)}, r"head\.9\.bias is \(3,\), expected no such weight"),
+        ({"head.1.bias": torch.ones(3)}, r"head\.1\.bias is \(3,\), expected \(2,\)"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named_and_nothing_is_changed(
+    change: dict[str, torch.Tensor | None], message: str
+) -> None:
+    model, given = make_model(), {n: torch.zeros_like(v) for n, v in make_model().state_dict().items()}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    merged = {name: value for name, value in (given | change).items() if value is not None}
+    with pytest.raises(WeightsError, match=f"^file.pth does not fit this model: {message}; "):
+        load_weights(model, merged, source="file.pth")
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+
+
+def test_facts_are_readable_without_this_package(tmp_path: Path) -> None:
+    content = save(tmp_path / "m", make_model()).read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    facts = json.loads(header["__metadata__"]["lungsound"])
+    assert facts["audio"]["num_mels"] == 32
+    assert facts["model"]["size"] == "micro"
+    assert "medical" in facts["note"]
+
+
+# ---- what is kept of the training set ----
+
+
+def drawn_domain() -> Domain:
+    features = np.random.default_rng(0).normal(size=(60, 64)).astype(np.float32)
+    domain = fit_domain(features, [f"p{row % 6}" for row in range(60)], generator=np.random.default_rng(0))
+    assert domain is not None
+    return domain
+
+
+def test_the_domain_comes_back_and_the_calibration_stays(tmp_path: Path) -> None:
+    path, domain, calibration = (
+        save(tmp_path / "model", make_model()),
+        drawn_domain(),
+        fit_calibration(drawn_predictions(0)),
+    )
+    assert load_model(path).domain is None
+    write_calibration(path, calibration)
+    write_domain(path, domain)
+    write_calibration(path, calibration)
+    found = load_model(path)
+    assert found.domain is not None
+    assert found.domain.id == domain.id
+    assert found.calibration == calibration
+    fbank = torch.randn(2, 48, 32)
+    assert torch.equal(found.model(fbank), make_model()(fbank))
+
+
+@pytest.mark.parametrize("damage", [{"mean": None}, {"std": torch.zeros(64)}, {"more": torch.zeros(1)}])
+def test_a_damaged_domain_is_refused(damage: dict[str, torch.Tensor | None], tmp_path: Path) -> None:
+    path = save(tmp_path / "model", make_model())
+    write_domain(path, drawn_domain())
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    changed = tensors | {f"domain.{name}": value for name, value in damage.items()}
+    write_tensors(path, {name: value for name, value in changed.items() if value is not None}, facts)
+    with pytest.raises(WeightsError, match="what it keeps of its training set is damaged") as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_devices_come_back_and_an_older_file_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    save_model(
+        path,
+        make_model(),
+        audio=AUDIO,
+        architecture=ARCHITECTURE,
+        mean=-4.0,
+        std=3.5,
+        label_set=LABEL_SETS["sound2"],
+        devices=["Litt3200", "Meditron"],
+    )
+    assert load_model(path).devices == ("Litt3200", "Meditron")
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    del facts["devices"]
+    write_tensors(path, tensors, facts)
+    assert load_model(path).devices == ()

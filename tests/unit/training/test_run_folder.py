@@ -1,0 +1,227 @@
+"""The folder of a run: made once, taken up again only by the same run, complete and readable."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from lungsound.config import RunConfig, load_config
+from lungsound.data import batches as corpora
+from lungsound.data.batches import Batch
+from lungsound.data.icbhi import read_icbhi
+from lungsound.data.splits import Parts
+from lungsound.errors import SettingsError, WeightsError
+from lungsound.models import network as models
+from lungsound.training import trainer as training
+from lungsound.training.checkpoint import CHECKPOINT_FORMAT, read_tensors
+from lungsound.training.run import RunFolder, revision
+from lungsound.training.trainer import Progress, TrainStep
+from tests.unit.data.trees import NORMAL, write_icbhi
+
+SMALL = ["audio.duration_s=0.5", "audio.num_mels=32", "model.stride=16"]
+CPU = torch.device("cpu")
+
+
+def small_config(*overrides: str) -> RunConfig:
+    return load_config("demo", [*SMALL, *overrides])
+
+
+def small_step(*overrides: str) -> TrainStep:
+    config = small_config(*overrides)
+    model, _ = models.model(config, corpora.front_end(config.audio))
+    objective = training.objective(config.objective, config.patchmix, class_counts=[1, 1, 1, 1], device=CPU)
+    return training.train_step(config.train, model, objective, device=CPU)
+
+
+def take_step(step: TrainStep) -> None:
+    encoder = step.model.encoder
+    fbank = torch.randn(4, 48, 16 * encoder.grid.freq, generator=torch.Generator().manual_seed(0))
+    step(Batch(fbank, torch.arange(4)), learning_rate=1e-3, generator=torch.Generator().manual_seed(0))
+
+
+# ---- starting ----
+
+
+def test_a_new_run_writes_its_settings_first(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "deep" / "run")
+    with run.alone():
+        run.start(small_config())
+    assert {path.name for path in run.path.iterdir()} == {"config.json", ".lock"}
+    assert run.config() == small_config()
+
+
+def test_two_trainings_cannot_share_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with RunFolder(folder).alone():
+        with pytest.raises(SettingsError, match="another training is at work"), RunFolder(folder).alone():
+            pytest.fail("the folder was taken twice")
+        RunFolder(folder).start(small_config())
+    with RunFolder(folder).alone():
+        assert RunFolder(folder).config() == small_config()
+
+
+def test_a_folder_in_which_nothing_started_is_taken_away(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="bad corpus"), RunFolder(tmp_path / "run").alone():
+        raise SettingsError("bad corpus")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_a_run_is_not_used_again(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.start(small_config())
+    with pytest.raises(SettingsError, match=r"already holds a run: give another folder, or go on with it by --resume"):
+        run.check(small_config("train.epochs=1"), is_resumed=False)
+    assert run.config() == small_config()
+
+
+def test_the_same_run_may_be_resumed(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.start(small_config("data.devices=['Meditron']"))
+    run.check(small_config("data.devices=['Meditron']"), is_resumed=True)
+
+
+def test_another_wording_of_the_recipe_is_no_other_run(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.start(load_config("demo"))
+    run.check(load_config("demo", ["name=renamed", "description=said better"]), is_resumed=True)
+
+
+def test_other_settings_are_named_one_by_one(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.start(small_config())
+    with pytest.raises(SettingsError) as caught:
+        run.check(small_config("train.epochs=3", "objective.alpha=0.5"), is_resumed=True)
+    assert f"{tmp_path} was started with other settings" in str(caught.value)
+    assert f"train.epochs was {small_config().train.epochs}, now 3" in str(caught.value)
+    assert "objective.alpha was 1.0, now 0.5" in str(caught.value)
+    assert run.config() == small_config()
+
+
+def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"is not the folder of a run: it has no config\.json"):
+        RunFolder(tmp_path / "none").check(small_config(), is_resumed=True)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"{", "cannot be read"), (b'{"name": "x", "colour": 1}', "unknown key 'colour'"), (b"{}", "name")],
+)
+def test_settings_that_cannot_be_read_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(SettingsError, match=message) as caught:
+        RunFolder(tmp_path).config()
+    assert str(tmp_path) in str(caught.value)
+
+
+# ---- checkpoints ----
+
+
+def test_without_a_checkpoint_a_run_starts_at_its_beginning(tmp_path: Path) -> None:
+    assert RunFolder(tmp_path).restore(small_step()) == Progress()
+
+
+def test_a_checkpoint_holds_weights_moments_and_progress(tmp_path: Path) -> None:
+    run, step = RunFolder(tmp_path), small_step()
+    take_step(step)
+    progress = Progress(
+        epoch=2,
+        step=3,
+        loss_sums={"loss": 0.1 + 0.2},
+        confusion=[[1, 2], [3, 4]],
+        history=[{"epoch": 1, "loss": float("nan")}],
+        best_scores={"test": 0.7},
+        best_epochs={"test": 1},
+    )
+    run.save(step, progress)
+    other = small_step("train.seed=1")
+    found = run.restore(other)
+    assert repr(found) == repr(progress)
+    assert repr(run.progress()) == repr(progress)
+    assert step.tensors().keys() == other.tensors().keys()
+    assert all(torch.equal(other.tensors()[name], value) for name, value in step.tensors().items())
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
+    run, step = RunFolder(tmp_path), small_step()
+    take_step(step)
+    run.save(step, Progress())
+    with pytest.raises(WeightsError, match=r"checkpoint\.safetensors does not fit this run") as caught:
+        run.restore(small_step("audio.num_mels=64"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.save(small_step(), Progress())
+    with pytest.raises(WeightsError, match="pos_embed"):
+        run.restore(small_step("audio.num_mels=64"))
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.save(small_step(), Progress())
+    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="damaged"):
+        run.restore(small_step())
+
+
+def test_a_checkpoint_needs_no_pickle(tmp_path: Path) -> None:
+    run, step = RunFolder(tmp_path), small_step()
+    run.save(step, Progress(epoch=5))
+    _, facts = read_tensors(run.checkpoint, expected_format=CHECKPOINT_FORMAT)
+    assert facts == {"format": CHECKPOINT_FORMAT, "progress": Progress(epoch=5).to_plain(), "scaler": {}}
+
+
+# ---- log and facts ----
+
+
+def test_the_log_has_a_row_for_each_epoch(tmp_path: Path) -> None:
+    progress = Progress()
+    with RunFolder(tmp_path) as run:
+        for epoch in (1, 2):
+            progress.step, progress.loss_sums = 3, {"loss": 1.5, "ce": 0.75}
+            run.on_step(progress, num_steps=3, learning_rate=1e-3)
+            progress.end_epoch({"epoch": epoch, "loss": 0.5 / epoch, "score": 0.25})
+            run.on_epoch(progress)
+    with (tmp_path / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [{"epoch": "1", "loss": "0.5", "score": "0.25"}, {"epoch": "2", "loss": "0.25", "score": "0.25"}]
+    assert len(list((tmp_path / "events").iterdir())) == 1
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_log_of_a_run_that_an_older_program_began_has_all_columns(tmp_path: Path) -> None:
+    progress = Progress(history=[{"epoch": 1, "loss": 0.5}])
+    with RunFolder(tmp_path) as run:
+        progress.end_epoch({"epoch": 2, "loss": 0.25, "data_seconds": 1.5})
+        run.on_epoch(progress)
+    with (tmp_path / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["data_seconds"] for row in rows] == ["", "1.5"]
+
+
+def test_facts_say_on_what_and_with_what_a_run_was_made(tmp_path: Path) -> None:
+    tree = write_icbhi(tmp_path / "corpus", {"101_1b1_Al_sc_Meditron": NORMAL})
+    corpus = read_icbhi(tree)
+    run = RunFolder(tmp_path)
+    run.write_facts(corpus=corpus, parts=Parts((0,), (), ()), command="lungsound train x", device="cpu")
+    facts = json.loads((tmp_path / "run.json").read_text())
+    assert facts == run.facts()
+    assert facts["command"] == "lungsound train x"
+    assert facts["corpus"]["fingerprint"] == corpus.fingerprint
+    assert (facts["corpus"]["num_recordings"], facts["corpus"]["num_cycles"]) == (1, 1)
+    assert facts["num_cycles"] == {"train": 1, "validation": 0, "test": 0}
+    assert facts["patients"] == {"train": ["101"], "validation": [], "test": []}
+    assert {"lungsound", "torch", "numpy", "soundfile", "safetensors", "python", "system"} == set(facts["versions"])
+    assert facts["revision"] == revision()
+
+
+def test_the_revision_is_a_commit_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = revision()
+    assert found is None or (len(found.removesuffix("+")) == 40 and int(found.removesuffix("+"), 16))
+    monkeypatch.setenv("PATH", "")
+    assert revision() is None
