@@ -54,7 +54,7 @@ def test_validation_pass_from_logits_to_printed_scores(case: dict[str, Any]) -> 
         probabilities=powers / powers.sum(axis=1, keepdims=True),
         classes=CLASSES,
     )
-    confusion = confusion_matrix(predictions.labels, predictions.answers, 4)
+    confusion = confusion_matrix(predictions.labels, predictions.predicted, 4)
     assert confusion.tolist() == case["confusion"]
     ours = (two_class_score if case["is_two_class"] else icbhi_score)(confusion)
     in_percent = [100 * value for value in (ours.specificity, ours.sensitivity, ours.score)]

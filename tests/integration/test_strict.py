@@ -140,7 +140,7 @@ def test_a_run_is_kept_without_validation_rows_and_reads_back(tmp_path: Path, ru
     whole = read_predictions(run / "epochs" / "last.csv")
     rows = [row for row, part in enumerate(whole.parts) if part != "validation"]
     assert 0 < len(kept.keys) == len(rows) < len(whole.keys)
-    assert kept.answers.tolist() == whole.answers[rows].tolist()
+    assert kept.predicted.tolist() == whole.predicted[rows].tolist()
     assert np.abs(kept.probabilities - whole.probabilities[rows]).max() <= 5e-5
     facts = json.loads((tmp_path / "kept" / "run.json").read_text())
     assert facts["epochs"]["last"] == 2

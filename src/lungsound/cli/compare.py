@@ -59,7 +59,7 @@ def compare(
 
     first, second = (read_runs(path, epoch.value) for path in (run_a, run_b))
     names = _names(run_a, run_b)
-    comparisons = compare_runs(first.answers, second.answers, names=names, is_common_only=common, seed=seed)
+    comparisons = compare_runs(first.runs, second.runs, names=names, is_common_only=common, seed=seed)
     warnings = epoch_warnings(first, second)
     numbers = comparison_json(comparisons) | {"warnings": warnings, "epoch": epoch.value, "seed": seed}
     if is_json:
@@ -142,14 +142,14 @@ def _spreads(
     from lungsound.evaluation.power import scale_of_two, score_spread
 
     first = read_runs(run_a, epoch.value)
-    runs, warnings = first.answers, list[str]()
+    runs, warnings = first.runs, list[str]()
     spreads: list[tuple[str, Spread | None, float]] = []
     if run_b is not None:
         if correlation is not None:
             raise SettingsError("--correlation stands for a second method: leave it out, or leave out RUN_B")
         second = read_runs(run_b, epoch.value)
         names, warnings = _names(run_a, run_b), epoch_warnings(first, second)
-        comparisons = compare_runs(runs, second.answers, names=names, is_common_only=is_common_only, num_draws=1)
+        comparisons = compare_runs(runs, second.runs, names=names, is_common_only=is_common_only, num_draws=1)
         spreads += [(each.part, each.spread, 1.0) for each in comparisons]
     else:
         scale = scale_of_two(CORRELATION if correlation is None else correlation)

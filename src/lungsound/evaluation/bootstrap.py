@@ -208,7 +208,7 @@ def patient_confusions(predictions: Predictions) -> Counts:
     names, patient = np.unique(np.array(predictions.patients), return_inverse=True)
     num_classes = len(predictions.classes)
     counts = np.zeros((len(names), num_classes, num_classes), dtype=np.int64)
-    np.add.at(counts, (patient, predictions.labels, predictions.answers), 1)
+    np.add.at(counts, (patient, predictions.labels, predictions.predicted), 1)
     return counts
 
 

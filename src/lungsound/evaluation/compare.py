@@ -139,7 +139,7 @@ class MethodRuns:
     `unfinished` are folders of runs whose training did not come to its report.
     """
 
-    answers: tuple[Predictions, ...]
+    runs: tuple[Predictions, ...]
     choices: frozenset[str]
     unfinished: tuple[Path, ...] = ()
 

@@ -1,7 +1,7 @@
 """The confusion matrix and every score that is read from it. All values are fractions from 0 to 1, but for
 `cohen_kappa` and `matthews_correlation`, which go from -1 to 1.
 
-Every function but `confusion_matrix` takes counts `(..., true class, answered class)` with any leading axes, so
+Every function but `confusion_matrix` takes counts `(..., true class, predicted class)` with any leading axes, so
 that a thousand resampled matrices cost one call. Class 0 is the normal one. A value without a denominator (the
 recall of a class that has no cycle, the Score of a set without abnormal cycles) is NaN, never 0: the published program
 gives 0 there. Means over classes leave out the classes without a value; on resamples of a set they keep to the classes
@@ -12,8 +12,7 @@ HS: the IEEE BioCAS grand challenges of 2022 and 2023 on SPRSound (Zhang et al.,
 database's repository names the four, public programs of two participants agree on how they are counted). The challenges
 of 2024 and 2025 have other tasks and other metrics.
 
-Scores of the probabilities, whatever the answer: area under the ROC curve and average precision, one class against
-the rest. Fractions from 0 to 1.
+Areas under the ROC curve and average precisions, one class against the rest, are scores of the probabilities.
 
 `positives` and `negatives` are counts `(..., score)` at each distinct score in rising order, with any leading axes:
 a patient that a resample takes twice counts twice. Without a positive or without a negative the area is NaN, without a
@@ -87,27 +86,28 @@ class IcbhiScore:
         return (self.specificity + self.sensitivity) / 2.0
 
 
-def confusion_matrix(labels: npt.ArrayLike, answers: npt.ArrayLike, num_classes: int) -> Counts:
-    """Number of cycles `(true class, answered class)`. Raises ValueError for an index outside the classes."""
-    label_array, answer_array = np.asarray(labels, dtype=np.int64), np.asarray(answers, dtype=np.int64)
-    if label_array.ndim != 1 or label_array.shape != answer_array.shape:
+def confusion_matrix(labels: npt.ArrayLike, predicted: npt.ArrayLike, num_classes: int) -> Counts:
+    """Number of cycles `(true class, predicted class)`. Raises ValueError for an index outside the classes."""
+    label_array, predicted_array = np.asarray(labels, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
+    if label_array.ndim != 1 or label_array.shape != predicted_array.shape:
         raise ValueError(
-            f"labels and answers must be two lists of one length; got {label_array.shape}, {answer_array.shape}"
+            "labels and predicted classes must be two lists of one length; "
+            f"got {label_array.shape}, {predicted_array.shape}"
         )
-    for name, array in (("label", label_array), ("answer", answer_array)):
+    for name, array in (("labels", label_array), ("predicted classes", predicted_array)):
         if array.size and (array.min() < 0 or array.max() >= num_classes):
-            raise ValueError(f"{name}s must be 0 to {num_classes - 1}; got {array.min()} to {array.max()}")
-    counts = np.bincount(label_array * num_classes + answer_array, minlength=num_classes**2)
+            raise ValueError(f"{name} must be 0 to {num_classes - 1}; got {array.min()} to {array.max()}")
+    counts = np.bincount(label_array * num_classes + predicted_array, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
 def specificity(confusion: Counts) -> Fractions:
-    """Sp `(...)`: normal cycles answered normal / normal cycles."""
+    """Sp `(...)`: normal cycles predicted normal / normal cycles."""
     return ratio(confusion[..., 0, 0], confusion[..., 0, :].sum(axis=-1))
 
 
 def sensitivity(confusion: Counts) -> Fractions:
-    """Se `(...)`: abnormal cycles answered exactly right / abnormal cycles."""
+    """Se `(...)`: abnormal cycles predicted exactly right / abnormal cycles."""
     right = _diagonal(confusion)[..., 1:].sum(axis=-1)
     return ratio(right, confusion[..., 1:, :].sum(axis=(-2, -1)))
 
@@ -118,7 +118,7 @@ def mean_score(confusion: Counts) -> Fractions:
 
 
 def fold_to_two_classes(confusion: Counts) -> Counts:
-    """The counts read as normal against abnormal `(..., 2, 2)`: any abnormal answer fits an abnormal cycle."""
+    """The counts read as normal against abnormal `(..., 2, 2)`: any abnormal prediction fits an abnormal cycle."""
     starts = [0, 1]
     return np.add.reduceat(np.add.reduceat(confusion, starts, axis=-2), starts, axis=-1)
 
@@ -129,22 +129,22 @@ def icbhi_score(confusion: Counts) -> IcbhiScore:
 
 
 def two_class_score(confusion: Counts) -> IcbhiScore:
-    """Sp and Se of one confusion matrix when any abnormal answer counts as right for an abnormal cycle."""
+    """Sp and Se of one confusion matrix when any abnormal prediction counts as right for an abnormal cycle."""
     return icbhi_score(fold_to_two_classes(confusion))
 
 
 def recall(confusion: Counts) -> Fractions:
-    """Cycles of a class answered as that class / cycles of the class `(..., class)`."""
+    """Cycles of a class predicted as that class / cycles of the class `(..., class)`."""
     return ratio(_diagonal(confusion), confusion.sum(axis=-1))
 
 
 def precision(confusion: Counts) -> Fractions:
-    """Cycles of a class answered as that class / cycles answered as that class `(..., class)`."""
+    """Cycles of a class predicted as that class / cycles predicted as that class `(..., class)`."""
     return ratio(_diagonal(confusion), confusion.sum(axis=-2))
 
 
 def f1(confusion: Counts) -> Fractions:
-    """Harmonic mean of precision and recall `(..., class)`; NaN only for a class neither present nor answered."""
+    """Harmonic mean of precision and recall `(..., class)`; NaN only for a class neither present nor predicted."""
     return ratio(2 * _diagonal(confusion), confusion.sum(axis=-1) + confusion.sum(axis=-2))
 
 
@@ -158,17 +158,17 @@ def micro_f1(confusion: Counts) -> Fractions:
     """F1 `(...)` of the hits, misses and false alarms of all classes together: with one label a cycle, accuracy."""
     hits = _diagonal(confusion).sum(axis=-1)
     misses = confusion.sum(axis=(-2, -1)) - hits
-    false_alarms = misses  # each wrong answer misses one class and is a false alarm of another
+    false_alarms = misses  # each wrong prediction misses one class and is a false alarm of another
     return ratio(2 * hits, 2 * hits + misses + false_alarms)
 
 
 def accuracy(confusion: Counts) -> Fractions:
-    """Cycles answered exactly right / cycles `(...)`."""
+    """Cycles predicted exactly right / cycles `(...)`."""
     return ratio(_diagonal(confusion).sum(axis=-1), confusion.sum(axis=(-2, -1)))
 
 
 def one_vs_rest_specificity(confusion: Counts) -> Fractions:
-    """Cycles of the other classes not answered as this class / cycles of the other classes `(..., class)`."""
+    """Cycles of the other classes not predicted as this class / cycles of the other classes `(..., class)`."""
     of_class, as_class = confusion.sum(axis=-1), confusion.sum(axis=-2)
     num_others = confusion.sum(axis=(-2, -1))[..., np.newaxis] - of_class
     return ratio(num_others - (as_class - _diagonal(confusion)), num_others)
@@ -181,16 +181,16 @@ Also called balanced accuracy, unweighted average recall (UAR) and macro sensiti
 """
 
 macro_specificity = MacroMean((one_vs_rest_specificity,))
-"""A class that is hardly ever answered has one near 1, so with four classes this stands far above ICBHI's Sp."""
+"""A class that is hardly ever predicted has one near 1, so with four classes this stands far above ICBHI's Sp."""
 
 macro_mean_score = MacroMean((recall, one_vs_rest_specificity))
 """Mean of macro recall and macro specificity: printed as a "Score" by some, it is not ICBHI's."""
 
 macro_precision = MacroMean((precision,))
-"""Over the classes that were answered (scikit-learn counts the others as 0)."""
+"""Over the classes that were predicted (scikit-learn counts the others as 0)."""
 
 macro_f1 = MacroMean((f1,))
-"""Over the classes that are present or answered (scikit-learn counts a class without an F1 as 0)."""
+"""Over the classes that are present or predicted (scikit-learn counts a class without an F1 as 0)."""
 
 
 def harmonic_score(confusion: Counts) -> Fractions:
@@ -210,7 +210,7 @@ def challenge_score(confusion: Counts) -> Fractions:
 
 
 def leave_out_true_class(confusion: Counts, index: int) -> Counts:
-    """The counts without the cycles of one true class; answers that name it stay, as mistakes.
+    """The counts without the cycles of one true class; predictions of it stay, as mistakes.
 
     Poor Quality recordings count neither in SE nor in SP of the SPRSound challenge's record tasks.
     """
@@ -220,7 +220,7 @@ def leave_out_true_class(confusion: Counts, index: int) -> Counts:
 
 
 def cohen_kappa(confusion: Counts) -> Fractions:
-    """Cohen's kappa `(...)`: agreement above that of independent answers with the same frequencies.
+    """Cohen's kappa `(...)`: agreement above that of independent predictions with the same frequencies.
 
     NaN when those would always agree. Cohen, Educ. Psychol. Meas. 20 (1960) 37.
     """
@@ -230,7 +230,7 @@ def cohen_kappa(confusion: Counts) -> Fractions:
 
 
 def matthews_correlation(confusion: Counts) -> Fractions:
-    """Matthews' correlation `(...)` for several classes; NaN when all cycles or all answers are of one class.
+    """Matthews' correlation `(...)` for several classes; NaN when all cycles or all predictions are of one class.
 
     Gorodkin, Comput. Biol. Chem. 28 (2004) 367. scikit-learn gives 0 where this is NaN.
     """
@@ -268,7 +268,7 @@ def auroc(positives: Numbers, negatives: Numbers) -> Fractions:
 
 
 def average_precision(positives: Numbers, negatives: Numbers) -> Fractions:
-    """Mean `(...)` over the positives of the precision when all that score at least as high are answered positive."""
+    """Mean `(...)` over the positives of the precision when all that score at least as high are predicted positive."""
     taken = np.cumsum((positives + negatives)[..., ::-1], axis=-1)
     hits = np.cumsum(positives[..., ::-1], axis=-1)
     precision = np.nan_to_num(ratio(hits, taken))

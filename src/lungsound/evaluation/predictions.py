@@ -81,7 +81,7 @@ class Predictions:
             )
 
     @property
-    def answers(self) -> npt.NDArray[np.int64]:
+    def predicted(self) -> npt.NDArray[np.int64]:
         """The most probable class of each cycle `(cycle,)`; the first of equals."""
         return np.asarray(np.argmax(self.probabilities, axis=1), dtype=np.int64)
 
@@ -151,7 +151,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
             predictions.devices,
             predictions.parts,
             predictions.labels.tolist(),
-            predictions.answers.tolist(),
+            predictions.predicted.tolist(),
             predictions.probabilities.tolist(),
             strict=True,
         ):
@@ -176,11 +176,11 @@ def read_predictions(path: Path) -> Predictions:
     lines, rows = [line for line, _ in numbered[1:]], [row for _, row in numbered[1:]]
     if not rows:
         raise DataError(f"predictions file {path} has a header but no cycle: one line per cycle is needed")
-    labels, answers, probabilities = [], [], []
+    labels, written_classes, probabilities = [], [], []
     for line, row in zip(lines, rows, strict=True):
-        label, answer, shares = _parse_row(path, line, row, classes)
+        label, written, shares = _parse_row(path, line, row, classes)
         labels.append(label)
-        answers.append(answer)
+        written_classes.append(written)
         probabilities.append(shares)
     keys, patients, devices, parts = (tuple(row[column] for row in rows) for column in range(4))
     label_array, share_array = np.array(labels, dtype=np.int64), np.array(probabilities, dtype=np.float64)
@@ -188,7 +188,7 @@ def read_predictions(path: Path) -> Predictions:
     if problem is not None:
         raise DataError(f"{path}, line {lines[problem[0]]}: {problem[1]}")
     predictions = Predictions(keys, patients, devices, parts, label_array, share_array, classes)
-    for line, written, computed in zip(lines, answers, predictions.answers.tolist(), strict=True):
+    for line, written, computed in zip(lines, written_classes, predictions.predicted.tolist(), strict=True):
         if written != computed:
             raise DataError(
                 f"{path}, line {line}: the answer is {classes[written]!r} but the most probable class is "
@@ -215,7 +215,7 @@ def joined(folds: Sequence[Predictions]) -> Predictions:
 def rounded(predictions: Predictions, digits: int) -> Predictions:
     """The same predictions with probabilities rounded; rows in which that would change the answer stay as they are."""
     probabilities = np.round(predictions.probabilities, digits)
-    is_changed = probabilities.argmax(axis=1) != predictions.answers
+    is_changed = probabilities.argmax(axis=1) != predictions.predicted
     probabilities[is_changed] = predictions.probabilities[is_changed]
     return replace(predictions, probabilities=probabilities)
 

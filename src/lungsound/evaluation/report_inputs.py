@@ -96,7 +96,7 @@ def metric_blocks(predictions: Predictions) -> list[Block]:
     answers = Answers(
         classes=predictions.classes,
         labels=predictions.labels,
-        answers=predictions.answers,
+        answers=predictions.predicted,
         probabilities=predictions.probabilities,
         parts=predictions.parts,
         unit="patient",

@@ -116,7 +116,7 @@ class Watch:
         for name, part in watched.items():
             assert self.latest is not None
             chosen = slice(first, first + len(part))
-            counts = confusion_matrix(self.latest.labels[chosen], self.latest.answers[chosen], len(self.classes))
+            counts = confusion_matrix(self.latest.labels[chosen], self.latest.predicted[chosen], len(self.classes))
             scores[name], first = icbhi_score(counts), first + len(part)
         return scores
 

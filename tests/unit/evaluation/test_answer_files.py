@@ -41,7 +41,7 @@ def test_our_own_predictions_file(tmp_path: Path) -> None:
     assert isinstance(found, Answers)
     assert found.classes == CLASSES
     assert found.labels.tolist() == predictions.labels.tolist()
-    assert found.answers.tolist() == predictions.answers.tolist()
+    assert found.answers.tolist() == predictions.predicted.tolist()
     np.testing.assert_array_equal(found.probabilities, predictions.probabilities)
     assert (found.unit, found.units, found.parts) == (PATIENT, predictions.patients, predictions.parts)
     assert found.part_names() == ("intra", "inter")
@@ -191,7 +191,7 @@ def test_compressed_files(tmp_path: Path) -> None:
     write_predictions(tmp_path / "p.csv.gz", predictions)
     found = read_answer_file(tmp_path / "p.csv.gz")
     assert isinstance(found, Answers)
-    assert found.answers.tolist() == predictions.answers.tolist()
+    assert found.answers.tolist() == predictions.predicted.tolist()
     (tmp_path / "m.json.gz").write_bytes(gzip.compress(b"[[5, 1], [2, 3]]"))
     matrix = read_answer_file(tmp_path / "m.json.gz")
     assert isinstance(matrix, Tally)

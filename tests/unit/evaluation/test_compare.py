@@ -57,8 +57,8 @@ def compared(first: Predictions, second: Predictions) -> Comparison:
 def test_values_are_those_of_each_method() -> None:
     first, second = answered(0.8), answered(0.6, seed=1)
     comparison = compared(first, second)
-    exact = [icbhi_score(confusion_matrix(p.labels, p.answers, 4)) for p in (first, second)]
-    folded = [two_class_score(confusion_matrix(p.labels, p.answers, 4)) for p in (first, second)]
+    exact = [icbhi_score(confusion_matrix(p.labels, p.predicted, 4)) for p in (first, second)]
+    folded = [two_class_score(confusion_matrix(p.labels, p.predicted, 4)) for p in (first, second)]
     lines = {line.name: line for line in comparison.differences}
     assert list(lines) == ["Score", "Sp", "Se", "Score, 2 classes"]
     for name, value in (("Score", "score"), ("Sp", "specificity"), ("Se", "sensitivity")):
@@ -147,7 +147,7 @@ def test_several_seeds_are_averaged_and_said() -> None:
     first = [answered(0.8, seed=n) for n in range(3)]
     second = [answered(0.6, seed=n) for n in range(5, 7)]
     (comparison,) = compare_runs(first, second, num_draws=500)
-    scores = [[icbhi_score(confusion_matrix(p.labels, p.answers, 4)).score for p in side] for side in (first, second)]
+    scores = [[icbhi_score(confusion_matrix(p.labels, p.predicted, 4)).score for p in side] for side in (first, second)]
     assert comparison.score.first == pytest.approx(np.mean(scores[0]))
     assert comparison.score.difference.value == pytest.approx(np.mean(scores[0]) - np.mean(scores[1]))
     assert comparison.score.difference.interval.num_seeds == 2

@@ -20,7 +20,7 @@ CYCLES = drawn_predictions(0)
 
 def test_reliability_bins_against_naive_loops() -> None:
     bins = reliability_bins(CYCLES.probabilities, CYCLES.labels, CYCLES.patients, resampling=QUICK)
-    top, right = CYCLES.probabilities.max(axis=1), CYCLES.answers == CYCLES.labels
+    top, right = CYCLES.probabilities.max(axis=1), CYCLES.predicted == CYCLES.labels
     expected: list[float] = []
     for low in range(10):
         members = (top > low / 10) & (top <= (low + 1) / 10)
@@ -47,12 +47,12 @@ def test_reliability_picture_shows_each_bin(figures: list[Figure], tmp_path: Pat
 def test_risk_picture_ends_at_the_error_and_marks_the_threshold(figures: list[Figure], tmp_path: Path) -> None:
     draw_risk_coverage(CYCLES.probabilities, CYCLES, tmp_path / "r.png", resampling=QUICK, threshold=0.6)
     lines = {line.get_label(): line for line in figures[0].axes[0].lines}
-    error = 100 * float((CYCLES.answers != CYCLES.labels).mean())
+    error = 100 * float((CYCLES.predicted != CYCLES.labels).mean())
     assert lines["this model"].get_xydata()[-1] == pytest.approx([100.0, error])
     assert lines["wrong answers last"].get_xydata()[-1] == pytest.approx([100.0, error])
     kept = CYCLES.probabilities.max(axis=1) >= 0.6
     marked = lines["threshold 0.60, from validation"].get_xydata()[0]
-    assert marked == pytest.approx([100 * kept.mean(), 100 * (CYCLES.answers != CYCLES.labels)[kept].mean()])
+    assert marked == pytest.approx([100 * kept.mean(), 100 * (CYCLES.predicted != CYCLES.labels)[kept].mean()])
     draw_risk_coverage(CYCLES.probabilities, CYCLES, tmp_path / "r.png", resampling=QUICK)
     assert len(figures[1].axes[0].lines) == 2
 

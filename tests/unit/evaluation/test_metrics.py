@@ -65,7 +65,7 @@ def test_confusion_keeps_classes_that_do_not_occur() -> None:
     ("labels", "answers", "message"),
     [
         ([0, 4], [0, 0], "labels must be 0 to 3; got 0 to 4"),
-        ([0, 0], [-1, 0], "answers must be 0 to 3; got -1 to 0"),
+        ([0, 0], [-1, 0], "predicted classes must be 0 to 3; got -1 to 0"),
         ([0, 0], [0], "two lists of one length"),
     ],
 )

@@ -29,9 +29,9 @@ def make(**changed: object) -> Predictions:
     return Predictions(**{**ROWS, **changed})
 
 
-def test_answer_is_the_first_of_the_most_probable() -> None:
-    assert make().answers.tolist() == [0, 2, 0]
-    assert make().answers.dtype == np.int64
+def test_predicted_is_the_first_of_the_most_probable() -> None:
+    assert make().predicted.tolist() == [0, 2, 0]
+    assert make().predicted.dtype == np.int64
 
 
 def test_arrays_are_copies_that_cannot_be_changed() -> None:
@@ -207,7 +207,7 @@ def test_a_damaged_compressed_file_is_named(damage: Callable[[bytes], bytes], tm
         read_predictions(path)
 
 
-def test_rounding_keeps_every_answer() -> None:
+def test_rounding_keeps_every_predicted_class() -> None:
     probabilities = np.array([[0.40001, 0.40004, 0.19995], [0.123456, 0.623456, 0.253088]])
     predictions = Predictions(
         keys=("a#0.000-1.000", "a#1.000-2.000"),
@@ -219,6 +219,6 @@ def test_rounding_keeps_every_answer() -> None:
         classes=("normal", "crackle", "wheeze"),
     )
     found = rounded(predictions, 4)
-    assert found.answers.tolist() == predictions.answers.tolist() == [1, 1]
+    assert found.predicted.tolist() == predictions.predicted.tolist() == [1, 1]
     assert found.probabilities[0].tolist() == probabilities[0].tolist()  # rounded, the first class would be as likely
     assert found.probabilities[1].tolist() == [0.1235, 0.6235, 0.2531]

@@ -75,7 +75,7 @@ def test_vector_scaling_and_nothing_found_are_said() -> None:
     text = page_of(fit_calibration(biased), drawn_predictions(9, name="q"))
     assert "| bias of each class | normal -" in text
     few = drawn_predictions(7, num_patients=4)
-    wrong = replace(few, labels=(few.answers + 1) % 3)
+    wrong = replace(few, labels=(few.predicted + 1) % 3)
     never = fit_calibration(wrong, abstain_for="error", abstain_value=0.01)
     assert "No threshold was found; every cycle is answered." in page_of(never, drawn_predictions(9, name="q"))
 

@@ -85,7 +85,7 @@ def write(folder: Path, evaluation: Evaluation, **changed: Any) -> str:
 
 def test_evaluation_is_that_of_its_confusion_matrix(evaluation: Evaluation) -> None:
     predictions = predictions_of()
-    confusion = confusion_matrix(predictions.labels, predictions.answers, 4)
+    confusion = confusion_matrix(predictions.labels, predictions.predicted, 4)
     assert evaluation.confusion.tolist() == confusion.tolist()
     assert (evaluation.num_cycles, evaluation.num_patients) == (120, len(set(predictions.patients)))
     assert evaluation.num_recordings == len({key.split("#")[0] for key in predictions.keys})
@@ -95,7 +95,7 @@ def test_evaluation_is_that_of_its_confusion_matrix(evaluation: Evaluation) -> N
     assert scores.sensitivity.value == icbhi_score(confusion).sensitivity
     assert evaluation.two_class is not None
     assert evaluation.two_class.score.value == two_class_score(confusion).score
-    assert evaluation.accuracy.value == (predictions.labels == predictions.answers).mean()
+    assert evaluation.accuracy.value == (predictions.labels == predictions.predicted).mean()
     assert evaluation.macro_f1.value == macro_f1(confusion)
     for estimate in (evaluation.accuracy, evaluation.macro_f1):
         assert estimate.interval.low < estimate.value < estimate.interval.high
@@ -110,7 +110,7 @@ def test_evaluation_of_each_class(evaluation: Evaluation) -> None:
         assert of_class.precision.value == precision(confusion)[index]
         assert of_class.f1.value == f1(confusion)[index]
         assert of_class.num_cycles == (predictions.labels == index).sum()
-        assert of_class.num_answered == (predictions.answers == index).sum()
+        assert of_class.num_answered == (predictions.predicted == index).sum()
         patients = {p for p, label in zip(predictions.patients, predictions.labels, strict=True) if label == index}
         assert of_class.num_patients == len(patients)
         for estimate in (of_class.recall, of_class.precision, of_class.f1):
@@ -123,7 +123,7 @@ def test_evaluation_of_each_device(evaluation: Evaluation) -> None:
     assert sum(of_device.num_cycles for of_device in evaluation.by_device) == 120
     for of_device in evaluation.by_device:
         rows = [row for row, device in enumerate(predictions.devices) if device == of_device.name]
-        confusion = confusion_matrix(predictions.labels[rows], predictions.answers[rows], 4)
+        confusion = confusion_matrix(predictions.labels[rows], predictions.predicted[rows], 4)
         assert of_device.scores.score.value == icbhi_score(confusion).score
         assert of_device.num_patients == len({predictions.patients[row] for row in rows})
 
@@ -139,7 +139,7 @@ def test_evaluation_of_each_part_of_the_split(evaluation: Evaluation) -> None:
         (inter, "inter", range(1, 120, 3)),
         (intra, "intra", [r for r in range(120) if r % 3 != 1]),
     ):
-        confusion = confusion_matrix(predictions.labels[rows], predictions.answers[rows], 4)
+        confusion = confusion_matrix(predictions.labels[rows], predictions.predicted[rows], 4)
         assert (of_part.name, of_part.num_cycles) == (name, len(rows))
         assert of_part.scores.score.value == icbhi_score(confusion).score
         assert of_part.num_patients == len({predictions.patients[row] for row in rows})

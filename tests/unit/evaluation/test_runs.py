@@ -33,24 +33,24 @@ def test_a_file_a_run_folder_and_a_folder_of_seeds(tmp_path: Path) -> None:
     for seed, answers in runs.items():
         write_predictions(tmp_path / f"seed{seed}" / "predictions.csv", answers)
     (tmp_path / "notes").mkdir()
-    (only,) = read_runs(tmp_path / "seed2" / "predictions.csv").answers
+    (only,) = read_runs(tmp_path / "seed2" / "predictions.csv").runs
     assert same(only, runs[2])
-    (only,) = read_runs(tmp_path / "seed2").answers
+    (only,) = read_runs(tmp_path / "seed2").runs
     assert same(only, runs[2])
-    several = read_runs(tmp_path).answers
+    several = read_runs(tmp_path).runs
     assert [same(run, runs[seed]) for run, seed in zip(several, (0, 2, 10), strict=True)] == [True] * 3
 
 
 def test_a_folder_of_compressed_files(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_predictions(tmp_path / f"seed{seed}.csv.gz", predictions(seed))
-    assert len(read_runs(tmp_path).answers) == 2
+    assert len(read_runs(tmp_path).runs) == 2
 
 
 def test_an_epoch_without_its_validation_rows(tmp_path: Path) -> None:
     answers = predictions(parts=("test", "validation", "test", "inter", "validation", "inter"))
     write_predictions(tmp_path / "epochs" / "last.csv", answers)
-    (found,) = read_runs(tmp_path, "last").answers
+    (found,) = read_runs(tmp_path, "last").runs
     assert found.parts == ("test", "test", "inter", "inter")
     assert found.keys == tuple(answers.keys[row] for row in (0, 2, 3, 5))
     assert VALIDATION_PART == VALIDATION

@@ -105,7 +105,7 @@ def test_measures_of_abstaining() -> None:
         classes=("normal", "crackle"),
     )
     is_answered = np.array([True, False, True, True, True, False])
-    whole, x, y = measure_abstaining(is_answered, predictions.answers, predictions, resampling=QUICK)
+    whole, x, y = measure_abstaining(is_answered, predictions.predicted, predictions, resampling=QUICK)
     assert (whole.group, x.group, y.group) == ("all cycles", "x", "y")
     assert (whole.coverage.value, whole.error.value) == pytest.approx((4 / 6, 2 / 4))
     assert whole.score.value == pytest.approx((2 / 3 + 0 / 1) / 2)

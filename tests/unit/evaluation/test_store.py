@@ -59,7 +59,7 @@ def test_an_error_can_be_wanted_instead() -> None:
     assert ours.abstain.validation_error <= 0.1
     assert [point.wanted_sensitivity for point in ours.operating_points] == [0.8, 0.95]
     few = drawn_predictions(3, num_patients=4)
-    wrong = replace(few, labels=(few.answers + 1) % 3)
+    wrong = replace(few, labels=(few.predicted + 1) % 3)
     never = fit_calibration(wrong, abstain_for="error", abstain_value=0.01)
     assert never.abstain is None
     assert not never.is_abstaining(validation.probabilities).any()

@@ -32,7 +32,7 @@ def test_each_group_is_scored_by_its_own_rows(predictions: Predictions) -> None:
     assert (found.fact, [group.name for group in found.groups]) == ("location", ["Al", "Pr", ""])
     for group in found.groups:
         rows = [row for row, place in enumerate(places) if place == group.name]
-        counts = confusion_matrix(predictions.labels[rows], predictions.answers[rows], 4)
+        counts = confusion_matrix(predictions.labels[rows], predictions.predicted[rows], 4)
         assert group.num_cycles == len(rows)
         assert group.num_patients == len({predictions.patients[row] for row in rows})
         assert group.scores.score.value == icbhi_score(counts).score

@@ -53,7 +53,7 @@ def test_patient_confusions_are_those_of_each_patient() -> None:
     assert len(ours) == len(names)
     for name, confusion in zip(names, ours, strict=True):
         rows = [row for row, patient in enumerate(predictions.patients) if patient == name]
-        naive = confusion_matrix(predictions.labels[rows], predictions.answers[rows], 3)
+        naive = confusion_matrix(predictions.labels[rows], predictions.predicted[rows], 3)
         assert confusion.tolist() == naive.tolist()
 
 
@@ -77,7 +77,7 @@ def test_interval_against_cycles_drawn_patient_by_patient() -> None:
             for row, patient in enumerate(predictions.patients):
                 if patient == name:
                     labels += [int(predictions.labels[row])] * times
-                    answers += [int(predictions.answers[row])] * times
+                    answers += [int(predictions.predicted[row])] * times
         normal = [answer for label, answer in zip(labels, answers, strict=True) if label == 0]
         abnormal = [label == answer for label, answer in zip(labels, answers, strict=True) if label != 0]
         values.append((normal.count(0) / len(normal) + sum(abnormal) / len(abnormal)) / 2)
