@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sklearn_metrics
@@ -266,6 +266,7 @@ def test_agreement_extremes(statistic: object) -> None:
     assert np.isnan(statistic(np.zeros((3, 3), dtype=np.int64)))
 
 
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is slow
 @given(
     arrays(np.int64, (4, 4), elements=st.integers(0, 40)),
     st.permutations([1, 2, 3]),
