@@ -1,15 +1,13 @@
-"""Writing a file so that it is never half there.
+"""Atomic writes, JSON, the cache directory, and short names of paths."""
 
-Where what can be had again is kept: downloads and filter banks.
-
-What paths are called in print: by what they differ in.
-"""
-
+import json
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os.path import normpath
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -34,8 +32,31 @@ def write_text(path: Path, text: str, *, is_shared: bool = False) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_json(path: Path, values: Any, *, is_shared: bool = False) -> None:
+    """Write the values as a whole JSON file, as `to_json` gives them."""
+    write_text(path, f"{to_json(values, indent=1)}\n", is_shared=is_shared)
+
+
+def to_json(values: Any, *, indent: int | None) -> str:
+    """JSON of plain values and numpy's. A number that is not finite is null, as in every file of ours.
+
+    JSON has no NaN and no infinity, and a null is read by every program.
+    """
+    return json.dumps(_plain(values), indent=indent, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return _plain(value.tolist()) if hasattr(value, "tolist") else value  # numpy's arrays and numbers
+
+
 def cache_root() -> Path:
-    """The folder LUNGSOUND_CACHE, else ~/.cache/lungsound. It may be deleted at any time when nothing runs."""
+    """Cache directory: LUNGSOUND_CACHE, else ~/.cache/lungsound. It may be deleted whenever nothing runs."""
     return Path(os.environ.get("LUNGSOUND_CACHE") or "~/.cache/lungsound").expanduser()
 
 

@@ -1,17 +1,87 @@
-"""What a person sees while a run trains: a bar with loss, score, speed and time left; a line for each epoch."""
+"""Progress of long work: a bar on a terminal, elsewhere a plain line when 30 seconds have passed without one."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+SILENCE_S = 30.0
+# Called with how many are done, and of how many (None: not known).
+OnProgress = Callable[[int, int | None], None]
+
+
+class ProgressDisplay:
+    """The bars, or the lines, of one piece of work that may have several stages."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console, self.clock = console, clock
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        is_disabled = not console.is_terminal
+        self.bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=is_disabled)
+        self._last_line_s = clock()
+
+    def __enter__(self) -> "ProgressDisplay":
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def print(self, line: str) -> None:
+        """Print a line above the bars."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._last_line_s = self.clock()
+
+    @contextmanager
+    def stage(self, text: str) -> Iterator["Stage"]:
+        """Show a stage until the block ends."""
+        stage = Stage(self, text)
+        try:
+            yield stage
+        finally:
+            self.bars.remove_task(stage.task)
+
+    def print_if_silent(self, line: str) -> None:
+        """Print a line where there are no bars and the last line is half a minute old."""
+        if self.bars.disable and self.clock() - self._last_line_s >= SILENCE_S:
+            self.print(line)
+
+
+class Stage:
+    """A stage under way: its bar appears, and its time begins, at the first update."""
+
+    def __init__(self, display: ProgressDisplay, text: str) -> None:
+        self.display, self.text = display, text
+        self.task: TaskID = display.bars.add_task(text, total=None, visible=False)
+        self._first: tuple[float, int] | None = None
+
+    def update(self, done: int, total: int | None) -> None:
+        """Show how many are done, and of how many (None: not known)."""
+        now_s = self.display.clock()
+        first_s, first_done = self._first = self._first or (now_s, done)
+        self.display.bars.update(self.task, description=self.text, completed=done, total=total, visible=True)
+        line = f"{self.text}: {done}" if total is None else f"{self.text}: {done} of {total}"
+        if total is not None and done > first_done:
+            left_s = (total - done) * (now_s - first_s) / (done - first_done)
+            line += f", about {duration(left_s)} left"
+        self.display.print_if_silent(line)
 
 
 @contextmanager
-def track(console: Console, what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar for `what`; gives a function to call with how many are done, and of how many (None: not known)."""
-    columns = (TextColumn(what), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task(what, total=None, visible=False)
-        yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+def track(console: Console, what: str, *, clock: Callable[[], float] = time.monotonic) -> Iterator[OnProgress]:
+    """Show the progress of one long step; gives the function to call with how many are done, and of how many."""
+    with ProgressDisplay(console, clock=clock) as display, display.stage(what) as stage:
+        yield stage.update
+
+
+def duration(seconds: float) -> str:
+    """A rounded time in words: "40 s", "12 min", "2 h 5 min"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

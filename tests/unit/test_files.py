@@ -1,10 +1,13 @@
 """A file is there whole or not at all."""
 
+import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lungsound.files import write_text, written_whole
+from lungsound.files import to_json, write_json, write_text, written_whole
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
@@ -30,3 +33,29 @@ def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.txt.partial").write_text("half of it")
     write_text(tmp_path / "a.txt", "all")
     assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_json_is_standard_whatever_the_numbers_are(tmp_path: Path) -> None:
+    values = {
+        "nan": math.nan,
+        "list": (1, 2.5, [math.inf, -math.inf]),
+        "numpy": {"array": np.array([[0.1, np.nan]]), "number": np.float32(0.5), "count": np.int64(3)},
+        "text": "\u00e9",
+        "flag": True,
+        "nothing": None,
+    }
+    write_json(tmp_path / "a.json", values)
+    assert json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail) == {
+        "nan": None,
+        "list": [1, 2.5, [None, None]],
+        "numpy": {"array": [[0.1, None]], "number": 0.5, "count": 3},
+        "text": "\u00e9",
+        "flag": True,
+        "nothing": None,
+    }
+    assert to_json({"a": [np.float64(0.1), 1]}, indent=None) == '{"a": [0.1, 1]}'
+
+
+def test_what_json_does_not_know_is_an_error() -> None:
+    with pytest.raises(TypeError, match="Path"):
+        to_json({"path": Path("a")}, indent=None)

@@ -131,6 +131,10 @@ class CycleBatches:
             augmented = map(self.augment, batch.fbank, generators, lengths)
             yield replace(batch, fbank=torch.stack([*augmented]))
 
+    def to_predict(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Filter banks and `num_frames` of all cycles in their order, for `predict_cycles`."""
+        return ((batch.fbank, batch.num_frames) for batch in self.in_order())
+
     def in_order(self) -> Iterator[Batch]:
         """All cycles in their order, none dropped, none changed, not augmented."""
         for first in range(0, len(self.rows), self.batch_size):

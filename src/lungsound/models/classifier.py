@@ -1,12 +1,13 @@
-"""Encoder, head and projector: what is trained, saved and asked for an answer."""
+"""The classifier: encoder, head and projector, and the prediction of cycles with it."""
 
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lungsound.data.batches import Batch
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.cnn import ConvolutionalEncoder, initialize_linear
 
@@ -63,29 +64,42 @@ class LungSoundClassifier(nn.Module):
             raise ValueError(f"Patch-Mix needs an encoder of patches, not {self.encoder.architecture}")
         return self.encoder
 
+    def encode(self, fbank: Tensor, num_frames: Tensor | None = None) -> Tensor:
+        """Features (batch, dim); with `num_frames` (batch,) only of patches that begin within so many frames."""
+        features: Tensor = self.encoder(fbank) if num_frames is None else self.patch_encoder(fbank, num_frames)
+        return features
+
     def forward(self, fbank: Tensor, num_frames: Tensor | None = None) -> Tensor:
-        """With `num_frames` (batch,) only patches are encoded that begin within so many frames."""
-        features = self.encoder(fbank) if num_frames is None else self.patch_encoder(fbank, num_frames)
-        logits: Tensor = self.head(features)
+        logits: Tensor = self.head(self.encode(fbank, num_frames))
         return logits
 
 
 @torch.inference_mode()
-def predict_probabilities(
+def predict_cycles(
     model: LungSoundClassifier,
-    batches: Iterable[Batch],
+    inputs: Iterable[tuple[Tensor, Tensor | None]],
     *,
     device: torch.device,
+    is_bf16: bool = False,
     on_progress: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Probabilities (sample, class), float32 on the CPU, of all batches.
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Predict cycles: probabilities (cycle, class) and the encoder's features (cycle, dim), both float32.
 
-    Always in float32, whatever the model was trained in. `on_progress` gets the number of samples done.
+    `inputs` are batches of normalised filter banks (batch, time, mel), each with its `num_frames` (batch,) as the model
+    takes it. The encoder computes in float32 whatever it was trained in, or under bfloat16 autocast. `on_progress` gets
+    the number of cycles done.
     """
-    model.eval()
-    found: list[Tensor] = []
-    for batch in (batch.to(device) for batch in batches):
-        found.append(model(batch.fbank, batch.num_frames).softmax(dim=1).cpu())
+    model.to(device).eval()
+    probabilities = [torch.empty(0, len(model.classes))]
+    features = [torch.empty(0, model.encoder.dim)]
+    num_done = 0
+    for fbank, num_frames in inputs:
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
+            features_of_batch = model.encode(fbank.to(device), num_frames)
+            logits: Tensor = model.head(features_of_batch)
+        probabilities.append(logits.float().softmax(dim=1).cpu())
+        features.append(features_of_batch.float().cpu())
+        num_done += len(fbank)
         if on_progress is not None:
-            on_progress(sum(len(probabilities) for probabilities in found))
-    return torch.cat(found) if found else torch.empty(0, len(model.classes))
+            on_progress(num_done)
+    return torch.cat(probabilities).numpy(), torch.cat(features).numpy()

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -23,7 +23,7 @@ from lungsound.evaluation.out_of_domain import Domain, fit_domain, spectral_feat
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.selection import LAST, TEST
 from lungsound.labels import LABEL_SETS
-from lungsound.models.classifier import predict_probabilities
+from lungsound.models.classifier import predict_cycles
 from lungsound.training.run import RunFolder
 from lungsound.training.trainer import Listener, Progress, TrainStep
 
@@ -153,8 +153,8 @@ class Watch:
         return fit_domain(features, patients, generator=np.random.default_rng(0))
 
     def _predict(self, rows: Sequence[int]) -> Predictions:
-        batches = self.inputs.batches(rows, self.batch_size).in_order()
-        probabilities = predict_probabilities(self.step.answering, batches, device=self.step.device)
+        batches = self.inputs.batches(rows, self.batch_size).to_predict()
+        probabilities, _ = predict_cycles(self.step.answering, batches, device=self.step.device)
         labels = [self.inputs.labels[row] for row in rows]
         return predictions_of(
             self.corpus, rows, labels, probabilities, classes=self.classes, validation=set(self.parts.validation)
@@ -165,7 +165,7 @@ def predictions_of(
     corpus: Corpus,
     rows: Sequence[int],
     labels: Sequence[int],
-    probabilities: torch.Tensor,
+    probabilities: npt.NDArray[np.float32],
     *,
     classes: tuple[str, ...],
     validation: Collection[int] = (),
@@ -181,6 +181,6 @@ def predictions_of(
             for row, cycle in zip(rows, cycles, strict=True)
         ),
         labels=np.asarray(labels, dtype=np.int64),
-        probabilities=probabilities.double().numpy(),
+        probabilities=probabilities.astype(np.float64),
         classes=classes,
     )

@@ -33,7 +33,7 @@ from lungsound.evaluation.report_inputs import (
 from lungsound.evaluation.scores import evaluate_predictions
 from lungsound.evaluation.selection import LAST, NONE_CHOSEN, TEST, unwatched_columns
 from lungsound.labels import LABEL_SETS
-from lungsound.models.classifier import predict_probabilities
+from lungsound.models.classifier import predict_cycles
 from lungsound.page import Block, Remark
 from lungsound.progress import track
 from lungsound.training import trainer as training
@@ -220,9 +220,9 @@ def predict_corpus(
         num_frames=None if own is None else [own[row] for row in rows],
     )
     with track(console, "evaluation") as on_progress:
-        probabilities = predict_probabilities(
-            trained.model.to(device),
-            batches.in_order(),
+        probabilities, _ = predict_cycles(
+            trained.model,
+            batches.to_predict(),
             device=device,
             on_progress=lambda done: on_progress(done, len(rows)),
         )

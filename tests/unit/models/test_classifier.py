@@ -1,12 +1,12 @@
 """Head, projector, initialisation, and probabilities for many batches."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lungsound.data.batches import Batch
 from lungsound.models.ast import AudioSpectrogramTransformer
-from lungsound.models.classifier import LungSoundClassifier, Projector, predict_probabilities
+from lungsound.models.classifier import LungSoundClassifier, Projector, predict_cycles
 from lungsound.models.cnn import convolutional_encoder
 
 
@@ -109,14 +109,27 @@ def test_encoder_and_head_do_not_depend_on_whether_there_is_a_projector() -> Non
 def test_probabilities_of_many_batches_equal_those_of_one() -> None:
     model = classifier()
     seen: list[int] = []
-    batches = [Batch(part, torch.zeros(len(part))) for part in fbanks().split(3)]
-    found = predict_probabilities(model, batches, device=torch.device("cpu"), on_progress=seen.append)
-    expected = torch.exp(model(fbanks())) / torch.exp(model(fbanks())).sum(1, keepdim=True)
-    assert torch.allclose(found, expected, atol=1e-6)
+    batches = [(part, None) for part in fbanks().split(3)]
+    probabilities, features = predict_cycles(model, batches, device=torch.device("cpu"), on_progress=seen.append)
+    with torch.no_grad():
+        expected = torch.exp(model(fbanks())) / torch.exp(model(fbanks())).sum(1, keepdim=True)
+        np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+        np.testing.assert_allclose(features, model.encoder(fbanks()), atol=1e-6)
     assert seen == [3, 6, 7]
     assert not model.training
-    assert not found.requires_grad
+
+
+def test_bfloat16_predicts_float32_numbers_near_the_exact_ones() -> None:
+    model = classifier()
+    exact, rounded = (
+        predict_cycles(model, [(fbanks(), None)], device=torch.device("cpu"), is_bf16=is_bf16)[0]
+        for is_bf16 in (False, True)
+    )
+    assert rounded.dtype == np.float32
+    assert not np.array_equal(rounded, exact)
+    np.testing.assert_allclose(rounded, exact, atol=0.05)
 
 
 def test_no_batches_give_no_probabilities() -> None:
-    assert predict_probabilities(classifier(), [], device=torch.device("cpu")).shape == (0, 3)
+    probabilities, features = predict_cycles(classifier(), [], device=torch.device("cpu"))
+    assert (probabilities.shape, features.shape) == ((0, 3), (0, classifier().encoder.dim))
