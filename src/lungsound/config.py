@@ -8,6 +8,7 @@ import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -63,7 +64,7 @@ class DataSettings(Settings):
     root: str | None = None
     """Folder of the corpus; usually given on the command line as --data."""
     corpus: Literal["auto", "icbhi", "sprsound", "table", "folders"] = "auto"
-    """Which reader; auto looks at the folder."""
+    """Format of the corpus; auto looks at the folder."""
     split: str = "official"
     """official, fold0 .. fold4 (RespireNet's), a file of `name<TAB>part` lines, or device:NAME to test that device."""
     protocol: Literal["strict", "published"] = "strict"
@@ -73,7 +74,7 @@ class DataSettings(Settings):
     test_parts: Names = ()
     """Parts that are the test; empty: every part but train."""
     label_set: LabelSetName = "sound4"
-    """What is told apart."""
+    """Classes to tell apart."""
     label_map: str | None = None
     """File that maps the corpus's own labels to the classes of the label set (table and folders corpora)."""
     devices: Names = ()
@@ -90,7 +91,7 @@ class AudioSettings(Settings):
     duration_s: Positive = 8.0
     """Length of the input; longer cycles are cut, shorter ones padded."""
     padding: Literal["repeat", "zero"] = "repeat"
-    """How a short cycle fills the input."""
+    """Padding of a cycle shorter than the input: repeated with a fade, or zeros around it."""
     is_padding_encoded: bool = True
     """false: the AST encodes only patches that touch the cycle's own sound; the padding costs nothing."""
     filter_bank: Literal["kaldi", "efficientat"] = "kaldi"
@@ -109,35 +110,38 @@ class AugmentSettings(Settings):
     gate: Literal["probability", "published"] = "probability"
     """published: applied when a standard normal draw is at most 1, as in the authors' program."""
     probability: Share = 1.0
-    """How often masks are applied, for gate = probability."""
+    """Probability that a filter bank is masked, for gate = probability."""
     num_frequency_masks: Annotated[int, Field(ge=0)] = 2
+    """Frequency masks on each filter bank."""
     max_frequency_width: Annotated[int, Field(ge=0)] = 48
     """Widest frequency mask, in mel filters."""
     num_time_masks: Annotated[int, Field(ge=0)] = 2
+    """Time masks on each filter bank."""
     max_time_width: Annotated[int, Field(ge=0)] = 160
     """Widest time mask, in frames of 10 ms."""
     fill: Literal["mean", "zero"] = "mean"
+    """Value inside the masks: the mean of the filter bank, or zero."""
     waveform: WaveformChanges = ()
     """Changes of the training cycles' waveforms, of which one is drawn for each cycle; empty for none."""
     waveform_probability: Share = 0.5
-    """How often a training cycle's waveform is changed."""
+    """Probability that a training cycle's waveform is changed."""
 
 
 class ModelSettings(Settings):
     architecture: Architecture = "ast"
     """ast (SSAST too: it differs in weights and pooling), or one of the CNNs that the paper compares with."""
     size: Literal["micro", "tiny", "small", "base"] = "base"
-    """Of the AST; micro is ours, for demonstrations, the others are DeiT's."""
+    """Size of the AST; micro is ours, for demonstrations, the others are DeiT's."""
     pooling: Literal["class_token", "average_token"] = "class_token"
     """Feature of the AST: mean of class and distillation token, or of all patch tokens (SSAST's average token)."""
     stride: Annotated[int, Field(ge=1, le=16)] = 10
     """Distance of patches of 16 x 16, in bins."""
     norm_eps: Positive = 1e-6
-    """Of the encoder's layer norms; 1e-12 for weights in Hugging Face's layout."""
+    """Epsilon of the encoder's layer norms; 1e-12 for weights in Hugging Face's layout."""
     pretrained: str = "none"
     """none, a file or folder of weights, or a name known to the download cache."""
     position_grid: Literal["aligned", "published"] = "aligned"
-    """How pretrained positions are put on the patch grid; published swaps the axes as the authors' program does."""
+    """Layout of pretrained positions on the patch grid; published swaps the axes as the authors' program does."""
     first_kernel: Literal["sum", "new"] = "sum"
     """First kernel of a CNN with ImageNet weights: sum of red, green and blue, or drawn anew as published."""
     is_head_pretrained: bool = False
@@ -150,11 +154,13 @@ class ObjectiveSettings(Settings):
     is_class_weighted: bool = False
     """Cross-entropy weighted by inverse class frequency (published: in the plain run only)."""
     temperature: Positive = 0.06
+    """Temperature of the contrastive loss: similarities are divided by it."""
     alpha: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the contrastive loss beside the cross-entropy."""
     target: Literal["grad_block", "grad_flow", "project_block", "project_flow"] = "grad_block"
     """What the mixed projection is compared with: the clean feature or its projection, with or without gradient."""
     negatives: Literal["all", "diff_label"] = "all"
+    """Negatives of the contrastive loss: the whole batch, or only samples with other labels."""
     projection_dim: Count | None = None
     """Size of the projections; the encoder's size by default, which the unprojected targets need."""
 
@@ -167,12 +173,14 @@ class PatchMixSettings(Settings):
     is_lam_per_sample: bool = True
     """One lambda for each sample; false: one for the batch, as published."""
     is_self_partner_allowed: bool = True
-    """Whether a sample may be mixed with itself, as published."""
+    """Let a sample be mixed with itself, as published."""
 
 
 class TrainSettings(Settings):
     epochs: Count = 50
+    """Passes through the training set."""
     batch_size: Count = 8
+    """Cycles in a batch."""
     is_last_batch_dropped: bool = True
     """Leave out the last, smaller batch of an epoch, as published."""
     num_accumulated_batches: Count = 1
@@ -182,11 +190,15 @@ class TrainSettings(Settings):
     optimizer: Literal["adam", "adamw"] = "adam"
     """adam puts weight decay into the gradient, as published."""
     learning_rate: Positive = 5e-5
+    """Learning rate at its highest."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-6
+    """Weight decay; optimizer says how it acts."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """Learning rate over the epochs; see decay_rate."""
     decay_rate: Share = 0.1
     """cosine ends at learning_rate * decay_rate^3; step multiplies by it at each of decay_epochs."""
     decay_epochs: Epochs = (120, 160)
+    """Epochs after which the step schedule lowers the learning rate."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs of linear warm-up from a tenth of the learning rate."""
     blend: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -198,8 +210,9 @@ class TrainSettings(Settings):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     seed: int = 0
+    """Seed of weights, order, masks, Patch-Mix draws and held-out patients."""
     selection: Literal["last", "validation", "best_on_test"] = "last"
-    """Which epoch's weights are kept. best_on_test is what the authors' program does; its score is optimistic."""
+    """Epoch whose weights are kept. best_on_test is what the authors' program does; its score is optimistic."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the training cycles whose patients are held out (data.protocol = strict)."""
     is_test_watched: bool = True
@@ -346,3 +359,62 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
         assert issubclass(annotation, BaseModel)
         section = annotation
     return list(section.model_fields)
+
+
+@dataclass(frozen=True)
+class SettingDescription:
+    """One setting in words; `default` as TOML has it, "not set" for one that may be left out."""
+
+    name: str
+    default: str
+    allowed: str
+    meaning: str
+
+
+def describe_settings(section: str | None = None) -> dict[str, list[SettingDescription]]:
+    """Every setting of a section, or of all of them, by section in the order of a recipe.
+
+    Raises SettingsError for a section that does not exist.
+    """
+    sections = {name: type(getattr(RunConfig(name=""), name)) for name in RunConfig.model_fields if name not in _OF_RUN}
+    if section is not None and section not in sections:
+        raise SettingsError(f"no section {section!r} of settings: there are {', '.join(sections)}")
+    return {
+        name: [
+            SettingDescription(key, _as_toml(each.get("default")), _allowed(each), each.get("description", ""))
+            for key, each in kind.model_json_schema()["properties"].items()
+        ]
+        for name, kind in sections.items()
+        if section in (None, name)
+    }
+
+
+def to_toml(config: RunConfig) -> str:
+    """A recipe that sets everything, section by section; settings that are not set stand as comments."""
+    lines = [f"{name} = {_as_toml(getattr(config, name))}" for name in _OF_RUN]
+    for section, values in config.model_dump(mode="json", exclude=set(_OF_RUN)).items():
+        lines += ["", f"[{section}]"]
+        lines += [f"{'# ' if value is None else ''}{key} = {_as_toml(value)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+_OF_RUN = ("name", "description")  # what a recipe says of itself, beside its sections
+
+
+def _as_toml(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """The values that a setting may have, from its JSON schema."""
+    if "anyOf" in schema:  # one type, or not set
+        schema = next(each for each in schema["anyOf"] if each.get("type") != "null")
+    if "enum" in schema:
+        return ", ".join(schema["enum"])
+    if schema["type"] == "array":
+        items = schema["items"]
+        return "list of " + (", ".join(items["enum"]) if "enum" in items else f"{items['type']}s")
+    words = {"minimum": "at least", "exclusiveMinimum": "over", "maximum": "at most", "exclusiveMaximum": "below"}
+    limits = [f"{word} {schema[key]:g}" for key, word in words.items() if key in schema]
+    kind = {"boolean": "true or false", "string": "text", "integer": "whole number", "number": "number"}
+    return ", ".join([kind[schema["type"]], *limits])

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lungsound.cli import calibrate as calibration
-from lungsound.cli import compare, data, rescore
+from lungsound.cli import compare, data, rescore, settings
 from lungsound.cli import data as audit
 from lungsound.cli import data as convert
 from lungsound.cli import experiments as studies
@@ -26,6 +26,7 @@ app = typer.Typer(
     "'lungsound train tiny_patchmix_cl --data DIR --out runs/first', then 'lungsound predict runs/first FILE.wav'.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # plain text, as git and ruff print it: 80 columns on any terminal
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(help="Look at a corpus, audit it, convert it, or make a synthetic one.", no_args_is_help=True)
@@ -35,7 +36,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     training.demo,
     training.train,
     training.reproduce,
-    training.recipes,
+    settings.recipes,
+    settings.settings,
     answering.evaluate,
     answering.export,
     answering.predict,

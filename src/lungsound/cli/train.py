@@ -1,4 +1,4 @@
-"""Demo, training, reproducing tables, recipes."""
+"""Demo, training, reproducing tables."""
 
 import shlex
 from pathlib import Path
@@ -89,15 +89,6 @@ def reproduce(
         print_error(failure)
     if failures:
         raise typer.Exit(2)
-
-
-def recipes() -> None:
-    """List the recipes."""
-    from lungsound.config import load_config, recipe_names
-
-    width = max(map(len, recipe_names()))
-    for name in recipe_names():
-        console.print(f"{name:<{width}}  {load_config(name).description}", highlight=False, soft_wrap=True)
 
 
 def _print_rows(table: "Table", settings: list[str], num_seeds: int, *, data: Path, out: Path) -> None:

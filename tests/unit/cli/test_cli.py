@@ -50,7 +50,7 @@ def test_help_lists_the_commands_and_where_to_start(
     call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("--help") == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert all(command.split()[0] in out for command in COMMANDS)
     assert "Start with 'lungsound demo'" in out
     assert "not a medical device" in out
