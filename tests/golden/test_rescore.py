@@ -7,18 +7,20 @@ from typing import Any
 import pytest
 
 from lungsound.evaluation.rescore import rescore
-from lungsound.evaluation.rescore_files import Tally, read_answer_file
+from lungsound.evaluation.rescore_files import ReadOptions, read_parts
+from lungsound.evaluation.scores import ScoreReader
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "scores.json").read_text())
 
 
 @pytest.mark.parametrize("case", GOLDEN["validate"])
 def test_published_confusion_matrices(case: dict[str, Any], tmp_path: Path) -> None:
-    path = tmp_path / "confusion.txt"
-    path.write_text("\n".join(" ".join(map(str, row)) for row in case["confusion"]) + "\n", encoding="utf-8")
-    tally = read_answer_file(path)
-    assert isinstance(tally, Tally)
-    values = {line.key: 100 * line.value.value for line in rescore(tally).lines}
+    path = tmp_path / "confusion.json"
+    path.write_text(json.dumps(case["confusion"]), encoding="utf-8")
+    classes = ("normal", "crackle", "wheeze", "both", "other")[: len(case["confusion"])]
+    (counts,) = read_parts(path, ReadOptions(classes=classes), [])
+    result = rescore(counts, epoch="unknown", reader=ScoreReader())
+    values = {metric.key: 100 * metric.estimate.value for metric in result.metrics}
     reading = "two_class_" if case["is_two_class"] else ""
     ours = [values[key] for key in ("specificity", f"{reading}sensitivity", f"{reading}score")]
     assert ours == pytest.approx(case["printed_percent"], abs=0.00501)

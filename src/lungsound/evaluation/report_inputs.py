@@ -10,9 +10,8 @@ from lungsound.data.corpus import Corpus, Recording
 from lungsound.data.splits import VALIDATION
 from lungsound.evaluation.hardest import HardCycle, hardest_rows
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.rescore import metric_table_blocks, rescore
-from lungsound.evaluation.rescore_files import Answers
-from lungsound.evaluation.scores import Subgroups, age_groups, score_subgroups
+from lungsound.evaluation.rescore import CycleTable, metric_table_blocks, rescore
+from lungsound.evaluation.scores import ScoreReader, Subgroups, age_groups, score_subgroups
 from lungsound.evaluation.selection import COLUMN_HEAD, RULE, Columns, column_rows, read_columns
 from lungsound.page import Block, Heading, Paragraph, Table
 
@@ -93,21 +92,11 @@ def column_blocks(columns: Sequence[Columns]) -> list[Block]:
 
 def metric_blocks(predictions: Predictions) -> list[Block]:
     """Every metric in use for each part of the test, and which published column it may stand beside."""
-    answers = Answers(
-        classes=predictions.classes,
-        labels=predictions.labels,
-        answers=predictions.predicted,
-        probabilities=predictions.probabilities,
-        parts=predictions.parts,
-        unit="patient",
-        units=predictions.patients,
-        no_unit="",
-        notes=(),
-    )
-    parts = answers.part_names()
+    table, reader = CycleTable.of(predictions), ScoreReader()
+    parts = table.part_names()
     blocks: list[Block] = [Heading("Every metric in use")]
     for part in parts:
-        result = rescore(answers.tally([part]))
+        result = rescore(table.counts([part]), epoch="unknown", reader=reader)
         blocks += [Heading(part or "unknown part", level=3)] if len(parts) > 1 else []
         blocks += metric_table_blocks(result)
     return blocks

@@ -134,7 +134,7 @@ def evaluate_predictions(
         accuracy=reader.estimate(confusions, accuracy),
         macro_f1=reader.estimate(confusions, macro_f1),
         per_class=tuple(
-            _class_scores(index, name, confusions, reader) for index, name in enumerate(predictions.classes)
+            class_scores(index, name, confusions, reader) for index, name in enumerate(predictions.classes)
         ),
         by_device=tuple(reader.score_group(name, predictions.of_device(name)) for name in devices),
         by_part=tuple(reader.score_group(name, predictions.of_part(name)) for name in parts),
@@ -142,7 +142,7 @@ def evaluate_predictions(
     )
 
 
-def _class_scores(index: int, name: str, confusions: Counts, reader: ScoreReader) -> ClassScores:
+def class_scores(index: int, name: str, confusions: Counts, reader: ScoreReader) -> ClassScores:
     confusion = confusions.sum(axis=0)
     return ClassScores(
         name=name,
