@@ -10,8 +10,11 @@ LungsoundError
 `-- FetchError              something that could not be downloaded
 
 Each message is one line that says what was given, what is needed and what to do. The command line
-prints it and ends with exit code 2; any other exception is our mistake and ends with exit code 1.
+prints it and ends with exit code 2; any other exception is our mistake and ends with exit code 1. Errors about data
+carry the parts of their message as fields, so that nobody has to take a text apart.
 """
+
+from pathlib import Path
 
 
 class LungsoundError(Exception):
@@ -21,11 +24,27 @@ class LungsoundError(Exception):
 
 
 class DataError(LungsoundError):
-    """Something about recordings, annotations or a corpus."""
+    """Something about recordings, annotations or a corpus: `detail`, at `line` (from 1) of the file `path` if known."""
+
+    def __init__(self, detail: str, *, path: Path | None = None, line: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail, self.path, self.line = detail, path, line
+
+    def __str__(self) -> str:
+        return self.detail if self.path is None else f"{self.where}: {self.detail}"
+
+    @property
+    def where(self) -> str:
+        """Name of the file, and the line in it."""
+        name = "" if self.path is None else self.path.name
+        return name if self.line is None else f"{name} line {self.line}"
 
 
 class AudioError(DataError):
-    """A sound file that cannot be read or used."""
+    """A sound file that cannot be read or used; its message is a sentence about the path."""
+
+    def __str__(self) -> str:
+        return self.detail if self.path is None else f"{self.path} {self.detail}"
 
 
 class AnnotationError(DataError):

@@ -34,7 +34,7 @@ def decoded(path: Path) -> io.BytesIO:
     """
     blocks = list(decoded_blocks(path))
     if not blocks:
-        raise AudioError(f"{path} has 0 samples; remove it, or convert it again")
+        raise AudioError("has 0 samples; remove it, or convert it again", path=path)
     file = io.BytesIO()
     soundfile.write(
         file, np.concatenate([block for block, _ in blocks], axis=1).T, blocks[0][1], format="WAV", subtype="FLOAT"
@@ -52,20 +52,22 @@ def decoded_blocks(path: Path) -> Iterator[tuple[NDArray[np.float32], int]]:
     try:
         import av
     except ImportError:
-        raise SettingsError(f"{path} needs FFmpeg: pip install 'lungsound[av]', or convert it to WAV or FLAC") from None
+        raise SettingsError(
+            f"{path.suffix} files need FFmpeg: pip install 'lungsound[av]', or convert {path.name} to WAV or FLAC"
+        ) from None
     try:
         with av.open(str(path), options=OPTIONS) as container:
             if not container.streams.audio:
-                raise AudioError(f"{path} holds no sound; give a recording")
+                raise AudioError("holds no sound; give a recording", path=path)
             to_float, found = av.AudioResampler(format="fltp"), set()
             for frame in container.decode(container.streams.audio[0]):
                 found.add((frame.sample_rate, frame.layout.name))
                 if len(found) > 1:
-                    raise AudioError(f"{path} changes its rate or channels on the way; convert it to WAV")
+                    raise AudioError("changes its rate or channels on the way; convert it to WAV", path=path)
                 for part in to_float.resample(frame):
                     yield part.to_ndarray().astype(np.float32, copy=False), frame.sample_rate
     except (av.FFmpegError, OSError) as error:
-        raise AudioError(f"{path} cannot be decoded ({error}); copy or convert the file again") from error
+        raise AudioError(f"cannot be decoded ({error}); copy or convert the file again", path=path) from error
 
 
 ONE_SAMPLE_BLOCKS = (1, 3, 6, 7, 0xFFFE)  # WAV codecs with one sample in a block: PCM, float, A- and mu-law, extensible
@@ -122,17 +124,19 @@ def _read(path: Path) -> tuple[Tensor, int]:
             samples = file.read(file.frames, dtype=dtype, always_2d=True)
         except soundfile.LibsndfileError as error:
             raise AudioError(
-                f"{path} cannot be decoded ({error.error_string}); copy or convert the file again"
+                f"cannot be decoded ({error.error_string}); copy or convert the file again", path=path
             ) from error
         num_promised, rate_hz = file.frames, file.samplerate
     if len(samples) < num_promised:
-        raise AudioError(_truncated(path, num_promised, len(samples)))
+        raise _truncated(path, num_promised, len(samples))
     channels = torch.from_numpy(samples)
     if dtype == "int16":
         return channels / 2**15, rate_hz
     if not channels.abs().max().isfinite():
         num_bad = int((~torch.isfinite(channels)).any(dim=1).sum())
-        raise AudioError(f"{path} has {num_bad} samples that are infinite or not a number; record or convert it again")
+        raise AudioError(
+            f"has {num_bad} samples that are infinite or not a number; record or convert it again", path=path
+        )
     return channels, rate_hz
 
 
@@ -142,26 +146,27 @@ def _open(path: Path) -> soundfile.SoundFile:
         with path.open("rb") as raw:
             _check_riff(path, raw)
     except OSError as error:
-        raise AudioError(f"{path} cannot be read ({error.strerror}); check the path") from error
+        raise AudioError(f"cannot be read ({error.strerror}); check the path", path=path) from error
     try:
         # Names need not be UTF-8, which soundfile would have of text.
         file = soundfile.SoundFile(decoded(path) if path.suffix.lower() in SUFFIXES else os.fsencode(path))
     except soundfile.LibsndfileError as error:
         # libsndfile's own words mislead: of bytes that are no MP3 it says that the file does not exist.
         raise AudioError(
-            f"{path} is no sound file that can be read: damaged, or not what its name says; copy or convert it again"
+            "is no sound file that can be read: damaged, or not what its name says; copy or convert it again", path=path
         ) from error
     except TypeError as error:  # a headerless format, by its suffix: soundfile would need the rate
-        raise AudioError(f"{path} has no header that gives its sample rate; convert it to WAV or FLAC") from error
+        raise AudioError("has no header that gives its sample rate; convert it to WAV or FLAC", path=path) from error
     if file.frames in (0, UNKNOWN_FRAMES):
         file.close()
         count = "0 samples" if file.frames == 0 else "no length in its header"
-        raise AudioError(f"{path} has {count}; remove it, or convert it again")
+        raise AudioError(f"has {count}; remove it, or convert it again", path=path)
     if not MIN_RATE_HZ <= file.samplerate <= MAX_RATE_HZ:
         file.close()
         raise AudioError(
-            f"{path} has a sample rate of {file.samplerate} Hz by its header, beyond {MIN_RATE_HZ} to "
-            f"{MAX_RATE_HZ}; convert it again, at its true rate"
+            f"has a sample rate of {file.samplerate} Hz by its header, beyond {MIN_RATE_HZ} to {MAX_RATE_HZ}; "
+            "convert it again, at its true rate",
+            path=path,
         )
     return file
 
@@ -184,11 +189,13 @@ def _check_riff(path: Path, raw: BinaryIO) -> None:
         elif chunk[:4] == b"data":
             num_promised, num_found = (n // block_size for n in (size, file_size - raw.tell()))
             if size != UNKNOWN_SIZE and num_found < num_promised:
-                raise AudioError(_truncated(path, num_promised * samples_per_block, num_found * samples_per_block))
+                raise _truncated(path, num_promised * samples_per_block, num_found * samples_per_block)
             return
         raw.seek(size + size % 2, os.SEEK_CUR)
-    raise AudioError(f"{path} is a WAV file that ends before its samples begin; copy it again")
+    raise AudioError("is a WAV file that ends before its samples begin; copy it again", path=path)
 
 
-def _truncated(path: Path, num_promised: int, num_found: int) -> str:
-    return f"{path} is truncated: its header promises {num_promised} samples, {num_found} are there; copy it again"
+def _truncated(path: Path, num_promised: int, num_found: int) -> AudioError:
+    return AudioError(
+        f"is truncated: its header promises {num_promised} samples, {num_found} are there; copy it again", path=path
+    )

@@ -168,8 +168,7 @@ def _cycles(recording: Recording, problems: list[Problem]) -> list[Cycle]:
     try:
         return [Cycle(recording, *fields) for _, fields in read_annotation(recording.path)]
     except AnnotationError as error:
-        where, _, detail = str(error).partition(": ")
-        problems.append(Problem("bad annotation", where, detail))
+        problems.append(Problem("bad annotation", error.where, error.detail))
         return []
 
 

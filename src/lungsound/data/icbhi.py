@@ -66,7 +66,7 @@ def read_patients(places: Sequence[Path], problems: list[Problem]) -> tuple[dict
             try:
                 facts[row[0]] = _parse_demographics(row)
             except DataError as error:
-                problems.append(Problem("bad patient facts", where, str(error)))
+                problems.append(Problem("bad patient facts", where, error.detail))
     diagnoses = _first_file(places, DIAGNOSIS_FILES)
     if diagnoses is None:
         notes.append(f"diagnoses are unknown: none of {', '.join(DIAGNOSIS_FILES)} is there")
@@ -247,26 +247,31 @@ def _read_recording(
     )
 
 
-def read_annotation(path: Path) -> list[tuple[str, tuple[float, float, bool, bool]]]:
-    """Where each cycle of an annotation file stands, and its start and end (s), crackle, wheeze.
+def annotation_beside(recording: Path) -> Path | None:
+    """The annotation of the same name beside a recording; None without one."""
+    paths = (recording.with_suffix(suffix) for suffix in (".txt", ".TXT", ".Txt"))
+    return next((path for path in paths if path.is_file()), None)
 
-    Lines `start end crackle wheeze`, tabs or spaces, LF or CRLF, blank lines. Raises AnnotationError,
-    "<where>: <what>", for no text, no cycle at all, or a line that is something else.
+
+def read_annotation(path: Path) -> list[tuple[int, tuple[float, float, bool, bool]]]:
+    """The line (from 1) of each cycle of an annotation file, and its start and end (s), crackle, wheeze.
+
+    Lines `start end crackle wheeze`, tabs or spaces, LF or CRLF, blank lines. Raises AnnotationError for no text, no
+    cycle at all, or a line that is something else.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{path.name}: cannot be read as text ({type(error).__name__})") from None
+        raise AnnotationError(f"cannot be read as text ({type(error).__name__})", path=path) from None
     cycles = []
     for number, line in enumerate(lines, start=1):
-        where = f"{path.name} line {number}"
         try:
             if line.strip():
-                cycles.append((where, _parse_line(line.split())))
+                cycles.append((number, _parse_line(line.split())))
         except AnnotationError as error:
-            raise AnnotationError(f"{where}: {error}") from None
+            raise AnnotationError(error.detail, path=path, line=number) from None
     if not cycles:
-        raise AnnotationError(f"{path.name}: holds no cycle, expected {_LINE}")
+        raise AnnotationError(f"holds no cycle, expected {_LINE}", path=path)
     return cycles
 
 
@@ -275,10 +280,12 @@ def _read_cycles(path: Path, recording: Recording, problems: list[Problem]) -> l
     try:
         annotation = read_annotation(path)
     except AnnotationError as error:
-        where, _, detail = str(error).partition(": ")
-        problems.append(Problem("bad annotation", where, detail))
+        problems.append(Problem("bad annotation", error.where, error.detail))
         return []
-    cycles = [(where, Cycle(recording, *fields, position=n)) for n, (where, fields) in enumerate(annotation)]
+    cycles = [
+        (f"{path.name} line {line}", Cycle(recording, *fields, position=position))
+        for position, (line, fields) in enumerate(annotation)
+    ]
     return usable_cycles(cycles, problems)
 
 

@@ -174,7 +174,7 @@ def _read_annotation(path: Path, problems: list[Problem]) -> Annotation | None:
     try:
         return read_annotation(path)
     except AnnotationError as error:
-        problems.append(Problem("bad annotation", path.name, str(error)))
+        problems.append(Problem("bad annotation", path.name, error.detail))
         return None
 
 

@@ -80,7 +80,7 @@ def read_table(root: Path, *, unit: Unit = "cycle", label_map: LabelMap | None =
             cycle = _read_cycle(row, recordings[row.sound], unit)
             placed.append((row.where, replace(cycle, position=position)))
         except AnnotationError as error:
-            problems.append(Problem("bad row", row.where, str(error)))
+            problems.append(Problem("bad row", row.where, error.detail))
     placed, vocabulary, notes = read_words(placed, label_map, path.name, problems)
     split = {recordings[row.sound].name: row.cells.get("split", "") for row in rows}
     if "split" not in columns:
@@ -228,7 +228,7 @@ def _read_recording(row: _Row, folder: Path, problems: list[Problem]) -> Recordi
         age_years, bmi = _number(cells, "age_years"), _number(cells, "bmi")
         sex = _SEXES[cells["sex"].lower()] if "sex" in cells else None
     except AnnotationError as error:
-        problems.append(Problem("bad row", row.where, str(error)))
+        problems.append(Problem("bad row", row.where, error.detail))
         return None
     except KeyError:
         problems.append(Problem("bad row", row.where, f"sex {cells['sex']!r}, expected M or F, or blank"))

@@ -5,7 +5,7 @@ What is odd becomes a Problem in the list that is passed in; nothing is dropped 
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -85,32 +85,40 @@ def measure(path: Path, problems: list[Problem], *, where: str | None = None) ->
         return file_facts().audio_info(path)
     except AudioError as error:
         others = [path.with_suffix(suffix) for suffix in AUDIO_SUFFIXES if not path.exists()]
-        told = "".join(f"; there is {other.name}" for other in others if other.is_file())
-        why = str(error).removeprefix(f"{path} ")  # `where` names it
-        problems.append(Problem("bad sound file", where or path.name, f"{why}{told}"))
+        hint = "".join(f"; there is {other.name}" for other in others if other.is_file())
+        problems.append(Problem("bad sound file", where or path.name, f"{error.detail}{hint}"))
         return None
 
 
-def usable_cycles(cycles: Iterable[tuple[str, Cycle]], problems: list[Problem]) -> list[Cycle]:
-    """Those of one recording's cycles (each with where it was written) that can be cut.
+def cycle_faults(spans_s: Iterable[tuple[float, float]], duration_s: float) -> list[tuple[str, str] | None]:
+    """Kind and detail of what is wrong with each cycle (start, end) of one recording; None where it can be cut.
 
-    Left out, and named: an "empty cycle" (no sample at 16 kHz, cut as published: int(start * rate) to
-    int(end * rate)), a "cycle past the end" of the recording by more than `PAST_END_TOLERANCE_S`, and a
-    "duplicate cycle" (a key that the recording already has).
+    An "empty cycle" has no sample at 16 kHz, cut as published: int(start * rate) to int(end * rate); a "cycle past the
+    end" ends later than the recording by more than `PAST_END_TOLERANCE_S`; a "duplicate cycle" has the times of an
+    earlier one to the millisecond.
     """
-    kept: dict[str, Cycle] = {}
-    for where, cycle in cycles:
-        start_s, end_s, duration_s = cycle.start_s, cycle.end_s, cycle.recording.duration_s
+    faults: list[tuple[str, str] | None] = []
+    seen: set[str] = set()
+    for start_s, end_s in spans_s:
+        times = f"{start_s:.3f}-{end_s:.3f}"
         if int(end_s * CUT_RATE_HZ) <= int(start_s * CUT_RATE_HZ):
-            problems.append(Problem("empty cycle", where, f"from {start_s:g} s to {end_s:g} s"))
+            faults.append(("empty cycle", f"from {start_s:g} s to {end_s:g} s"))
         elif end_s > duration_s + PAST_END_TOLERANCE_S or start_s * CUT_RATE_HZ >= int(duration_s * CUT_RATE_HZ):
             detail = f"from {start_s:g} s to {end_s:g} s, but the recording is {duration_s:.3f} s long"
-            problems.append(Problem("cycle past the end", where, detail))
-        elif cycle.key in kept:
-            problems.append(Problem("duplicate cycle", where, f"{cycle.key} is there already"))
+            faults.append(("cycle past the end", detail))
         else:
-            kept[cycle.key] = cycle
-    return list(kept.values())
+            faults.append(("duplicate cycle", f"{times} s is there already") if times in seen else None)
+            seen.add(times)
+    return faults
+
+
+def usable_cycles(cycles: Sequence[tuple[str, Cycle]], problems: list[Problem]) -> list[Cycle]:
+    """Those of one recording's cycles (each with where it was written) without one of `cycle_faults`."""
+    if not cycles:
+        return []
+    faults = cycle_faults([(c.start_s, c.end_s) for _, c in cycles], cycles[0][1].recording.duration_s)
+    problems += [Problem(fault[0], where, fault[1]) for (where, _), fault in zip(cycles, faults, strict=True) if fault]
+    return [cycle for (_, cycle), fault in zip(cycles, faults, strict=True) if fault is None]
 
 
 def usable_by_recording(cycles: Iterable[tuple[str, Cycle]], problems: list[Problem]) -> list[Cycle]:

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from lungsound.audio.io import SUFFIXES
 from lungsound.data.corpus import AUDIO_SUFFIXES
+from lungsound.data.icbhi import annotation_beside
 from lungsound.errors import DataError, LungsoundError, SettingsError
 from lungsound.files import write_text
 from lungsound.inference.formats.json_lines import answer_of, record
@@ -26,7 +27,7 @@ from lungsound.inference.formats.write import check_names, find_format, write_an
 from lungsound.inference.pages import write_review_pages
 from lungsound.inference.prediction import Provenance, RecordingAnswer, patients_text
 from lungsound.inference.predictor import Predictor
-from lungsound.inference.recording import ANNOTATION, Heard
+from lungsound.inference.recording import Heard
 from lungsound.progress import track
 
 SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
@@ -216,7 +217,7 @@ def _kept(file: Path) -> Any:
 
 def _stamp(recording: Path) -> list[int]:
     """Sizes and times of change of the recording and its annotation: what has changed is answered again."""
-    there = [path.stat() for path in (recording, recording.with_suffix(ANNOTATION)) if path.exists()]
+    there = [path.stat() for path in (recording, annotation_beside(recording)) if path and path.exists()]
     return [fact for facts in there for fact in (facts.st_size, facts.st_mtime_ns)]
 
 

@@ -25,14 +25,14 @@ from lungsound.audio.quality import (
     silent_stretches,
 )
 from lungsound.audio.segmentation import segment_cycles, sliding_windows
-from lungsound.data.icbhi import read_annotation
+from lungsound.data.icbhi import annotation_beside, read_annotation
+from lungsound.data.tree import cycle_faults
 from lungsound.errors import AnnotationError
 from lungsound.inference.prediction import CyclesFrom
 
 FindBy = Literal["auto", "annotation", "segmentation", "windows"]
 OVERLAP = 0.5  # of windows
 Spans = tuple[tuple[float, float], ...]
-ANNOTATION = ".txt"  # beside a recording of the same name
 ANNOTATED_SHORT = ("annotation", TOO_SHORT)  # somebody has heard a cycle in it
 
 
@@ -99,12 +99,20 @@ def listen(
     )
 
 
-def annotated_spans(recording: Path) -> Spans | None:
-    """Start and end (s) of the cycles in `<name>.txt` beside a recording, whatever its labels; None without one."""
-    annotation = recording.with_suffix(ANNOTATION)
-    if not annotation.is_file():
+def annotated_spans(recording: Path, duration_s: float) -> Spans | None:
+    """Start and end (s) of the cycles in `<name>.txt` beside a recording, whatever its labels; None without one.
+
+    AnnotationError for what `lungsound data check` refuses too.
+    """
+    annotation = annotation_beside(recording)
+    if annotation is None:
         return None
-    return tuple(sorted((start_s, end_s) for _, (start_s, end_s, _, _) in read_annotation(annotation)))
+    lines, cycles = zip(*read_annotation(annotation), strict=True)
+    spans_s = [(start_s, end_s) for start_s, end_s, _, _ in cycles]
+    for line, fault in zip(lines, cycle_faults(spans_s, duration_s), strict=True):
+        if fault is not None:
+            raise AnnotationError(": ".join(fault), path=annotation, line=line)
+    return tuple(sorted(spans_s))
 
 
 def _find(
@@ -113,12 +121,12 @@ def _find(
     """How the cycles were found, where they are, and why there are none but windows."""
     problem = None
     if find_by in ("auto", "annotation"):
-        annotated = annotated_spans(path)
+        annotated = annotated_spans(path, len(mono) / rate_hz)
         if annotated is not None:
             return "annotation", annotated, None
         if find_by == "annotation":
             raise AnnotationError(
-                f"{path} has no annotation {path.stem}.txt beside it; take another --cycles, in Python find_by"
+                f"no annotation {path.stem}.txt beside it; take another --cycles, in Python find_by", path=path
             )
     if find_by in ("auto", "segmentation"):
         segmentation = segment_cycles(mono, rate_hz)

@@ -12,7 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from lungsound.audio.io import SUFFIXES, AudioInfo, decoded_blocks, probe
-from lungsound.errors import AudioError, SettingsError
+from lungsound.errors import AnnotationError, AudioError, SettingsError
 from lungsound.serve.gate import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_TEXT_BYTES, Limits, Refusal
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
@@ -124,13 +124,17 @@ def _counted(path: Path, limits: Limits) -> AudioInfo:
             message = f"more than {limits.max_duration_s:g} s of sound, or than {limits.max_values} samples in all"
             raise Refusal("too long", f"{message}, which is the limit")
     if num_samples == 0:
-        raise AudioError(f"{path} has 0 samples; remove it, or convert it again")
+        raise AudioError("has 0 samples; remove it, or convert it again", path=path)
     return AudioInfo(num_samples, rate_hz, num_channels)
 
 
 def told(error: Exception, path: Path) -> str:
     """What an error says, without the place of the file here."""
-    return str(error).replace(str(path), "the recording").replace(f"{_STEM}.txt", "the annotation")
+    if isinstance(error, AudioError) and error.path == path:
+        return f"the recording {error.detail}"
+    if isinstance(error, AnnotationError):
+        return f"the annotation{'' if error.line is None else f' line {error.line}'}: {error.detail}"
+    return str(error)
 
 
 def safe_name(given: str | None) -> str:

@@ -97,7 +97,7 @@ def test_breathing_is_found_and_may_not_be_looked_for(
     assert abs(len(breathing.cycles) - len(truth.cycles)) <= 2
     for find_by in ("windows", "segmentation"):
         assert Predictor.load(model_path, find_by=find_by).answer(found).cycles_from == find_by  # type: ignore[arg-type]
-    with pytest.raises(AnnotationError, match=r"has no annotation alone\.txt"):
+    with pytest.raises(AnnotationError, match=r"no annotation alone\.txt"):
         Predictor.load(model_path, find_by="annotation").answer(path)
 
 
@@ -129,8 +129,11 @@ def test_what_cannot_be_answered_is_named(model_path: Path, recording: Path, tmp
         predictor.predict(tmp_path / "none.wav")
     with pytest.raises(AudioError, match="no samples from 4 s to 5 s"):
         predictor.predict(recording, spans_s=[(4.0, 5.0)])
-    recording.with_suffix(".txt").write_text("notes of the nurse")
-    with pytest.raises(AnnotationError, match=r"any name\.txt line 1"):
+    recording.with_suffix(".TXT").write_text("notes of the nurse")
+    with pytest.raises(AnnotationError, match=r"any name\.TXT line 1"):
+        predictor.predict(recording)
+    recording.with_suffix(".txt").write_text("0 1 0 0\n1 60 0 0\n")
+    with pytest.raises(AnnotationError, match=r"any name\.txt line 2: cycle past the end"):
         predictor.predict(recording)
 
 
