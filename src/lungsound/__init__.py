@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not follow `_HOMES`
     from lungsound.errors import LungsoundError as LungsoundError
     from lungsound.inference.embed import embed as embed
     from lungsound.inference.estimator import LungSoundClassifier as LungSoundClassifier
-    from lungsound.inference.prediction import CycleAnswer as CycleAnswer
-    from lungsound.inference.prediction import RecordingAnswer as RecordingAnswer
+    from lungsound.inference.prediction import CyclePrediction as CyclePrediction
+    from lungsound.inference.prediction import RecordingPrediction as RecordingPrediction
     from lungsound.inference.predictor import Predictor as Predictor
     from lungsound.recipe import train as train
     from lungsound.training.evaluate import evaluate as evaluate
@@ -27,12 +27,12 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not follow `_HOMES`
 _HOMES = {
     "Corpus": "lungsound.data.corpus",
     "Cycle": "lungsound.data.corpus",
-    "CycleAnswer": "lungsound.inference.prediction",
+    "CyclePrediction": "lungsound.inference.prediction",
     "LungSoundClassifier": "lungsound.inference.estimator",
     "LungsoundError": "lungsound.errors",
     "Predictor": "lungsound.inference.predictor",
     "Recording": "lungsound.data.corpus",
-    "RecordingAnswer": "lungsound.inference.prediction",
+    "RecordingPrediction": "lungsound.inference.prediction",
     "embed": "lungsound.inference.embed",
     "evaluate": "lungsound.training.evaluate",
     "load_config": "lungsound.config",

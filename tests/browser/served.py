@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from lungsound.audio.io import probe
-from lungsound.inference.prediction import CycleAnswer, RecordingAnswer
+from lungsound.inference.prediction import CyclePrediction, RecordingPrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.serve.application import Service, application
 from lungsound.serve.gate import Limits
@@ -33,19 +33,25 @@ SURE = 0.5  # a smaller probability is uncertain
 class PlantedPredictor(Predictor):
     """Says the same of every recording."""
 
-    def answer(
-        self, recording: str | Path, *, patient: str | None = None, device: str | None = None
-    ) -> RecordingAnswer:
+    def predict(
+        self,
+        recording: str | Path,
+        *,
+        spans_s: Sequence[tuple[float, float]] | None = None,
+        patient: str | None = None,
+        device: str | None = None,
+    ) -> RecordingPrediction:
+        del spans_s
         path = Path(recording)
         info = probe(path)
         duration_s = info.num_samples / info.sample_rate_hz
-        return RecordingAnswer(
+        return RecordingPrediction(
             path=path,
             duration_s=duration_s,
             sample_rate_hz=info.sample_rate_hz,
             cycles_from="annotation" if path.with_suffix(".txt").exists() else "segmentation",
             cycles=tuple(cycle(low * duration_s, high * duration_s, shares) for low, high, shares in PLANTED),
-            whole=cycle(0.0, duration_s, (0.3, 0.5, 0.15, 0.05)),
+            aggregate=cycle(0.0, duration_s, (0.3, 0.5, 0.15, 0.05)),
             patient=patient,
             device=device,
             quality=("hum at 50 Hz",),
@@ -53,10 +59,12 @@ class PlantedPredictor(Predictor):
         )
 
 
-def cycle(start_s: float, end_s: float, shares: tuple[float, ...]) -> CycleAnswer:
+def cycle(start_s: float, end_s: float, shares: tuple[float, ...]) -> CyclePrediction:
     answer = CLASSES[int(np.argmax(shares))]
     possible = tuple(name for name, share in zip(CLASSES, shares, strict=True) if share > 0.2)
-    return CycleAnswer(start_s, end_s, answer, dict(zip(CLASSES, shares, strict=True)), max(shares) < SURE, possible)
+    return CyclePrediction(
+        start_s, end_s, answer, dict(zip(CLASSES, shares, strict=True)), max(shares) < SURE, possible
+    )
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def test_training_evaluating_and_predicting_hear_the_same(synthetic_corpus_dir: 
     rows = dict(zip(found.keys, found.probabilities, strict=True))
     lengths: Counter[int] = Counter()
     for cycle in corpus.part("test")[:12]:
-        (answer,) = predictor.predict(cycle.recording.path, spans_s=[(cycle.start_s, cycle.end_s)])
+        (answer,) = predictor.predict(cycle.recording.path, spans_s=[(cycle.start_s, cycle.end_s)]).cycles
         assert list(answer.probabilities.values()) == pytest.approx(rows[cycle.key].tolist(), abs=1e-5)
         lengths[predictor.trained.num_input_samples(int((cycle.end_s - cycle.start_s) * 4000))] += 1
     assert len(lengths) > 3, "cycles of different lengths"

@@ -92,7 +92,7 @@ def test_the_model_keeps_its_calibration_and_answers_with_it(run: Path, syntheti
     predictor = Predictor.load(run)
     assert predictor.is_calibrated
     recording = sorted(synthetic_corpus_dir.glob("*.wav"))[0]
-    for answer in predictor.predict(recording):
+    for answer in predictor.predict(recording).cycles:
         assert sum(answer.probabilities.values()) == pytest.approx(1.0)
         assert answer.possible
 
@@ -106,7 +106,7 @@ def test_the_model_keeps_what_it_was_trained_on(run: Path, synthetic_corpus_dir:
     assert trained.domain is not None
     assert len(trained.domain.cycles) == len(trained.domain.distances) == len(train)
     recording = train[0].recording
-    answer = Predictor.load(run).answer(recording.path, device=recording.device)
+    answer = Predictor.load(run).predict(recording.path, device=recording.device)
     waveform = trained.front_end.read(recording.path)
     cuts = [
         trained.front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)

@@ -13,7 +13,7 @@ from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic import EVENTS_FILE, synthesize
 from lungsound.errors import SettingsError
 from lungsound.evaluation.report import first_lines
-from lungsound.inference.prediction import CycleAnswer
+from lungsound.inference.prediction import CyclePrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LungSound
 from lungsound.progress import track
@@ -68,10 +68,12 @@ def _answer_for_one(corpus: Corpus, run_dir: Path, console: Console) -> None:
         return
     recording = next((c.recording for c in unseen if c.sound is LungSound.BOTH), unseen[0].recording)
     truth = [cycle for cycle in unseen if cycle.recording == recording]
+    truth.sort(key=lambda cycle: (cycle.start_s, cycle.end_s))
     console.print(f"\nAn answer for one recording of a patient that the model never heard: {recording.path}")
     spans_s = [(cycle.start_s, cycle.end_s) for cycle in truth]
-    answers = Predictor.load(run_dir).predict(recording.path, spans_s=spans_s)
-    print_answers(recording.path.name, answers, console, truth=truth)
+    predictor = Predictor.load(run_dir)
+    cycles = predictor.predict(recording.path, spans_s=spans_s).cycles
+    print_cycles(recording.path.name, cycles, console, classes=predictor.classes, truth=truth)
 
 
 def synthesize_with_bar(root: Path, *, num_patients: int, seed: int, console: Console) -> None:
@@ -80,18 +82,23 @@ def synthesize_with_bar(root: Path, *, num_patients: int, seed: int, console: Co
         synthesize(root, num_patients=num_patients, seed=seed, on_progress=on_progress)
 
 
-def print_answers(
-    title: str, answers: Sequence[CycleAnswer], console: Console, *, truth: Sequence[Cycle] | None = None
+def print_cycles(
+    title: str,
+    cycles: Sequence[CyclePrediction],
+    console: Console,
+    *,
+    classes: Sequence[str],
+    truth: Sequence[Cycle] | None = None,
 ) -> None:
-    """A table of the answers for one recording, beside the annotation when `truth` is given."""
+    """Print the predictions for one recording as a table, beside the annotation when `truth` is given."""
     table = Table(title=title, title_justify="left")
-    for column in ("start s", "end s", "answer", *(["annotated"] if truth else []), *answers[0].probabilities):
+    for column in ("start s", "end s", "answer", *(["annotated"] if truth else []), *classes):
         table.add_column(column)
-    for index, answer in enumerate(answers):
+    for index, cycle in enumerate(cycles):
         annotated = [truth[index].sound.name.lower()] if truth else []
-        shares = [f"{value:.2f}" for value in answer.probabilities.values()]
-        said = f"{answer.answer} (uncertain)" if answer.is_uncertain else answer.answer
-        table.add_row(f"{answer.start_s:.2f}", f"{answer.end_s:.2f}", said, *annotated, *shares)
+        shares = [f"{value:.2f}" for value in cycle.probabilities.values()]
+        label = f"{cycle.best_guess} (uncertain)" if cycle.is_uncertain else cycle.best_guess
+        table.add_row(f"{cycle.start_s:.2f}", f"{cycle.end_s:.2f}", label, *annotated, *shares)
     console.print(table)
 
 

@@ -175,21 +175,22 @@ def _tell(done: "Done") -> None:
 
 def _show(predictor: "Predictor", paths: Sequence[Path], stethoscope: str | None) -> tuple[str, ...]:
     """Print the answers for each recording; what failed."""
-    from lungsound.cli.demo import print_answers
+    from lungsound.cli.demo import print_cycles
     from lungsound.inference.bulk import failure
     from lungsound.inference.withholding import UNKNOWN_DEVICE
 
     errors = []
     for path in paths:
         try:
-            found = predictor.answer(path, device=stethoscope)
+            found = predictor.predict(path, device=stethoscope)
         except LungsoundError as error:
             errors.append(failure(path, error))
             continue
-        whole = "no answer" if found.whole is None else found.whole.caption
+        whole = "no answer" if found.aggregate is None else found.aggregate.caption
         said = [f"{each} (--stethoscope NAME)" if each == UNKNOWN_DEVICE else each for each in found.quality]
         remarks = f"; {', '.join(said)}" if said else ""
-        print_answers(f"{path.name}, by {found.cycles_from}: {whole}{remarks}", found.cycles, console)
+        title = f"{path.name}, by {found.cycles_from}: {whole}{remarks}"
+        print_cycles(title, found.cycles, console, classes=predictor.classes)
     return tuple(errors)
 
 

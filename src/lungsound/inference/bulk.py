@@ -22,12 +22,13 @@ from lungsound.data.corpus import AUDIO_SUFFIXES
 from lungsound.data.icbhi import annotation_beside
 from lungsound.errors import DataError, LungsoundError, SettingsError
 from lungsound.files import write_text
-from lungsound.inference.formats.json_lines import answer_of, record
-from lungsound.inference.formats.write import check_names, find_format, write_answers
+from lungsound.inference.formats.json_lines import prediction_of, record
+from lungsound.inference.formats.tables import patients_csv
+from lungsound.inference.formats.write import check_names, find_format, write_predictions
 from lungsound.inference.pages import write_review_pages
-from lungsound.inference.prediction import Provenance, RecordingAnswer, patients_text
+from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import Predictor
-from lungsound.inference.recording import Heard
+from lungsound.inference.recording import LoadedRecording
 from lungsound.progress import track
 
 SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
@@ -73,7 +74,7 @@ def predict_many(
     patient_of = _patient_of(patient_pattern)
     files, provenance = sound_files(paths), predictor.provenance(datetime.now(UTC))
     check_names(files, tables)
-    kept = KeptAnswers(out, provenance)
+    kept = StoredPredictions(out, provenance)
     wanted = [
         path
         for path in files
@@ -84,10 +85,10 @@ def predict_many(
     out.mkdir(parents=True, exist_ok=True)
     with kept.lock():
         answers = kept.all()
-        written = [file for name in tables for file in write_answers(answers, provenance, to=name, out=out)]
+        written = [file for name in tables for file in write_predictions(answers, provenance, to=name, out=out)]
         if patient_pattern is not None:
             written.append(out / "patients.csv")
-            write_text(written[-1], patients_text(answers, predictor.classes))
+            write_text(written[-1], patients_csv(answers, predictor.classes))
         if PAGES in formats:
             written += _pages(predictor, answers, out, provenance, is_explained=is_explained, console=console)
     return Done(len(wanted) - len(errors), len(files) - len(wanted), tuple(errors), tuple(written))
@@ -95,8 +96,8 @@ def predict_many(
 
 def _answer(
     predictor: Predictor,
-    coming: Iterable[tuple[Path, Future[Heard]]],
-    kept: "KeptAnswers",
+    coming: Iterable[tuple[Path, Future[LoadedRecording]]],
+    kept: "StoredPredictions",
     patient_of: Callable[[Path], str | None],
     device: str | None,
     *,
@@ -106,9 +107,9 @@ def _answer(
     """Answer for what is heard, one after another, and keep it; what failed, in one line each."""
     errors = []
     with track(console, "recordings") as on_progress:
-        for number, (path, heard) in enumerate(coming, start=1):
+        for number, (path, loaded) in enumerate(coming, start=1):
             try:
-                answer = predictor.answer_heard(heard.result(), patient=patient_of(path), device=device)
+                answer = predictor.predict_loaded(loaded.result(), patient_of(path), device)
             except Exception as error:  # a mistake of ours in one recording must not lose the others
                 errors.append(failure(path, error))
                 kept.drop(path)  # what was said of the file that this was before
@@ -120,7 +121,7 @@ def _answer(
 
 def _pages(
     predictor: Predictor,
-    answers: Sequence[RecordingAnswer],
+    answers: Sequence[RecordingPrediction],
     out: Path,
     provenance: Provenance,
     *,
@@ -164,7 +165,7 @@ def sound_files(paths: Iterable[Path]) -> list[Path]:
     return list(found)
 
 
-class KeptAnswers:
+class StoredPredictions:
     """Answers of one model with its settings, a file each, in the folder `out`."""
 
     def __init__(self, out: Path, provenance: Provenance) -> None:
@@ -182,7 +183,7 @@ class KeptAnswers:
         found = values["record"]
         return (values["stamp"], found["patient"], found["device"]) == (_stamp(recording), patient, device)
 
-    def keep(self, answer: RecordingAnswer) -> None:
+    def keep(self, answer: RecordingPrediction) -> None:
         # The path as it is, which need not be UTF-8, in place of the one for tables.
         values = {"stamp": _stamp(answer.path), "record": {**record(answer, self.provenance), "path": str(answer.path)}}
         write_text(self._file(answer.path), json.dumps(values, allow_nan=False) + "\n", is_shared=True)
@@ -196,10 +197,10 @@ class KeptAnswers:
         """Of the tables: another call may be reading `all`."""
         return FileLock(self.folder.parent / "lock")
 
-    def all(self) -> list[RecordingAnswer]:
+    def all(self) -> list[RecordingPrediction]:
         """All that is kept, by path."""
         files = self.folder.glob(f"*.{self.made_by}.json")
-        found = (answer_of(_kept(file)["record"]) for file in files)
+        found = (prediction_of(_kept(file)["record"]) for file in files)
         return sorted(found, key=lambda answer: answer.path)
 
     def _file(self, recording: Path) -> Path:
@@ -221,12 +222,14 @@ def _stamp(recording: Path) -> list[int]:
     return [fact for facts in there for fact in (facts.st_size, facts.st_mtime_ns)]
 
 
-def _listen(predictor: Predictor, paths: Sequence[Path], num_workers: int) -> Iterator[tuple[Path, Future[Heard]]]:
+def _listen(
+    predictor: Predictor, paths: Sequence[Path], num_workers: int
+) -> Iterator[tuple[Path, Future[LoadedRecording]]]:
     """Recordings in their order, read and cut by `num_workers` threads while the model answers for those before."""
     with ThreadPoolExecutor(num_workers, thread_name_prefix="listen") as pool:
-        coming: deque[tuple[Path, Future[Heard]]] = deque()
+        coming: deque[tuple[Path, Future[LoadedRecording]]] = deque()
         for path in paths:
-            coming.append((path, pool.submit(predictor.listen, path)))
+            coming.append((path, pool.submit(predictor.load_recording, path)))
             if len(coming) > 2 * num_workers:
                 yield coming.popleft()
         yield from coming

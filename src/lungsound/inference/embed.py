@@ -21,7 +21,7 @@ from lungsound.errors import LungsoundError, SettingsError
 from lungsound.files import written_whole
 from lungsound.inference.bulk import failure, sound_files
 from lungsound.inference.formats.tables import METADATA_KEY, load_pyarrow
-from lungsound.inference.recording import FindBy, listen
+from lungsound.inference.recording import FindBy, load_recording
 from lungsound.progress import track
 from lungsound.training import trainer as training
 from lungsound.training.checkpoint import TrainedModel, load_model, model_file
@@ -127,18 +127,20 @@ def embed_corpus(trained: TrainedModel, corpus: Corpus, *, console: Console) -> 
 def embed_recordings(
     trained: TrainedModel, files: Sequence[Path], *, find_by: FindBy = "auto", console: Console
 ) -> Embeddings:
-    """Features of the cycles of sound files (`listening.listen` finds them); the key names the file by its path."""
+    """Features of the cycles of sound files (`load_recording` finds them); the key names the file by its path."""
     parts, names, errors = [], [], []
     with track(console, "features") as on_progress:
         for number, path in enumerate(files, start=1):
             try:
-                heard = listen(path, trained.front_end, find_by=find_by)
+                loaded = load_recording(path, trained.front_end, find_by=find_by)
             except LungsoundError as error:
                 errors.append(failure(path, error))
             else:
-                parts.append(features(trained, heard.waveforms))
-                spans = heard.spans_s
-                names += [EmbeddedCycle(f"{path}#{s:.3f}-{e:.3f}", str(path), s, e) for s, e in spans]
+                parts.append(features(trained, loaded.waveforms))
+                names += [
+                    EmbeddedCycle(f"{path}#{each.start_s:.3f}-{each.end_s:.3f}", str(path), each.start_s, each.end_s)
+                    for each in loaded.stretches
+                ]
             on_progress(number, len(files))
     return Embeddings(tuple(names), _stacked(trained, parts), trained.sha256, tuple(errors))
 

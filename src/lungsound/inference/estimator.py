@@ -22,6 +22,7 @@ from lungsound.data.reader import read_corpus
 from lungsound.data.splits import hold_out_patients
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.files import short_names, written_whole
+from lungsound.inference.prediction import TIME_DECIMALS
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.randomness import generator_at
@@ -123,9 +124,11 @@ class LungSoundClassifier:
             for row, sound in enumerate(sounds):
                 rows_of.setdefault(sound.path, []).append(row)
             for path, rows in rows_of.items():
-                spans_s = [sounds[row].span_s or (0.0, _duration_s(path)) for row in rows]
-                for row, answer in zip(rows, predictor.predict(path, spans_s=spans_s), strict=True):
-                    found[row] = [answer.probabilities[name] for name in self.classes_]
+                span_of = {row: sounds[row].span_s or (0.0, _duration_s(path)) for row in rows}
+                rows.sort(key=span_of.__getitem__)
+                prediction = predictor.predict(path, spans_s=[span_of[row] for row in rows])
+                for row, cycle in zip(rows, prediction.cycles, strict=True):  # both in order of time
+                    found[row] = [cycle.probabilities[name] for name in self.classes_]
         found /= found.sum(axis=1, keepdims=True)  # the model's own sum to 1 in float32 only
         return found
 
@@ -264,7 +267,7 @@ def _sounds(X: Sequence[Any], folder: Path, sample_rate_hz: int | None) -> list[
 
 def _span_s(number: int, start: Any, end: Any) -> tuple[float, float]:
     try:
-        start_s, end_s = float(start), float(end)
+        start_s, end_s = round(float(start), TIME_DECIMALS), round(float(end), TIME_DECIMALS)
     except (TypeError, ValueError):
         start_s = end_s = math.nan
     if not 0 <= start_s < end_s < math.inf:

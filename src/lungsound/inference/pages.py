@@ -29,7 +29,7 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.errors import AudioError
 from lungsound.files import short_names, write_text
 from lungsound.inference.explain import TILE_SIZE, relevance, tile_means, tiles
-from lungsound.inference.prediction import RULE, CycleAnswer, Provenance, RecordingAnswer, doubt, margin
+from lungsound.inference.prediction import RULE, CyclePrediction, Provenance, RecordingPrediction, margin, uncertainty
 from lungsound.inference.predictor import Predictor
 
 PLAYED_PEAK, MAX_GAIN = 0.9, 40.0  # quiet recordings are raised, as the service's page does
@@ -197,7 +197,7 @@ _CHANGED_S = 0.01  # a file whose duration differs by more is not the one that w
 
 def write_review_pages(
     predictor: Predictor,
-    answers: Sequence[RecordingAnswer],
+    answers: Sequence[RecordingPrediction],
     out: Path,
     *,
     created: datetime,
@@ -230,7 +230,7 @@ def write_review_pages(
     return [out / INDEX, *paths]
 
 
-def page_name(answer: RecordingAnswer) -> str:
+def page_name(answer: RecordingPrediction) -> str:
     """A file name of letters that are safe everywhere; recordings of one name differ by their paths."""
     place = hashlib.sha256(answer.path_text.encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', answer.name)[:80]}-{place}.html"
@@ -296,14 +296,14 @@ class _Why:
     """What the answer for one cycle rests on."""
 
     number: int
-    cycle: CycleAnswer
+    cycle: CyclePrediction
     picture: str
     picture_width: float
     boxes: list[Box]
     heard_s: float
 
 
-def _recording(predictor: Predictor, answer: RecordingAnswer, *, num_explained: int) -> dict[str, Any]:
+def _recording(predictor: Predictor, answer: RecordingPrediction, *, num_explained: int) -> dict[str, Any]:
     waveform, problem = _sound(predictor, answer)
     rows = lanes([(cycle.start_s, cycle.end_s) for cycle in answer.cycles])
     cycles = list(zip(range(1, len(answer.cycles) + 1), answer.cycles, rows, strict=True))
@@ -321,7 +321,7 @@ def _recording(predictor: Predictor, answer: RecordingAnswer, *, num_explained: 
     }
 
 
-def _sound(predictor: Predictor, answer: RecordingAnswer) -> tuple[Tensor | None, str | None]:
+def _sound(predictor: Predictor, answer: RecordingPrediction) -> tuple[Tensor | None, str | None]:
     """The recording as the model hears it, or why it cannot be had."""
     front_end = predictor.trained.front_end
     try:
@@ -333,10 +333,10 @@ def _sound(predictor: Predictor, answer: RecordingAnswer) -> tuple[Tensor | None
     return waveform, None
 
 
-def _why(predictor: Predictor, waveform: Tensor, number: int, cycle: CycleAnswer) -> _Why:
+def _why(predictor: Predictor, waveform: Tensor, number: int, cycle: CyclePrediction) -> _Why:
     front_end = predictor.trained.front_end
     heard = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
-    found = relevance(predictor.trained, heard, class_index=predictor.classes.index(cycle.answer))
+    found = relevance(predictor.trained, heard, class_index=predictor.classes.index(cycle.best_guess))
     picture, num_frames = explained_png(heard[: front_end.num_samples], front_end)
     return _Why(
         number,
@@ -348,17 +348,17 @@ def _why(predictor: Predictor, waveform: Tensor, number: int, cycle: CycleAnswer
     )
 
 
-def _row(answer: RecordingAnswer, title: str) -> dict[str, Any]:
+def _row(answer: RecordingPrediction, title: str) -> dict[str, Any]:
     return {
         "path": answer.path_text,
         "title": title,
         "answer": answer,
-        "doubt": doubt(answer),
+        "doubt": uncertainty(answer),
         "num_uncertain": sum(cycle.is_uncertain for cycle in answer.cycles),
     }
 
 
-def _facts(answer: RecordingAnswer) -> list[str]:
+def _facts(answer: RecordingPrediction) -> list[str]:
     named = {"patient": answer.patient, "device": answer.device}
     return [
         answer.path_text,

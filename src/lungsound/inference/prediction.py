@@ -1,18 +1,13 @@
-"""What was answered for a recording, and by what: the plain values that every format is written from.
+"""Predictions for cycles, recordings and patients, and their provenance: the values that all formats are written from.
 
-Values that cannot be are our mistake and raise ValueError: a probability that is no number must never be written.
-Times are kept to the microsecond, so that no format rounds again: neighbours never overlap by rounding.
-
-From the answers for cycles to one for the recording, and from those for recordings to one for the patient.
+Values that cannot be are a bug and raise ValueError: a probability that is no number must never be written. Times are
+rounded to the microsecond here, so that no format rounds again and neighbours never overlap by rounding.
 """
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -27,16 +22,16 @@ _TOLERANCE = 1e-6  # of a probability in float32 above 1
 
 
 @dataclass(frozen=True)
-class CycleAnswer:
-    """What the model says of one stretch of a recording; probabilities by class name, in the label set's order.
+class CyclePrediction:
+    """Prediction for one stretch of a recording; probabilities by class name, in the label set's order.
 
-    `answer` is the class that the model chose. `is_uncertain` says that it is better withheld, `possible` holds the
+    `best_guess` is the most probable class. It is withheld where the prediction `is_uncertain`; `possible` are the
     classes that cannot be ruled out (empty without a calibration).
     """
 
     start_s: float
     end_s: float
-    answer: str
+    best_guess: str
     probabilities: Mapping[str, float]
     is_uncertain: bool = False
     possible: tuple[str, ...] = ()
@@ -48,37 +43,37 @@ class CycleAnswer:
             raise ValueError(f"a cycle from {self.start_s} to {self.end_s} s: it needs a microsecond at least")
         if not all(0.0 <= share <= 1.0 + _TOLERANCE for share in self.probabilities.values()):
             raise ValueError(f"probabilities are numbers from 0 to 1; got {dict(self.probabilities)}")
-        unknown = {self.answer, *self.possible} - self.probabilities.keys()
+        unknown = {self.best_guess, *self.possible} - self.probabilities.keys()
         if unknown:
             raise ValueError(f"{min(unknown)!r} has no probability; there are {', '.join(self.probabilities)}")
 
     @property
-    def said(self) -> str:
-        """The answer, or "uncertain" where it is withheld."""
-        return UNCERTAIN if self.is_uncertain else self.answer
+    def label(self) -> str:
+        """The best guess, or "uncertain" where it is withheld."""
+        return UNCERTAIN if self.is_uncertain else self.best_guess
 
     @property
     def caption(self) -> str:
-        """For a label to be read: "crackle 0.83", or "uncertain (crackle 0.41)"."""
-        guess = f"{self.answer} {self.probabilities[self.answer]:.2f}"
+        """Label with its probability: "crackle 0.83", or "uncertain (crackle 0.41)"."""
+        guess = f"{self.best_guess} {self.probabilities[self.best_guess]:.2f}"
         return f"{UNCERTAIN} ({guess})" if self.is_uncertain else guess
 
 
 @dataclass(frozen=True)
-class RecordingAnswer:
-    """The answers for one recording, in order of time.
+class RecordingPrediction:
+    """Prediction for one recording: its cycles in order of time, and their aggregate.
 
-    `cycles_from` says how the cycles were found; windows may overlap. `whole` is the answer for the recording, None
-    where there is none (the `quality` remarks say why). `patient` is a pseudonym, never a name. `sample_rate_hz` is
-    that of the file. `out_of_domain` is a score, higher for what is less like the training set.
+    `cycles_from` tells how the cycles were found; windows may overlap. `aggregate` is the prediction for the recording,
+    None without any cycle (the `quality` remarks say why). `patient` is a pseudonym, never a name. `sample_rate_hz` is
+    that of the file. `out_of_domain` is a score from 0 to 1, higher for what is less like the training set.
     """
 
     path: Path
     duration_s: float
     sample_rate_hz: int
     cycles_from: CyclesFrom
-    cycles: tuple[CycleAnswer, ...]
-    whole: CycleAnswer | None = None
+    cycles: tuple[CyclePrediction, ...]
+    aggregate: CyclePrediction | None = None
     patient: str | None = None
     device: str | None = None
     quality: tuple[str, ...] = ()
@@ -106,10 +101,10 @@ class RecordingAnswer:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made the answers. `band_hz` are the lowest and highest frequency that the model hears.
+    """Model, settings and version that made predictions.
 
-    `model` is its name or path, `settings` are those of the answering (plain values), `calibration` the id of the
-    calibration in use. `created` needs a time zone.
+    `model` is its name or path, `band_hz` the lowest and highest frequency of its input, `settings` those of the
+    prediction (plain values), `calibration` the id of the calibration in use. `created` needs a time zone.
     """
 
     model_sha256: str
@@ -142,66 +137,44 @@ def _to_microseconds(seconds: float, name: str) -> float:
 
 
 RULE = (
-    "The answer for a recording has the mean of its cycles' probabilities, weighted by their durations; cycles without "
-    "sound do not count. It is uncertain when cycles of at least half of that duration are. "
-    "The answer for a patient has the mean over the recordings."
+    "The prediction for a recording is the mean of its cycles' probabilities, weighted by their durations; cycles "
+    "without sound do not count. It is uncertain when cycles of at least half of that duration are. "
+    "The prediction for a patient is the mean over the recordings."
 )
 
 
-def whole_recording(cycles: Sequence[CycleAnswer], *, duration_s: float) -> CycleAnswer | None:
-    """The answer for a recording by `RULE`, of the cycles that have sound; None without any."""
+def aggregate_cycles(cycles: Sequence[CyclePrediction], *, duration_s: float) -> CyclePrediction | None:
+    """Prediction for a recording by `RULE`, from its cycles with sound; None without any."""
     return _mean(cycles, [cycle.end_s - cycle.start_s for cycle in cycles], duration_s)
 
 
-def whole_patient(recordings: Sequence[RecordingAnswer]) -> CycleAnswer | None:
-    """The answer for a patient by `RULE`, as long as the longest recording; None when no recording has one."""
-    wholes = [recording.whole for recording in recordings if recording.whole is not None]
-    return _mean(wholes, [1.0] * len(wholes), max((whole.end_s for whole in wholes), default=0.0))
+def aggregate_recordings(recordings: Sequence[RecordingPrediction]) -> CyclePrediction | None:
+    """Prediction for a patient by `RULE`, as long as the longest recording; None when no recording has one."""
+    aggregates = [recording.aggregate for recording in recordings if recording.aggregate is not None]
+    longest_s = max((aggregate.end_s for aggregate in aggregates), default=0.0)
+    return _mean(aggregates, [1.0] * len(aggregates), longest_s)
 
 
-def doubt(answer: RecordingAnswer) -> float:
-    """1 less the mean over the cycles of `margin`: 0 is sure, 1 a toss-up or no answer at all."""
-    margins = [margin(cycle) for cycle in answer.cycles]
+def _mean(predictions: Sequence[CyclePrediction], weights: Sequence[float], end_s: float) -> CyclePrediction | None:
+    if not predictions:
+        return None
+    weighted, total = list(zip(weights, predictions, strict=True)), sum(weights)
+    probabilities = {
+        name: sum(weight * prediction.probabilities[name] for weight, prediction in weighted) / total
+        for name in predictions[0].probabilities
+    }
+    best_guess = max(probabilities, key=probabilities.__getitem__)
+    uncertain = sum(weight for weight, prediction in weighted if prediction.is_uncertain)
+    return CyclePrediction(0.0, end_s, best_guess, probabilities, is_uncertain=2 * uncertain >= total)
+
+
+def uncertainty(prediction: RecordingPrediction) -> float:
+    """1 less the mean over the cycles of `margin`: 0 is certain, 1 is a toss-up or no prediction at all."""
+    margins = [margin(cycle) for cycle in prediction.cycles]
     return min(1.0, max(0.0, 1.0 - sum(margins) / len(margins))) if margins else 1.0
 
 
-def margin(cycle: CycleAnswer) -> float:
-    """How far the two largest probabilities are apart."""
+def margin(cycle: CyclePrediction) -> float:
+    """Distance between the two largest probabilities."""
     first, second = sorted(cycle.probabilities.values(), reverse=True)[:2]
     return first - second
-
-
-def patients_text(answers: Sequence[RecordingAnswer], classes: Sequence[str]) -> str:
-    """A CSV table of the patients that are known, one in a row; only the header for none."""
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    table.writerow(["patient", "num_recordings", "answer", "best_guess", *(f"p_{name}" for name in classes)])
-    known = sorted((each for each in answers if each.patient is not None), key=lambda each: str(each.patient))
-    for patient, group in groupby(known, key=lambda each: each.patient):
-        recordings = list(group)
-        whole = whole_patient(recordings)
-        found = (
-            ["", "", *("" for _ in classes)]
-            if whole is None
-            else [whole.said, whole.answer, *whole.probabilities.values()]
-        )
-        table.writerow([patient, len(recordings), *found])
-    return out.getvalue()
-
-
-def _mean(answers: Sequence[CycleAnswer], weights: Sequence[float], end_s: float) -> CycleAnswer | None:
-    if not answers:
-        return None
-    total = sum(weights)
-    probabilities = {
-        name: sum(weight * answer.probabilities[name] for answer, weight in zip(answers, weights, strict=True)) / total
-        for name in answers[0].probabilities
-    }
-    uncertain = sum(weight for answer, weight in zip(answers, weights, strict=True) if answer.is_uncertain)
-    return CycleAnswer(
-        0.0,
-        end_s,
-        max(probabilities, key=probabilities.__getitem__),
-        probabilities,
-        is_uncertain=2 * uncertain >= total,
-    )

@@ -1,21 +1,20 @@
 """A recording in, labelled cycles out."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from lungsound.evaluation.out_of_domain import Floats, spectral_features
 from lungsound.inference.engines import AUTO, Engine, choose
-from lungsound.inference.prediction import CycleAnswer, Provenance, RecordingAnswer, whole_recording
-from lungsound.inference.recording import FindBy, Heard, listen
+from lungsound.inference.prediction import CyclePrediction, Provenance, RecordingPrediction, aggregate_cycles
+from lungsound.inference.recording import FindBy, LoadedRecording, load_recording
 from lungsound.inference.withholding import (
     HIGHEST_SCORE,
-    SILENT_CYCLES,
     is_withheld,
     remark_on_device,
     remark_on_score,
@@ -27,12 +26,12 @@ from lungsound.training.checkpoint import TrainedModel, load_model
 
 
 class Predictor:
-    """A trained model that answers for recordings. Research software, not a medical device.
+    """A trained model that predicts recordings. Research software, not a medical device.
 
-    `engine` is what computes: a name, of which "exact" and "auto" choose (`lungsound.inference.engines`), or an engine.
-    `path`, that of the model file, names it; what `lungsound export` measured lies beside it, by which "auto" may take
-    more than exact engines. `find_by` says how cycles are found: by the "annotation" beside the file, by "segmentation"
-    into breathing cycles, as "windows", or "auto": the first of them that there is.
+    `engine` is an inference engine or its name; "exact" and "auto" select one (`lungsound.inference.engines`). `path`
+    is the model file; the measurements of `lungsound export` lie beside it, by which "auto" may select more than exact
+    engines. `find_by` tells where cycles come from: the "annotation" beside the file, "segmentation" into breathing
+    cycles, sliding "windows", or "auto": the first of them that there is.
     """
 
     def __init__(
@@ -90,57 +89,84 @@ class Predictor:
         return self.trained.label_set.classes
 
     def predict(
-        self, recording: str | Path, *, spans_s: Sequence[tuple[float, float]] | None = None
-    ) -> list[CycleAnswer]:
-        """An answer for each stretch of a recording: `spans_s` (start, end) in their order, by default its cycles.
+        self,
+        recording: str | Path,
+        *,
+        spans_s: Sequence[tuple[float, float]] | None = None,
+        patient: str | None = None,
+        device: str | None = None,
+    ) -> RecordingPrediction:
+        """Predict the cycles of a recording, and the recording as their aggregate.
 
-        `said` is what an answer says, "uncertain" included; `answer` the class alone. Raises AudioError or
-        AnnotationError.
+        Cycles with too little sound are left out: any prediction for them would be a guess. With `spans_s` (start, end)
+        all of these are predicted in place of the cycles, those without sound as uncertain. `patient` is a pseudonym,
+        `device` is what recorded it. For what else is withheld or remarked on see `lungsound.inference.withholding`.
+        Raises AudioError or AnnotationError.
         """
-        heard = listen(Path(recording), self.trained.front_end, find_by=self.find_by, spans_s=spans_s)
-        return self._cycles(heard, self._scores(heard))
+        loaded = load_recording(Path(recording), self.trained.front_end, find_by=self.find_by, spans_s=spans_s)
+        return self.predict_loaded(loaded if spans_s is not None else loaded.without_silence(), patient, device)
 
-    def answer(
-        self, recording: str | Path, *, patient: str | None = None, device: str | None = None
-    ) -> RecordingAnswer:
-        """The answer for a recording, with its cycles and what is wrong with it; errors as `predict`."""
-        return self.answer_heard(self.listen(recording), patient=patient, device=device)
+    def load_recording(self, path: Path) -> LoadedRecording:
+        """Load the cycles with sound for `predict_loaded`; several threads may do it at once."""
+        return load_recording(path, self.trained.front_end, find_by=self.find_by).without_silence()
 
-    def listen(self, recording: str | Path) -> Heard:
-        """What `answer` does before the model is asked; several threads may do it at once."""
-        return listen(Path(recording), self.trained.front_end, find_by=self.find_by)
-
-    def answer_heard(self, heard: Heard, *, patient: str | None = None, device: str | None = None) -> RecordingAnswer:
-        """The answer for what was heard; `device` is what it was recorded with.
-
-        Cycles with too little sound are left out: nothing said of them could be more than a guess. For what else
-        answers are withheld, and what is remarked on: `lungsound.inference.withholding`.
-        """
-        sounding = heard.sounding()
-        scores = self._scores(sounding)
-        cycles = self._cycles(sounding, scores)
-        score = score_of([each for each in scores if each is not None])
-        is_partly_silent = 0 < len(cycles) < len(heard.spans_s)
-        return RecordingAnswer(
-            path=heard.path,
-            duration_s=heard.duration_s,
-            sample_rate_hz=heard.sample_rate_hz,
-            cycles_from=heard.cycles_from,
+    def predict_loaded(
+        self, loaded: LoadedRecording, patient: str | None = None, device: str | None = None
+    ) -> RecordingPrediction:
+        """Predict each stretch of a loaded recording, and the recording as the aggregate of those with sound."""
+        probabilities = self.engine.answer(loaded.waveforms).double().numpy()
+        scores = self._out_of_domain_scores(loaded)
+        is_recording_withheld = is_withheld(loaded.quality)
+        cycles = [
+            self._cycle(
+                stretch.start_s,
+                stretch.end_s,
+                row,
+                is_withheld=is_recording_withheld or stretch.is_silent or score == HIGHEST_SCORE,
+            )
+            for stretch, row, score in zip(loaded.stretches, probabilities, scores, strict=True)
+        ]
+        is_sounding = [not stretch.is_silent for stretch in loaded.stretches]
+        score = score_of([each for each in compress(scores, is_sounding) if each is not None])
+        return RecordingPrediction(
+            path=loaded.path,
+            duration_s=loaded.duration_s,
+            sample_rate_hz=loaded.sample_rate_hz,
+            cycles_from=loaded.cycles_from,
             cycles=tuple(cycles),
-            whole=whole_recording(cycles, duration_s=heard.duration_s),
+            aggregate=aggregate_cycles(list(compress(cycles, is_sounding)), duration_s=loaded.duration_s),
             patient=patient,
             device=device,
-            quality=(
-                *heard.quality,
-                *([SILENT_CYCLES] if is_partly_silent else []),
-                *remark_on_score(score),
-                *remark_on_device(device, self.trained.devices),
-            ),
+            quality=(*loaded.quality, *remark_on_score(score), *remark_on_device(device, self.trained.devices)),
             out_of_domain=score,
         )
 
+    def _out_of_domain_scores(self, loaded: LoadedRecording) -> Sequence[float | None]:
+        """Score of each stretch; None when the model keeps no training cycles to compare with."""
+        domain, front_end = self.trained.domain, self.trained.front_end
+        if domain is None or not loaded.stretches:
+            return [None] * len(loaded.stretches)
+        fbanks = (front_end.filter_banks_of([waveform]).numpy() for waveform in loaded.waveforms)
+        features: Floats = np.concatenate([spectral_features(fbank) for fbank in fbanks])
+        scores: list[float | None] = domain.scores(features).tolist()
+        return scores
+
+    def _cycle(self, start_s: float, end_s: float, row: NDArray[np.float64], *, is_withheld: bool) -> CyclePrediction:
+        best_guess, calibration = self.classes[int(row.argmax())], self.trained.calibration
+        if calibration is None:
+            shares = dict(zip(self.classes, row.tolist(), strict=True))
+            return CyclePrediction(start_s, end_s, best_guess, shares, is_uncertain=is_withheld)
+        return CyclePrediction(
+            start_s,
+            end_s,
+            best_guess,
+            dict(zip(self.classes, calibration.apply(row).tolist(), strict=True)),
+            is_uncertain=is_withheld or bool(calibration.is_abstaining(row)),
+            possible=tuple(compress(self.classes, calibration.prediction_set(row))),
+        )
+
     def provenance(self, created: datetime) -> Provenance:
-        """What made the answers; `created` needs a time zone."""
+        """Provenance of predictions made at `created`, which needs a time zone."""
         front_end, calibration, domain = self.trained.front_end, self.trained.calibration, self.trained.domain
         return Provenance(
             model_sha256=self.trained.sha256,
@@ -156,42 +182,4 @@ class Predictor:
             calibration=None if calibration is None else calibration.id,
             lungsound_version=version("lungsound"),
             created=created,
-        )
-
-    def _scores(self, heard: Heard) -> list[float | None]:
-        """Out-of-domain score of each cycle; None without sound, and when the model keeps nothing to compare with."""
-        domain, front_end = self.trained.domain, self.trained.front_end
-        if domain is None or not heard.waveforms:
-            return [None] * len(heard.waveforms)
-        fbanks = (front_end.filter_banks_of([waveform]).numpy() for waveform in heard.waveforms)
-        features: Floats = np.concatenate([spectral_features(fbank) for fbank in fbanks])
-        scores = domain.scores(features).tolist()
-        return [None if is_silent else each for each, is_silent in zip(scores, heard.is_silent, strict=True)]
-
-    def _cycles(self, heard: Heard, scores: Sequence[float | None]) -> list[CycleAnswer]:
-        if not heard.spans_s:
-            return []
-        is_doubtful = is_withheld(heard.quality)
-        answers = [
-            self._answer(start_s, end_s, row)
-            for (start_s, end_s), row in zip(heard.spans_s, self.engine.answer(heard.waveforms), strict=True)
-        ]
-        return [
-            replace(answer, is_uncertain=True) if is_doubtful or is_silent or score == HIGHEST_SCORE else answer
-            for answer, is_silent, score in zip(answers, heard.is_silent, scores, strict=True)
-        ]
-
-    def _answer(self, start_s: float, end_s: float, probabilities: Tensor) -> CycleAnswer:
-        answer = self.classes[int(probabilities.argmax())]
-        calibration, given = self.trained.calibration, probabilities.double().numpy()
-        if calibration is None:
-            return CycleAnswer(start_s, end_s, answer, dict(zip(self.classes, given.tolist(), strict=True)))
-        possible = zip(self.classes, calibration.prediction_set(given), strict=True)
-        return CycleAnswer(
-            start_s,
-            end_s,
-            answer,
-            dict(zip(self.classes, calibration.apply(given).tolist(), strict=True)),
-            is_uncertain=bool(calibration.is_abstaining(given)),
-            possible=tuple(name for name, is_in in possible if is_in),
         )

@@ -1,4 +1,4 @@
-"""A recording read for answering: its quality, where its cycles are, and their waveforms."""
+"""A recording loaded for prediction: its quality, where its cycles are, and their waveforms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,77 +29,92 @@ from lungsound.data.icbhi import annotation_beside, read_annotation
 from lungsound.data.tree import cycle_faults
 from lungsound.errors import AnnotationError
 from lungsound.inference.prediction import CyclesFrom
+from lungsound.inference.withholding import SILENT_CYCLES
 
 FindBy = Literal["auto", "annotation", "segmentation", "windows"]
-OVERLAP = 0.5  # of windows
-Spans = tuple[tuple[float, float], ...]
+WINDOW_OVERLAP = 0.5
 ANNOTATED_SHORT = ("annotation", TOO_SHORT)  # somebody has heard a cycle in it
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A recording, its stretches `spans_s` (start, end), and of each the waveform (samples,) at the model's rate.
+class Stretch:
+    """A stretch of a recording and its waveform (samples,) at the model's rate."""
 
-    `is_silent` says of each whether it holds too little sound for an answer. `quality` names what is wrong with the
-    recording, and why no cycles were found in it where they were looked for.
+    start_s: float
+    end_s: float
+    waveform: Tensor
+    is_silent: bool
+
+
+@dataclass(frozen=True)
+class LoadedRecording:
+    """A recording cut into the stretches to predict.
+
+    `quality` are remarks: defects, and why no cycles were found where they were looked for.
     """
 
     path: Path
     duration_s: float
     sample_rate_hz: int
     cycles_from: CyclesFrom
-    spans_s: Spans
-    waveforms: tuple[Tensor, ...]
-    is_silent: tuple[bool, ...]
+    stretches: tuple[Stretch, ...]
     quality: tuple[str, ...]
 
-    def sounding(self) -> "Heard":
-        """Without the stretches that hold too little sound."""
-        kept = [place for place, is_silent in enumerate(self.is_silent) if not is_silent]
+    @property
+    def waveforms(self) -> list[Tensor]:
+        return [stretch.waveform for stretch in self.stretches]
+
+    def without_silence(self) -> "LoadedRecording":
+        """Without the stretches that hold too little sound, of which the quality remarks then tell."""
+        sounding = tuple(stretch for stretch in self.stretches if not stretch.is_silent)
+        is_partly_silent = 0 < len(sounding) < len(self.stretches)
         return replace(
-            self,
-            spans_s=tuple(self.spans_s[place] for place in kept),
-            waveforms=tuple(self.waveforms[place] for place in kept),
-            is_silent=(False,) * len(kept),
+            self, stretches=sounding, quality=(*self.quality, SILENT_CYCLES) if is_partly_silent else self.quality
         )
 
 
-def listen(
+def load_recording(
     path: Path, front_end: FrontEnd, *, find_by: FindBy = "auto", spans_s: Sequence[tuple[float, float]] | None = None
-) -> Heard:
-    """Read a recording and find its cycles, unless `spans_s` says where they are.
+) -> LoadedRecording:
+    """Read a recording and cut it into its cycles, or at `spans_s` (start, end).
 
-    "auto" takes those of the annotation beside it (`annotated_spans`), else looks for breathing, else takes windows of
-    the model's input that overlap by half; "annotation" takes none but annotated ones, "segmentation" windows where
-    there is no breathing. Raises AudioError for what cannot be read, AnnotationError for an annotation that is needed
-    and missing, or that cannot be read.
+    "auto" takes the cycles of the annotation beside it (`annotated_spans`), else looks for breathing, else takes
+    windows of the model's input that overlap by half; "annotation" takes none but annotated ones, "segmentation"
+    windows where there is no breathing. Raises AudioError for a recording that cannot be read, AnnotationError for an
+    annotation that is needed and missing, or that cannot be read.
     """
     channels, rate_hz = read_channels(path)
     mono: Samples = channels.mean(axis=0, dtype=np.float32)
-    found: tuple[CyclesFrom, Spans, str | None]
-    if spans_s is not None:
-        found = "annotation", tuple(spans_s), None
-    else:
-        found = _find(path, mono, rate_hz, find_by=find_by, window_s=front_end.duration_s)
-    cycles_from, spans, problem = found
+    cycles_from: CyclesFrom = "annotation"
+    problem = None
+    if spans_s is None:
+        cycles_from, spans_s, problem = _find(path, mono, rate_hz, find_by=find_by, window_s=front_end.duration_s)
     waveform = front_end.prepare(torch.from_numpy(mono), rate_hz)
     quality = measure_quality(channels, rate_hz)
     too_little = [each for each in find_too_little_sound(quality) if (cycles_from, each.kind) != ANNOTATED_SHORT]
     defects = (*find_defects(quality), *too_little, *find_other_sounds(measure_other_sounds(mono, rate_hz)))
-    remarks = [defect.kind for defect in defects]
-    return Heard(
+    return LoadedRecording(
         path=path,
         duration_s=len(mono) / rate_hz,
         sample_rate_hz=rate_hz,
         cycles_from=cycles_from,
-        spans_s=spans,
-        waveforms=tuple(front_end.cut(waveform, start_s=start_s, end_s=end_s) for start_s, end_s in spans),
-        is_silent=tuple(_is_silent(mono, start_s, end_s, rate_hz) for start_s, end_s in spans),
-        quality=(*remarks, *([] if problem is None else [f"no breathing found: {problem}"])),
+        stretches=tuple(
+            Stretch(
+                start_s,
+                end_s,
+                front_end.cut(waveform, start_s=start_s, end_s=end_s),
+                _is_silent(mono[int(start_s * rate_hz) : int(end_s * rate_hz)], rate_hz),
+            )
+            for start_s, end_s in spans_s
+        ),
+        quality=(
+            *(defect.kind for defect in defects),
+            *([] if problem is None else [f"no breathing found: {problem}"]),
+        ),
     )
 
 
-def annotated_spans(recording: Path, duration_s: float) -> Spans | None:
+def annotated_spans(recording: Path, duration_s: float) -> tuple[tuple[float, float], ...] | None:
     """Start and end (s) of the cycles in `<name>.txt` beside a recording, whatever its labels; None without one.
 
     AnnotationError for what `lungsound data check` refuses too.
@@ -117,8 +132,8 @@ def annotated_spans(recording: Path, duration_s: float) -> Spans | None:
 
 def _find(
     path: Path, mono: Samples, rate_hz: int, *, find_by: FindBy, window_s: float
-) -> tuple[CyclesFrom, Spans, str | None]:
-    """How the cycles were found, where they are, and why there are none but windows."""
+) -> tuple[CyclesFrom, tuple[tuple[float, float], ...], str | None]:
+    """Origin and places of the cycles, and why segmentation found none where it was tried."""
     problem = None
     if find_by in ("auto", "annotation"):
         annotated = annotated_spans(path, len(mono) / rate_hz)
@@ -133,13 +148,12 @@ def _find(
         if segmentation.problem is None:
             return "segmentation", segmentation.cycles, None
         problem = segmentation.problem
-    windows = sliding_windows(len(mono) / rate_hz, length_s=window_s, hop_s=(1 - OVERLAP) * window_s)
+    windows = sliding_windows(len(mono) / rate_hz, length_s=window_s, hop_s=(1 - WINDOW_OVERLAP) * window_s)
     return "windows", windows, problem
 
 
-def _is_silent(mono: Samples, start_s: float, end_s: float, rate_hz: int) -> bool:
-    part = mono[int(start_s * rate_hz) : int(end_s * rate_hz)]
-    if len(part) < 2 or rms_dbfs(part) < MIN_RMS_DBFS:
+def _is_silent(samples: Samples, rate_hz: int) -> bool:
+    if len(samples) < 2 or rms_dbfs(samples) < MIN_RMS_DBFS:
         return True
-    num_silent = sum(end - start for start, end in silent_stretches(part, rate_hz))
-    return num_silent > MAX_SILENT_SHARE * len(part)
+    num_silent = sum(end - start for start, end in silent_stretches(samples, rate_hz))
+    return num_silent > MAX_SILENT_SHARE * len(samples)

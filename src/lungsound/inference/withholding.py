@@ -1,9 +1,8 @@
-"""What about a recording is remarked on beside its answer, and for what the answer is withheld.
+"""Remarks beside a prediction, and the reasons to withhold it.
 
-Withheld ("uncertain", with the best guess beside it): where what is heard is not breathing, or too little of it. Of
-cycles: farther from the training cycles than each of these is from the others'; those with too little sound are left
-out. All else that is wrong, from clipping to an unknown device, changes what an answer is worth by an amount that is
-not known: it is said.
+Predictions are withheld ("uncertain", with the best guess beside it) where the sound is not breathing, or too little of
+it, and for cycles farther from the training cycles than each of these is from the others'. Everything else that is
+wrong, from clipping to an unknown device, changes what a prediction is worth by an unknown amount: it is remarked on.
 """
 
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ HIGH_SCORE, HIGHEST_SCORE = 0.95, 1.0
 
 
 def is_withheld(remarks: Sequence[str]) -> bool:
-    """Whether no answer for this recording stands, whatever its cycles are like."""
+    """True if every prediction for this recording is withheld, whatever its cycles are like."""
     return not WITHHELD_FOR.isdisjoint(remarks)
 
 
@@ -34,7 +33,7 @@ def remark_on_score(score: float | None) -> tuple[str, ...]:
 
 
 def remark_on_device(device: str | None, trained_on: Sequence[str]) -> tuple[str, ...]:
-    """`device`: what the recording was made with, None when nobody says. Nothing where training devices are unnamed."""
+    """Remark on the recording device (None: unknown); none where the training devices are unknown."""
     if not trained_on:
         return ()
     if device is None:

@@ -24,7 +24,7 @@ from lungsound.data.tree import assemble, split_patients
 from lungsound.errors import LungsoundError, SettingsError
 from lungsound.files import write_text
 from lungsound.inference.bulk import sound_files
-from lungsound.inference.prediction import RecordingAnswer, doubt
+from lungsound.inference.prediction import RecordingPrediction, uncertainty
 from lungsound.labels import LABEL_SETS, LabelSet, LungSound, sound_of
 from lungsound.serve import openapi as examples
 from lungsound.serve.gate import Refusal
@@ -154,12 +154,12 @@ class Reviewed:
     id: str
     path: Path
     name: str
-    answer: RecordingAnswer | None = None
+    answer: RecordingPrediction | None = None
     error: str | None = None
 
     @property
-    def doubt(self) -> float | None:
-        return None if self.answer is None else doubt(self.answer)
+    def uncertainty(self) -> float | None:
+        return None if self.answer is None else uncertainty(self.answer)
 
 
 class ReviewFolder:
@@ -186,7 +186,8 @@ class ReviewFolder:
         """Most doubtful first; then those that nobody asked the model for yet, then those without an answer."""
         with self._lock:
             found = list(self._found.values())
-        return iter(sorted(found, key=lambda each: (each.error is not None, each.doubt is None, -(each.doubt or 0.0))))
+        found.sort(key=lambda each: (each.error is not None, each.uncertainty is None, -(each.uncertainty or 0.0)))
+        return iter(found)
 
     def __getitem__(self, id: str) -> Reviewed:
         with self._lock:
@@ -194,7 +195,7 @@ class ReviewFolder:
                 raise Refusal("not found", "no recording has this id; GET /v1/recordings lists them")
             return self._found[id]
 
-    def answered(self, id: str, answer: Callable[[Path], RecordingAnswer]) -> Reviewed:
+    def answered(self, id: str, answer: Callable[[Path], RecordingPrediction]) -> Reviewed:
         """The recording with its answer, which is asked for once."""
         found = self[id]
         if found.answer is not None or found.error is not None:

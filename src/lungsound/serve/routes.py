@@ -21,7 +21,7 @@ from starlette.requests import Request
 
 from lungsound.errors import DataError
 from lungsound.inference.formats.json_lines import record
-from lungsound.inference.prediction import Provenance, RecordingAnswer
+from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.serve import openapi as examples
 from lungsound.serve.gate import MAX_TEXT_BYTES, Limits, Metrics, Refusal, asked_of
@@ -105,11 +105,11 @@ class Answering:
         asked.duration_s += answer.duration_s
         return named_record(answer, self.provenance(), name)
 
-    def answer_file(self, path: Path, *, device: str | None = None) -> RecordingAnswer:
+    def answer_file(self, path: Path, *, device: str | None = None) -> RecordingPrediction:
         """The answer for a file, when its header keeps to the limits. Refusal for what the sender can mend."""
         check_sound(path, self.limits)
         try:
-            return self.predictor.answer(path, device=device)
+            return self.predictor.predict(path, device=device)
         except DataError as error:
             raise Refusal("unusable", told(error, path)) from None
 
@@ -120,7 +120,7 @@ class Answering:
         return replace(provenance, model=path.parent.name if path.name == "model.safetensors" else path.name)
 
 
-def named_record(answer: RecordingAnswer, provenance: Provenance, name: str) -> dict[str, Any]:
+def named_record(answer: RecordingPrediction, provenance: Provenance, name: str) -> dict[str, Any]:
     """The record of an answer under the name that the sender knows."""
     return record(replace(answer, path=Path(name)), provenance)
 
@@ -227,7 +227,7 @@ def _summary(reviewed: Reviewed, *, is_corrected: bool) -> dict[str, Any]:
     return {
         "id": reviewed.id,
         "name": reviewed.name,
-        "doubt": reviewed.doubt,
+        "doubt": reviewed.uncertainty,
         "num_cycles": None if reviewed.answer is None else len(reviewed.answer.cycles),
         "is_corrected": is_corrected,
         "error": reviewed.error,

@@ -33,7 +33,7 @@ def warm(service: Service) -> None:
     with private_folder() as folder:
         path = folder / "probe.wav"
         soundfile.write(path, noise, rate_hz, subtype="PCM_16")
-        service.predictor.answer(path)
+        service.predictor.predict(path)
     service.is_ready = True
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lungsound.inference.prediction import CycleAnswer
+from lungsound.inference.prediction import CyclePrediction
 from lungsound.labels import LabelSet
 from tests.unit.inference.formats.examples import ANSWER, PROVENANCE, cycle
 
@@ -33,14 +33,14 @@ def test_times_that_cannot_be_are_refused(start_s: float, end_s: float, says: st
 @pytest.mark.parametrize("share", [NAN, -0.01, 1.01, float("inf")])
 def test_probabilities_that_cannot_be_are_refused(share: float) -> None:
     with pytest.raises(ValueError, match="from 0 to 1"):
-        CycleAnswer(0.0, 1.0, "normal", {"normal": 0.5, "abnormal": share})
+        CyclePrediction(0.0, 1.0, "normal", {"normal": 0.5, "abnormal": share})
 
 
 def test_an_answer_is_one_of_the_classes() -> None:
     with pytest.raises(ValueError, match="'rhonchi' has no probability"):
-        CycleAnswer(0.0, 1.0, "rhonchi", {"normal": 1.0})
+        CyclePrediction(0.0, 1.0, "rhonchi", {"normal": 1.0})
     with pytest.raises(ValueError, match="'rhonchi' has no probability"):
-        CycleAnswer(0.0, 1.0, "normal", {"normal": 1.0}, possible=("normal", "rhonchi"))
+        CyclePrediction(0.0, 1.0, "normal", {"normal": 1.0}, possible=("normal", "rhonchi"))
 
 
 @given(st.lists(st.floats(0.0, 4e4), min_size=3, max_size=30, unique=True))
@@ -56,8 +56,8 @@ def test_neighbours_do_not_overlap_by_rounding(bounds: list[float]) -> None:
 
 def test_an_uncertain_answer_is_withheld_but_its_guess_kept() -> None:
     sure, unsure = cycle(0, 1, "wheeze"), cycle(0, 1, "wheeze", is_uncertain=True)
-    assert (sure.said, sure.caption) == ("wheeze", "wheeze 0.50")
-    assert (unsure.said, unsure.caption) == ("uncertain", "uncertain (wheeze 0.50)")
+    assert (sure.label, sure.caption) == ("wheeze", "wheeze 0.50")
+    assert (unsure.label, unsure.caption) == ("uncertain", "uncertain (wheeze 0.50)")
 
 
 def test_facts_of_a_recording_that_cannot_be_are_refused() -> None:

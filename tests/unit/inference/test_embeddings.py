@@ -55,7 +55,7 @@ def test_the_head_makes_the_models_answers_of_them(
         of_head = probabilities(trained, found["features"])
     for row in range(0, len(corpus.cycles), 20):
         cycle = corpus.cycles[row]
-        (answer,) = predictor.predict(cycle.recording.path, spans_s=[(cycle.start_s, cycle.end_s)])
+        (answer,) = predictor.predict(cycle.recording.path, spans_s=[(cycle.start_s, cycle.end_s)]).cycles
         assert of_head[row].tolist() == pytest.approx(list(answer.probabilities.values()), abs=1e-5)
 
 
@@ -71,7 +71,7 @@ def test_cycles_of_recordings_are_those_that_predict_finds(
     assert len(embedded.errors) == 1
     assert str(broken) in embedded.errors[0]
     predictor = Predictor.load(folder, find_by="windows")
-    answers = [(file, answer) for file in files for answer in predictor.predict(file)]
+    answers = [(file, answer) for file in files for answer in predictor.predict(file).cycles]
     with np.load(out) as found:
         assert found["recording"].tolist() == [str(file) for file, _ in answers]
         assert found["start_s"].tolist() == pytest.approx([answer.start_s for _, answer in answers], abs=1e-6)
@@ -89,7 +89,7 @@ def test_in_python_they_need_no_file(
     found = embed(str(folder), str(file), console=QUIET)
     written = embed(folder / "model.safetensors", [file], out=str(tmp_path / "f.npz"), console=QUIET)
     np.testing.assert_array_equal(found.features, written.features)
-    num_cycles, dim = len(Predictor.load(folder).predict(file)), trained.model.encoder.dim
+    num_cycles, dim = len(Predictor.load(folder).predict(file).cycles), trained.model.encoder.dim
     assert repr(found) == f"<Embeddings: {num_cycles} cycles, {dim} features, 0 errors>"
 
 

@@ -78,7 +78,7 @@ def test_probabilities_are_those_of_the_run_in_the_order_of_the_classes(
     found = loaded.predict_proba([X[place] for place in shuffled])
     predictor = Predictor.load(run_dir)
     for row, (path, start_s, end_s) in zip(found, [X[place] for place in shuffled], strict=True):
-        (answer,) = predictor.predict(path, spans_s=[(start_s, end_s)])
+        (answer,) = predictor.predict(path, spans_s=[(start_s, end_s)]).cycles
         assert row.tolist() == pytest.approx([answer.probabilities[name] for name in loaded.classes_], abs=1e-5)
     assert found.sum(axis=1) == pytest.approx(1, abs=1e-12)
     predicted = loaded.predict(X)

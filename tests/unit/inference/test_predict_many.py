@@ -14,9 +14,9 @@ from rich.console import Console
 
 from lungsound.errors import DataError, SettingsError
 from lungsound.inference.bulk import Done, predict_many, sound_files
-from lungsound.inference.formats.json_lines import answer_of, record
+from lungsound.inference.formats.json_lines import prediction_of, record
 from lungsound.inference.predictor import Predictor
-from lungsound.inference.recording import Heard
+from lungsound.inference.recording import LoadedRecording
 from tests.unit.inference.models import saved_model
 
 QUIET = Console(quiet=True)
@@ -63,7 +63,7 @@ def test_every_recording_is_answered_or_named(predictor: Predictor, folder: Path
     assert {row["path"] for row in rows} == {
         str(path) for path in sound_files([folder]) if path.stem not in ("empty", "text", "cut")
     }
-    whole = predictor.answer(folder / "102_a.WAV").whole
+    whole = predictor.predict(folder / "102_a.WAV").aggregate
     assert whole is not None
     (row,) = (row for row in rows if row["path"].endswith("102_a.WAV"))
     assert float(row["p_crackle"]) == pytest.approx(whole.probabilities["crackle"], abs=1e-5)
@@ -115,12 +115,12 @@ def test_links_to_one_file_are_recordings_of_their_own(predictor: Predictor, fol
 def test_a_mistake_of_ours_in_one_recording_loses_no_other(
     predictor: Predictor, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def listen(recording: Path) -> Heard:
+    def load_recording(recording: Path) -> LoadedRecording:
         if recording.name == "103_a.ogg":
             raise ZeroDivisionError("by\nzero")
-        return Predictor.listen(predictor, recording)
+        return Predictor.load_recording(predictor, recording)
 
-    monkeypatch.setattr(predictor, "listen", listen)
+    monkeypatch.setattr(predictor, "load_recording", load_recording)
     done = predict(predictor, folder / "in", out=tmp_path / "out")
     assert done.num_new == 2
     (error,) = done.errors
@@ -213,9 +213,9 @@ def test_folders_patterns_and_files_are_found_once(folder: Path, tmp_path: Path)
 
 
 def test_a_kept_answer_is_what_was_answered(predictor: Predictor, folder: Path) -> None:
-    answer = predictor.answer(folder / "101_b.flac", patient="101")
+    answer = predictor.predict(folder / "101_b.flac", patient="101")
     kept = json.loads(json.dumps(record(answer, predictor.provenance(NOON))))
-    assert answer_of(kept) == answer
+    assert prediction_of(kept) == answer
 
 
 def test_pages_are_written_beside_the_tables(predictor: Predictor, folder: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def recording(tmp_path: Path) -> Path:
 def test_an_answer_is_the_models_for_the_filter_bank_of_the_span(model_path: Path, recording: Path) -> None:
     trained = load_model(model_path)
     spans_s = [(0.2, 0.9), (1.0, 3.1)]
-    answers = Predictor.load(model_path).predict(recording, spans_s=spans_s)
+    answers = Predictor.load(model_path).predict(recording, spans_s=spans_s).cycles
     waveform = trained.front_end.read(recording)
     for answer, (start_s, end_s) in zip(answers, spans_s, strict=True):
         clip = trained.front_end.cycle(waveform, start_s=start_s, end_s=end_s)
@@ -58,7 +58,7 @@ def test_an_answer_is_the_models_for_the_filter_bank_of_the_span(model_path: Pat
         expected = trained.model(fbank).softmax(1)[0].tolist()
         assert list(answer.probabilities) == ["normal", "crackle", "wheeze", "both"]
         assert list(answer.probabilities.values()) == pytest.approx(expected, abs=1e-5)
-        assert answer.probabilities[answer.answer] == max(answer.probabilities.values())
+        assert answer.probabilities[answer.best_guess] == max(answer.probabilities.values())
         assert (answer.start_s, answer.end_s) == (start_s, end_s)
 
 
@@ -70,14 +70,14 @@ def test_a_run_folder_and_its_model_file_are_the_same(model_path: Path, recordin
 
 def test_cycles_of_the_annotation_beside_it_are_answered_in_order(model_path: Path, recording: Path) -> None:
     recording.with_suffix(".txt").write_text("1.5\t2.5\t1\t1\n0.1\t1.2\t0\t0\n")
-    answers = Predictor.load(model_path).predict(recording)
+    answers = Predictor.load(model_path).predict(recording).cycles
     assert [(answer.start_s, answer.end_s) for answer in answers] == [(0.1, 1.2), (1.5, 2.5)]
     recording.with_suffix(".txt").write_text("1.5\t2.5\t0\t0\n0.1\t1.2\t1\t1\n")
-    assert Predictor.load(model_path).predict(recording) == answers
+    assert Predictor.load(model_path).predict(recording).cycles == answers
 
 
 def test_without_breathing_it_is_cut_into_windows(model_path: Path, recording: Path) -> None:
-    answer = Predictor.load(model_path).answer(recording)
+    answer = Predictor.load(model_path).predict(recording)
     assert answer.cycles_from == "windows"
     spans_s = [(cycle.start_s, cycle.end_s) for cycle in answer.cycles]
     assert spans_s == [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.5, 2.5), (2.0, 3.0), (2.2, 3.2)]
@@ -90,22 +90,22 @@ def test_breathing_is_found_and_may_not_be_looked_for(
     found = sorted(synthetic_corpus_dir.rglob("*.wav"))[0]
     path = tmp_path / "alone.wav"
     shutil.copy(found, path)
-    truth = Predictor.load(model_path).answer(found)
+    truth = Predictor.load(model_path).predict(found)
     assert truth.cycles_from == "annotation"
-    breathing = Predictor.load(model_path).answer(path)
+    breathing = Predictor.load(model_path).predict(path)
     assert breathing.cycles_from == "segmentation"
     assert abs(len(breathing.cycles) - len(truth.cycles)) <= 2
     for find_by in ("windows", "segmentation"):
-        assert Predictor.load(model_path, find_by=find_by).answer(found).cycles_from == find_by  # type: ignore[arg-type]
+        assert Predictor.load(model_path, find_by=find_by).predict(found).cycles_from == find_by  # type: ignore[arg-type]
     with pytest.raises(AnnotationError, match=r"no annotation alone\.txt"):
-        Predictor.load(model_path, find_by="annotation").answer(path)
+        Predictor.load(model_path, find_by="annotation").predict(path)
 
 
 def test_silence_is_never_normal(model_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "silent.wav"
     soundfile.write(path, np.zeros(16000), 8000, subtype="PCM_16")
-    answer = Predictor.load(model_path).answer(path)
-    assert answer.whole is None
+    answer = Predictor.load(model_path).predict(path)
+    assert answer.aggregate is None
     assert answer.cycles == ()
     assert "silent" in answer.quality
 
@@ -116,10 +116,10 @@ def test_silent_cycles_do_not_count_in_the_whole(model_path: Path, tmp_path: Pat
     noise[8000:] = 0
     soundfile.write(path, noise, 8000, subtype="PCM_16")
     path.with_suffix(".txt").write_text("0\t0.9\t0\t0\n1.1\t1.9\t0\t0\n")
-    answer = Predictor.load(model_path).answer(path)
+    answer = Predictor.load(model_path).predict(path)
     assert [cycle.start_s for cycle in answer.cycles] == [0.0]
-    assert answer.whole is not None
-    assert answer.whole.probabilities == answer.cycles[0].probabilities
+    assert answer.aggregate is not None
+    assert answer.aggregate.probabilities == answer.cycles[0].probabilities
     assert SILENT_CYCLES in answer.quality
 
 
@@ -156,12 +156,12 @@ def test_a_calibration_scales_probabilities_or_leaves_them(
     trained = load_model(model_path)
     assert not Predictor(trained).is_calibrated
     assert not Predictor(trained).is_scaled
-    plain = Predictor(trained).predict(recording)
+    plain = Predictor(trained).predict(recording).cycles
     calibration = four_classes(fit_calibration(drawn_predictions(0, num_patients=num_patients, temperature=2.5)))
     calibrated = Predictor(replace(trained, calibration=calibration))
     assert calibrated.is_calibrated
     assert calibrated.is_scaled == is_scaled
-    answers = calibrated.predict(recording)
+    answers = calibrated.predict(recording).cycles
     assert ([answer.probabilities for answer in answers] == [answer.probabilities for answer in plain]) != is_scaled
 
 
@@ -175,7 +175,7 @@ def four_classes(calibration: Calibration) -> Calibration:
 
 
 def test_no_spans_give_no_answers(model_path: Path, recording: Path) -> None:
-    assert Predictor.load(model_path).predict(recording, spans_s=[]) == []
+    assert Predictor.load(model_path).predict(recording, spans_s=[]).cycles == ()
 
 
 def with_domain(model_path: Path, recording: Path, *, scale: float = 1.0) -> TrainedModel:
@@ -192,18 +192,18 @@ def with_domain(model_path: Path, recording: Path, *, scale: float = 1.0) -> Tra
 def test_what_is_like_the_training_part_is_answered_and_what_is_unlike_it_withheld(
     model_path: Path, recording: Path
 ) -> None:
-    answer = Predictor(with_domain(model_path, recording)).answer(recording)
+    answer = Predictor(with_domain(model_path, recording)).predict(recording)
     assert answer.out_of_domain is not None
     assert 0.1 < answer.out_of_domain < 0.95
     assert UNLIKE not in answer.quality
     assert not any(cycle.is_uncertain for cycle in answer.cycles)
-    strange = Predictor(with_domain(model_path, recording, scale=1e-3)).answer(recording)
+    strange = Predictor(with_domain(model_path, recording, scale=1e-3)).predict(recording)
     assert strange.out_of_domain == 1.0
     assert UNLIKE in strange.quality
-    assert strange.whole is not None
-    assert strange.whole.said == "uncertain"
-    assert [cycle.answer for cycle in strange.cycles] == [cycle.answer for cycle in answer.cycles]
-    assert Predictor(load_model(model_path)).answer(recording).out_of_domain is None
+    assert strange.aggregate is not None
+    assert strange.aggregate.label == "uncertain"
+    assert [cycle.best_guess for cycle in strange.cycles] == [cycle.best_guess for cycle in answer.cycles]
+    assert Predictor(load_model(model_path)).predict(recording).out_of_domain is None
 
 
 def test_a_score_is_the_median_of_its_sounding_cycles(model_path: Path, recording: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_score_is_the_median_of_its_sounding_cycles(model_path: Path, recordin
     waveform = trained.front_end.read(recording)
     cut = [trained.front_end.cut(waveform, start_s=a, end_s=b) for a, b in ((0, 0.9), (0.5, 1.5), (1, 2))]
     scores = trained.domain.scores(spectral_features(trained.front_end.filter_banks_of(cut).numpy()))
-    answer = Predictor(trained).answer(recording)
+    answer = Predictor(trained).predict(recording)
     assert answer.out_of_domain == sorted(scores.tolist())[1]
     assert len(answer.cycles) == 3
 
@@ -225,12 +225,12 @@ def test_a_device_that_nobody_names_or_that_was_not_trained_on_is_remarked_on(
     model_path: Path, recording: Path
 ) -> None:
     predictor = Predictor(replace(load_model(model_path), devices=("Litt3200", "Meditron")))
-    assert UNKNOWN_DEVICE in predictor.answer(recording).quality
-    assert OTHER_DEVICE in predictor.answer(recording, device="AKGC417L").quality
-    known = predictor.answer(recording, device="meditron").quality
+    assert UNKNOWN_DEVICE in predictor.predict(recording).quality
+    assert OTHER_DEVICE in predictor.predict(recording, device="AKGC417L").quality
+    known = predictor.predict(recording, device="meditron").quality
     assert UNKNOWN_DEVICE not in known
     assert OTHER_DEVICE not in known
-    assert UNKNOWN_DEVICE not in Predictor(load_model(model_path)).answer(recording).quality
+    assert UNKNOWN_DEVICE not in Predictor(load_model(model_path)).predict(recording).quality
 
 
 @pytest.mark.parametrize(
@@ -245,17 +245,17 @@ def test_an_answer_is_withheld_where_there_is_too_little_breath(
     kind: str, change: Callable[[np.ndarray], np.ndarray], model_path: Path, recording: Path
 ) -> None:
     soundfile.write(recording, change(soundfile.read(recording)[0]), 8000, subtype="PCM_16")
-    answer = Predictor.load(model_path, find_by="windows").answer(recording)
+    answer = Predictor.load(model_path, find_by="windows").predict(recording)
     assert kind in answer.quality
     assert bool(answer.cycles) == (kind != MOSTLY_SILENT)
-    assert all(cycle.said == "uncertain" for cycle in answer.cycles)
-    assert answer.whole is None or answer.whole.said == "uncertain"
+    assert all(cycle.label == "uncertain" for cycle in answer.cycles)
+    assert answer.aggregate is None or answer.aggregate.label == "uncertain"
 
 
 def test_a_short_recording_that_somebody_annotated_is_answered(model_path: Path, recording: Path) -> None:
     soundfile.write(recording, soundfile.read(recording)[0][:8000], 8000, subtype="PCM_16")
     recording.with_suffix(".txt").write_text("0\t1\t0\t0\n")
-    answer = Predictor.load(model_path).answer(recording)
+    answer = Predictor.load(model_path).predict(recording)
     assert TOO_SHORT not in answer.quality
-    assert answer.whole is not None
-    assert answer.whole.said != "uncertain"
+    assert answer.aggregate is not None
+    assert answer.aggregate.label != "uncertain"

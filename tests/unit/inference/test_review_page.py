@@ -20,7 +20,7 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.errors import SettingsError
 from lungsound.inference.explain import relevance
 from lungsound.inference.pages import COLOURS, boxes, lanes, marks, page_name, sound, write_review_pages
-from lungsound.inference.prediction import CycleAnswer, RecordingAnswer, doubt
+from lungsound.inference.prediction import CyclePrediction, RecordingPrediction, uncertainty
 from lungsound.inference.predictor import Predictor
 from tests.unit.inference.models import EFFICIENTAT_AUDIO, MOBILENET, saved_model
 
@@ -90,14 +90,14 @@ def recording(tmp_path: Path) -> Path:
     return path
 
 
-def write(predictor: Predictor, *answers: RecordingAnswer, out: Path, **more: object) -> list[Path]:
+def write(predictor: Predictor, *answers: RecordingPrediction, out: Path, **more: object) -> list[Path]:
     return write_review_pages(predictor, answers, out, created=NOON, **more)  # type: ignore[arg-type]
 
 
 def test_a_page_holds_the_sound_the_picture_and_the_answers(
     predictor: Predictor, recording: Path, tmp_path: Path
 ) -> None:
-    answer = predictor.answer(recording)
+    answer = predictor.predict(recording)
     (path,) = write(predictor, answer, out=tmp_path / "out")
     page, front_end = Page(path), predictor.trained.front_end
     (audio,) = page.named("audio")
@@ -110,8 +110,8 @@ def test_a_page_holds_the_sound_the_picture_and_the_answers(
     with Image.open(decoded(picture["src"])) as image:
         assert image.size == (front_end.log_mel.num_frames(len(expected)), front_end.num_mels)
     shares = [float(bar["value"] or 0) for bar in page.named("progress")]
-    assert answer.whole is not None
-    given = [value for each in (answer.whole, *answer.cycles) for value in each.probabilities.values()]
+    assert answer.aggregate is not None
+    given = [value for each in (answer.aggregate, *answer.cycles) for value in each.probabilities.values()]
     assert shares == pytest.approx(given, abs=1e-6)
     assert sum(shares) == pytest.approx(3, abs=1e-5)
     played = [(button["data-start"], button["data-end"]) for button in page.named("button")]
@@ -127,7 +127,7 @@ def test_a_page_holds_the_sound_the_picture_and_the_answers(
 
 
 def test_what_looks_like_markup_in_names_is_text(predictor: Predictor, recording: Path, tmp_path: Path) -> None:
-    answer = predictor.answer(recording, patient="<i>", device="{% x %}")
+    answer = predictor.predict(recording, patient="<i>", device="{% x %}")
     nasty = replace(answer, quality=("<script>alert(1)</script>",))
     plain = replace(answer, path=shutil.copy(recording, tmp_path / "a.wav"), patient="p", device="d", quality=("q",))
     index, *pages = map(Page, write(predictor, nasty, plain, out=tmp_path / "out"))
@@ -140,7 +140,7 @@ def test_what_looks_like_markup_in_names_is_text(predictor: Predictor, recording
 def test_the_policy_lets_the_page_run_its_own_script_only(
     predictor: Predictor, recording: Path, tmp_path: Path
 ) -> None:
-    (path,) = write(predictor, predictor.answer(recording), out=tmp_path)
+    (path,) = write(predictor, predictor.predict(recording), out=tmp_path)
     html = path.read_text(encoding="utf-8")
     script = html.partition("<script>")[2].partition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -153,13 +153,13 @@ def test_the_policy_lets_the_page_run_its_own_script_only(
 def test_the_index_has_every_recording_once_most_doubtful_first(
     predictor: Predictor, recording: Path, tmp_path: Path
 ) -> None:
-    answer = predictor.answer(recording)
+    answer = predictor.predict(recording)
     cycles = [
         (replace(answer.cycles[0], probabilities={"normal": p, "crackle": 1 - p, "wheeze": 0.0, "both": 0.0}),)
         for p in (0.9, 0.6, 0.75)
     ]
     answers = [replace(answer, path=Path(f"in{n}/a.wav"), cycles=each) for n, each in enumerate(cycles)]
-    answers.append(replace(answer, path=Path("index.wav"), cycles=(), whole=None))
+    answers.append(replace(answer, path=Path("index.wav"), cycles=(), aggregate=None))
     index, *pages = write(predictor, *answers, out=tmp_path / "out")
     assert index.name == "index.html"
     assert len(set(pages)) == 4
@@ -167,7 +167,7 @@ def test_the_index_has_every_recording_once_most_doubtful_first(
     links = [link["href"] for link in Page(index).named("a")][1:]
     assert links == [pages[3].name, pages[1].name, pages[2].name, pages[0].name]
     assert all(name in Page(index).text for name in ("in0/a.wav", "in1/a.wav", "in2/a.wav"))
-    assert [doubt(each) for each in answers] == pytest.approx([0.2, 0.8, 0.5, 1.0])
+    assert [uncertainty(each) for each in answers] == pytest.approx([0.2, 0.8, 0.5, 1.0])
     for path in pages:
         page = Page(path)
         assert "cannot be read" in page.text  # the recordings are not there
@@ -176,7 +176,7 @@ def test_the_index_has_every_recording_once_most_doubtful_first(
 
 
 def test_the_same_answers_give_the_same_bytes(predictor: Predictor, recording: Path, tmp_path: Path) -> None:
-    answer, told = predictor.answer(recording), []
+    answer, told = predictor.predict(recording), []
     answers = (answer, replace(answer, path=recording.with_name("gone.wav")))
     first, again = (
         write(predictor, *answers, out=tmp_path / name, is_explained=True, on_progress=lambda *at: told.append(at))
@@ -187,7 +187,7 @@ def test_the_same_answers_give_the_same_bytes(predictor: Predictor, recording: P
 
 
 def test_a_file_that_is_another_one_now_is_not_shown(predictor: Predictor, recording: Path, tmp_path: Path) -> None:
-    answer = predictor.answer(recording)
+    answer = predictor.predict(recording)
     soundfile.write(recording, np.zeros(9000), 8000)
     (path,) = write(predictor, answer, out=tmp_path / "out", is_explained=True)
     page = Page(path)
@@ -197,7 +197,7 @@ def test_a_file_that_is_another_one_now_is_not_shown(predictor: Predictor, recor
 
 
 def test_the_most_doubtful_cycles_are_explained(predictor: Predictor, recording: Path, tmp_path: Path) -> None:
-    answer = predictor.answer(recording)
+    answer = predictor.predict(recording)
     answer = replace(answer, cycles=(answer.cycles[0], replace(answer.cycles[1], is_uncertain=True)))
     (path,) = write(predictor, answer, out=tmp_path, is_explained=True, max_explained=1)
     page = Page(path)
@@ -206,14 +206,14 @@ def test_the_most_doubtful_cycles_are_explained(predictor: Predictor, recording:
     assert "Only the first 1 s are heard." in page.text
     front_end, cycle = predictor.trained.front_end, answer.cycles[1]
     heard = front_end.cut(front_end.read(recording), start_s=0.9, end_s=2.3)
-    found = boxes(relevance(predictor.trained, heard, class_index=predictor.classes.index(cycle.answer)), front_end)
+    found = boxes(relevance(predictor.trained, heard, class_index=predictor.classes.index(cycle.best_guess)), front_end)
     drawn = [(rect["x"], rect["class"]) for rect in page.named("rect") if rect.get("class")]
     assert drawn == [(f"{box.left:.2f}", "for" if box.share > 0 else "against") for box in found]
 
 
 def test_a_model_without_patches_is_refused(recording: Path, tmp_path: Path) -> None:
     predictor = Predictor(saved_model(tmp_path, audio=EFFICIENTAT_AUDIO, architecture=MOBILENET), engine="torch")
-    answer = predictor.answer(recording)
+    answer = predictor.predict(recording)
     assert Page(write(predictor, answer, out=tmp_path)[0]).named("img")
     with pytest.raises(SettingsError, match="only a model of patches"):
         write(predictor, answer, out=tmp_path, is_explained=True)
@@ -279,9 +279,9 @@ def test_marks_and_lanes() -> None:
 
 
 def test_names_of_pages_are_safe_and_differ() -> None:
-    cycle = CycleAnswer(0, 1, "a", {"a": 1.0, "b": 0.0})
+    cycle = CyclePrediction(0, 1, "a", {"a": 1.0, "b": 0.0})
     names = {
-        page_name(RecordingAnswer(Path(path), 1, 8000, "windows", (cycle,)))
+        page_name(RecordingPrediction(Path(path), 1, 8000, "windows", (cycle,)))
         for path in (
             "in/a.wav",
             "out/a.wav",

@@ -2,7 +2,7 @@
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.data import batches as corpora
-from lungsound.inference.prediction import RecordingAnswer
+from lungsound.inference.prediction import RecordingPrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.models import network as models
@@ -77,12 +77,17 @@ class HeldPredictor(Predictor):
         self.__dict__ |= other.__dict__
         self.may_go, self.has_begun = threading.Event(), threading.Event()
 
-    def answer(
-        self, recording: str | Path, *, patient: str | None = None, device: str | None = None
-    ) -> RecordingAnswer:
+    def predict(
+        self,
+        recording: str | Path,
+        *,
+        spans_s: Sequence[tuple[float, float]] | None = None,
+        patient: str | None = None,
+        device: str | None = None,
+    ) -> RecordingPrediction:
         self.has_begun.set()
         assert self.may_go.wait(20)
-        return super().answer(recording, patient=patient, device=device)
+        return super().predict(recording, spans_s=spans_s, patient=patient, device=device)
 
 
 @contextmanager

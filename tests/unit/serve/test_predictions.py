@@ -23,7 +23,7 @@ def test_the_record_is_the_predictors_answer_for_the_file(
 ) -> None:
     path = tmp_path / f"any.{format.lower()}"
     path.write_bytes(sound(format, duration_s=6.4) if format.isupper() else recorded(format, duration_s=6.4))
-    expected = tiny.answer(path)
+    expected = tiny.predict(path)
     with client(tiny) as http:
         form = http.post("/v1/predictions", files={"file": ("ward 3/ann.wav", path.read_bytes())})
         raw = http.post("/v1/predictions?name=ann.wav", content=path.read_bytes())
@@ -33,7 +33,7 @@ def test_the_record_is_the_predictors_answer_for_the_file(
     assert (record["path"], record["patient"], record["cycles_from"]) == ("ann.wav", None, expected.cycles_from)
     assert record["duration_s"] == expected.duration_s
     for given, cycle in zip(record["cycles"], expected.cycles, strict=True):
-        assert (given["start_s"], given["end_s"], given["best_guess"]) == (cycle.start_s, cycle.end_s, cycle.answer)
+        assert (given["start_s"], given["end_s"], given["best_guess"]) == (cycle.start_s, cycle.end_s, cycle.best_guess)
         assert given["probabilities"] == pytest.approx(dict(cycle.probabilities), abs=1e-6)
     assert record["provenance"]["model"].startswith("tiny-run")
     assert "/" not in record["provenance"]["model"]

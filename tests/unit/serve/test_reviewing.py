@@ -9,7 +9,7 @@ import soundfile
 
 from lungsound.data.table import read_table
 from lungsound.errors import SettingsError
-from lungsound.inference.prediction import CycleAnswer, RecordingAnswer, doubt
+from lungsound.inference.prediction import CyclePrediction, RecordingPrediction, uncertainty
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.serve.review import CorrectedCycle, ReviewFolder
@@ -32,12 +32,12 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def answered(*probabilities: tuple[float, ...]) -> RecordingAnswer:
+def answered(*probabilities: tuple[float, ...]) -> RecordingPrediction:
     cycles = tuple(
-        CycleAnswer(start, start + 1, "normal", dict(zip(SOUND4.classes, each, strict=True)))
+        CyclePrediction(start, start + 1, "normal", dict(zip(SOUND4.classes, each, strict=True)))
         for start, each in enumerate(probabilities)
     )
-    return RecordingAnswer(Path("a.wav"), 10.0, 8000, "windows", cycles)
+    return RecordingPrediction(Path("a.wav"), 10.0, 8000, "windows", cycles)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def answered(*probabilities: tuple[float, ...]) -> RecordingAnswer:
         (answered(), 1.0),
     ],
 )
-def test_doubt_is_how_near_the_two_likeliest_are(answer: RecordingAnswer, expected: float) -> None:
-    assert doubt(answer) == pytest.approx(expected)
+def test_doubt_is_how_near_the_two_likeliest_are(answer: RecordingPrediction, expected: float) -> None:
+    assert uncertainty(answer) == pytest.approx(expected)
 
 
 def test_the_most_doubtful_come_first_and_what_has_no_answer_last(tiny: Predictor, folder: Path) -> None:
@@ -66,8 +66,8 @@ def test_the_most_doubtful_come_first_and_what_has_no_answer_last(tiny: Predicto
     doubts = [each["doubt"] for each in after[:3]]
     assert doubts == sorted(doubts, reverse=True)
     for each in after[:3]:
-        answer = tiny.answer(folder / each["name"])
-        assert each["doubt"] == pytest.approx(doubt(answer), abs=1e-6)
+        answer = tiny.predict(folder / each["name"])
+        assert each["doubt"] == pytest.approx(uncertainty(answer), abs=1e-6)
         assert (each["num_cycles"], each["is_corrected"], each["error"]) == (len(answer.cycles), False, None)
     assert (after[3]["name"], after[3]["doubt"]) == ("p4_a.wav", None)
     assert str(folder) not in after[3]["error"]

@@ -27,14 +27,14 @@ from lungsound.serve import server
 from lungsound.serve.gate import Limits
 from lungsound.serve.server import serve
 
-answer = Predictor.answer
+predict = Predictor.predict
 
 def slow(self, path, **facts):
     if Path(path).name != "probe.wav":
         time.sleep(float(sys.argv[2]))
-    return answer(self, path, **facts)
+    return predict(self, path, **facts)
 
-Predictor.answer = slow
+Predictor.predict = slow
 server.HEADERS_TIMEOUT_S = float(sys.argv[3])
 serve(Path(sys.argv[1]), port=0, limits=Limits(max_bytes=2**20, timeout_s=20))
 """

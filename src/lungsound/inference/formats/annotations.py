@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from lungsound.errors import SettingsError
 from lungsound.inference.formats.json_lines import record
 from lungsound.inference.formats.tables import PROBABILITY_PREFIX
-from lungsound.inference.prediction import SEPARATOR, TIME_DECIMALS, CycleAnswer, Provenance, RecordingAnswer
+from lungsound.inference.prediction import SEPARATOR, TIME_DECIMALS, CyclePrediction, Provenance, RecordingPrediction
 from lungsound.labels import LABEL_SETS, LabelSet, LungSound, sound_of
 
 if TYPE_CHECKING:
     from lungsound.data.corpus import Cycle
 
 
-def audacity_text(answer: RecordingAnswer, _: Provenance) -> str:
+def audacity_text(answer: RecordingPrediction, _: Provenance) -> str:
     """A label for each cycle, as "crackle 0.83" or "uncertain (crackle 0.41)"."""
     return "".join(
         f"{cycle.start_s:.{TIME_DECIMALS}f}\t{cycle.end_s:.{TIME_DECIMALS}f}\t{cycle.caption}\n"
@@ -45,7 +45,7 @@ COLUMNS = (
 )
 
 
-def raven_text(answer: RecordingAnswer, provenance: Provenance) -> str:
+def raven_text(answer: RecordingPrediction, provenance: Provenance) -> str:
     """A selection for each cycle, over the frequencies that the model hears and the recording has."""
     classes = provenance.label_set.classes
     low_hz, high_hz = provenance.band_hz
@@ -60,8 +60,8 @@ def raven_text(answer: RecordingAnswer, provenance: Provenance) -> str:
             f"{cycle.end_s:.{TIME_DECIMALS}f}",
             f"{low_hz:.1f}",
             f"{high_hz:.1f}",
-            cycle.said,
-            cycle.answer,
+            cycle.label,
+            cycle.best_guess,
             SEPARATOR.join(cycle.possible),
             *(f"{cycle.probabilities[name]:.6f}" for name in classes),
         ]
@@ -75,7 +75,7 @@ TIER = "lung sound"
 Interval = tuple[float, float, str]
 
 
-def textgrid_text(answer: RecordingAnswer, _: Provenance) -> str:
+def textgrid_text(answer: RecordingPrediction, _: Provenance) -> str:
     """One tier "lung sound"; cycles that overlap stand in further tiers, "lung sound 2" and so on."""
     # An annotation may end a little behind its recording.
     end_s = max([answer.duration_s, *(cycle.end_s for cycle in answer.cycles)])
@@ -100,9 +100,9 @@ def textgrid_text(answer: RecordingAnswer, _: Provenance) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _without_overlap(cycles: Sequence[CycleAnswer]) -> list[list[CycleAnswer]]:
+def _without_overlap(cycles: Sequence[CyclePrediction]) -> list[list[CyclePrediction]]:
     """The cycles (in order of time) dealt to as few tiers as hold them without overlap; one tier at least."""
-    tiers: list[list[CycleAnswer]] = [[]]
+    tiers: list[list[CyclePrediction]] = [[]]
     for cycle in cycles:
         free = next((tier for tier in tiers if not tier or tier[-1].end_s <= cycle.start_s), None)
         if free is None:
@@ -112,7 +112,7 @@ def _without_overlap(cycles: Sequence[CycleAnswer]) -> list[list[CycleAnswer]]:
     return tiers
 
 
-def _intervals(cycles: Sequence[CycleAnswer], end_s: float) -> list[Interval]:
+def _intervals(cycles: Sequence[CyclePrediction], end_s: float) -> list[Interval]:
     found: list[Interval] = []
     reached_s = 0.0
     for cycle in cycles:
@@ -136,19 +136,19 @@ def _quoted(text: str) -> str:
 RECORD_KEY = "lungsound"
 
 
-def icbhi_answer_text(answer: RecordingAnswer, _: Provenance) -> str | None:
+def icbhi_prediction_text(answer: RecordingPrediction, _: Provenance) -> str | None:
     """Lines `start end crackle wheeze`; None for a recording without cycles, for which ICBHI has no file."""
     from lungsound.data.convert import icbhi_text
 
     return icbhi_text(_cycles(answer)) if answer.cycles else None
 
 
-def sprsound_answer_text(answer: RecordingAnswer, provenance: Provenance) -> str:
+def sprsound_prediction_text(answer: RecordingPrediction, provenance: Provenance) -> str:
     """The events, or for a label set of recordings the word for the whole; all else under the key `lungsound`."""
     from lungsound.data.convert import sprsound_text
 
     is_whole = provenance.label_set.unit == "recording"
-    word = answer.whole.answer if is_whole and answer.whole is not None else None
+    word = answer.aggregate.best_guess if is_whole and answer.aggregate is not None else None
     content = json.loads(sprsound_text(word, () if is_whole else _cycles(answer)))
     return json.dumps({**content, RECORD_KEY: record(answer, provenance)}, allow_nan=False)
 
@@ -172,7 +172,7 @@ def _require(to: str, label_set: LabelSet, known: tuple[str, ...], unsaid: list[
         )
 
 
-def _cycles(answer: RecordingAnswer) -> "list[Cycle]":
+def _cycles(answer: RecordingPrediction) -> "list[Cycle]":
     from lungsound.data.corpus import Cycle, Recording
 
     recording = Recording(
@@ -185,7 +185,7 @@ def _cycles(answer: RecordingAnswer) -> "list[Cycle]":
     )
     found = []
     for position, cycle in enumerate(answer.cycles):
-        sound = sound_of(cycle.answer) or LungSound.NORMAL
+        sound = sound_of(cycle.best_guess) or LungSound.NORMAL
         flags = (sound.has_crackle, sound.has_wheeze)
-        found.append(Cycle(recording, cycle.start_s, cycle.end_s, *flags, cycle.answer, position))
+        found.append(Cycle(recording, cycle.start_s, cycle.end_s, *flags, cycle.best_guess, position))
     return found

@@ -9,7 +9,7 @@ import json
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
-from lungsound.inference.prediction import UNCERTAIN, CycleAnswer, Provenance, RecordingAnswer
+from lungsound.inference.prediction import UNCERTAIN, CyclePrediction, Provenance, RecordingPrediction
 
 RESEARCH_USE = "research use only, not for diagnosis"
 _UNITS = "http://unitsofmeasure.org"
@@ -18,7 +18,7 @@ _ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
 Resource = dict[str, Any]
 
 
-def fhir_text(answer: RecordingAnswer, provenance: Provenance) -> str:
+def fhir_text(answer: RecordingPrediction, provenance: Provenance) -> str:
     """The Bundle (type "collection") of one recording. The same answer gives the same ids."""
     shared = _shared(answer, provenance)
     observations = [_observation(cycle, "breathing cycle", shared) for cycle in answer.cycles]
@@ -39,8 +39,8 @@ def fhir_text(answer: RecordingAnswer, provenance: Provenance) -> str:
     return json.dumps(bundle, allow_nan=False, indent=1) + "\n"
 
 
-def _report(answer: RecordingAnswer, provenance: Provenance, results: list[str]) -> Resource:
-    conclusion = "no answer" if answer.whole is None else answer.whole.caption
+def _report(answer: RecordingPrediction, provenance: Provenance, results: list[str]) -> Resource:
+    conclusion = "no answer" if answer.aggregate is None else answer.aggregate.caption
     return {
         "resourceType": "DiagnosticReport",
         "status": "preliminary",
@@ -52,24 +52,24 @@ def _report(answer: RecordingAnswer, provenance: Provenance, results: list[str])
     }
 
 
-def _whole(answer: RecordingAnswer, shared: Resource, members: list[str]) -> Resource:
+def _whole(answer: RecordingPrediction, shared: Resource, members: list[str]) -> Resource:
     remarks = [f"quality: {name}" for name in answer.quality]
     if answer.out_of_domain is not None:
         remarks.append(f"out-of-domain score: {answer.out_of_domain:g}")
     return {
-        **_observation(answer.whole, "recording", shared),
+        **_observation(answer.aggregate, "recording", shared),
         **({"note": [{"text": remark} for remark in remarks]} if remarks else {}),
         **({"hasMember": [{"reference": url} for url in members]} if members else {}),
     }
 
 
-def _observation(cycle: CycleAnswer | None, what: str, shared: Resource) -> Resource:
+def _observation(cycle: CyclePrediction | None, what: str, shared: Resource) -> Resource:
     """The answer for a stretch; without one, or when it is uncertain, there is no value but the reason."""
     if cycle is None or cycle.is_uncertain:
         absent = {"coding": [{"system": _ABSENT, "code": "unknown"}], "text": UNCERTAIN if cycle else "no answer"}
         value = {"dataAbsentReason": absent}
     else:
-        value = {"valueCodeableConcept": {"text": cycle.answer}}
+        value = {"valueCodeableConcept": {"text": cycle.best_guess}}
     return {
         "resourceType": "Observation",
         "status": "preliminary",
@@ -80,7 +80,7 @@ def _observation(cycle: CycleAnswer | None, what: str, shared: Resource) -> Reso
     }
 
 
-def _components(cycle: CycleAnswer) -> list[Resource]:
+def _components(cycle: CyclePrediction) -> list[Resource]:
     span = {"low": _quantity(cycle.start_s, "s"), "high": _quantity(cycle.end_s, "s")}
     found: list[Resource] = [{"code": {"text": "place in the recording"}, "valueRange": span}]
     for name, probability in cycle.probabilities.items():
@@ -93,7 +93,7 @@ def _components(cycle: CycleAnswer) -> list[Resource]:
     return found
 
 
-def _shared(answer: RecordingAnswer, provenance: Provenance) -> Resource:
+def _shared(answer: RecordingPrediction, provenance: Provenance) -> Resource:
     calibration = provenance.calibration or "none"
     method = f"lungsound {provenance.lungsound_version}, model SHA-256 {provenance.model_sha256}"
     return {
@@ -118,7 +118,7 @@ def _device(provenance: Provenance) -> Resource:
     }
 
 
-def _subject(answer: RecordingAnswer) -> Resource:
+def _subject(answer: RecordingPrediction) -> Resource:
     if answer.patient is None:
         return {}
     return {"subject": {"type": "Patient", "identifier": {"value": answer.patient}}}
@@ -128,6 +128,6 @@ def _quantity(value: float, unit: str) -> Resource:
     return {"value": value, "unit": unit, "system": _UNITS, "code": unit}
 
 
-def _url(answer: RecordingAnswer, provenance: Provenance, part: str) -> str:
+def _url(answer: RecordingPrediction, provenance: Provenance, part: str) -> str:
     facts = (provenance.model_sha256, provenance.created_text, answer.path_text, part)
     return uuid5(NAMESPACE_URL, "\n".join(facts)).urn

@@ -8,17 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lungsound.inference.prediction import UNCERTAIN, CycleAnswer, Provenance, RecordingAnswer
+from lungsound.inference.prediction import UNCERTAIN, CyclePrediction, Provenance, RecordingPrediction
 
 FORMAT_VERSION = 1
 
 
-def json_lines_text(answers: Sequence[RecordingAnswer], provenance: Provenance) -> str:
+def json_lines_text(answers: Sequence[RecordingPrediction], provenance: Provenance) -> str:
     """A line for each recording, in ASCII."""
     return "".join(f"{json.dumps(record(answer, provenance), allow_nan=False)}\n" for answer in answers)
 
 
-def record(answer: RecordingAnswer, provenance: Provenance) -> dict[str, Any]:
+def record(answer: RecordingPrediction, provenance: Provenance) -> dict[str, Any]:
     """Everything that is known of one recording's answers; None (null) for what is not."""
     return {
         "format_version": FORMAT_VERSION,
@@ -30,7 +30,7 @@ def record(answer: RecordingAnswer, provenance: Provenance) -> dict[str, Any]:
         "cycles_from": answer.cycles_from,
         "quality": list(answer.quality),
         "out_of_domain": answer.out_of_domain,
-        "whole": None if answer.whole is None else _cycle_record(answer.whole),
+        "whole": None if answer.aggregate is None else _cycle_record(answer.aggregate),
         "cycles": [_cycle_record(cycle) for cycle in answer.cycles],
         "provenance": provenance_record(provenance),
     }
@@ -51,27 +51,27 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
     }
 
 
-def _cycle_record(cycle: CycleAnswer) -> dict[str, Any]:
+def _cycle_record(cycle: CyclePrediction) -> dict[str, Any]:
     return {
         "start_s": cycle.start_s,
         "end_s": cycle.end_s,
-        "answer": cycle.said,
-        "best_guess": cycle.answer,
+        "answer": cycle.label,
+        "best_guess": cycle.best_guess,
         "possible": list(cycle.possible),
         "probabilities": dict(cycle.probabilities),
     }
 
 
-def answer_of(values: Mapping[str, Any]) -> RecordingAnswer:
+def prediction_of(values: Mapping[str, Any]) -> RecordingPrediction:
     """What `record` was made from, but for its provenance."""
     whole = values["whole"]
-    return RecordingAnswer(
+    return RecordingPrediction(
         path=Path(values["path"]),
         duration_s=values["duration_s"],
         sample_rate_hz=values["sample_rate_hz"],
         cycles_from=values["cycles_from"],
         cycles=tuple(_cycle_of(cycle) for cycle in values["cycles"]),
-        whole=None if whole is None else _cycle_of(whole),
+        aggregate=None if whole is None else _cycle_of(whole),
         patient=values["patient"],
         device=values["device"],
         quality=tuple(values["quality"]),
@@ -79,8 +79,8 @@ def answer_of(values: Mapping[str, Any]) -> RecordingAnswer:
     )
 
 
-def _cycle_of(values: Mapping[str, Any]) -> CycleAnswer:
-    return CycleAnswer(
+def _cycle_of(values: Mapping[str, Any]) -> CyclePrediction:
+    return CyclePrediction(
         values["start_s"],
         values["end_s"],
         values["best_guess"],

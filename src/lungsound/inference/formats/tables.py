@@ -10,11 +10,18 @@ import importlib
 import io
 import json
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 from lungsound.errors import SettingsError
 from lungsound.inference.formats.json_lines import FORMAT_VERSION, provenance_record
-from lungsound.inference.prediction import SEPARATOR, CycleAnswer, Provenance, RecordingAnswer
+from lungsound.inference.prediction import (
+    SEPARATOR,
+    CyclePrediction,
+    Provenance,
+    RecordingPrediction,
+    aggregate_recordings,
+)
 
 # Columns never change their meaning or order within a format version; new ones come behind these.
 COLUMNS = (
@@ -45,15 +52,17 @@ def columns(provenance: Provenance) -> tuple[str, ...]:
     return (*COLUMNS, *(PROBABILITY_PREFIX + name for name in provenance.label_set.classes))
 
 
-def rows(answers: Sequence[RecordingAnswer], provenance: Provenance) -> Iterator[tuple[Value, ...]]:
+def rows(answers: Sequence[RecordingPrediction], provenance: Provenance) -> Iterator[tuple[Value, ...]]:
     """Of each recording the row of the whole, then those of its cycles; None for what is not known."""
     for answer in answers:
-        yield _row(answer, answer.whole, provenance, unit="recording")
+        yield _row(answer, answer.aggregate, provenance, unit="recording")
         for cycle in answer.cycles:
             yield _row(answer, cycle, provenance, unit="cycle")
 
 
-def _row(answer: RecordingAnswer, cycle: CycleAnswer | None, provenance: Provenance, *, unit: str) -> tuple[Value, ...]:
+def _row(
+    answer: RecordingPrediction, cycle: CyclePrediction | None, provenance: Provenance, *, unit: str
+) -> tuple[Value, ...]:
     return (
         FORMAT_VERSION,
         answer.path_text,
@@ -64,8 +73,8 @@ def _row(answer: RecordingAnswer, cycle: CycleAnswer | None, provenance: Provena
         unit,
         0.0 if cycle is None else cycle.start_s,
         answer.duration_s if cycle is None else cycle.end_s,
-        None if cycle is None else cycle.said,
-        None if cycle is None else cycle.answer,
+        None if cycle is None else cycle.label,
+        None if cycle is None else cycle.best_guess,
         () if cycle is None else cycle.possible,
         answer.quality,
         answer.out_of_domain,
@@ -75,7 +84,7 @@ def _row(answer: RecordingAnswer, cycle: CycleAnswer | None, provenance: Provena
     )
 
 
-def csv_text(answers: Sequence[RecordingAnswer], provenance: Provenance) -> str:
+def csv_text(answers: Sequence[RecordingPrediction], provenance: Provenance) -> str:
     """A row for each recording and each cycle; unknown values are blank, several names in a cell parted by `;`.
 
     Numbers carry as many digits as it takes to read back the same float64.
@@ -85,6 +94,22 @@ def csv_text(answers: Sequence[RecordingAnswer], provenance: Provenance) -> str:
     writer.writerow(columns(provenance))
     for row in rows(answers, provenance):
         writer.writerow([SEPARATOR.join(value) if isinstance(value, tuple) else value for value in row])
+    return text.getvalue()
+
+
+def patients_csv(predictions: Sequence[RecordingPrediction], classes: Sequence[str]) -> str:
+    """A row for each known patient, with the aggregate of the recordings; only the header for none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["patient", "num_recordings", "answer", "best_guess", *(PROBABILITY_PREFIX + c for c in classes)])
+    known = sorted((each for each in predictions if each.patient is not None), key=lambda each: str(each.patient))
+    for patient, group in groupby(known, key=lambda each: each.patient):
+        recordings = list(group)
+        aggregate = aggregate_recordings(recordings)
+        cells = [""] * (2 + len(classes))
+        if aggregate is not None:
+            cells = [aggregate.label, aggregate.best_guess, *map(str, aggregate.probabilities.values())]
+        writer.writerow([patient, len(recordings), *cells])
     return text.getvalue()
 
 
@@ -99,7 +124,7 @@ _TYPES = {
 _LISTS = ("possible", "quality")
 
 
-def parquet_bytes(answers: Sequence[RecordingAnswer], provenance: Provenance) -> bytes:
+def parquet_bytes(answers: Sequence[RecordingPrediction], provenance: Provenance) -> bytes:
     """The columns of the CSV; unknown values are null, several names are a list. SettingsError without pyarrow."""
     arrow, parquet = load_pyarrow()
     names = columns(provenance)

@@ -15,17 +15,17 @@ from lungsound.files import written_whole
 from lungsound.inference.formats.annotations import (
     RECORD_KEY,
     audacity_text,
-    icbhi_answer_text,
+    icbhi_prediction_text,
     raven_text,
     require_icbhi_words,
     require_sprsound_words,
-    sprsound_answer_text,
+    sprsound_prediction_text,
     textgrid_text,
 )
 from lungsound.inference.formats.fhir import fhir_text
 from lungsound.inference.formats.json_lines import FORMAT_VERSION, json_lines_text, provenance_record, record
 from lungsound.inference.formats.tables import csv_text, load_pyarrow, parquet_bytes
-from lungsound.inference.prediction import Provenance, RecordingAnswer
+from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.labels import LabelSet
 
 BESIDE = ".provenance.json"
@@ -37,7 +37,7 @@ class OneTable:
     """A format of one file for all recordings."""
 
     suffix: str
-    render: Callable[[Sequence[RecordingAnswer], Provenance], str | bytes]
+    render: Callable[[Sequence[RecordingPrediction], Provenance], str | bytes]
     has_provenance: bool = True
     require: Callable[[LabelSet], object] | None = None
 
@@ -47,7 +47,7 @@ class FilePerRecording:
     """A format of one file for each recording; no text, no file. An annotation is written over only if it is ours."""
 
     suffix: str
-    render: Callable[[RecordingAnswer, Provenance], str | None]
+    render: Callable[[RecordingPrediction, Provenance], str | None]
     has_provenance: bool = False
     require: Callable[[LabelSet], object] | None = None
     is_annotation: bool = False
@@ -62,9 +62,9 @@ FORMATS: dict[str, Format] = {
     "audacity": FilePerRecording(".audacity.txt", audacity_text),
     "raven": FilePerRecording(".raven.txt", raven_text),
     "textgrid": FilePerRecording(".TextGrid", textgrid_text),
-    "icbhi": FilePerRecording(".txt", icbhi_answer_text, require=require_icbhi_words, is_annotation=True),
+    "icbhi": FilePerRecording(".txt", icbhi_prediction_text, require=require_icbhi_words, is_annotation=True),
     "sprsound": FilePerRecording(
-        ".json", sprsound_answer_text, has_provenance=True, require=require_sprsound_words, is_annotation=True
+        ".json", sprsound_prediction_text, has_provenance=True, require=require_sprsound_words, is_annotation=True
     ),
     "fhir": FilePerRecording(".fhir.json", fhir_text, has_provenance=True),
 }
@@ -104,8 +104,8 @@ def last_file(to: Format, out: Path, name: str) -> Path:
     return path if to.has_provenance else _beside(path)
 
 
-def write_answers(
-    answers: Sequence[RecordingAnswer], provenance: Provenance, *, to: str, out: Path, table_name: str = "answers"
+def write_predictions(
+    answers: Sequence[RecordingPrediction], provenance: Provenance, *, to: str, out: Path, table_name: str = "answers"
 ) -> list[Path]:
     """Write the answers into the folder `out`, over what is there; returns the files.
 
@@ -148,10 +148,10 @@ def _beside(path: Path) -> Path:
     return path.with_name(path.name + BESIDE)
 
 
-def _check_classes(answers: Sequence[RecordingAnswer], provenance: Provenance) -> None:
+def _check_classes(answers: Sequence[RecordingPrediction], provenance: Provenance) -> None:
     classes = provenance.label_set.classes
     for answer in answers:
-        for cycle in (*answer.cycles, *([] if answer.whole is None else [answer.whole])):
+        for cycle in (*answer.cycles, *([] if answer.aggregate is None else [answer.aggregate])):
             if tuple(cycle.probabilities) != classes:
                 given = ", ".join(cycle.probabilities)
                 raise ValueError(f"{answer.path}: probabilities of {given}, but the classes are {', '.join(classes)}")

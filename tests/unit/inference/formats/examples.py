@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from lungsound.inference.prediction import CycleAnswer, Provenance, RecordingAnswer
+from lungsound.inference.prediction import CyclePrediction, Provenance, RecordingPrediction
 from lungsound.labels import LABEL_SETS, LabelSet
 
 SOUND4 = LABEL_SETS["sound4"]
@@ -32,15 +32,15 @@ def cycle(
     label_set: LabelSet = SOUND4,
     is_uncertain: bool = False,
     possible: tuple[str, ...] = (),
-) -> CycleAnswer:
+) -> CyclePrediction:
     """The answer's class has the highest probability, 0.5 of four classes."""
     shares = [share for share in SHARES if share != 0.5][: len(label_set.classes) - 1]
     rest = iter(shares)
     probabilities = {name: 0.5 if name == answer else next(rest) for name in label_set.classes}
-    return CycleAnswer(start_s, end_s, answer, probabilities, is_uncertain=is_uncertain, possible=possible)
+    return CyclePrediction(start_s, end_s, answer, probabilities, is_uncertain=is_uncertain, possible=possible)
 
 
-ANSWER = RecordingAnswer(
+ANSWER = RecordingPrediction(
     path=Path("ward 3, left") / "\N{SNOWMAN}" / "101_1b1_Al_sc_Meditron.wav",
     duration_s=4.5,
     sample_rate_hz=44100,
@@ -50,13 +50,13 @@ ANSWER = RecordingAnswer(
         cycle(0.25, 1.5, "normal"),
         cycle(3.0, 4.5, "wheeze", is_uncertain=True, possible=("normal", "wheeze")),
     ),
-    whole=cycle(0.0, 4.5, "both"),
+    aggregate=cycle(0.0, 4.5, "both"),
     patient="P-101",
     device="Meditron",
     quality=("hum", "clipping"),
     out_of_domain=1.25,
 )
-SILENT = RecordingAnswer(
+SILENT = RecordingPrediction(
     path=Path("silent.wav"),
     duration_s=0.75,
     sample_rate_hz=4000,
@@ -72,7 +72,7 @@ OVERLAPPING = replace(
 )
 
 
-def awkward_answer() -> tuple[RecordingAnswer, Provenance]:
+def awkward_answer() -> tuple[RecordingPrediction, Provenance]:
     """Class names with blanks, commas, quotes and letters beyond ASCII."""
     names = AWKWARD.classes
     cycles = (
@@ -81,4 +81,4 @@ def awkward_answer() -> tuple[RecordingAnswer, Provenance]:
         cycle(2.5, 3.0, names[2], label_set=AWKWARD),
     )
     whole = cycle(0.0, 4.5, names[1], label_set=AWKWARD)
-    return replace(ANSWER, cycles=cycles, whole=whole), replace(PROVENANCE, label_set=AWKWARD)
+    return replace(ANSWER, cycles=cycles, aggregate=whole), replace(PROVENANCE, label_set=AWKWARD)

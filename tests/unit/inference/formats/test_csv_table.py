@@ -51,7 +51,7 @@ def test_silence_has_no_answer_and_no_probability() -> None:
 
 def test_probabilities_come_back_as_the_same_numbers() -> None:
     found = read(csv_text([ANSWER], PROVENANCE))
-    cycles = (ANSWER.whole, *ANSWER.cycles)
+    cycles = (ANSWER.aggregate, *ANSWER.cycles)
     for row, expected in zip(found, cycles, strict=True):
         assert expected is not None
         assert {name: float(row[f"p_{name}"]) for name in expected.probabilities} == expected.probabilities

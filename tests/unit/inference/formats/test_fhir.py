@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from lungsound.inference.formats.fhir import fhir_text
-from lungsound.inference.prediction import Provenance, RecordingAnswer
+from lungsound.inference.prediction import Provenance, RecordingPrediction
 from tests.unit.inference.formats.examples import ANSWER, OVERLAPPING, PROVENANCE, SILENT, awkward_answer
 
 CASES = [(ANSWER, PROVENANCE), (SILENT, replace(PROVENANCE, calibration=None)), (OVERLAPPING, PROVENANCE)]
 CASES.append(awkward_answer())
 
 
-def resources(answer: RecordingAnswer, provenance: Provenance, kind: str) -> list[dict[str, Any]]:
+def resources(answer: RecordingPrediction, provenance: Provenance, kind: str) -> list[dict[str, Any]]:
     bundle = json.loads(fhir_text(answer, provenance))
     return [entry["resource"] for entry in bundle["entry"] if entry["resource"]["resourceType"] == kind]
 
@@ -44,7 +44,7 @@ READERS = pytest.mark.parametrize("read", [read_by_fhir_resources, read_by_fhirc
 @READERS
 @pytest.mark.parametrize(("answer", "provenance"), CASES)
 def test_a_fhir_library_reads_all_of_the_bundle(
-    answer: RecordingAnswer, provenance: Provenance, read: Callable[[dict[str, Any]], dict[str, Any]]
+    answer: RecordingPrediction, provenance: Provenance, read: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
     content = json.loads(fhir_text(answer, provenance))
     assert read(content) == content
@@ -67,7 +67,7 @@ def test_the_library_would_find_a_mistake(read: Callable[[dict[str, Any]], dict[
 
 
 @pytest.mark.parametrize(("answer", "provenance"), CASES)
-def test_rules_that_libraries_leave_out_hold(answer: RecordingAnswer, provenance: Provenance) -> None:
+def test_rules_that_libraries_leave_out_hold(answer: RecordingPrediction, provenance: Provenance) -> None:
     """Codes of required value sets, references that lead somewhere, and R4's invariants bdl-7, obs-6 and obs-7."""
     bundle = json.loads(fhir_text(answer, provenance))
     urls = [entry["fullUrl"] for entry in bundle["entry"]]

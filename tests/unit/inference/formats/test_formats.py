@@ -10,7 +10,7 @@ from lungsound.data.icbhi import read_annotation
 from lungsound.errors import SettingsError
 from lungsound.inference.formats.json_lines import provenance_record, record
 from lungsound.inference.formats.tables import csv_text
-from lungsound.inference.formats.write import FORMATS, check_names, find_format, last_file, write_answers
+from lungsound.inference.formats.write import FORMATS, check_names, find_format, last_file, write_predictions
 from lungsound.labels import LABEL_SETS
 from tests.unit.inference.formats.examples import ANSWER, PROVENANCE, SILENT, cycle
 
@@ -36,9 +36,11 @@ def test_each_format_has_its_files_under_names_of_its_own(to: str, tmp_path: Pat
     answers, provenance = [SNOW, replace(SNOW, path=Path("in/two.flac"))], PROVENANCE
     if to == "sprsound":
         provenance = replace(PROVENANCE, label_set=EVENTS4)
-        answers = [replace(found, cycles=(cycle(0, 1, "Rhonchi", label_set=EVENTS4),), whole=None) for found in answers]
+        answers = [
+            replace(found, cycles=(cycle(0, 1, "Rhonchi", label_set=EVENTS4),), aggregate=None) for found in answers
+        ]
     out = tmp_path / "\N{SNOWMAN}, out"
-    written = write_answers(answers, provenance, to=to, out=out)
+    written = write_predictions(answers, provenance, to=to, out=out)
     names = dict.fromkeys(name.format(answer.name) for answer in answers for name in NAMES[to])
     assert [path.name for path in written] == list(names)
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
@@ -47,23 +49,23 @@ def test_each_format_has_its_files_under_names_of_its_own(to: str, tmp_path: Pat
     texts = [path.read_bytes() for path in written]
     assert any(provenance.model_sha256.encode() in text for text in texts)
     assert any(b'"engine"' in text or b'\\"engine\\"' in text for text in texts)
-    write_answers(answers, provenance, to=to, out=out)
+    write_predictions(answers, provenance, to=to, out=out)
     assert [path.read_bytes() for path in written] == texts
 
 
 def test_files_beside_say_what_the_format_cannot(tmp_path: Path) -> None:
-    table, beside = write_answers([ANSWER, SILENT], PROVENANCE, to="csv", out=tmp_path, table_name="mine")
+    table, beside = write_predictions([ANSWER, SILENT], PROVENANCE, to="csv", out=tmp_path, table_name="mine")
     assert table == tmp_path / "mine.csv"
     assert table.read_text(encoding="utf-8") == csv_text([ANSWER, SILENT], PROVENANCE)
     assert json.loads(beside.read_text()) == {"format_version": 1, "provenance": provenance_record(PROVENANCE)}
-    _, beside = write_answers([ANSWER], PROVENANCE, to="textgrid", out=tmp_path)
+    _, beside = write_predictions([ANSWER], PROVENANCE, to="textgrid", out=tmp_path)
     assert json.loads(beside.read_text()) == record(ANSWER, PROVENANCE)
 
 
 def test_a_recording_without_cycles_has_no_icbhi_file_and_no_old_one(tmp_path: Path) -> None:
     old = replace(ANSWER, path=SILENT.path)
-    assert (tmp_path / "silent.txt") in write_answers([old], PROVENANCE, to="icbhi", out=tmp_path)
-    written = write_answers([SILENT], PROVENANCE, to="icbhi", out=tmp_path)
+    assert (tmp_path / "silent.txt") in write_predictions([old], PROVENANCE, to="icbhi", out=tmp_path)
+    written = write_predictions([SILENT], PROVENANCE, to="icbhi", out=tmp_path)
     assert written == list(tmp_path.iterdir()) == [tmp_path / "silent.txt.provenance.json"]
     assert last_file(FORMATS["icbhi"], tmp_path, "silent").exists()
 
@@ -72,23 +74,23 @@ def test_annotations_that_others_wrote_are_never_written_over(tmp_path: Path) ->
     own = tmp_path / f"{ANSWER.name}.txt"
     own.write_text("0\t1\t0\t0\n")
     with pytest.raises(SettingsError, match="an annotation that lungsound did not write: choose another folder"):
-        write_answers([SILENT, ANSWER], PROVENANCE, to="icbhi", out=tmp_path)
+        write_predictions([SILENT, ANSWER], PROVENANCE, to="icbhi", out=tmp_path)
     assert own.read_text() == "0\t1\t0\t0\n"
     assert list(tmp_path.iterdir()) == [own]
-    assert len(read_annotation(write_answers([ANSWER], PROVENANCE, to="icbhi", out=tmp_path / "new")[0])) == 3
+    assert len(read_annotation(write_predictions([ANSWER], PROVENANCE, to="icbhi", out=tmp_path / "new")[0])) == 3
 
     foreign = tmp_path / "silent.json"
     foreign.write_text('{"event_annotation": []}')
     with pytest.raises(SettingsError, match="lungsound did not write"):
-        write_answers([SILENT], replace(PROVENANCE, label_set=EVENTS4), to="sprsound", out=tmp_path)
+        write_predictions([SILENT], replace(PROVENANCE, label_set=EVENTS4), to="sprsound", out=tmp_path)
 
 
 def test_two_recordings_of_one_name_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     other = replace(ANSWER, path=Path("b") / ANSWER.path.name)
     with pytest.raises(SettingsError, match=f"are both called {ANSWER.name}: answer them apart"):
-        write_answers([ANSWER, other], PROVENANCE, to="raven", out=tmp_path)
+        write_predictions([ANSWER, other], PROVENANCE, to="raven", out=tmp_path)
     assert not list(tmp_path.iterdir())
-    assert len(write_answers([ANSWER, other], PROVENANCE, to="jsonl", out=tmp_path)) == 1
+    assert len(write_predictions([ANSWER, other], PROVENANCE, to="jsonl", out=tmp_path)) == 1
 
 
 def test_names_that_cannot_be_files_are_refused() -> None:
@@ -120,7 +122,7 @@ def test_a_missing_extra_is_said_before_anything_is_answered(monkeypatch: pytest
 
 def test_answers_about_other_classes_are_our_mistake(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="but the classes are Normal, Rhonchi"):
-        write_answers([ANSWER], replace(PROVENANCE, label_set=EVENTS4), to="csv", out=tmp_path)
+        write_predictions([ANSWER], replace(PROVENANCE, label_set=EVENTS4), to="csv", out=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -131,9 +133,11 @@ def test_formats_are_light_to_import() -> None:
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
-    written = write_answers([ANSWER], PROVENANCE, to="audacity", out=tmp_path)
+    written = write_predictions([ANSWER], PROVENANCE, to="audacity", out=tmp_path)
     before = [path.read_bytes() for path in written]
     with pytest.raises(ValueError, match="JSON compliant"):
-        write_answers([SILENT, ANSWER], replace(PROVENANCE, settings={"x": float("nan")}), to="audacity", out=tmp_path)
+        write_predictions(
+            [SILENT, ANSWER], replace(PROVENANCE, settings={"x": float("nan")}), to="audacity", out=tmp_path
+        )
     assert [path.read_bytes() for path in written] == before
     assert sorted(tmp_path.iterdir()) == sorted(written)

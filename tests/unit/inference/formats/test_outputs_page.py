@@ -12,36 +12,36 @@ from lungsound.inference import withholding
 from lungsound.inference.formats.annotations import (
     RECORD_KEY,
     audacity_text,
-    icbhi_answer_text,
+    icbhi_prediction_text,
     raven_text,
-    sprsound_answer_text,
+    sprsound_prediction_text,
     textgrid_text,
 )
 from lungsound.inference.formats.fhir import fhir_text
 from lungsound.inference.formats.json_lines import json_lines_text
 from lungsound.inference.formats.tables import COLUMNS, csv_text
 from lungsound.inference.formats.write import FORMATS
-from lungsound.inference.prediction import RULE, CycleAnswer, Provenance, RecordingAnswer
+from lungsound.inference.prediction import RULE, CyclePrediction, Provenance, RecordingPrediction
 from lungsound.labels import LABEL_SETS, LabelSet
 
-PAGE = Path(__file__).parents[3] / "docs" / "outputs.md"
+PAGE = Path(__file__).parents[4] / "docs" / "outputs.md"
 
 
-def answers(label_set: LabelSet, crackle: str, wheeze: str) -> RecordingAnswer:
+def answers(label_set: LabelSet, crackle: str, wheeze: str) -> RecordingPrediction:
     """A cycle with crackles, one that is uncertain."""
 
-    def cycle(start_s: float, end_s: float, answer: str, share: float, *possible: str) -> CycleAnswer:
+    def cycle(start_s: float, end_s: float, answer: str, share: float, *possible: str) -> CyclePrediction:
         rest = round((1.0 - share) / (label_set.num_classes - 1), 4)
         shares = {name: share if name == answer else rest for name in label_set.classes}
-        return CycleAnswer(start_s, end_s, answer, shares, is_uncertain=len(possible) > 1, possible=possible)
+        return CyclePrediction(start_s, end_s, answer, shares, is_uncertain=len(possible) > 1, possible=possible)
 
-    return RecordingAnswer(
+    return RecordingPrediction(
         path=Path("ward/101_1b1_Al_sc_Meditron.wav"),
         duration_s=20.0,
         sample_rate_hz=44100,
         cycles_from="annotation",
         cycles=(cycle(0.036, 1.579, crackle, 0.82, crackle), cycle(1.579, 3.25, wheeze, 0.43, crackle, wheeze)),
-        whole=cycle(0.0, 20.0, crackle, 0.7),
+        aggregate=cycle(0.0, 20.0, crackle, 0.7),
         patient="101",
         device="Meditron",
         quality=("mains hum",),
@@ -66,7 +66,7 @@ def examples() -> dict[str, str]:
     """What the page shows of each format."""
     answer = answers(SOUND4, "crackle", "wheeze")
     events = answers(EVENTS, "Fine Crackle", "Wheeze")
-    sprsound = json.loads(sprsound_answer_text(events, replace(PROVENANCE, label_set=EVENTS)))
+    sprsound = json.loads(sprsound_prediction_text(events, replace(PROVENANCE, label_set=EVENTS)))
     bundle = json.loads(fhir_text(answer, PROVENANCE))
     return {
         "csv": csv_text([answer], PROVENANCE),
@@ -74,7 +74,7 @@ def examples() -> dict[str, str]:
         "audacity": audacity_text(answer, PROVENANCE),
         "raven": raven_text(answer, PROVENANCE),
         "textgrid": textgrid_text(answer, PROVENANCE),
-        "icbhi": str(icbhi_answer_text(answer, PROVENANCE)),
+        "icbhi": str(icbhi_prediction_text(answer, PROVENANCE)),
         "sprsound": json.dumps({key: value for key, value in sprsound.items() if key != RECORD_KEY}),
         "fhir": json.dumps(bundle["entry"][2], indent=1),
     }

@@ -43,5 +43,5 @@ def test_no_cycles_and_awkward_names() -> None:
     assert read(raven_text(SILENT, PROVENANCE)) == []
     answer, provenance = awkward_answer()
     found = read(raven_text(answer, provenance))
-    assert [row["Best Guess"] for row in found] == [cycle.answer for cycle in answer.cycles]
+    assert [row["Best Guess"] for row in found] == [cycle.best_guess for cycle in answer.cycles]
     assert {f"p_{name}" for name in provenance.label_set.classes} <= found[0].keys()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lungsound.inference.formats.annotations import textgrid_text
-from lungsound.inference.prediction import RecordingAnswer
+from lungsound.inference.prediction import RecordingPrediction
 from tests.unit.inference.formats.examples import ANSWER, OVERLAPPING, PROVENANCE, SILENT, awkward_answer, cycle
 
 Tier = list[tuple[float, float, str]]
@@ -89,7 +89,7 @@ def test_every_cycle_is_in_one_tier_of_as_few_as_possible(spans: list[tuple[floa
 
 
 @pytest.mark.parametrize("answer", [ANSWER, SILENT, OVERLAPPING], ids=lambda answer: answer.name)
-def test_praatio_reads_the_same_intervals(answer: RecordingAnswer, tmp_path: Path) -> None:
+def test_praatio_reads_the_same_intervals(answer: RecordingPrediction, tmp_path: Path) -> None:
     praatio = pytest.importorskip("praatio.textgrid", reason="needs praatio")
     text = textgrid_text(answer, PROVENANCE)
     (tmp_path / "x.TextGrid").write_text(text, encoding="utf-8")
