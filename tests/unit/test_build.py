@@ -19,7 +19,7 @@ from lungsound.config import (
 )
 from lungsound.data import batches as corpora
 from lungsound.data.corpus import Corpus, Cycle, Recording
-from lungsound.data.store import FilterBanks, RowFile, RowWriter
+from lungsound.data.store import FilterBanks, Rows
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.labels import LABEL_SETS
 from lungsound.models import network as models
@@ -184,11 +184,11 @@ def test_labels_are_those_of_the_label_set() -> None:
 
 def test_statistics_are_audiosets_or_those_of_the_training_rows(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(-3, 2, (6, 5, 4)).astype(np.float32)
-    with RowWriter(tmp_path, values.shape) as rows:
+    rows = Rows(tmp_path, [20] * 6)
+    with rows.writer() as write:
         for row, value in enumerate(values):
-            rows.write(row, value, num_samples=1)
-        rows.finish()
-    fbanks = FilterBanks(RowFile(tmp_path, values.shape))
+            write(row, value, 1)
+    fbanks = FilterBanks(rows.open(), 5, 4)
     audio = load_config("ce").audio
     assert corpora.statistics(audio, fbanks, [0]) == (-4.2677393, 4.5689974)
     own = audio.model_copy(update={"statistics": "corpus"})

@@ -16,7 +16,7 @@ from torch import Tensor
 from lungsound.audio.filter_bank import normalize
 from lungsound.data import batches as corpora
 from lungsound.data.corpus import Corpus
-from lungsound.data.store import CutCycles, cut_cycles
+from lungsound.data.store import cut_cycles
 from lungsound.errors import LungsoundError, SettingsError
 from lungsound.files import written_whole
 from lungsound.inference.bulk import failure, sound_files
@@ -112,8 +112,8 @@ def embed_corpus(trained: TrainedModel, corpus: Corpus, *, console: Console) -> 
         for cycle in corpus.cycles
     ]
 
-    def waveforms(cut: CutCycles) -> list[Tensor]:
-        return cut.waveforms
+    def waveforms(_: range, cut: list[Tensor]) -> list[Tensor]:
+        return cut
 
     parts, num_done = [], 0
     with track(console, "features") as on_progress:
