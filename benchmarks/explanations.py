@@ -32,7 +32,7 @@ from lungsound.data.splits import rows_to_test
 from lungsound.data.store import waveforms_of
 from lungsound.data.synthetic import Event, read_events
 from lungsound.errors import SettingsError
-from lungsound.evaluation.bootstrap import NUM_DRAWS, Estimate, ValueOf, interval_over_patients
+from lungsound.evaluation.bootstrap import NUM_DRAWS, Bootstrap, Estimate, ValueOf
 from lungsound.inference.explain import check_explainable, fold, own_frames, relevance, tile_means, tiles
 from lungsound.labels import LungSound
 from lungsound.page import Block, Cell, Heading, Paragraph, Table, render_blocks, write_page
@@ -101,9 +101,7 @@ def mean_over_cycles(
     differences = np.asarray(values, dtype=np.float64) - (0.0 if minus is None else np.asarray(minus))
     names, rows = np.unique(np.array(patients), return_inverse=True)
     value_of = _weighted_mean(differences, rows.astype(np.int64), len(names))
-    value = float(value_of(np.ones((1, len(names)), dtype=np.int64))[0])
-    generator = np.random.default_rng(seed)
-    return Estimate(value, interval_over_patients(value_of, len(names), generator=generator, num_draws=num_draws))
+    return Bootstrap(seed, num_draws).estimate(value_of, len(names))
 
 
 def _weighted_mean(values: npt.NDArray[np.float64], rows: npt.NDArray[np.int64], num_patients: int) -> ValueOf:

@@ -29,7 +29,7 @@ from lungsound.audio.segmentation import (
 from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.data.reader import read_corpus
 from lungsound.errors import SettingsError
-from lungsound.evaluation.bootstrap import NUM_DRAWS, Estimate, ValueOf, Weights, interval_over_patients
+from lungsound.evaluation.bootstrap import NUM_DRAWS, Bootstrap, Estimate, ValueOf, Weights
 from lungsound.evaluation.metrics import Fractions
 from lungsound.page import Block, Cell, Heading, Paragraph, Table, render_blocks, write_page
 
@@ -99,9 +99,7 @@ def score_segmentation(tallies: Sequence[Tally], *, seed: int = 0, num_draws: in
     num_patients = len({each.patient for each in tallies})
 
     def estimate(value_of: ValueOf) -> Estimate:
-        value = float(value_of(np.ones((1, num_patients), dtype=np.int64))[0])
-        generator = np.random.default_rng(seed)
-        return Estimate(value, interval_over_patients(value_of, num_patients, generator=generator, num_draws=num_draws))
+        return Bootstrap(seed, num_draws).estimate(value_of, num_patients)
 
     found, annotated, matched = _counts(tallies).T
     near = [np.array([sum(error <= near_s for error in each.errors_s) for each in tallies]) for near_s in NEAR_S]
@@ -121,11 +119,7 @@ def f1_gain(tallies: Sequence[Tally], minus: Sequence[Tally], *, seed: int = 0, 
     for side in (tallies, minus):
         found, annotated, matched = _counts(side).T
         sides.append(_ratio(side, 2 * matched, found + annotated))
-    everyone = np.ones((1, num_patients), dtype=np.int64)
-    interval = interval_over_patients(
-        sides[0], num_patients, minus=sides[1], generator=np.random.default_rng(seed), num_draws=num_draws
-    )
-    return Estimate(float(sides[0](everyone)[0] - sides[1](everyone)[0]), interval)
+    return Bootstrap(seed, num_draws).estimate(sides[0], num_patients, minus=sides[1])
 
 
 def _counts(tallies: Sequence[Tally]) -> npt.NDArray[np.int64]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.rescore import rescore
 from lungsound.evaluation.rescore_files import ReadOptions, read_parts
-from lungsound.evaluation.scores import ScoreReader
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "scores.json").read_text())
 
@@ -19,7 +19,7 @@ def test_published_confusion_matrices(case: dict[str, Any], tmp_path: Path) -> N
     path.write_text(json.dumps(case["confusion"]), encoding="utf-8")
     classes = ("normal", "crackle", "wheeze", "both", "other")[: len(case["confusion"])]
     (counts,) = read_parts(path, ReadOptions(classes=classes), [])
-    result = rescore(counts, epoch="unknown", reader=ScoreReader())
+    result = rescore(counts, epoch="unknown", bootstrap=Bootstrap())
     values = {metric.key: 100 * metric.estimate.value for metric in result.metrics}
     reading = "two_class_" if case["is_two_class"] else ""
     ours = [values[key] for key in ("specificity", f"{reading}sensitivity", f"{reading}score")]

@@ -174,16 +174,16 @@ def _remarks(rows: Rows) -> list[str]:
 
 def _write_page(calibration: "Calibration", rows: Rows, folder: Path, remarks: Sequence[str]) -> None:
     """Write calibration.md, .html, .json and their pictures; print what matters most."""
-    from lungsound.evaluation.bootstrap import Resampling
+    from lungsound.evaluation.bootstrap import Bootstrap
     from lungsound.evaluation.calibration import without_nan
     from lungsound.evaluation.calibration_report import draw_calibration, measure_calibration, measured_blocks, verdict
     from lungsound.files import write_text
     from lungsound.page import write_page
 
-    resampling, test = Resampling(), rows.measured_on
-    measures = measure_calibration(calibration, test, resampling=resampling)
+    bootstrap, test = Bootstrap(), rows.measured_on
+    measures = measure_calibration(calibration, test, bootstrap=bootstrap)
     folder.mkdir(parents=True, exist_ok=True)
-    draw_calibration(calibration, measures, test, folder=folder, resampling=resampling)
+    draw_calibration(calibration, measures, test, folder=folder, bootstrap=bootstrap)
     blocks = measured_blocks(calibration, measures, folder=folder, remarks=remarks)
     numbers = {
         "format": FORMAT,

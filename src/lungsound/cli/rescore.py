@@ -76,11 +76,11 @@ def rescore(
     --label and --predicted or --probability, or a confusion matrix of counts: CSV with the classes in its first line
     and column, or JSON as in report.json, rows the true class. All of them may be compressed (.gz).
     """
-    from lungsound.evaluation.compare import KEPT, epoch_of_file
+    from lungsound.evaluation.bootstrap import Bootstrap
     from lungsound.evaluation.rescore import rescore as rescore_counts
     from lungsound.evaluation.rescore import write_rescore
     from lungsound.evaluation.rescore_files import ReadOptions, file_of_run, parse_probabilities, read_parts
-    from lungsound.evaluation.scores import ScoreReader
+    from lungsound.evaluation.runs import KEPT, epoch_of_file
 
     options = ReadOptions(
         label=label,
@@ -96,7 +96,7 @@ def rescore(
         file = file_of_run(file, KEPT if epoch is None or epoch is Epoch.UNKNOWN else epoch.value)
     chosen = epoch.value if epoch is not None else epoch_of_file(file)
     results = [
-        rescore_counts(each, epoch=chosen, reader=ScoreReader(seed)) for each in read_parts(file, options, part or [])
+        rescore_counts(each, epoch=chosen, bootstrap=Bootstrap(seed)) for each in read_parts(file, options, part or [])
     ]
     for result in results:
         _print(result)

@@ -45,7 +45,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,11 +53,13 @@ import numpy as np
 import numpy.typing as npt
 
 from lungsound.errors import DataError, WeightsError
-from lungsound.evaluation.bootstrap import FEW_PATIENTS, Estimate, Floats, Resampling, Weights, device_groups
+from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate, Weights, count_by_patient
 from lungsound.evaluation.metrics import Counts, Fractions, Statistic, mean_score, sensitivity, specificity
 from lungsound.evaluation.predictions import Predictions
 
+Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
+UNKNOWN_DEVICE = "unknown device"
 Method = Literal["none", "temperature", "vector"]
 METHODS: tuple[Method, ...] = ("none", "temperature", "vector")  # from the simplest
 ORDER_KEEPING: tuple[Method, ...] = ("none", "temperature")  # the most probable class stays so
@@ -381,7 +383,7 @@ class SetMeasures:
 
 
 def measure_sets(
-    sets: npt.NDArray[np.bool_], predictions: Predictions, *, resampling: Resampling
+    sets: npt.NDArray[np.bool_], predictions: Predictions, *, bootstrap: Bootstrap
 ) -> tuple[SetMeasures, tuple[SetMeasures, ...], tuple[SetMeasures, ...]]:
     """Coverage and size of the sets `(cycle, class)`: of all cycles, by true class, by device (when there are two)."""
     labels, patients = predictions.labels, np.array(predictions.patients)
@@ -393,9 +395,9 @@ def measure_sets(
             group,
             int(where.sum()),
             len(set(members)),
-            promised=resampling.mean_of_patients(is_covered[where], members),
-            of_cycles=resampling.mean(is_covered[where], members),
-            size=resampling.mean(sets[where].sum(axis=1), members),
+            promised=bootstrap.mean_of_patients(is_covered[where], members),
+            of_cycles=bootstrap.mean(is_covered[where], members),
+            size=bootstrap.mean(sets[where].sum(axis=1), members),
         )
 
     of_class = tuple(measure(name, labels == k) for k, name in enumerate(predictions.classes) if (labels == k).any())
@@ -490,10 +492,17 @@ def choose_threshold(
 
 
 def area_under_risk_coverage(
-    confidence: Floats, is_wrong: npt.NDArray[np.bool_], patients: Sequence[str], *, resampling: Resampling
+    confidence: Floats, is_wrong: npt.NDArray[np.bool_], patients: Sequence[str], *, bootstrap: Bootstrap
 ) -> Estimate:
     """Mean over cycles of the risk of answering all that are as confident (Geifman et al. 2019), with its interval."""
-    names, patient = np.unique(np.array(patients), return_inverse=True)
+    return bootstrap.estimate(areas_under_risk_coverage(confidence, is_wrong, patients), len(set(patients)))
+
+
+def areas_under_risk_coverage(
+    confidence: Floats, is_wrong: npt.NDArray[np.bool_], patients: Sequence[str]
+) -> Callable[[Weights], Floats]:
+    """The area as a function of how often each patient is taken `(draw, patient)`."""
+    _, patient = np.unique(np.array(patients), return_inverse=True)
     order = np.argsort(-confidence, kind="stable")
     wrong, patient = is_wrong[order].astype(np.float64), patient[order]
     # For each cycle the last one that is as confident: there its risk is read.
@@ -505,15 +514,15 @@ def area_under_risk_coverage(
         risk = np.divide(misses, answered, out=np.zeros_like(answered), where=answered > 0)
         return np.asarray((times * risk).sum(axis=1) / times.sum(axis=1))
 
-    def value_of(weights: Weights) -> Floats:
+    def in_parts(weights: Weights) -> Floats:
         parts = [areas(weights[start : start + _DRAWS_AT_ONCE]) for start in range(0, len(weights), _DRAWS_AT_ONCE)]
         return np.concatenate(parts)
 
-    return resampling.estimate_weighted(value_of, len(names))
+    return in_parts
 
 
 def measure_abstaining(
-    is_answered: npt.NDArray[np.bool_], answers: Labels, predictions: Predictions, *, resampling: Resampling
+    is_answered: npt.NDArray[np.bool_], answers: Labels, predictions: Predictions, *, bootstrap: Bootstrap
 ) -> tuple[AbstainMeasures, ...]:
     """Coverage, error and Score of the answered cycles `(cycle,)`: of all, and by device when there are two."""
     patients = np.array(predictions.patients)
@@ -523,15 +532,16 @@ def measure_abstaining(
     def measure(group: str, where: npt.NDArray[np.bool_]) -> AbstainMeasures:
         members = tuple(patients[where].tolist())
         is_kept = is_answered[where]
-        cells = np.zeros((int(where.sum()), num_classes, num_classes), dtype=np.int64)
-        cells[np.arange(len(cells)), predictions.labels[where], answers[where]] = is_kept
+        confusions = count_by_patient(
+            members, predictions.labels[where], answers[where], num_classes=num_classes, where=is_kept
+        )
         return AbstainMeasures(
             group,
-            len(cells),
+            len(members),
             len(set(members)),
-            coverage=resampling.mean(is_kept, members),
-            error=resampling.mean(is_wrong[where], members, where=is_kept),
-            score=resampling.estimate_counts(cells, members, mean_score),
+            coverage=bootstrap.mean(is_kept, members),
+            error=bootstrap.mean(is_wrong[where], members, where=is_kept),
+            score=bootstrap.of_counts(confusions, mean_score),
         )
 
     groups = [measure(name, where) for name, where in device_groups(predictions)]
@@ -618,7 +628,7 @@ def measure_operating_point(
     predictions: Predictions,
     *,
     prevalence: float | None = None,
-    resampling: Resampling,
+    bootstrap: Bootstrap,
 ) -> OperatingMeasures:
     """Sensitivity, specificity and predictive values of a threshold on calibrated probabilities `(cycle, class)`.
 
@@ -629,11 +639,10 @@ def measure_operating_point(
         raise ValueError(f"a prevalence lies between 0 and 1; got {prevalence}")
     is_abnormal = (predictions.labels > 0).astype(np.int64)
     is_called = (abnormal_probability(probabilities) >= point.threshold).astype(np.int64)
-    cells = np.zeros((len(is_called), 2, 2), dtype=np.int64)
-    cells[np.arange(len(cells)), is_abnormal, is_called] = 1
+    confusions = count_by_patient(predictions.patients, is_abnormal, is_called, num_classes=2)
 
     def estimate(statistic: Statistic) -> Estimate:
-        return resampling.estimate_counts(cells, predictions.patients, statistic)
+        return bootstrap.of_counts(confusions, statistic)
 
     share = float(is_abnormal.mean()) if prevalence is None else prevalence
     return OperatingMeasures(
@@ -660,6 +669,12 @@ def _share(part: npt.ArrayLike, rest: npt.ArrayLike) -> Floats:
     one = np.asarray(part, dtype=np.float64)
     whole = one + np.asarray(rest, dtype=np.float64)
     return np.asarray(np.divide(one, whole, out=np.full(whole.shape, np.nan), where=whole > 0))
+
+
+def device_groups(predictions: Predictions) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """Name and cycles `(cycle,)` of each device; empty when there is only one."""
+    devices, names = np.array(predictions.devices), sorted(set(predictions.devices))
+    return [(name or UNKNOWN_DEVICE, devices == name) for name in names] if len(names) > 1 else []
 
 
 FORMAT = "lungsound calibration 1"

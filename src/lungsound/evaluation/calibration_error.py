@@ -26,17 +26,16 @@ import numpy.typing as npt
 
 from lungsound.evaluation.bootstrap import (
     FEW_PATIENTS,
+    Bootstrap,
     Estimate,
-    Floats,
     Interval,
-    Resampling,
     Weights,
     draw_patient_weights,
-    spread_over_patients,
-    sums_of_patients,
-    t_quantile,
+    expanded_quantile,
+    jackknife,
+    sum_by_patient,
 )
-from lungsound.evaluation.calibration import Labels, negative_log_likelihood
+from lungsound.evaluation.calibration import Floats, Labels, negative_log_likelihood
 
 NUM_BINS = 10
 
@@ -104,7 +103,7 @@ def top_label_error(
     labels: Labels,
     patients: Sequence[str],
     *,
-    resampling: Resampling,
+    bootstrap: Bootstrap,
     num_bins: int = NUM_BINS,
     is_equal_mass: bool = False,
 ) -> CalibrationError:
@@ -112,7 +111,7 @@ def top_label_error(
     top = probabilities.max(axis=1)
     hits = probabilities.argmax(axis=1) == labels
     edges = equal_mass_edges(top, num_bins) if is_equal_mass else equal_width_edges(num_bins)
-    return error_of_differences(bin_differences(top, hits, edges), patients, resampling=resampling)
+    return error_of_differences(bin_differences(top, hits, edges), patients, bootstrap=bootstrap)
 
 
 def class_wise_error(
@@ -120,35 +119,35 @@ def class_wise_error(
     labels: Labels,
     patients: Sequence[str],
     *,
-    resampling: Resampling,
+    bootstrap: Bootstrap,
     num_bins: int = NUM_BINS,
 ) -> CalibrationError:
     """Mean over classes of the ECE of each class's probability, in bins of equal width."""
     num_classes = probabilities.shape[1]
     edges = equal_width_edges(num_bins)
     tables = [bin_differences(probabilities[:, k], labels == k, edges) for k in range(num_classes)]
-    return error_of_differences(np.concatenate(tables, axis=1) / num_classes, patients, resampling=resampling)
+    return error_of_differences(np.concatenate(tables, axis=1) / num_classes, patients, bootstrap=bootstrap)
 
 
-def error_of_differences(differences: Floats, patients: Sequence[str], *, resampling: Resampling) -> CalibrationError:
+def error_of_differences(differences: Floats, patients: Sequence[str], *, bootstrap: Bootstrap) -> CalibrationError:
     """Sum over bins of |mean over cycles| of the differences `(cycle, bin)`, corrected for chance, with interval."""
     ones = np.ones((len(differences), 1))
-    sums = sums_of_patients(np.concatenate([differences, ones], axis=1), patients)
+    sums = sum_by_patient(np.concatenate([differences, ones], axis=1), patients)
     num_patients = len(sums)
     total = sums.sum(axis=0)
     means = total[:-1] / total[-1]
     seen = float(np.abs(means).sum())
-    num_draws, level = resampling.num_draws, resampling.level
+    num_draws, level = bootstrap.num_draws, bootstrap.level
     if num_patients < FEW_PATIENTS:
         nothing = Interval(float("nan"), float("nan"), level, num_draws, num_patients)
         return CalibrationError(seen, float("nan"), Estimate(float("nan"), nothing))
-    generator = np.random.default_rng(resampling.seed)
+    generator = np.random.default_rng(bootstrap.seed)
     weights = draw_patient_weights(num_patients, generator=generator, num_draws=num_draws)
     spread = _means(weights, sums) - means
     # Resamples of n patients spread less than sets of n patients do, by (n - 1) / n in variance.
     noise = spread * np.sqrt(num_patients / (num_patients - 1))
     by_chance = float(np.abs(noise).sum(axis=1).mean())
-    degrees = spread_over_patients(lambda times: np.abs(_means(times, sums)).sum(axis=1), num_patients).degrees
+    degrees = jackknife(lambda times: np.abs(_means(times, sums)).sum(axis=1), num_patients).degrees
     wide = spread * _widening(degrees, level)
     low, high = (seen * _stretch(means, wide, share) for share in ((1.0 + level) / 2.0, (1.0 - level) / 2.0))
     middle = seen * _stretch(means, noise, 0.5)
@@ -163,9 +162,8 @@ def _means(weights: Weights, sums: Floats) -> Floats:
 
 
 def _widening(degrees: float, level: float) -> float:
-    """By how much the spread of resamples is stretched for an interval, as `percentile_interval` does for others."""
-    share = (1.0 + level) / 2.0
-    return float(t_quantile(share, degrees) * np.sqrt((degrees + 1.0) / degrees) / NormalDist().inv_cdf(share))
+    """By how much the spread of resamples is stretched for an interval, as `expanded_percentiles` does for others."""
+    return expanded_quantile(degrees, level=level) / NormalDist().inv_cdf((1.0 + level) / 2.0)
 
 
 def _stretch(means: Floats, noise: Floats, share: float) -> float:
@@ -220,16 +218,14 @@ class ProbabilityErrors:
 
 
 def probability_errors(
-    probabilities: Floats, labels: Labels, patients: Sequence[str], *, resampling: Resampling
+    probabilities: Floats, labels: Labels, patients: Sequence[str], *, bootstrap: Bootstrap
 ) -> ProbabilityErrors:
     """All of them, over the same resamples of patients."""
     return ProbabilityErrors(
-        top_label=top_label_error(probabilities, labels, patients, resampling=resampling),
-        top_label_equal_mass=top_label_error(
-            probabilities, labels, patients, resampling=resampling, is_equal_mass=True
-        ),
-        class_wise=class_wise_error(probabilities, labels, patients, resampling=resampling),
-        brier=resampling.mean(brier_scores(probabilities, labels), patients),
+        top_label=top_label_error(probabilities, labels, patients, bootstrap=bootstrap),
+        top_label_equal_mass=top_label_error(probabilities, labels, patients, bootstrap=bootstrap, is_equal_mass=True),
+        class_wise=class_wise_error(probabilities, labels, patients, bootstrap=bootstrap),
+        brier=bootstrap.mean(brier_scores(probabilities, labels), patients),
         brier_parts=brier_parts(probabilities, labels),
-        negative_log_likelihood=resampling.mean(negative_log_likelihood(probabilities, labels), patients),
+        negative_log_likelihood=bootstrap.mean(negative_log_likelihood(probabilities, labels), patients),
     )

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lungsound.errors import DataError
-from lungsound.evaluation.bootstrap import FEW_PATIENTS, Estimate, Floats, Resampling
+from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate
 from lungsound.evaluation.calibration import (
     AbstainMeasures,
     Calibration,
+    Floats,
     Labels,
     OperatingMeasures,
     Scaling,
@@ -80,7 +81,7 @@ def measure_calibration(
     test: Predictions,
     *,
     prevalences: Sequence[float] = PREVALENCES,
-    resampling: Resampling | None = None,
+    bootstrap: Bootstrap | None = None,
 ) -> CalibrationMeasures:
     """Measure on cycles that nothing was fitted on.
 
@@ -91,7 +92,7 @@ def measure_calibration(
             f"the calibration is for the classes {', '.join(calibration.classes)}; the test rows have "
             f"{', '.join(test.classes)}"
         )
-    resampling = resampling or Resampling()
+    bootstrap = bootstrap or Bootstrap()
     raw, labels, patients = test.probabilities, test.labels, test.patients
     scaled = calibration.apply(raw)
     answers = scaled.argmax(axis=1)
@@ -99,7 +100,7 @@ def measure_calibration(
         LevelMeasures(
             each.level,
             is_conditional,
-            *measure_sets(each.sets(scaled, is_class_conditional=is_conditional), test, resampling=resampling),
+            *measure_sets(each.sets(scaled, is_class_conditional=is_conditional), test, bootstrap=bootstrap),
         )
         for each in calibration.sets
         for is_conditional in (False, True)
@@ -107,14 +108,14 @@ def measure_calibration(
     return CalibrationMeasures(
         num_cycles=len(labels),
         num_patients=len(set(patients)),
-        before=probability_errors(raw, labels, patients, resampling=resampling),
-        after=probability_errors(scaled, labels, patients, resampling=resampling),
+        before=probability_errors(raw, labels, patients, bootstrap=bootstrap),
+        after=probability_errors(scaled, labels, patients, bootstrap=bootstrap),
         sets=tuple(sets),
         area_under_risk_coverage=area_under_risk_coverage(
-            confidence_of(scaled), answers != labels, patients, resampling=resampling
+            confidence_of(scaled), answers != labels, patients, bootstrap=bootstrap
         ),
-        abstaining=measure_abstaining(~calibration.is_abstaining(raw), answers, test, resampling=resampling),
-        operating=measure_operating_points(calibration, test, prevalences=prevalences, resampling=resampling),
+        abstaining=measure_abstaining(~calibration.is_abstaining(raw), answers, test, bootstrap=bootstrap),
+        operating=measure_operating_points(calibration, test, prevalences=prevalences, bootstrap=bootstrap),
     )
 
 
@@ -123,12 +124,12 @@ def measure_operating_points(
     test: Predictions,
     *,
     prevalences: Sequence[float] = PREVALENCES,
-    resampling: Resampling | None = None,
+    bootstrap: Bootstrap | None = None,
 ) -> tuple[OperatingMeasures, ...]:
     """Each operating point at the prevalence of the test set and at each of `prevalences`."""
-    scaled, resampling = calibration.apply(test.probabilities), resampling or Resampling()
+    scaled, bootstrap = calibration.apply(test.probabilities), bootstrap or Bootstrap()
     return tuple(
-        measure_operating_point(point, scaled, test, prevalence=prevalence, resampling=resampling)
+        measure_operating_point(point, scaled, test, prevalence=prevalence, bootstrap=bootstrap)
         for point in calibration.operating_points
         for prevalence in (None, *prevalences)
     )
@@ -148,7 +149,7 @@ class ReliabilityBin:
 
 
 def reliability_bins(
-    probabilities: Floats, labels: Labels, patients: Sequence[str], *, resampling: Resampling
+    probabilities: Floats, labels: Labels, patients: Sequence[str], *, bootstrap: Bootstrap
 ) -> tuple[ReliabilityBin, ...]:
     """The bins of the top-label ECE that hold any cycle, by rising confidence."""
     confidence = confidence_of(probabilities)
@@ -157,7 +158,7 @@ def reliability_bins(
     found = []
     for number in np.unique(bins):
         members = bins == number
-        right = resampling.mean(is_right[members], tuple(names[members].tolist()))
+        right = bootstrap.mean(is_right[members], tuple(names[members].tolist()))
         found.append(ReliabilityBin(int(members.sum()), float(confidence[members].mean()), right))
     return tuple(found)
 
@@ -199,7 +200,7 @@ def draw_risk_coverage(
     predictions: Predictions,
     path: Path,
     *,
-    resampling: Resampling,
+    bootstrap: Bootstrap,
     threshold: float | None = None,
 ) -> None:
     """Draw the share of wrong answers against the share of answered cycles, with intervals; mark the threshold."""
@@ -208,7 +209,7 @@ def draw_risk_coverage(
     curve = risk_coverage(confidence, is_wrong)
     steps = np.unique(np.linspace(0, len(curve.risk) - 1, NUM_BAND_STEPS + 1).round().astype(np.int64)[1:])
     bands = [
-        resampling.mean(is_wrong, predictions.patients, where=confidence >= curve.thresholds[step]).interval
+        bootstrap.mean(is_wrong, predictions.patients, where=confidence >= curve.thresholds[step]).interval
         for step in steps
     ]
     with picture(path, width_inch=6.4, height_inch=4.2) as figure:
@@ -220,7 +221,7 @@ def draw_risk_coverage(
             color=BLUE,
             alpha=0.18,
             linewidth=0.0,
-            label=f"{100 * resampling.level:g} % interval over patients",
+            label=f"{100 * bootstrap.level:g} % interval over patients",
         )
         axes.plot(100.0 * curve.coverage, 100.0 * curve.risk, color=BLUE, linewidth=1.8, label="this model")
         _draw_ideal(axes, float(is_wrong.mean()))
@@ -304,14 +305,14 @@ def calibration_blocks(calibration: Calibration, test: Predictions, *, folder: P
 
     Raises DataError when their classes are not those of the calibration.
     """
-    resampling = Resampling()
-    measures = measure_calibration(calibration, test, resampling=resampling)
-    draw_calibration(calibration, measures, test, folder=folder, resampling=resampling)
+    bootstrap = Bootstrap()
+    measures = measure_calibration(calibration, test, bootstrap=bootstrap)
+    draw_calibration(calibration, measures, test, folder=folder, bootstrap=bootstrap)
     return measured_blocks(calibration, measures, folder=folder)
 
 
 def draw_calibration(
-    calibration: Calibration, measures: CalibrationMeasures, test: Predictions, *, folder: Path, resampling: Resampling
+    calibration: Calibration, measures: CalibrationMeasures, test: Predictions, *, folder: Path, bootstrap: Bootstrap
 ) -> None:
     """Draw reliability, risk against coverage, and coverage of the first level's sets."""
     scaled = calibration.apply(test.probabilities)
@@ -319,11 +320,11 @@ def draw_calibration(
     if calibration.scaling.method == "none":
         panels = [("As the model gives them", test.probabilities)]
     binned = [
-        (title, reliability_bins(shares, test.labels, test.patients, resampling=resampling)) for title, shares in panels
+        (title, reliability_bins(shares, test.labels, test.patients, bootstrap=bootstrap)) for title, shares in panels
     ]
     draw_reliability(binned, folder / RELIABILITY)
     threshold = None if calibration.abstain is None else calibration.abstain.threshold
-    draw_risk_coverage(scaled, test, folder / RISK, resampling=resampling, threshold=threshold)
+    draw_risk_coverage(scaled, test, folder / RISK, bootstrap=bootstrap, threshold=threshold)
     plain, conditional = measures.sets[:2]
     pairs = list(zip(_groups(plain), _groups(conditional), strict=True))
     draw_set_coverage(pairs, folder / COVERAGE, level=plain.level)
@@ -451,8 +452,8 @@ def _score_rows(before: ProbabilityErrors, after: ProbabilityErrors) -> list[tup
     parts = ("uncertainty", "resolution", "reliability")
     notes = {"uncertainty": "of always answering the classes' shares", "resolution": "higher is better"}
     rows: list[tuple[str, ...]] = [
-        ("negative log-likelihood, nats", *(in_plain(errors.negative_log_likelihood) for errors in both)),
-        ("Brier score, 0 to 2", *(in_plain(errors.brier) for errors in both)),
+        ("negative log-likelihood, nats", *(errors.negative_log_likelihood.in_units(digits=3) for errors in both)),
+        ("Brier score, 0 to 2", *(errors.brier.in_units(digits=3) for errors in both)),
     ]
     for part in parts:
         name = f"its {part}" + (f" ({notes[part]})" if part in notes else "")
@@ -467,7 +468,7 @@ def _set_blocks(measures: CalibrationMeasures) -> list[Block]:
             OF_CLASS if each.is_class_conditional else ONE_THRESHOLD,
             each.all_cycles.promised.in_percent(),
             each.all_cycles.of_cycles.in_percent(),
-            in_plain(each.all_cycles.size, digits=2),
+            each.all_cycles.size.in_units(digits=2),
         )
         for each in measures.sets
     ]
@@ -504,7 +505,7 @@ def _set_blocks(measures: CalibrationMeasures) -> list[Block]:
 
 
 def _set_row(measure: SetMeasures, thresholds: str) -> tuple[str | int, ...]:
-    values = (measure.promised.in_percent(), measure.of_cycles.in_percent(), in_plain(measure.size, digits=2))
+    values = (measure.promised.in_percent(), measure.of_cycles.in_percent(), measure.size.in_units(digits=2))
     return (measure.group, thresholds, measure.num_cycles, measure.num_patients, *values)
 
 
@@ -579,16 +580,6 @@ def _operating_row(each: OperatingMeasures) -> tuple[str, ...]:
 
 def _prevalence(each: OperatingMeasures) -> str:
     return f"{100 * each.prevalence:.1f}" + (" (the test's)" if each.is_test_prevalence else "")
-
-
-def in_plain(estimate: Estimate, *, digits: int = 3) -> str:
-    """A value that is no fraction, for readers: "0.412 (0.380 to 0.450)"."""
-    if math.isnan(estimate.value):
-        return "n/a"
-    interval = estimate.interval
-    if interval.problem is not None:
-        return f"{estimate.value:.{digits}f} (n/a)"
-    return f"{estimate.value:.{digits}f} ({interval.low:.{digits}f} to {interval.high:.{digits}f})"
 
 
 def _percent(value: float) -> str:

@@ -1,7 +1,4 @@
-"""The picture of a comparison: the differences with their intervals, and what each patient adds to that of Scores.
-
-A comparison in words, tables and a page: what `lungsound compare` prints and writes.
-"""
+"""A comparison as a verdict, a table, a picture and a page: the output of `lungsound compare`."""
 
 import dataclasses
 import math
@@ -12,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lungsound.evaluation.bootstrap import FEW_PATIENTS
-from lungsound.evaluation.compare import MAX_EXACT_PATIENTS, NUM_SWAPS, Comparison, Difference
+from lungsound.evaluation.compare import MAX_EXACT_PATIENTS, NUM_PERMUTATIONS, Comparison, Difference
 from lungsound.evaluation.figures import BLUE, GREY, ORANGE, picture
-from lungsound.evaluation.selection import in_points
 from lungsound.page import Block, Bullets, Heading, Paragraph, Picture, Remark, Table
 
 if TYPE_CHECKING:
@@ -38,7 +34,7 @@ def _draw_intervals(axes: "Axes", comparison: Comparison) -> None:
         if interval.problem is None:
             axes.plot([100 * interval.low, 100 * interval.high], [row, row], color=colour, linewidth=width)
         axes.plot([100 * line.difference.value], [row], "o", color=colour, markersize=4 + width)
-        axes.text(1.02, row, in_points(line.difference), transform=axes.get_yaxis_transform(), va="center")
+        axes.text(1.02, row, line.difference.in_points(), transform=axes.get_yaxis_transform(), va="center")
     axes.set_yticks(range(len(comparison.differences)), [line.name for line in comparison.differences])
     axes.set_ylim(len(comparison.differences) - 0.5, -0.5)
     axes.set_xlabel("A minus B, percent points")
@@ -78,41 +74,41 @@ def verdict(comparison: Comparison) -> str:
         low, high = sorted((abs(interval.low), abs(interval.high)))
         points = f"{100 * abs(score.difference.value):.1f} points of Score"
         return f"{better} is better by {points} ({span} {100 * low:.1f} to {100 * high:.1f}, p = {_p(score)})"
-    told = f"A minus B is {in_points(score.difference)} points of Score ({span} in brackets), p = {_p(score)}"
+    difference = f"A minus B is {score.difference.in_points()} points of Score ({span} in brackets), p = {_p(score)}"
     if not score.num_better + score.num_worse:
-        return f"not distinguishable: {told}; A and B have as many right for every patient"
+        return f"not distinguishable: {difference}; A and B have as many right for every patient"
     if score.excludes_zero or score.is_significant:
-        return f"not distinguishable: {told}; interval and permutation test do not agree"
-    return f"not distinguishable: {told}"
+        return f"not distinguishable: {difference}; interval and permutation test do not agree"
+    return f"not distinguishable: {difference}"
 
 
 def remarks(comparison: Comparison) -> list[str]:
     """What a reader must know to take the verdict for what it is."""
-    found = []
+    remarks = []
     num_first, num_second = comparison.num_seeds
     if num_first == num_second == 1:
-        found.append(
+        remarks.append(
             "One seed on each side: this compares these two trained models, not the methods. Another seed of the same "
             "method gives another model; several seeds a side compare methods."
         )
     elif 1 in comparison.num_seeds:
         lone = "A" if num_first == 1 else "B"
-        found.append(f"{lone} has one seed: it stands for this trained model, not for its method.")
+        remarks.append(f"{lone} has one seed: it stands for this trained model, not for its method.")
     _, specificity, sensitivity = comparison.differences[:3]
     if specificity.is_distinguishable and sensitivity.is_distinguishable:
         up, down = specificity.difference.value, sensitivity.difference.value
         if up * down < 0.0:
-            found.append(
+            remarks.append(
                 f"A and B trade Sp for Se: A has {100 * up:+.1f} points of Sp and {100 * down:+.1f} of Se. The Score "
                 "weighs both alike."
             )
     num_patients, num_moved = len(comparison.patients), comparison.score.num_better + comparison.score.num_worse
     if num_patients < FEW_PATIENTS:
-        found.append(f"{num_patients} patients: an interval from fewer than {FEW_PATIENTS} is itself uncertain.")
+        remarks.append(f"{num_patients} patients: an interval from fewer than {FEW_PATIENTS} is itself uncertain.")
     least = 2.0 ** (1 - num_moved)
     if num_moved and least >= 1.0 - comparison.score.difference.interval.level:
-        found.append(f"Only {num_moved} patients are answered differently: p cannot be less than {least:.3g}.")
-    return found
+        remarks.append(f"Only {num_moved} patients are predicted differently: p cannot be less than {least:.3g}.")
+    return remarks
 
 
 def comparison_rows(comparison: Comparison) -> list[tuple[str, ...]]:
@@ -122,7 +118,7 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, ...]]:
             each.name,
             _percent(each.first),
             _percent(each.second),
-            in_points(each.difference),
+            each.difference.in_points(),
             _p(each),
             "n/a" if math.isnan(each.standardised) else f"{each.standardised:+.2f}",
             f"{each.num_better}, {each.num_worse}",
@@ -160,12 +156,12 @@ def _explanations(comparison: Comparison) -> list[str]:
     interval = comparison.score.difference.interval
     return [
         "Scores in percent, means over seeds; differences in percent points. 2 classes: normal or not, any abnormal "
-        "answer fits an abnormal cycle.",
+        "prediction fits an abnormal cycle.",
         f"In brackets: {100 * interval.level:g} % interval of the difference from {interval.num_draws} resamples of "
         "whole patients, the same for A and B; where there are several seeds their effect is drawn as well.",
-        "p: permutation test. A's and B's answers are swapped for whole patients, in all ways when at most "
-        f"{MAX_EXACT_PATIENTS} patients are answered differently, else in {NUM_SWAPS}. It takes the runs as they are: "
-        "the chance of training is in the interval only.",
+        "p: permutation test. A's and B's predictions are exchanged for whole patients, in all ways when at most "
+        f"{MAX_EXACT_PATIENTS} patients are predicted differently, else in {NUM_PERMUTATIONS}. It takes the runs as "
+        "they are: the chance of training is in the interval only.",
         "Effect: the difference over the deviation of what single patients contribute to it (Cohen's d of paired "
         "values; 0.2 is called small, 0.5 medium, 0.8 large).",
         "For A, B: for how many patients A, or B, adds more to the value.",
@@ -176,7 +172,7 @@ def _explanations(comparison: Comparison) -> list[str]:
 
 
 def comparison_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """All numbers as fractions; what has no value is null."""
+    """All numbers as fractions, for `files.to_json`."""
     return {
         "format": FORMAT,
         "unit": "fraction",
@@ -190,21 +186,12 @@ def comparison_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
                 "remarks": remarks(each),
                 "num_cycles": each.num_cycles,
                 "num_seeds": list(each.num_seeds),
-                "differences": [_without_nan(dataclasses.asdict(difference)) for difference in each.differences],
-                "patients": {
-                    name: _without_nan(float(part))
-                    for name, part in zip(each.patients, each.contributions, strict=True)
-                },
+                "differences": [dataclasses.asdict(difference) for difference in each.differences],
+                "patients": dict(zip(each.patients, each.contributions.tolist(), strict=True)),
             }
             for each in comparisons
         ],
     }
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nan(item) for name, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _p(difference: Difference) -> str:

@@ -47,17 +47,17 @@ class MacroMean:
         values = [each(confusion) for each in self.by_class]
         return self._mean([mean_over(of_classes, ~np.isnan(of_classes)) for of_classes in values])
 
-    def of_resamples(self, whole: Counts) -> Statistic:
-        """The mean over the classes of the set `whole`, on its resamples: NaN where one of its classes is missing.
+    def of_resamples(self, all_counts: Counts) -> Statistic:
+        """The mean over the classes of the set `all_counts`, on its resamples: NaN where one of its classes is missing.
 
         A mean over the classes that happen to be there is another number in every resample: without a class that is
         hardly ever recognised it is far higher.
         """
-        has_cycles = whole.sum(axis=-1) > 0
-        is_counted = [~np.isnan(each(whole)) for each in self.by_class]
+        is_absent = all_counts.sum(axis=-1) == 0
+        is_counted = [~np.isnan(each(all_counts)) for each in self.by_class]
 
         def of_resample(confusion: Counts) -> Fractions:
-            is_complete = (confusion.sum(axis=-1)[..., has_cycles] > 0).all(axis=-1)
+            is_complete = ((confusion.sum(axis=-1) > 0) | is_absent).all(axis=-1)
             means = [mean_over(each(confusion), of) for each, of in zip(self.by_class, is_counted, strict=True)]
             return np.where(is_complete, self._mean(means), np.nan)
 
@@ -68,9 +68,9 @@ class MacroMean:
         return np.asarray(np.mean(means, axis=0))
 
 
-def of_resamples(statistic: Statistic, whole: Counts) -> Statistic:
-    """What `statistic` is on resamples of the set `whole`: itself, but for means over classes."""
-    return statistic.of_resamples(whole) if isinstance(statistic, MacroMean) else statistic
+def of_resamples(statistic: Statistic, all_counts: Counts) -> Statistic:
+    """`statistic` for resamples of the set `all_counts`: itself, but for means over classes."""
+    return statistic.of_resamples(all_counts) if isinstance(statistic, MacroMean) else statistic
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ FIXED_COLUMNS = ("key", "patient", "device", "part", "label", "answer")
 PROBABILITY_PREFIX = "p_"
 SUM_TOLERANCE = 1e-3
 PARTIAL = ".partial"
+VALIDATION_PART = "validation"
 _KEY = re.compile(r".+#\d+(\.\d+)?-\d+(\.\d+)?")
 
 
@@ -92,6 +93,16 @@ class Predictions:
     def of_part(self, part: str) -> "Predictions":
         """The cycles of this part of the split, in the same order."""
         return self.of_rows([row for row, name in enumerate(self.parts) if name == part])
+
+    def without_validation(self) -> "Predictions | None":
+        """The cycles of all parts but validation, in the same order; None when there is none."""
+        rows = [row for row, part in enumerate(self.parts) if part != VALIDATION_PART]
+        return self.of_rows(rows) if rows else None
+
+    def of_keys(self, keys: Sequence[str]) -> "Predictions":
+        """The cycles with these keys, in the order of the keys."""
+        rows = {key: row for row, key in enumerate(self.keys)}
+        return self.of_rows([rows[key] for key in keys])
 
     def of_rows(self, rows: Sequence[int]) -> "Predictions":
         """These rows, in this order."""

@@ -18,7 +18,7 @@ import numpy as np
 from lungsound.evaluation.bootstrap import FEW_PATIENTS, Estimate
 from lungsound.evaluation.figures import HistoryRow, ScoreLine, draw_confusion, draw_curves, draw_score_intervals
 from lungsound.evaluation.hardest import MAX_SOUND_S, HardCycle, draw_spectrogram, wav_bytes
-from lungsound.evaluation.scores import FEW_IS_ROUGH, Evaluation, GroupScores, ScoreReading, Subgroups
+from lungsound.evaluation.scores import FEW_IS_ROUGH, Evaluation, GroupScores, ScoreEstimates, Subgroups
 from lungsound.page import (
     DISCLAIMER,
     Block,
@@ -257,7 +257,7 @@ def percent(fraction: float) -> str:
     return "n/a" if math.isnan(fraction) else f"{100 * fraction:.1f}"
 
 
-def _cells(reading: ScoreReading) -> tuple[str, str, str]:
+def _cells(reading: ScoreEstimates) -> tuple[str, str, str]:
     return reading.score.in_percent(), reading.specificity.in_percent(), reading.sensitivity.in_percent()
 
 

@@ -8,10 +8,11 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.data.batches import DEVICE_SPLIT
 from lungsound.data.corpus import Corpus, Recording
 from lungsound.data.splits import VALIDATION
+from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.hardest import HardCycle, hardest_rows
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.rescore import CycleTable, metric_table_blocks, rescore
-from lungsound.evaluation.scores import ScoreReader, Subgroups, age_groups, score_subgroups
+from lungsound.evaluation.scores import Subgroups, age_groups, score_subgroups
 from lungsound.evaluation.selection import COLUMN_HEAD, RULE, Columns, column_rows, read_columns
 from lungsound.page import Block, Heading, Paragraph, Table
 
@@ -92,11 +93,11 @@ def column_blocks(columns: Sequence[Columns]) -> list[Block]:
 
 def metric_blocks(predictions: Predictions) -> list[Block]:
     """Every metric in use for each part of the test, and which published column it may stand beside."""
-    table, reader = CycleTable.of(predictions), ScoreReader()
+    table = CycleTable.of(predictions)
     parts = table.part_names()
     blocks: list[Block] = [Heading("Every metric in use")]
     for part in parts:
-        result = rescore(table.counts([part]), epoch="unknown", reader=reader)
+        result = rescore(table.counts([part]), epoch="unknown", bootstrap=Bootstrap())
         blocks += [Heading(part or "unknown part", level=3)] if len(parts) > 1 else []
         blocks += metric_table_blocks(result)
     return blocks

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lungsound.evaluation.bootstrap import FEW_PATIENTS, Estimate
+from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate
 from lungsound.evaluation.metrics import (
     ALWAYS_NORMAL_SCORE,
     Counts,
@@ -35,7 +35,7 @@ from lungsound.evaluation.published import (
     find_test_set,
     scores_of,
 )
-from lungsound.evaluation.scores import ClassScores, ScoreReader, class_scores
+from lungsound.evaluation.scores import ClassScores, class_scores
 from lungsound.evaluation.selection import TEST, VALIDATION
 from lungsound.files import write_text
 from lungsound.page import Block, Bullets, Cell, Heading, Paragraph, Remark, Table, write_page
@@ -196,7 +196,7 @@ class Rescored:
         return next(metric.estimate for metric in self.metrics if metric.key == key)
 
 
-def rescore(counts: PatientCounts, *, epoch: str, reader: ScoreReader) -> Rescored:
+def rescore(counts: PatientCounts, *, epoch: str, bootstrap: Bootstrap) -> Rescored:
     """Compute every metric of the counts; all intervals rest on the same resamples of patients.
 
     `epoch` says how the epoch was chosen, one of `EPOCHS`.
@@ -212,25 +212,25 @@ def rescore(counts: PatientCounts, *, epoch: str, reader: ScoreReader) -> Rescor
         confusions = counts.confusions
         if metric.reading in (CHALLENGE, UNSCORED) and poor is not None:
             confusions = leave_out_true_class(confusions, poor)
-        estimate = reader.estimate(confusions, metric.statistic)
+        estimate = bootstrap.of_counts(confusions, metric.statistic)
         text = estimate_text(estimate, has_patients=counts.has_patients, is_correlation=metric.is_correlation)
         is_beside, beside = column_of(
             metric, folded_set if is_folded else exact_set, is_poor_quality_counted=poor is not None
         )
         values.append(MetricValue(metric.key, metric.name, metric.definition, estimate, text, beside, is_beside))
     if counts.rankings is not None:
-        values += _ranking_values(counts, counts.rankings, reader)
+        values += _ranking_values(counts, counts.rankings, bootstrap)
     return Rescored(
         counts=counts,
         epoch=epoch,
         metrics=tuple(values),
-        per_class=tuple(class_scores(index, name, counts.confusions, reader) for index, name in enumerate(classes)),
+        per_class=tuple(class_scores(index, name, counts.confusions, bootstrap) for index, name in enumerate(classes)),
         test_set=exact_set,
         two_class_test_set=folded_set if poor is None else None,
     )
 
 
-def _ranking_values(counts: PatientCounts, rankings: Rankings, reader: ScoreReader) -> list[MetricValue]:
+def _ranking_values(counts: PatientCounts, rankings: Rankings, bootstrap: Bootstrap) -> list[MetricValue]:
     statistics = {
         "macro_auroc": rankings.macro_auroc,
         "macro_average_precision": rankings.macro_average_precision,
@@ -241,7 +241,7 @@ def _ranking_values(counts: PatientCounts, rankings: Rankings, reader: ScoreRead
     each_once = np.eye(len(counts.confusions), dtype=np.int64)
     values = []
     for key, (name, definition) in RANKING_METRICS.items():
-        estimate = reader.estimate(each_once, statistics[key])
+        estimate = bootstrap.of_counts(each_once, statistics[key])
         text = estimate_text(estimate, has_patients=counts.has_patients)
         values.append(MetricValue(key, name, definition, estimate, text, SAME, is_beside_published=False))
     return values

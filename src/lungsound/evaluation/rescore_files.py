@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lungsound.errors import DataError, SettingsError
-from lungsound.evaluation.compare import files_of
 from lungsound.evaluation.metrics import Counts
 from lungsound.evaluation.predictions import FIXED_COLUMNS, SUM_TOLERANCE, opened, read_predictions
 from lungsound.evaluation.rescore import CycleTable, PatientCounts
+from lungsound.evaluation.runs import files_of
 
 # Percentages are whole numbers too; rounded, they may sum to a little more or less.
 PERCENT, PERCENT_TOLERANCE = 100, 1

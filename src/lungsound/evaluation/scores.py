@@ -1,23 +1,11 @@
-"""From predictions to every number of a report.
-
-Scores of groups of cycles: by age group, sex, place on the chest, diagnosis, or any other fact.
-"""
+"""Scores with intervals over patients: of all cycles, of each class, device and part, of groups by any other fact."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from lungsound.errors import DataError
-from lungsound.evaluation.bootstrap import (
-    FEW_PATIENTS,
-    LEVEL,
-    NUM_DRAWS,
-    Estimate,
-    estimate_over_patients,
-    patient_confusions,
-)
+from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate, patient_confusions
 from lungsound.evaluation.metrics import (
     ALWAYS_NORMAL_SCORE,
     Counts,
@@ -36,17 +24,27 @@ from lungsound.evaluation.predictions import Predictions
 
 
 @dataclass(frozen=True)
-class ScoreReading:
+class ScoreEstimates:
     """ICBHI's three numbers with their intervals."""
 
     score: Estimate
     specificity: Estimate
     sensitivity: Estimate
 
+    @classmethod
+    def of_counts(cls, confusions: Counts, bootstrap: Bootstrap) -> "ScoreEstimates":
+        """From confusion matrices `(patient, true class, predicted class)`."""
+        return cls.of_runs(confusions[None], bootstrap)
+
+    @classmethod
+    def of_runs(cls, runs: Counts, bootstrap: Bootstrap) -> "ScoreEstimates":
+        """Means over seeds, from `(seed, patient, true class, predicted class)`."""
+        return cls(*(bootstrap.of_runs(runs, statistic) for statistic in (mean_score, specificity, sensitivity)))
+
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How one class was answered; a number without a denominator is NaN."""
+    """Recall, precision and F1 of one class; a number without a denominator is NaN."""
 
     name: str
     num_cycles: int
@@ -59,20 +57,27 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class GroupScores:
-    """The scores of some of the cycles, those of one stethoscope say; `name` is "" when unknown."""
+    """Scores of some of the cycles, those of one stethoscope say; `name` is "" when unknown."""
 
     name: str
     num_cycles: int
     num_patients: int
-    scores: ScoreReading
+    scores: ScoreEstimates
+
+    @classmethod
+    def of(cls, name: str, members: Predictions, bootstrap: Bootstrap) -> "GroupScores":
+        """From the cycles of the group."""
+        confusions = patient_confusions(members)
+        scores = ScoreEstimates.of_counts(confusions, bootstrap)
+        return cls(name, int(confusions.sum()), len(confusions), scores)
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """All numbers of a report, as fractions; its field names are the keys of `report.json`.
 
-    `confusion` is `(true class, answered class)`. `all_classes` asks for the exact class; `two_class` lets any
-    abnormal answer fit an abnormal cycle, and is None when there are only two classes anyway.
+    `confusion` is `(true class, predicted class)`. `all_classes` asks for the exact class; `two_class` lets any
+    abnormal prediction fit an abnormal cycle, and is None when there are only two classes anyway.
     """
 
     classes: tuple[str, ...]
@@ -80,8 +85,8 @@ class Evaluation:
     num_recordings: int
     num_patients: int
     confusion: Counts
-    all_classes: ScoreReading
-    two_class: ScoreReading | None
+    all_classes: ScoreEstimates
+    two_class: ScoreEstimates | None
     accuracy: Estimate
     macro_f1: Estimate
     per_class: tuple[ClassScores, ...]
@@ -91,67 +96,46 @@ class Evaluation:
     always_normal_score: float = ALWAYS_NORMAL_SCORE
 
 
-@dataclass(frozen=True)
-class ScoreReader:
-    """Reads scores with intervals; all values of the same cycles rest on the same resamples of their patients."""
-
-    seed: int = 0
-    num_draws: int = NUM_DRAWS
-    level: float = LEVEL
-
-    def estimate(self, confusions: Counts, statistic: Statistic) -> Estimate:
-        """A value of confusion matrices `(patient, true class, answered class)`, with its interval."""
-        generator = np.random.default_rng(self.seed)
-        return estimate_over_patients(
-            confusions, statistic, generator=generator, num_draws=self.num_draws, level=self.level
-        )
-
-    def read(self, confusions: Counts) -> ScoreReading:
-        """Score, Sp and Se of confusion matrices `(patient, true class, answered class)`."""
-        return ScoreReading(*(self.estimate(confusions, value) for value in (mean_score, specificity, sensitivity)))
-
-    def score_group(self, name: str, members: Predictions) -> GroupScores:
-        """The scores of the cycles of one group."""
-        confusions = patient_confusions(members)
-        return GroupScores(name, int(confusions.sum()), len(confusions), self.read(confusions))
-
-
-def evaluate_predictions(
-    predictions: Predictions, *, seed: int = 0, num_draws: int = NUM_DRAWS, level: float = LEVEL
-) -> Evaluation:
-    """Every number of a report. `seed` fixes the resamples, which all the intervals of one group share."""
-    reader = ScoreReader(seed, num_draws, level)
+def evaluate_predictions(predictions: Predictions, bootstrap: Bootstrap | None = None) -> Evaluation:
+    """Every number of a report; the intervals of one group share their resamples."""
+    bootstrap = bootstrap or Bootstrap()
     confusions = patient_confusions(predictions)
     devices, parts = sorted(set(predictions.devices)), sorted(set(predictions.parts))
+    two_class = ScoreEstimates.of_counts(fold_to_two_classes(confusions), bootstrap)
     return Evaluation(
         classes=predictions.classes,
         num_cycles=len(predictions.keys),
         num_recordings=len({key.rpartition("#")[0] for key in predictions.keys}),
         num_patients=len(confusions),
         confusion=confusions.sum(axis=0),
-        all_classes=reader.read(confusions),
-        two_class=reader.read(fold_to_two_classes(confusions)) if len(predictions.classes) > 2 else None,
-        accuracy=reader.estimate(confusions, accuracy),
-        macro_f1=reader.estimate(confusions, macro_f1),
+        all_classes=ScoreEstimates.of_counts(confusions, bootstrap),
+        two_class=two_class if len(predictions.classes) > 2 else None,
+        accuracy=bootstrap.of_counts(confusions, accuracy),
+        macro_f1=bootstrap.of_counts(confusions, macro_f1),
         per_class=tuple(
-            class_scores(index, name, confusions, reader) for index, name in enumerate(predictions.classes)
+            class_scores(index, name, confusions, bootstrap) for index, name in enumerate(predictions.classes)
         ),
-        by_device=tuple(reader.score_group(name, predictions.of_device(name)) for name in devices),
-        by_part=tuple(reader.score_group(name, predictions.of_part(name)) for name in parts),
-        interval_seed=seed,
+        by_device=tuple(GroupScores.of(name, predictions.of_device(name), bootstrap) for name in devices),
+        by_part=tuple(GroupScores.of(name, predictions.of_part(name), bootstrap) for name in parts),
+        interval_seed=bootstrap.seed,
     )
 
 
-def class_scores(index: int, name: str, confusions: Counts, reader: ScoreReader) -> ClassScores:
+def class_scores(index: int, name: str, confusions: Counts, bootstrap: Bootstrap) -> ClassScores:
+    """Scores of the class of this index, from `(patient, true class, predicted class)`."""
+
+    def estimate(statistic: Statistic) -> Estimate:
+        return bootstrap.of_counts(confusions, lambda counts: statistic(counts)[..., index])
+
     confusion = confusions.sum(axis=0)
     return ClassScores(
         name=name,
         num_cycles=int(confusion[index].sum()),
         num_answered=int(confusion[:, index].sum()),
         num_patients=int((confusions[:, index].sum(axis=-1) > 0).sum()),
-        recall=reader.estimate(confusions, lambda counts: recall(counts)[..., index]),
-        precision=reader.estimate(confusions, lambda counts: precision(counts)[..., index]),
-        f1=reader.estimate(confusions, lambda counts: f1(counts)[..., index]),
+        recall=estimate(recall),
+        precision=estimate(precision),
+        f1=estimate(f1),
     )
 
 
@@ -177,12 +161,12 @@ class Subgroups:
         return frozenset(index for index, group in enumerate(self.groups) if group.num_patients < FEW_PATIENTS)
 
     def name(self, group: GroupScores) -> str:
-        """What a group is called in print."""
+        """Printed name of a group."""
         return group.name or f"unknown {self.fact}"
 
     @property
     def warning(self) -> str | None:
-        """Which groups are small, in one sentence; None when none is."""
+        """Sentence that names the small groups; None when none is."""
         names = [
             f"{self.name(group)} ({group.num_patients})" for group in map(self.groups.__getitem__, sorted(self.small))
         ]
@@ -190,12 +174,7 @@ class Subgroups:
 
 
 def score_subgroups(
-    predictions: Predictions,
-    facts: Mapping[str, Sequence[str]],
-    *,
-    seed: int = 0,
-    num_draws: int = NUM_DRAWS,
-    level: float = LEVEL,
+    predictions: Predictions, facts: Mapping[str, Sequence[str]], bootstrap: Bootstrap | None = None
 ) -> tuple[Subgroups, ...]:
     """Scores with intervals over patients for each group that each fact makes.
 
@@ -203,8 +182,8 @@ def score_subgroups(
     unknown for all rows gives no groups. A patient with recordings in several groups counts in each. Raises DataError
     when a fact has not one value a row.
     """
-    reader = ScoreReader(seed, num_draws, level)
-    found = []
+    bootstrap = bootstrap or Bootstrap()
+    subgroups = []
     for fact, values in facts.items():
         if len(values) != len(predictions.keys):
             raise DataError(
@@ -214,12 +193,13 @@ def score_subgroups(
             # `of_part` picks rows by the column of parts, which here holds the fact instead.
             by_value = replace(predictions, parts=tuple(values))
             names = sorted(set(values), key=_in_reading_order)
-            found.append(Subgroups(fact, tuple(reader.score_group(name, by_value.of_part(name)) for name in names)))
-    return tuple(found)
+            groups = (GroupScores.of(name, by_value.of_part(name), bootstrap) for name in names)
+            subgroups.append(Subgroups(fact, tuple(groups)))
+    return tuple(subgroups)
 
 
 def age_groups(ages_years: Sequence[float | None]) -> tuple[str, ...]:
-    """The age band of each age in years, "" where it is None.
+    """Age band of each age in years, "" where it is None.
 
     Three bands, of completed years: 0 to 17, 18 to 64, 65 and over; or 0 to 1, 2 to 11, 12 to 18 when nobody is
     older than 18. Raises DataError for a negative age.
@@ -233,6 +213,6 @@ def age_groups(ages_years: Sequence[float | None]) -> tuple[str, ...]:
 
 
 def _in_reading_order(name: str) -> tuple[bool, list[tuple[int, str]]]:
-    """Sorts "2 to 11" before "12 to 18", and the unknown last."""
+    """Sort "2 to 11" before "12 to 18", and the unknown last."""
     parts = re.split(r"(\d+)", name)
     return name == "", [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts]

@@ -1,16 +1,15 @@
 """Three ways to choose the epoch of a run: the last, by validation patients, by the test itself (as published)."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lungsound.errors import DataError
-from lungsound.evaluation.bootstrap import Estimate, estimate_over_seeds, patient_confusions
-from lungsound.evaluation.metrics import Counts, mean_score, sensitivity, specificity
+from lungsound.evaluation.bootstrap import Bootstrap, Estimate, patient_confusions
+from lungsound.evaluation.metrics import Counts, mean_score
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.scores import ScoreReading
+from lungsound.evaluation.scores import ScoreEstimates
 
 LAST, VALIDATION, TEST = "last", "validation", "test"
 NAMES = {LAST: "last epoch", VALIDATION: "chosen on validation", TEST: "chosen on test (as published)"}
@@ -33,7 +32,7 @@ class Column:
 
     name: str
     epochs: tuple[int, ...]
-    scores: ScoreReading
+    scores: ScoreEstimates
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,6 @@ def read_columns(
     *,
     part: str,
     unwatched: Mapping[str, str] | None = None,
-    seed: int = 0,
 ) -> Columns:
     """The columns of one part of the test from the answers of each chosen epoch on the same cycles.
 
@@ -75,17 +73,11 @@ def read_columns(
     if len({answers.keys for column in of_part.values() for answers in column}) > 1:
         raise DataError(f"the columns {', '.join(of_part)} answer different cycles of {part}: train the run again")
     columns = tuple(
-        Column(name, tuple(chosen.get(name, 0) for chosen in epochs), score_runs(of_part[name], seed=seed))
-        for name in names
+        Column(name, tuple(chosen.get(name, 0) for chosen in epochs), score_runs(of_part[name])) for name in names
     )
     others = [name for name in names if name != TEST] if TEST in names else []
     optimism = {
-        name: estimate_over_seeds(
-            _confusions(of_part[TEST]),
-            mean_score,
-            minus=_confusions(of_part[name]),
-            generator=np.random.default_rng(seed),
-        )
+        name: Bootstrap().of_runs(confusions_of(of_part[TEST]), mean_score, minus=confusions_of(of_part[name]))
         for name in others
     }
     missing = {name: _why_missing(name, runs, epochs, unwatched or {}) for name in NAMES if name not in names}
@@ -108,18 +100,14 @@ def _why_missing(
     return f"{which} (no mean: in {len(lacking)} of {len(runs)} runs {reasons})"
 
 
-def score_runs(runs: Sequence[Predictions], *, seed: int = 0) -> ScoreReading:
-    """Mean scores of runs that answered the same cycles, with intervals over patients and, of several, seeds."""
-    confusions = _confusions(runs)
-    score, sp, se = (
-        estimate_over_seeds(confusions, statistic, generator=np.random.default_rng(seed))
-        for statistic in (mean_score, specificity, sensitivity)
-    )
-    return ScoreReading(score, sp, se)
+def score_runs(runs: Sequence[Predictions]) -> ScoreEstimates:
+    """Mean scores of runs on the same cycles, with intervals over patients and, of several runs, seeds."""
+    return ScoreEstimates.of_runs(confusions_of(runs), Bootstrap())
 
 
-def _confusions(runs: Sequence[Predictions]) -> Counts:
-    return np.stack([patient_confusions(answers) for answers in runs])
+def confusions_of(runs: Sequence[Predictions]) -> Counts:
+    """Confusion matrices `(seed, patient, true class, predicted class)` of runs on the same cycles."""
+    return np.stack([patient_confusions(predictions) for predictions in runs])
 
 
 def column_rows(columns: Columns) -> list[tuple[str, ...]]:
@@ -135,20 +123,10 @@ def column_rows(columns: Columns) -> list[tuple[str, ...]]:
             NAMES[column.name],
             ", ".join(str(epoch or "none") for epoch in column.epochs),
             *(reading.in_percent() for reading in readings),
-            "" if above is None else in_points(above),
+            "" if above is None else above.in_points(),
         )
     rows |= {name: (NAMES[name], reason, "", "", "", "") for name, reason in columns.missing.items()}
     return [rows[name] for name in NAMES]
 
 
 COLUMN_HEAD: Sequence[str] = ("epoch", "which", "Score", "Sp", "Se", "chosen on test minus this")
-
-
-def in_points(difference: Estimate) -> str:
-    """A difference of Scores in percent points, with sign: "+1.9 (-0.4 to +4.0)"."""
-    if math.isnan(difference.value):
-        return "n/a"
-    interval = difference.interval
-    if interval.problem is not None:
-        return f"{100 * difference.value:+.1f} (n/a)"
-    return f"{100 * difference.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"

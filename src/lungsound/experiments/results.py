@@ -32,7 +32,7 @@ from rich.text import Text
 from lungsound.config import Settings
 from lungsound.data.splits import VALIDATION
 from lungsound.errors import DataError
-from lungsound.evaluation.bootstrap import Estimate, estimate_over_seeds, patient_confusions
+from lungsound.evaluation.bootstrap import Bootstrap, Estimate, patient_confusions
 from lungsound.evaluation.compare import compare_runs
 from lungsound.evaluation.compare_report import remarks, verdict
 from lungsound.evaluation.figures import BLUE, GREY, ORANGE, picture
@@ -263,7 +263,7 @@ def row_results(row: Row, runs: Sequence[RunResult]) -> RowResults:
     for part in dict.fromkeys(part for run in runs for part in run.confusions):
         counts = [run.confusions[part] for run in runs if part in run.confusions]
         if len(counts) == len(runs) and len({each.sum(axis=-1).tobytes() for each in counts}) == 1:
-            scores[part] = estimate_over_seeds(np.stack(counts), mean_score, generator=np.random.default_rng(0))
+            scores[part] = Bootstrap().of_runs(np.stack(counts), mean_score)
     return RowResults(row, runs, scores)
 
 

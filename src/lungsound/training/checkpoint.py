@@ -24,8 +24,8 @@ from lungsound.config import AudioSettings, ModelSettings
 from lungsound.data import batches as corpora
 from lungsound.errors import WeightsError
 from lungsound.evaluation.calibration import Calibration
-from lungsound.evaluation.compare import is_unfinished
 from lungsound.evaluation.out_of_domain import Domain
+from lungsound.evaluation.runs import is_unfinished
 from lungsound.files import written_whole
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.models import network as models

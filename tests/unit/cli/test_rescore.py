@@ -126,7 +126,7 @@ def test_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "epoch was chosen" not in out
     with pytest.raises(DataError, match=r"has no predictions\.csv; it has the epochs last: choose one with --epoch"):
         run(capsys, tmp_path / "b")
-    with pytest.raises(DataError, match=r"not trained by the strict protocol: give its predictions\.csv"):
+    with pytest.raises(DataError, match=r"not trained by the strict protocol, give its predictions\.csv"):
         run(capsys, tmp_path / "a", "--epoch", "test")
     for name in ("seed0.csv", "seed1.csv"):
         (tmp_path / "runs" / name).write_text(kept.read_text())

@@ -2,7 +2,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from lungsound.evaluation.bootstrap import Resampling
+from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.calibration import (
     ConformalThresholds,
     fit_thresholds,
@@ -129,7 +129,7 @@ def test_measures_of_sets() -> None:
         classes=("normal", "crackle", "wheeze"),
     )
     sets = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [1, 1, 1], [0, 1, 0], [1, 1, 0]], dtype=bool)
-    whole, by_class, by_device = measure_sets(sets, predictions, resampling=Resampling(num_draws=50))
+    whole, by_class, by_device = measure_sets(sets, predictions, bootstrap=Bootstrap(num_draws=50))
     assert whole.of_cycles.value == pytest.approx(4 / 6)
     assert whole.promised.value == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     assert whole.size.value == pytest.approx(10 / 6)

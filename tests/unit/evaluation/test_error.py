@@ -7,7 +7,7 @@ import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from lungsound.evaluation.bootstrap import Resampling
+from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.calibration import softmax
 from lungsound.evaluation.calibration_error import (
     NUM_BINS,
@@ -24,7 +24,7 @@ from lungsound.evaluation.calibration_error import (
 
 Floats = npt.NDArray[np.float64]
 Set = tuple[Floats, npt.NDArray[np.int64], tuple[str, ...]]
-QUICK = Resampling(num_draws=200)
+QUICK = Bootstrap(num_draws=200)
 
 
 def drawn(generator: np.random.Generator, num_patients: int, temperature: float, num_classes: int = 3) -> Set:
@@ -53,11 +53,11 @@ def test_errors_against_naive_loops() -> None:
     probabilities, labels, patients = drawn(np.random.default_rng(0), 20, 2.0)
     top, right = probabilities.max(axis=1), (probabilities.argmax(axis=1) == labels).astype(float)
     width, mass = equal_width_edges(), equal_mass_edges(top)
-    seen = top_label_error(probabilities, labels, patients, resampling=QUICK).seen
+    seen = top_label_error(probabilities, labels, patients, bootstrap=QUICK).seen
     assert seen == pytest.approx(naive_ece(top, right, width), rel=1e-12)
-    seen = top_label_error(probabilities, labels, patients, resampling=QUICK, is_equal_mass=True).seen
+    seen = top_label_error(probabilities, labels, patients, bootstrap=QUICK, is_equal_mass=True).seen
     assert seen == pytest.approx(naive_ece(top, right, mass), rel=1e-12)
-    seen = class_wise_error(probabilities, labels, patients, resampling=QUICK).seen
+    seen = class_wise_error(probabilities, labels, patients, bootstrap=QUICK).seen
     naive = [naive_ece(probabilities[:, k], (labels == k).astype(float), width) for k in range(3)]
     assert seen == pytest.approx(sum(naive) / 3, rel=1e-12)
 
@@ -69,7 +69,7 @@ def test_bins_against_scikit_learn() -> None:
     counts = np.histogram(values, equal_width_edges())[0]
     expected = (np.abs(shares - means) * counts[counts > 0]).sum() / len(values)
     # Both classes' errors mirror each other, so the class-wise one is that of either.
-    ours = class_wise_error(probabilities, labels, tuple("ab" * 500)[: len(labels)], resampling=QUICK)
+    ours = class_wise_error(probabilities, labels, tuple("ab" * 500)[: len(labels)], bootstrap=QUICK)
     assert ours.seen == pytest.approx(expected, rel=1e-12)
 
 
@@ -82,7 +82,7 @@ def test_closed_forms() -> None:
     # Says 0.9, is right in 6 of 10 cycles of every patient.
     probabilities, labels = np.tile([0.9, 0.1], (100, 1)), np.tile([0] * 6 + [1] * 4, 10)
     patients = tuple(f"p{i // 10}" for i in range(100))
-    ours = top_label_error(probabilities, labels, patients, resampling=QUICK)
+    ours = top_label_error(probabilities, labels, patients, bootstrap=QUICK)
     assert ours.seen == pytest.approx(0.3)
     # Patients are alike: there is no noise, and nothing to correct.
     assert ours.by_chance == pytest.approx(0.0, abs=1e-12)
@@ -113,7 +113,7 @@ def test_brier_against_scikit_learn_and_its_parts() -> None:
 @pytest.mark.parametrize("num_patients", [1, 2, 9])
 def test_few_patients_give_what_was_seen_alone(num_patients: int) -> None:
     patients = tuple(f"p{i % num_patients}" for i in range(18))
-    few = error_of_differences(np.tile([[0.1], [0.3]], (9, 1)), patients, resampling=QUICK)
+    few = error_of_differences(np.tile([[0.1], [0.3]], (9, 1)), patients, bootstrap=QUICK)
     assert few.seen == pytest.approx(0.2)
     assert few.problem == f"too few patients ({num_patients} of 10)"
     assert few.corrected_in_percent() == f"n/a: too few patients ({num_patients} of 10)"
@@ -122,14 +122,14 @@ def test_few_patients_give_what_was_seen_alone(num_patients: int) -> None:
 
 
 def test_a_perfect_fit_is_not_below_zero() -> None:
-    nothing = error_of_differences(np.zeros((10, 3)), tuple("abcdefghij"), resampling=QUICK)
+    nothing = error_of_differences(np.zeros((10, 3)), tuple("abcdefghij"), bootstrap=QUICK)
     assert nothing.problem is None
     assert nothing.corrected_in_percent() == "0.0 (0.0 to 0.0)"
     assert (nothing.seen, nothing.corrected.value, nothing.corrected.interval.high) == (0.0, 0.0, 0.0)
 
 
 def test_the_same_seed_gives_the_same_golden_numbers() -> None:
-    errors = probability_errors(*drawn(np.random.default_rng(6), 25, 2.0), resampling=Resampling(num_draws=500))
+    errors = probability_errors(*drawn(np.random.default_rng(6), 25, 2.0), bootstrap=Bootstrap(num_draws=500))
     seen = [errors.top_label.seen, errors.top_label_equal_mass.seen, errors.class_wise.seen, errors.brier.value]
     assert [*seen, errors.negative_log_likelihood.value] == pytest.approx(GOLDEN, rel=1e-9)
     assert errors.top_label.by_chance < errors.top_label.seen
@@ -154,9 +154,9 @@ def coverage(temperature: float, num_patients: int, num_sets: int, num_draws: in
     held = np.zeros(2)
     for number in range(num_sets):
         probabilities, labels, patients = drawn(generator, num_patients, temperature)
-        resampling = Resampling(seed=number, num_draws=num_draws)
-        first = top_label_error(probabilities, labels, patients, resampling=resampling).corrected.interval
-        second = resampling.mean(brier_scores(probabilities, labels), patients).interval
+        bootstrap = Bootstrap(seed=number, num_draws=num_draws)
+        first = top_label_error(probabilities, labels, patients, bootstrap=bootstrap).corrected.interval
+        second = bootstrap.mean(brier_scores(probabilities, labels), patients).interval
         held += [first.low <= ece <= first.high, second.low <= brier <= second.high]
     return float(held[0] / num_sets), float(held[1] / num_sets)
 

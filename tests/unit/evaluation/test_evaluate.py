@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.scores import evaluate_predictions
 
@@ -17,7 +18,7 @@ def test_interval_of_macro_f1_is_over_resamples_with_every_class() -> None:
         probabilities=np.eye(3)[np.where(labels == 2, 0, labels)],
         classes=("normal", "crackle", "wheeze"),
     )
-    found = evaluate_predictions(predictions, num_draws=4000)
+    found = evaluate_predictions(predictions, Bootstrap(num_draws=4000))
     assert found.macro_f1.value == pytest.approx((24 / 25 + 1 + 0) / 3)
     interval = found.macro_f1.interval
     assert interval.num_undefined / interval.num_draws == pytest.approx((11 / 12) ** 12, abs=0.03)

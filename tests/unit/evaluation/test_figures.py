@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lungsound.evaluation.bootstrap import Resampling
+from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.calibration import fit_thresholds, measure_sets
 from lungsound.evaluation.calibration_report import (
     draw_reliability,
@@ -14,12 +14,12 @@ from lungsound.evaluation.calibration_report import (
 )
 from tests.unit.evaluation.calibrated import drawn_predictions
 
-QUICK = Resampling(num_draws=100)
+QUICK = Bootstrap(num_draws=100)
 CYCLES = drawn_predictions(0)
 
 
 def test_reliability_bins_against_naive_loops() -> None:
-    bins = reliability_bins(CYCLES.probabilities, CYCLES.labels, CYCLES.patients, resampling=QUICK)
+    bins = reliability_bins(CYCLES.probabilities, CYCLES.labels, CYCLES.patients, bootstrap=QUICK)
     top, right = CYCLES.probabilities.max(axis=1), CYCLES.predicted == CYCLES.labels
     expected: list[float] = []
     for low in range(10):
@@ -30,7 +30,7 @@ def test_reliability_bins_against_naive_loops() -> None:
 
 
 def test_reliability_picture_shows_each_bin(figures: list[Figure], tmp_path: Path) -> None:
-    bins = reliability_bins(CYCLES.probabilities, CYCLES.labels, CYCLES.patients, resampling=QUICK)
+    bins = reliability_bins(CYCLES.probabilities, CYCLES.labels, CYCLES.patients, bootstrap=QUICK)
     draw_reliability([("Before", bins), ("After", bins[2:])], tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"
     before, after, counts, fewer = figures[0].axes
@@ -45,7 +45,7 @@ def test_reliability_picture_shows_each_bin(figures: list[Figure], tmp_path: Pat
 
 
 def test_risk_picture_ends_at_the_error_and_marks_the_threshold(figures: list[Figure], tmp_path: Path) -> None:
-    draw_risk_coverage(CYCLES.probabilities, CYCLES, tmp_path / "r.png", resampling=QUICK, threshold=0.6)
+    draw_risk_coverage(CYCLES.probabilities, CYCLES, tmp_path / "r.png", bootstrap=QUICK, threshold=0.6)
     lines = {line.get_label(): line for line in figures[0].axes[0].lines}
     error = 100 * float((CYCLES.predicted != CYCLES.labels).mean())
     assert lines["this model"].get_xydata()[-1] == pytest.approx([100.0, error])
@@ -53,7 +53,7 @@ def test_risk_picture_ends_at_the_error_and_marks_the_threshold(figures: list[Fi
     kept = CYCLES.probabilities.max(axis=1) >= 0.6
     marked = lines["threshold 0.60, from validation"].get_xydata()[0]
     assert marked == pytest.approx([100 * kept.mean(), 100 * (CYCLES.predicted != CYCLES.labels)[kept].mean()])
-    draw_risk_coverage(CYCLES.probabilities, CYCLES, tmp_path / "r.png", resampling=QUICK)
+    draw_risk_coverage(CYCLES.probabilities, CYCLES, tmp_path / "r.png", bootstrap=QUICK)
     assert len(figures[1].axes[0].lines) == 2
 
 
@@ -62,7 +62,7 @@ def test_coverage_picture_has_both_kinds_for_each_group(figures: list[Figure], t
     kinds = []
     for is_conditional in (False, True):
         sets = fitted.sets(CYCLES.probabilities, is_class_conditional=is_conditional)
-        whole, by_class, by_device = measure_sets(sets, CYCLES, resampling=QUICK)
+        whole, by_class, by_device = measure_sets(sets, CYCLES, bootstrap=QUICK)
         kinds.append((whole, *by_class, *by_device))
     draw_set_coverage(list(zip(*kinds, strict=True)), tmp_path / "c.png", level=0.9)
     axes = figures[0].axes[0]
@@ -76,5 +76,5 @@ def test_coverage_picture_has_both_kinds_for_each_group(figures: list[Figure], t
 
 def test_the_same_data_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
-        draw_risk_coverage(CYCLES.probabilities, CYCLES, tmp_path / name, resampling=QUICK)
+        draw_risk_coverage(CYCLES.probabilities, CYCLES, tmp_path / name, bootstrap=QUICK)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

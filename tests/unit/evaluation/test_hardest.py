@@ -132,7 +132,7 @@ def test_the_sound_is_a_small_wav_of_the_same_tone(rate_hz: int, kept_hz: int) -
     assert spectrum.argmax() * kept_hz / len(middle) == pytest.approx(500, abs=2)
 
 
-def test_a_sound_without_resampling_keeps_its_samples() -> None:
+def test_a_sound_without_bootstrap_keeps_its_samples() -> None:
     waveform = np.array([0.0, 0.25, -0.5, 0.125], dtype=np.float32)
     samples, _ = read_wav(wav_bytes(cycle_of(waveform)))
     np.testing.assert_array_equal(samples, np.round(waveform / 0.5 * 0.9 * 32767))

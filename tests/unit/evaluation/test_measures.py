@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 
 from lungsound.errors import DataError
-from lungsound.evaluation.bootstrap import Resampling
+from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.calibration import fit_calibration
 from lungsound.evaluation.calibration_error import probability_errors
 from lungsound.evaluation.calibration_report import PREVALENCES, measure_calibration, measure_operating_points
 from tests.unit.evaluation.calibrated import drawn_predictions
 
-QUICK = Resampling(num_draws=100)
+QUICK = Bootstrap(num_draws=100)
 
 
 def test_everything_is_measured_on_the_scaled_probabilities() -> None:
     calibration = fit_calibration(drawn_predictions(0, temperature=2.5))
     test = drawn_predictions(1, temperature=2.5, name="q")
-    ours = measure_calibration(calibration, test, resampling=QUICK)
+    ours = measure_calibration(calibration, test, bootstrap=QUICK)
     scaled = calibration.apply(test.probabilities)
-    assert ours.before == probability_errors(test.probabilities, test.labels, test.patients, resampling=QUICK)
-    assert ours.after == probability_errors(scaled, test.labels, test.patients, resampling=QUICK)
+    assert ours.before == probability_errors(test.probabilities, test.labels, test.patients, bootstrap=QUICK)
+    assert ours.after == probability_errors(scaled, test.labels, test.patients, bootstrap=QUICK)
     # Scaling mends what was too sure.
     assert ours.after.top_label.seen < ours.before.top_label.seen
     assert ours.after.negative_log_likelihood.value < ours.before.negative_log_likelihood.value
@@ -41,7 +41,7 @@ def test_everything_is_measured_on_the_scaled_probabilities() -> None:
 def test_operating_points_at_other_prevalences() -> None:
     calibration = fit_calibration(drawn_predictions(2), sensitivities=(0.8, 0.9))
     test = drawn_predictions(3, name="q")
-    ours = measure_operating_points(calibration, test, prevalences=(0.2,), resampling=QUICK)
+    ours = measure_operating_points(calibration, test, prevalences=(0.2,), bootstrap=QUICK)
     wanted = [(each.point.wanted_sensitivity, each.is_test_prevalence) for each in ours]
     assert wanted == [(0.8, True), (0.8, False), (0.9, True), (0.9, False)]
 

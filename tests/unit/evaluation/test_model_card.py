@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.model_card import write_model_card
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.scores import Evaluation, evaluate_predictions, score_subgroups
@@ -43,7 +44,7 @@ def predictions() -> Predictions:
 
 @pytest.fixture(scope="module")
 def evaluation(predictions: Predictions) -> Evaluation:
-    return evaluate_predictions(predictions, num_draws=50)
+    return evaluate_predictions(predictions, Bootstrap(num_draws=50))
 
 
 def sections(page: str) -> dict[str, str]:
@@ -91,7 +92,7 @@ def test_the_card_gives_the_scores_and_how_the_epoch_was_chosen(tmp_path: Path, 
 def test_the_card_gives_subgroups_and_calibration(
     tmp_path: Path, predictions: Predictions, evaluation: Evaluation
 ) -> None:
-    subgroups = score_subgroups(predictions, {"sex": ["F"] * 6 + ["M"] * 84}, num_draws=20)
+    subgroups = score_subgroups(predictions, {"sex": ["F"] * 6 + ["M"] * 84}, Bootstrap(num_draws=20))
     section = [Heading("Calibration and abstention"), Paragraph("ECE 3.0")]
     page = write_model_card(tmp_path, evaluation, context=CONTEXT, subgroups=subgroups, calibration=section).read_text()
     found = sections(page)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, roc_curve
 
-from lungsound.evaluation.bootstrap import Resampling
+from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.calibration import (
     OperatingPoint,
     abnormal_probability,
@@ -14,7 +14,7 @@ from lungsound.evaluation.calibration import (
 )
 from lungsound.evaluation.predictions import Predictions
 
-QUICK = Resampling(num_draws=50)
+QUICK = Bootstrap(num_draws=50)
 
 
 def predictions_of(seed: int, num_cycles: int = 200, num_patients: int = 20) -> Predictions:
@@ -63,19 +63,19 @@ def test_measures_against_scikit_learn() -> None:
     point = OperatingPoint(0.9, 0.6, 0.9, 0.5, 100, 20)
     called = cycles.probabilities[:, 0] <= 0.4
     (right_normal, false_alarm), (missed, found) = confusion_matrix(cycles.labels > 0, called)
-    own = measure_operating_point(point, cycles.probabilities, cycles, resampling=QUICK)
+    own = measure_operating_point(point, cycles.probabilities, cycles, bootstrap=QUICK)
     assert own.sensitivity.value == pytest.approx(found / (found + missed))
     assert own.specificity.value == pytest.approx(right_normal / (right_normal + false_alarm))
     # At the prevalence of the cycles themselves Bayes' rule gives back the plain shares.
     assert own.is_test_prevalence
     assert own.ppv.value == pytest.approx(found / (found + false_alarm))
     assert own.npv.value == pytest.approx(right_normal / (right_normal + missed))
-    other = measure_operating_point(point, cycles.probabilities, cycles, prevalence=0.05, resampling=QUICK)
+    other = measure_operating_point(point, cycles.probabilities, cycles, prevalence=0.05, bootstrap=QUICK)
     assert other.sensitivity == own.sensitivity
     assert other.ppv.value < own.ppv.value
     assert other.ppv.interval.low < other.ppv.value < other.ppv.interval.high
     with pytest.raises(ValueError, match="prevalence"):
-        measure_operating_point(point, cycles.probabilities, cycles, prevalence=1.0, resampling=QUICK)
+        measure_operating_point(point, cycles.probabilities, cycles, prevalence=1.0, bootstrap=QUICK)
 
 
 def test_predictive_values_in_closed_form() -> None:

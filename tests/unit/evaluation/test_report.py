@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 
 from lungsound.errors import DataError
-from lungsound.evaluation.bootstrap import Estimate, Interval, Resampling
+from lungsound.evaluation.bootstrap import Bootstrap, Estimate, Interval
 from lungsound.evaluation.calibration import ORDER_KEEPING, Calibration, Scaling, fit_calibration, with_operating_points
 from lungsound.evaluation.calibration_report import (
     PICTURES,
     calibration_blocks,
     difference,
-    in_plain,
     measure_calibration,
     measure_operating_points,
     measured_blocks,
@@ -23,11 +22,11 @@ from lungsound.evaluation.predictions import Predictions
 from lungsound.page import Remark, Table, render_html, render_markdown
 from tests.unit.evaluation.calibrated import drawn_predictions
 
-QUICK = Resampling(num_draws=100)
+QUICK = Bootstrap(num_draws=100)
 
 
 def page_of(calibration: Calibration, test: Predictions) -> str:
-    blocks = measured_blocks(calibration, measure_calibration(calibration, test, resampling=QUICK), folder=Path())
+    blocks = measured_blocks(calibration, measure_calibration(calibration, test, bootstrap=QUICK), folder=Path())
     return render_markdown("Calibration", blocks)
 
 
@@ -63,7 +62,7 @@ def test_what_few_patients_cannot_give_is_said() -> None:
 def test_groups_of_few_patients_are_greyed() -> None:
     test = drawn_predictions(5, num_patients=30, devices=("a",) * 5 + ("b",), name="q")
     calibration = fit_calibration(drawn_predictions(6))
-    blocks = measured_blocks(calibration, measure_calibration(calibration, test, resampling=QUICK), folder=Path())
+    blocks = measured_blocks(calibration, measure_calibration(calibration, test, bootstrap=QUICK), folder=Path())
     greyed = [[table.rows[row][0] for row in sorted(table.greyed)] for table in blocks if isinstance(table, Table)]
     assert [names for names in greyed if names] == [["b", "b"], ["b"]]
 
@@ -82,10 +81,10 @@ def test_vector_scaling_and_nothing_found_are_said() -> None:
 
 def test_the_verdict_is_about_chance() -> None:
     test = drawn_predictions(10, num_patients=60)
-    honest = measure_calibration(fit_calibration(drawn_predictions(11, num_patients=4)), test, resampling=QUICK)
+    honest = measure_calibration(fit_calibration(drawn_predictions(11, num_patients=4)), test, bootstrap=QUICK)
     assert "not distinguishable from honest ones" in verdict(honest.after.top_label)
     too_sure = drawn_predictions(12, num_patients=60, temperature=4.0)
-    off = measure_calibration(fit_calibration(drawn_predictions(11, num_patients=4)), too_sure, resampling=QUICK)
+    off = measure_calibration(fit_calibration(drawn_predictions(11, num_patients=4)), too_sure, bootstrap=QUICK)
     assert verdict(off.after.top_label).startswith("The probabilities are off by more than chance: ECE ")
 
 
@@ -93,7 +92,7 @@ def test_the_verdict_is_about_chance() -> None:
 def test_nothing_is_said_of_the_probabilities_of_few_patients(num_patients: int) -> None:
     calibration = fit_calibration(drawn_predictions(10, num_patients=4))
     test = drawn_predictions(13, num_patients=num_patients, name="q")
-    few = measure_calibration(calibration, test, resampling=QUICK)
+    few = measure_calibration(calibration, test, bootstrap=QUICK)
     told = f"too few patients ({num_patients} of 10)"
     assert verdict(few.after.top_label) == f"Whether the probabilities are honest cannot be told: {told}."
     text = page_of(calibration, test)
@@ -108,7 +107,7 @@ def test_a_model_that_was_not_sure_enough_is_called_so() -> None:
 
 def test_remarks_stand_below_what_was_fitted() -> None:
     calibration = fit_calibration(drawn_predictions(0))
-    measures = measure_calibration(calibration, drawn_predictions(1, name="q"), resampling=QUICK)
+    measures = measure_calibration(calibration, drawn_predictions(1, name="q"), bootstrap=QUICK)
     blocks = measured_blocks(calibration, measures, folder=Path(), remarks=["Mind the gap."])
     assert blocks[2] == Remark("Mind the gap.")
 
@@ -129,7 +128,7 @@ def test_what_the_model_keeps_instead_is_said() -> None:
 
 def test_operating_points_as_lines_and_as_blocks() -> None:
     calibration = fit_calibration(drawn_predictions(14), sensitivities=(0.8, 0.9))
-    measured = measure_operating_points(calibration, drawn_predictions(15), prevalences=(0.1,), resampling=QUICK)
+    measured = measure_operating_points(calibration, drawn_predictions(15), prevalences=(0.1,), bootstrap=QUICK)
     head, *lines = operating_lines(measured, Scaling.none(3))
     assert head == "Thresholds are for P(abnormal) = 1 - P(normal), probabilities as the model gives them, not scaled."
     assert len(lines) == 8
@@ -146,6 +145,6 @@ def test_operating_points_as_lines_and_as_blocks() -> None:
 
 def test_numbers_that_are_no_fractions() -> None:
     interval = Interval(0.38, 0.45, 0.95, 100, 9)
-    assert in_plain(Estimate(0.4123, interval)) == "0.412 (0.380 to 0.450)"
-    assert in_plain(Estimate(0.4123, replace(interval, num_patients=1)), digits=2) == "0.41 (n/a)"
-    assert in_plain(Estimate(float("nan"), interval)) == "n/a"
+    assert Estimate(0.4123, interval).in_units(digits=3) == "0.412 (0.380 to 0.450)"
+    assert Estimate(0.4123, replace(interval, num_patients=1)).in_units(digits=2) == "0.41 (n/a)"
+    assert Estimate(float("nan"), interval).in_units(digits=3) == "n/a"

@@ -12,7 +12,7 @@ import pytest
 
 from lungsound.errors import DataError
 from lungsound.evaluation import report
-from lungsound.evaluation.bootstrap import bootstrap_over_patients, patient_confusions
+from lungsound.evaluation.bootstrap import Bootstrap, patient_confusions
 from lungsound.evaluation.hardest import HardCycle, hardest_rows
 from lungsound.evaluation.metrics import (
     confusion_matrix,
@@ -63,7 +63,7 @@ def predictions_of(
 
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
-    return evaluate_predictions(predictions_of(), num_draws=200)
+    return evaluate_predictions(predictions_of(), Bootstrap(num_draws=200))
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_evaluation_of_each_part_of_the_split(evaluation: Evaluation) -> None:
     ]
     assert evaluation.by_part[0].scores == evaluation.all_classes
     predictions = predictions_of(parts=("intra", "inter", "intra"))
-    inter, intra = evaluate_predictions(predictions, num_draws=20).by_part
+    inter, intra = evaluate_predictions(predictions, Bootstrap(num_draws=20)).by_part
     for of_part, name, rows in (
         (inter, "inter", range(1, 120, 3)),
         (intra, "intra", [r for r in range(120) if r % 3 != 1]),
@@ -146,17 +146,15 @@ def test_evaluation_of_each_part_of_the_split(evaluation: Evaluation) -> None:
 
 
 def test_intervals_are_fixed_by_the_seed(evaluation: Evaluation) -> None:
-    expected = bootstrap_over_patients(
-        patient_confusions(predictions_of()), mean_score, generator=np.random.default_rng(0), num_draws=200
-    )
-    assert evaluation.all_classes.score.interval == expected
-    other = evaluate_predictions(predictions_of(), num_draws=200, seed=1)
-    assert other.all_classes.score.interval != expected
+    expected = Bootstrap(num_draws=200).of_counts(patient_confusions(predictions_of()), mean_score)
+    assert evaluation.all_classes.score == expected
+    other = evaluate_predictions(predictions_of(), Bootstrap(1, num_draws=200))
+    assert other.all_classes.score.interval != expected.interval
     assert other.interval_seed == 1
 
 
 def test_two_classes_have_one_reading() -> None:
-    evaluation = evaluate_predictions(predictions_of(classes=("normal", "abnormal")), num_draws=20)
+    evaluation = evaluate_predictions(predictions_of(classes=("normal", "abnormal")), Bootstrap(num_draws=20))
     assert evaluation.two_class is None
 
 
@@ -180,7 +178,7 @@ def test_links_lead_to_files(tmp_path: Path, evaluation: Evaluation) -> None:
 def test_older_pictures_go_when_they_are_not_drawn_again(tmp_path: Path, evaluation: Evaluation) -> None:
     write(tmp_path, evaluation, history=HISTORY)
     one_device = dataclasses.replace(predictions_of(), devices=("Meditron",) * 120)
-    page = write(tmp_path, evaluate_predictions(one_device, num_draws=20))
+    page = write(tmp_path, evaluate_predictions(one_device, Bootstrap(num_draws=20)))
     for name in ("curves.png", "subgroups.png"):
         assert name not in page
         assert not (tmp_path / name).exists()
@@ -302,7 +300,7 @@ def test_what_was_tested_and_what_it_was_trained_on_are_two_lines(tmp_path: Path
 
 @pytest.mark.usefixtures("no_pictures")
 def test_several_parts_have_their_lines_and_table(tmp_path: Path) -> None:
-    evaluation = evaluate_predictions(predictions_of(parts=("inter", "intra", "")), num_draws=50)
+    evaluation = evaluate_predictions(predictions_of(parts=("inter", "intra", "")), Bootstrap(num_draws=50))
     page = write(tmp_path, evaluation, notes=["Made up."])
     lines = report.first_lines(tmp_path / "report.md")
     names = ["unknown part", "inter", "intra"]
@@ -327,7 +325,7 @@ def test_several_parts_are_in_the_picture_of_intervals(tmp_path: Path, monkeypat
         path.write_bytes(b"")
 
     monkeypatch.setattr(report, "draw_score_intervals", draw)
-    write(tmp_path, evaluate_predictions(predictions_of(parts=("inter", "intra")), num_draws=5))
+    write(tmp_path, evaluate_predictions(predictions_of(parts=("inter", "intra")), Bootstrap(num_draws=5)))
     assert drawn[0][4:] == ["Score, inter", "Score, intra"]
     devices = ["unknown device", "device: LittC2SE", "device: Meditron"]
     assert drawn[1] == ["part: inter", "part: intra", *devices]
@@ -363,7 +361,7 @@ def test_one_patient_and_no_abnormal_cycle(tmp_path: Path) -> None:
         probabilities=np.array([[0.9, 0.1], [0.2, 0.8]]),
         classes=("normal", "abnormal"),
     )
-    page = write(tmp_path, evaluate_predictions(predictions, num_draws=20))
+    page = write(tmp_path, evaluate_predictions(predictions, Bootstrap(num_draws=20)))
     reason = "no interval: one patient: how patients differ cannot be seen"
     assert page.startswith(f"# Score n/a\n\n**Score n/a ({reason})** on 2 cycles of 1 ")
     assert "| 2 classes | n/a | 50.0 (n/a) | n/a |" in page
@@ -387,7 +385,7 @@ def test_resamples_without_a_score_are_told(tmp_path: Path) -> None:
         probabilities=np.tile([0.4, 0.6], (12, 1)),
         classes=("normal", "abnormal"),
     )
-    evaluation = evaluate_predictions(predictions, num_draws=500)
+    evaluation = evaluate_predictions(predictions, Bootstrap(num_draws=500))
     num_undefined = evaluation.all_classes.score.interval.num_undefined
     # The one patient with an abnormal cycle is missed with probability (11/12)^12.
     assert num_undefined / 500 == pytest.approx((11 / 12) ** 12, abs=0.07)
@@ -397,7 +395,7 @@ def test_resamples_without_a_score_are_told(tmp_path: Path) -> None:
 def test_a_failing_report_leaves_the_older_one(tmp_path: Path, evaluation: Evaluation) -> None:
     write(tmp_path, evaluation, history=HISTORY)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    other = evaluate_predictions(predictions_of(num_cycles=60), num_draws=20)
+    other = evaluate_predictions(predictions_of(num_cycles=60), Bootstrap(num_draws=20))
     with pytest.raises(DataError, match="loss of epoch 1 is 'x'"):
         write_report(tmp_path, other, context=CONTEXT, history=[{"epoch": 1, "loss": "x"}])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -407,7 +405,7 @@ def test_a_failing_report_leaves_the_older_one(tmp_path: Path, evaluation: Evalu
 def test_an_interval_without_width_is_not_certainty(tmp_path: Path) -> None:
     predictions = predictions_of()
     right = dataclasses.replace(predictions, probabilities=np.eye(4)[predictions.labels])
-    page = write(tmp_path, evaluate_predictions(right, num_draws=50))
+    page = write(tmp_path, evaluate_predictions(right, Bootstrap(num_draws=50)))
     assert "**Score 100.0 (95 % interval 100.0 to 100.0)**" in page
     assert "> **Warning: every resample gave the same Score." in page
 
@@ -491,7 +489,7 @@ def test_html_is_one_file_with_pictures_and_sounds(tmp_path: Path, evaluation: E
 def test_subgroups_have_tables_and_small_ones_are_greyed(tmp_path: Path, evaluation: Evaluation) -> None:
     predictions = predictions_of()
     sex = ["F" if int(patient) < 2 else "M" for patient in predictions.patients]
-    subgroups = score_subgroups(predictions, {"sex": sex, "device": predictions.devices}, num_draws=20)
+    subgroups = score_subgroups(predictions, {"sex": sex, "device": predictions.devices}, Bootstrap(num_draws=20))
     page = write(tmp_path, evaluation, subgroups=subgroups)
     women, men = subgroups[0].groups
     assert f"| *F* | {women.num_cycles} | 2 | {women.scores.score.in_percent()} | " in page

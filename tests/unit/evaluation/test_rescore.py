@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungsound.evaluation.bootstrap import estimate_over_patients
+from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.metrics import confusion_matrix, mean_score
 from lungsound.evaluation.published import METRICS, NO_COLUMN, RANKING_METRICS
 from lungsound.evaluation.rescore import (
@@ -20,7 +20,6 @@ from lungsound.evaluation.rescore import (
     summary,
     write_rescore,
 )
-from lungsound.evaluation.scores import ScoreReader
 from lungsound.labels import LABEL_SETS
 from lungsound.page import Heading, Paragraph, Remark, Table, render_html, render_markdown
 
@@ -29,7 +28,7 @@ OFFICIAL = np.array([[1289, 150, 120, 20], [300, 280, 49, 20], [150, 35, 180, 20
 
 
 def scored(counts: PatientCounts, *, epoch: str = "last", seed: int = 0, num_draws: int = 20) -> Rescored:
-    return rescore(counts, epoch=epoch, reader=ScoreReader(seed, num_draws))
+    return rescore(counts, epoch=epoch, bootstrap=Bootstrap(seed, num_draws))
 
 
 def of_matrix(
@@ -75,9 +74,7 @@ def test_values_are_those_of_the_metrics_and_intervals_are_over_patients() -> No
     result = scored(counts, seed=5, num_draws=200)
     confusion = confusion_matrix(table.labels, table.predicted, 4)
     np.testing.assert_array_equal(counts.confusion, confusion)
-    assert value(result, "score").estimate == estimate_over_patients(
-        counts.confusions, mean_score, generator=np.random.default_rng(5), num_draws=200
-    )
+    assert value(result, "score").estimate == Bootstrap(5, 200).of_counts(counts.confusions, mean_score)
     assert value(result, "score").estimate.value == pytest.approx(float(mean_score(confusion)))
     assert all(metric.estimate.interval.problem is None for metric in result.metrics)
     assert not any("interval" in warning.lower() for warning in reader_warnings(result))

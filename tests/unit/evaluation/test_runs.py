@@ -6,8 +6,8 @@ import pytest
 
 from lungsound.data.splits import VALIDATION
 from lungsound.errors import DataError
-from lungsound.evaluation.compare import VALIDATION_PART, MethodRuns, epoch_of_file, epoch_warnings, read_runs
-from lungsound.evaluation.predictions import Predictions, write_predictions
+from lungsound.evaluation.predictions import VALIDATION_PART, Predictions, write_predictions
+from lungsound.evaluation.runs import MethodRuns, epoch_of_file, epoch_warnings, read_runs
 
 
 def predictions(seed: int = 0, parts: tuple[str, ...] = ("test",) * 6, first_key: int = 0) -> Predictions:
@@ -65,9 +65,9 @@ def test_an_epoch_without_its_validation_rows(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     write_predictions(tmp_path / "a" / "predictions.csv", predictions())
-    with pytest.raises(DataError, match=r"not trained by the strict protocol: give its predictions\.csv"):
+    with pytest.raises(DataError, match=r"not trained by the strict protocol, give its predictions\.csv"):
         read_runs(tmp_path / "a", "last")
-    with pytest.raises(DataError, match="one file of answers: --epoch last needs a run folder"):
+    with pytest.raises(DataError, match="one file of predictions: --epoch last needs a run folder"):
         read_runs(tmp_path / "a" / "predictions.csv", "last")
     with pytest.raises(DataError, match="give a run folder, a predictions file"):
         read_runs(tmp_path / "missing")
@@ -125,7 +125,7 @@ def test_a_run_without_a_report_is_not_finished(tmp_path: Path) -> None:
     assert side.unfinished == (run,)
     assert epoch_of_file(run / "predictions.csv") == "test"
     (first, *_) = epoch_warnings(read_runs(run_folder(tmp_path / "done", "last"), "test"), side)
-    assert first == f"B is not finished: {run} has no report. These are the answers of an epoch on the way."
+    assert first == f"B is not finished: {run} has no report. These are the predictions of an epoch on the way."
     with pytest.raises(DataError, match=r"run is not finished: no epochs/last\.csv yet; .* --resume goes on"):
         read_runs(run, "last")
 

@@ -2,10 +2,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from lungsound.evaluation.bootstrap import Resampling, draw_patient_weights
+from lungsound.evaluation.bootstrap import Bootstrap, draw_patient_weights
 from lungsound.evaluation.calibration import (
     Wanted,
     area_under_risk_coverage,
+    areas_under_risk_coverage,
     choose_threshold,
     measure_abstaining,
     risk_coverage,
@@ -14,7 +15,7 @@ from lungsound.evaluation.predictions import Predictions
 
 CONFIDENCE = np.array([0.9, 0.5, 0.8, 0.8, 0.6])
 IS_WRONG = np.array([False, True, True, False, False])
-QUICK = Resampling(num_draws=50)
+QUICK = Bootstrap(num_draws=50)
 
 
 def test_the_curve_by_hand() -> None:
@@ -67,17 +68,10 @@ def test_area_against_naive_loops_in_every_resample() -> None:
     generator = np.random.default_rng(0)
     confidence, is_wrong = generator.random(60).round(1), generator.random(60) < 0.3
     patients = tuple(f"p{i}" for i in generator.integers(0, 6, 60))
-    seen = []
-
-    class Watching(Resampling):
-        def estimate_weighted(self, value_of, num_patients):  # type: ignore[no-untyped-def]
-            weights = draw_patient_weights(num_patients, generator=np.random.default_rng(1), num_draws=120)
-            seen.append((weights, value_of(weights)))
-            return super().estimate_weighted(value_of, num_patients)
-
-    area = area_under_risk_coverage(confidence, is_wrong, patients, resampling=Watching(num_draws=50))
+    area = area_under_risk_coverage(confidence, is_wrong, patients, bootstrap=Bootstrap(num_draws=50))
     assert area.value == pytest.approx(naive_area(confidence, is_wrong))
-    weights, values = seen[0]
+    weights = draw_patient_weights(6, generator=np.random.default_rng(1), num_draws=120)
+    values = areas_under_risk_coverage(confidence, is_wrong, patients)(weights)
     names = np.array(sorted(set(patients)))
     for draw, value in zip(weights[::10], values[::10], strict=True):
         times = draw[np.searchsorted(names, patients)]
@@ -87,10 +81,10 @@ def test_area_against_naive_loops_in_every_resample() -> None:
 def test_area_of_closed_forms() -> None:
     patients = tuple("abcd" * 25)
     order = np.linspace(0.0, 1.0, 100)
-    same = area_under_risk_coverage(np.full(100, 0.5), order < 0.2, patients, resampling=QUICK)
+    same = area_under_risk_coverage(np.full(100, 0.5), order < 0.2, patients, bootstrap=QUICK)
     assert same.value == pytest.approx(0.2)  # a confidence that says nothing: the error itself
     # All 20 wrong answers last: sum over k = 1 .. 20 of k / (80 + k), over 100.
-    best = area_under_risk_coverage(order, order < 0.2, patients, resampling=QUICK)
+    best = area_under_risk_coverage(order, order < 0.2, patients, bootstrap=QUICK)
     assert best.value == pytest.approx(sum(k / (80 + k) for k in range(1, 21)) / 100)
 
 
@@ -105,7 +99,7 @@ def test_measures_of_abstaining() -> None:
         classes=("normal", "crackle"),
     )
     is_answered = np.array([True, False, True, True, True, False])
-    whole, x, y = measure_abstaining(is_answered, predictions.predicted, predictions, resampling=QUICK)
+    whole, x, y = measure_abstaining(is_answered, predictions.predicted, predictions, bootstrap=QUICK)
     assert (whole.group, x.group, y.group) == ("all cycles", "x", "y")
     assert (whole.coverage.value, whole.error.value) == pytest.approx((4 / 6, 2 / 4))
     assert whole.score.value == pytest.approx((2 / 3 + 0 / 1) / 2)

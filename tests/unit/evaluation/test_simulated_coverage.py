@@ -1,4 +1,4 @@
-"""Intervals hold the truth about as often as they say. The slow test prints the numbers of `uncertainty`'s docstring:
+"""Intervals hold the truth about as often as they say. The slow test prints the numbers of coverage:
 
 pytest tests/unit/evaluation/test_simulated_coverage.py -m slow -s
 """
@@ -6,7 +6,7 @@ pytest tests/unit/evaluation/test_simulated_coverage.py -m slow -s
 import numpy as np
 import pytest
 
-from lungsound.evaluation.bootstrap import Statistic, bootstrap_over_seeds
+from lungsound.evaluation.bootstrap import Bootstrap, Statistic
 from lungsound.evaluation.metrics import mean_score, sensitivity, specificity
 from tests.unit.evaluation.simulation import EVEN, UNEVEN, Corpus, Method, simulate
 
@@ -31,17 +31,24 @@ def coverage(
     for number in range(num_sets):
         size = num_patients[number % len(num_patients)]
         (runs,) = simulate(size, generator, methods=(method,), num_seeds=num_seeds, corpus=corpus)
-        interval = bootstrap_over_seeds(runs, statistic, generator=generator, num_draws=num_draws)
+        interval = Bootstrap(num_draws=num_draws).of_runs(runs, statistic, generator=generator).interval
         if interval.problem is None:
             num_counted += 1
             num_held += interval.low <= truth <= interval.high
     return num_held / num_counted
 
 
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_intervals_of_some_sets_hold_the_truth(num_seeds: int) -> None:
+    assert 0.9 <= coverage((10, 20, 40), num_sets=100, num_draws=200, num_seeds=num_seeds) <= 1.0
+
+
+@pytest.mark.slow
 def test_95_percent_intervals_of_10_to_40_patients_hold_the_truth_in_93_to_97() -> None:
     assert 0.93 <= coverage((10, 20, 40), num_draws=400) <= 0.97
 
 
+@pytest.mark.slow
 def test_intervals_of_few_seeds_hold_the_truth() -> None:
     method = Method(seed_sd=0.1)
     assert 0.93 <= coverage((10, 20, 40), num_sets=600, num_draws=400, method=method, num_seeds=3) <= 0.98

@@ -5,21 +5,27 @@ import pytest
 from scipy import stats
 
 from lungsound.evaluation.bootstrap import (
+    Bootstrap,
     Estimate,
     Interval,
-    bootstrap_over_patients,
-    bootstrap_over_seeds,
+    Jackknife,
+    count_by_patient,
     draw_patient_weights,
     effective_degrees,
-    estimate_over_patients,
-    estimate_over_seeds,
-    interval_over_patients,
-    leave_one_out_weights,
+    expanded_percentiles,
+    jackknife,
     patient_confusions,
-    percentile_interval,
-    resample,
+    sum_by_patient,
+    value_of_runs,
 )
-from lungsound.evaluation.metrics import accuracy, confusion_matrix, macro_recall, mean_score, sensitivity, specificity
+from lungsound.evaluation.metrics import (
+    accuracy,
+    confusion_matrix,
+    macro_recall,
+    mean_score,
+    sensitivity,
+    specificity,
+)
 from lungsound.evaluation.predictions import Predictions
 
 
@@ -72,18 +78,18 @@ def test_interval_against_cycles_drawn_patient_by_patient() -> None:
     weights = draw_patient_weights(len(names), generator=rng(5), num_draws=200)
     values = []
     for draw in weights:
-        labels, answers = [], []
+        labels, predicted = [], []
         for name, times in zip(names, draw.tolist(), strict=True):
             for row, patient in enumerate(predictions.patients):
                 if patient == name:
                     labels += [int(predictions.labels[row])] * times
-                    answers += [int(predictions.predicted[row])] * times
-        normal = [answer for label, answer in zip(labels, answers, strict=True) if label == 0]
-        abnormal = [label == answer for label, answer in zip(labels, answers, strict=True) if label != 0]
+                    predicted += [int(predictions.predicted[row])] * times
+        normal = [guess for label, guess in zip(labels, predicted, strict=True) if label == 0]
+        abnormal = [label == guess for label, guess in zip(labels, predicted, strict=True) if label != 0]
         values.append((normal.count(0) / len(normal) + sum(abnormal) / len(abnormal)) / 2)
     confusions = patient_confusions(predictions)
-    np.testing.assert_allclose(mean_score(resample(confusions, weights)), values, rtol=1e-12)
-    ours = bootstrap_over_patients(confusions, mean_score, generator=rng(5), num_draws=200, level=0.9)
+    np.testing.assert_allclose(value_of_runs(confusions[None], mean_score)(weights)[:, 0], values, rtol=1e-12)
+    ours = Bootstrap(5, 200, 0.9).of_counts(confusions, mean_score).interval
     left_out = [float(mean_score(np.delete(confusions, patient, axis=0).sum(axis=0))) for patient in range(len(names))]
     tail = 100 * expanded_tail(effective_degrees(np.array(left_out)), 0.9)
     expected = stats.scoreatpercentile(values, [tail, 100 - tail])
@@ -97,7 +103,7 @@ def test_one_cycle_a_patient_is_the_binomial() -> None:
     confusions = np.zeros((30, 2, 2), dtype=np.int64)
     confusions[:21, 0, 0] = 1
     confusions[21:, 0, 1] = 1
-    ours = bootstrap_over_patients(confusions, specificity, generator=rng(1), num_draws=20_000)
+    ours = Bootstrap(1, 20_000).of_counts(confusions, specificity).interval
     # The kurtosis of a 0-or-1 value of mean p is 1 / (p q) - 3.
     degrees = 1 / math.hypot((1 / 0.21 - 4) / 60, 1 / 29)
     tail = expanded_tail(degrees)
@@ -110,20 +116,20 @@ def test_cycles_of_one_patient_count_as_one_observation() -> None:
     confusions = np.zeros((10, 2, 2), dtype=np.int64)
     confusions[:5, 0, 0] = 1
     confusions[5:, 0, 1] = 1
-    once = bootstrap_over_patients(confusions, accuracy, generator=rng(2))
-    many = bootstrap_over_patients(100 * confusions, accuracy, generator=rng(2))
+    once = Bootstrap(2).of_counts(confusions, accuracy).interval
+    many = Bootstrap(2).of_counts(100 * confusions, accuracy).interval
     assert once == many
     assert once.high - once.low > 0.5
 
 
 def test_patients_that_are_alike_give_a_point() -> None:
     confusions = np.tile(np.array([[3, 1], [1, 1]]), (5, 1, 1))
-    interval = bootstrap_over_patients(confusions, mean_score, generator=rng())
+    interval = Bootstrap().of_counts(confusions, mean_score).interval
     assert (interval.low, interval.high) == (0.625, 0.625)
 
 
 def test_one_patient_gives_no_interval() -> None:
-    interval = bootstrap_over_patients(np.array([[[3, 1], [1, 1]]]), mean_score, generator=rng())
+    interval = Bootstrap().of_counts(np.array([[[3, 1], [1, 1]]]), mean_score).interval
     assert math.isnan(interval.low)
     assert math.isnan(interval.high)
     assert interval.problem == "one patient: how patients differ cannot be seen"
@@ -131,18 +137,18 @@ def test_one_patient_gives_no_interval() -> None:
 
 def test_four_patients_give_no_interval() -> None:
     four = np.array([[[3, 1], [1, 1]], [[2, 2], [0, 4]]] * 2)
-    interval = bootstrap_over_patients(four, mean_score, generator=rng())
+    interval = Bootstrap().of_counts(four, mean_score).interval
     assert math.isnan(interval.low)
     assert math.isnan(interval.high)
     assert interval.problem == "4 patients: how patients differ can hardly be seen"
-    five = bootstrap_over_patients(np.concatenate([four, four[:1]]), mean_score, generator=rng())
+    five = Bootstrap().of_counts(np.concatenate([four, four[:1]]), mean_score).interval
     assert five.problem is None
 
 
 def test_resamples_without_a_value_are_left_out_and_counted() -> None:
     # Only the first of five patients has abnormal cycles: it is missed with probability (4/5)^5.
     confusions = np.array([[[1, 0], [1, 1]], *[[[4, 0], [0, 0]], [[3, 1], [0, 0]]] * 2])
-    interval = bootstrap_over_patients(confusions, sensitivity, generator=rng(), num_draws=10_000)
+    interval = Bootstrap(0, 10_000).of_counts(confusions, sensitivity).interval
     assert interval.num_undefined / interval.num_draws == pytest.approx((4 / 5) ** 5, abs=0.02)
     assert (interval.low, interval.high) == (0.5, 0.5)
     assert interval.problem is None
@@ -155,7 +161,7 @@ def test_interval_of_a_macro_mean_is_over_the_same_classes(num_rare: int, has_in
     confusions[:, 0, 0], confusions[:, 0, 1], confusions[:, 1, 1] = 8, 2, 10
     for rare in range(num_rare):
         confusions[rare, 2 + rare, 0] = 5
-    estimate = estimate_over_patients(confusions, macro_recall, generator=rng(), num_draws=10_000)
+    estimate = Bootstrap(0, 10_000).of_counts(confusions, macro_recall)
     assert estimate.value == pytest.approx(1.8 / (2 + num_rare))
     interval = estimate.interval
     expected = 1 - 2 * (1 - 1 / 8) ** 8 + (1 - 2 / 8) ** 8 if num_rare == 2 else 1 - (1 - 1 / 8) ** 8
@@ -171,7 +177,7 @@ def test_interval_of_a_macro_mean_is_over_the_same_classes(num_rare: int, has_in
 
 def test_value_defined_nowhere() -> None:
     confusions = np.array([[[4, 0], [0, 0]], [[3, 1], [0, 0]], *[[[2, 0], [0, 0]]] * 3])
-    estimate = estimate_over_patients(confusions, sensitivity, generator=rng(), num_draws=50)
+    estimate = Bootstrap(0, 50).of_counts(confusions, sensitivity)
     assert math.isnan(estimate.value)
     assert estimate.interval.num_undefined == 50
     assert estimate.interval.problem == "the value is defined in 0 of 50 resamples"
@@ -180,9 +186,8 @@ def test_value_defined_nowhere() -> None:
 
 def test_estimate_is_the_value_over_all_patients() -> None:
     confusions = patient_confusions(predictions_of(4))
-    estimate = estimate_over_patients(confusions, mean_score, generator=rng(3), num_draws=100)
+    estimate = Bootstrap(3, 100).of_counts(confusions, mean_score)
     assert estimate.value == float(mean_score(confusions.sum(axis=0)))
-    assert estimate.interval == bootstrap_over_patients(confusions, mean_score, generator=rng(3), num_draws=100)
 
 
 def test_estimate_in_percent() -> None:
@@ -190,32 +195,28 @@ def test_estimate_in_percent() -> None:
     assert Estimate(0.6234, Interval(math.nan, math.nan, 0.95, 10, 1)).in_percent() == "62.3 (n/a)"
 
 
-@pytest.mark.parametrize(("num_patients", "num_draws"), [(0, 10), (3, 0)])
-def test_no_patient_or_no_draw_is_refused(num_patients: int, num_draws: int) -> None:
-    with pytest.raises(ValueError, match="must be 1 or more"):
-        draw_patient_weights(num_patients, generator=rng(), num_draws=num_draws)
+def test_no_patient_is_refused() -> None:
+    with pytest.raises(ValueError, match="no patient"):
+        draw_patient_weights(0, generator=rng(), num_draws=10)
 
 
-@pytest.mark.parametrize("level", [0.0, 1.0, 95.0])
-def test_level_is_a_fraction(level: float) -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        percentile_interval(np.array([0.1, 0.2]), num_patients=2, level=level)
+@pytest.mark.parametrize(("num_draws", "level"), [(0, 0.95), (10, 0.0), (10, 1.0), (10, 95.0)])
+def test_no_draw_and_a_level_that_is_no_fraction_are_refused(num_draws: int, level: float) -> None:
+    with pytest.raises(ValueError, match="1 or more draws and a level between 0 and 1"):
+        Bootstrap(0, num_draws, level)
 
 
 def test_expanded_percentiles_against_scipy() -> None:
     values = rng(3).normal(size=5000)
     for degrees in (2.5, 9.0, 40.0):
-        ours = percentile_interval(values, num_patients=50, degrees=degrees)
         tail = expanded_tail(degrees)
-        assert (ours.low, ours.high) == pytest.approx(tuple(np.quantile(values, [tail, 1 - tail])), abs=0.01)
-    assert percentile_interval(values, num_patients=10) == percentile_interval(values, num_patients=10, degrees=9.0)
+        expected = tuple(np.quantile(values, [tail, 1 - tail]))
+        assert expanded_percentiles(values, degrees, level=0.95) == pytest.approx(expected, rel=1e-9)
 
 
 def test_many_patients_give_the_plain_percentiles_as_scipy_does() -> None:
     values = rng(1).normal(size=(1, 400))
-    ours = interval_over_patients(
-        lambda weights: weights @ values[0] / weights.sum(axis=1), 400, generator=rng(2), num_draws=20_000
-    )
+    ours = Bootstrap(2, 20_000).estimate(lambda weights: weights @ values[0] / weights.sum(axis=1), 400).interval
     theirs = stats.bootstrap(values, np.mean, method="percentile", n_resamples=20_000, rng=rng(3)).confidence_interval
     width = theirs.high - theirs.low
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.03 * width)
@@ -224,9 +225,9 @@ def test_many_patients_give_the_plain_percentiles_as_scipy_does() -> None:
 def test_a_patient_with_most_of_the_cycles_widens_the_interval() -> None:
     confusions = np.zeros((20, 2, 2), dtype=np.int64)
     confusions[:10, 0, 0], confusions[10:, 0, 1] = 5, 5
-    even = effective_degrees(specificity(resample(confusions, leave_one_out_weights(20))))
+    even = jackknife(value_of_runs(confusions[None], specificity), 20).degrees
     confusions[0, 0, 0] = 100
-    uneven = effective_degrees(specificity(resample(confusions, leave_one_out_weights(20))))
+    uneven = jackknife(value_of_runs(confusions[None], specificity), 20).degrees
     assert even == pytest.approx(19.0)
     assert uneven < 3.0
 
@@ -247,17 +248,10 @@ def run_diagonal(runs: np.ndarray) -> np.ndarray:
     return runs
 
 
-def test_one_seed_is_the_interval_over_patients() -> None:
-    runs = runs_of(1)
-    assert bootstrap_over_seeds(runs, mean_score, generator=rng(4)) == bootstrap_over_patients(
-        runs[0], mean_score, generator=rng(4)
-    )
-
-
 def test_seeds_that_are_alike_add_nothing() -> None:
     runs = np.repeat(runs_of(1), 4, axis=0)
-    one = bootstrap_over_patients(runs[0], mean_score, generator=rng(4))
-    four = bootstrap_over_seeds(runs, mean_score, generator=rng(4))
+    one = Bootstrap(4).of_counts(runs[0], mean_score).interval
+    four = Bootstrap(4).of_runs(runs, mean_score).interval
     assert (four.low, four.high) == pytest.approx((one.low, one.high))
     assert four.num_seeds == 4
 
@@ -268,7 +262,7 @@ def test_seeds_that_differ_widen_the_interval_by_their_variance() -> None:
     right = np.array([10, 12, 14, 16, 18])
     runs[:, :, 0, 0] = runs[:, :, 1, 1] = right[:, None]
     runs[:, :, 0, 1] = runs[:, :, 1, 0] = 20 - right[:, None]
-    estimate = estimate_over_seeds(runs, mean_score, generator=rng(1), num_draws=200_000)
+    estimate = Bootstrap(1, num_draws=200_000).of_runs(runs, mean_score)
     assert estimate.value == pytest.approx(0.7)
     se = np.std(right / 20, ddof=1) / math.sqrt(5)
     half = se * stats.t.ppf(0.975, 4) * math.sqrt(5 / 4)
@@ -281,13 +275,102 @@ def test_a_difference_is_paired_over_patients() -> None:
     first[0, :, 0, 0] = first[0, :, 1, 1] = np.arange(4, 20, 2)
     first[0, :, 0, 1] = first[0, :, 1, 0] = 20 - np.arange(4, 20, 2)
     second = first + np.array([[-2, 2], [2, -2]])
-    estimate = estimate_over_seeds(first, mean_score, minus=second, generator=rng())
+    estimate = Bootstrap(0).of_runs(first, mean_score, minus=second)
     assert estimate.value == pytest.approx(0.1)
     assert (estimate.interval.low, estimate.interval.high) == pytest.approx((0.1, 0.1))
-    alone = bootstrap_over_seeds(first, mean_score, generator=rng())
+    alone = Bootstrap().of_runs(first, mean_score).interval
     assert alone.high - alone.low > 0.2
 
 
 def test_one_patient_gives_no_interval_over_seeds_either() -> None:
-    interval = bootstrap_over_seeds(runs_of(3, num_patients=1), mean_score, generator=rng())
+    interval = Bootstrap().of_runs(runs_of(3, num_patients=1), mean_score).interval
     assert interval.problem == "one patient: how patients differ cannot be seen"
+
+
+def mean_of(values: np.ndarray):  # type: ignore[no-untyped-def]
+    return lambda weights: weights @ values / weights.sum(axis=1, keepdims=values.ndim == 2)
+
+
+def test_patient_sd_of_a_mean_is_the_deviation_of_the_values() -> None:
+    values = np.random.default_rng(0).normal(5.0, 2.0, 30)
+    spread = jackknife(mean_of(values), 30)
+    assert spread.value == pytest.approx(values.mean())
+    assert spread.patient_sd == pytest.approx(values.std(ddof=1))
+    np.testing.assert_allclose(spread.influences, values - values.mean(), atol=1e-12)
+    assert spread.seed_variances == ()
+    assert spread.seed_variance == 0.0
+
+
+def test_degrees_are_those_of_the_kurtosis_at_most_n_minus_1() -> None:
+    values = np.random.default_rng(1).standard_t(4, 50)
+    kurtosis = stats.kurtosis(values, fisher=False)
+    expected = 1 / math.sqrt(((kurtosis - 1) / 100) ** 2 + (1 / 49) ** 2)
+    assert effective_degrees(values) == pytest.approx(expected)
+    assert effective_degrees(3 * values + 7) == pytest.approx(expected)
+    assert effective_degrees(np.array([1.0, -1.0] * 10)) == pytest.approx(19.0)
+    assert effective_degrees(np.ones(8)) == 7.0
+    # One patient that all rests on, be it far off or be there no value without it.
+    assert effective_degrees(np.array([9.0] + [0.0] * 19)) < 2.5
+    assert effective_degrees(np.array([np.nan] + [0.5] * 19)) == pytest.approx(
+        effective_degrees(np.array([9.0] + [0.0] * 19))
+    )
+
+
+def test_seed_variance_is_that_between_seeds_less_what_patients_share() -> None:
+    # A two-way layout: value = patient + seed + noise of both; the mean over many sets is the seeds' own variance / S.
+    generator, found = np.random.default_rng(2), []
+    for _ in range(400):
+        noise = generator.normal(0.0, 2.0, (30, 3))
+        values = generator.normal(0.0, 1.0, (30, 1)) + generator.normal(0.0, 1.0, (1, 3)) + noise
+        spread = jackknife(mean_of(values), 30)
+        ((variance, degrees),) = spread.seed_variances
+        assert degrees == 2
+        residues = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
+        shared = (residues**2).sum() / (29 * 2) / 30
+        assert variance == pytest.approx(max(0.0, values.mean(axis=0).var(ddof=1) - shared) / 3)
+        found.append(variance)
+    assert np.mean(found) == pytest.approx(1.0 / 3.0, rel=0.15)
+
+
+def test_a_difference_has_the_seeds_of_both_sides() -> None:
+    generator = np.random.default_rng(3)
+    first, second = generator.normal(size=(20, 3)), generator.normal(size=(20, 5))
+    spread = jackknife(mean_of(first), 20, minus=mean_of(second))
+    assert spread.value == pytest.approx(first.mean() - second.mean())
+    assert [degrees for _, degrees in spread.seed_variances] == [2, 4]
+    per_patient = first.mean(axis=1) - second.mean(axis=1)
+    assert spread.patient_sd == pytest.approx(per_patient.std(ddof=1))
+
+
+def test_joint_degrees_by_hand() -> None:
+    spread = Jackknife(0.5, np.zeros(10), 9.0, ((0.04, 2), (0.01, 4)))
+    expected = 0.10**2 / (0.05**2 / 9 + 0.04**2 / 2 + 0.01**2 / 4)
+    assert spread.joint_degrees(0.05) == pytest.approx(expected)
+    assert Jackknife(0.5, np.zeros(10), 9.0, ()).joint_degrees(0.05) == pytest.approx(9.0)
+    assert Jackknife(0.5, np.zeros(10), 9.0, ()).joint_degrees(0.0) == 9.0
+
+
+PATIENTS = ("b", "a", "b", "c", "b", "c", "d")
+VALUES = np.array([1.0, 2.0, 0.5, 4.0, 0.0, 1.0, 3.0])
+
+
+def test_sums_are_those_of_each_patient() -> None:
+    assert sum_by_patient(VALUES, PATIENTS).tolist() == [2.0, 1.5, 5.0, 3.0]
+
+
+def test_mean_counts_cycles_and_mean_of_patients_counts_patients() -> None:
+    bootstrap = Bootstrap(num_draws=50)
+    assert bootstrap.mean(VALUES, PATIENTS).value == pytest.approx(11.5 / 7)
+    assert bootstrap.mean_of_patients(VALUES, PATIENTS).value == pytest.approx((2.0 + 0.5 + 2.5 + 3.0) / 4)
+    where = np.array([True, False, True, True, False, False, False])
+    assert bootstrap.mean(VALUES, PATIENTS, where=where).value == pytest.approx(5.5 / 3)
+    assert bootstrap.mean_of_patients(VALUES, PATIENTS, where=where).value == pytest.approx((0.75 + 4.0) / 2)
+    assert np.isnan(bootstrap.mean(VALUES, PATIENTS, where=np.zeros(7)).value)
+
+
+def test_counts_take_the_same_patients_as_values() -> None:
+    right, where = np.array([1, 0, 1, 1, 0, 0, 1]), np.array([True, True, True, False, True, True, True])
+    confusions = count_by_patient(PATIENTS, np.zeros(7, dtype=np.int64), 1 - right, num_classes=2, where=where)
+    assert confusions.tolist() == [[[0, 1], [0, 0]], [[2, 1], [0, 0]], [[0, 1], [0, 0]], [[1, 0], [0, 0]]]
+    bootstrap = Bootstrap(2, num_draws=400)
+    assert bootstrap.of_counts(confusions, accuracy) == bootstrap.mean(right, PATIENTS, where=where)

@@ -1,0 +1,145 @@
+"""Predictions of one method's runs: a run folder, a predictions file, or a folder of runs with different seeds."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lungsound.errors import DataError
+from lungsound.evaluation.predictions import Predictions, read_predictions
+from lungsound.evaluation.selection import LAST, NAMES, TEST, VALIDATION
+
+KEPT = "kept"
+EPOCHS = (KEPT, LAST, VALIDATION, TEST)
+UNKNOWN = "unknown"
+SUFFIXES = (".csv", ".csv.gz")
+_SEED = re.compile(r"seed(\d+)(\.csv|\.csv\.gz)?")
+# As settings and reports call them. The choice by another corpus's test is, as by validation, one on other cycles.
+_CHOICES = {LAST: LAST, VALIDATION: VALIDATION, "best_on_test": TEST, "best_on_other_test": VALIDATION}
+_CHOICE_PHRASES = {
+    LAST: "is the last",
+    VALIDATION: "was chosen on other cycles",
+    TEST: "was chosen on the test itself",
+    UNKNOWN: "was chosen in a way that is not known",
+}
+
+
+@dataclass(frozen=True)
+class MethodRuns:
+    """Test predictions of one method's runs, by seed, and how their epochs were chosen (see `epoch_of_file`).
+
+    `unfinished` are folders of runs whose training did not come to its report.
+    """
+
+    runs: tuple[Predictions, ...]
+    choices: frozenset[str]
+    unfinished: tuple[Path, ...] = ()
+
+
+def read_runs(path: Path, epoch: str = KEPT) -> MethodRuns:
+    """Read the test rows of every run under `path`, one for each seed, in the order of the seeds.
+
+    `path` is a run folder, a predictions file, or a folder with `seed0`, `seed1`, ... (run folders) or `seed0.csv`, ...
+    in it. `epoch` says which epoch's predictions: "kept" (predictions.csv), or the last, that chosen on validation or
+    that chosen on test (epochs/<name>.csv). DataError when there is no such file, or runs differ in more than the seed.
+    """
+    if epoch not in EPOCHS:
+        raise DataError(f"there is no epoch {epoch!r}: {', '.join(EPOCHS)} are known")
+    files = files_of(path, epoch)
+    runs = [read_test_rows(file) for file in files]
+    for run in runs[1:]:
+        if run.classes != runs[0].classes or set(run.keys) != set(runs[0].keys):
+            raise DataError(f"the runs in {path} were not tested on the same cycles and classes: give them one by one")
+    folders = {file.parent.parent if file.parent.name == "epochs" else file.parent for file in files}
+    unfinished = tuple(sorted(folder for folder in folders if is_unfinished(folder)))
+    return MethodRuns(tuple(runs), frozenset(map(epoch_of_file, files)), unfinished)
+
+
+def read_test_rows(file: Path) -> Predictions:
+    """Read all rows of a predictions file but those of validation patients."""
+    test = read_predictions(file).without_validation()
+    if test is None:
+        raise DataError(f"{file} has rows of validation patients only: there is no test row")
+    return test
+
+
+def files_of(path: Path, epoch: str) -> list[Path]:
+    """The predictions files that `read_runs` reads; raises as it does for files that are not there."""
+    if path.is_file():
+        if epoch != KEPT:
+            raise DataError(f"{path} is one file of predictions: --epoch {epoch} needs a run folder")
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"no {path}: give a run folder, a predictions file, or a folder of runs seed0, seed1, ...")
+    if _existing(path, "predictions") or (path / "epochs").is_dir():
+        return [_file_of_run(path, epoch)]
+    by_seed = {int(match[1]): child for child in path.iterdir() if (match := _SEED.fullmatch(child.name))}
+    if not by_seed:
+        raise DataError(f"{path} holds no predictions.csv and no runs seed0, seed1, ...: give the folder of a run")
+    return [file for seed in sorted(by_seed) for file in files_of(by_seed[seed], epoch)]
+
+
+def _file_of_run(folder: Path, epoch: str) -> Path:
+    name = "predictions" if epoch == KEPT else f"epochs/{epoch}"
+    if (file := _existing(folder, name)) is not None:
+        return file
+    if is_unfinished(folder):
+        raise DataError(f"{folder} is not finished: no {name}.csv yet; 'lungsound train' with --resume goes on")
+    if epochs := [other for other in EPOCHS[1:] if _existing(folder, f"epochs/{other}")]:
+        raise DataError(f"{folder} has no {name}.csv; it has the epochs {', '.join(epochs)}: choose one with --epoch")
+    raise DataError(f"{folder} has no {name}.csv: it was not trained by the strict protocol, give its predictions.csv")
+
+
+def _existing(folder: Path, name: str) -> Path | None:
+    return next((path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
+
+
+def epoch_of_file(file: Path) -> str:
+    """How a run of ours chose the epoch of a predictions file: "last", "validation", "test"; else "unknown".
+
+    From the name of a file in `epochs`, else from the report beside the file, else from the settings beside it.
+    """
+    name = file.name.partition(".")[0]
+    if file.parent.name == "epochs" and name in NAMES:
+        return name
+    if (report := file.parent / "report.json").is_file():
+        selection = _read_json(report).get("context", {}).get("epoch selection")
+    elif (config := file.parent / "config.json").is_file():
+        selection = _read_json(config).get("train", {}).get("selection")
+    else:
+        return UNKNOWN
+    return _CHOICES.get(str(selection), UNKNOWN)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """True for the folder of a run that was not trained to its end and evaluated."""
+    is_of_transformers = (folder / "preprocessor_config.json").is_file()  # an export, which has a config.json too
+    return (folder / "config.json").is_file() and not (folder / "report.json").is_file() and not is_of_transformers
+
+
+def epoch_warnings(first: MethodRuns, second: MethodRuns) -> list[str]:
+    """Reasons why the Scores of A and B are not alike, or too high: choices of epochs, and runs not at their end."""
+    sides = {"A": first, "B": second}
+    warnings = [
+        f"{name} is not finished: {folder} has no report. These are the predictions of an epoch on the way."
+        for name, side in sides.items()
+        for folder in side.unfinished
+    ]
+    advice = "compare epochs that were chosen alike, and not on the test (--epoch last)"
+    if first.choices != second.choices:
+        ours, theirs = (" or ".join(_CHOICE_PHRASES[each] for each in sorted(side.choices)) for side in (first, second))
+        warnings.append(f"The epoch of A {ours}, that of B {theirs}: {advice}.")
+    if by_test := [name for name, side in sides.items() if TEST in side.choices]:
+        epochs = "epochs of A and B were" if len(by_test) > 1 else f"epoch of {by_test[0]} was"
+        warnings.append(f"The {epochs} chosen by the Score on these cycles, which may be too high: {advice}.")
+    return warnings
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): it says how the epoch was chosen") from None
+    return values if isinstance(values, dict) else {}
