@@ -11,8 +11,8 @@ from benchmarks.counts import flops_of
 from benchmarks.cycles import Cycles
 from lungsound import extras
 from lungsound.inference import engines as kinds
-from lungsound.inference import graph as graphs
-from lungsound.inference.engines import Agreement, agreement, speeds, write_agreements
+from lungsound.inference.engines import Parity, parity, speeds_of, write_parity
+from lungsound.inference.graph import exported
 from lungsound.training.checkpoint import TrainedModel
 
 EXACT_ENGINE = "torch"
@@ -20,26 +20,26 @@ EXACT_ENGINE = "torch"
 
 def prepare(
     trained: TrainedModel, folder: Path, cycles: Cycles, *, is_random: bool, is_exported: bool
-) -> Mapping[str, Agreement]:
+) -> Mapping[str, Parity]:
     """Export, and measure what engines decide, into `folder` as `lungsound export` does for a run.
 
     The fastest come first, and it ends with the first that may answer: slower ones would not be chosen. Where weights
     are random, the head's bias is set first so that all classes are answered, and by margins as small as the answers
     to the cycles differ. As it is drawn, every cycle gets the same answer, in which no engine could err.
     """
-    exact = kinds.make(EXACT_ENGINE, trained).answer(cycles.compared)
+    exact = kinds.make(EXACT_ENGINE, trained).predict(cycles.compared)
     if is_random:
         exact = _balance(trained, exact)
     if is_exported and extras.is_installed("onnx"):
-        graphs.make(trained, [trained.input_of(cycle) for cycle in cycles.for_ranges])
-    taken_s = speeds(trained, kinds.available(trained))
-    found: dict[str, Agreement] = {}
+        exported(trained)
+    taken_s = speeds_of(trained, kinds.available(trained))
+    found: dict[str, Parity] = {}
     for name in sorted(taken_s, key=lambda name: taken_s[name]):
-        found[name] = agreement(exact, kinds.make(name, trained).answer(cycles.compared))
-        if found[name].is_exact if kinds.KINDS[name].is_float32 else found[name].is_enough:
+        found[name] = parity(exact, kinds.make(name, trained).predict(cycles.compared))
+        if found[name].is_exact if not kinds.REGISTRY[name].is_bf16 else found[name].is_enough:
             break
     folder.mkdir(exist_ok=True)
-    write_agreements(folder, trained, found)
+    write_parity(folder, trained, found)
     return found
 
 

@@ -16,7 +16,7 @@ from lungsound.data import batches as corpora
 from lungsound.data.corpus import Corpus
 from lungsound.data.store import waveforms_of
 from lungsound.errors import SettingsError
-from lungsound.inference.engines import LEAST_CYCLES
+from lungsound.inference.engines import Parity
 
 NUM_TIMED, NUM_FOR_RANGES = 64, 16
 NOISE = "noise of the lengths of ICBHI's cycles"
@@ -35,7 +35,7 @@ class Cycles:
 
 def draw(plan: Plan, front_end: FrontEnd) -> Cycles:
     """Different ones for each purpose, drawn at random, the same at every call."""
-    parts = (plan.batch_size if plan.is_quick else NUM_TIMED, LEAST_CYCLES, NUM_FOR_RANGES)
+    parts = (plan.batch_size if plan.is_quick else NUM_TIMED, Parity.LEAST_CYCLES, NUM_FOR_RANGES)
     if plan.data is None:
         made, source = ours.waveforms(front_end, durations_s(sum(parts))), NOISE
     else:

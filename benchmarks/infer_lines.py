@@ -16,7 +16,7 @@ from benchmarks.peers import TransformersAnswers
 from benchmarks.plan import Plan
 from lungsound.errors import SettingsError
 from lungsound.inference import engines as kinds
-from lungsound.inference.engines import AUTO, EXACT, Agreement, Engine, choose
+from lungsound.inference.engines import AUTO, EXACT, Engine, Parity, select
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.training.checkpoint import TrainedModel, load_model, model_file
 
@@ -29,7 +29,7 @@ class Measured:
 
     trained: TrainedModel
     folder: Path
-    agreements: Mapping[str, Agreement]
+    agreements: Mapping[str, Parity]
     source: str
 
 
@@ -91,20 +91,20 @@ def _named(plan: Plan, trained: TrainedModel) -> str:
 def _line(plan: Plan, model: Measured, kind: str, cycles: Sequence[Tensor], what: str) -> Line:
     plan.say(what)
     trained = model.trained
-    chosen = choose(EXACT if kind == "exact" else AUTO, trained, folder=model.folder, device=plan.device)
+    chosen = select(EXACT if kind == "exact" else AUTO, trained, folder=model.folder, device=plan.device)
     numbers: dict[str, float] = {
         "num_cycles": len(cycles),
         "gflop": forward_flops(trained, cycles) / 1e9,
     }
     if not plan.is_against:
-        numbers["ours_s"] = spread(plan.alone(lambda: chosen.answer(cycles))).median
+        numbers["ours_s"] = spread(plan.alone(lambda: chosen.predict(cycles))).median
         return Line(f"infer-{kind}", what, "x", WANTED[kind], None, note=_note(plan, model, kind, chosen, numbers))
     peer = TransformersAnswers(trained.model, trained.front_end, mean=trained.mean, std=trained.std)
     # The peer takes as long for a short cycle as for a long one: no more pairs than needed.
-    found = plan.compare(lambda: chosen.answer(cycles), lambda: peer(cycles), least_pairs=2)
+    found = plan.compare(lambda: chosen.predict(cycles), lambda: peer(cycles), least_pairs=2)
     numbers |= seconds_in_numbers(found) | {"peer_features_s": seconds_of(lambda: peer.features(cycles))}
     if trained.front_end.is_padding_encoded:  # else they are asked something else
-        numbers["largest_difference"] = float((chosen.answer(cycles) - peer(cycles)).abs().max())
+        numbers["largest_difference"] = float((chosen.predict(cycles) - peer(cycles)).abs().max())
     return Line(
         f"infer-{kind}",
         what,
@@ -121,7 +121,7 @@ def _note(plan: Plan, model: Measured, kind: str, chosen: Engine, numbers: dict[
 
     Engines were compared with torch from the fastest on; the last of them is the one that was chosen.
     """
-    dtype = "fp32" if kinds.KINDS[chosen.name].is_float32 else "bf16"
+    dtype = "bf16" if kinds.REGISTRY[chosen.name].is_bf16 else "fp32"
     ours_ms = 1e3 * numbers["ours_s"] / numbers["num_cycles"]
     share = 1e3 * numbers["gflop"] / ours_ms / plan.ceilings[dtype]
     numbers |= {"ours_ms": ours_ms, "ceiling_share": share}

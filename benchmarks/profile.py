@@ -56,7 +56,7 @@ def profile_answering(plan: Plan) -> list[Share]:
     trained = ours.trained_model(config)
     cycles = ours.waveforms(trained.front_end, [trained.front_end.duration_s] * plan.batch_size)
     torch_engine = kinds.make(EXACT_ENGINE, trained, device=plan.device)
-    return shares_of(lambda: torch_engine.answer(cycles), plan.device)
+    return shares_of(lambda: torch_engine.predict(cycles), plan.device)
 
 
 def group_of(operator: str) -> str:

@@ -13,7 +13,7 @@ from benchmarks.stand_in import write_stand_in
 from benchmarks import cycles, ours
 from lungsound.errors import SettingsError
 from lungsound.inference import engines as kinds
-from lungsound.inference.engines import AUTO, LEAST_CYCLES, choose, read_agreements
+from lungsound.inference.engines import AUTO, Parity, read_parity, select
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ def test_cycles_of_a_corpus_are_drawn_once_each(plan: Plan, tmp_path: Path) -> N
     every = [*drawn.timed, *drawn.compared, *drawn.for_ranges]
     assert [len(part) for part in (drawn.timed, drawn.compared, drawn.for_ranges)] == [
         plan.batch_size,
-        LEAST_CYCLES,
+        Parity.LEAST_CYCLES,
         cycles.NUM_FOR_RANGES,
     ]
     assert len({(len(each), float(each.abs().sum())) for each in every}) == len(every)
@@ -52,12 +52,12 @@ def test_engines_are_compared_on_balanced_answers_and_chosen_by_them(plan: Plan,
     trained = ours.trained_model(config)
     drawn = cycles.draw(plan, trained.front_end)
     found = prepare(trained, plan.work / "run", drawn, is_random=True, is_exported=False)
-    logits = kinds.make("torch", trained).answer(drawn.compared).log().mean(dim=0)
+    logits = kinds.make("torch", trained).predict(drawn.compared).log().mean(dim=0)
     torch.testing.assert_close(logits, logits.mean().expand(4), atol=1e-4, rtol=0)
-    assert read_agreements(plan.work / "run", trained) == found
+    assert read_parity(plan.work / "run", trained) == found
     *slower_or_wrong, last = found
     assert all(not found[name].is_enough for name in slower_or_wrong)
-    assert choose(AUTO, trained, folder=plan.work / "run", device=CPU).name == last
+    assert select(AUTO, trained, folder=plan.work / "run", device=CPU).name == last
 
 
 def test_operations_of_cycles_are_the_mean_of_each() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from lungsound.data.reader import read_corpus
 from lungsound.data.store import waveforms_of
-from lungsound.inference import engines as kinds
+from lungsound.inference.engines import TorchEngine
 from lungsound.inference.hugging_face import write_hugging_face
 from lungsound.inference.model_files import write_onnx, write_openvino, write_torch
 from tests.unit.inference.models import saved_model
@@ -26,7 +26,7 @@ def test_every_export_decides_as_torch_does(icbhi_dir: Path, tmp_path: Path) -> 
     step = len(corpus.cycles) // NUM_CYCLES
     cycles = waveforms_of(corpus.cycles[: step * NUM_CYCLES : step], trained.front_end)
     assert len(cycles) == NUM_CYCLES
-    decided = kinds.make("torch", trained).answer(cycles).argmax(dim=1)
+    decided = TorchEngine(trained).predict(cycles).argmax(dim=1)
     assert len(torch.unique(decided)) > 1
     for write in (write_onnx, write_torch):
         found = write(trained, tmp_path / "out", cycles)

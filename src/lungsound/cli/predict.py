@@ -41,7 +41,7 @@ EngineOption = Annotated[
     typer.Option(
         "--engine",
         help="What computes: exact (float32 torch's probabilities to 1e-4), auto (the fastest that 'export' found to "
-        "answer alike), torch, torch-bf16, onnx, onnx-int8, openvino, openvino-bf16, openvino-int8.",
+        "answer alike), torch, torch-bf16, onnx, openvino, openvino-bf16.",
     ),
 ]
 

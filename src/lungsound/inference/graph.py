@@ -1,9 +1,4 @@
-"""The whole way from waveforms to probabilities as one module of plain operations, which other programs can run.
-
-A trained model as an ONNX file: float32 as it is, and two ways of int8.
-
-The exported graphs of a model, kept in the cache folder.
-"""
+"""The way from waveforms to probabilities as one graph of plain operations, exported to ONNX and kept in the cache."""
 
 import contextlib
 import io
@@ -90,7 +85,7 @@ class EfficientATGraph(nn.Module):
         return (power + EFFICIENTAT_OFFSET).log()
 
 
-class AnsweringGraph(nn.Module):
+class PredictionGraph(nn.Module):
     """Inputs (batch, samples) (`TrainedModel.input_of`) to probabilities (batch, class) and normalised filter banks.
 
     The filter banks (batch, time, mel) are given too so that an engine can tell the part that must stay in float32.
@@ -110,10 +105,46 @@ class AnsweringGraph(nn.Module):
 
 
 GRAPH_VERSION = "3"  # part of the key of kept files: change it whenever the same model gives another graph
+FILE_NAME = "float.onnx"
 WAVEFORM, PROBABILITIES, FILTER_BANK = "waveform", "probabilities", "filter_bank"
 EXACT_TOLERANCE = 1e-4  # in probability
 OPSET = 20
 NUM_PROBES = 2
+
+
+def exported_path(trained: TrainedModel) -> Path:
+    """Place of the graph of this very model file, made by this version of torch."""
+    folder = f"{trained.sha256[:24]}-{GRAPH_VERSION}-{version('torch')}"
+    return cache_root() / "engines" / folder / FILE_NAME
+
+
+def exported(trained: TrainedModel) -> Path:
+    """Export the graph unless it is there; two programs that start at once wait for each other. Its path."""
+    path = exported_path(trained)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name("lock")):
+        if not path.exists():
+            _export(trained, path)
+    return path
+
+
+def to_onnx(module: nn.Module, example: Tensor, *, outputs: Sequence[str], sizes: dict[int, torch.export.Dim]) -> Any:
+    """torch's ONNX program of a module on waveforms (batch, samples) whose dimensions `sizes` may vary."""
+    load("onnxscript", extra="onnx")
+    with quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            (example,),
+            input_names=[WAVEFORM],
+            output_names=list(outputs),
+            dynamic_shapes={"waveform": sizes},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise WeightsError("torch made no ONNX graph of the model: take the engine 'torch'")
+    return program
 
 
 def probes(trained: TrainedModel) -> Tensor:
@@ -130,123 +161,35 @@ def probes(trained: TrainedModel) -> Tensor:
 
 
 @torch.inference_mode()
-def export_onnx(trained: TrainedModel, path: Path) -> None:
+def _export(trained: TrainedModel, path: Path) -> None:
     """Write the model with its filter bank; any batch size, and any length where padding is not encoded.
 
-    WeightsError when the file answers otherwise than torch.
+    WeightsError, and no file, when its probabilities of the probes are not those of torch.
     """
-    load("onnxscript", extra="onnx")
-    clips = probes(trained)
-    with quiet():
-        program = torch.onnx.export(
-            AnsweringGraph(trained).eval(),
-            (clips,),
-            input_names=[WAVEFORM],
-            output_names=[PROBABILITIES, FILTER_BANK],
-            dynamic_shapes={"waveform": _dynamic_shape(trained)},
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise WeightsError(f"torch made no graph of the model for {path}; take the engine 'torch'")
+    runtime = load("onnxruntime", extra="onnx")
+    front_end, clips = trained.front_end, probes(trained)
+    least = trained.num_input_samples(1)
+    sizes = {0: torch.export.Dim("batch", min=1)}
+    if not front_end.is_padding_encoded:
+        sizes[1] = torch.export.Dim("samples", min=least, max=front_end.num_samples)
+    program = to_onnx(PredictionGraph(trained), clips, outputs=[PROBABILITIES, FILTER_BANK], sizes=sizes)
     with written_whole(path) as partial:
         program.save(str(partial))
-        difference = max(
-            _difference(trained, partial, clips[:, : trained.num_input_samples(1)]),
-            _difference(trained, partial, clips),
-        )
-        if not difference <= EXACT_TOLERANCE:
-            raise WeightsError(
-                f"the exported graph differs from torch by {difference:.1e} in probability, more than "
-                f"{EXACT_TOLERANCE:g}; take the engine 'torch'"
-            )
-
-
-def _difference(trained: TrainedModel, path: Path, clips: Tensor) -> float:
-    """Largest difference in probability of a graph from torch, for inputs (batch, samples)."""
-    session = load("onnxruntime", extra="onnx").InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    fbank = (trained.front_end.filter_banks(clips) - trained.mean) / (2 * trained.std)
-    found = torch.from_numpy(session.run([PROBABILITIES], {WAVEFORM: clips.numpy()})[0])
-    return float(torch.nan_to_num((found - trained.model(fbank).softmax(dim=1)).abs(), nan=torch.inf).max())
-
-
-def _dynamic_shape(trained: TrainedModel) -> dict[int, torch.export.Dim]:
-    """Of waveforms (batch, samples)."""
-    batch = {0: torch.export.Dim("batch", min=1)}
-    if trained.front_end.is_padding_encoded:
-        return batch
-    return batch | {1: torch.export.Dim("samples", min=trained.num_input_samples(1), max=trained.front_end.num_samples)}
-
-
-def quantize_weights(source: Path, path: Path) -> bool:
-    """int8 weights, activations quantised as they come (ONNX Runtime). False when nothing in it can be quantised."""
-    names = _linear_maps(source)
-    if not names:
-        return False
-    quantization = load("onnxruntime.quantization", extra="onnx")
-    with written_whole(path) as partial, quiet():
-        quantization.quantize_dynamic(
-            source,
-            partial,
-            op_types_to_quantize=["MatMul"],
-            nodes_to_quantize=names,
-            per_channel=True,
-            weight_type=quantization.QuantType.QInt8,
-            extra_options={"MatMulConstBOnly": True},
-        )
-    return True
-
-
-def quantize_with(source: Path, path: Path, inputs: Sequence[Tensor]) -> bool:
-    """int8 weights and activations, the range of each activation from some inputs (samples,), for OpenVINO.
-
-    False when nothing in it can be quantised.
-    """
-    names = _linear_maps(source)
-    if not names:
-        return False
-    quantization = load("onnxruntime.quantization", extra="onnx")
-    rest = iter(inputs)
-
-    class Clips(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
-        def get_next(self) -> dict[str, Any] | None:
-            clip = next(rest, None)
-            return None if clip is None else {WAVEFORM: clip.unsqueeze(0).numpy()}
-
-    with written_whole(path) as partial, quiet():
-        quantization.quantize_static(
-            source,
-            partial,
-            Clips(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul"],
-            nodes_to_quantize=names,
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
-    return True
-
-
-def _linear_maps(source: Path) -> list[str]:
-    """Names of the products with weights after the filter bank."""
-    graph = load("onnx", extra="onnx").load(str(source)).graph
-    maker = {output: node for node in graph.node for output in node.output}
-    before, waiting = set(), [FILTER_BANK]
-    while waiting:
-        node = maker.get(waiting.pop())
-        if node is not None and node.name not in before:
-            before.add(node.name)
-            waiting.extend(node.input)
-    weights = {weight.name for weight in graph.initializer}
-    products = (node for node in graph.node if node.op_type == "MatMul" and node.input[1] in weights)
-    return [node.name for node in products if node.name not in before]
+        session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+        for given in (clips[:, :least], clips):
+            fbank = normalize(front_end.filter_banks(given), mean=trained.mean, std=trained.std)
+            probabilities = torch.from_numpy(session.run([PROBABILITIES], {WAVEFORM: given.numpy()})[0])
+            difference = float((probabilities - trained.model(fbank).softmax(dim=1)).abs().max())
+            if not difference <= EXACT_TOLERANCE:  # NaN is none either
+                raise WeightsError(
+                    f"the exported graph differs from torch by {difference:.1e} in probability, more than "
+                    f"{EXACT_TOLERANCE:g}; take the engine 'torch'"
+                )
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the exporters print of their own work; errors are raised as ever."""
+    """Silence what the exporters print of their own work; errors are raised as ever."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -255,27 +198,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-
-
-FLOAT, INT8_WEIGHTS, INT8 = "float.onnx", "int8-weights.onnx", "int8.onnx"
-
-
-def folder(trained: TrainedModel) -> Path:
-    """Where the graphs of this very model file are kept, made by this version of torch."""
-    return cache_root() / "engines" / f"{trained.sha256[:24]}-{GRAPH_VERSION}-{version('torch')}"
-
-
-def make(trained: TrainedModel, inputs: Sequence[Tensor] = ()) -> None:
-    """Export what is not there yet; with some inputs (samples,) also the graph that learns its ranges by them.
-
-    Two programs that start at once wait for each other.
-    """
-    place = folder(trained)
-    place.mkdir(parents=True, exist_ok=True)
-    with FileLock(place / "lock"):
-        if not (place / FLOAT).exists():
-            export_onnx(trained, place / FLOAT)
-        if not (place / INT8_WEIGHTS).exists():
-            quantize_weights(place / FLOAT, place / INT8_WEIGHTS)
-        if inputs:
-            quantize_with(place / FLOAT, place / INT8, inputs)

@@ -27,7 +27,7 @@ from lungsound.errors import SettingsError
 from lungsound.evaluation.model_card import FILE_NAME
 from lungsound.extras import load
 from lungsound.files import write_text
-from lungsound.inference.engines import Agreement, TorchEngine, agreement
+from lungsound.inference.engines import Parity, TorchEngine, parity
 from lungsound.inference.graph import quiet
 from lungsound.inference.model_files import LICENSE, checked, facts_of, written_together
 from lungsound.models.ast import AudioSpectrogramTransformer
@@ -67,7 +67,7 @@ def fitted(cycle):
 classify(fitted(cycle))"""
 
 
-def model_card(folder: Path, trained: TrainedModel, *, run: Path, pipeline: Agreement, bare: Agreement) -> Path:
+def model_card(folder: Path, trained: TrainedModel, *, run: Path, pipeline: Parity, bare: Parity) -> Path:
     """Write README.md into `folder`: how to use the pipeline, and what the run's own card says; its path.
 
     The scores of the run's report.json stand in the front matter. `pipeline` and `bare` are as in HuggingFaceExport.
@@ -97,7 +97,7 @@ def fitting_code(trained: TrainedModel) -> str:
     return USE.format(padding=padding, rate_hz=front_end.sample_rate_hz, duration_s=front_end.duration_s, **values)
 
 
-def _use(trained: TrainedModel, pipeline: Agreement, bare: Agreement) -> list[Block]:
+def _use(trained: TrainedModel, pipeline: Parity, bare: Parity) -> list[Block]:
     front_end, calibration = trained.front_end, trained.calibration
     scaling = "They are not calibrated."
     if calibration is not None:
@@ -135,7 +135,7 @@ def _shortened(fact: re.Match[str]) -> str:
     return render_blocks([Facts({fact["name"]: value})]).splitlines()[-1]
 
 
-def _share(found: Agreement) -> str:
+def _share(found: Parity) -> str:
     return f"{round(found.share * found.num_cycles)} of {found.num_cycles} real cycles"
 
 
@@ -183,9 +183,9 @@ class HuggingFaceExport:
     bare        its pipeline on the cycles as they are, which it pads with zeros of its own
     """
 
-    weights: Agreement
-    pipeline: Agreement
-    bare: Agreement
+    weights: Parity
+    pipeline: Parity
+    bare: Parity
 
 
 def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Tensor]) -> HuggingFaceExport:
@@ -330,9 +330,9 @@ def _measure(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor], libr
             return torch.tensor([[answer[name] for name in classes] for answer in answers])
 
         weights = checked(trained, cycles, logits_of)
-        exact = TorchEngine(trained, device=torch.device("cpu")).answer(cycles)
-        fitted = agreement(exact, piped([front_end.fit(cycle) for cycle in cycles]))
-        return HuggingFaceExport(weights, fitted, agreement(exact, piped(cycles)))
+        exact = TorchEngine(trained).predict(cycles)
+        fitted = parity(exact, piped([front_end.fit(cycle) for cycle in cycles]))
+        return HuggingFaceExport(weights, fitted, parity(exact, piped(cycles)))
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:

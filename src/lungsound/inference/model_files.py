@@ -23,9 +23,8 @@ from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.extras import load
 from lungsound.files import written_whole
-from lungsound.inference import graph as graphs
-from lungsound.inference.engines import Agreement, TorchEngine, agreement
-from lungsound.inference.graph import OPSET, PROBABILITIES, WAVEFORM, AnsweringGraph, quiet
+from lungsound.inference.engines import Parity, TorchEngine, parity
+from lungsound.inference.graph import PROBABILITIES, WAVEFORM, PredictionGraph, exported, quiet, to_onnx
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.training.checkpoint import TrainedModel
 
@@ -99,14 +98,14 @@ class WaveformGraph(nn.Module):
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
         self.fit = FittingGraph(trained)
-        self.answer = AnsweringGraph(trained)
+        self.predict = PredictionGraph(trained)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        probabilities: Tensor = self.answer(self.fit(waveform))[0]
+        probabilities: Tensor = self.predict(self.fit(waveform))[0]
         return probabilities
 
 
-def write_onnx(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Agreement:
+def write_onnx(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Parity:
     """Write model.onnx into `folder`: `waveform` (batch, samples), any size of both, to `probabilities`.
 
     The facts stand in its metadata, lists and dicts as JSON. `cycles` are waveforms as `FrontEnd.cut` gives them, on
@@ -126,39 +125,25 @@ def _joined(trained: TrainedModel) -> Any:
     """The engines' graph behind one that fits cycles of any length to its input."""
     onnx = load("onnx", extra="onnx")
     compose = load("onnx.compose", extra="onnx")
-    graphs.make(trained)
-    answering = compose.add_prefix(onnx.load(str(graphs.folder(trained) / graphs.FLOAT)), "answer_")
-    with quiet():
-        fitting = torch.onnx.export(
-            FittingGraph(trained).eval(),
-            (_clips(trained),),
-            input_names=[WAVEFORM],
-            output_names=["clip"],
-            dynamic_shapes={"waveform": ANY_LENGTH},
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert fitting is not None
-    first = fitting.model_proto
-    first.ir_version = answering.ir_version
+    predicting = compose.add_prefix(onnx.load(str(exported(trained))), "predict_")
+    first = to_onnx(FittingGraph(trained), _clips(trained), outputs=["clip"], sizes=ANY_LENGTH).model_proto
+    first.ir_version = predicting.ir_version
     joined = compose.merge_models(
         first,
-        answering,
-        io_map=[("clip", f"answer_{WAVEFORM}")],
-        outputs=[f"answer_{PROBABILITIES}"],
+        predicting,
+        io_map=[("clip", f"predict_{WAVEFORM}")],
+        outputs=[f"predict_{PROBABILITIES}"],
         name=FACTS,
         producer_name=FACTS,
     )
     for node in joined.graph.node:
-        node.output[:] = [PROBABILITIES if each == f"answer_{PROBABILITIES}" else each for each in node.output]
-    joined.graph.output[0].name = PROBABILITIES
-    for node in joined.graph.node:
+        node.output[:] = [PROBABILITIES if each == f"predict_{PROBABILITIES}" else each for each in node.output]
         del node.metadata_props[:]  # where on this machine the line of the program lies that made it
+    joined.graph.output[0].name = PROBABILITIES
     return joined
 
 
-def write_openvino(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Agreement:
+def write_openvino(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Parity:
     """Write model.xml and model.bin into `folder`, in float32; the facts stand in rt_info. Else as `write_onnx`.
 
     It must answer exactly when it is asked for float32. What is returned is how nearly it answers without being asked.
@@ -195,7 +180,7 @@ def _keep_float32(path: Path) -> None:
     tree.write(path, encoding="utf-8", xml_declaration=True)
 
 
-def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Agreement:
+def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Parity:
     """Write model.pt2 into `folder`: `torch.export.load(path).module()(waveform)` answers, without lungsound.
 
     The facts are the extra file lungsound.json. SettingsError for a model that leaves out its padding: how much it
@@ -232,9 +217,9 @@ def written_together(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging)
 
 
-def checked(trained: TrainedModel, cycles: Sequence[Tensor], answer: Callable[[Tensor], Tensor]) -> Agreement:
+def checked(trained: TrainedModel, cycles: Sequence[Tensor], predict: Callable[[Tensor], Tensor]) -> Parity:
     """`compared`, or WeightsError when the answers are not torch's."""
-    found = compared(trained, cycles, answer)
+    found = compared(trained, cycles, predict)
     if not found.is_exact:
         raise WeightsError(
             f"the exported model differs from torch by {found.largest_difference:.1e} in probability on real cycles: "
@@ -244,15 +229,15 @@ def checked(trained: TrainedModel, cycles: Sequence[Tensor], answer: Callable[[T
 
 
 @torch.inference_mode()
-def compared(trained: TrainedModel, cycles: Sequence[Tensor], answer: Callable[[Tensor], Tensor]) -> Agreement:
+def compared(trained: TrainedModel, cycles: Sequence[Tensor], predict: Callable[[Tensor], Tensor]) -> Parity:
     """How nearly `answer`, (1, samples) to probabilities (1, class), is torch's.
 
     Each cycle (samples,) is answered for at its own length. SettingsError without any.
     """
     if not cycles:
         raise SettingsError("an export is checked on cycles, and there are none: give a corpus with --data")
-    exact = TorchEngine(trained, device=torch.device("cpu")).answer(cycles)
-    return agreement(exact, torch.cat([answer(cycle.unsqueeze(0)) for cycle in cycles]))
+    exact = TorchEngine(trained).predict(cycles)
+    return parity(exact, torch.cat([predict(cycle.unsqueeze(0)) for cycle in cycles]))
 
 
 def _clips(trained: TrainedModel) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lungsound.evaluation.out_of_domain import Floats, spectral_features
-from lungsound.inference.engines import AUTO, Engine, choose
+from lungsound.inference.engines import AUTO, Engine, select
 from lungsound.inference.prediction import CyclePrediction, Provenance, RecordingPrediction, aggregate_cycles
 from lungsound.inference.recording import FindBy, LoadedRecording, load_recording
 from lungsound.inference.withholding import (
@@ -48,7 +48,7 @@ class Predictor:
         self.path = path
         self.find_by = find_by
         if isinstance(engine, str):
-            engine = choose(engine, trained, folder=None if path is None else path.parent, device=self.device)
+            engine = select(engine, trained, folder=None if path is None else path.parent, device=self.device)
         self.engine = engine
 
     @classmethod
@@ -114,7 +114,7 @@ class Predictor:
         self, loaded: LoadedRecording, patient: str | None = None, device: str | None = None
     ) -> RecordingPrediction:
         """Predict each stretch of a loaded recording, and the recording as the aggregate of those with sound."""
-        probabilities = self.engine.answer(loaded.waveforms).double().numpy()
+        probabilities = self.engine.predict(loaded.waveforms).double().numpy()
         scores = self._out_of_domain_scores(loaded)
         is_recording_withheld = is_withheld(loaded.quality)
         cycles = [

@@ -97,8 +97,8 @@ class GatheringEngine(Engine):
         self._thread = Thread(target=self._answer_all, name="engine", daemon=True)
         self._thread.start()
 
-    def answer(self, waveforms: Sequence[Tensor], *, on_progress: Callable[[int], None] | None = None) -> Tensor:
-        """As `Engine.answer`; `on_progress` gets the number when all are done."""
+    def predict(self, waveforms: Sequence[Tensor], *, on_progress: Callable[[int], None] | None = None) -> Tensor:
+        """As `Engine.predict`; `on_progress` gets the number when all are done."""
         future: Future[Tensor] = Future()
         self._asked.put((waveforms, future))
         found = future.result()
@@ -129,7 +129,7 @@ class GatheringEngine(Engine):
 
     def _answer_together(self, asked: Sequence[tuple[Sequence[Tensor], Future[Tensor]]]) -> None:
         try:
-            found = self._engine.answer([waveform for waveforms, _ in asked for waveform in waveforms])
+            found = self._engine.predict([waveform for waveforms, _ in asked for waveform in waveforms])
         except Exception as error:
             for _, future in asked:
                 future.set_exception(error)

@@ -19,8 +19,7 @@ from torch import Tensor
 from lungsound.audio.filter_bank import normalize
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import SettingsError
-from lungsound.inference import engines as kinds
-from lungsound.inference.engines import Agreement
+from lungsound.inference.engines import Parity, TorchEngine
 from lungsound.inference.graph import quiet
 from lungsound.inference.hugging_face import (
     HuggingFaceExport,
@@ -149,7 +148,7 @@ def test_the_pipeline_answers_for_a_sound_file(exported: Exported, transformers:
         pipeline = transformers.pipeline("audio-classification", model=str(folder))
         given = pipeline(soundfile.read(path, dtype="float32")[0])
         with_ffmpeg = pipeline(str(path)) if shutil.which("ffmpeg") else given
-    expected = kinds.make("torch", trained).answer([cycle])[0]
+    expected = TorchEngine(trained).predict([cycle])[0]
     for answers in (given, with_ffmpeg):
         scores = {each["label"]: each["score"] for each in answers}
         got = [scores[name] for name in trained.label_set.classes]
@@ -203,7 +202,7 @@ def test_the_card_says_nothing_of_folders_on_the_trainers_machine(exported: Expo
 
 
 def test_a_run_without_a_card_has_its_scores(tmp_path: Path) -> None:
-    trained, agreed = saved_model(tmp_path), Agreement(1, 1.0, 0.0)
+    trained, agreed = saved_model(tmp_path), Parity(1, 1.0, 0.0)
     told = "No evaluation of this model is known."
     assert told in model_card(tmp_path, trained, run=tmp_path, pipeline=agreed, bare=agreed).read_text()
     numbers = {name: {"value": 0.5} for name in ("score", "specificity", "sensitivity")}

@@ -15,8 +15,7 @@ from torch import Tensor
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError, WeightsError
-from lungsound.inference import engines as kinds
-from lungsound.inference.engines import Engine
+from lungsound.inference.engines import TorchEngine
 from lungsound.inference.model_files import (
     FittingGraph,
     checked,
@@ -46,8 +45,7 @@ def places_of_the_program(file: Path) -> int:
 
 
 def answers(trained: TrainedModel, cycles: list[Tensor]) -> np.ndarray:
-    engine: Engine = kinds.make("torch", trained)
-    return engine.answer(cycles).numpy()
+    return TorchEngine(trained).predict(cycles).numpy()
 
 
 @pytest.mark.parametrize("audio", [REPEATED, ZEROS, OWN_SOUND], ids=["repeat", "zero", "own sound"])
@@ -60,9 +58,8 @@ def test_cycles_are_fitted_as_the_front_end_fits_them(audio: AudioSettings, tmp_
         torch.testing.assert_close(graph(cycle.unsqueeze(0))[0], trained.input_of(cycle), rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    "audio", [REPEATED, pytest.param(OWN_SOUND, marks=pytest.mark.slow)], ids=["repeat", "own sound"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("audio", [REPEATED, OWN_SOUND], ids=["repeat", "own sound"])
 def test_onnx_takes_any_batch_and_length(audio: AudioSettings, tmp_path: Path) -> None:
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     trained = saved_model(tmp_path, audio=audio)
@@ -88,6 +85,7 @@ def test_onnx_takes_any_batch_and_length(audio: AudioSettings, tmp_path: Path) -
     np.testing.assert_allclose(several, answers(trained, list(batch)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_openvino_reads_what_was_written(trained: TrainedModel, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
     cycles = waveforms(trained)
@@ -102,6 +100,7 @@ def test_openvino_reads_what_was_written(trained: TrainedModel, tmp_path: Path) 
     np.testing.assert_allclose(np.stack(given), answers(trained, cycles), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_openvino_needs_no_hint_where_it_computes_in_bfloat16(trained: TrainedModel, tmp_path: Path) -> None:
     """Its filter bank in bfloat16 would be another: so each layer is marked as one to be left in float32."""
     openvino = pytest.importorskip("openvino")
@@ -125,7 +124,8 @@ def test_openvino_needs_no_hint_where_it_computes_in_bfloat16(trained: TrainedMo
     assert largest_difference(unmarked) > 5 * marked
 
 
-@pytest.mark.parametrize("padding", [REPEATED, pytest.param(ZEROS, marks=pytest.mark.slow)], ids=["repeat", "zero"])
+@pytest.mark.slow
+@pytest.mark.parametrize("padding", [REPEATED, ZEROS], ids=["repeat", "zero"])
 def test_torch_loads_its_program_without_us(padding: AudioSettings, tmp_path: Path) -> None:
     trained = saved_model(tmp_path, audio=padding)
     cycles = waveforms(trained)
@@ -140,6 +140,7 @@ def test_torch_loads_its_program_without_us(padding: AudioSettings, tmp_path: Pa
     np.testing.assert_allclose(program.module()(batch).detach(), answers(trained, list(batch)), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_that_averages_its_patches_takes_any_batch_too(tmp_path: Path) -> None:
     trained = saved_model(tmp_path, architecture=TRANSFORMER.model_copy(update={"pooling": "average_token"}))
     assert write_torch(trained, tmp_path / "out", waveforms(trained)).is_exact
@@ -192,6 +193,7 @@ def test_another_answer_is_an_error(trained: TrainedModel, answer: Callable[[Ten
         checked(trained, waveforms(trained), answer)
 
 
+@pytest.mark.slow
 def test_an_export_that_cannot_be_checked_is_none(trained: TrainedModel, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="checked on cycles, and there are none: give a corpus with --data"):
         write_torch(trained, tmp_path / "out", [])

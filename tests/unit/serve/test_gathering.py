@@ -26,7 +26,7 @@ class Held(Engine):
         self.asked: list[list[float]] = []
         self.may_go = threading.Event()
 
-    def answer(self, waveforms: Sequence[Tensor], **_: object) -> Tensor:
+    def predict(self, waveforms: Sequence[Tensor], **_: object) -> Tensor:
         self.asked.append([float(waveform[0]) for waveform in waveforms])
         assert self.may_go.wait(10)
         if -1.0 in self.asked[-1]:
@@ -43,10 +43,10 @@ def cycles(*values: float) -> list[Tensor]:
 
 def test_answers_are_those_of_the_engine_alone(tiny: Predictor) -> None:
     waveforms = [torch.randn(16000, generator=torch.Generator().manual_seed(seed)) for seed in range(12)]
-    expected = tiny.engine.answer(waveforms)
+    expected = tiny.engine.predict(waveforms)
     engine = gathered(tiny.engine, CPU)
     with ThreadPoolExecutor(6) as pool:
-        parts = [pool.submit(engine.answer, waveforms[first : first + 2]) for first in range(0, 12, 2)]
+        parts = [pool.submit(engine.predict, waveforms[first : first + 2]) for first in range(0, 12, 2)]
         found = torch.cat([part.result(20) for part in parts])
     engine.close()
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
@@ -64,7 +64,7 @@ def test_those_who_wait_share_a_batch_until_it_is_full(batch_size: int, asked: l
     with ThreadPoolExecutor(len(given)) as pool:
         futures = []
         for number, each in enumerate(given):
-            futures.append(pool.submit(engine.answer, each))
+            futures.append(pool.submit(engine.predict, each))
             # The first is being computed, the others wait in the order in which they came.
             wait_for(lambda: held.asked if number == 0 else engine._asked.qsize() == number)  # noqa: B023
         held.may_go.set()
@@ -79,8 +79,8 @@ def test_an_error_reaches_those_it_belongs_to_and_ends_nothing() -> None:
     held.may_go.set()
     engine = gathered(held, CPU)
     with pytest.raises(ValueError, match="a cycle that cannot be"):
-        engine.answer(cycles(-1.0))
-    assert engine.answer(cycles(2.0)).tolist() == [[2.0]]
+        engine.predict(cycles(-1.0))
+    assert engine.predict(cycles(2.0)).tolist() == [[2.0]]
     engine.close()
 
 
@@ -88,9 +88,9 @@ def test_close_answers_what_was_asked_before() -> None:
     held = Held(batch_size=4)
     engine = gathered(held, CPU)
     with ThreadPoolExecutor(3) as pool:
-        futures = [pool.submit(engine.answer, cycles(1.0))]
+        futures = [pool.submit(engine.predict, cycles(1.0))]
         wait_for(lambda: held.asked)
-        futures.append(pool.submit(engine.answer, cycles(2.0)))
+        futures.append(pool.submit(engine.predict, cycles(2.0)))
         wait_for(lambda: engine._asked.qsize() == 1)
         closing = pool.submit(engine.close)
         wait_for(lambda: engine._asked.qsize() == 2)

@@ -1,0 +1,266 @@
+"""Engines give torch's probabilities within what their arithmetic can, and are selected by parity and speed."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from lungsound.audio.filter_bank import normalize
+from lungsound.errors import SettingsError, WeightsError
+from lungsound.extras import is_installed
+from lungsound.inference import engines
+from lungsound.inference.engines import (
+    REGISTRY,
+    Engine,
+    Measurement,
+    Parity,
+    TorchEngine,
+    candidates,
+    make,
+    measure,
+    parity,
+    read_parity,
+    select,
+    speeds_of,
+    write_parity,
+)
+from lungsound.inference.graph import exported_path
+from lungsound.training.checkpoint import TrainedModel
+from tests.unit.inference.models import AUDIO, EFFICIENTAT_AUDIO, MOBILENET, saved_model, waveforms
+
+CPU = torch.device("cpu")
+# An export takes seconds.
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] if REGISTRY[name].extra else []) for name in REGISTRY]
+TOLERANCE = {"torch-bf16": 0.1, "openvino-bf16": 0.1}
+EXACT = Parity(500, 1.0, 1e-6)
+ALIKE = Parity(500, 0.99, 0.2)
+OTHER = Parity(500, 0.988, 0.2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("LUNGSOUND_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["padded", "packed"])
+def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> TrainedModel:
+    audio = AUDIO.model_copy(update={"is_padding_encoded": request.param})
+    return saved_model(tmp_path_factory.mktemp("run"), audio=audio)
+
+
+def need(extra: str | None) -> None:
+    if extra is not None and not is_installed(extra):
+        pytest.skip(f"the extra '{extra}' is not installed")
+
+
+@torch.inference_mode()
+def by_hand(trained: TrainedModel) -> torch.Tensor:
+    """Each cycle alone, step by step: the whole filter bank, and with the number of its own frames."""
+    rows = []
+    for waveform in waveforms(trained):
+        fbank = trained.front_end.filter_banks(trained.front_end.fit(waveform).unsqueeze(0))
+        num_own = trained.front_end.num_own_frames(len(waveform))
+        lengths = None if num_own is None else torch.tensor([num_own])
+        rows.append(trained.model(normalize(fbank, mean=trained.mean, std=trained.std), lengths).softmax(dim=1)[0])
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_engine_predicts_as_torch_does(name: str, trained: TrainedModel) -> None:
+    need(REGISTRY[name].extra)
+    expected, seen = by_hand(trained), []
+    found = make(name, trained).predict(waveforms(trained), on_progress=seen.append)
+    assert found.dtype == torch.float32
+    assert seen == ([4, 7] if trained.front_end.is_padding_encoded else [1, 2, 3, 4, 7])  # 3 fill the input
+    torch.testing.assert_close(found, expected, atol=TOLERANCE.get(name, 1e-4), rtol=0)
+    assert expected.std(dim=0).max() > 0.05, "the cycles must differ, or their order is not tested"
+    if name in TOLERANCE and name.startswith(("torch", "onnx")):
+        assert (found - expected).abs().max() > 1e-6, "it computes in float32"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_cycles_give_no_probabilities(name: str, trained: TrainedModel) -> None:
+    need(REGISTRY[name].extra)
+    assert make(name, trained).predict([]).shape == (0, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_convolutional_network_on_its_filter_bank_is_exported_too(name: str, tmp_path: Path) -> None:
+    need(REGISTRY[name].extra)
+    trained = saved_model(tmp_path, audio=EFFICIENTAT_AUDIO, architecture=MOBILENET)
+    found = make(name, trained).predict(waveforms(trained))
+    torch.testing.assert_close(found, by_hand(trained), atol=1e-4, rtol=0)
+
+
+def test_an_engine_that_is_not_known_is_refused(trained: TrainedModel) -> None:
+    with pytest.raises(SettingsError, match="'tensorrt' is not known; use auto, exact, torch, torch-bf16"):
+        make("tensorrt", trained)
+
+
+def test_a_graph_is_for_the_cpu(trained: TrainedModel) -> None:
+    with pytest.raises(SettingsError, match="'onnx' is for the CPU, and the device is meta"):
+        make("onnx", trained, device=torch.device("meta"))
+
+
+@pytest.mark.parametrize("extra", ["onnx", "openvino"])
+def test_a_missing_extra_is_named(extra: str, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = exported_path(trained)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()  # the graph is there, what runs it is not
+
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr("importlib.import_module", missing)
+    with pytest.raises(SettingsError, match=rf"pip install 'lungsound\[{extra}\]'"):
+        make(extra, trained)
+    path.unlink()
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainedModel:
+    """A model without an exported graph, of a processor with bfloat16."""
+    monkeypatch.setenv("LUNGSOUND_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(engines, "has_bf16", lambda: True)
+    return saved_model(tmp_path)
+
+
+def test_parity_counts_the_same_classes() -> None:
+    exact = torch.tensor([[0.6, 0.4], [0.2, 0.8], [0.51, 0.49], [0.9, 0.1]])
+    probabilities = torch.tensor([[0.7, 0.3], [0.3, 0.7], [0.49, 0.51], [0.9, 0.1]])
+    measured = parity(exact, probabilities)
+    assert (measured.num_cycles, measured.share) == (4, 0.75)
+    assert measured.largest_difference == pytest.approx(0.1)
+    assert parity(exact, torch.full_like(exact, torch.nan)).largest_difference == float("inf")
+    with pytest.raises(ValueError, match=r"\(3, 2\) cannot be compared with \(4, 2\)"):
+        parity(exact, probabilities[:3])
+
+
+@pytest.mark.parametrize(
+    ("measured", "is_exact", "is_enough"),
+    [
+        (EXACT, True, True),
+        (ALIKE, False, True),
+        (OTHER, False, False),
+        (Parity(99, 1.0, 1e-6), True, False),
+        (Parity(500, 1.0, 1.1e-4), False, True),
+        (Parity(500, 1.0, float("inf")), False, True),
+    ],
+)
+def test_what_parity_allows(
+    measured: Parity, is_exact: bool, is_enough: bool, alone: TrainedModel, tmp_path: Path
+) -> None:
+    assert (measured.is_exact, measured.is_enough) == (is_exact, is_enough)
+    write_parity(tmp_path, alone, {"torch-bf16": measured})
+    assert candidates("auto", alone, tmp_path) == (["torch", "torch-bf16"] if is_enough else ["torch"])
+
+
+def test_parity_is_kept_for_this_model_file_only(alone: TrainedModel, tmp_path: Path) -> None:
+    assert read_parity(tmp_path, alone) == {}
+    path = write_parity(tmp_path, alone, {"torch-bf16": ALIKE})
+    assert read_parity(tmp_path, alone) == {"torch-bf16": ALIKE}
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"model": "another"}))
+    assert read_parity(tmp_path, alone) == {}
+    path.write_text("{")
+    with pytest.raises(WeightsError, match=r"engines\.json cannot be read"):
+        read_parity(tmp_path, alone)
+
+
+def test_without_a_measurement_auto_is_exact(alone: TrainedModel, tmp_path: Path) -> None:
+    assert candidates("auto", alone, None) == candidates("exact", alone, tmp_path) == ["torch"]
+    assert select("auto", alone, folder=tmp_path, device=CPU).name == "torch"
+
+
+def test_candidates_are_what_was_measured_to_be_alike(
+    alone: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "available", lambda _: list(REGISTRY))
+    measured = {"torch": EXACT, "torch-bf16": ALIKE, "onnx": EXACT, "openvino": ALIKE, "openvino-bf16": OTHER}
+    write_parity(tmp_path, alone, measured)
+    assert candidates("exact", alone, tmp_path) == ["torch", "onnx"]
+    assert candidates("auto", alone, tmp_path) == ["torch", "onnx", "torch-bf16", "openvino"]
+
+
+def test_bfloat16_is_tried_only_where_the_processor_has_it(
+    alone: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parity(tmp_path, alone, {"torch": EXACT, "torch-bf16": ALIKE})
+    assert candidates("auto", alone, tmp_path) == ["torch", "torch-bf16"]
+    monkeypatch.setattr(engines, "has_bf16", lambda: False)
+    assert candidates("auto", alone, tmp_path) == ["torch"]
+    assert select("torch-bf16", alone, folder=tmp_path, device=CPU).name == "torch-bf16"
+
+
+@pytest.mark.parametrize(
+    ("lines", "has"),
+    [
+        (["flags\t\t: fpu avx512f amx_bf16"], True),
+        (["Features\t: fp asimd bf16"], True),
+        (["flags\t\t: fpu avx2", "model name\t: bf16"], False),
+        ([], False),
+    ],
+)
+def test_bfloat16_is_read_from_the_processors_flags(
+    lines: list[str], has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "_cpu_info", lambda: lines)
+    assert engines.has_bf16() is has
+
+
+def test_the_fastest_is_taken_and_any_is_when_named(
+    alone: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parity(tmp_path, alone, {"torch": EXACT, "torch-bf16": ALIKE})
+    for seconds, fastest in (((2.0, 1.0), "torch-bf16"), ((1.0, 2.0), "torch"), ((float("inf"), 9.0), "torch-bf16")):
+        known = dict(zip(("torch", "torch-bf16"), seconds, strict=True))
+        monkeypatch.setattr(engines, "speeds_of", lambda _, names, known=known: {name: known[name] for name in names})
+        assert select("auto", alone, folder=tmp_path, device=CPU).name == fastest
+        assert select("exact", alone, folder=tmp_path, device=CPU).name == "torch"
+    assert select("torch-bf16", alone, folder=None, device=CPU).name == "torch-bf16"
+
+
+def test_speeds_are_measured_once_and_remembered(alone: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = speeds_of(alone, ["torch"])
+    assert speeds["torch"] > 0
+    asked = []
+
+    def fake(_: TrainedModel, names: list[str], *__: object, **___: object) -> dict[str, Measurement]:
+        asked.append(names)
+        return {name: Measurement(EXACT, 7.0) for name in names}
+
+    monkeypatch.setattr(engines, "measure", fake)
+    assert speeds_of(alone, ["torch", "torch-bf16"]) == {"torch": speeds["torch"], "torch-bf16": 7.0}
+    assert asked == [["torch-bf16"]]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+    assert speeds_of(alone, ["torch"]) == {"torch": 7.0}, "another number of threads is another machine"
+
+
+def test_a_measurement_is_of_all_cycles_and_leaves_the_speeds(alone: TrainedModel) -> None:
+    measured = measure(alone, ["torch-bf16"], waveforms(alone), console=Console(quiet=True))
+    assert list(measured) == ["torch", "torch-bf16"]
+    assert measured["torch"].parity == Parity(7, 1.0, 0.0)
+    assert measured["torch-bf16"].parity.num_cycles == 7
+    assert 0 < measured["torch-bf16"].parity.largest_difference < 0.1
+    seconds = {name: each.seconds_per_cycle for name, each in measured.items()}
+    assert speeds_of(alone, list(seconds)) == seconds
+
+
+def test_a_float32_engine_that_is_wrong_is_never_fastest(alone: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(TorchEngine):
+        def _probabilities(self, clips: torch.Tensor) -> torch.Tensor:
+            return super()._probabilities(clips) + 2e-4
+
+    def fake(name: str, trained: TrainedModel) -> Engine:
+        return Wrong(trained) if name == "onnx" else TorchEngine(trained)
+
+    monkeypatch.setattr(engines, "make", fake)
+    speeds = speeds_of(alone, ["onnx", "torch"])
+    assert speeds["onnx"] == float("inf") > speeds["torch"]
