@@ -1,16 +1,13 @@
-"""What is usual for the recordings of one device and rate: which recordings differ, and what all of them lack.
+"""The audit of a corpus: leakage between its parts, defects of its recordings, and what is unlike others of a device.
 
-A limit that a whole corpus has is one fact about its device, not a defect of each recording. All 2,683 recordings of
-SPRSound end near 900 Hz at a rate that could hold 4000 Hz: its stethoscope filters them so.
-
-A corpus by the names of its annotation files, where the sounds are not at hand: what an audit by names needs.
-
-The audit of a corpus: what its parts share, what its recordings hold, and what is wrong with them.
+A limit that a whole corpus has is one fact about its device, not a defect of each recording: all 2,683 recordings of
+SPRSound end near 900 Hz at a rate that could hold 4000 Hz, since its stethoscope filters them so. Each recording is
+therefore compared with the baseline of its device and rate.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +17,14 @@ import numpy as np
 
 from lungsound.audio.quality import MIN_BAND_HZ, MIN_RMS_DBFS, Defect, Quality
 from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
-from lungsound.data.duplicates import Measured, SharedAudio, crowded_patients, find_shared_audio, measure_recordings
+from lungsound.data.duplicates import (
+    Measured,
+    OnProgress,
+    SharedAudio,
+    crowded_patients,
+    find_shared_audio,
+    measure_recordings,
+)
 from lungsound.data.icbhi import (
     AUDIO_FOLDER,
     SPLIT_FILES,
@@ -37,7 +41,7 @@ from lungsound.errors import AnnotationError, AudioError, CorpusError, SettingsE
 MIN_GROUP = 10
 # Of the usual limit (the median). SPRSound's lowest is 0.84; 2 recordings of ICBHI's Litt3200 have less than this. A
 # low-pass filter of eighth order at 500 Hz, planted in recordings of every device, leaves 0.07 to 0.78.
-MIN_USUAL_BAND = 0.75
+MIN_BAND_SHARE = 0.75
 # Of what the rate could hold, below which a whole group's limit is worth a sentence.
 NARROW_BAND = 0.75
 # Of a device's recordings, and how many of those it takes. ICBHI's rarest, 10 kHz of Meditron, has 4.7 %.
@@ -46,8 +50,8 @@ MIN_RECORDINGS_OF_DEVICE = 50
 
 
 @dataclass(frozen=True)
-class Usual:
-    """Half of a group's spectra end below `limit_hz`, all of them between `lowest_hz` and `highest_hz`."""
+class DeviceBand:
+    """Ends of the spectra of one device and rate: `limit_hz` is their median."""
 
     num_recordings: int
     lowest_hz: float
@@ -55,25 +59,25 @@ class Usual:
     highest_hz: float
 
 
-def usual_bands(devices: Sequence[str], qualities: Sequence[Quality]) -> dict[tuple[str, int], Usual]:
-    """Where the spectra end, for each device and rate with a recording long enough to say."""
+def device_bands(devices: Sequence[str], qualities: Sequence[Quality]) -> dict[tuple[str, int], DeviceBand]:
+    """Band of each device and rate with a recording long enough to tell where its spectrum ends."""
     limits: dict[tuple[str, int], list[float]] = {}
     for device, quality in zip(devices, qualities, strict=True):
         if quality.band is not None:
             limits.setdefault((device, quality.sample_rate_hz), []).append(quality.band.limit_hz)
     return {
-        group: Usual(len(found), min(found), float(np.median(found)), max(found))
+        group: DeviceBand(len(found), min(found), float(np.median(found)), max(found))
         for group, found in sorted(limits.items())
     }
 
 
-def find_unusual(devices: Sequence[str], qualities: Sequence[Quality]) -> list[tuple[Defect, ...]]:
-    """For each recording, what is unlike the others of its device.
+def find_outliers(devices: Sequence[str], qualities: Sequence[Quality]) -> list[tuple[Defect, ...]]:
+    """Defects of each recording that show beside the others of its device.
 
-    "band-limited": its spectrum ends below `MIN_USUAL_BAND` of where others of its device and rate end. "rare rate":
+    "band-limited": its spectrum ends below `MIN_BAND_SHARE` of where others of its device and rate end. "rare rate":
     hardly any other of its device has its rate; so a wrong header is found where all others say one rate.
     """
-    usual = usual_bands(devices, qualities)
+    usual = device_bands(devices, qualities)
     rates = Counter((device, quality.sample_rate_hz) for device, quality in zip(devices, qualities, strict=True))
     num_of_device = Counter(devices)
     found = []
@@ -91,7 +95,7 @@ def find_unusual(devices: Sequence[str], qualities: Sequence[Quality]) -> list[t
     return found
 
 
-def describe_narrow(usual: Mapping[tuple[str, int], Usual]) -> list[str]:
+def describe_narrow_devices(usual: Mapping[tuple[str, int], DeviceBand]) -> list[str]:
     """One sentence for each device and rate whose recordings all hold less than their rate could."""
     return [
         f"{group.num_recordings:,} recordings at {rate_hz} Hz (device: {device}): half of the spectra end below "
@@ -102,12 +106,12 @@ def describe_narrow(usual: Mapping[tuple[str, int], Usual]) -> list[str]:
     ]
 
 
-def _is_narrow(quality: Quality, group: Usual) -> bool:
-    """Whether a band is narrow for its group, and nothing else said so already."""
+def _is_narrow(quality: Quality, group: DeviceBand) -> bool:
+    """True for a band that is narrow for its group where no other defect says so already."""
     if quality.band is None or quality.upsampled_from_hz is not None or quality.rms_dbfs < MIN_RMS_DBFS:
         return False
     limit_hz = quality.band.limit_hz
-    return group.num_recordings >= MIN_GROUP and MIN_BAND_HZ <= limit_hz < MIN_USUAL_BAND * group.limit_hz
+    return group.num_recordings >= MIN_GROUP and MIN_BAND_HZ <= limit_hz < MIN_BAND_SHARE * group.limit_hz
 
 
 def _rare(rate_hz: int, count: int, device: str, rates: Mapping[tuple[str, int], int]) -> str:
@@ -181,7 +185,6 @@ def _read_split(places: Sequence[Path], split: str) -> tuple[Mapping[str, str], 
     return official_split(), "split: official, shipped with lungsound"
 
 
-OnProgress = Callable[[int, int], None]
 UNKNOWN = "unknown"
 NO_PART = "in no part"
 TRAIN = "train"
@@ -213,8 +216,8 @@ class SharedSound:
 
 
 @dataclass(frozen=True)
-class TallyRow:
-    """How many cycles and recordings of one class, part and device there are; word None: recordings without cycles."""
+class CountRow:
+    """Numbers of cycles and recordings of one class, part and device; word None: recordings without cycles."""
 
     word: str | None
     part: str
@@ -225,7 +228,7 @@ class TallyRow:
 
 @dataclass(frozen=True)
 class RecordingFinding:
-    """What was measured on one recording. Quality None: no sound was read, or it is unreadable, as its defect says."""
+    """Measurements of one recording. Quality None: no sound was read, or it is unreadable, as its defect says."""
 
     name: str
     part: str
@@ -250,7 +253,7 @@ class Audit:
     is_audio_read: bool
     shared_patients: tuple[SharedPatient, ...]
     shared_sounds: tuple[SharedSound, ...]
-    tally: tuple[TallyRow, ...]
+    tally: tuple[CountRow, ...]
     recordings: tuple[RecordingFinding, ...]
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
@@ -263,7 +266,7 @@ class Audit:
         return patients + tuple(shared for shared in self.shared_sounds if shared.crosses_parts)
 
     def is_waived(self, leak: SharedPatient | SharedSound) -> bool:
-        """Whether a waiver names this leak: the patient; or one of the recordings, both ("A,B"), or their patient."""
+        """True when a waiver names this leak: the patient; or one of the recordings, both ("A,B"), or their patient."""
         return not self.waived_names(leak).isdisjoint(self.waived)
 
     def waived_names(self, leak: SharedPatient | SharedSound) -> frozenset[str]:
@@ -289,22 +292,21 @@ class Audit:
         return not self.open_leaks
 
     def defects(self) -> dict[str, list[tuple[RecordingFinding, Defect]]]:
-        """What is wrong with recordings, by kind, the most frequent first."""
+        """Defects by kind, the most frequent first, each with its recording."""
         by_kind: dict[str, list[tuple[RecordingFinding, Defect]]] = {}
         for finding in self.recordings:
             for defect in finding.defects:
                 by_kind.setdefault(defect.kind, []).append((finding, defect))
         return dict(sorted(by_kind.items(), key=lambda item: (-len(item[1]), item[0])))
 
-    def as_json(self) -> dict[str, Any]:
-        """The audit as values that JSON has; not a number and infinity become null."""
-        content = asdict(self) | {
+    def to_json(self) -> dict[str, Any]:
+        """The audit as plain values, with what follows from them."""
+        return asdict(self) | {
             "root": str(self.root),
             "is_clean": self.is_clean,
             "open_leaks": [sorted(self.waived_names(leak)) for leak in self.open_leaks],
             "unused_waivers": self.unused_waivers,
         }
-        return {key: _finite(value) for key, value in content.items()}
 
 
 def audit_corpus(
@@ -322,14 +324,21 @@ def audit_corpus(
 
     Raises CorpusError when the corpus has no recordings.
     """
-    _require_recordings(corpus)
+    if not corpus.recordings:
+        first = (
+            f"the first of {len(corpus.problems)} problem(s): {corpus.problems[0]}"
+            if corpus.problems
+            else "it is empty"
+        )
+        raise CorpusError(f"no recordings in {corpus.root} that could be audited; {first}")
+    patient_of = {recording.name: recording.patient for recording in corpus.recordings}
     findings = [_finding(corpus, recording) for recording in corpus.recordings]
     shared: list[SharedAudio] = []
     notes = list(corpus.notes)
     if is_audio_read:
         results = measure_recordings(corpus.recordings, num_workers=num_workers, on_progress=on_progress)
         findings = [_finding(corpus, r, result) for r, result in zip(corpus.recordings, results, strict=True)]
-        findings, narrow = _compare_with_usual(findings)
+        findings, narrow = _compare_with_devices(findings)
         notes += narrow
         decoded = [(r, m) for r, m in zip(corpus.recordings, results, strict=True) if isinstance(m, Measured)]
         recordings, measured = [r for r, _ in decoded], [m for _, m in decoded]
@@ -346,35 +355,19 @@ def audit_corpus(
         num_patients=len({recording.patient for recording in corpus.recordings}),
         is_audio_read=is_audio_read,
         shared_patients=tuple(_shared_patients(corpus)),
-        shared_sounds=_shared_sounds(corpus, shared),
-        tally=tuple(_tally(corpus)),
+        shared_sounds=tuple(
+            SharedSound(
+                audio,
+                (corpus.split.get(audio.one), corpus.split.get(audio.other)),
+                (patient_of[audio.one], patient_of[audio.other]),
+            )
+            for audio in shared
+        ),
+        tally=tuple(_count_classes(corpus)),
         recordings=tuple(findings),
         problems=corpus.problems,
         notes=tuple(notes),
         waived=tuple(dict.fromkeys(waived)),
-    )
-
-
-def _require_recordings(corpus: Corpus) -> None:
-    if not corpus.recordings:
-        why = (
-            f"the first of {len(corpus.problems)} problem(s): {corpus.problems[0]}"
-            if corpus.problems
-            else "it is empty"
-        )
-        raise CorpusError(f"no recordings in {corpus.root} that could be audited; {why}")
-
-
-def _shared_sounds(corpus: Corpus, shared: Sequence[SharedAudio]) -> tuple[SharedSound, ...]:
-    """With the part and the patient of both recordings."""
-    patient_of = {recording.name: recording.patient for recording in corpus.recordings}
-    return tuple(
-        SharedSound(
-            audio,
-            (corpus.split.get(audio.one), corpus.split.get(audio.other)),
-            (patient_of[audio.one], patient_of[audio.other]),
-        )
-        for audio in shared
     )
 
 
@@ -407,11 +400,11 @@ def _shared_patients(corpus: Corpus) -> list[SharedPatient]:
 
 
 def _is_by_design(parts: Collection[str], known_patient_parts: frozenset[str]) -> bool:
-    """Whether every two of the parts are the training set and one that is said to hold its patients."""
+    """True when every two of the parts are the training set and one that is said to hold its patients."""
     return all(TRAIN in pair and set(pair) - {TRAIN} <= known_patient_parts for pair in combinations(parts, 2))
 
 
-def _tally(corpus: Corpus) -> list[TallyRow]:
+def _count_classes(corpus: Corpus) -> list[CountRow]:
     def place(recording: Recording) -> tuple[str, str]:
         return corpus.split.get(recording.name, NO_PART), recording.device or UNKNOWN
 
@@ -421,13 +414,13 @@ def _tally(corpus: Corpus) -> list[TallyRow]:
         key = (cycle.word, *place(cycle.recording))
         cycles[key] += 1
         names.setdefault(key, set()).add(cycle.recording.name)
-    heard = {cycle.recording.name for cycle in corpus.cycles}
+    with_cycles = {cycle.recording.name for cycle in corpus.cycles}
     for recording in corpus.recordings:
-        if recording.name not in heard:
+        if recording.name not in with_cycles:
             names.setdefault((None, *place(recording)), set()).add(recording.name)
     words = list(dict.fromkeys(cycle.word for cycle in sorted(corpus.cycles, key=lambda cycle: cycle.sound)))
     parts = [*corpus.parts, NO_PART]
-    rows = [TallyRow(*key, cycles[key], len(found)) for key, found in names.items()]
+    rows = [CountRow(*key, cycles[key], len(found)) for key, found in names.items()]
     return sorted(
         rows,
         key=lambda row: (words.index(row.word) if row.word in words else len(words), parts.index(row.part), row.device),
@@ -442,18 +435,10 @@ def _finding(corpus: Corpus, recording: Recording, result: Measured | AudioError
     return RecordingFinding(recording.name, part, device, None, defects)
 
 
-def _compare_with_usual(findings: Sequence[RecordingFinding]) -> tuple[list[RecordingFinding], list[str]]:
-    """The findings with what is unlike others of a device, and sentences on what all of a device have in common."""
+def _compare_with_devices(findings: Sequence[RecordingFinding]) -> tuple[list[RecordingFinding], list[str]]:
+    """The findings with defects that show beside others of a device, and sentences on whole devices."""
     qualities = {place: found.quality for place, found in enumerate(findings) if found.quality is not None}
     devices = [findings[place].device for place in qualities]
-    unusual = dict(zip(qualities, find_unusual(devices, list(qualities.values())), strict=True))
+    unusual = dict(zip(qualities, find_outliers(devices, list(qualities.values())), strict=True))
     compared = [replace(found, defects=found.defects + unusual.get(place, ())) for place, found in enumerate(findings)]
-    return compared, describe_narrow(usual_bands(devices, list(qualities.values())))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return compared, describe_narrow_devices(device_bands(devices, list(qualities.values())))

@@ -1,12 +1,9 @@
-"""Every recording of a corpus decoded once: the hash of its samples, its measures and defects, its fingerprint.
+"""Pairs of recordings that hold the same sound: equal samples, near-duplicates, simultaneous channels.
 
-Which recordings of many may hold the same sound: all fingerprints against all, at every offset.
-
-The sums of products at all offsets come from Fourier transforms of the fingerprints, for many pairs at once by matrix
-products. So the work grows with the square of the number of recordings, but with a small constant: a recording of
-16 s is 125 frames of 32 signs, and 2,683 recordings (SPRSound, 3.6 million pairs) take some ten seconds on a core.
-
-Pairs of recordings that hold the same sound: equal samples, near-duplicates, simultaneous channels.
+Every recording is decoded once: the hash of its samples, its quality, its fingerprint. Then all fingerprints are laid
+against all, at every offset. The sums of products at all offsets come from Fourier transforms, for many pairs at once
+by matrix products: the work grows with the square of the number of recordings, but 2,683 recordings (SPRSound, 3.6
+million pairs) take some ten seconds on a core.
 
 Two recordings are near-duplicates when their waveforms, laid over each other, correlate: re-encoded, louder, resampled
 or cut copies. Simultaneous channels heard the same breaths from two places: their waveforms hardly correlate, but they
@@ -92,9 +89,7 @@ MIN_OVERLAP_FRAMES = 20  # 3.2 s with the frames' own length
 
 # In standard deviations of the sum of as many random signs. Over all offsets of SPRSound's pairs of unlike patients
 # 99.99 % stay below 5.9; copies as MP3 or Ogg at the poorest quality, cut at both ends, have 17 to 54.
-MIN_DEVIATIONS = 6.0
-
-NearDuplicatesOnProgress = Callable[[int, int], None]
+MIN_FINGERPRINT_DEVIATIONS = 6.0
 
 
 @dataclass(frozen=True)
@@ -123,8 +118,8 @@ class _Segments:
 def find_candidates(
     fingerprints: Sequence[Fingerprint],
     *,
-    min_deviations: float = MIN_DEVIATIONS,
-    on_progress: NearDuplicatesOnProgress | None = None,
+    min_deviations: float = MIN_FINGERPRINT_DEVIATIONS,
+    on_progress: OnProgress | None = None,
 ) -> list[Candidate]:
     """Pairs of different recordings whose fingerprints agree at some offset, each once, with its best offset."""
     segments = _cut(fingerprints)
@@ -196,14 +191,13 @@ def _lags() -> Tensor:
 
 
 Kind = Literal["same samples", "near-duplicate", "simultaneous channels"]
-SharedAudioOnProgress = Callable[[int, int], None]
 
 # Copies as MP3 or Ogg at the poorest quality, or 30 dB quieter in 16 bit, have 0.93 or more (80 recordings of both
 # corpora); ICBHI's simultaneous channels 0.54 or less.
 MIN_CORRELATION = 0.75
 # In standard deviations: of 60,000 pairs that share nothing (SPRSound and ICBHI; other patients, other takes) the
 # largest has 7.4, and each further one that is ten times as rare about one more.
-SHARED_AUDIO_MIN_DEVIATIONS = 9.0
+MIN_DEVIATIONS = 9.0
 MAX_LAG_S = 0.025  # between channels; sound crosses a chest in less
 MAX_OFFSET_ERROR_S = 0.2  # of a candidate
 # A patient with more (in a corpus without patients' names, say) would give too many pairs.
@@ -232,7 +226,7 @@ def find_shared_audio(
     measured: Sequence[Measured],
     *,
     num_workers: int = 1,
-    on_progress: SharedAudioOnProgress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[SharedAudio]:
     """Every pair found, by kind and names: each pair once, under its strongest kind.
 
@@ -317,7 +311,7 @@ def _judge(
     found: Agreement,
     waveforms: dict[int, Samples],
 ) -> SharedAudio | None:
-    if found.deviations < SHARED_AUDIO_MIN_DEVIATIONS:
+    if found.deviations < MIN_DEVIATIONS:
         return None
     offset_s -= found.lag_s
     one, other = _overlap(waveforms[candidate.one], waveforms[candidate.other], offset_s)

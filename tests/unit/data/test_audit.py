@@ -1,6 +1,5 @@
 """What counts as leakage, what waives it, and what the tables count."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from lungsound.data.audit import NO_PART, UNKNOWN, Audit, SharedPatient, SharedS
 from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.data.duplicates import SharedAudio
 from lungsound.errors import CorpusError, SettingsError
+from lungsound.files import to_json
 
 RATE = 4000
 Row = tuple[str, str, str | None]  # name, patient, part
@@ -149,8 +149,8 @@ def test_a_copy_in_the_other_part_is_found_and_a_broken_file_is_a_finding(tmp_pa
     assert {kind: [f.name for f, _ in found] for kind, found in audit.defects().items()} == {"unreadable": ["d"]}
     assert stages[:4] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     two = audit_corpus(corpus, num_workers=2)
-    assert json.dumps(two.as_json(), allow_nan=False) == json.dumps(audit.as_json(), allow_nan=False)
-    assert audit.as_json()["open_leaks"] == [["a", "a,b", "b", "b,a"]]
+    assert to_json(two.to_json(), indent=None) == to_json(audit.to_json(), indent=None)
+    assert audit.to_json()["open_leaks"] == [["a", "a,b", "b", "b,a"]]
 
 
 def test_what_all_recordings_lack_is_a_note_and_what_one_lacks_its_defect(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_what_all_recordings_lack_is_a_note_and_what_one_lacks_its_defect(tmp_pa
 def test_json_has_no_infinity_and_no_recordings_are_an_error() -> None:
     leak = sound("a", "b", ("train", "test"), ("p", "q"))
     audit = replace(by_names([("x", "x", "train")]), shared_sounds=(leak,))
-    assert audit.as_json()["shared_sounds"][0]["audio"]["deviations"] is None
+    assert audit.to_json()["shared_sounds"][0]["audio"]["deviations"] == float("inf")
     with pytest.raises(CorpusError, match="no recordings in somewhere"):
         by_names([])
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from lungsound.audio.quality import Defect, Quality, measure_quality
-from lungsound.data.audit import Audit, RecordingFinding, SharedPatient, SharedSound, TallyRow
+from lungsound.data.audit import Audit, CountRow, RecordingFinding, SharedPatient, SharedSound
 from lungsound.data.corpus import Problem
 from lungsound.data.duplicates import Kind, SharedAudio
 from lungsound.evaluation.audit_report import (
@@ -55,7 +55,7 @@ def make_audit(*leaks: SharedPatient | SharedSound, waived: tuple[str, ...] = ()
         is_audio_read=True,
         shared_patients=tuple(leak for leak in leaks if isinstance(leak, SharedPatient)),
         shared_sounds=tuple(leak for leak in leaks if isinstance(leak, SharedSound)),
-        tally=(TallyRow("normal", "train", "D", 3, 1), TallyRow("wheeze", "test", "D", 2, 1)),
+        tally=(CountRow("normal", "train", "D", 3, 1), CountRow("wheeze", "test", "D", 2, 1)),
         recordings=tuple(findings),
         problems=(),
         notes=(),
@@ -139,7 +139,7 @@ def test_the_terminal_has_few_of_each_kind_and_says_what_to_do_last() -> None:
 
 def test_a_narrow_terminal_loses_no_number() -> None:
     words = ["Fine Crackle", "Coarse Crackle", "Wheeze+Crackle", "Rhonchi", "Stridor"]
-    tally = tuple(TallyRow(word, "train", "D", 1111 + i, 1) for i, word in enumerate(words))
+    tally = tuple(CountRow(word, "train", "D", 1111 + i, 1) for i, word in enumerate(words))
     text = printed(make_audit(tally=tally), width=40)
     for i in range(len(words)):
         assert f"{1111 + i:,}" in text
@@ -171,7 +171,7 @@ def test_waived_rows_are_grey_and_patients_by_design_are_one_sentence(tmp_path: 
     design = make_audit(*(replace(PATIENT, patient=str(i), is_by_design=True) for i in range(30)))
     blocks = page_blocks(design, tmp_path)
     assert not any(isinstance(block, Table) and block.head[0] == "patient" for block in blocks)
-    assert "Patients in train and test, by design" in render_markdown("x", blocks)
+    assert "by design, as the corpus says: 30" in render_markdown("x", blocks)
 
 
 def test_written_files_hold_everything_and_no_name_is_markup(tmp_path: Path) -> None:
@@ -188,7 +188,9 @@ def test_written_files_hold_everything_and_no_name_is_markup(tmp_path: Path) -> 
         "bands.png",
         "classes.png",
     ]
-    assert json.loads((page.parent / "audit.json").read_text())["shared_sounds"][0]["audio"]["one"] == bad
+    content = json.loads((page.parent / "audit.json").read_text())
+    assert content["shared_sounds"][0]["audio"]["one"] == bad
+    assert content["is_clean"] is False
 
 
 def test_an_audit_by_names_says_that_no_sound_was_read(tmp_path: Path) -> None:
