@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lungsound.config import ModelSettings
 from lungsound.models.ast import AudioSpectrogramTransformer
-from lungsound.models.pretrained import load_pretrained
+from lungsound.models.weights import load_weights
 
 Weights = dict[str, Tensor]
 TINY = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "num_hidden_layers": 12}
@@ -223,7 +224,7 @@ def test_every_format_gives_the_features_of_transformers(tmp_path: Path, example
     writer, suffix, sizes = FORMATS[name]
     made = example(sizes)
     encoder = encoder_like(made.model)
-    report = load_pretrained(encoder, writer(tmp_path, timm_names(made), suffix=suffix))
+    report = load_weights(encoder, writer(tmp_path, timm_names(made), suffix=suffix), ModelSettings())
     assert "pos_embed" not in dict(report.adapted)
     assert_same_features(encoder, made)
     if writer is ssast:
@@ -238,7 +239,7 @@ def test_what_transformers_saves_gives_its_features(tmp_path: Path, example: Mak
     shutil.copy(made.folder / "config.json", tmp_path)
     for folder in (made.folder, tmp_path):
         encoder = encoder_like(made.model)
-        report = load_pretrained(encoder, folder)
+        report = load_weights(encoder, folder, ModelSettings())
         assert_same_features(encoder, made)
         assert report.source_format == "AST, Hugging Face"
         assert report.adapted == report.differences == ()
@@ -260,7 +261,7 @@ def test_an_image_model_that_is_not_distilled_has_its_class_token_twice(tmp_path
     stored = {name: value for name, value in weights.items() if name != "dist_token"}
     stored["pos_embed"] = positions[:, 1:].clone()
     encoder = encoder_like(made.model)
-    load_pretrained(encoder, image_model(tmp_path, stored, suffix=".safetensors"))
+    load_weights(encoder, image_model(tmp_path, stored, suffix=".safetensors"), ModelSettings())
     assert_same_features(encoder, twice)
 
 
@@ -273,7 +274,7 @@ def test_eight_seconds_of_an_audioset_model(tmp_path: Path, example: MakeExample
     config = transformers().ASTConfig(max_length=798, **TINY)
     short = with_weights(config, made, {"embeddings.position_embeddings": positions})
     encoder = encoder_like(short.model)
-    load_pretrained(encoder, made.folder if writer is None else writer(tmp_path, timm_names(made)))
+    load_weights(encoder, made.folder if writer is None else writer(tmp_path, timm_names(made)), ModelSettings())
     assert_same_features(encoder, short)
 
 
@@ -291,5 +292,5 @@ def test_base(tmp_path: Path, example: MakeExample, name: str) -> None:
     writer, suffix, sizes = FORMATS[name]
     made = example(sizes, size="base")
     encoder = encoder_like(made.model)
-    load_pretrained(encoder, writer(tmp_path, timm_names(made), suffix=suffix))
+    load_weights(encoder, writer(tmp_path, timm_names(made), suffix=suffix), ModelSettings())
     assert_same_features(encoder, made)

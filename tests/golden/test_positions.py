@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lungsound.axes import PatchGrid
+from lungsound.config import ModelSettings
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.positions import PatchPlaces, adapt_positions, place_positions
-from lungsound.models.pretrained import load_pretrained
+from lungsound.models.weights import load_weights
 from tests.golden.formulas import param
 
 DATA = Path(__file__).parent / "data" / "encoder_positions.npz"
@@ -117,7 +118,7 @@ def test_loading_an_image_model_gives_the_published_kernels_and_positions(
     shapes["pos_embed"] = positions(source).shape
     weights = {name: torch.from_numpy(param(f"deit.{name}", shape)) for name, shape in shapes.items()}
     save_file(weights, tmp_path / "deit.safetensors")
-    load_pretrained(encoder, tmp_path / "deit.safetensors", position_grid=position_grid)
+    load_weights(encoder, tmp_path / "deit.safetensors", ModelSettings(position_grid=position_grid))
     np.testing.assert_allclose(
         encoder.patch_embed.proj.weight[:4].detach(), golden[f"{source}/patch_weight_first4"], atol=1e-6
     )

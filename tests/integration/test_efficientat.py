@@ -8,8 +8,9 @@ from torch.nn.functional import hardswish
 
 from lungsound.audio.filter_bank import AUDIOSET_STATISTICS, EfficientATLogMel, FilterBank, LogMel, normalize
 from lungsound.audio.io import read_waveform
+from lungsound.config import ModelSettings
 from lungsound.models.cnn import convolutional_encoder
-from lungsound.models.pretrained import load_convolutional
+from lungsound.models.weights import load_weights
 
 # Breathing, wheeze, snoring, gasp, pant, snort, cough, throat clearing, sneeze, sniff; stomach rumble; heart sounds,
 # heart murmur: places among AudioSet's 527 classes.
@@ -29,7 +30,7 @@ def share_of_bodies(
 ) -> float:
     """How often the likeliest AudioSet class of the first seconds of a recording is a sound of the body."""
     encoder = convolutional_encoder("mn04").eval()
-    load_convolutional(encoder, weights)
+    load_weights(encoder, weights, ModelSettings())
     classifier = torch.load(weights, weights_only=True)
     mean, std = AUDIOSET_STATISTICS[statistics]
     answers = []

@@ -19,7 +19,7 @@ from lungsound.data.batches import Batch
 from lungsound.models import network as models
 from lungsound.models.ast import ENCODER_SIZES, AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier, predict_cycles
-from lungsound.models.pretrained import LoadReport
+from lungsound.models.weights import LoadReport
 from lungsound.training import trainer as training
 
 CPU = torch.device("cpu")

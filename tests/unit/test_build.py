@@ -25,7 +25,7 @@ from lungsound.labels import LABEL_SETS
 from lungsound.models import network as models
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.cnn import ConvolutionalEncoder
-from lungsound.models.pretrained import LoadReport
+from lungsound.models.weights import LoadReport
 from lungsound.training import trainer as training
 from lungsound.training.checkpoint import save_model
 from lungsound.training.objectives import CrossEntropy, PatchMixContrastive, PatchMixCrossEntropy

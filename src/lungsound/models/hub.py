@@ -1,11 +1,10 @@
-"""Pretrained weights by name: a cache of downloads, resumed when they break off and checked by their hash.
+"""Weights and models by name: downloads that are resumed, checked and kept in the cache, and the Hugging Face Hub."""
 
-Model files on the Hugging Face Hub: by the name of their repository.
-"""
-
+import glob
 import hashlib
 import os
 import re
+import secrets
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,9 +14,11 @@ from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
 from typing import IO
 
+from filelock import FileLock
+
 from lungsound.errors import FetchError, SettingsError
 from lungsound.extras import load
-from lungsound.files import cache_root
+from lungsound.files import cache_root, write_text
 
 Progress = Callable[[int, int | None], None]
 
@@ -28,7 +29,7 @@ RECORD_SUFFIX = ".sha256"  # beside a download, in the form that sha256sum check
 
 @dataclass(frozen=True)
 class KnownFile:
-    """Where weights can be had.
+    """Source of a file of weights.
 
     sha256, md5      the hash or its first digits; neither: what the server states when it is downloaded
     companions       other URLs whose files belong beside it (config.json); the result is then a folder
@@ -44,9 +45,8 @@ class KnownFile:
     @property
     def hash(self) -> tuple[str, str] | None:
         """Kind and digits."""
-        if self.sha256 is not None:
-            return "sha256", self.sha256
-        return None if self.md5 is None else ("md5", self.md5)
+        kinds = (("sha256", self.sha256), ("md5", self.md5))
+        return next(((kind, digits) for kind, digits in kinds if digits is not None), None)
 
 
 def _named_by_hash(url: str) -> KnownFile:
@@ -120,7 +120,10 @@ def _cached(
     *,
     is_downloadable: bool = True,
 ) -> Path:
-    """The file of `url` in `folder`, downloaded when it is not there, and checked in either case."""
+    """The file of `url` in `folder`, downloaded when it is not there, and checked in either case.
+
+    Two programs that want the same file wait for each other.
+    """
     path = folder / urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])
     record = path.with_name(path.name + RECORD_SUFFIX)
     by_hand = f"put the file by hand at {path}, or give another by --set model.pretrained=FILE (none: random weights)"
@@ -131,31 +134,35 @@ def _cached(
             raise FetchError(f"{name} is not in the cache and LUNGSOUND_OFFLINE is 1: get {url} and {by_hand}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _download(url, path, wanted, on_progress)
+            with FileLock(folder / f".{path.name}.lock"):
+                if not path.is_file():
+                    _download(url, path, wanted, on_progress)
         except (OSError, HTTPException) as error:
             raise FetchError(f"cannot download {name} from {url} ({error}): try again, or {by_hand}") from error
     if wanted is None and record.is_file():
         wanted = "sha256", record.read_text(encoding="ascii").split()[0]
     if wanted is not None:
         kind, expected = wanted
-        found = _digest(path, kind)
-        if not found.startswith(expected):
+        digest = _digest(path, kind)
+        if not digest.startswith(expected):
             raise FetchError(
-                f"{path} has {kind} {found[:16]}, expected {expected[:16]}: delete it to download it again"
+                f"{path} has {kind} {digest[:16]}, expected {expected[:16]}: delete it to download it again"
             )
     return path
 
 
 def _download(url: str, path: Path, wanted: tuple[str, str] | None, on_progress: Progress | None) -> None:
-    """Fetch `url` beside `path`, going on where an earlier attempt stopped; check; rename.
+    """Fetch `url` beside `path`, resuming where an earlier attempt stopped; check; rename.
 
     `wanted` is the kind and the digits of the hash; without it the hash that the server states is used. A file with
-    another hash is deleted; the SHA-256 of a good one is recorded beside it.
+    another hash is deleted; the SHA-256 of a good one is recorded beside it. The name of what is not complete cannot be
+    guessed, so that nobody can put a link in its place where the folder is shared.
     """
-    partial = path.with_name(path.name + ".partial")
-    headers = _Headers()
-    with _open(url, partial, headers) as response:
-        kind, expected = wanted or headers.stated_hash()
+    partials = [each for each in path.parent.glob(f"{glob.escape(path.name)}.*.partial") if not each.is_symlink()]
+    partial = partials[0] if partials else path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
+    redirects = _Redirects()
+    with _open(url, partial, redirects) as response:
+        kind, expected = wanted or redirects.stated_hash()
         is_resumed = response.status == 206
         num_bytes = partial.stat().st_size if is_resumed else 0
         length = response.headers.get("Content-Length")
@@ -168,52 +175,52 @@ def _download(url: str, path: Path, wanted: tuple[str, str] | None, on_progress:
                     on_progress(num_bytes, total)
     if total is not None and num_bytes < total:
         raise OSError(f"broke off after {num_bytes} of {total} bytes; the next attempt goes on from there")
-    found = _digest(partial, kind)
-    if not found.startswith(expected):
+    digest = _digest(partial, kind)
+    if not digest.startswith(expected):
         partial.unlink()
-        raise OSError(f"has {kind} {found[:16]}, expected {expected[:16]}; deleted")
-    record = path.with_name(path.name + RECORD_SUFFIX)
-    record.write_text(f"{_digest(partial, 'sha256')}  {path.name}\n", encoding="ascii")
+        raise OSError(f"has {kind} {digest[:16]}, expected {expected[:16]}; deleted")
+    write_text(path.with_name(path.name + RECORD_SUFFIX), f"{_digest(partial, 'sha256')}  {path.name}\n")
     partial.replace(path)
 
 
-def _open(url: str, partial: Path, headers: "_Headers") -> HTTPResponse:
-    """Ask for what `partial` lacks; for everything when the server finds that it lacks nothing."""
-    opener = urllib.request.build_opener(headers)
+def _open(url: str, partial: Path, redirects: "_Redirects") -> HTTPResponse:
+    """Ask for what `partial` lacks; for everything when the server answers that it lacks nothing."""
     request = urllib.request.Request(url, headers={"User-Agent": "lungsound"})
-    if partial.is_file() and partial.stat().st_size:
+    if partial.is_file():
         request.add_header("Range", f"bytes={partial.stat().st_size}-")
     try:
-        response: HTTPResponse = opener.open(request, timeout=TIMEOUT_S)
+        response: HTTPResponse = urllib.request.build_opener(redirects).open(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code != 416:
+        if error.code != 416 or not partial.is_file():
             raise
         partial.unlink()
-        return _open(url, partial, headers)
-    headers.seen.append(response.headers)
+        return _open(url, partial, redirects)
+    redirects.headers.append(response.headers)
     return response
 
 
-class _Headers(urllib.request.HTTPRedirectHandler):
-    """Follows redirects and keeps the headers of each answer: a hub states the hash before it redirects."""
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follow redirects, never from https to another scheme, and keep all headers: a hub states a hash in the first."""
 
     def __init__(self) -> None:
-        self.seen: list[HTTPMessage] = []
+        self.headers: list[HTTPMessage] = []
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
-        self.seen.append(headers)
+        if req.type == "https" and urllib.parse.urlsplit(newurl).scheme != "https":
+            raise OSError(f"{req.full_url} redirects to {newurl}, which is not https")
+        self.headers.append(headers)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     def stated_hash(self) -> tuple[str, str]:
-        """Kind and digits: X-Linked-ETag of any answer, else ETag of the last.
+        """Kind and digits: X-Linked-ETag of any response, else ETag of the last.
 
         The Hugging Face hub states the SHA-256 of large files and git's blob hash of small ones.
         """
-        linked = [headers["X-Linked-ETag"] for headers in self.seen if headers["X-Linked-ETag"]]
-        tag = (linked or [self.seen[-1]["ETag"] or ""])[0].removeprefix("W/").strip('"').lower()
+        linked = [headers["X-Linked-ETag"] for headers in self.headers if headers["X-Linked-ETag"]]
+        tag = (linked or [self.headers[-1]["ETag"] or ""])[0].removeprefix("W/").strip('"').lower()
         if re.fullmatch(r"[0-9a-f]{64}", tag):
             return "sha256", tag
         if re.fullmatch(r"[0-9a-f]{40}", tag):
@@ -240,7 +247,7 @@ Download = Callable[..., str]
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether it names a repository: `hf://owner/name`, or `owner/name` where no file or folder `owner` is here.
+    """Whether a text names a repository: `hf://owner/name`, or `owner/name` where no file or folder `owner` is here.
 
     So a mistyped path under a folder that exists asks no server.
     """
@@ -256,15 +263,15 @@ def download_model(name: str, *, download: Download | None = None) -> Path:
     `download` stands for huggingface_hub's hf_hub_download. Raises SettingsError for what is no name or without
     huggingface_hub, FetchError when the file cannot be had.
     """
-    found = NAME.fullmatch(name)
-    if found is None:
+    match = NAME.fullmatch(name)
+    if match is None:
         raise SettingsError(f"{name!r} is no name on the Hub: hf://OWNER/NAME or hf://OWNER/NAME@REVISION is needed")
     errors = load("huggingface_hub.errors", extra="hub")
     ask: Download = download or load("huggingface_hub", extra="hub").hf_hub_download
     is_offline = os.environ.get("LUNGSOUND_OFFLINE") == "1"
     for file in FILES:
         try:
-            return Path(ask(found["repository"], file, revision=found["revision"], local_files_only=is_offline))
+            return Path(ask(match["repository"], file, revision=match["revision"], local_files_only=is_offline))
         except errors.EntryNotFoundError as error:
             missing = error
         except (OSError, ValueError) as error:

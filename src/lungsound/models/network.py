@@ -13,7 +13,7 @@ from lungsound.models.ast import ENCODER_SIZES, AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.cnn import ConvolutionalEncoder, convolutional_encoder
 from lungsound.models.hub import resolve_weights
-from lungsound.models.pretrained import LoadReport, load_convolutional, load_pretrained
+from lungsound.models.weights import LoadReport, load_weights
 from lungsound.progress import track
 from lungsound.randomness import generator_at
 
@@ -119,10 +119,7 @@ def _input_differences(report: LoadReport, front_end: FrontEnd) -> tuple[str, ..
 def _load(model: LungSoundClassifier, path: Path, architecture: ModelSettings, label_set: LabelSet) -> LoadReport:
     """Put pretrained weights into encoder and, if so set, head; the report with what stays random."""
     head = model.head if architecture.is_head_pretrained else None
-    if isinstance(model.encoder, ConvolutionalEncoder):
-        report = load_convolutional(model.encoder, path, first_kernel=architecture.first_kernel, head=head)
-    else:
-        report = load_pretrained(model.encoder, path, position_grid=architecture.position_grid, head=head)
+    report = load_weights(model.encoder, path, architecture, head=head)
     if report.head_label_set not in (None, "unknown", label_set.name):
         raise SettingsError(
             f"model.is_head_pretrained: the head in {path} tells the classes of {report.head_label_set} apart, but "

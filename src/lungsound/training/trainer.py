@@ -35,7 +35,7 @@ from lungsound.evaluation.selection import LEAST_SENSITIVITY
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.patchmix import draw_patch_mix
-from lungsound.models.pretrained import LoadReport
+from lungsound.models.weights import LoadReport
 from lungsound.randomness import generator_at
 from lungsound.training.losses import class_weights
 from lungsound.training.objectives import CrossEntropy, Draw, Loss, Objective, PatchMixContrastive, PatchMixCrossEntropy

@@ -119,5 +119,5 @@ def test_a_run_whose_header_does_not_fit_together_is_refused(tmp_path: Path, fac
 
 
 def test_other_models_are_not_known(tmp_path: Path) -> None:
-    torch.save({"conv1.weight": torch.ones(2)}, tmp_path / "a.pth")
-    assert_refused(tmp_path / "a.pth", "no weights of a known kind, its keys begin with conv1.weight; expected a timm")
+    torch.save({"conv0.weight": torch.ones(2)}, tmp_path / "a.pth")
+    assert_refused(tmp_path / "a.pth", "no weights of a known kind, its keys begin with conv0.weight; expected a timm")

@@ -2,10 +2,14 @@
 
 import hashlib
 import http.server
+import io
 import re
 import threading
+import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.client import HTTPMessage
 from pathlib import Path
 
 import pytest
@@ -111,6 +115,10 @@ def assert_fails(name: str, cache_dir: Path, match: str) -> None:
     assert message.endswith("or give another by --set model.pretrained=FILE (none: random weights)")
 
 
+def visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def test_a_download_is_checked_recorded_and_made_once(behaviour: Behaviour, tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     path = resolve_weights("small", cache_dir=tmp_path, on_progress=lambda done, total: seen.append((done, total)))
@@ -123,7 +131,7 @@ def test_a_download_is_checked_recorded_and_made_once(behaviour: Behaviour, tmp_
     assert record.read_text() == f"{SHA256}  {path.name}\n"
     assert resolve_weights("small", cache_dir=tmp_path) == path
     assert behaviour.ranges == [None]
-    assert sorted(path.parent.iterdir()) == [path, record]
+    assert visible(path.parent) == [path, record]
 
 
 def test_an_interrupted_download_goes_on_where_it_stopped(behaviour: Behaviour, tmp_path: Path) -> None:
@@ -138,6 +146,37 @@ def test_an_interrupted_download_goes_on_where_it_stopped(behaviour: Behaviour, 
     assert seen[-1] == (len(CONTENT), len(CONTENT))
 
 
+def test_two_programs_download_a_file_once(behaviour: Behaviour, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(lambda _: resolve_weights("small", cache_dir=tmp_path), range(2)))
+    assert paths[0] == paths[1]
+    assert behaviour.ranges == [None]
+
+
+def test_the_name_of_what_is_not_complete_cannot_be_guessed(behaviour: Behaviour, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"mine")
+    planted = tmp_path / "weights" / f"small-{SHA256[:8]}.pth.0123abcd.partial"
+    planted.parent.mkdir()
+    planted.symlink_to(mine)
+    behaviour.breaks_off_after = 100
+    assert_fails("small", tmp_path, "broke off")
+    (partial,) = (path for path in visible(planted.parent) if path != planted)
+    assert re.fullmatch(rf"small-{SHA256[:8]}\.pth\.[0-9a-f]{{16}}\.partial", partial.name)
+    assert mine.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("url", ["http://example.org/a.pth", "ftp://example.org/a.pth"])
+def test_a_redirect_from_https_is_followed_to_https_only(url: str) -> None:
+    redirects = fetch._Redirects()
+    request = urllib.request.Request("https://example.org/a.pth")
+    with pytest.raises(OSError, match="which is not https"):
+        redirects.redirect_request(request, io.BytesIO(), 302, "Found", HTTPMessage(), url)
+    followed = redirects.redirect_request(request, io.BytesIO(), 302, "Found", HTTPMessage(), "https://example.com/b")
+    assert followed is not None
+    assert followed.full_url == "https://example.com/b"
+
+
 def test_a_server_without_ranges_starts_again(behaviour: Behaviour, tmp_path: Path) -> None:
     behaviour.has_ranges = False
     behaviour.breaks_off_after = 100_000
@@ -148,7 +187,7 @@ def test_a_server_without_ranges_starts_again(behaviour: Behaviour, tmp_path: Pa
 
 
 def test_a_complete_partial_file_is_fetched_again(behaviour: Behaviour, tmp_path: Path) -> None:
-    partial = tmp_path / "weights" / f"small-{SHA256[:8]}.pth.partial"
+    partial = tmp_path / "weights" / f"small-{SHA256[:8]}.pth.0123abcd.partial"
     partial.parent.mkdir()
     partial.write_bytes(CONTENT)
     assert resolve_weights("small", cache_dir=tmp_path).read_bytes() == CONTENT
@@ -169,7 +208,7 @@ def test_a_server_that_states_no_length(behaviour: Behaviour, tmp_path: Path) ->
 @pytest.mark.usefixtures("behaviour")
 def test_a_wrong_hash_is_refused_and_deleted(tmp_path: Path) -> None:
     assert_fails("wrong", tmp_path, f"has sha256 {SHA256[:16]}, expected 0123abcd; deleted")
-    assert list((tmp_path / "weights").iterdir()) == []
+    assert visible(tmp_path / "weights") == []
 
 
 @pytest.mark.usefixtures("behaviour")

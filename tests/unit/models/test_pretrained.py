@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lungsound.axes import PatchGrid
+from lungsound.config import ModelSettings
 from lungsound.errors import WeightsError
 from lungsound.models.ast import ENCODER_SIZES, AudioSpectrogramTransformer
 from lungsound.models.positions import PatchPlaces, adapt_positions, place_positions
-from lungsound.models.pretrained import load_pretrained
+from lungsound.models.weights import LoadReport, load_weights
 
 TINY = ENCODER_SIZES["tiny"]
 Weights = dict[str, Tensor]
@@ -26,6 +27,12 @@ def make_encoder(**changes: Any) -> AudioSpectrogramTransformer:
     """An encoder of 2 blocks, its weights zero but for the norms."""
     sizes = {"num_mels": 64, "num_frames": 98, "dim": 12, "depth": 2, "num_heads": 3, **changes}
     return AudioSpectrogramTransformer(**sizes).requires_grad_(False).eval()
+
+
+def load(
+    encoder: AudioSpectrogramTransformer, path: Path, *, head: torch.nn.Module | None = None, **settings: Any
+) -> LoadReport:
+    return load_weights(encoder, path, ModelSettings(**settings), head=head)
 
 
 def random_weights(encoder: AudioSpectrogramTransformer, *, num_positions: int | None = None) -> Weights:
@@ -72,7 +79,7 @@ def assert_refused(
     """One line, and the encoder as it was."""
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     with pytest.raises(WeightsError, match=match) as caught:
-        load_pretrained(encoder, path, head=head)
+        load(encoder, path, head=head)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
@@ -91,7 +98,7 @@ def test_distilled_image_model(tmp_path: Path, prefix: str, is_wrapped: bool) ->
     encoder = make_encoder()
     weights = random_weights(encoder, num_positions=2 + 9)
     content = prefixed(prefix, as_image_model(weights) | heads("head", "head_dist"))
-    report = load_pretrained(encoder, saved(tmp_path / "deit.pth", {"model": content} if is_wrapped else content))
+    report = load(encoder, saved(tmp_path / "deit.pth", {"model": content} if is_wrapped else content))
     expected = adapt_positions(weights["pos_embed"], source_grid=PatchGrid(3, 3), target_grid=encoder.grid)
     assert_holds(encoder, weights | {"pos_embed": expected})
     assert report.source_format == "ImageNet ViT, distilled"
@@ -113,7 +120,7 @@ def test_image_model_without_distillation_token_uses_the_class_token_twice(tmp_p
     content = as_image_model(weights) | heads("head") | {"pos_embed": weights["pos_embed"][:, 1:].clone()}
     del content["dist_token"]
     save_file(content, tmp_path / "vit.safetensors")
-    report = load_pretrained(encoder, tmp_path / "vit.safetensors")
+    report = load(encoder, tmp_path / "vit.safetensors")
     assert_holds(encoder, weights)
     assert dict(report.adapted)["dist_token"] == "copy of the class token"
     assert dict(report.adapted)["pos_embed"] == "position of the class token also for the distillation token"
@@ -122,7 +129,7 @@ def test_image_model_without_distillation_token_uses_the_class_token_twice(tmp_p
 
 def test_real_deit_tiny(deit_tiny_path: Path) -> None:
     encoder = make_encoder(num_mels=128, num_frames=798, dim=TINY.dim, depth=TINY.depth, num_heads=TINY.num_heads)
-    report = load_pretrained(encoder, deit_tiny_path)
+    report = load(encoder, deit_tiny_path)
     stored = load_file(deit_tiny_path)
     assert report.sha256 == "bec653525d42fec4642813f9bb44f9d37bd642bc206190b36212256763b7b16c"
     assert {key for key, _ in report.adapted} == {"patch_embed.proj.weight", "pos_embed", "dist_token"}
@@ -154,7 +161,7 @@ def test_original_audioset_model(tmp_path: Path, num_positions: int, stride: int
     weights = random_weights(encoder, num_positions=num_positions)
     source = PatchPlaces(128, 1024, stride, stride)
     content = prefixed("module.v.", weights | heads("head", "head_dist")) | heads("module.mlp_head.1", num_classes=527)
-    report = load_pretrained(encoder, saved(tmp_path / "ast.pth", OrderedDict(content)), position_grid=position_grid)
+    report = load(encoder, saved(tmp_path / "ast.pth", OrderedDict(content)), position_grid=position_grid)
     if position_grid == "aligned":
         expected = place_positions(weights["pos_embed"], source=source, target=places_of(encoder))
     else:
@@ -194,15 +201,15 @@ def save_hugging_face(library: Any, folder: Path, *, num_frames: int, has_head: 
 def test_the_same_weights_under_the_original_names(hugging_face: Any, tmp_path: Path) -> None:
     save_hugging_face(hugging_face, tmp_path / "ast", num_frames=1024, has_head=True)
     from_folder = make_encoder(num_mels=128, num_frames=798, dim=192, depth=3, num_heads=3)
-    report = load_pretrained(from_folder, tmp_path / "ast")
+    report = load(from_folder, tmp_path / "ast")
     assert dict(report.adapted) == {"pos_embed": "12x101 to 12x79 (freq x time), aligned"}
     assert report.differences == ("norm_eps is 1e-12 in the file and 1e-06 in the encoder",)
 
     whole = make_encoder(num_mels=128, num_frames=1024, dim=192, depth=3, num_heads=3)
-    assert load_pretrained(whole, tmp_path / "ast" / "model.safetensors").adapted == ()
+    assert load(whole, tmp_path / "ast" / "model.safetensors").adapted == ()
     path = saved(tmp_path / "original.pth", prefixed("module.v.", whole.state_dict()))
     from_original = make_encoder(num_mels=128, num_frames=798, dim=192, depth=3, num_heads=3)
-    load_pretrained(from_original, path)
+    load(from_original, path)
     assert_holds(from_original, from_folder.state_dict())
     assert from_original.blocks[0].norm1.eps == 1e-6
 
@@ -221,7 +228,7 @@ def test_hugging_face_strides_and_settings_come_from_its_config(hugging_face: An
         time_stride=12,
     )
     encoder = make_encoder()
-    report = load_pretrained(encoder, folder)
+    report = load(encoder, folder)
     assert dict(report.adapted) == {"pos_embed": "8x24 to 5x9 (freq x time), aligned"}
     stored = load_file(folder / "model.safetensors")["embeddings.position_embeddings"]
     expected = place_positions(stored, source=PatchPlaces(128, 300, 16, 12), target=places_of(encoder))
@@ -276,7 +283,7 @@ def test_a_run_of_our_own_on_the_same_grid_is_taken_verbatim(
     encoder = make_encoder()
     weights = random_weights(encoder)
     path = save_own_run(tmp_path / "model.safetensors", weights, **(facts_of(encoder) if has_facts else {}))
-    report = load_pretrained(encoder, path.parent, position_grid=position_grid)
+    report = load(encoder, path.parent, position_grid=position_grid)
     assert all(torch.equal(value, weights[key]) for key, value in encoder.state_dict().items())
     assert set(report.used) == set(weights)
     assert report.adapted == ()
@@ -294,7 +301,7 @@ def test_a_run_of_our_own_with_other_patches_is_placed(tmp_path: Path, changes: 
     encoder, run = make_encoder(), make_encoder(**changes)
     weights = random_weights(run)
     path = save_own_run(tmp_path / "run.safetensors", weights, **facts_of(run))
-    report = load_pretrained(encoder, path, position_grid="published")
+    report = load(encoder, path, position_grid="published")
     expected = place_positions(weights["pos_embed"], source=places_of(run), target=places_of(encoder))
     assert torch.allclose(encoder.pos_embed, expected, atol=1e-6)
     old = f"{run.grid.freq}x{run.grid.time}"
@@ -311,7 +318,7 @@ def test_the_head_of_a_run_of_our_own_is_taken_when_asked_for(tmp_path: Path) ->
     encoder = make_encoder()
     path = save_own_run(tmp_path / "run.safetensors", random_weights(encoder), **facts_of(encoder))
     head = torch.nn.Sequential(torch.nn.LayerNorm(12), torch.nn.Linear(12, 4))
-    report = load_pretrained(encoder, path, head=head)
+    report = load(encoder, path, head=head)
     assert all(torch.equal(value, own_head(4)[key]) for key, value in head.state_dict().items())
     assert {key for key in report.used if key.startswith("head.")} == set(prefixed("head.", own_head(4)))
     assert {why for _, why in report.ignored} == {"projector of that run", "what that run was trained on"}
@@ -348,7 +355,7 @@ def test_other_formats_have_no_head_for_these_classes(tmp_path: Path) -> None:
 def test_settings_of_a_run_that_the_encoder_does_not_share_are_named(tmp_path: Path) -> None:
     encoder = make_encoder()
     facts = facts_of(encoder, norm_eps=1e-12, pooling="average_token")
-    report = load_pretrained(encoder, save_own_run(tmp_path / "run.safetensors", random_weights(encoder), **facts))
+    report = load(encoder, save_own_run(tmp_path / "run.safetensors", random_weights(encoder), **facts))
     assert report.differences == (
         "norm_eps is 1e-12 in the file and 1e-06 in the encoder",
         "pooling is average_token in the file and class_token in the encoder",
@@ -377,7 +384,7 @@ def test_ssast(tmp_path: Path, position_grid: str) -> None:
     encoder = make_encoder(num_mels=128, num_frames=798, pooling="average_token")
     weights = random_weights(encoder, num_positions=2 + 8 * 64)
     path = save_ssast(tmp_path / "SSAST-Tiny-Patch-400.pth", weights)
-    report = load_pretrained(encoder, path, position_grid=position_grid)
+    report = load(encoder, path, position_grid=position_grid)
     source = PatchPlaces(128, 1024, 16, 16)
     if position_grid == "aligned":
         expected = place_positions(weights["pos_embed"], source=source, target=places_of(encoder))
@@ -431,7 +438,7 @@ def test_a_run_of_the_published_program_keeps_its_948_positions(
     encoder = make_encoder(num_mels=128, num_frames=798)
     weights = random_weights(encoder)
     path = save_published_run(tmp_path / "best.pth", weights, prefix=prefix)
-    report = load_pretrained(encoder, path, position_grid=position_grid)
+    report = load(encoder, path, position_grid=position_grid)
     assert all(torch.equal(value, weights[key]) for key, value in encoder.state_dict().items())
     assert report.source_format == "run of the published program"
     assert report.adapted == ()
@@ -452,17 +459,12 @@ def test_a_published_run_whose_settings_hold_other_objects_is_not_opened(tmp_pat
 # ---- dtypes, and what is refused
 
 
-def test_an_unknown_position_grid_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="position_grid must be one of"):
-        load_pretrained(make_encoder(), tmp_path / "none.pth", position_grid="swapped")
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_dtypes_are_cast(tmp_path: Path, dtype: torch.dtype) -> None:
     encoder = make_encoder()
     weights = {key: value.to(dtype) for key, value in random_weights(encoder, num_positions=11).items()}
     content = as_image_model(random_weights(encoder, num_positions=11))
-    load_pretrained(encoder, saved(tmp_path / "deit.bin", {key: value.to(dtype) for key, value in content.items()}))
+    load(encoder, saved(tmp_path / "deit.bin", {key: value.to(dtype) for key, value in content.items()}))
     assert all(value.dtype == torch.float32 for value in encoder.state_dict().values())
     assert torch.equal(encoder.blocks[1].mlp.fc1.weight, weights["blocks.1.mlp.fc1.weight"].float())
 
@@ -471,16 +473,16 @@ def test_old_serialisation_is_read(tmp_path: Path) -> None:
     encoder = make_encoder()
     weights = random_weights(encoder, num_positions=11)
     torch.save({"model": as_image_model(weights)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    load_pretrained(encoder, tmp_path / "old.pth")
+    load(encoder, tmp_path / "old.pth")
     assert torch.equal(encoder.cls_token, weights["cls_token"])
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"blocks.0.ls1.gamma": torch.ones(12)}, "no place in the encoder: blocks.0.ls1.gamma"),
-        ({"norm.weight": None, "norm.bias": None}, "needs are missing: norm.weight, norm.bias"),
-        ({"patch_embed.proj.weight": None}, "needs are missing: patch_embed.proj.weight"),
+        ({"blocks.0.ls1.gamma": torch.ones(12)}, "no place in it for blocks.0.ls1.gamma"),
+        ({"norm.weight": None, "norm.bias": None}, "missing norm.weight, norm.bias"),
+        ({"patch_embed.proj.weight": None}, "missing patch_embed.proj.weight"),
         ({"patch_embed.proj.weight": torch.ones(12, 3, 8, 8)}, r"is \(12, 1, 8, 8\), expected \(12, 1, 16, 16\)"),
         ({"patch_embed.proj.weight": torch.ones(12, 1, 16, 16)}, r"is \(12, 1, 16, 16\), expected \(dim, 3, 16, 16\)"),
         ({"norm.weight": torch.ones(13)}, r"norm.weight is \(13,\), expected \(12,\)"),
@@ -512,7 +514,7 @@ def test_a_wrong_size_names_the_right_one(tmp_path: Path, dim: int, depth: int, 
 def test_the_summary_is_a_few_lines(tmp_path: Path) -> None:
     encoder = make_encoder()
     content = as_image_model(random_weights(encoder, num_positions=11)) | heads("head", "head_dist")
-    report = load_pretrained(encoder, saved(tmp_path / "deit.pth", content))
+    report = load(encoder, saved(tmp_path / "deit.pth", content))
     assert str(report).splitlines() == [
         f"ImageNet ViT, distilled, sha256 {report.sha256[:16]}: 29 parameters used as they are",
         "  adapted patch_embed.proj.weight: sum of the red, green and blue kernels",
