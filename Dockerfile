@@ -26,4 +26,4 @@ EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/ready', timeout=4)"]
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["lungsound", "serve", "/run-to-serve", "--host", "0.0.0.0", "--port", "8000"]
+ENTRYPOINT ["lungsound", "serve", "--model", "/run-to-serve", "--host", "0.0.0.0", "--port", "8000"]

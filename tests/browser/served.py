@@ -14,7 +14,7 @@ from lungsound.audio.io import probe
 from lungsound.inference.prediction import CyclePrediction, RecordingPrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.serve.application import Service, application
-from lungsound.serve.gate import Limits
+from lungsound.serve.limits import Limits
 from lungsound.serve.review import ReviewFolder
 from lungsound.serve.server import Server
 from tests.unit.serve.served import save_tiny

@@ -204,7 +204,7 @@ def test_a_file_in_the_place_of_the_run(corpus: Path, tmp_path: Path, capsys: py
 def test_a_checkpoint_of_another_shape(model_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensors, facts = read_tensors(model_path, expected_format=MODEL_FORMAT)
     write_tensors(model_path, tensors, facts | {"label_set": "sound2"})
-    assert lungsound("predict", model_path.parent, corpus / f"{NAMES[0]}.wav") == 2
+    assert lungsound("predict", corpus / f"{NAMES[0]}.wav", "--model", model_path.parent) == 2
     one_line(capsys, str(model_path), "head.1.weight is (4, 96), expected (2, 96)")
 
 
@@ -255,11 +255,11 @@ def test_pretrained_weights_of_another_shape(
 
 def test_predict_without_a_run(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sound = corpus / f"{NAMES[0]}.wav"
-    assert lungsound("predict", corpus, sound) == 2
+    assert lungsound("predict", sound, "--model", corpus) == 2
     one_line(capsys, str(corpus / "model.safetensors"), "give the folder of a run")
-    assert lungsound("predict", corpus / "nowhere", sound) == 2
+    assert lungsound("predict", sound, "--model", corpus / "nowhere") == 2
     one_line(capsys, f"no run {corpus / 'nowhere'}: give the folder of a run")
-    assert lungsound("predict", sound, sound) == 2
+    assert lungsound("predict", sound, "--model", sound) == 2
     one_line(capsys, str(sound), "no safetensors file")
     assert lungsound("evaluate", corpus) == 2
     one_line(capsys, str(corpus), "is not the folder of a run")
@@ -268,9 +268,9 @@ def test_predict_without_a_run(corpus: Path, capsys: pytest.CaptureFixture[str])
 def test_predict_on_what_is_no_sound(model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("0.5\t1.5\t0\t0\n")
-    assert lungsound("predict", model_path.parent, text) == 1
+    assert lungsound("predict", text, "--model", model_path.parent) == 1
     one_line(capsys, str(text), "no sound file")
-    assert lungsound("predict", model_path.parent, tmp_path) == 2
+    assert lungsound("predict", tmp_path, "--model", model_path.parent) == 2
     one_line(capsys, str(tmp_path), "no sound files")
 
 
@@ -281,7 +281,7 @@ def test_a_bad_recording_does_not_keep_the_others_from_an_answer(
     soundfile.write(good, np.random.default_rng(0).normal(0, 0.1, 8000), 8000, subtype="PCM_16")
     shutil.copy(good, bad)
     bad.write_bytes(bad.read_bytes()[:-100])
-    assert lungsound("predict", model_path.parent, bad, good) == 1
+    assert lungsound("predict", bad, good, "--model", model_path.parent) == 1
     captured = capsys.readouterr()
     assert "good.wav" in captured.out
     assert captured.err.count("\n") == 1

@@ -23,7 +23,8 @@ from lungsound.errors import LungsoundError
 app = typer.Typer(
     help=f"Hear crackles and wheezes in chest recordings. {NOTICE}\n\n"
     "Start with 'lungsound demo'. With a corpus on disk: 'lungsound data check DIR', then "
-    "'lungsound train tiny_patchmix_cl --data DIR --out runs/first', then 'lungsound predict runs/first FILE.wav'.",
+    "'lungsound train tiny_patchmix_cl --data DIR --out runs/first', then "
+    "'lungsound predict FILE.wav --model runs/first'.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # plain text, as git and ruff print it: 80 columns on any terminal
@@ -48,6 +49,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     calibration.calibrate,
     calibration.operate,
     inspecting.embed,
+    inspecting.explain,
     serving.serve,
     serving.review,
 )

@@ -1,39 +1,42 @@
-"""A model behind HTTP: for programs and people, and the page on a folder whose labels are to be corrected."""
+"""Commands that serve a model over HTTP: to programs and people, and for the review of a folder."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lungsound.cli.predict import EngineOption
+from lungsound.cli.predict import EngineOption, ModelOption, required_model
 from lungsound.cli.shared import DeviceOption
 
 REVIEW_WAITING = 64  # a page may ask for many sounds at once
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run, or its model.safetensors.")]
-HostOption = Annotated[str, typer.Option(help="Address to listen at; others than this machine's want a token.")]
-PortOption = Annotated[int, typer.Option(help="Port to listen at.")]
+HostOption = Annotated[
+    str, typer.Option(metavar="HOST", help="Address to listen on; any but this machine's own should have a token.")
+]
+PortOption = Annotated[int, typer.Option(metavar="PORT", help="Port to listen on; 0 is any that is free.")]
 DurationOption = Annotated[float, typer.Option(metavar="SECONDS", help="Longest recording that is taken.")]
 
 
 def serve(
-    run: RunArgument,
+    model: ModelOption = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
-    max_mb: Annotated[float, typer.Option(help="Largest request in MB.")] = 64.0,
+    max_mb: Annotated[float, typer.Option(metavar="MB", help="Largest request in MB.")] = 64.0,
     max_duration_s: DurationOption = 600.0,
-    workers: Annotated[int, typer.Option(min=1, help="Requests that are worked on at the same time.")] = 2,
-    max_waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; one more is refused.")] = 16,
+    workers: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Requests to work on at the same time.")] = 2,
+    max_waiting: Annotated[
+        int, typer.Option(min=0, metavar="NUMBER", help="Requests that may wait; one more is refused.")
+    ] = 16,
     timeout_s: Annotated[float, typer.Option(metavar="SECONDS", help="Longest time for a request.")] = 120.0,
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
-    """Serve a model over HTTP, with a page for people. Nothing that is sent is kept.
+    """Serve a model over HTTP, with a page for people.
 
-    The environment variable LUNGSOUND_TOKEN is what clients must then show.
+    Nothing that is sent is kept. Where the environment variable LUNGSOUND_TOKEN is set, clients must show its value.
     """
-    from lungsound.serve.gate import Limits
-    from lungsound.serve.server import serve as serve_run
+    from lungsound.serve.limits import Limits
+    from lungsound.serve.server import serve as serve_model
 
     limits = Limits(
         max_bytes=int(max_mb * 2**20),
@@ -42,21 +45,25 @@ def serve(
         max_waiting=max_waiting,
         timeout_s=timeout_s,
     )
-    serve_run(run, limits=limits, host=host, port=port, device=device or "cpu", engine=engine)
+    serve_model(required_model(model), limits=limits, host=host, port=port, device=device or "cpu", engine=engine)
 
 
 def review(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of recordings.")],
-    run: Annotated[Path, typer.Option("--run", metavar="RUN", help="Whose doubt puts them in order.")],
+    model: ModelOption = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     max_duration_s: DurationOption = 600.0,
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
-    """Open the page on a folder, the most doubtful recordings first; corrected labels are kept for 'train'."""
-    from lungsound.serve.gate import Limits
-    from lungsound.serve.server import serve as serve_run
+    """Review the recordings of a folder on a page, the most uncertain first.
+
+    Corrected labels are written into DIR/corrections/corrections.csv, a table that 'train' reads.
+    """
+    from lungsound.serve.limits import Limits
+    from lungsound.serve.server import serve as serve_model
 
     limits = Limits(max_duration_s=max_duration_s, max_waiting=REVIEW_WAITING)
-    serve_run(run, folder=folder, limits=limits, host=host, port=port, device=device or "cpu", engine=engine)
+    model = required_model(model)
+    serve_model(model, folder=folder, limits=limits, host=host, port=port, device=device or "cpu", engine=engine)

@@ -14,7 +14,7 @@ console = Console(markup=False)  # names of files are no markup
 CORPUS = "Corpus: a folder (ICBHI 2017, SPRSound 2022, synthetic, folders of classes) or a table (.csv, .tsv)."
 CorpusArgument = Annotated[Path, typer.Argument(metavar="DIR", help=CORPUS)]
 DataOption = Annotated[Path | None, typer.Option("--data", metavar="DIR", help=CORPUS)]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set train.epochs=5. Repeatable."),

@@ -1,4 +1,4 @@
-"""Answers for many recordings: kept one by one as they come, then written in the formats that were asked for."""
+"""Predictions for many recordings: stored one by one as they come, then written in the formats that were asked for."""
 
 import glob
 import hashlib
@@ -14,18 +14,29 @@ from os.path import normpath
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 from rich.console import Console
+from torch import Tensor
 
 from lungsound.audio.io import SUFFIXES
 from lungsound.data.corpus import AUDIO_SUFFIXES
 from lungsound.data.icbhi import annotation_beside
 from lungsound.errors import DataError, LungsoundError, SettingsError
-from lungsound.files import write_text
+from lungsound.files import write_text, written_whole
+from lungsound.inference.explain import Explanation, check_explainable, explain_cycles
 from lungsound.inference.formats.json_lines import prediction_of, record
 from lungsound.inference.formats.tables import patients_csv
-from lungsound.inference.formats.write import check_names, find_format, write_predictions
-from lungsound.inference.pages import write_review_pages
+from lungsound.inference.formats.write import check_formats, write_format
+from lungsound.inference.pages import (
+    MAX_EXPLAINED,
+    Explain,
+    mel_centres_hz,
+    most_uncertain,
+    numbered_cycles,
+    page_name,
+    write_review_pages,
+)
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.inference.recording import LoadedRecording
@@ -33,12 +44,13 @@ from lungsound.progress import track
 
 SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
 PAGES = "html"  # a format of its own: it needs the sound and the model
-KEPT = "recordings"  # folder of the answers one by one
+STORE = "recordings"  # folder of the predictions one by one
+RELEVANCE_FORMAT = "lungsound relevance 1"
 
 
 @dataclass(frozen=True)
-class Done:
-    """`num_new` were answered now, `num_skipped` were there already; `errors` in one line each; the files written."""
+class BulkResult:
+    """Recordings predicted now (`num_new`) and before (`num_skipped`); `errors` in one line each; the files written."""
 
     num_new: int
     num_skipped: int
@@ -58,100 +70,132 @@ def predict_many(
     stethoscope: str | None = None,
     is_explained: bool = False,
     console: Console,
-) -> Done:
-    """Answer for every recording in `paths` (files, folders, patterns) into the folder `out`.
+) -> BulkResult:
+    """Predict every recording in `paths` (files, folders, patterns) into the folder `out`.
 
-    Each answer is kept in `out` as soon as it is known; a recording that fails is named in `errors` and stops nothing,
-    whatever the reason. Tables hold all answers that the folder keeps of this model and these settings, also those of
-    other calls, which may run at the same time. `patient_pattern` is a regular expression whose first group finds the
-    patient in a recording's name, `stethoscope` is the device of them all, `is_explained` puts on pages ("html") what
-    answers rest on. Raises SettingsError before anything is read for formats, patterns and paths that cannot be, and
-    for recordings of one name when a format has a file for each; DataError for a kept answer that is damaged.
+    Each prediction is stored in `out` as soon as it is made; a recording that fails is named in `errors` and stops no
+    other, whatever the reason. Tables hold all predictions that the folder stores of this model and these settings,
+    also those of other calls, which may run at the same time. `patient_pattern` is a regular expression whose first
+    group is the patient in a recording's name, `stethoscope` is the device of them all, `is_explained` draws on pages
+    ("html") the relevance of the most uncertain cycles. Raises SettingsError before anything is read for formats,
+    patterns and paths that cannot be; DataError for a stored prediction that is damaged.
     """
+    if is_explained:
+        check_explainable(predictor.trained)
     tables = [name for name in formats if name != PAGES]
-    for name in tables:
-        find_format(name, predictor.trained.label_set)
     patient_of = _patient_of(patient_pattern)
     files, provenance = sound_files(paths), predictor.provenance(datetime.now(UTC))
-    check_names(files, tables)
-    kept = StoredPredictions(out, provenance)
+    check_formats(tables, predictor.trained.label_set, files)
+    store = PredictionStore(out, provenance)
     wanted = [
         path
         for path in files
-        if not (is_existing_skipped and kept.has(path, patient=patient_of(path), device=stethoscope))
+        if not (is_existing_skipped and store.has(path, patient=patient_of(path), device=stethoscope))
     ]
-    heard = _listen(predictor, wanted, num_workers)
-    errors = _answer(predictor, heard, kept, patient_of, stethoscope, num_recordings=len(wanted), console=console)
-    out.mkdir(parents=True, exist_ok=True)
-    with kept.lock():
-        answers = kept.all()
-        written = [file for name in tables for file in write_predictions(answers, provenance, to=name, out=out)]
-        if patient_pattern is not None:
-            written.append(out / "patients.csv")
-            write_text(written[-1], patients_csv(answers, predictor.classes))
-        if PAGES in formats:
-            written += _pages(predictor, answers, out, provenance, is_explained=is_explained, console=console)
-    return Done(len(wanted) - len(errors), len(files) - len(wanted), tuple(errors), tuple(written))
-
-
-def _answer(
-    predictor: Predictor,
-    coming: Iterable[tuple[Path, Future[LoadedRecording]]],
-    kept: "StoredPredictions",
-    patient_of: Callable[[Path], str | None],
-    device: str | None,
-    *,
-    num_recordings: int,
-    console: Console,
-) -> list[str]:
-    """Answer for what is heard, one after another, and keep it; what failed, in one line each."""
     errors = []
     with track(console, "recordings") as on_progress:
-        for number, (path, loaded) in enumerate(coming, start=1):
+        for number, (path, loaded) in enumerate(_load(predictor, wanted, num_workers), start=1):
             try:
-                answer = predictor.predict_loaded(loaded.result(), patient_of(path), device)
-            except Exception as error:  # a mistake of ours in one recording must not lose the others
+                prediction = predictor.predict_loaded(loaded.result(), patient_of(path), stethoscope)
+            except Exception as error:  # a bug that one recording meets must not lose the others
                 errors.append(failure(path, error))
-                kept.drop(path)  # what was said of the file that this was before
+                store.drop(path)  # what was predicted for an earlier content of the file
             else:
-                kept.keep(answer)
-            on_progress(number, num_recordings)
-    return errors
+                store.add(prediction)
+            on_progress(number, len(wanted))
+    out.mkdir(parents=True, exist_ok=True)
+    with store.lock():
+        predictions = store.all()
+        written = [file for name in tables for file in write_format(predictions, provenance, to=name, out=out)]
+        if patient_pattern is not None:
+            written.append(out / "patients.csv")
+            write_text(written[-1], patients_csv(predictions, predictor.classes))
+        if PAGES in formats:
+
+            def explain(prediction: RecordingPrediction, waveform: Tensor) -> list[Explanation]:
+                return explain_cycles(predictor.trained, waveform, most_uncertain(prediction, MAX_EXPLAINED))
+
+            created = provenance.created
+            written += _pages(
+                predictor, predictions, out / "review", created, explain if is_explained else None, console
+            )
+    return BulkResult(len(wanted) - len(errors), len(files) - len(wanted), tuple(errors), tuple(written))
+
+
+def explain_many(predictor: Predictor, paths: Sequence[Path], *, out: Path, console: Console) -> BulkResult:
+    """Write into the folder `out` the relevance of every cycle: for each recording a page and, beside it, an `.npz`.
+
+    The arrays are `relevance_<number>` (time, mel) for each cycle, `start_s`, `end_s` and `best_guess` (cycle,),
+    `frame_s` between frames, `mel_hz` (mel,), `path`, `model_sha256` and `format`. A recording that fails is named in
+    `errors` and stops no other. Raises SettingsError for a model without patches.
+    """
+    check_explainable(predictor.trained)
+    files, predictions, errors = sound_files(paths), [], []
+    with track(console, "recordings") as on_progress:
+        for number, path in enumerate(files, start=1):
+            try:
+                predictions.append(predictor.predict(path))
+            except Exception as error:  # as in `predict_many`
+                errors.append(failure(path, error))
+            on_progress(number, len(files))
+    arrays: list[Path] = []
+
+    def explain(prediction: RecordingPrediction, waveform: Tensor) -> list[Explanation]:
+        explanations = explain_cycles(predictor.trained, waveform, numbered_cycles(prediction))
+        arrays.append((out / page_name(prediction)).with_suffix(".npz"))
+        _write_relevance(arrays[-1], predictor, prediction, explanations)
+        return explanations
+
+    pages = _pages(predictor, predictions, out, datetime.now(UTC), explain, console) if predictions else []
+    return BulkResult(len(predictions), 0, tuple(errors), (*pages, *arrays))
+
+
+def _write_relevance(
+    path: Path, predictor: Predictor, prediction: RecordingPrediction, explanations: Sequence[Explanation]
+) -> None:
+    front_end = predictor.trained.front_end
+    values: dict[str, Any] = {f"relevance_{each.number}": each.relevance.numpy() for each in explanations}
+    values |= {
+        "start_s": np.array([each.cycle.start_s for each in explanations]),
+        "end_s": np.array([each.cycle.end_s for each in explanations]),
+        "best_guess": np.array([each.cycle.best_guess for each in explanations], dtype=str),
+        "frame_s": np.array(front_end.log_mel.hop_size / front_end.sample_rate_hz),
+        "mel_hz": np.array(mel_centres_hz(front_end)),
+        "path": np.array(prediction.path_text),
+        "model_sha256": np.array(predictor.trained.sha256),
+        "format": np.array(RELEVANCE_FORMAT),
+    }
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.savez(file, **values)
 
 
 def _pages(
     predictor: Predictor,
-    answers: Sequence[RecordingPrediction],
+    predictions: Sequence[RecordingPrediction],
     out: Path,
-    provenance: Provenance,
-    *,
-    is_explained: bool,
+    created: datetime,
+    explain: Explain | None,
     console: Console,
 ) -> list[Path]:
     with track(console, "pages") as on_progress:
         return write_review_pages(
-            predictor,
-            answers,
-            out / "review",
-            created=provenance.created,
-            is_explained=is_explained,
-            on_progress=on_progress,
+            predictor, predictions, out, created=created, explain=explain, on_progress=on_progress
         )
 
 
 def failure(path: Path, error: Exception) -> str:
-    """One line that names the recording and says why it has no answer; our own mistakes are raised on demand."""
-    told = " ".join(str(error).splitlines())
+    """One line that names the recording and its error; with LUNGSOUND_DEBUG=1 our own bugs are raised."""
+    message = " ".join(str(error).splitlines())
     if not isinstance(error, LungsoundError):
         if os.environ.get("LUNGSOUND_DEBUG") == "1":
             raise error
-        told = f"internal error (bug): {type(error).__name__}: {told}; LUNGSOUND_DEBUG=1 shows where"
-    return told if str(path) in told else f"{path}: {told}"
+        message = f"internal error (bug): {type(error).__name__}: {message}; LUNGSOUND_DEBUG=1 shows where"
+    return message if str(path) in message else f"{path}: {message}"
 
 
 def sound_files(paths: Iterable[Path]) -> list[Path]:
     """The sound files that are named, lie anywhere in a folder, or fit a pattern; each once. SettingsError for none."""
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
             inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SOUND_SUFFIXES)
@@ -161,32 +205,33 @@ def sound_files(paths: Iterable[Path]) -> list[Path]:
             inside = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 (may be absolute)
         if not inside:
             raise SettingsError(f"no sound files in {path}: give files ({', '.join(SOUND_SUFFIXES)}) or their folder")
-        found |= dict.fromkeys(inside)
-    return list(found)
+        files |= dict.fromkeys(inside)
+    return list(files)
 
 
-class StoredPredictions:
-    """Answers of one model with its settings, a file each, in the folder `out`."""
+class PredictionStore:
+    """Predictions of one model with its settings, a file each, in the folder `out`."""
 
     def __init__(self, out: Path, provenance: Provenance) -> None:
-        self.folder = out / KEPT
+        self.folder = out / STORE
         self.provenance = provenance
         made_by = (provenance.model_sha256, provenance.calibration, sorted(provenance.settings.items()))
         self.made_by = hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
 
     def has(self, recording: Path, *, patient: str | None, device: str | None) -> bool:
-        """Whether the answer is there for this recording of this patient and device, as it and its annotation are."""
-        kept = self._file(recording)
-        if not kept.is_file():
+        """True if this recording, as it and its annotation are now, is stored for this patient and device."""
+        file = self._file(recording)
+        if not file.is_file():
             return False
-        values = _kept(kept)
-        found = values["record"]
-        return (values["stamp"], found["patient"], found["device"]) == (_stamp(recording), patient, device)
+        stored = _read_stored(file)
+        made_from = (stored["stamp"], stored["record"]["patient"], stored["record"]["device"])
+        return made_from == (_stamp(recording), patient, device)
 
-    def keep(self, answer: RecordingPrediction) -> None:
+    def add(self, prediction: RecordingPrediction) -> None:
         # The path as it is, which need not be UTF-8, in place of the one for tables.
-        values = {"stamp": _stamp(answer.path), "record": {**record(answer, self.provenance), "path": str(answer.path)}}
-        write_text(self._file(answer.path), json.dumps(values, allow_nan=False) + "\n", is_shared=True)
+        values = {**record(prediction, self.provenance), "path": str(prediction.path)}
+        stored = {"stamp": _stamp(prediction.path), "record": values}
+        write_text(self._file(prediction.path), json.dumps(stored, allow_nan=False) + "\n", is_shared=True)
 
     def drop(self, recording: Path) -> None:
         if self._file(recording).exists():
@@ -194,14 +239,13 @@ class StoredPredictions:
                 self._file(recording).unlink(missing_ok=True)
 
     def lock(self) -> FileLock:
-        """Of the tables: another call may be reading `all`."""
+        """Lock of the tables: another call may be reading `all`."""
         return FileLock(self.folder.parent / "lock")
 
     def all(self) -> list[RecordingPrediction]:
-        """All that is kept, by path."""
+        """All stored predictions, by path."""
         files = self.folder.glob(f"*.{self.made_by}.json")
-        found = (prediction_of(_kept(file)["record"]) for file in files)
-        return sorted(found, key=lambda answer: answer.path)
+        return sorted((prediction_of(_read_stored(file)["record"]) for file in files), key=lambda each: each.path)
 
     def _file(self, recording: Path) -> Path:
         # Not resolved: links to one file may lie beside annotations of their own.
@@ -209,24 +253,24 @@ class StoredPredictions:
         return self.folder / f"{place}.{self.made_by}.json"
 
 
-def _kept(file: Path) -> Any:
+def _read_stored(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError:  # a machine that lost its power may leave an empty file
-        raise DataError(f"{file} is damaged; remove it, and its recording is answered again") from None
+        raise DataError(f"{file} is damaged; remove it, and its recording is predicted again") from None
 
 
 def _stamp(recording: Path) -> list[int]:
-    """Sizes and times of change of the recording and its annotation: what has changed is answered again."""
-    there = [path.stat() for path in (recording, annotation_beside(recording)) if path and path.exists()]
-    return [fact for facts in there for fact in (facts.st_size, facts.st_mtime_ns)]
+    """Sizes and times of change of the recording and its annotation: when they change, it is predicted again."""
+    existing = [path.stat() for path in (recording, annotation_beside(recording)) if path and path.exists()]
+    return [number for facts in existing for number in (facts.st_size, facts.st_mtime_ns)]
 
 
-def _listen(
+def _load(
     predictor: Predictor, paths: Sequence[Path], num_workers: int
 ) -> Iterator[tuple[Path, Future[LoadedRecording]]]:
-    """Recordings in their order, read and cut by `num_workers` threads while the model answers for those before."""
-    with ThreadPoolExecutor(num_workers, thread_name_prefix="listen") as pool:
+    """Recordings in their order, loaded by `num_workers` threads while the model predicts those before."""
+    with ThreadPoolExecutor(num_workers, thread_name_prefix="load") as pool:
         coming: deque[tuple[Path, Future[LoadedRecording]]] = deque()
         for path in paths:
             coming.append((path, pool.submit(predictor.load_recording, path)))
@@ -236,7 +280,7 @@ def _listen(
 
 
 def _patient_of(pattern: str | None) -> Callable[[Path], str | None]:
-    """The patient of a recording by its name."""
+    """Function from a recording to its patient, by the recording's name."""
     if pattern is None:
         return lambda _: None
     try:

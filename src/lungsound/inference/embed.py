@@ -1,4 +1,4 @@
-"""What a trained model makes of each cycle before it decides: its features, exported with their keys."""
+"""Features of cycles: the encoder's outputs that a model's head gets, with their keys, as arrays or files."""
 
 import csv
 import json
@@ -21,10 +21,12 @@ from lungsound.errors import LungsoundError, SettingsError
 from lungsound.files import written_whole
 from lungsound.inference.bulk import failure, sound_files
 from lungsound.inference.formats.tables import METADATA_KEY, load_pyarrow
+from lungsound.inference.predictor import find_model
 from lungsound.inference.recording import FindBy, load_recording
+from lungsound.models.classifier import predict_cycles
 from lungsound.progress import track
 from lungsound.training import trainer as training
-from lungsound.training.checkpoint import TrainedModel, load_model, model_file
+from lungsound.training.checkpoint import TrainedModel, load_model
 from lungsound.training.evaluate import data_to_test
 from lungsound.training.run import RunFolder
 
@@ -34,7 +36,7 @@ BATCH_SIZE = 8
 
 @dataclass(frozen=True)
 class EmbeddedCycle:
-    """Whose features a row holds. `key` is that of a predictions file; what is not known is blank."""
+    """Cycle of a row of features. `key` is that of a predictions file; what is not known is blank."""
 
     key: str
     recording: str
@@ -47,9 +49,9 @@ class EmbeddedCycle:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Features (cycle, dim), float32, of the cycles; `errors` names in one line each recording that has none.
+    """Features (cycle, dim), float32; `errors` names in one line each recording that failed.
 
-    `model_sha256` is the hash of the model file, to which alone features belong.
+    Features belong to one model alone, whose file has the hash `model_sha256`.
     """
 
     cycles: tuple[EmbeddedCycle, ...]
@@ -63,7 +65,7 @@ class Embeddings:
 
 
 def embed(
-    run: str | Path,
+    model: str | Path,
     paths: str | Path | Sequence[str | Path] = (),
     *,
     out: str | Path | None = None,
@@ -72,34 +74,35 @@ def embed(
     device: str = "cpu",
     console: Console | None = None,
 ) -> Embeddings:
-    """The model's features of recordings, or of all cycles of a corpus; written to `out` (.npz, .csv, .parquet) too.
+    """Features of the cycles of recordings, or of a corpus; written to `out` (.npz, .csv, .parquet) too.
 
-    The recordings are those in `paths` (files, folders, patterns), their cycles found by `find_by`. Without paths it
-    is the corpus in `data_root`, and without that the one that the run was trained on, all parts of it. A recording
-    that fails stops no other; errors in a corpus raise, as does SettingsError for an `out` of another kind.
+    `model` is what `Predictor.load` takes. The recordings are those in `paths` (files, folders, patterns), their cycles
+    found by `find_by`. Without paths it is the corpus in `data_root`, and without that the one that the run was trained
+    on, all parts of it. A recording that fails stops no other; errors in a corpus raise, as does SettingsError for an
+    `out` of another kind.
     """
     write = None if out is None else _writer(Path(out))
     recordings = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     if recordings and data_root is not None:
         raise SettingsError("give recordings or a corpus (--data DIR, in Python data_root), not both")
-    console, folder = console or Console(), Path(run).parent if Path(run).is_file() else Path(run)
-    settings = RunFolder(folder).config().data
-    trained = load_model(model_file(Path(run)))
+    console, file = console or Console(), find_model(model)
+    trained = load_model(file)
     trained.model.to(training.device(device))
     if recordings:
-        found = embed_recordings(trained, sound_files(recordings), find_by=find_by, console=console)
+        embeddings = embed_recordings(trained, sound_files(recordings), find_by=find_by, console=console)
     else:
+        settings = RunFolder(file.parent).config().data
         data = data_to_test(settings, None if data_root is None else Path(data_root), None)
-        found = embed_corpus(trained, corpora.corpus(data), console=console)
+        embeddings = embed_corpus(trained, corpora.corpus(data), console=console)
     if out is not None and write is not None:
         with written_whole(Path(out)) as partial:
-            write(found, partial)
-    return found
+            write(embeddings, partial)
+    return embeddings
 
 
 def embed_corpus(trained: TrainedModel, corpus: Corpus, *, console: Console) -> Embeddings:
     """Features of all cycles of a corpus, in its order."""
-    names = [
+    cycles = tuple(
         EmbeddedCycle(
             cycle.key,
             cycle.recording.name,
@@ -110,25 +113,23 @@ def embed_corpus(trained: TrainedModel, corpus: Corpus, *, console: Console) -> 
             part=corpus.split.get(cycle.recording.name, ""),
         )
         for cycle in corpus.cycles
-    ]
-
-    def waveforms(_: range, cut: list[Tensor]) -> list[Tensor]:
-        return cut
-
+    )
     parts, num_done = [], 0
     with track(console, "features") as on_progress:
-        for part in cut_cycles(corpus.cycles, trained.front_end, waveforms, num_workers=torch.get_num_threads()):
-            parts.append(features(trained, part))
-            num_done += len(part)
-            on_progress(num_done, len(names))
-    return Embeddings(tuple(names), _stacked(trained, parts), trained.sha256)
+        for waveforms in cut_cycles(
+            corpus.cycles, trained.front_end, lambda _, waveforms: waveforms, num_workers=torch.get_num_threads()
+        ):
+            parts.append(features(trained, waveforms))
+            num_done += len(waveforms)
+            on_progress(num_done, len(cycles))
+    return Embeddings(cycles, np.concatenate(parts), trained.sha256)
 
 
 def embed_recordings(
     trained: TrainedModel, files: Sequence[Path], *, find_by: FindBy = "auto", console: Console
 ) -> Embeddings:
     """Features of the cycles of sound files (`load_recording` finds them); the key names the file by its path."""
-    parts, names, errors = [], [], []
+    parts, cycles, errors = [features(trained, [])], [], []
     with track(console, "features") as on_progress:
         for number, path in enumerate(files, start=1):
             try:
@@ -137,37 +138,30 @@ def embed_recordings(
                 errors.append(failure(path, error))
             else:
                 parts.append(features(trained, loaded.waveforms))
-                names += [
+                cycles += [
                     EmbeddedCycle(f"{path}#{each.start_s:.3f}-{each.end_s:.3f}", str(path), each.start_s, each.end_s)
                     for each in loaded.stretches
                 ]
             on_progress(number, len(files))
-    return Embeddings(tuple(names), _stacked(trained, parts), trained.sha256, tuple(errors))
+    return Embeddings(tuple(cycles), np.concatenate(parts), trained.sha256, tuple(errors))
 
 
-@torch.inference_mode()
-def features(trained: TrainedModel, waveforms: Sequence[Tensor]) -> Tensor:
-    """What the head of the model is given (cycle, dim), float32, for waveforms as `FrontEnd.cut` gives them."""
-    model, front_end = trained.model, trained.front_end
-    device = next(model.parameters()).device
-    found = torch.empty(len(waveforms), model.encoder.dim)
-    for first in range(0, len(waveforms), BATCH_SIZE):
-        some = waveforms[first : first + BATCH_SIZE]
-        fbank = normalize(front_end.filter_banks_of(some), mean=trained.mean, std=trained.std).to(device)
-        own = [front_end.num_own_frames(len(waveform)) for waveform in some]
-        num_frames = None if None in own else torch.tensor(own)
-        encoded = model.encoder(fbank) if num_frames is None else model.patch_encoder(fbank, num_frames)
-        found[first : first + BATCH_SIZE] = encoded.cpu()
-    return found
+def features(trained: TrainedModel, waveforms: Sequence[Tensor]) -> NDArray[np.float32]:
+    """Features (cycle, dim) that the model's head gets, for waveforms as `FrontEnd.cut` gives them."""
+    front_end = trained.front_end
 
+    def inputs() -> Iterator[tuple[Tensor, Tensor | None]]:
+        for first in range(0, len(waveforms), BATCH_SIZE):
+            batch = waveforms[first : first + BATCH_SIZE]
+            own = [front_end.num_own_frames(len(waveform)) for waveform in batch]
+            fbank = normalize(front_end.filter_banks_of(batch), mean=trained.mean, std=trained.std)
+            yield fbank, None if None in own else torch.tensor(own)
 
-def _stacked(trained: TrainedModel, parts: Sequence[Tensor]) -> NDArray[np.float32]:
-    stacked: NDArray[np.float32] = torch.cat([torch.empty(0, trained.model.encoder.dim), *parts]).numpy()
-    return stacked
+    return predict_cycles(trained.model, inputs(), device=next(trained.model.parameters()).device)[1]
 
 
 def _writer(out: Path) -> Callable[[Embeddings, Path], None]:
-    """How to write a file of this suffix; SettingsError for any other, and without the extra that it needs."""
+    """Writer for a file of this suffix; SettingsError for any other, and without the extra that it needs."""
     writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
     if out.suffix not in writers:
         raise SettingsError(f"features are written as {', '.join(writers)}, got {str(out)!r}: name such a file")
@@ -176,31 +170,30 @@ def _writer(out: Path) -> Callable[[Embeddings, Path], None]:
     return writers[out.suffix]
 
 
-def _columns(cycles: Sequence[EmbeddedCycle]) -> Iterator[tuple[str, list[str | float]]]:
-    for field in fields(EmbeddedCycle):
-        yield field.name, [getattr(cycle, field.name) for cycle in cycles]
+def _columns(embeddings: Embeddings) -> dict[str, list[str | float]]:
+    return {field.name: [getattr(cycle, field.name) for cycle in embeddings.cycles] for field in fields(EmbeddedCycle)}
 
 
-def _write_npz(found: Embeddings, path: Path) -> None:
-    arrays: dict[str, Any] = {name: np.array(values) for name, values in _columns(found.cycles)}
-    arrays |= {"features": found.features, "format": np.array(FORMAT), "model_sha256": np.array(found.model_sha256)}
+def _write_npz(embeddings: Embeddings, path: Path) -> None:
+    arrays: dict[str, Any] = {name: np.array(values) for name, values in _columns(embeddings).items()}
+    arrays |= {"features": embeddings.features, "format": np.array(FORMAT)}
     with path.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays, model_sha256=np.array(embeddings.model_sha256))
 
 
-def _write_csv(found: Embeddings, path: Path) -> None:
-    names = [field.name for field in fields(EmbeddedCycle)]
+def _write_csv(embeddings: Embeddings, path: Path) -> None:
+    columns = [*_columns(embeddings), "model_sha256"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*names, "model_sha256", *(f"feature_{index}" for index in range(found.features.shape[1]))])
-        for cycle, row in zip(found.cycles, found.features, strict=True):
-            writer.writerow([*astuple(cycle), found.model_sha256, *row])
+        writer.writerow([*columns, *(f"feature_{index}" for index in range(embeddings.features.shape[1]))])
+        for cycle, row in zip(embeddings.cycles, embeddings.features, strict=True):
+            writer.writerow([*astuple(cycle), embeddings.model_sha256, *row])
 
 
-def _write_parquet(found: Embeddings, path: Path) -> None:
+def _write_parquet(embeddings: Embeddings, path: Path) -> None:
     arrow, parquet = load_pyarrow()
-    columns = {name: arrow.array(values) for name, values in _columns(found.cycles)}
-    flat = arrow.array(found.features.reshape(-1))
-    columns["features"] = arrow.FixedSizeListArray.from_arrays(flat, found.features.shape[1])
-    facts = {"format": FORMAT, "model_sha256": found.model_sha256}
+    columns = {name: arrow.array(values) for name, values in _columns(embeddings).items()}
+    flat = arrow.array(embeddings.features.reshape(-1))
+    columns["features"] = arrow.FixedSizeListArray.from_arrays(flat, embeddings.features.shape[1])
+    facts = {"format": FORMAT, "model_sha256": embeddings.model_sha256}
     parquet.write_table(arrow.table(columns, metadata={METADATA_KEY: json.dumps(facts)}), path)

@@ -1,18 +1,12 @@
-"""Whether an explanation is true to the model, and whether it points at what is there.
-
-Deletion and insertion (Petsiuk et al., "RISE", BMVC 2018): tiles of the filter bank are taken away, or put in, from the
-most relevant on, and the probability of the answer is followed. What is taken away is replaced by background. The less
-area under the curve of deletion, and the more under that of insertion, the better the order. Tiles do not overlap, so
-that nothing of what was taken away is left in a patch that reaches into its neighbour.
-
-How much each patch of one cycle speaks for a class: integrated gradients.
+"""Relevance of each moment and frequency of a cycle for a class, by integrated gradients.
 
 The gradients are averaged on the straight way from background to the cycle (Sundararajan, Taly and Yan, "Axiomatic
-Attribution for Deep Networks", ICML 2017), so that what attention, norms and softmax do on that way is all in them, and
-the relevances sum up to what the cycle adds to the logarithm of the class's probability.
-
-Why a cycle was answered as it was: the relevance of each moment and frequency of its sound.
+Attribution for Deep Networks", ICML 2017), so that they hold what attention, norms and softmax do on that way, and the
+relevances sum up to what the cycle adds to the logarithm of the class's probability.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,15 +15,17 @@ from lungsound.audio.filter_bank import normalize
 from lungsound.audio.front_end import FrontEnd
 from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError
+from lungsound.inference.prediction import CyclePrediction
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.training.checkpoint import TrainedModel
 
+NUM_STEPS = 4  # as true to models as 8
 TILE_SIZE = 16  # frames and mels of a tile, those of a patch
 
 
 def tiles(num_frames: int, num_mels: int, *, size: int = TILE_SIZE) -> Tensor:
-    """Number of the tile (time, mel) of each bin, from 0 on, mel by mel; the last ones of a row or column are cut."""
+    """Number of the tile of each bin (time, mel), from 0, mel by mel; the last ones of a row or column are cut."""
     per_row = -(-num_mels // size)
     numbers: Tensor = (torch.arange(num_frames) // size * per_row).unsqueeze(1) + torch.arange(num_mels) // size
     return numbers
@@ -41,7 +37,26 @@ def tile_means(bins: Tensor, tile: Tensor) -> Tensor:
     return sums / torch.bincount(tile.flatten())
 
 
-NUM_STEPS = 4  # as true to models as 8
+@dataclass(frozen=True)
+class Explanation:
+    """Relevance (time, mel) of a cycle's own sound for its best guess; `number` is that of the cycle, from 1."""
+
+    number: int
+    cycle: CyclePrediction
+    relevance: Tensor
+
+
+def explain_cycles(
+    trained: TrainedModel, waveform: Tensor, cycles: Sequence[tuple[int, CyclePrediction]]
+) -> list[Explanation]:
+    """Explain numbered cycles of a recording (samples,) as `FrontEnd.read` gives it; about a second a cycle."""
+    front_end, classes = trained.front_end, trained.label_set.classes
+    explanations = []
+    for number, cycle in cycles:
+        cut = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
+        bins = relevance(trained, cut, class_index=classes.index(cycle.best_guess))
+        explanations.append(Explanation(number, cycle, bins))
+    return explanations
 
 
 def patch_relevance(
@@ -55,9 +70,9 @@ def patch_relevance(
 ) -> Tensor:
     """Relevance (patch,) of one normalised filter bank (time, mel), as against `background` of that shape or (mel,).
 
-    Positive where a patch speaks for the class, negative where it speaks against it; together the difference of the
-    class's log-probability between the two filter banks, up to the error of `num_steps` midpoints. 0 for patches that
-    are not encoded (`num_frames`, as in `Batch`). Raises ValueError for a model without patches.
+    Positive where a patch speaks for the class, negative where against it. The sum is the difference of the class's
+    log-probability between the two filter banks, up to the error of `num_steps` midpoints. 0 for patches that are not
+    encoded (`num_frames`, as in `Batch`). Raises ValueError for a model without patches.
     """
     encoder = model.patch_encoder
     columns = encoder.columns(None if num_frames is None else torch.tensor([num_frames]))
@@ -75,7 +90,7 @@ def patch_relevance(
 
 
 def spread_over_bins(relevance: Tensor, encoder: AudioSpectrogramTransformer) -> Tensor:
-    """Relevance (patch,) to (time, mel), on the CPU: the mean of the patches over a bin, 0 where there is none."""
+    """Relevance (time, mel) on the CPU from (patch,): mean of the patches over a bin, 0 where there is none."""
     sums, counts = torch.zeros(2, encoder.num_frames, encoder.num_mels).unbind()
     for place, value in enumerate(relevance.tolist()):
         row, column = divmod(place, encoder.grid.time)
@@ -89,11 +104,11 @@ def spread_over_bins(relevance: Tensor, encoder: AudioSpectrogramTransformer) ->
 def relevance(trained: TrainedModel, waveform: Tensor, *, class_index: int | None = None) -> Tensor:
     """Relevance (time, mel) of a cycle's own sound, from its waveform (samples,) as `FrontEnd.cut` gives it.
 
-    Positive bins speak for the class (by default the one that is answered), negative ones against it, as against a
-    sound that always is what this one is on average at each frequency. Frames begin one hop after the other, as those
-    of its filter bank. A cycle that is repeated up to the input's length is heard several times: the relevances of a
-    moment's repetitions are added up. A longer cycle has frames for what of it is heard. Raises SettingsError for a
-    convolutional model, which has no patches.
+    Positive bins speak for the class (by default the predicted one), negative ones against it, compared with a sound
+    that is constantly what this one is on average at each frequency. Frames begin one hop after the other, as those of
+    its filter bank. Where a cycle is repeated up to the input's length, the relevances of a moment's repetitions are
+    added up; a cycle longer than the input has frames for its beginning alone. Raises SettingsError for a convolutional
+    model, which has no patches.
     """
     check_explainable(trained)
     encoder, front_end = trained.model.patch_encoder, trained.front_end
@@ -111,20 +126,17 @@ def relevance(trained: TrainedModel, waveform: Tensor, *, class_index: int | Non
 
 
 def check_explainable(trained: TrainedModel) -> None:
-    """SettingsError for a model without patches."""
+    """Raise SettingsError for a model without patches."""
     encoder = trained.model.encoder
     if not isinstance(encoder, AudioSpectrogramTransformer):
         raise SettingsError(
-            f"the answers of {encoder.architecture} cannot be explained: only a model of patches "
-            "(model.architecture 'ast') says which of them an answer rests on"
+            f"predictions of {encoder.architecture} cannot be explained: a model of patches "
+            "(model.architecture 'ast') is needed"
         )
 
 
 def own_frames(front_end: FrontEnd, num_samples: int) -> Tensor:
-    """For each frame (time,) of the input, the frame of the own sound of a cycle of `num_samples` that is heard there.
-
-    -1 for frames in padding with zeros.
-    """
+    """Frame of a cycle's own sound (`num_samples`) at each frame (time,) of the input; -1 in padding with zeros."""
     hop = front_end.log_mel.hop_size
     starts = hop * torch.arange(front_end.num_frames)
     if num_samples > front_end.num_samples:
@@ -136,7 +148,7 @@ def own_frames(front_end: FrontEnd, num_samples: int) -> Tensor:
 
 
 def fold(bins: Tensor, own_frame: Tensor) -> Tensor:
-    """Values of the input (time, mel) summed up by frame of the cycle's own sound (time,)."""
+    """Sum values of the input (time, mel) by frame of the cycle's own sound (time,)."""
     is_own = own_frame >= 0
     folded = bins.new_zeros(int(own_frame.max()) + 1, bins.shape[1])
     return folded.index_add_(0, own_frame[is_own], bins[is_own])

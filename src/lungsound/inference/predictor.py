@@ -25,6 +25,13 @@ from lungsound.training import trainer as training
 from lungsound.training.checkpoint import TrainedModel, load_model
 
 
+def find_model(model: str | Path) -> Path:
+    """File of a model: in a run folder or an export to hf, the file itself, or downloaded (hf://OWNER/NAME)."""
+    path = download_model(model) if isinstance(model, str) and is_hub_name(model) else Path(model)
+    own = path / OWN_FILE
+    return (own if own.is_file() else path / "model.safetensors") if path.is_dir() else path
+
+
 class Predictor:
     """A trained model that predicts recordings. Research software, not a medical device.
 
@@ -52,11 +59,11 @@ class Predictor:
         self.engine = engine
 
     @classmethod
-    def load(cls, run: str | Path, *, device: str = "cpu", engine: str = AUTO, find_by: FindBy = "auto") -> "Predictor":
-        """From the folder of a run or of an export to hf, a model file, or a name on the Hub (hf://OWNER/NAME)."""
-        path = download_model(run) if isinstance(run, str) and is_hub_name(run) else Path(run)
-        own = path / OWN_FILE
-        file = (own if own.is_file() else path / "model.safetensors") if path.is_dir() else path
+    def load(
+        cls, model: str | Path, *, device: str = "cpu", engine: str = AUTO, find_by: FindBy = "auto"
+    ) -> "Predictor":
+        """Load from a run folder, the folder of an export to hf, a model file, or a name on the Hub (hf://OWNER/NAME)."""
+        file = find_model(model)
         return cls(load_model(file), device=device, engine=engine, path=file, find_by=find_by)
 
     def __repr__(self) -> str:

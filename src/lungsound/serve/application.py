@@ -18,7 +18,7 @@ from lungsound.inference.predictor import Predictor
 from lungsound.serve import openapi as examples
 from lungsound.serve import routes as answering
 from lungsound.serve import routes as review_routes
-from lungsound.serve.gate import STATUS_OF, Gate, Limits, Metrics, Refusal, asked_of
+from lungsound.serve.limits import STATUS_OF, Gate, Limits, Metrics, Refusal, asked_of
 from lungsound.serve.queue import WorkQueue
 from lungsound.serve.review import SUFFIX, CorrectedFormat, CorrectedRecording, ReviewFolder, corrected_text, formats_of
 from lungsound.serve.routes import Answering

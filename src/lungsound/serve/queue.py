@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from lungsound.inference.engines import Engine
-from lungsound.serve.gate import Refusal
+from lungsound.serve.limits import Refusal
 
 Result = TypeVar("Result")
 

@@ -27,7 +27,7 @@ from lungsound.inference.bulk import sound_files
 from lungsound.inference.prediction import RecordingPrediction, uncertainty
 from lungsound.labels import LABEL_SETS, LabelSet, LungSound, sound_of
 from lungsound.serve import openapi as examples
-from lungsound.serve.gate import Refusal
+from lungsound.serve.limits import Refusal
 from lungsound.serve.uploads import safe_name, told
 
 CorrectedFormat = Literal["icbhi", "sprsound", "csv"]

@@ -24,7 +24,7 @@ from lungsound.inference.formats.json_lines import record
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.serve import openapi as examples
-from lungsound.serve.gate import MAX_TEXT_BYTES, Limits, Metrics, Refusal, asked_of
+from lungsound.serve.limits import MAX_TEXT_BYTES, Limits, Metrics, Refusal, asked_of
 from lungsound.serve.queue import WorkQueue
 from lungsound.serve.review import CorrectedCycle, Reviewed, ReviewFolder, wav_bytes
 from lungsound.serve.uploads import (

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lungsound.errors import SettingsError
 from lungsound.serve.application import Service
-from lungsound.serve.gate import LOCAL_HOSTS, Gate, Limits, log, place_of
+from lungsound.serve.limits import LOCAL_HOSTS, Gate, Limits, log, place_of
 from lungsound.serve.uploads import private_folder
 
 PROBE_S = 1.0
@@ -121,7 +121,7 @@ MIN_TOKEN = 16
 
 
 def serve(
-    run: Path,
+    model: str | Path,
     *,
     folder: Path | None = None,
     limits: Limits | None = None,
@@ -131,7 +131,7 @@ def serve(
     device: str = "cpu",
     engine: str = "auto",
 ) -> None:
-    """Serve a run over HTTP until SIGTERM or SIGINT, then finish what was begun.
+    """Serve a model over HTTP until SIGTERM or SIGINT, then finish what was begun.
 
     `folder` is for review: the page is of its recordings, the most doubtful first, and corrections are kept in it.
     `token` is what clients must show, default the environment variable LUNGSOUND_TOKEN. Raises SettingsError when the
@@ -141,7 +141,7 @@ def serve(
     from lungsound.inference.predictor import Predictor
     from lungsound.page import DISCLAIMER
     from lungsound.serve.application import Service, application
-    from lungsound.serve.gate import log, log_uvicorn
+    from lungsound.serve.limits import log, log_uvicorn
     from lungsound.serve.queue import gathered
     from lungsound.serve.review import ReviewFolder
 
@@ -150,7 +150,7 @@ def serve(
         log("start", note=DISCLAIMER.lower().rstrip("."))
         if host not in LOCAL_HOSTS and token is None:
             log("warning", message=f"whoever reaches {host} may ask: set {TOKEN_VARIABLE}, or serve 127.0.0.1 alone")
-        predictor = Predictor.load(run, device=device, engine=engine)
+        predictor = Predictor.load(model, device=device, engine=engine)
         review_folder = None if folder is None else ReviewFolder(folder, predictor.trained.label_set)
         with closing(gathered(predictor.engine, predictor.device)) as shared:
             predictor.engine = shared

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from lungsound.audio.io import SUFFIXES, AudioInfo, decoded_blocks, probe
 from lungsound.errors import AnnotationError, AudioError, SettingsError
-from lungsound.serve.gate import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_TEXT_BYTES, Limits, Refusal
+from lungsound.serve.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_TEXT_BYTES, Limits, Refusal
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
 FFMPEG_FORMATS = ("m4a", "aac", "webm")

@@ -10,11 +10,13 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from lungsound.cli.predict import evaluate, predict, what_probabilities_are
+from lungsound.cli import main as cli
+from lungsound.cli.predict import evaluate, explain, predict, probabilities_text
 from lungsound.config import AudioSettings, ModelSettings, load_config
 from lungsound.data import batches as corpora
 from lungsound.errors import SettingsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
+from lungsound.inference.explain import relevance
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.models import network as models
@@ -29,6 +31,7 @@ ARCHITECTURE = ModelSettings(size="micro", stride=16)
 app = typer.Typer()
 app.command()(evaluate)
 app.command()(predict)
+app.command()(explain)
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def test_explain_without_a_page_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
-    result = CliRunner().invoke(app, ["predict", str(model_path), "a.wav", "--explain", *given])
+    result = CliRunner().invoke(app, ["predict", "a.wav", "--model", str(model_path), "--explain", *given])
     assert isinstance(result.exception, SettingsError)
     assert "html pages: give --out DIR and --format html too" in str(result.exception)
     assert not (tmp_path / "answers").exists()
@@ -57,7 +60,7 @@ def test_explain_without_a_page_is_refused(
 def test_a_model_that_cannot_explain_is_refused_before_it_answers(tmp_path: Path) -> None:
     saved_model(tmp_path, audio=EFFICIENTAT_AUDIO, architecture=MOBILENET)
     soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
-    words = ["predict", str(tmp_path), str(tmp_path / "a.wav"), "--explain", "--format", "html", "--out"]
+    words = ["predict", str(tmp_path / "a.wav"), "--model", str(tmp_path), "--explain", "--format", "html", "--out"]
     result = CliRunner().invoke(app, [*words, str(tmp_path / "answers")])
     assert isinstance(result.exception, SettingsError)
     assert "mn04 cannot be explained" in str(result.exception)
@@ -65,7 +68,7 @@ def test_a_model_that_cannot_explain_is_refused_before_it_answers(tmp_path: Path
 
 
 def told_with(calibration: Calibration | None, model_path: Path) -> str:
-    return what_probabilities_are(Predictor(replace(load_model(model_path), calibration=calibration)))
+    return probabilities_text(Predictor(replace(load_model(model_path), calibration=calibration)))
 
 
 def test_probabilities_are_called_what_they_are(model_path: Path) -> None:
@@ -90,10 +93,13 @@ def test_nothing_is_said_of_probabilities_where_none_was_given(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.wav").write_bytes(b"no sound")
     soundfile.write(tmp_path / "b.wav", np.random.default_rng(0).normal(0, 0.1, 8000), 4000)
-    result = CliRunner().invoke(app, ["predict", str(model_path), "a.wav", *given])
+    result = CliRunner().invoke(app, ["predict", "a.wav", "--model", str(model_path), *given])
     assert result.exit_code == 1
     assert "Probabilities" not in result.output
-    assert "Probabilities" in CliRunner().invoke(app, ["predict", str(model_path), "a.wav", "b.wav", *given]).output
+    assert (
+        "Probabilities"
+        in CliRunner().invoke(app, ["predict", "a.wav", "b.wav", "--model", str(model_path), *given]).output
+    )
 
 
 def test_an_unknown_device_is_said_with_the_option_that_names_it(model_path: Path, tmp_path: Path) -> None:
@@ -101,7 +107,7 @@ def test_an_unknown_device_is_said_with_the_option_that_names_it(model_path: Pat
     save_model(model_path, load_model(model_path).model, mean=-8.0, std=3.0, **facts)
     sound = tmp_path / "sound.wav"
     soundfile.write(sound, np.random.default_rng(0).normal(0, 0.1, 8000), 4000)
-    words = ["predict", str(model_path), str(sound)]
+    words = ["predict", str(sound), "--model", str(model_path)]
     assert "unknown device (--stethoscope NAME)" in " ".join(CliRunner().invoke(app, words).output.split())
     assert "unknown device" not in CliRunner().invoke(app, [*words, "--stethoscope", "meditron"]).output
 
@@ -110,12 +116,12 @@ def test_an_unknown_device_is_said_with_the_option_that_names_it(model_path: Pat
 def test_answers_of_a_run_on_the_way_are_called_so(named: str, model_path: Path, tmp_path: Path) -> None:
     sound = tmp_path / "sound.wav"
     soundfile.write(sound, np.random.default_rng(0).normal(0, 0.1, 8000), 4000, subtype="PCM_16")
-    arguments = ["predict", str(model_path.parent if named == "folder" else model_path), str(sound)]
+    arguments = ["predict", str(sound), "--model", str(model_path.parent if named == "folder" else model_path)]
     assert "not finished" not in CliRunner().invoke(app, arguments).output
     RunFolder(model_path.parent).start(load_config("tiny_ce"))
     output = CliRunner().invoke(app, arguments).output
     assert "Warning: " in output
-    assert "goes on with it; these are answers of an epoch on the way." in output
+    assert "goes on with it; these are predictions of an epoch on the way." in output
     (model_path.parent / "report.json").write_text("{}")
     assert "not finished" not in CliRunner().invoke(app, arguments).output
 
@@ -125,3 +131,53 @@ def test_a_run_on_the_way_is_not_evaluated(model_path: Path) -> None:
     result = CliRunner().invoke(app, ["evaluate", str(model_path.parent)])
     assert isinstance(result.exception, SettingsError)
     assert "run is not finished: 'lungsound train RECIPE --out " in str(result.exception)
+
+
+def test_without_a_model_one_sentence_says_what_to_give(tmp_path: Path) -> None:
+    for words in (["predict", "a.wav"], ["explain", "a.wav", "--out", str(tmp_path)]):
+        result = CliRunner().invoke(app, words)
+        assert isinstance(result.exception, SettingsError)
+        assert result.exception.exit_code == 2
+        assert "give --model MODEL" in str(result.exception)
+
+
+def test_silence_is_shown_without_cycles(model_path: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 4000)
+    result = CliRunner().invoke(app, ["predict", str(tmp_path / "silent.wav"), "--model", str(model_path)])
+    assert result.exit_code == 0
+    assert "no answer" in result.output
+
+
+def test_explain_writes_a_page_and_the_relevance_of_every_cycle(model_path: Path, tmp_path: Path) -> None:
+    sound, broken, out = tmp_path / "a.wav", tmp_path / "b.wav", tmp_path / "why"
+    soundfile.write(sound, np.random.default_rng(0).normal(0, 0.1, 8000), 4000, subtype="PCM_16")
+    sound.with_suffix(".txt").write_text("0.1\t0.6\t0\t0\n0.6\t1.9\t0\t0\n")
+    broken.write_bytes(b"no sound")
+    result = CliRunner().invoke(
+        app, ["explain", str(sound), str(broken), "--model", str(model_path), "--out", str(out)]
+    )
+    assert result.exit_code == 1
+    assert "1 explained, 1 failed" in result.output
+    page, arrays = sorted(out.iterdir())
+    assert (page.suffix, arrays.suffix, page.stem) == (".html", ".npz", arrays.stem)
+    assert page.read_text(encoding="utf-8").count("Spectrogram of cycle") == 2
+    predictor = Predictor.load(model_path, engine="torch")
+    cycles, front_end = predictor.predict(sound).cycles, predictor.trained.front_end
+    waveform = front_end.read(sound)
+    with np.load(arrays, allow_pickle=False) as written:
+        assert str(written["format"]) == "lungsound relevance 1"
+        assert str(written["model_sha256"]) == predictor.trained.sha256
+        assert written["start_s"].tolist() == [0.1, 0.6]
+        assert written["best_guess"].tolist() == [cycle.best_guess for cycle in cycles]
+        assert len(written["mel_hz"]) == front_end.num_mels
+        for number, cycle in enumerate(cycles, start=1):
+            cut = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
+            expected = relevance(predictor.trained, cut, class_index=predictor.classes.index(cycle.best_guess))
+            np.testing.assert_allclose(written[f"relevance_{number}"], expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("command", ["predict", "embed", "explain", "serve", "review"])
+def test_help_fits_80_columns(command: str) -> None:
+    text = CliRunner().invoke(cli.app, [command, "--help"], env={"COLUMNS": "80"}).output
+    assert "--model MODEL" in text
+    assert max(map(len, text.splitlines())) <= 80

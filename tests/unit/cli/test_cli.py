@@ -23,8 +23,12 @@ COMMANDS = {
     "train": ["RECIPE", "--data", "--out", "--set", "--as-published", "--resume"],
     "reproduce": ["TABLE", "--data", "--out", "--seeds", "--epochs", "--set", "--as-published", "--dry-run"],
     "evaluate": ["RUN", "--data", "--out"],
-    "export": ["RUN", "--data", "--cycles"],
-    "predict": ["RUN", "FILE", "--engine"],
+    "export": ["RUN", "--data", "--num-cycles"],
+    "predict": ["PATH", "--model", "--engine", "--format", "--out", "--device"],
+    "embed": ["PATH", "--model", "--data", "--out", "--device"],
+    "explain": ["PATH", "--model", "--out", "--device"],
+    "serve": ["--model", "--host", "--port", "--device"],
+    "review": ["DIR", "--model", "--device"],
     "recipes": [],
     "study keep": ["RUN", "DIR", "--column"],
     "data check": ["DIR", "--split"],
@@ -77,7 +81,7 @@ def test_recipes_are_listed_with_what_they_are_for(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["nonsense"], ["train"], ["predict", "run"], ["demo", "--patients", "3"], ["train", "demo", "--sed=1"]],
+    [["nonsense"], ["train"], ["predict"], ["demo", "--patients", "3"], ["train", "demo", "--sed=1"]],
 )
 def test_wrong_usage_ends_with_2(
     arguments: list[str], call: Callable[..., int], capsys: pytest.CaptureFixture[str]

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lungsound.config import load_config
 from lungsound.data.reader import read_corpus
-from lungsound.errors import SettingsError
+from lungsound.errors import SettingsError, WeightsError
 from lungsound.inference.embed import FORMAT, embed
 from lungsound.inference.predictor import Predictor
 from lungsound.training.checkpoint import TrainedModel
@@ -122,5 +122,8 @@ def test_mistakes_are_told_before_anything_is_read(run: tuple[Path, TrainedModel
         embed(folder, out=tmp_path / "f.txt", console=QUIET)
     with pytest.raises(SettingsError, match="not both"):
         embed(folder, [tmp_path], out=tmp_path / "f.npz", data_root=tmp_path, console=QUIET)
-    with pytest.raises(SettingsError, match="is not the folder of a run"):
+    with pytest.raises(WeightsError, match="give the folder of a run"):
         embed(tmp_path / "none", out=tmp_path / "f.npz", console=QUIET)
+    saved_model(tmp_path)
+    with pytest.raises(SettingsError, match="is not the folder of a run"):
+        embed(tmp_path, out=tmp_path / "f.npz", console=QUIET)

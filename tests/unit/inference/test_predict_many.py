@@ -13,7 +13,7 @@ import soundfile
 from rich.console import Console
 
 from lungsound.errors import DataError, SettingsError
-from lungsound.inference.bulk import Done, predict_many, sound_files
+from lungsound.inference.bulk import BulkResult, predict_many, sound_files
 from lungsound.inference.formats.json_lines import prediction_of, record
 from lungsound.inference.predictor import Predictor
 from lungsound.inference.recording import LoadedRecording
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def predict(predictor: Predictor, *paths: Path, out: Path, **more: object) -> Done:
+def predict(predictor: Predictor, *paths: Path, out: Path, **more: object) -> BulkResult:
     return predict_many(predictor, paths, out=out, console=QUIET, **more)  # type: ignore[arg-type]
 
 

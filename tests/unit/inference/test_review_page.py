@@ -18,8 +18,8 @@ from PIL import Image
 
 from lungsound.audio.front_end import FrontEnd
 from lungsound.errors import SettingsError
-from lungsound.inference.explain import relevance
-from lungsound.inference.pages import COLOURS, boxes, lanes, marks, page_name, sound, write_review_pages
+from lungsound.inference.explain import Explanation, explain_cycles, relevance
+from lungsound.inference.pages import COLOURS, boxes, lanes, marks, most_uncertain, page_name, sound, write_review_pages
 from lungsound.inference.prediction import CyclePrediction, RecordingPrediction, uncertainty
 from lungsound.inference.predictor import Predictor
 from tests.unit.inference.models import EFFICIENTAT_AUDIO, MOBILENET, saved_model
@@ -90,8 +90,14 @@ def recording(tmp_path: Path) -> Path:
     return path
 
 
-def write(predictor: Predictor, *answers: RecordingPrediction, out: Path, **more: object) -> list[Path]:
-    return write_review_pages(predictor, answers, out, created=NOON, **more)  # type: ignore[arg-type]
+def write(
+    predictor: Predictor, *answers: RecordingPrediction, out: Path, num_explained: int = 0, **more: object
+) -> list[Path]:
+    def explain(prediction: RecordingPrediction, waveform: torch.Tensor) -> list[Explanation]:
+        return explain_cycles(predictor.trained, waveform, most_uncertain(prediction, num_explained))
+
+    explained = explain if num_explained else None
+    return write_review_pages(predictor, answers, out, created=NOON, explain=explained, **more)  # type: ignore[arg-type]
 
 
 def test_a_page_holds_the_sound_the_picture_and_the_answers(
@@ -179,7 +185,7 @@ def test_the_same_answers_give_the_same_bytes(predictor: Predictor, recording: P
     answer, told = predictor.predict(recording), []
     answers = (answer, replace(answer, path=recording.with_name("gone.wav")))
     first, again = (
-        write(predictor, *answers, out=tmp_path / name, is_explained=True, on_progress=lambda *at: told.append(at))
+        write(predictor, *answers, out=tmp_path / name, num_explained=8, on_progress=lambda *at: told.append(at))
         for name in ("first", "again")
     )
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
@@ -189,7 +195,7 @@ def test_the_same_answers_give_the_same_bytes(predictor: Predictor, recording: P
 def test_a_file_that_is_another_one_now_is_not_shown(predictor: Predictor, recording: Path, tmp_path: Path) -> None:
     answer = predictor.predict(recording)
     soundfile.write(recording, np.zeros(9000), 8000)
-    (path,) = write(predictor, answer, out=tmp_path / "out", is_explained=True)
+    (path,) = write(predictor, answer, out=tmp_path / "out", num_explained=8)
     page = Page(path)
     assert "another duration" in page.text
     assert not page.named("audio") + page.named("img")
@@ -199,24 +205,24 @@ def test_a_file_that_is_another_one_now_is_not_shown(predictor: Predictor, recor
 def test_the_most_doubtful_cycles_are_explained(predictor: Predictor, recording: Path, tmp_path: Path) -> None:
     answer = predictor.predict(recording)
     answer = replace(answer, cycles=(answer.cycles[0], replace(answer.cycles[1], is_uncertain=True)))
-    (path,) = write(predictor, answer, out=tmp_path, is_explained=True, max_explained=1)
+    (path,) = write(predictor, answer, out=tmp_path, num_explained=1)
     page = Page(path)
     assert [image["alt"] for image in page.named("img")][1:] == ["Spectrogram of cycle 2"]
     assert "Only the 1 most doubtful" in page.text
-    assert "Only the first 1 s are heard." in page.text
+    assert "Only the first 1 s are the model's input." in page.text
     front_end, cycle = predictor.trained.front_end, answer.cycles[1]
     heard = front_end.cut(front_end.read(recording), start_s=0.9, end_s=2.3)
     found = boxes(relevance(predictor.trained, heard, class_index=predictor.classes.index(cycle.best_guess)), front_end)
     drawn = [(rect["x"], rect["class"]) for rect in page.named("rect") if rect.get("class")]
-    assert drawn == [(f"{box.left:.2f}", "for" if box.share > 0 else "against") for box in found]
+    assert drawn == [(f"{box['left']:.2f}", "for" if box["share"] > 0 else "against") for box in found]
 
 
 def test_a_model_without_patches_is_refused(recording: Path, tmp_path: Path) -> None:
     predictor = Predictor(saved_model(tmp_path, audio=EFFICIENTAT_AUDIO, architecture=MOBILENET), engine="torch")
     answer = predictor.predict(recording)
     assert Page(write(predictor, answer, out=tmp_path)[0]).named("img")
-    with pytest.raises(SettingsError, match="only a model of patches"):
-        write(predictor, answer, out=tmp_path, is_explained=True)
+    with pytest.raises(SettingsError, match="a model of patches"):
+        write(predictor, answer, out=tmp_path, num_explained=8)
 
 
 def test_boxes_are_where_the_relevance_is() -> None:
@@ -226,11 +232,11 @@ def test_boxes_are_where_the_relevance_is() -> None:
     bins[32:, :16] = -1.0
     bins[:16, :16] = 0.4  # less than a quarter
     strong, against = boxes(bins, front_end)
-    assert (strong.left, strong.top, strong.width, strong.height) == (40.0, 0.0, 40.0, 50.0)
-    assert (strong.share, against.share) == (1.0, -0.5)
-    assert (strong.start_s, strong.end_s, against.start_s, against.end_s) == (0.16, 0.32, 0.32, 0.4)
-    assert (against.left, against.top, against.width, against.height) == (80.0, 50.0, 20.0, 50.0)
-    assert 0 < against.low_hz < against.high_hz < strong.low_hz < strong.high_hz < 8000
+    places = [[box[key] for key in ("left", "top", "width", "height")] for box in (strong, against)]
+    assert places == [[40.0, 0.0, 40.0, 50.0], [80.0, 50.0, 20.0, 50.0]]
+    assert (strong["share"], against["share"]) == (1.0, -0.5)
+    assert [box[key] for box in (strong, against) for key in ("start_s", "end_s")] == [0.16, 0.32, 0.32, 0.4]
+    assert 0 < against["low_hz"] < against["high_hz"] < strong["low_hz"] < strong["high_hz"] < 8000
     assert boxes(torch.zeros(40, 32), front_end) == []
 
 
@@ -239,30 +245,32 @@ def test_a_tone_is_dark_beside_its_frequency() -> None:
     time_s = torch.arange(32000) / 16000
     noise = 1e-3 * torch.randn(32000, generator=torch.Generator().manual_seed(0))
     found = sound(0.1 * torch.sin(2 * torch.pi * 1000 * time_s) + noise, front_end)
-    with Image.open(io.BytesIO(base64.b64decode(found.picture))) as image:
+    with Image.open(io.BytesIO(base64.b64decode(found["picture"]))) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     row = int(pixels.sum(axis=2).sum(axis=1).argmin())
-    (top,) = (top for top, text in found.marks if text == "1 kHz")
+    (top,) = (top for top, text in found["marks"] if text == "1 kHz")
     assert abs(top / 100 * 128 - 0.5 - row) <= 1
     assert np.abs(pixels[row] - COLOURS[-1]).max() < 90
-    assert [text for _, text in found.ticks] == ["0 s", "0.5 s", "1 s", "1.5 s"]
+    assert [text for _, text in found["ticks"]] == ["0 s", "0.5 s", "1 s", "1.5 s"]
 
 
 @pytest.mark.parametrize("num_samples", [1, 399, 400, 960001])
 def test_sounds_of_any_length_have_a_page(num_samples: int) -> None:
     found = sound(torch.zeros(num_samples), FrontEnd())
-    assert bool(found.picture) == (num_samples >= 400)
-    assert found.gain == 40
-    assert 0 <= found.picture_width <= 100
+    assert bool(found["picture"]) == (num_samples >= 400)
+    assert found["gain"] == 40
+    assert 0 <= found["picture_width"] <= 100
     if num_samples > 960000:
-        with Image.open(io.BytesIO(base64.b64decode(found.picture))) as image:
+        with Image.open(io.BytesIO(base64.b64decode(found["picture"]))) as image:
             assert image.size == (5998, 128)
 
 
 def test_a_wave_reaches_from_lowest_to_highest_sample(predictor: Predictor) -> None:
     samples = torch.zeros(8000)
     samples[2], samples[4001] = 0.2, -0.1
-    points = [tuple(map(float, point.split(","))) for point in sound(samples, predictor.trained.front_end).wave.split()]
+    points = [
+        tuple(map(float, point.split(","))) for point in sound(samples, predictor.trained.front_end)["wave"].split()
+    ]
     upper, lower = points[:2000], points[:1999:-1]
     assert [point for point in upper if point[1] != 1] == [(0, 0)]
     assert [point for point in lower if point[1] != 1] == [(1000, 1.5)]

@@ -19,7 +19,7 @@ from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.models import network as models
 from lungsound.serve.application import Service, application
-from lungsound.serve.gate import Limits
+from lungsound.serve.limits import Limits
 from lungsound.serve.review import ReviewFolder
 from lungsound.serve.server import warm
 from lungsound.training.checkpoint import save_model

@@ -9,7 +9,7 @@ from lungsound.data.sprsound import read_sprsound
 from lungsound.data.table import read_table
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
-from lungsound.serve.gate import Refusal
+from lungsound.serve.limits import Refusal
 from lungsound.serve.review import CorrectedRecording, corrected_text
 from tests.unit.serve.served import client, save_tiny, sound
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lungsound.inference.predictor import Predictor
 from lungsound.serve import uploads
-from lungsound.serve.gate import Limits
+from lungsound.serve.limits import Limits
 from tests.unit.serve.served import client, recorded, sound
 
 

@@ -9,7 +9,7 @@ from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.serve import openapi as examples
 from lungsound.serve import uploads
-from lungsound.serve.gate import Limits
+from lungsound.serve.limits import Limits
 from tests.unit.serve.served import client, recorded, save_tiny, sound
 
 

@@ -9,7 +9,7 @@ from lungsound.cli import serve as serving
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.serve import server
 from lungsound.serve import server as run
-from lungsound.serve.gate import Limits
+from lungsound.serve.limits import Limits
 from tests.unit.serve.served import sound
 
 
@@ -66,7 +66,7 @@ def test_the_token_may_come_from_the_environment(
 def test_review_serves_the_folder(tiny_path: Path, tmp_path: Path, started: list[server.Server]) -> None:
     (tmp_path / "ward").mkdir()
     (tmp_path / "ward" / "a.wav").write_bytes(sound())
-    serving.review(tmp_path / "ward", run=tiny_path, port=0, max_duration_s=30)
+    serving.review(tmp_path / "ward", model=str(tiny_path), port=0, max_duration_s=30)
     (served,) = started
     assert served._service.limits == Limits(max_duration_s=30, max_waiting=serving.REVIEW_WAITING)
     assert served._service.folder is not None

@@ -24,7 +24,7 @@ import sys, time
 from pathlib import Path
 from lungsound.inference.predictor import Predictor
 from lungsound.serve import server
-from lungsound.serve.gate import Limits
+from lungsound.serve.limits import Limits
 from lungsound.serve.server import serve
 
 predict = Predictor.predict

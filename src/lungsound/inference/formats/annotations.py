@@ -1,16 +1,10 @@
-"""Answers as an Audacity label track: lines `start<TAB>end<TAB>label`, in seconds.
+"""Predictions as labels beside a recording: Audacity, Raven, Praat's TextGrid, ICBHI's `.txt` and SPRSound's `.json`.
 
-Answers as a Raven selection table: tab-separated, with the columns that Raven needs and ours behind them.
-
-Answers as a Praat TextGrid (long form): intervals cover the recording, those between cycles are empty.
-
-Answers as annotations to be corrected and trained on: ICBHI's `.txt` and SPRSound's `.json`.
-
-Neither has a word for "uncertain": the best guess is written for every cycle.
+ICBHI and SPRSound are annotations to be corrected and trained on. Neither has a word for "uncertain": the best guess is
+written for every cycle.
 """
 
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lungsound.errors import SettingsError
@@ -22,16 +16,7 @@ from lungsound.labels import LABEL_SETS, LabelSet, LungSound, sound_of
 if TYPE_CHECKING:
     from lungsound.data.corpus import Cycle
 
-
-def audacity_text(answer: RecordingPrediction, _: Provenance) -> str:
-    """A label for each cycle, as "crackle 0.83" or "uncertain (crackle 0.41)"."""
-    return "".join(
-        f"{cycle.start_s:.{TIME_DECIMALS}f}\t{cycle.end_s:.{TIME_DECIMALS}f}\t{cycle.caption}\n"
-        for cycle in answer.cycles
-    )
-
-
-COLUMNS = (
+RAVEN_COLUMNS = (
     "Selection",
     "View",
     "Channel",
@@ -43,14 +28,24 @@ COLUMNS = (
     "Best Guess",
     "Possible",
 )
+TIER = "lung sound"
+RECORD_KEY = "lungsound"  # of SPRSound's JSON
 
 
-def raven_text(answer: RecordingPrediction, provenance: Provenance) -> str:
-    """A selection for each cycle, over the frequencies that the model hears and the recording has."""
+def audacity_text(prediction: RecordingPrediction, _: Provenance) -> str:
+    """Label track of lines `start<TAB>end<TAB>label` (s), as "crackle 0.83" or "uncertain (crackle 0.41)"."""
+    return "".join(
+        f"{cycle.start_s:.{TIME_DECIMALS}f}\t{cycle.end_s:.{TIME_DECIMALS}f}\t{cycle.caption}\n"
+        for cycle in prediction.cycles
+    )
+
+
+def raven_text(prediction: RecordingPrediction, provenance: Provenance) -> str:
+    """Selection table: Raven's columns, then ours; over the frequencies of the model's input and the recording."""
     classes = provenance.label_set.classes
     low_hz, high_hz = provenance.band_hz
-    high_hz = min(high_hz, answer.sample_rate_hz / 2)
-    lines = [[*COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)]]
+    high_hz = min(high_hz, prediction.sample_rate_hz / 2)
+    lines = [[*RAVEN_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)]]
     lines += [
         [
             str(number),
@@ -65,21 +60,25 @@ def raven_text(answer: RecordingPrediction, provenance: Provenance) -> str:
             SEPARATOR.join(cycle.possible),
             *(f"{cycle.probabilities[name]:.6f}" for name in classes),
         ]
-        for number, cycle in enumerate(answer.cycles, start=1)
+        for number, cycle in enumerate(prediction.cycles, start=1)
     ]
     return "".join("\t".join(line) + "\n" for line in lines)
 
 
-TIER = "lung sound"
+def textgrid_text(prediction: RecordingPrediction, _: Provenance) -> str:
+    """TextGrid (long form): intervals cover the recording, those between cycles are empty.
 
-Interval = tuple[float, float, str]
-
-
-def textgrid_text(answer: RecordingPrediction, _: Provenance) -> str:
-    """One tier "lung sound"; cycles that overlap stand in further tiers, "lung sound 2" and so on."""
+    The tier is "lung sound"; cycles that overlap stand in further tiers, "lung sound 2" and so on.
+    """
     # An annotation may end a little behind its recording.
-    end_s = max([answer.duration_s, *(cycle.end_s for cycle in answer.cycles)])
-    tiers = [_intervals(cycles, end_s) for cycles in _without_overlap(answer.cycles)]
+    end_s = max([prediction.duration_s, *(cycle.end_s for cycle in prediction.cycles)])
+    tiers: list[list[CyclePrediction]] = [[]]
+    for cycle in prediction.cycles:
+        free = next((tier for tier in tiers if not tier or tier[-1].end_s <= cycle.start_s), None)
+        if free is None:
+            tiers.append([cycle])
+        else:
+            free.append(cycle)
     lines = [
         'File type = "ooTextFile"',
         'Object class = "TextGrid"',
@@ -89,7 +88,8 @@ def textgrid_text(answer: RecordingPrediction, _: Provenance) -> str:
         f"size = {len(tiers)}",
         "item []:",
     ]
-    for number, intervals in enumerate(tiers, start=1):
+    for number, tier in enumerate(tiers, start=1):
+        intervals = _intervals(tier, end_s)
         name = TIER if number == 1 else f"{TIER} {number}"
         lines += [f"    item [{number}]:", '        class = "IntervalTier"', f"        name = {_quoted(name)}"]
         lines += [f"        {line}" for line in _span(0.0, end_s)]
@@ -100,29 +100,20 @@ def textgrid_text(answer: RecordingPrediction, _: Provenance) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _without_overlap(cycles: Sequence[CyclePrediction]) -> list[list[CyclePrediction]]:
-    """The cycles (in order of time) dealt to as few tiers as hold them without overlap; one tier at least."""
-    tiers: list[list[CyclePrediction]] = [[]]
-    for cycle in cycles:
-        free = next((tier for tier in tiers if not tier or tier[-1].end_s <= cycle.start_s), None)
-        if free is None:
-            tiers.append([cycle])
-        else:
-            free.append(cycle)
-    return tiers
-
-
-def _intervals(cycles: Sequence[CyclePrediction], end_s: float) -> list[Interval]:
-    found: list[Interval] = []
+def _intervals(cycles: list[CyclePrediction], end_s: float) -> list[tuple[float, float, str]]:
+    """Start, end and text of the cycles (without overlap, in order) and of the gaps between them."""
+    intervals: list[tuple[float, float, str]] = []
     reached_s = 0.0
-    for cycle in cycles:
-        if reached_s < cycle.start_s:
-            found.append((reached_s, cycle.start_s, ""))
-        found.append((cycle.start_s, cycle.end_s, cycle.caption))
-        reached_s = cycle.end_s
-    if reached_s < end_s:
-        found.append((reached_s, end_s, ""))
-    return found
+    for start_s, stop_s, text in [
+        *((cycle.start_s, cycle.end_s, cycle.caption) for cycle in cycles),
+        (end_s, end_s, ""),
+    ]:
+        if reached_s < start_s:
+            intervals.append((reached_s, start_s, ""))
+        if start_s < stop_s:
+            intervals.append((start_s, stop_s, text))
+        reached_s = stop_s
+    return intervals
 
 
 def _span(start_s: float, end_s: float) -> tuple[str, str]:
@@ -133,59 +124,57 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-RECORD_KEY = "lungsound"
-
-
-def icbhi_prediction_text(answer: RecordingPrediction, _: Provenance) -> str | None:
+def icbhi_prediction_text(prediction: RecordingPrediction, _: Provenance) -> str | None:
     """Lines `start end crackle wheeze`; None for a recording without cycles, for which ICBHI has no file."""
     from lungsound.data.convert import icbhi_text
 
-    return icbhi_text(_cycles(answer)) if answer.cycles else None
+    return icbhi_text(_cycles(prediction)) if prediction.cycles else None
 
 
-def sprsound_prediction_text(answer: RecordingPrediction, provenance: Provenance) -> str:
-    """The events, or for a label set of recordings the word for the whole; all else under the key `lungsound`."""
+def sprsound_prediction_text(prediction: RecordingPrediction, provenance: Provenance) -> str:
+    """Events, or for a label set of recordings the recording's word; everything else under the key `lungsound`."""
     from lungsound.data.convert import sprsound_text
 
-    is_whole = provenance.label_set.unit == "recording"
-    word = answer.aggregate.best_guess if is_whole and answer.aggregate is not None else None
-    content = json.loads(sprsound_text(word, () if is_whole else _cycles(answer)))
-    return json.dumps({**content, RECORD_KEY: record(answer, provenance)}, allow_nan=False)
+    if provenance.label_set.unit == "recording":
+        content = sprsound_text(None if prediction.aggregate is None else prediction.aggregate.best_guess, ())
+    else:
+        content = sprsound_text(None, _cycles(prediction))
+    return json.dumps({**json.loads(content), RECORD_KEY: record(prediction, provenance)}, allow_nan=False)
 
 
 def require_icbhi_words(label_set: LabelSet) -> None:
-    """SettingsError unless each class is one of the four sounds."""
+    """Raise SettingsError unless each class is one of the four sounds."""
     _require("icbhi", label_set, LABEL_SETS["sound4"].classes, [n for n in label_set.classes if sound_of(n) is None])
 
 
 def require_sprsound_words(label_set: LabelSet) -> None:
-    """SettingsError unless each class is a type of SPRSound's events, or of its recordings."""
+    """Raise SettingsError unless each class is a type of SPRSound's events, or of its recordings."""
     known = LABEL_SETS["sprsound_record5" if label_set.unit == "recording" else "sprsound_event7"].classes
     _require("sprsound", label_set, known, [name for name in label_set.classes if name not in known])
 
 
-def _require(to: str, label_set: LabelSet, known: tuple[str, ...], unsaid: list[str]) -> None:
-    if unsaid:
+def _require(to: str, label_set: LabelSet, known: tuple[str, ...], unknown: list[str]) -> None:
+    if unknown:
         raise SettingsError(
-            f"{to} has no word for {', '.join(map(repr, unsaid))} of label set {label_set.name!r}; its words are "
+            f"{to} has no word for {', '.join(map(repr, unknown))} of label set {label_set.name!r}; its words are "
             f"{', '.join(known)}: choose another format, or a model of another label set"
         )
 
 
-def _cycles(answer: RecordingPrediction) -> "list[Cycle]":
+def _cycles(prediction: RecordingPrediction) -> "list[Cycle]":
     from lungsound.data.corpus import Cycle, Recording
 
     recording = Recording(
-        name=answer.name,
-        patient=answer.patient or "unknown",
-        path=answer.path,
-        duration_s=answer.duration_s,
-        sample_rate_hz=answer.sample_rate_hz,
-        device=answer.device,
+        name=prediction.name,
+        patient=prediction.patient or "unknown",
+        path=prediction.path,
+        duration_s=prediction.duration_s,
+        sample_rate_hz=prediction.sample_rate_hz,
+        device=prediction.device,
     )
-    found = []
-    for position, cycle in enumerate(answer.cycles):
+    cycles = []
+    for position, cycle in enumerate(prediction.cycles):
         sound = sound_of(cycle.best_guess) or LungSound.NORMAL
         flags = (sound.has_crackle, sound.has_wheeze)
-        found.append(Cycle(recording, cycle.start_s, cycle.end_s, *flags, cycle.best_guess, position))
-    return found
+        cycles.append(Cycle(recording, cycle.start_s, cycle.end_s, *flags, cycle.best_guess, position))
+    return cycles

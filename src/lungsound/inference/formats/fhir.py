@@ -1,7 +1,7 @@
-"""Answers as a FHIR R4 Bundle: a preliminary DiagnosticReport, its Observations, and the Device that made them.
+"""Predictions as a FHIR R4 Bundle: a preliminary DiagnosticReport, its Observations, and the Device that made them.
 
 https://hl7.org/fhir/R4/diagnosticreport.html, observation.html, device.html. No code of a terminology is used but for
-units and for absent values: what a model says is no finding. Nothing names the patient or the file: the subject is the
+units and for absent values: a prediction is no finding. Nothing names the patient or the file: the subject is the
 pseudonym, or left out.
 """
 
@@ -18,53 +18,65 @@ _ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
 Resource = dict[str, Any]
 
 
-def fhir_text(answer: RecordingPrediction, provenance: Provenance) -> str:
-    """The Bundle (type "collection") of one recording. The same answer gives the same ids."""
-    shared = _shared(answer, provenance)
-    observations = [_observation(cycle, "breathing cycle", shared) for cycle in answer.cycles]
-    members = [_url(answer, provenance, f"cycle {index}") for index in range(len(observations))]
-    whole_url = _url(answer, provenance, "recording")
+def fhir_text(prediction: RecordingPrediction, provenance: Provenance) -> str:
+    """The Bundle (type "collection") of one recording. The same prediction gives the same ids."""
+
+    def url(part: str) -> str:
+        facts = (provenance.model_sha256, provenance.created_text, prediction.path_text, part)
+        return uuid5(NAMESPACE_URL, "\n".join(facts)).urn
+
+    patient = {"type": "Patient", "identifier": {"value": prediction.patient}}
+    about = {} if prediction.patient is None else {"subject": patient}
+    method = f"lungsound {provenance.lungsound_version}, model SHA-256 {provenance.model_sha256}"
+    method += f", calibration {provenance.calibration or 'none'}; cycles from {prediction.cycles_from}"
+    shared = {
+        **about,
+        "issued": provenance.created_text,
+        "method": {"text": method},
+        "device": {"reference": url("device")},
+    }
+    cycles = {
+        url(f"cycle {index}"): _observation(cycle, "breathing cycle", shared)
+        for index, cycle in enumerate(prediction.cycles)
+    }
+    conclusion = "no answer" if prediction.aggregate is None else prediction.aggregate.caption
+    report = {
+        "resourceType": "DiagnosticReport",
+        "status": "preliminary",
+        "code": {"text": f"Lung sounds as answered by a program; {RESEARCH_USE}"},
+        **about,
+        "issued": provenance.created_text,
+        "result": [{"reference": each} for each in (url("recording"), *cycles)],
+        "conclusion": f"{conclusion}. {provenance.note}",
+    }
     entries = {
-        shared["device"]["reference"]: _device(provenance),
-        whole_url: _whole(answer, shared, members),
-        **dict(zip(members, observations, strict=True)),
-        _url(answer, provenance, "report"): _report(answer, provenance, [whole_url, *members]),
+        url("device"): _device(provenance),
+        url("recording"): _recording(prediction, shared, list(cycles)),
+        **cycles,
+        url("report"): report,
     }
     bundle = {
         "resourceType": "Bundle",
         "type": "collection",
         "timestamp": provenance.created_text,
-        "entry": [{"fullUrl": url, "resource": resource} for url, resource in entries.items()],
+        "entry": [{"fullUrl": each, "resource": resource} for each, resource in entries.items()],
     }
     return json.dumps(bundle, allow_nan=False, indent=1) + "\n"
 
 
-def _report(answer: RecordingPrediction, provenance: Provenance, results: list[str]) -> Resource:
-    conclusion = "no answer" if answer.aggregate is None else answer.aggregate.caption
+def _recording(prediction: RecordingPrediction, shared: Resource, members: list[str]) -> Resource:
+    remarks = [f"quality: {name}" for name in prediction.quality]
+    if prediction.out_of_domain is not None:
+        remarks.append(f"out-of-domain score: {prediction.out_of_domain:g}")
     return {
-        "resourceType": "DiagnosticReport",
-        "status": "preliminary",
-        "code": {"text": f"Lung sounds as answered by a program; {RESEARCH_USE}"},
-        **_subject(answer),
-        "issued": provenance.created_text,
-        "result": [{"reference": url} for url in results],
-        "conclusion": f"{conclusion}. {provenance.note}",
-    }
-
-
-def _whole(answer: RecordingPrediction, shared: Resource, members: list[str]) -> Resource:
-    remarks = [f"quality: {name}" for name in answer.quality]
-    if answer.out_of_domain is not None:
-        remarks.append(f"out-of-domain score: {answer.out_of_domain:g}")
-    return {
-        **_observation(answer.aggregate, "recording", shared),
+        **_observation(prediction.aggregate, "recording", shared),
         **({"note": [{"text": remark} for remark in remarks]} if remarks else {}),
         **({"hasMember": [{"reference": url} for url in members]} if members else {}),
     }
 
 
 def _observation(cycle: CyclePrediction | None, what: str, shared: Resource) -> Resource:
-    """The answer for a stretch; without one, or when it is uncertain, there is no value but the reason."""
+    """Observation of a stretch; without a prediction, or where it is uncertain, the reason in place of a value."""
     if cycle is None or cycle.is_uncertain:
         absent = {"coding": [{"system": _ABSENT, "code": "unknown"}], "text": UNCERTAIN if cycle else "no answer"}
         value = {"dataAbsentReason": absent}
@@ -82,26 +94,14 @@ def _observation(cycle: CyclePrediction | None, what: str, shared: Resource) -> 
 
 def _components(cycle: CyclePrediction) -> list[Resource]:
     span = {"low": _quantity(cycle.start_s, "s"), "high": _quantity(cycle.end_s, "s")}
-    found: list[Resource] = [{"code": {"text": "place in the recording"}, "valueRange": span}]
-    for name, probability in cycle.probabilities.items():
-        found.append(
+    return [
+        {"code": {"text": "place in the recording"}, "valueRange": span},
+        *(
             {"code": {"text": f"probability of {name}"}, "valueQuantity": _quantity(round(probability, 6), "1")}
-        )
-    found += [
-        {"code": {"text": "cannot be ruled out"}, "valueCodeableConcept": {"text": name}} for name in cycle.possible
+            for name, probability in cycle.probabilities.items()
+        ),
+        *({"code": {"text": "cannot be ruled out"}, "valueCodeableConcept": {"text": name}} for name in cycle.possible),
     ]
-    return found
-
-
-def _shared(answer: RecordingPrediction, provenance: Provenance) -> Resource:
-    calibration = provenance.calibration or "none"
-    method = f"lungsound {provenance.lungsound_version}, model SHA-256 {provenance.model_sha256}"
-    return {
-        **_subject(answer),
-        "issued": provenance.created_text,
-        "method": {"text": f"{method}, calibration {calibration}; cycles from {answer.cycles_from}"},
-        "device": {"reference": _url(answer, provenance, "device")},
-    }
 
 
 def _device(provenance: Provenance) -> Resource:
@@ -118,16 +118,5 @@ def _device(provenance: Provenance) -> Resource:
     }
 
 
-def _subject(answer: RecordingPrediction) -> Resource:
-    if answer.patient is None:
-        return {}
-    return {"subject": {"type": "Patient", "identifier": {"value": answer.patient}}}
-
-
 def _quantity(value: float, unit: str) -> Resource:
     return {"value": value, "unit": unit, "system": _UNITS, "code": unit}
-
-
-def _url(answer: RecordingPrediction, provenance: Provenance, part: str) -> str:
-    facts = (provenance.model_sha256, provenance.created_text, answer.path_text, part)
-    return uuid5(NAMESPACE_URL, "\n".join(facts)).urn

@@ -1,7 +1,4 @@
-"""The rows of the tables: one for each recording, one for each of its cycles.
-
-Answers as JSON: one object for a recording that holds everything, with what made it.
-"""
+"""Predictions as JSON: an object for each recording that holds everything, with its provenance."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,25 +10,25 @@ from lungsound.inference.prediction import UNCERTAIN, CyclePrediction, Provenanc
 FORMAT_VERSION = 1
 
 
-def json_lines_text(answers: Sequence[RecordingPrediction], provenance: Provenance) -> str:
+def json_lines_text(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> str:
     """A line for each recording, in ASCII."""
-    return "".join(f"{json.dumps(record(answer, provenance), allow_nan=False)}\n" for answer in answers)
+    return "".join(f"{json.dumps(record(each, provenance), allow_nan=False)}\n" for each in predictions)
 
 
-def record(answer: RecordingPrediction, provenance: Provenance) -> dict[str, Any]:
-    """Everything that is known of one recording's answers; None (null) for what is not."""
+def record(prediction: RecordingPrediction, provenance: Provenance) -> dict[str, Any]:
+    """Everything known of one recording's prediction; None (null) for what is not."""
     return {
         "format_version": FORMAT_VERSION,
-        "path": answer.path_text,
-        "patient": answer.patient,
-        "device": answer.device,
-        "duration_s": answer.duration_s,
-        "sample_rate_hz": answer.sample_rate_hz,
-        "cycles_from": answer.cycles_from,
-        "quality": list(answer.quality),
-        "out_of_domain": answer.out_of_domain,
-        "whole": None if answer.aggregate is None else _cycle_record(answer.aggregate),
-        "cycles": [_cycle_record(cycle) for cycle in answer.cycles],
+        "path": prediction.path_text,
+        "patient": prediction.patient,
+        "device": prediction.device,
+        "duration_s": prediction.duration_s,
+        "sample_rate_hz": prediction.sample_rate_hz,
+        "cycles_from": prediction.cycles_from,
+        "quality": list(prediction.quality),
+        "out_of_domain": prediction.out_of_domain,
+        "whole": None if prediction.aggregate is None else _cycle_record(prediction.aggregate),
+        "cycles": [_cycle_record(cycle) for cycle in prediction.cycles],
         "provenance": provenance_record(provenance),
     }
 
@@ -63,19 +60,14 @@ def _cycle_record(cycle: CyclePrediction) -> dict[str, Any]:
 
 
 def prediction_of(values: Mapping[str, Any]) -> RecordingPrediction:
-    """What `record` was made from, but for its provenance."""
-    whole = values["whole"]
+    """Prediction that `record` was made from, without its provenance."""
+    shared = ("duration_s", "sample_rate_hz", "cycles_from", "patient", "device", "out_of_domain")
     return RecordingPrediction(
         path=Path(values["path"]),
-        duration_s=values["duration_s"],
-        sample_rate_hz=values["sample_rate_hz"],
-        cycles_from=values["cycles_from"],
         cycles=tuple(_cycle_of(cycle) for cycle in values["cycles"]),
-        aggregate=None if whole is None else _cycle_of(whole),
-        patient=values["patient"],
-        device=values["device"],
+        aggregate=None if values["whole"] is None else _cycle_of(values["whole"]),
         quality=tuple(values["quality"]),
-        out_of_domain=values["out_of_domain"],
+        **{name: values[name] for name in shared},
     )
 
 

@@ -1,8 +1,6 @@
-"""The rows of the tables: one for each recording, one for each of its cycles.
+"""Predictions as tables: CSV (UTF-8, comma, quoted where needed) and Parquet (extra `parquet`).
 
-All answers as one CSV table: UTF-8, comma, quoted where needed.
-
-The CSV's table as Parquet, typed, with the provenance as metadata (extra `parquet`).
+A row for each recording, then one for each of its cycles; in another table a row for each patient.
 """
 
 import csv
@@ -23,82 +21,83 @@ from lungsound.inference.prediction import (
     aggregate_recordings,
 )
 
-# Columns never change their meaning or order within a format version; new ones come behind these.
-COLUMNS = (
-    "format_version",
-    "path",
-    "patient",
-    "device",
-    "duration_s",
-    "cycles_from",
-    "unit",
-    "start_s",
-    "end_s",
-    "answer",
-    "best_guess",
-    "possible",
-    "quality",
-    "out_of_domain",
-    "model_sha256",
-    "calibration",
-)
+# Columns never change their meaning or order within a format version; new ones come behind these. Types are Parquet's.
+COLUMN_TYPES = {
+    "format_version": "int32",
+    "path": "string",
+    "patient": "string",
+    "device": "string",
+    "duration_s": "float64",
+    "cycles_from": "string",
+    "unit": "string",
+    "start_s": "float64",
+    "end_s": "float64",
+    "answer": "string",
+    "best_guess": "string",
+    "possible": "list",
+    "quality": "list",
+    "out_of_domain": "float64",
+    "model_sha256": "string",
+    "calibration": "string",
+}
 PROBABILITY_PREFIX = "p_"
+METADATA_KEY = "lungsound"
 
 Value = str | int | float | tuple[str, ...] | None
 
 
-def columns(provenance: Provenance) -> tuple[str, ...]:
-    """The fixed columns, then `p_<class>` for each class."""
-    return (*COLUMNS, *(PROBABILITY_PREFIX + name for name in provenance.label_set.classes))
+def column_types(provenance: Provenance) -> dict[str, str]:
+    """The fixed columns, then `p_<class>` for each class, with their types."""
+    return COLUMN_TYPES | {PROBABILITY_PREFIX + name: "float64" for name in provenance.label_set.classes}
 
 
-def rows(answers: Sequence[RecordingPrediction], provenance: Provenance) -> Iterator[tuple[Value, ...]]:
-    """Of each recording the row of the whole, then those of its cycles; None for what is not known."""
-    for answer in answers:
-        yield _row(answer, answer.aggregate, provenance, unit="recording")
-        for cycle in answer.cycles:
-            yield _row(answer, cycle, provenance, unit="cycle")
+def rows(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> Iterator[tuple[Value, ...]]:
+    """Row of each recording, followed by those of its cycles; None for what is not known."""
+    for prediction in predictions:
+        yield _row(prediction, prediction.aggregate, provenance, unit="recording")
+        for cycle in prediction.cycles:
+            yield _row(prediction, cycle, provenance, unit="cycle")
 
 
 def _row(
-    answer: RecordingPrediction, cycle: CyclePrediction | None, provenance: Provenance, *, unit: str
+    prediction: RecordingPrediction, cycle: CyclePrediction | None, provenance: Provenance, *, unit: str
 ) -> tuple[Value, ...]:
     return (
         FORMAT_VERSION,
-        answer.path_text,
-        answer.patient,
-        answer.device,
-        answer.duration_s,
-        answer.cycles_from,
+        prediction.path_text,
+        prediction.patient,
+        prediction.device,
+        prediction.duration_s,
+        prediction.cycles_from,
         unit,
         0.0 if cycle is None else cycle.start_s,
-        answer.duration_s if cycle is None else cycle.end_s,
+        prediction.duration_s if cycle is None else cycle.end_s,
         None if cycle is None else cycle.label,
         None if cycle is None else cycle.best_guess,
         () if cycle is None else cycle.possible,
-        answer.quality,
-        answer.out_of_domain,
+        prediction.quality,
+        prediction.out_of_domain,
         provenance.model_sha256,
         provenance.calibration,
         *(None if cycle is None else cycle.probabilities[name] for name in provenance.label_set.classes),
     )
 
 
-def csv_text(answers: Sequence[RecordingPrediction], provenance: Provenance) -> str:
-    """A row for each recording and each cycle; unknown values are blank, several names in a cell parted by `;`.
+def csv_text(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> str:
+    """Table of recordings and cycles; unknown values are blank, several names in a cell parted by `;`.
 
     Numbers carry as many digits as it takes to read back the same float64.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns(provenance))
-    for row in rows(answers, provenance):
+    writer.writerow(column_types(provenance))
+    for row in rows(predictions, provenance):
         writer.writerow([SEPARATOR.join(value) if isinstance(value, tuple) else value for value in row])
     return text.getvalue()
 
 
 def patients_csv(predictions: Sequence[RecordingPrediction], classes: Sequence[str]) -> str:
-    """A row for each known patient, with the aggregate of the recordings; only the header for none."""
+    """Table of the known patients, with the aggregate of their recordings; only the header for none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["patient", "num_recordings", "answer", "best_guess", *(PROBABILITY_PREFIX + c for c in classes)])
@@ -106,33 +105,25 @@ def patients_csv(predictions: Sequence[RecordingPrediction], classes: Sequence[s
     for patient, group in groupby(known, key=lambda each: each.patient):
         recordings = list(group)
         aggregate = aggregate_recordings(recordings)
-        cells = [""] * (2 + len(classes))
+        cells: list[Value] = [""] * (2 + len(classes))
         if aggregate is not None:
-            cells = [aggregate.label, aggregate.best_guess, *map(str, aggregate.probabilities.values())]
+            cells = [aggregate.label, aggregate.best_guess, *aggregate.probabilities.values()]
         writer.writerow([patient, len(recordings), *cells])
     return text.getvalue()
 
 
-METADATA_KEY = "lungsound"
-_TYPES = {
-    "format_version": "int32",
-    "duration_s": "float64",
-    "start_s": "float64",
-    "end_s": "float64",
-    "out_of_domain": "float64",
-}
-_LISTS = ("possible", "quality")
-
-
-def parquet_bytes(answers: Sequence[RecordingPrediction], provenance: Provenance) -> bytes:
-    """The columns of the CSV; unknown values are null, several names are a list. SettingsError without pyarrow."""
+def parquet_bytes(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> bytes:
+    """The table of `csv_text` with types: unknown values are null, several names a list; provenance as metadata."""
     arrow, parquet = load_pyarrow()
-    names = columns(provenance)
+    types = column_types(provenance)
     schema = arrow.schema(
-        [(name, _type(arrow, name)) for name in names],
+        [
+            (name, arrow.list_(arrow.string()) if type_name == "list" else arrow.type_for_alias(type_name))
+            for name, type_name in types.items()
+        ],
         metadata={METADATA_KEY: json.dumps(provenance_record(provenance), allow_nan=False)},
     )
-    table = [dict(zip(names, row, strict=True)) for row in rows(answers, provenance)]
+    table = [dict(zip(types, row, strict=True)) for row in rows(predictions, provenance)]
     sink = arrow.BufferOutputStream()
     parquet.write_table(arrow.Table.from_pylist(table, schema=schema), sink)
     content: bytes = sink.getvalue().to_pybytes()
@@ -148,11 +139,3 @@ def load_pyarrow() -> tuple[Any, Any]:
             "pyarrow is not installed, which the format parquet needs: pip install 'lungsound[parquet]', "
             "or choose csv, which has the same columns"
         ) from None
-
-
-def _type(arrow: Any, column: str) -> Any:
-    if column in _LISTS:
-        return arrow.list_(arrow.string())
-    if column.startswith(PROBABILITY_PREFIX):
-        return arrow.float64()
-    return arrow.type_for_alias(_TYPES.get(column, "string"))

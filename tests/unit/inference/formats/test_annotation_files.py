@@ -14,7 +14,7 @@ from lungsound.inference.formats.annotations import (
     sprsound_prediction_text,
 )
 from lungsound.inference.formats.json_lines import record
-from lungsound.inference.formats.write import write_predictions
+from lungsound.inference.formats.write import write_format
 from lungsound.labels import LABEL_SETS, LungSound
 from tests.unit.data.trees import write_sound
 from tests.unit.inference.formats.examples import ANSWER, PROVENANCE, SILENT, cycle
@@ -36,7 +36,7 @@ def test_icbhi_is_read_back_with_both_sounds_and_the_guess_of_the_uncertain(tmp_
 
 def test_a_folder_of_icbhi_answers_beside_the_sounds_is_a_corpus(tmp_path: Path) -> None:
     write_sound(tmp_path / ANSWER.path.name, num_samples=18000)
-    write_predictions([ANSWER], PROVENANCE, to="icbhi", out=tmp_path)
+    write_format([ANSWER], PROVENANCE, to="icbhi", out=tmp_path)
     corpus = read_corpus(tmp_path)
     assert [(found.start_s, found.end_s, found.word) for found in corpus.cycles] == [
         (0.25, 1.5, "normal"),

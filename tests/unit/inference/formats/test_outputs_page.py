@@ -19,7 +19,7 @@ from lungsound.inference.formats.annotations import (
 )
 from lungsound.inference.formats.fhir import fhir_text
 from lungsound.inference.formats.json_lines import json_lines_text
-from lungsound.inference.formats.tables import COLUMNS, csv_text
+from lungsound.inference.formats.tables import COLUMN_TYPES, csv_text
 from lungsound.inference.formats.write import FORMATS
 from lungsound.inference.prediction import RULE, CyclePrediction, Provenance, RecordingPrediction
 from lungsound.labels import LABEL_SETS, LabelSet
@@ -89,7 +89,7 @@ def test_the_pages_examples_are_what_is_written() -> None:
 def test_the_page_tells_of_every_format_and_column() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert [name for name in FORMATS if f"| `{name}` | `" not in text] == []
-    assert [name for name in COLUMNS if f"| `{name}` |" not in text] == []
+    assert [name for name in COLUMN_TYPES if f"| `{name}` |" not in text] == []
 
 
 def test_the_page_tells_of_every_remark() -> None:

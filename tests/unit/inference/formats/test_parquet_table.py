@@ -6,14 +6,14 @@ import pytest
 
 from lungsound.errors import SettingsError
 from lungsound.inference.formats.json_lines import provenance_record
-from lungsound.inference.formats.tables import columns, load_pyarrow, parquet_bytes, rows
+from lungsound.inference.formats.tables import column_types, load_pyarrow, parquet_bytes, rows
 from tests.unit.inference.formats.examples import ANSWER, PROVENANCE, SILENT, awkward_answer
 
 
 def test_pyarrow_reads_the_same_rows_typed() -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
     table = parquet.read_table(io.BytesIO(parquet_bytes([ANSWER, SILENT], PROVENANCE)))
-    assert tuple(table.column_names) == columns(PROVENANCE)
+    assert table.column_names == list(column_types(PROVENANCE))
     expected = [
         tuple(list(v) if isinstance(v, tuple) else v for v in row) for row in rows([ANSWER, SILENT], PROVENANCE)
     ]
