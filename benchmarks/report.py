@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from benchmarks.line import HEAD, NOTE, Line
-from lungsound.experiments.results import write_between
+from lungsound.experiments.study import write_between
 from lungsound.files import write_text
 from lungsound.page import Block, Bullets, Paragraph, Table, render_blocks
 

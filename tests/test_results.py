@@ -1,10 +1,10 @@
-"""The tables of docs/results.md are those that the kept answers give."""
+"""The tables of docs/results.md are those that the kept predictions give."""
 
 from pathlib import Path
 
 import pytest
 
-from lungsound.experiments.results import BEGIN, END, study_blocks
+from lungsound.experiments.study import BEGIN, END, study_blocks
 from lungsound.page import render_blocks
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ import pytest
 from lungsound.data.reader import read_corpus
 from lungsound.evaluation.out_of_domain import spectral_features
 from lungsound.evaluation.predictions import read_predictions
-from lungsound.experiments.results import keep_run
+from lungsound.experiments.study import keep_run
 from lungsound.files import short_names
 from lungsound.inference.predictor import Predictor
 from lungsound.inference.withholding import OTHER_DEVICE, UNKNOWN_DEVICE

@@ -1,11 +1,73 @@
-"""Leaving devices and corpora out, and results that can be printed again."""
+"""Tables of the paper, devices and corpora left out, and results that can be printed again."""
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lungsound.cli.shared import DataOption, SetOption, console, print_error
+from lungsound.cli.shared import AsPublishedOption, DataOption, SetOption, console, print_error
+
+if TYPE_CHECKING:
+    from lungsound.experiments.table import Table
+
+
+def reproduce(
+    name: Annotated[str | None, typer.Argument(metavar="TABLE", help="Name of a table, or 'table' for all.")] = None,
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="Folder for runs and tables.")] = Path("runs/tables"),
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each row, with seeds 0, 1, ...")] = 5,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training; default: the recipe's.")] = None,
+    settings: SetOption = None,
+    as_published: AsPublishedOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the rows; train nothing.")] = False,
+) -> None:
+    """Train every row of a table of the paper and print it beside the paper's numbers.
+
+    Without a name the tables are listed. Runs that are done are skipped; after Ctrl-C the same command goes on.
+    """
+    from lungsound.experiments.table import WHOLE, load_table, table_names
+
+    if name is None:
+        for each in (*table_names(), WHOLE):
+            table = load_table(each)
+            console.print(f"{each:<14}  {table.title} ({len(table.rows)} rows)", highlight=False, soft_wrap=True)
+        return
+    table = load_table(name)
+    if as_published:
+        name, table = f"{name}-as-published", table.as_published()
+    every = [*([] if epochs is None else [f"train.epochs={epochs}"]), *(settings or [])]
+    if dry_run:
+        _print_rows(table, every, seeds, data=data or Path("DIR"), out=out)
+        return
+    from lungsound.errors import SettingsError
+    from lungsound.experiments.reproduce import reproduce as reproduce_table
+
+    if data is None:
+        raise SettingsError("no corpus given: name its folder with --data DIR, or list the rows with --dry-run")
+    failures = reproduce_table(name, table, data=data, out=out, num_seeds=seeds, settings=every, console=console)
+    _end(failures)
+
+
+def _print_rows(table: "Table", settings: list[str], num_seeds: int, *, data: Path, out: Path) -> None:
+    """Each row with the command that trains it alone, with seed 0, where the table looks for it."""
+    table.check(settings)
+    console.print(f"{table.title}: {len(table.rows)} rows x {num_seeds} seeds", highlight=False)
+    for row in table.rows:
+        score = "" if row.paper is None else f"  # paper: {row.paper.score:.2f}"
+        model = str(out.absolute() / "runs" / (row.after or "") / "seed0" / "model.safetensors")
+        where = shlex.join(["--data", str(data), "--out", str(out / "runs" / row.folder / "seed0")])
+        command = f"lungsound train {row.command(settings, model=model)} {where}"
+        console.print(f"{row.name}\n    {command}{score}", highlight=False, soft_wrap=True)
+
+
+def _end(failures: Sequence[str]) -> None:
+    """Print what failed, and end with exit code 2 where anything did."""
+    for failure in failures:
+        print_error(failure)
+    if failures:
+        raise typer.Exit(2)
 
 
 def cross(
@@ -30,22 +92,13 @@ def cross(
     Runs that are done are skipped; after Ctrl-C the same command goes on.
     """
     from lungsound.errors import SettingsError
-    from lungsound.experiments.cross import PAGE, Elsewhere, leave_devices_out, try_elsewhere
+    from lungsound.experiments.cross import PAGE, Crossing, OtherCorpus, leave_devices_out, try_elsewhere
 
     if data is None:
         raise SettingsError("no corpus given: name the folder of the one to train on with --data DIR")
-    every = list(settings or [])
-    if elsewhere:
-        others = [Elsewhere.parse(text) for text in elsewhere]
-        failures = try_elsewhere(
-            recipe, data=data, elsewhere=others, out=out, num_seeds=seeds, settings=every, console=console
-        )
-    else:
-        failures = leave_devices_out(recipe, data=data, out=out, num_seeds=seeds, settings=every, console=console)
-    for failure in failures:
-        print_error(failure)
-    if failures:
-        raise typer.Exit(2)
+    others = [OtherCorpus.parse(text) for text in elsewhere or []]
+    crossing = Crossing(recipe, data, out, seeds, settings or [], console)
+    _end(try_elsewhere(crossing, others) if others else leave_devices_out(crossing))
     console.print(f"page: {out / f'{PAGE}.html'}", highlight=False, soft_wrap=True)
 
 
@@ -56,15 +109,14 @@ def study_keep(
         list[str] | None, typer.Option("--column", help="last, validation or test; all by default. Repeatable.")
     ] = None,
 ) -> None:
-    """Keep a run's answers to the test, small enough for a repository."""
+    """Keep a run's predictions for the test, small enough for a repository."""
     from lungsound.evaluation.selection import NAMES
-    from lungsound.experiments.results import HOLDS, STUDY_FILE, keep_run
+    from lungsound.experiments.study import keep_run, missing_study
 
     for path in keep_run(run, folder, columns=columns or tuple(NAMES)):
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
-    if not any((parent / STUDY_FILE).is_file() for parent in folder.absolute().parents[:3]):
-        told = f"'lungsound study show STUDY' wants STUDY/{STUDY_FILE}, which you write: {HOLDS}"
-        console.print(told, highlight=False, soft_wrap=True)
+    if advice := missing_study(folder):
+        console.print(advice, highlight=False, soft_wrap=True)
 
 
 def study_show(
@@ -73,8 +125,8 @@ def study_show(
         Path | None, typer.Option(help="A text file: replace what stands between the marks of each study.")
     ] = None,
 ) -> None:
-    """Print the tables of studies, computed from the answers that they keep."""
-    from lungsound.experiments.results import study_blocks, write_between
+    """Print the tables of studies, computed from the predictions that they keep."""
+    from lungsound.experiments.study import study_blocks, write_between
     from lungsound.page import render_blocks
 
     for folder in folders:

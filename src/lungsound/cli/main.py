@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 
 from lungsound.cli import calibrate as calibration
-from lungsound.cli import compare, data, rescore, settings
+from lungsound.cli import compare, data, experiments, rescore, settings
 from lungsound.cli import data as audit
 from lungsound.cli import data as convert
-from lungsound.cli import experiments as studies
 from lungsound.cli import predict as answering
 from lungsound.cli import predict as inspecting
 from lungsound.cli import serve as serving
@@ -36,13 +35,13 @@ app.add_typer(data_app, name="data")
 COMMANDS: tuple[Callable[..., None], ...] = (
     training.demo,
     training.train,
-    training.reproduce,
     settings.recipes,
     settings.settings,
     answering.evaluate,
     answering.export,
     answering.predict,
-    studies.cross,
+    experiments.reproduce,
+    experiments.cross,
     compare.compare,
     compare.power,
     rescore.rescore,
@@ -57,8 +56,8 @@ for command in COMMANDS:
     app.command()(command)
 study_app = typer.Typer(help="Results kept small, and the tables that are made from them.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
-study_app.command("keep")(studies.study_keep)
-study_app.command("show")(studies.study_show)
+study_app.command("keep")(experiments.study_keep)
+study_app.command("show")(experiments.study_show)
 data_app.command("check")(data.data_check)
 data_app.command("audit")(audit.data_audit)
 data_app.command("convert")(convert.data_convert)

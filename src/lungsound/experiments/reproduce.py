@@ -1,4 +1,4 @@
-"""A table of the paper: every row trained with every seed, one run after the other, what is done skipped."""
+"""Train a table of the paper: every row with every seed, one run after the other, skipping what is done."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from rich.console import Console
 from lungsound.config import DataSettings, RunConfig
 from lungsound.data.batches import corpus as read_corpus_of
 from lungsound.errors import CorpusError, LungsoundError, SettingsError
-from lungsound.experiments.results import RunResult, print_table, read_result, write_table
+from lungsound.experiments.results import RunResult, read_result, write_results
 from lungsound.experiments.table import Row, Table
 from lungsound.recipe import train
 from lungsound.training.run import RunFolder
@@ -27,15 +27,22 @@ class PlannedRun:
     config: RunConfig
     folder: Path
 
-    def carry_out(self, corpora: "Fingerprints", console: Console) -> bool:
+    def carry_out(self, fingerprints: dict[DataSettings, str], console: Console) -> bool:
         """Train and evaluate, from where an earlier call stopped; False when an earlier call had finished it.
 
-        SettingsError when the folder holds a run with other settings, CorpusError when it is one on other recordings.
+        SettingsError when the folder holds a run with other settings, CorpusError when it is one on other recordings:
+        `fingerprints` keeps those of the corpora as they are now, so that each is read once.
         """
         is_started = (self.folder / "config.json").is_file()
         RunFolder(self.folder).check(self.config, is_resumed=is_started)
         if is_finished(self.folder):
-            corpora.check(self.folder, self.config.data)
+            data = self.config.data
+            if data not in fingerprints:
+                fingerprints[data] = read_corpus_of(data).fingerprint
+            if RunFolder(self.folder).facts()["corpus"]["fingerprint"] != fingerprints[data]:
+                raise CorpusError(
+                    f"{data.root} is not what {self.folder} was trained on: delete that folder to train it anew"
+                )
             console.print("  done already")
             return False
         if self.row.after is not None and not is_finished(Path(self.config.model.pretrained).parent):
@@ -49,20 +56,6 @@ def is_finished(folder: Path) -> bool:
     return (folder / "report.json").is_file()
 
 
-class Fingerprints:
-    """Fingerprints of corpora as they are now; each is read once."""
-
-    def __init__(self) -> None:
-        self._known: dict[DataSettings, str] = {}
-
-    def check(self, folder: Path, data: DataSettings) -> None:
-        """CorpusError when the run in `folder` was trained on other files or labels than `data` now stands for."""
-        if data not in self._known:
-            self._known[data] = read_corpus_of(data).fingerprint
-        if RunFolder(folder).facts()["corpus"]["fingerprint"] != self._known[data]:
-            raise CorpusError(f"{data.root} is not what {folder} was trained on: delete that folder to train it anew")
-
-
 def plan_runs(table: Table, *, data: Path, out: Path, num_seeds: int, settings: Sequence[str]) -> list[PlannedRun]:
     """All runs, the first seed of every row before the second of any.
 
@@ -73,13 +66,18 @@ def plan_runs(table: Table, *, data: Path, out: Path, num_seeds: int, settings: 
     planned = []
     for seed in range(num_seeds):
         for row in table.rows:
-            folder = out / "runs" / row.folder / f"seed{seed}"
+            folder = run_folder(out, row.folder, seed)
             more = [f"data.root={data.absolute()}", f"train.seed={seed}", *settings]
             if row.after is not None:
-                model = out.absolute() / "runs" / row.after / f"seed{seed}" / RunFolder(folder).model.name
+                model = RunFolder(run_folder(out.absolute(), row.after, seed)).model
                 more += [f"model.pretrained={model}", "model.is_head_pretrained=true"]
             planned.append(PlannedRun(row, seed, row.config(tuple(more)), folder))
     return planned
+
+
+def run_folder(out: Path, row: str, seed: int) -> Path:
+    """Folder of one run of the row with this folder."""
+    return out / "runs" / row / f"seed{seed}"
 
 
 def reproduce(
@@ -88,8 +86,8 @@ def reproduce(
     *,
     data: Path,
     out: Path,
-    num_seeds: int = 5,
-    settings: Sequence[str] = (),
+    num_seeds: int,
+    settings: Sequence[str],
     console: Console,
 ) -> list[str]:
     """Train what is not done yet, then write and print the table; the failures, a line each.
@@ -101,35 +99,34 @@ def reproduce(
     planned = plan_runs(table, data=data, out=out, num_seeds=num_seeds, settings=settings)
     if not data.exists():
         raise CorpusError(f"no folder {data}: give the folder of a corpus, or a table")
-    with _alone_in(out):
+    with _lock(out):
         changes = table.changes(settings)
         results, failures = _carry_out(
-            planned, console, write=lambda so_far: write_table(out / name, table, so_far, changes=changes)
+            planned, console, write=lambda so_far: write_results(out / name, table, so_far, changes=changes)
         )
         if results:
-            write_table(out / name, table, results, changes=changes)
-            print_table(out / name, console)
+            write_results(out / name, table, results, changes=changes).print(console)
+            console.print(f"table: {out / f'{name}.md'}", highlight=False, soft_wrap=True)
     return [f"{', '.join(runs)}: {message}" for message, runs in failures.items()]
 
 
 def _carry_out(
-    planned: Sequence[PlannedRun], console: Console, *, write: Callable[[Mapping[str, list[RunResult]]], None]
+    planned: Sequence[PlannedRun], console: Console, *, write: Callable[[Mapping[str, list[RunResult]]], object]
 ) -> tuple[dict[str, list[RunResult]], dict[str, list[str]]]:
     """Results by folder of the row, and by message the runs that failed with it; `write` is called after a training."""
-    corpora = Fingerprints()
+    fingerprints: dict[DataSettings, str] = {}
     results: dict[str, list[RunResult]] = {}
     failures: dict[str, list[str]] = {}
     for number, run in enumerate(planned, start=1):
-        what = f"{run.row.name}, seed {run.seed}"
-        told = f"[{number} of {len(planned)}] {what}: {run.row.command()}"
-        console.print(told, highlight=False, soft_wrap=True)
+        name = f"{run.row.name}, seed {run.seed}"
+        console.print(f"[{number} of {len(planned)}] {name}: {run.row.command()}", highlight=False, soft_wrap=True)
         try:
-            is_trained = run.carry_out(corpora, console)
+            is_trained = run.carry_out(fingerprints, console)
             results.setdefault(run.row.folder, []).append(read_result(run.folder))
         except RunInterrupted:
             raise RunInterrupted("stopped; the same command goes on from there") from None
         except LungsoundError as error:
-            failures.setdefault(str(error), []).append(what)
+            failures.setdefault(str(error), []).append(name)
             console.print(f"  {error}", highlight=False, soft_wrap=True)
             continue
         if is_trained:
@@ -138,7 +135,7 @@ def _carry_out(
 
 
 @contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
+def _lock(out: Path) -> Iterator[None]:
     """Hold the folder while its runs are trained; given back by the system when the process ends in any way."""
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ import json
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 from filelock import FileLock
 from rich.console import Console
@@ -14,7 +15,7 @@ from lungsound.cli.main import app
 from lungsound.data.synthetic import synthesize
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.experiments.reproduce import plan_runs, reproduce
-from lungsound.experiments.results import PartScores, RunResult, print_table, write_table
+from lungsound.experiments.results import RunResult, write_results
 from lungsound.experiments.table import PaperNumbers, Row, Table
 from lungsound.training.trainer import RunInterrupted
 
@@ -112,6 +113,7 @@ def test_a_row_that_fails_is_named_and_the_others_go_on(synthetic_corpus_dir: Pa
     assert "no-such-weights" in printed
 
 
+@pytest.mark.slow
 def test_runs_with_other_settings_are_not_taken_for_done(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
     table = Table(title="T", rows=(PLAIN,))
     run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
@@ -129,6 +131,7 @@ def test_runs_with_other_settings_are_not_taken_for_done(synthetic_corpus_dir: P
     assert "started with other settings: train.epochs was 1, now 2" in failures[0]
 
 
+@pytest.mark.slow
 def test_a_row_goes_on_from_the_model_of_another(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
     after = Row(name="after", recipe="ce", set=("train.learning_rate=1e-30",), after=PLAIN.folder)
     failures, _ = run(Table(title="T", rows=(PLAIN, after)), synthetic_corpus_dir, tmp_path, num_seeds=1)
@@ -137,6 +140,7 @@ def test_a_row_goes_on_from_the_model_of_another(synthetic_corpus_dir: Path, tmp
     assert first.read_text() == second.read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupted_table_goes_on(
     synthetic_corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +175,7 @@ def test_a_failure_of_several_runs_is_one_line(synthetic_corpus_dir: Path, tmp_p
     assert not list(tmp_path.glob("t*"))
 
 
+@pytest.mark.slow
 def test_a_finished_run_whose_files_were_lost_is_a_failure(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
     table = Table(title="T", rows=(PLAIN, MIXED))
     run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
@@ -181,6 +186,7 @@ def test_a_finished_run_whose_files_were_lost_is_a_failure(synthetic_corpus_dir:
     assert "| plain | 59.55 \N{PLUS-MINUS SIGN} 0.88; as 2 classes 68.70 | not run" in (tmp_path / "t.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_finished_run_on_other_recordings_is_not_taken_for_done(tmp_path: Path) -> None:
     corpus, table = tmp_path / "corpus", Table(title="T", rows=(PLAIN,))
     synthesize(corpus, num_patients=8, seed=0)
@@ -194,6 +200,7 @@ def test_a_finished_run_on_other_recordings_is_not_taken_for_done(tmp_path: Path
     assert "is not what" in failures[0]
 
 
+@pytest.mark.slow
 def test_a_row_does_not_go_on_from_a_run_that_is_not_finished(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
     after = Row(name="after", recipe="ce", after=PLAIN.folder)
     run(Table(title="T", rows=(PLAIN,)), synthetic_corpus_dir, tmp_path, num_seeds=1)
@@ -232,13 +239,13 @@ def test_the_title_says_what_is_not_the_papers(tmp_path: Path) -> None:
     def title(
         *, changes: tuple[str, ...] = (), seeds: tuple[int, int] = (5, 5), corpus: str = "icbhi", n: int = 920
     ) -> str:
-        scores = PartScores(score=0.5, specificity=0.6, sensitivity=0.4, two_class=float("nan"))
+        counts = np.array([[[6, 4, 0], [6, 4, 0], [0, 0, 0]]])
         results = {
-            row.folder: [RunResult(seed, {"a/b": scores}, corpus, n, 50, "last", 50, "random") for seed in range(num)]
+            row.folder: [RunResult(seed, {"a/b": counts}, corpus, n, 50, "last", 50, "random") for seed in range(num)]
             for row, num in zip(table.rows, seeds, strict=True)
             if num
         }
-        write_table(tmp_path / "t", table, results, changes=changes)
+        write_results(tmp_path / "t", table, results, changes=changes)
         return (tmp_path / "t.md").read_text().splitlines()[0]
 
     assert title() == "# T (ICBHI, 920 recordings)"
@@ -250,23 +257,18 @@ def test_the_title_says_what_is_not_the_papers(tmp_path: Path) -> None:
     assert title(changes=("train.epochs=1", "model.size=tiny")) == no + "1 epoch, model.size=tiny"
     assert (tmp_path / "t-a_b.png").is_file()
     plain = json.loads((tmp_path / "t.json").read_text(), parse_constant=pytest.fail)
-    assert plain["rows"][0]["runs"][0]["parts"]["a/b"] == {
-        "score": 0.5,
-        "specificity": 0.6,
-        "sensitivity": 0.4,
-        "two_class": None,
-    }
+    expected = {"score": 0.5, "specificity": 0.6, "sensitivity": 0.4, "two_class": 0.5}
+    assert plain["rows"][0]["runs"][0]["parts"]["a/b"] == expected
+    assert plain["rows"][0]["parts"]["a/b"]["low"] is None  # one patient
 
 
 def test_nothing_is_cut_off_on_a_narrow_terminal(tmp_path: Path) -> None:
     table = Table(title="T", rows=(PLAIN.model_copy(update={"name": "Patch-Mix, mixed-label cross-entropy"}),))
-    scores = PartScores(score=0.5, specificity=0.6, sensitivity=0.4, two_class=0.5)
-    result = RunResult(
-        0, {"test": scores}, "icbhi", 920, 50, "best_on_test", 50, "run of lungsound, sha256 41eb7b5539748b16"
-    )
-    write_table(tmp_path / "t", table, {PLAIN.folder: [result]}, changes=())
+    counts = {"test": np.array([[[6, 4], [6, 4]]])}
+    weights = "run of lungsound, sha256 41eb7b5539748b16"
+    result = RunResult(0, counts, "icbhi", 920, 50, "best_on_test", 50, weights)
     console = Console(record=True, width=80, quiet=False, force_terminal=False)
-    print_table(tmp_path / "t", console)
+    write_results(tmp_path / "t", table, {PLAIN.folder: [result]}, changes=()).print(console)
     printed = console.export_text()
     assert "\N{HORIZONTAL ELLIPSIS}" not in printed
     table_lines = [line for line in printed.splitlines() if "|" not in line]
@@ -274,6 +276,7 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(tmp_path: Path) -> None:
     assert "41eb7b5539748b16" in letters
 
 
+@pytest.mark.slow
 def test_the_command_names_what_it_was_asked_for(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
     """Rows with all settings in the dry run; the table as published beside the other, not over it."""
     cli = CliRunner()

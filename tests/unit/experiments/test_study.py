@@ -8,12 +8,10 @@ import pytest
 
 from lungsound.errors import DataError
 from lungsound.evaluation.predictions import Predictions, write_predictions
-from lungsound.experiments.results import (
+from lungsound.experiments.study import (
     BEGIN,
     END,
     POOLED,
-    Fold,
-    TrainedOn,
     left_out_table,
     pooled,
     read_study,
@@ -65,7 +63,6 @@ def write_kept(
     facts = {
         "epochs": epochs,
         "num_cycles": {"train": 30 + seed, "validation": 2},
-        "num_patients": {"train": 3, "validation": len(held)},
         "patients": {"train": ["p0", "p1", "t"], "validation": [*held]},
         "settings": {"train": {"seed": seed, "is_test_watched": True, "selection": "last"}},
     }
@@ -129,12 +126,12 @@ def test_a_study_of_what_was_left_out_has_a_row_for_each_fold_and_one_of_all(tmp
 
 
 def test_folds_are_pooled_seed_by_seed() -> None:
-    trained_on = [TrainedOn(num_cycles=50, num_patients=9), TrainedOn(num_cycles=48, num_patients=9)]
-    folds = {name: Fold([answers(0.5, seed=seed, first=name) for seed in (0, 1)], trained_on) for name in ("A", "B")}
-    found = pooled(folds)
-    assert [len(each.keys) for each in found] == [324, 324]
-    assert found[1].keys[:162] == folds["A"].runs[1].keys
-    (row,) = left_out_table({"A": folds["A"]}).rows
+    runs = {name: [answers(0.5, seed=seed, first=name) for seed in (0, 1)] for name in ("A", "B")}
+    of_seeds = pooled(runs)
+    assert [len(each.keys) for each in of_seeds] == [324, 324]
+    assert of_seeds[1].keys[:162] == runs["A"][1].keys
+    facts = [{"num_cycles": {"train": num}, "patients": {"train": ["p"] * 9}} for num in (50, 48)]
+    (row,) = left_out_table({"A": runs["A"]}, {"A": facts}).rows
     assert row[:5] == ("A", 162, 21, "48 to 50", 9)
 
 

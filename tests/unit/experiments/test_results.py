@@ -10,14 +10,36 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from lungsound.errors import DataError
-from lungsound.experiments.results import RunRow, draw_runs
+from lungsound.evaluation.bootstrap import Estimate, Interval
+from lungsound.evaluation.metrics import Counts
+from lungsound.experiments.results import RowResults, RunResult, draw_results, mean_and_deviation
+from lungsound.experiments.table import PaperNumbers, Row
+
+
+def run_of(score: float, seed: int = 0) -> RunResult:
+    """A run of 200 cycles of one patient with this Score."""
+    right = round(100 * score)
+    counts: Counts = np.array([[[right, 100 - right], [100 - right, right]]])
+    return RunResult(seed, {"test": counts}, "icbhi", 920, 50, "last", 50, "random")
+
+
+def row_of(
+    name: str, scores: tuple[float, ...], paper: PaperNumbers | None = None, interval: tuple[float, float] | None = None
+) -> RowResults:
+    runs = [run_of(score, seed) for seed, score in enumerate(scores)]
+    estimates = {} if interval is None else {"test": Estimate(0.5, Interval(*interval, 0.95, 4000, 20))}
+    return RowResults(Row(name=name, recipe="ce", paper=paper), runs, estimates)
+
 
 ROWS = [
-    RunRow("patchmix_cl", (0.61, 0.62, 0.66), published=0.6237, published_sd=0.0061),
-    RunRow("ce", (0.59,), published=0.58),
-    RunRow("cnn6", ()),
+    row_of("patchmix_cl", (0.61, 0.62, 0.66), PaperNumbers(score=62.37, score_sd=0.61)),
+    row_of("ce", (0.59,), PaperNumbers(score=58)),
+    row_of("cnn6", ()),
 ]
+
+
+def draw(folder: Path, rows: list[RowResults] = ROWS, title: str = "Table 1") -> None:
+    draw_results(folder / "t.png", title=title, rows=rows, part="test")
 
 
 def lines_of(figure: Figure) -> dict[str, list[list[float]]]:
@@ -27,14 +49,15 @@ def lines_of(figure: Figure) -> dict[str, list[list[float]]]:
 
 
 def test_mean_and_deviation_over_seeds() -> None:
-    assert ROWS[0].mean == pytest.approx(0.63)
-    assert ROWS[0].sd == pytest.approx(statistics.stdev(ROWS[0].scores))
-    assert (ROWS[1].mean, np.isnan(ROWS[1].sd)) == (0.59, True)
-    assert np.isnan([ROWS[2].mean, ROWS[2].sd]).all()
+    scores = [0.61, 0.62, 0.66]
+    assert mean_and_deviation(scores) == pytest.approx((0.63, statistics.stdev(scores)))
+    mean, deviation = mean_and_deviation([0.59])
+    assert (mean, np.isnan(deviation)) == (0.59, True)
+    assert np.isnan([mean_and_deviation([]), mean_and_deviation([0.5, float("nan")])]).all()
 
 
 def test_runs_show_seeds_means_and_published_numbers(tmp_path: Path, figures: list[Figure]) -> None:
-    draw_runs(tmp_path / "t.png", title="Table 1", rows=ROWS)
+    draw(tmp_path)
     points = lines_of(figures[0])
     assert [x for x, _ in points["."]] == pytest.approx([61, 62, 66, 59])
     assert [x for x, _ in points["o"]] == pytest.approx([63, 59])
@@ -54,7 +77,7 @@ def test_runs_show_seeds_means_and_published_numbers(tmp_path: Path, figures: li
 
 
 def test_bars_are_one_deviation_to_each_side(tmp_path: Path, figures: list[Figure]) -> None:
-    draw_runs(tmp_path / "t.png", title="Table 1", rows=ROWS)
+    draw(tmp_path)
     bars = [
         [point[0] for point in segment]
         for collection in figures[0].axes[0].collections
@@ -62,13 +85,13 @@ def test_bars_are_one_deviation_to_each_side(tmp_path: Path, figures: list[Figur
         for segment in collection.get_segments()
         if len(segment) == 2 and np.isfinite(segment).all()
     ]
-    sd = 100 * statistics.stdev(ROWS[0].scores)
+    sd = 100 * statistics.stdev([0.61, 0.62, 0.66])
     assert [x for bar in bars for x in bar] == pytest.approx([63 - sd, 63 + sd, 61.76, 62.98])
 
 
 def test_an_interval_is_a_pale_line_through_the_mean(tmp_path: Path, figures: list[Figure]) -> None:
-    rows = [RunRow("a", (0.6,), interval=(0.55, 0.66)), RunRow("b", (0.9,)), RunRow("c", (0.9,), interval=(0.7, 1.1))]
-    draw_runs(tmp_path / "t.png", title="Intervals", rows=rows)
+    first, last = row_of("a", (0.6,), interval=(0.55, 0.66)), row_of("c", (0.9,), interval=(0.7, 1.1))
+    draw(tmp_path, [first, row_of("b", (0.9,)), last])
     (drawn,) = [c for c in figures[0].axes[0].collections if c.get_label() == "95 % interval"]
     assert isinstance(drawn, LineCollection)
     ends = [segment[:, 0].tolist() for segment in drawn.get_segments()]
@@ -78,7 +101,7 @@ def test_an_interval_is_a_pale_line_through_the_mean(tmp_path: Path, figures: li
 
 
 def test_the_published_mark_is_hollow(tmp_path: Path, figures: list[Figure]) -> None:
-    draw_runs(tmp_path / "t.png", title="Table 1", rows=ROWS)
+    draw(tmp_path)
     faces = {str(line.get_marker()): line.get_markerfacecolor() for line in figures[0].axes[0].lines}
     assert faces["D"] == "white"
     assert faces["o"] != "white"
@@ -87,28 +110,28 @@ def test_the_published_mark_is_hollow(tmp_path: Path, figures: list[Figure]) -> 
 @pytest.mark.parametrize(
     ("row", "legend"),
     [
-        (RunRow("a", ()), []),
-        (RunRow("a", (0.6,)), ["one seed", "mean of seeds"]),
-        (RunRow("a", (), published=0.6), ["paper"]),
+        (row_of("a", ()), []),
+        (row_of("a", (0.6,)), ["one seed", "mean of seeds"]),
+        (row_of("a", (), PaperNumbers(score=60)), ["paper"]),
     ],
 )
 def test_the_legend_names_only_what_is_drawn(
-    tmp_path: Path, figures: list[Figure], row: RunRow, legend: list[str]
+    tmp_path: Path, figures: list[Figure], row: RowResults, legend: list[str]
 ) -> None:
-    draw_runs(tmp_path / "t.png", title="One row", rows=[row])
+    draw(tmp_path, [row])
     assert sorted(text.get_text() for box in figures[0].legends for text in box.get_texts()) == sorted(legend)
 
 
 def test_more_rows_make_a_taller_picture(tmp_path: Path, figures: list[Figure]) -> None:
     for num_rows in (1, 20):
-        draw_runs(tmp_path / "t.png", title="Rows", rows=ROWS[:1] * num_rows)
+        draw(tmp_path, ROWS[:1] * num_rows)
     short, tall = (figure.get_figheight() for figure in figures)
     assert tall > 4 * short
 
 
 def test_a_long_title_stands_inside_the_picture(tmp_path: Path, figures: list[Figure]) -> None:
     for title in ("Title", "every word of a long title " * 20):
-        draw_runs(tmp_path / "t.png", title=title, rows=ROWS)
+        draw(tmp_path, title=title)
         figure = figures[-1]
         (drawn,) = [text for text in figure.texts if text.get_text().split() == title.split()]
         box = drawn.get_window_extent()
@@ -116,37 +139,14 @@ def test_a_long_title_stands_inside_the_picture(tmp_path: Path, figures: list[Fi
         assert figure.axes[0].get_window_extent().height > 80
 
 
-@pytest.mark.parametrize(
-    ("scores", "published", "published_sd", "message"),
-    [
-        ((62.4,), None, None, r"a: Scores to draw are fractions from 0 to 1; got \[62\.4\]"),
-        ((float("nan"),), None, None, "are fractions"),
-        ((), 62.4, None, "are fractions"),
-        ((), 0.6, -0.1, "are fractions"),
-        ((), None, 0.01, "a: a published deviation needs the published Score"),
-    ],
-)
-def test_what_is_no_fraction_is_refused(
-    scores: tuple[float, ...], published: float | None, published_sd: float | None, message: str
-) -> None:
-    with pytest.raises(DataError, match=message):
-        RunRow("a", scores, published, published_sd)
-
-
-def test_no_row_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no row of runs to draw"):
-        draw_runs(tmp_path / "t.png", title="Nothing", rows=[])
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_same_data_same_bytes_whatever_the_user_has_set(tmp_path: Path) -> None:
-    draw_runs(tmp_path / "first.png", title="Table 1", rows=ROWS)
+    draw(tmp_path)
+    first = (tmp_path / "t.png").read_bytes()
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red"}):
-        draw_runs(tmp_path / "second.png", title="Table 1", rows=ROWS)
-    first = (tmp_path / "first.png").read_bytes()
-    assert (tmp_path / "second.png").read_bytes() == first
+        draw(tmp_path)
+    assert (tmp_path / "t.png").read_bytes() == first
     assert first.startswith(b"\x89PNG")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.png", "second.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["t.png"]
 
 
 def test_matplotlib_is_imported_late() -> None:

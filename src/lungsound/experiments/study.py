@@ -1,0 +1,248 @@
+"""Results kept small, and the tables that are computed from them again.
+
+A study is a folder with `study.toml` and, for each method, a folder of runs (`<method>/seed0`), or of folds that hold
+runs (`<method>/<device>/seed0`). A kept run is a run folder with its predictions for the test and a few facts only.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from lungsound.config import Settings
+from lungsound.data.splits import VALIDATION
+from lungsound.errors import DataError
+from lungsound.evaluation.compare import compare_runs
+from lungsound.evaluation.compare_report import remarks, verdict
+from lungsound.evaluation.predictions import Predictions, joined, read_predictions, rounded, write_predictions
+from lungsound.evaluation.selection import (
+    COLUMN_HEAD,
+    LAST,
+    NAMES,
+    RULE,
+    column_rows,
+    read_columns,
+    score_runs,
+    unwatched_columns,
+)
+from lungsound.files import write_json, write_text
+from lungsound.page import Block, Bullets, Cell, Heading, Paragraph, Table
+from lungsound.training.run import RunFolder
+
+DIGITS = 4
+STUDY_FILE, RUN_FILE = "study.toml", "run.json"
+STUDY_HOLDS = (
+    'title = "T", text = "T", kind = "columns" (or "left_out", of cross), and for each method a table [[methods]] '
+    'with name = "N" and folder = "METHOD"'
+)
+BEGIN, END = "<!-- begin: {} -->", "<!-- end: {} -->"
+POOLED = "all together"
+LEFT_OUT_HEAD = (
+    "left out and tested on",
+    "cycles",
+    "patients",
+    "cycles that train",
+    "patients who train",
+    "Score",
+    "Sp",
+    "Se",
+)
+
+
+class Method(Settings):
+    """One method of a study: its name in print, and its folder."""
+
+    name: str
+    folder: str
+
+
+class Study(Settings):
+    """The content of `study.toml`."""
+
+    title: str
+    text: str
+    kind: Literal["columns", "left_out"]
+    """columns: the three ways to choose the epoch; left_out: a fold for each device that was left out."""
+    methods: Annotated[tuple[Method, ...], Field(strict=False)]
+
+
+def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAMES)) -> list[Path]:
+    """Write a run's test predictions, rounded and compressed, and its facts into the folder `target`; the files."""
+    run = RunFolder(run_dir)
+    predictions, facts, config = run.columns(), run.facts(), run.config()
+    if LAST not in predictions:
+        raise DataError(f"{run_dir} keeps no predictions of its last epoch: train it again with this version")
+    written = {name: target / "epochs" / f"{name}.csv.gz" for name in columns if name in predictions}
+    for name, path in written.items():
+        rows = [row for row, part in enumerate(predictions[name].parts) if part != VALIDATION]
+        write_predictions(path, rounded(predictions[name].of_rows(rows), DIGITS))
+    kept = {name: facts[name] for name in ("revision", "versions", "num_cycles", "left_out_patients")}
+    kept["num_patients"] = {part: len(names) for part, names in facts["patients"].items()}
+    # By name, since some parts of a test have them too.
+    kept["patients"] = {part: facts["patients"][part] for part in ("train", VALIDATION)}
+    kept["corpus"] = {name: facts["corpus"][name] for name in ("name", "num_recordings", "fingerprint")}
+    kept["epochs"] = run.progress().best_epochs | {LAST: config.train.epochs}
+    # No command: it names folders of the machine. The settings say the same.
+    kept["settings"] = config.model_dump(mode="json", exclude={"data": {"root"}, "model": {"pretrained"}})
+    write_json(target / RUN_FILE, kept)
+    return [*written.values(), target / RUN_FILE]
+
+
+def missing_study(folder: Path) -> str | None:
+    """Advice on the study.toml that no folder above the one of a kept run holds; None where one does."""
+    if any((parent / STUDY_FILE).is_file() for parent in folder.absolute().parents[:3]):
+        return None
+    return f"'lungsound study show STUDY' wants STUDY/{STUDY_FILE}, which you write: {STUDY_HOLDS}"
+
+
+def read_study(folder: Path) -> Study:
+    """The study of a folder; DataError when it is none."""
+    path = folder / STUDY_FILE
+    try:
+        return Study.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise DataError(
+            f"{folder} holds no study: {path.name} cannot be read ({error.strerror}); write one: {STUDY_HOLDS}"
+        ) from None
+    except (tomllib.TOMLDecodeError, ValidationError) as error:
+        raise DataError(f"{path} is not well formed: {' '.join(str(error).split())}") from None
+
+
+def study_blocks(folder: Path) -> list[Block]:
+    """The study as blocks of a page: every number is computed from the kept predictions."""
+    study = read_study(folder)
+    make = _column_blocks if study.kind == "columns" else _left_out_blocks
+    return [Heading(study.title), Paragraph(study.text), *make(folder, study.methods)]
+
+
+def _column_blocks(folder: Path, methods: Sequence[Method]) -> list[Block]:
+    runs = {method.name: [_predictions(seed) for seed in _seeds(folder / method.folder)] for method in methods}
+    facts = {method.name: [_facts(seed) for seed in _seeds(folder / method.folder)] for method in methods}
+    first = next(iter(runs.values()))[0]
+    blocks: list[Block] = []
+    for part in sorted(set(first[LAST].parts)):
+        rows: list[tuple[str, ...]] = []
+        for name, of_method in runs.items():
+            epochs = [each["epochs"] for each in facts[name]]
+            columns = read_columns(of_method, epochs, part=part, unwatched=_unwatched(facts[name][0]))
+            rows += [(name if number == 0 else "", *row) for number, row in enumerate(column_rows(columns))]
+        tested = Paragraph(_tested_patients(first[LAST].of_part(part), [each for of in facts.values() for each in of]))
+        blocks += [Heading(f"Tested on {part}", level=3), tested, Table(("method", *COLUMN_HEAD), rows)]
+    return [*blocks, Paragraph(RULE), *_verdicts(runs)]
+
+
+def _unwatched(facts: Mapping[str, Any]) -> dict[str, str]:
+    train = facts["settings"]["train"]
+    is_test_watched = train["is_test_watched"] or train["selection"] == "best_on_test"
+    return unwatched_columns(is_test_watched=is_test_watched, has_validation=facts["num_cycles"][VALIDATION] > 0)
+
+
+def _tested_patients(predictions: Predictions, facts: Sequence[Mapping[str, Any]]) -> str:
+    """How many cycles and patients, and how many of the patients train, validate or are new, for each seed."""
+    tested = set(predictions.patients)
+    seeds: dict[str, dict[str, None]] = {}
+    for each in facts:
+        train, held = (len(tested & set(each["patients"][part])) for part in ("train", VALIDATION))
+        numbers = f"{train} train, {held} validate, {len(tested) - train - held} are new"
+        seeds.setdefault(numbers, {})[f"seed {each['settings']['train']['seed']}"] = None
+    shared = "; ".join(f"{numbers} ({', '.join(names)})" for numbers, names in seeds.items())
+    return f"{len(predictions.keys):,} cycles of {len(tested)} patients, of whom {shared}."
+
+
+def _verdicts(runs: Mapping[str, Sequence[Mapping[str, Predictions]]]) -> list[Block]:
+    """The verdict of `compare` on the first two methods, for each column and part."""
+    (first, ours), (second, theirs) = list(runs.items())[:2]
+    compared = {
+        name: compare_runs([run[column] for run in ours], [run[column] for run in theirs], names=(first, second))
+        for column, name in NAMES.items()
+        if all(column in run for run in (*ours, *theirs))
+    }
+    lines = [f"{name}, {each.part}: {verdict(each)}" for name, parts in compared.items() for each in parts]
+    lines += [f"{name}: not compared, since not every run has it" for name in NAMES.values() if name not in compared]
+    once = dict.fromkeys(remark for parts in compared.values() for each in parts for remark in remarks(each))
+    return [Paragraph(f"What lungsound compare says (A: {first}, B: {second}):"), Bullets([*lines, *once])]
+
+
+def _left_out_blocks(folder: Path, methods: Sequence[Method]) -> list[Block]:
+    blocks: list[Block] = []
+    pooled_runs = []
+    for method in methods:
+        names = sorted(path.name for path in (folder / method.folder).iterdir() if path.is_dir())
+        folds = {name: _seeds(folder / method.folder / name) for name in names}
+        runs = {name: [_predictions(seed)[LAST] for seed in seeds] for name, seeds in folds.items()}
+        pooled_runs.append(pooled(runs))
+        facts = {name: [_facts(seed) for seed in seeds] for name, seeds in folds.items()}
+        blocks += [Heading(method.name, level=3), left_out_table(runs, facts)]
+    if len(methods) > 1:
+        pair = methods[0].name, methods[1].name
+        compared = compare_runs(*pooled_runs[:2], names=pair)
+        intro = f"What lungsound compare says of all cycles together (A: {pair[0]}, B: {pair[1]}):"
+        lines = [line for each in compared for line in (verdict(each), *remarks(each))]
+        blocks += [Paragraph(intro), Bullets(lines)]
+    return blocks
+
+
+def left_out_table(
+    runs: Mapping[str, Sequence[Predictions]], facts: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Table:
+    """A row for each thing that was left out, from its runs and their facts by seed, and one of all cycles together.
+
+    In the last row each cycle is predicted by a model that did not train on what the cycle was recorded with.
+    """
+    rows = [_left_out_row(name, of_fold, facts[name]) for name, of_fold in runs.items()]
+    return Table(LEFT_OUT_HEAD, [*rows, _left_out_row(POOLED, pooled(runs), ())] if len(rows) > 1 else rows)
+
+
+def pooled(runs: Mapping[str, Sequence[Predictions]]) -> list[Predictions]:
+    """For each seed that every fold has, the predictions of all folds together."""
+    return [joined(folds) for folds in zip(*runs.values(), strict=False)]
+
+
+def _left_out_row(name: str, runs: Sequence[Predictions], facts: Sequence[Mapping[str, Any]]) -> tuple[Cell, ...]:
+    scores = score_runs(runs)
+    trained_on = ([each["num_cycles"]["train"] for each in facts], [len(each["patients"]["train"]) for each in facts])
+    return (
+        name,
+        len(runs[0].keys),
+        len(set(runs[0].patients)),
+        *map(_least_to_most, trained_on),
+        *(value.in_percent() for value in (scores.score, scores.specificity, scores.sensitivity)),
+    )
+
+
+def _least_to_most(counts: Sequence[int]) -> Cell:
+    """One number when all seeds have the same, else the least and the most; nothing of the row of all."""
+    if not counts:
+        return ""
+    return min(counts) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+
+
+def _seeds(folder: Path) -> list[Path]:
+    seeds = sorted(path for path in folder.glob("seed*") if (path / RUN_FILE).is_file())
+    if not seeds:
+        raise DataError(f"{folder} holds no kept runs: fill it with 'lungsound study keep RUN {folder}/seed0'")
+    return seeds
+
+
+def _predictions(seed: Path) -> dict[str, Predictions]:
+    """The kept predictions of a run, by column."""
+    paths = {name: seed / "epochs" / f"{name}.csv.gz" for name in NAMES}
+    return {name: read_predictions(path) for name, path in paths.items() if path.is_file()}
+
+
+def _facts(seed: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((seed / RUN_FILE).read_text(encoding="utf-8"))
+    return facts
+
+
+def write_between(path: Path, name: str, text: str) -> None:
+    """Replace what stands between the two marks `<!-- begin: name -->` and `<!-- end: name -->` of a file."""
+    page = path.read_text(encoding="utf-8")
+    begin, end = BEGIN.format(name), END.format(name)
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise DataError(f"{path} needs the line '{begin}' and after it '{end}', once each")
+    before, after = page[: page.index(begin) + len(begin)], page[page.index(end) :]
+    write_text(path, f"{before}\n\n{text.strip()}\n\n{after}")
