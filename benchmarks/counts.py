@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import lungsound.models.ast  # noqa: F401 (registers the operators)
+
 aten, own = torch.ops.aten, torch.ops.lungsound
 
 

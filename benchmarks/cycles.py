@@ -12,8 +12,8 @@ from benchmarks.plan import Plan
 from benchmarks.stand_in import durations_s
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import DataSettings
-from lungsound.data import batches as corpora
 from lungsound.data.corpus import Corpus
+from lungsound.data.splits import load_corpus
 from lungsound.data.store import waveforms_of
 from lungsound.errors import SettingsError
 from lungsound.inference.engines import Parity
@@ -65,4 +65,4 @@ def _quantiles(values: Sequence[float], count: int) -> list[float]:
 
 
 def _corpus(data: Path) -> Corpus:
-    return corpora.corpus(DataSettings(root=str(data), modes=("sc",), is_strict=False))
+    return load_corpus(DataSettings(root=str(data), modes=("sc",), is_strict=False))

@@ -1,7 +1,6 @@
 """The lines of the data path: corpus to features, and from the start of a run to its first batch."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,8 +12,11 @@ from benchmarks.plan import Plan
 from benchmarks.published_loop import published_features
 from benchmarks.stand_in import NUM_CYCLES, NUM_RECORDINGS, write_stand_in
 from benchmarks.start import first_batch
+from lungsound.audio.front_end import FrontEnd
 from lungsound.config import load_config
-from lungsound.data import batches as corpora
+from lungsound.data.batches import open_store
+from lungsound.data.splits import load_corpus
+from lungsound.data.store import open_filter_banks
 
 SMALL = (40, 300)  # recordings and cycles of the corpus for the cold path
 QUICK = (8, 40)
@@ -38,15 +40,16 @@ def _cold(plan: Plan, folder: Path, *, is_padding_encoded: bool = True) -> Line:
     config = load_config(
         "patchmix_cl", [f"data.root={folder}", f"audio.is_padding_encoded={str(is_padding_encoded).lower()}"]
     )
-    front_end = corpora.front_end(config.audio)
+    front_end = FrontEnd(config.audio)
     store = plan.work / "cold"
 
     def ours() -> None:
         with kept_in(store):
-            corpora.filter_banks(corpora.corpus(config.data), front_end, console=Console(quiet=True))
+            open_store(open_filter_banks, "", load_corpus(config.data), front_end, console=Console(quiet=True))
         shutil.rmtree(store)
 
-    found = plan.compare(ours, lambda: published_features(folder, replace(front_end, is_padding_encoded=True)))
+    padded = FrontEnd(config.audio.model_copy(update={"is_padding_encoded": True}))
+    found = plan.compare(ours, lambda: published_features(folder, padded))
     numbers = seconds_in_numbers(found)
     ours_ms, peer_ms = (1e3 * numbers[name] / num_cycles for name in ("ours_s", "peer_s"))
     note = (

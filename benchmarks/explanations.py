@@ -26,9 +26,8 @@ from torch import Tensor
 
 from lungsound.audio.filter_bank import normalize
 from lungsound.audio.front_end import FrontEnd
-from lungsound.data import batches as corpora
 from lungsound.data.corpus import Corpus, Cycle
-from lungsound.data.splits import rows_to_test
+from lungsound.data.splits import load_corpus, rows_to_test
 from lungsound.data.store import waveforms_of
 from lungsound.data.synthetic import Event, read_events
 from lungsound.errors import SettingsError
@@ -147,7 +146,7 @@ def report_explanations(
     run = RunFolder(run_dir)
     trained, data = run.trained_model(), run.config().data
     check_explainable(trained)
-    corpus = corpora.corpus(data)
+    corpus = load_corpus(data)
     background = _background(trained, _draw(corpus.part("train"), NUM_BACKGROUND_CYCLES, seed))
     cycles = _draw([corpus.cycles[row] for row in rows_to_test(corpus, data.test_parts)], num_cycles, seed)
     events = read_events(corpus.root) if corpus.is_synthetic else {}

@@ -14,8 +14,8 @@ from benchmarks.measure import spread
 from benchmarks.plan import Plan
 from benchmarks.stand_in import write_stand_in
 from benchmarks.training import LEARNING_RATE, make_step
-from lungsound.data import batches as corpora
-from lungsound.data.batches import Batch
+from lungsound.data.batches import Batch, training_batches, training_inputs
+from lungsound.data.splits import divide, load_corpus
 
 BATCH_SIZES = (16, 32, 64, 128)
 
@@ -62,13 +62,13 @@ def _waiting(plan: Plan) -> Line:
     folder = write_stand_in(plan.work / "waiting", num_recordings=num_recordings, num_cycles=num_cycles)
     config = ours.run_config(plan.answering_size, is_quick=plan.is_quick)
     config = config.model_copy(update={"data": config.data.model_copy(update={"root": str(folder)})})
-    corpus = corpora.corpus(config.data)
-    parts = corpora.parts(config, corpus)
+    corpus = load_corpus(config.data)
+    parts = divide(corpus, config.data, config.train)
     with kept_in(plan.work / "waiting-store"):
-        inputs = corpora.inputs(config, corpus, parts, console=Console(quiet=True))
+        inputs = training_inputs(config, corpus, parts, console=Console(quiet=True))
     step = ours.train_step(config, device=plan.device)
     generator = torch.Generator().manual_seed(0)
-    batches = inputs.training_batches(config, parts.train)
+    batches = training_batches(config, corpus, parts, inputs, console=Console(quiet=True))
     num_steps = 2 if plan.is_quick else batches.num_steps
     ready = next(batches.epoch(1))
     epochs = iter(range(1, 10**6))

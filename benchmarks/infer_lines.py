@@ -42,8 +42,8 @@ def infer_lines(plan: Plan) -> list[Line]:
         whole, cycles = _measured(plan, is_padding_encoded=True)
         name, peer = f"{_named(plan, whole.trained)} inference", "transformers fp32"
         front_end = whole.trained.front_end
-        full = ours.waveforms(front_end, [front_end.duration_s] * plan.batch_size)
-        length = f"{front_end.duration_s:g} s cycles"
+        full = ours.waveforms(front_end, [front_end.audio.duration_s] * plan.batch_size)
+        length = f"{front_end.audio.duration_s:g} s cycles"
         found = [
             _line(plan, whole, "exact", full, f"{name}, {length}, exact engine / {peer}"),
             _line(plan, whole, "fast", full, f"{name}, {length}, fast default / {peer}"),

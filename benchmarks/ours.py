@@ -8,12 +8,10 @@ from torch import Tensor
 from lungsound.audio.filter_bank import AUDIOSET_STATISTICS
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import RunConfig, load_config
-from lungsound.data import batches as corpora
 from lungsound.labels import LABEL_SETS
-from lungsound.models import network as models
-from lungsound.models.classifier import LungSoundClassifier
-from lungsound.training import trainer as training
+from lungsound.models.classifier import LungSoundClassifier, initial_classifier
 from lungsound.training.checkpoint import TrainedModel
+from lungsound.training.objectives import make_objective
 from lungsound.training.trainer import TrainStep
 
 QUICK = ("audio.duration_s=1.0", "audio.num_mels=32", "model.stride=16")
@@ -30,20 +28,20 @@ def run_config(
 
 def classifier(config: RunConfig) -> LungSoundClassifier:
     """The network of these settings with random weights."""
-    return models.model(config, corpora.front_end(config.audio))[0]
+    return initial_classifier(config, FrontEnd(config.audio))[0]
 
 
 def train_step(config: RunConfig, *, device: torch.device) -> TrainStep:
     """The step of a run with these settings; every class has the same number of training cycles."""
     model = classifier(config)
     counts = [1] * len(model.classes)
-    objective = training.objective(config.objective, config.patchmix, class_counts=counts, device=device)
-    return training.train_step(config.train, model.to(device), objective, device=device)
+    objective = make_objective(config.objective, config.patchmix, class_counts=counts, device=device)
+    return TrainStep(model.to(device), objective, config.train, device=device)
 
 
 def batch(config: RunConfig, *, batch_size: int) -> tuple[Tensor, Tensor]:
     """Filter banks (batch, time, mel) of noise and labels (batch,), the same at every call."""
-    front_end = corpora.front_end(config.audio)
+    front_end = FrontEnd(config.audio)
     generator = torch.Generator().manual_seed(0)
     fbank = 0.5 * torch.randn(batch_size, front_end.num_frames, front_end.num_mels, generator=generator)
     num_classes = LABEL_SETS[config.data.label_set].num_classes
@@ -52,8 +50,8 @@ def batch(config: RunConfig, *, batch_size: int) -> tuple[Tensor, Tensor]:
 
 def trained_model(config: RunConfig) -> TrainedModel:
     """A model as one is loaded from a run, with random weights."""
-    front_end = corpora.front_end(config.audio)
-    mean, std = AUDIOSET_STATISTICS[front_end.filter_bank]
+    front_end = FrontEnd(config.audio)
+    mean, std = AUDIOSET_STATISTICS[front_end.audio.filter_bank]
     name = f"bench-{config.model.size}{'' if front_end.is_padding_encoded else '-own'}"
     label_set = LABEL_SETS[config.data.label_set]
     return TrainedModel(classifier(config).eval(), front_end, mean, std, label_set, sha256=name)

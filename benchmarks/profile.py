@@ -15,7 +15,7 @@ from benchmarks.measure import Work
 from benchmarks.plan import Plan
 from benchmarks.training import make_step
 from lungsound.config import RunConfig
-from lungsound.data import batches as corpora
+from lungsound.data.batches import specaugment
 from lungsound.inference import engines as kinds
 
 # The first group of which a part of an operator's name is known.
@@ -54,7 +54,7 @@ def profile_answering(plan: Plan) -> list[Share]:
     """Of one batch of cycles by torch in float32, whose operators can be seen."""
     config = ours.run_config(plan.answering_size, precision="fp32", is_quick=plan.is_quick)
     trained = ours.trained_model(config)
-    cycles = ours.waveforms(trained.front_end, [trained.front_end.duration_s] * plan.batch_size)
+    cycles = ours.waveforms(trained.front_end, [trained.front_end.audio.duration_s] * plan.batch_size)
     torch_engine = kinds.make(EXACT_ENGINE, trained, device=plan.device)
     return shares_of(lambda: torch_engine.predict(cycles), plan.device)
 
@@ -96,7 +96,7 @@ def _is_of_optimizer(event: Any) -> bool:
 
 def _data_share(config: RunConfig, plan: Plan) -> Share:
     fbank, _ = ours.batch(config, batch_size=plan.batch_size)
-    augment = corpora.augment(config.augment)
+    augment = specaugment(config.augment)
     generator = torch.Generator().manual_seed(0)
     began = time.perf_counter()
     if augment is not None:

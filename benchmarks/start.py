@@ -15,7 +15,8 @@ from rich.console import Console
 
 from benchmarks.resident import resident_bytes
 from lungsound.config import load_config
-from lungsound.data import batches as corpora
+from lungsound.data.batches import training_batches, training_inputs
+from lungsound.data.splits import divide, load_corpus
 from lungsound.errors import LungsoundError
 
 
@@ -42,13 +43,14 @@ def main(text: str) -> None:
     facts = json.loads(text)
     config = load_config("patchmix_cl", [f"data.root={facts['corpus']}", *facts["settings"]])
     baseline = resident_bytes()
-    corpus = corpora.corpus(config.data)
-    parts = corpora.parts(config, corpus)
-    inputs = corpora.inputs(config, corpus, parts, console=Console(quiet=True))
-    batches = inputs.training_batches(config, parts.train)
+    corpus = load_corpus(config.data)
+    parts = divide(corpus, config.data, config.train)
+    quiet = Console(quiet=True)
+    inputs = training_inputs(config, corpus, parts, console=quiet)
+    batches = training_batches(config, corpus, parts, inputs, console=quiet)
     next(batches.epoch(1))
     start_s = time.time() - facts["began_s"]
-    num_cycles = sum(len(batch.labels) for batch in inputs.batches(range(len(corpus.cycles)), 32).in_order())
+    num_cycles = sum(len(fbank) for fbank, _ in inputs.to_predict(range(len(corpus.cycles)), 32))
     growth_mib = (resident_bytes() - baseline) / 2**20
     print(json.dumps({"start_s": start_s, "growth_mib": growth_mib, "num_cycles": num_cycles}))
 

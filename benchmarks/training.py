@@ -10,8 +10,8 @@ from benchmarks import ours
 from benchmarks.machine import wait_for
 from benchmarks.measure import Work
 from benchmarks.peers import PlainPatchMixStep
+from lungsound.audio.front_end import FrontEnd
 from lungsound.config import RunConfig
-from lungsound.data import batches as corpora
 from lungsound.data.batches import Batch
 from lungsound.training.trainer import TrainStep
 
@@ -52,7 +52,7 @@ def own_frames(config: RunConfig, durations_s: Sequence[float]) -> Tensor:
 
     The settings say that padding is not encoded.
     """
-    front_end = corpora.front_end(config.audio)
+    front_end = FrontEnd(config.audio)
     return torch.tensor([front_end.num_own_frames(round(each * front_end.sample_rate_hz)) for each in durations_s])
 
 

@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from lungsound.audio.front_end import FrontEnd
 from lungsound.config import RunConfig, Settings, load_config, recipe_names
-from lungsound.data import batches as corpora
+from lungsound.data.batches import specaugment
 from lungsound.errors import SettingsError
 from lungsound.labels import LABEL_SETS
-from lungsound.models import network as models
 from lungsound.models.ast import ENCODER_SIZES
-from lungsound.training import trainer as training
-from lungsound.training.objectives import CrossEntropy, PatchMixContrastive, PatchMixCrossEntropy
+from lungsound.models.classifier import make_classifier
+from lungsound.training.objectives import CrossEntropy, PatchMixContrastive, PatchMixCrossEntropy, make_objective
+from lungsound.training.optim import Schedule
+from lungsound.training.trainer import TrainStep
 
 OBJECTIVES = {"ce": CrossEntropy, "patchmix_ce": PatchMixCrossEntropy, "patchmix_cl": PatchMixContrastive}
 CNNS = ["cnn6", "mn04"]
@@ -32,19 +34,17 @@ def test_a_recipe_builds_its_model_and_objective(recipe: str) -> None:
     """Without weights on no device, so that the largest cost nothing; they are trained in test_rows."""
     config = load_config(recipe)
     is_cnn = recipe in CNNS
-    front_end = corpora.front_end(config.audio)
+    front_end = FrontEnd(config.audio)
     assert front_end.num_frames > 0  # its filter bank is made here, with values
     with torch.device("meta"):
-        model = models.network(config.model, front_end, LABEL_SETS[config.data.label_set], projection_dim=8)
+        model = make_classifier(config.model, front_end, LABEL_SETS[config.data.label_set], projection_dim=8)
     assert config.model.architecture == (recipe if is_cnn else "ast")
     assert is_cnn or model.patch_encoder.dim == ENCODER_SIZES[config.model.size].dim
-    objective = training.objective(
-        config.objective, config.patchmix, class_counts=[5, 4, 3, 2], device=torch.device("cpu")
-    )
+    objective = make_objective(config.objective, config.patchmix, class_counts=[5, 4, 3, 2], device=torch.device("cpu"))
     assert type(objective) is OBJECTIVES[config.objective.name]
-    assert training.schedule(config.train).at(1) > 0
-    assert (corpora.augment(config.augment) is not None) == config.augment.is_on
-    step = training.train_step(config.train, model, objective, device=torch.device("meta"))
+    assert Schedule(config.train).at(1) > 0
+    assert (specaugment(config.augment) is not None) == config.augment.is_on
+    step = TrainStep(model, objective, config.train, device=torch.device("meta"))
     assert (step.blend, step.average) == (config.train.blend, None)
 
 

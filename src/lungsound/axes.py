@@ -17,22 +17,23 @@ PATCH_SIZE = 16  # frames, and mel filters
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """How many patches the filter bank is cut into, along frequency and along time."""
+    """Numbers of patches that the filter bank is cut into, along frequency and along time."""
 
     freq: int
     time: int
 
     @classmethod
-    def of(cls, num_mels: int, num_frames: int, *, patch: int = PATCH_SIZE, stride: int = 10) -> "PatchGrid":
-        """Grid of square patches of `patch` x `patch` bins, `stride` bins apart, without padding.
+    def of(cls, num_mels: int, num_frames: int, *, stride: int) -> "PatchGrid":
+        """Grid of square patches of PATCH_SIZE bins, `stride` bins apart, without padding.
 
-        128 mels x 798 frames (8 s) give 12 x 79 patches. Raises ValueError when not one patch fits.
+        128 mels x 798 frames (8 s) give 12 x 79 patches at stride 10. Raises ValueError when not one patch fits.
         """
-        if num_mels < patch or num_frames < patch:
+        if min(num_mels, num_frames) < PATCH_SIZE:
             raise ValueError(
-                f"a filter bank of {num_frames} frames x {num_mels} mels is smaller than one patch of {patch} x {patch}"
+                f"a filter bank of {num_frames} frames x {num_mels} mels is smaller than one patch of {PATCH_SIZE} x "
+                f"{PATCH_SIZE}"
             )
-        return cls(freq=(num_mels - patch) // stride + 1, time=(num_frames - patch) // stride + 1)
+        return cls(freq=(num_mels - PATCH_SIZE) // stride + 1, time=(num_frames - PATCH_SIZE) // stride + 1)
 
     @property
     def num_patches(self) -> int:

@@ -60,15 +60,19 @@ class Stage:
         self.task: TaskID = display.bars.add_task(text, total=None, visible=False)
         self._first: tuple[float, int] | None = None
 
-    def update(self, done: int, total: int | None) -> None:
-        """Show how many are done, and of how many (None: not known)."""
+    def per_second(self, done: int) -> float:
+        """Number done in a second since the first update; 0 before there is any."""
         now_s = self.display.clock()
         first_s, first_done = self._first = self._first or (now_s, done)
+        return (done - first_done) / (now_s - first_s) if done > first_done and now_s > first_s else 0.0
+
+    def update(self, done: int, total: int | None) -> None:
+        """Show how many are done, and of how many (None: not known)."""
+        rate = self.per_second(done)
         self.display.bars.update(self.task, description=self.text, completed=done, total=total, visible=True)
         line = f"{self.text}: {done}" if total is None else f"{self.text}: {done} of {total}"
-        if total is not None and done > first_done:
-            left_s = (total - done) * (now_s - first_s) / (done - first_done)
-            line += f", about {duration(left_s)} left"
+        if total is not None and rate:
+            line += f", about {duration((total - done) / rate)} left"
         self.display.print_if_silent(line)
 
 

@@ -6,15 +6,18 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lungsound.audio.front_end import FrontEnd
 from lungsound.config import RunConfig
-from lungsound.data import batches as corpora
-from lungsound.data.batches import CycleBatches
-from lungsound.models import network as models
-from lungsound.training import trainer as training
-from lungsound.training.callbacks import ProgressBar, Watch
+from lungsound.data.batches import training_batches, training_inputs
+from lungsound.data.splits import divide, load_corpus
+from lungsound.models.classifier import initial_classifier
+from lungsound.models.device import find_device, find_precision
+from lungsound.progress import ProgressDisplay
+from lungsound.training.callbacks import EpochEvaluation, ProgressBar
 from lungsound.training.evaluate import report_on
-from lungsound.training.run import RunFolder
-from lungsound.training.trainer import Progress, Trainer
+from lungsound.training.objectives import make_objective
+from lungsound.training.run import RunFacts, RunFolder
+from lungsound.training.trainer import Trainer, TrainStep, remarks
 
 
 def train(
@@ -32,66 +35,58 @@ def train(
     CPU, also when the run was killed and resumed. Raises LungsoundError for what a user can mend.
     """
     run = RunFolder(Path(run_dir))
-    with run.alone():
+    with run.lock():
         run.check(config, is_resumed=is_resumed)
         return _train(config, run, console=console or Console(), is_reported=is_reported)
 
 
 def _train(config: RunConfig, run: RunFolder, *, console: Console, is_reported: bool) -> Path:
-    device = training.device(config.train.device)
-    precision = training.precision(config.train.precision, device)
+    device = find_device(config.train.device)
+    precision = find_precision(config.train.precision, device)
 
-    # Recordings to cycles, which of them train, choose the epoch and are kept for the end; to filter banks.
-    corpus = corpora.corpus(config.data)
-    parts = corpora.parts(config, corpus, is_tested=is_reported)
-    model, pretrained = models.model(config, corpora.front_end(config.audio), console=console)
-    inputs = corpora.inputs(config, corpus, parts, console=console)
+    # Recordings to cycles, which train, choose the epoch or are kept for the end; and to filter banks.
+    corpus = load_corpus(config.data)
+    parts = divide(corpus, config.data, config.train, is_tested=is_reported)
+    model, pretrained = initial_classifier(config, FrontEnd(config.audio), console=console)
+    inputs = training_inputs(config, corpus, parts, console=console)
+    batches = training_batches(config, corpus, parts, inputs, console=console)
 
-    # The model, what it is to minimise, one step of doing so, and the batches for it.
-    counts = inputs.class_counts(parts.train)
-    objective = training.objective(config.objective, config.patchmix, class_counts=counts, device=device)
-    step = training.train_step(config.train, model.to(device), objective, device=device)
-    batches = inputs.training_batches(config, parts.train)
-    for remark in training.remarks(config.train, corpus, parts, pretrained, batches):
+    # The objective, and one step of minimising it.
+    class_counts = inputs.class_counts(parts.train)
+    objective = make_objective(config.objective, config.patchmix, class_counts=class_counts, device=device)
+    step = TrainStep(model, objective, config.train, device=device)
+    for remark in remarks(config.train, corpus, parts, pretrained, batches):
         console.print(remark, markup=False, highlight=False)
 
     # The folder of the run: new, or taken up where it stopped.
     run.start(config)
     progress = run.restore(step)
-    run.write_facts(
+    facts = RunFacts.of(
+        corpus,
+        parts,
         command=shlex.join(sys.argv),
         device=str(device),
         precision=precision,
-        corpus=corpus,
-        parts=parts,
         pretrained=None if pretrained is None else pretrained.summary(),
     )
+    run.write_facts(facts)
 
-    # Train; then evaluate the chosen epoch's weights, as they stand on disk, on the test set.
-    watch = Watch(config, run, step, corpus, inputs, parts)
-    progress = fit(config, batches, watch, progress, console=console)
+    # Train to the last epoch; then model.safetensors holds the chosen one.
+    with run, ProgressDisplay(console) as display, display.stage("training") as stage:
+        evaluation = EpochEvaluation(config, run, step, corpus, inputs, parts, display)
+        trainer = Trainer(
+            step,
+            batches,
+            config.train,
+            evaluate=evaluation.evaluate,
+            save=lambda state: run.save(step, state),
+            keep=evaluation.keep,
+            listeners=(ProgressBar(display, stage, config.train), run),
+        )
+        progress = trainer.fit(progress)
+        evaluation.finish(progress)
+
+    # Evaluate the weights, as they stand on disk, on the test set.
     if not is_reported:
         return run.model
     return report_on(run, corpus, parts.test, data=config.data, progress=progress, console=console)
-
-
-def fit(config: RunConfig, batches: CycleBatches, watch: Watch, progress: Progress, *, console: Console) -> Progress:
-    """Train from where `progress` stands to the last epoch; the run's model.safetensors holds the chosen epoch."""
-    settings, run, step = config.train, watch.run, watch.step
-    cycles_per_step = settings.batch_size * settings.num_accumulated_batches
-    with run, ProgressBar(console, epochs=settings.epochs, cycles_per_step=cycles_per_step) as bar:
-        trainer = Trainer(
-            step,
-            training.schedule(settings),
-            batches,
-            seed=settings.seed,
-            watch=watch,
-            save=lambda state: run.save(step, state),
-            keep=watch.keep,
-            checkpoint_every_steps=settings.checkpoint_every_steps,
-            num_accumulated_batches=settings.num_accumulated_batches,
-            listeners=(bar, run),
-        )
-        progress = trainer.fit(settings.epochs, progress)
-    watch.finish(progress.best_epochs)
-    return progress

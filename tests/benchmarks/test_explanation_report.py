@@ -10,12 +10,11 @@ from benchmarks.explanations import planted_bins, report_explanations
 from rich.console import Console
 
 from lungsound.audio.front_end import FrontEnd
-from lungsound.config import load_config
-from lungsound.data.batches import front_end
+from lungsound.config import AudioSettings, load_config
 from lungsound.data.corpus import Cycle, Recording
 from lungsound.data.synthetic import Event
 from lungsound.labels import LABEL_SETS
-from lungsound.models import network as models
+from lungsound.models.classifier import make_classifier
 from lungsound.training.run import RunFolder
 
 CYCLE = Cycle(Recording("r", "p", Path("r.wav"), 9.0, 4000), 2.0, 4.0, has_crackle=False, has_wheeze=True)
@@ -23,7 +22,7 @@ CYCLE = Cycle(Recording("r", "p", Path("r.wav"), 9.0, 4000), 2.0, 4.0, has_crack
 
 def run_that_answers_crackle(folder: Path, corpus: Path) -> Path:
     config = load_config("demo", [f"data.root={corpus}"])
-    model = models.network(config.model, front_end(config.audio), LABEL_SETS["sound4"])
+    model = make_classifier(config.model, FrontEnd(config.audio), LABEL_SETS["sound4"])
     model.initialize(torch.Generator().manual_seed(0))
     with torch.no_grad():
         model.head[-1].weight.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
@@ -73,7 +72,7 @@ def test_report_compares_relevance_with_other_orders(synthetic_corpus_dir: Path,
     ],
 )
 def test_planted_bins_are_those_of_time_and_band(event: Event, frames: range) -> None:
-    own_front_end = FrontEnd(sample_rate_hz=4000, duration_s=3.0, num_mels=48)
+    own_front_end = FrontEnd(AudioSettings(sample_rate_hz=4000, duration_s=3.0, num_mels=48))
     found = planted_bins([event], CYCLE, own_front_end, 200)
     assert found.any(dim=1).nonzero().flatten().tolist() == list(frames)
     low_hz, high_hz = event.band_hz

@@ -14,7 +14,7 @@ from benchmarks.stand_in import durations_s, write_stand_in
 from benchmarks import ours
 from lungsound.audio.filter_bank import AUDIOSET_STATISTICS, normalize
 from lungsound.audio.front_end import FrontEnd
-from lungsound.config import RunConfig
+from lungsound.config import AudioSettings, ObjectiveSettings, RunConfig
 from lungsound.data.batches import Batch
 from lungsound.data.icbhi import read_icbhi
 from lungsound.errors import SettingsError
@@ -56,7 +56,9 @@ def test_the_plain_step_has_our_loss_and_gradients(config: RunConfig) -> None:
     partner = torch.tensor([3, 0, 4, 1, 2])
     replaced = torch.arange(model.patch_encoder.grid.num_patches) % 3 == 0
     lam = 1 - replaced.double().mean()
-    objective = PatchMixContrastive(lambda *_: PatchMixDraw(partner, replaced, lam), temperature=0.06)
+    objective = PatchMixContrastive(
+        lambda *_: PatchMixDraw(partner, replaced, lam), ObjectiveSettings(temperature=0.06)
+    )
     plain = PlainPatchMixStep(model, device=CPU)
     loss = plain.loss(fbank, labels, partner=partner, replaced=replaced)
     own = objective(model, Batch(fbank, labels), generator=torch.Generator()).total
@@ -102,7 +104,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_loop_over_cycles_gives_our_features(tmp_path: Path) -> None:
     folder = write_stand_in(tmp_path / "corpus", num_recordings=9, num_cycles=20, rate_hz=22050)
-    corpus, front_end = read_icbhi(folder), FrontEnd()
+    corpus, front_end = read_icbhi(folder), FrontEnd(AudioSettings())
     assert not corpus.problems
     assert {cycle.recording.patient for cycle in corpus.cycles} == {"101", "102"}
     mean, std = AUDIOSET_STATISTICS["kaldi"]

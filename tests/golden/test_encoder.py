@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lungsound.models.ast import ENCODER_SIZES, AudioSpectrogramTransformer
+from lungsound.models.ast import ENCODER_SIZES
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.patchmix import PatchMixDraw, mix_patches
 from tests.golden.formulas import param, spec
+from tests.networks import make_ast
 
 DATA = Path(__file__).parent / "data"
 KEPT_PATCHES = [0, 1, 78, 79, 80, 474, 947]
@@ -28,9 +29,7 @@ DTYPES = pytest.mark.parametrize("dtype", ATOL, ids=["f64", "f32"])
 def classifier(size: str) -> LungSoundClassifier:
     """The classifier of a size, every weight by its formula, in float32; `in_dtype` casts it."""
     made = ENCODER_SIZES[size]
-    encoder = AudioSpectrogramTransformer(
-        num_mels=128, num_frames=798, dim=made.dim, depth=made.depth, num_heads=made.num_heads
-    )
+    encoder = make_ast(num_mels=128, num_frames=798, dim=made.dim, depth=made.depth, num_heads=made.num_heads)
     model = LungSoundClassifier(encoder, ("normal", "crackle", "wheeze", "both"))
     weights = {f"encoder.{key}": param(f"v.{key}", value.shape) for key, value in encoder.state_dict().items()}
     weights |= {f"head.{key}": param(f"mlp_head.{key}", value.shape) for key, value in model.head.state_dict().items()}

@@ -23,6 +23,7 @@ from torch import Tensor
 from lungsound.config import ModelSettings
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.weights import load_weights
+from tests.networks import make_ast
 
 Weights = dict[str, Tensor]
 TINY = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768, "num_hidden_layers": 12}
@@ -182,7 +183,7 @@ def own_run(folder: Path, weights: Weights, *, suffix: str = ".safetensors") -> 
 
 def encoder_like(model: Any) -> AudioSpectrogramTransformer:
     config = model.config
-    return AudioSpectrogramTransformer(
+    return make_ast(
         num_mels=config.num_mel_bins,
         num_frames=config.max_length,
         dim=config.hidden_size,

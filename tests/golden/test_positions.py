@@ -15,10 +15,10 @@ from torch import Tensor
 
 from lungsound.axes import PatchGrid
 from lungsound.config import ModelSettings
-from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.positions import PatchPlaces, adapt_positions, place_positions
 from lungsound.models.weights import load_weights
 from tests.golden.formulas import param
+from tests.networks import make_ast
 
 DATA = Path(__file__).parent / "data" / "encoder_positions.npz"
 SOURCES = {
@@ -54,7 +54,7 @@ def adapt(source: str, embedding: Tensor, num_mels: int, num_frames: int, positi
     out = adapt_positions(
         embedding,
         source_grid=SOURCES[source][0],
-        target_grid=PatchGrid.of(num_mels, num_frames),
+        target_grid=PatchGrid.of(num_mels, num_frames, stride=10),
         is_swapped=position_grid == "published",
     )
     return out[0].numpy()
@@ -112,7 +112,7 @@ def test_all_channels_when_the_full_arrays_are_there(golden_dir: Path, source: s
 def test_loading_an_image_model_gives_the_published_kernels_and_positions(
     golden: dict[str, NDArray[np.float32]], tmp_path: Path, source: str, dim: int, position_grid: str, case: str
 ) -> None:
-    encoder = AudioSpectrogramTransformer(num_mels=128, num_frames=798, dim=dim, depth=1, num_heads=3)
+    encoder = make_ast(num_mels=128, num_frames=798, dim=dim, depth=1, num_heads=3)
     shapes = {name: value.shape for name, value in encoder.state_dict().items()}
     shapes["patch_embed.proj.weight"] = torch.Size((dim, 3, 16, 16))
     shapes["pos_embed"] = positions(source).shape

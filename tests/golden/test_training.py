@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lungsound.axes import PatchGrid
+from lungsound.config import TrainSettings
 from lungsound.models import patchmix
 from lungsound.models.classifier import Projector
 from lungsound.models.patchmix import PatchMixDraw, draw_patch_mix, mix_patches
@@ -68,7 +69,15 @@ def test_share_kept_and_number_replaced_follow_from_the_beta_draw(name: str, mon
     drawn = torch.tensor([case["lam_beta"]], dtype=torch.float64)
     monkeypatch.setattr(patchmix, "_draw_beta", lambda *_: drawn)
     axis = "patch" if case["n"] == 948 else "time"
-    draw = draw_patch_mix(4, GRID, generator=torch.Generator(), axis=axis)
+    draw = draw_patch_mix(
+        4,
+        GRID,
+        generator=torch.Generator(),
+        beta=1.0,
+        axis=axis,
+        is_lam_per_sample=False,
+        is_self_partner_allowed=True,
+    )
     assert int(draw.replaced.sum()) == case["num_mask"] * (948 // case["n"])
     assert draw.lam.item() == pytest.approx(case["lam"], abs=1e-15)
 
@@ -181,8 +190,10 @@ def test_projector_in_training_and_its_running_statistics() -> None:
 @pytest.mark.parametrize("name", GOLDEN["schedules"])
 def test_learning_rates_of_every_epoch_and_batch(name: str) -> None:
     case = GOLDEN["schedules"][name]
-    schedule = Schedule(**case["settings"])
-    assert len(case["rates"]) == schedule.epochs
+    schedule = Schedule(
+        TrainSettings(**{name.replace("kind", "schedule"): value for name, value in case["settings"].items()})
+    )
+    assert len(case["rates"]) == schedule.train.epochs
     for epoch, published in enumerate(case["rates"], start=1):
         per_batch = published if isinstance(published, list) else [published] * 3
         ours = [schedule.at(epoch, step, num_steps=len(per_batch)) for step in range(len(per_batch))]

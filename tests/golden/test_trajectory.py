@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from lungsound.config import ObjectiveSettings, TrainSettings
 from lungsound.data.batches import Batch
-from lungsound.models.ast import ENCODER_SIZES, AudioSpectrogramTransformer
+from lungsound.models.ast import ENCODER_SIZES
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.patchmix import PatchMixDraw
 from lungsound.training.objectives import CrossEntropy, Objective, PatchMixContrastive, PatchMixCrossEntropy
-from lungsound.training.optim import make_optimizer
 from lungsound.training.trainer import TrainStep
 from tests.golden.formulas import param, spec
+from tests.networks import make_ast
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "trajectory.json").read_text())
 LABELS = torch.tensor([[0, 1, 2, 3], [0, 0, 1, 2], [3, 1, 0, 0]])
@@ -33,9 +34,7 @@ def published_name(name: str) -> str:
 
 def make_model(dtype: torch.dtype, *, has_projector: bool) -> LungSoundClassifier:
     size = ENCODER_SIZES["tiny"]
-    encoder = AudioSpectrogramTransformer(
-        num_mels=128, num_frames=798, dim=size.dim, depth=size.depth, num_heads=size.num_heads
-    )
+    encoder = make_ast(num_mels=128, num_frames=798, dim=size.dim, depth=size.depth, num_heads=size.num_heads)
     model = LungSoundClassifier(encoder, ("n", "c", "w", "b"), projection_dim=size.dim if has_projector else None)
     with torch.no_grad():
         for name, value in model.state_dict().items():
@@ -63,7 +62,7 @@ def make_objective(run: str, dtype: torch.dtype) -> Objective:
         return PatchMixCrossEntropy(lambda *_: next(draws))
     target = run.removeprefix("patchmix_cl_")
     target = "grad_block" if target == "no_ma_lr_half" else target
-    return PatchMixContrastive(lambda *_: next(draws), temperature=0.06, alpha=1.0, target=target)
+    return PatchMixContrastive(lambda *_: next(draws), ObjectiveSettings(temperature=0.06, alpha=1.0, target=target))
 
 
 def assert_close(actual: float, expected: float, tolerance: float) -> None:
@@ -103,14 +102,9 @@ def check_weights(model: LungSoundClassifier, step: dict[str, Any], dtype: torch
 def run_trajectory(run: str, dtype: torch.dtype) -> None:
     golden = GOLDEN["runs"][f"{run}/{'f32' if dtype == torch.float32 else 'f64'}"]
     model = make_model(dtype, has_projector="cl" in run)
-    optimizer = make_optimizer(model.parameters(), kind="adam", learning_rate=5e-5, weight_decay=1e-6)
-    train_step = TrainStep(
-        model,
-        make_objective(run, dtype),
-        optimizer,
-        device=torch.device("cpu"),
-        blend=0.0 if run.endswith("no_ma_lr_half") else 0.5,
-    )
+    blend = 0.0 if run.endswith("no_ma_lr_half") else 0.5
+    settings = TrainSettings(optimizer="adam", learning_rate=5e-5, weight_decay=1e-6, blend=blend)
+    train_step = TrainStep(model, make_objective(run, dtype), settings, device=torch.device("cpu"))
     images = torch.from_numpy(spec("f_images", 12)).to(dtype).reshape(3, 4, 798, 128)
     for fbank, labels, step in zip(images, LABELS, golden["steps"], strict=True):
         loss = train_step(Batch(fbank, labels), learning_rate=step["lr"], generator=torch.Generator())

@@ -9,10 +9,10 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
+from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, ModelSettings
-from lungsound.data import batches as corpora
 from lungsound.labels import LABEL_SETS
-from lungsound.models import network as models
+from lungsound.models.classifier import make_classifier
 from lungsound.training.checkpoint import (
     CHECKPOINT_FORMAT,
     FACTS_KEY,
@@ -45,7 +45,7 @@ def corpus(tmp_path: Path) -> Path:
 def model_path(tmp_path: Path) -> Path:
     """A model that was not trained, in the folder of a run."""
     audio, architecture = AudioSettings(duration_s=0.5, num_mels=32), ModelSettings(size="micro", stride=16)
-    model = models.network(architecture, corpora.front_end(audio), LABEL_SETS["sound4"])
+    model = make_classifier(architecture, FrontEnd(audio), LABEL_SETS["sound4"])
     model.initialize(torch.Generator().manual_seed(0))
     (tmp_path / "run").mkdir()
     path = tmp_path / "run" / "model.safetensors"

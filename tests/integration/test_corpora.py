@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lungsound.audio.front_end import FrontEnd
+from lungsound.config import AudioSettings
 from lungsound.data.check import check_corpus
 from lungsound.data.corpus import Corpus, Cycle
 from lungsound.data.reader import read_corpus
@@ -37,7 +38,7 @@ def test_the_table_counts_every_cycle_once(corpus: Corpus, folder: Path) -> None
 
 
 def test_cycles_of_every_part_become_filter_banks(corpus: Corpus) -> None:
-    front_end = FrontEnd()
+    front_end = FrontEnd(AudioSettings())
     for part in corpus.parts:
         cycles = spread(corpus.part(part))
         waveforms = [

@@ -8,17 +8,21 @@ import pytest
 import torch
 from rich.console import Console
 
+from lungsound.audio.front_end import FrontEnd
 from lungsound.config import RunConfig, load_config, recipe_names
-from lungsound.data import batches as corpora
+from lungsound.data.batches import training_batches, training_inputs
+from lungsound.data.splits import divide, load_corpus
 from lungsound.experiments.table import WHOLE, Row, load_table
 from lungsound.labels import LABEL_SETS
-from lungsound.models import network as models
+from lungsound.models.classifier import initial_classifier
 from lungsound.randomness import generator_at
-from lungsound.training import trainer as training
 from lungsound.training.checkpoint import save_model
+from lungsound.training.objectives import make_objective
+from lungsound.training.trainer import TrainStep
 
 ROWS = load_table(WHOLE).rows
 CPU = torch.device("cpu")
+QUIET = Console(quiet=True)
 QUICK = ("audio.duration_s=1", "model.stride=16", "train.batch_size=4", "train.precision=fp32")
 # What the synthetic corpus does not have: RespireNet's patients, and weights that must be downloaded.
 NEUTRAL = ("data.split=official", "model.pretrained=none")
@@ -36,17 +40,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 def two_losses(config: RunConfig) -> list[float]:
     """The losses of the first two training steps of a run; the head has moved after them."""
-    corpus = corpora.corpus(config.data)
-    parts = corpora.parts(config, corpus)
-    model, _ = models.model(config, corpora.front_end(config.audio))
-    inputs = corpora.inputs(config, corpus, parts, console=Console(quiet=True))
+    corpus = load_corpus(config.data)
+    parts = divide(corpus, config.data, config.train)
+    model, _ = initial_classifier(config, FrontEnd(config.audio))
+    inputs = training_inputs(config, corpus, parts, console=QUIET)
     counts = [count + 1 for count in inputs.class_counts(parts.train)]  # one device's part may lack a class
-    objective = training.objective(config.objective, config.patchmix, class_counts=counts, device=CPU)
-    step = training.train_step(config.train, model, objective, device=CPU)
+    objective = make_objective(config.objective, config.patchmix, class_counts=counts, device=CPU)
+    step = TrainStep(model, objective, config.train, device=CPU)
     before = model.head[-1].weight.detach().clone()
     losses = [
         float(step(batch, learning_rate=1e-4, generator=generator_at(0, "patch-mix", 1, n)).total)
-        for n, batch in enumerate(islice(inputs.training_batches(config, parts.train).epoch(1), 2))
+        for n, batch in enumerate(islice(training_batches(config, corpus, parts, inputs, console=QUIET).epoch(1), 2))
     ]
     assert not torch.equal(before, model.head[-1].weight)
     return losses
@@ -66,7 +70,7 @@ def test_a_row_trains_two_steps(row: Row, synthetic_corpus_dir: Path, tmp_path: 
 
 def untrained(config: RunConfig, folder: Path) -> Path:
     """A model file of that run, with random weights."""
-    model, _ = models.model(config, corpora.front_end(config.audio))
+    model, _ = initial_classifier(config, FrontEnd(config.audio))
     path = folder / "model.safetensors"
     labels = LABEL_SETS[config.data.label_set]
     save_model(path, model, audio=config.audio, architecture=config.model, mean=-4.0, std=4.0, label_set=labels)

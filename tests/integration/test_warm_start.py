@@ -12,6 +12,7 @@ import json, sys
 from collections import Counter
 from pathlib import Path
 from rich.console import Console
+from lungsound.data.splits import load_corpus, divide
 from lungsound.audio.front_end import FrontEnd
 from lungsound.build import corpora
 from lungsound.config import load_config
@@ -37,10 +38,10 @@ counted(Path, "read_bytes", "read whole")
 file_facts.MIN_AGE_S = 0
 
 config = load_config("demo", [f"data.root={sys.argv[1]}"])
-corpus = corpora.corpus(config.data)
-parts = corpora.parts(config, corpus)
-inputs = corpora.inputs(config, corpus, parts, console=Console(quiet=True))
-batch = next(inputs.training_batches(config, parts.train).epoch(1))
+corpus = load_corpus(config.data)
+parts = divide(corpus, config.data, config.train)
+inputs = training_inputs(config, corpus, parts, console=Console(quiet=True))
+batch = next(training_batches(config, corpus, parts, inputs, console=Console(quiet=True)).epoch(1))
 print(json.dumps([len(corpus.recordings), counts, corpus.fingerprint, inputs.mean, float(batch.fbank.double().sum())]))
 """
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lungsound.axes import PatchGrid
-from lungsound.config import RunConfig, resolve
+from lungsound.config import RunConfig, TrainSettings, resolve
 from lungsound.evaluation.metrics import confusion_matrix, icbhi_score, two_class_score
 from lungsound.models.patchmix import draw_patch_mix, mix_patches
 from lungsound.training.losses import patch_mix_contrastive_loss
@@ -103,12 +103,14 @@ def test_the_learning_rate_stays_between_its_floor_and_its_top(
     learning_rate: float, epochs: int, kind: str, decay_rate: float, warmup_epochs: int, num_steps: int
 ) -> None:
     schedule = Schedule(
-        learning_rate=learning_rate,
-        epochs=epochs,
-        kind=kind,
-        decay_rate=decay_rate,
-        decay_epochs=(3, 20, 40),
-        warmup_epochs=warmup_epochs,
+        TrainSettings(
+            learning_rate=learning_rate,
+            epochs=epochs,
+            schedule=kind,
+            decay_rate=decay_rate,
+            decay_epochs=(3, 20, 40),
+            warmup_epochs=warmup_epochs,
+        )
     )
     lowest = learning_rate * min(decay_rate**3, 0.1)
     for epoch in range(1, epochs + 1):

@@ -12,15 +12,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lungsound.audio.filter_bank import AUDIOSET_MEAN, AUDIOSET_STD, normalize
+from lungsound.audio.front_end import FrontEnd
 from lungsound.axes import PatchGrid
 from lungsound.config import RunConfig, load_config
-from lungsound.data import batches as corpora
 from lungsound.data.batches import Batch
-from lungsound.models import network as models
-from lungsound.models.ast import ENCODER_SIZES, AudioSpectrogramTransformer
-from lungsound.models.classifier import LungSoundClassifier, predict_cycles
+from lungsound.models.ast import ENCODER_SIZES
+from lungsound.models.classifier import LungSoundClassifier, initial_classifier, predict_cycles
 from lungsound.models.weights import LoadReport
-from lungsound.training import trainer as training
+from lungsound.training.objectives import make_objective
+from lungsound.training.trainer import TrainStep
+from tests.networks import make_ast
 
 CPU = torch.device("cpu")
 BATCH_SIZE = 2
@@ -45,11 +46,11 @@ def transformer(
 
 def trained_a_step(config: RunConfig) -> tuple[LungSoundClassifier, LoadReport | None]:
     """Build the model, train a step on noise, and answer; the model as it was built."""
-    front_end = corpora.front_end(config.audio)
-    model, report = models.model(config, front_end)
+    front_end = FrontEnd(config.audio)
+    model, report = initial_classifier(config, front_end)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    objective = training.objective(config.objective, config.patchmix, class_counts=[1, 1, 1, 1], device=CPU)
-    step = training.train_step(config.train, model, objective, device=CPU)
+    objective = make_objective(config.objective, config.patchmix, class_counts=[1, 1, 1, 1], device=CPU)
+    step = TrainStep(model, objective, config.train, device=CPU)
 
     generator = torch.Generator().manual_seed(0)
     waveforms = torch.randn(BATCH_SIZE, front_end.num_samples, generator=generator) / 10
@@ -70,7 +71,7 @@ def trained_a_step(config: RunConfig) -> tuple[LungSoundClassifier, LoadReport |
 def made_checkpoint(path: Path, *, stride: int, is_ssast: bool) -> Path:
     """An AudioSet AST or an SSAST of micro size. Each position holds its place: share of the mel axis, and frame."""
     size = ENCODER_SIZES["micro"]
-    encoder = AudioSpectrogramTransformer(
+    encoder = make_ast(
         num_mels=128, num_frames=1024, dim=size.dim, depth=size.depth, num_heads=size.num_heads, stride=stride
     )
     encoder.initialize(torch.Generator().manual_seed(1))
@@ -150,7 +151,7 @@ def test_positions_find_their_place_at_any_size(
 ) -> None:
     for source, source_stride in ((audioset, 10), (ssast, 16)):
         config = transformer("ce", duration_s, num_mels, stride, source)
-        model, _ = models.model(config, corpora.front_end(config.audio))
+        model, _ = initial_classifier(config, FrontEnd(config.audio))
         assert_in_place(model, source_stride=source_stride)
 
 

@@ -6,7 +6,7 @@ from lungsound.axes import PatchGrid
 
 
 def test_eight_seconds_give_the_published_grid() -> None:
-    grid = PatchGrid.of(128, 798)
+    grid = PatchGrid.of(128, 798, stride=10)
     assert (grid.freq, grid.time, grid.num_patches) == (12, 79, 948)
 
 
@@ -26,4 +26,4 @@ def test_indices_number_the_patches_one_frequency_row_after_the_other() -> None:
 @pytest.mark.parametrize(("num_mels", "num_frames"), [(15, 100), (100, 15)])
 def test_less_than_one_patch_is_refused(num_mels: int, num_frames: int) -> None:
     with pytest.raises(ValueError, match=f"{num_frames} frames x {num_mels} mels is smaller than one patch of 16 x 16"):
-        PatchGrid.of(num_mels, num_frames)
+        PatchGrid.of(num_mels, num_frames, stride=10)

@@ -1,12 +1,14 @@
 """Settings become objects: every setting arrives, and what does not fit together is refused in one line."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from lungsound.audio.front_end import FrontEnd
 from lungsound.config import (
     AugmentSettings,
     DataSettings,
@@ -17,18 +19,25 @@ from lungsound.config import (
     TrainSettings,
     load_config,
 )
-from lungsound.data import batches as corpora
+from lungsound.data.batches import Inputs, TrainingBatches, specaugment, training_batches
 from lungsound.data.corpus import Corpus, Cycle, Recording
-from lungsound.data.store import FilterBanks, Rows
+from lungsound.data.splits import Parts, divide, load_corpus
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.labels import LABEL_SETS
-from lungsound.models import network as models
-from lungsound.models.classifier import LungSoundClassifier
+from lungsound.models.classifier import LungSoundClassifier, initial_classifier, make_classifier
 from lungsound.models.cnn import ConvolutionalEncoder
+from lungsound.models.device import find_device, find_precision
 from lungsound.models.weights import LoadReport
-from lungsound.training import trainer as training
 from lungsound.training.checkpoint import save_model
-from lungsound.training.objectives import CrossEntropy, PatchMixContrastive, PatchMixCrossEntropy
+from lungsound.training.objectives import (
+    CrossEntropy,
+    PatchMixContrastive,
+    PatchMixCrossEntropy,
+    make_objective,
+    patch_mix_draw,
+)
+from lungsound.training.optim import Schedule
+from lungsound.training.trainer import TrainStep
 from tests.unit.data.trees import NORMAL, write_icbhi
 from tests.unit.models.published_networks import random_state, resnet_shapes
 
@@ -66,25 +75,25 @@ def make_corpus(parts: dict[str, str], *, num_cycles: int = 4) -> Corpus:
 
 def test_auto_takes_a_device_that_is_there() -> None:
     kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    assert training.device("auto").type == kind
-    assert training.device("cpu") == CPU
+    assert find_device("auto").type == kind
+    assert find_device("cpu") == CPU
 
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:99", "", "cpu cpu"])
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=f"device '{name}' (cannot be used here|is not known)") as caught:
-        training.device(name)
+        find_device(name)
     assert "\n" not in str(caught.value)
 
 
 def test_automatic_precision_is_float32_on_the_cpu() -> None:
-    assert training.precision("auto", CPU) == "fp32"
-    assert [training.precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
+    assert find_precision("auto", CPU) == "fp32"
+    assert [find_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
 
 
 def test_fp16_on_the_cpu_is_refused() -> None:
     with pytest.raises(SettingsError, match="fp16 needs a GPU"):
-        training.precision("fp16", CPU)
+        find_precision("fp16", CPU)
 
 
 # ---- corpus and parts ----
@@ -100,16 +109,20 @@ def test_fp16_on_the_cpu_is_refused() -> None:
     ],
 )
 def test_a_corpus_is_filtered_by_device_and_mode(settings: dict[str, list[str]], kept: list[str], tree: Path) -> None:
-    corpus = corpora.corpus(DataSettings.model_validate({"root": str(tree), **settings}))
+    corpus = load_corpus(DataSettings.model_validate({"root": str(tree), **settings}))
     assert [recording.name for recording in corpus.recordings] == kept
     assert [cycle.recording.name for cycle in corpus.cycles] == kept
 
 
 def test_a_corpus_that_is_not_named_or_has_nothing_left_is_refused(tree: Path) -> None:
     with pytest.raises(SettingsError, match="no corpus given: name its folder with --data DIR"):
-        corpora.corpus(DataSettings())
+        load_corpus(DataSettings())
     with pytest.raises(CorpusError, match=r"no cycles in .* from devices \['LittC2SE'\]"):
-        corpora.corpus(DataSettings(root=str(tree), devices=("LittC2SE",)))
+        load_corpus(DataSettings(root=str(tree), devices=("LittC2SE",)))
+
+
+def parts_of(config: RunConfig, corpus: Corpus, *, is_tested: bool = True) -> Parts:
+    return divide(corpus, config.data, config.train, is_tested=is_tested)
 
 
 def config(**train: object) -> RunConfig:
@@ -118,39 +131,39 @@ def config(**train: object) -> RunConfig:
 
 def test_a_training_that_is_not_tested_needs_no_test_part() -> None:
     alone = make_corpus({"1": "train", "2": "train", "3": "train", "4": ""}, num_cycles=2)
-    parts = corpora.parts(config(), alone, is_tested=False)
+    parts = parts_of(config(), alone, is_tested=False)
     assert parts.test == ()
     assert sorted(parts.train + parts.validation) == [0, 1, 2, 3, 4, 5]
     patients = [{alone.cycles[row].recording.patient for row in rows} for rows in (parts.train, parts.validation)]
     assert min(map(len, patients)) > 0
     assert not patients[0] & patients[1]
     tested = make_corpus({"1": "train", "2": "train", "3": "test", "4": "train"}, num_cycles=2)
-    assert corpora.parts(config(), tested, is_tested=False) == corpora.parts(config(), tested)
+    assert parts_of(config(), tested, is_tested=False) == parts_of(config(), tested)
     for settings, is_tested in ((DataSettings(), True), (DataSettings(protocol="published"), False)):
         with pytest.raises(CorpusError, match=r"0 cycles in the test parts \[\]; its parts are \['train'\]"):
-            corpora.parts(RunConfig(name="x", data=settings), alone, is_tested=is_tested)
+            parts_of(RunConfig(name="x", data=settings), alone, is_tested=is_tested)
 
 
 def test_parts_are_rows_of_the_corpus_and_what_is_in_no_part_is_in_none() -> None:
     corpus = make_corpus({"1": "train", "2": "inter", "3": "train", "4": "", "5": "intra"}, num_cycles=2)
     published = DataSettings(protocol="published")
-    parts = corpora.parts(RunConfig(name="x", data=published), corpus)
+    parts = parts_of(RunConfig(name="x", data=published), corpus)
     assert (parts.train, parts.validation, parts.test) == ((0, 1, 4, 5), (), (2, 3, 8, 9))
     only = RunConfig(name="x", data=DataSettings(test_parts=("intra",), protocol="published"))
-    assert corpora.parts(only, corpus).test == (8, 9)
+    assert divide(corpus, only.data, only.train).test == (8, 9)
 
 
 def test_validation_takes_whole_patients_out_of_the_training_part() -> None:
     corpus = make_corpus({str(i): "train" for i in range(10)} | {"t": "test"})
-    parts = corpora.parts(config(validation_share=0.3), corpus)
+    parts = parts_of(config(validation_share=0.3), corpus)
     patients = [{corpus.cycles[row].recording.patient for row in rows} for rows in (parts.train, parts.validation)]
     assert len(patients[1]) == 3
     assert not patients[0] & patients[1]
     assert patients[0] | patients[1] == {str(i) for i in range(10)}
     assert sorted(parts.train + parts.validation) == list(range(40))
     assert parts.test == tuple(range(40, 44))
-    assert corpora.parts(config(selection="validation", validation_share=0.3), corpus) == parts
-    other = corpora.parts(config(validation_share=0.3, seed=1), corpus)
+    assert parts_of(config(selection="validation", validation_share=0.3), corpus) == parts
+    other = parts_of(config(validation_share=0.3, seed=1), corpus)
     assert other.validation != parts.validation
 
 
@@ -158,48 +171,28 @@ def test_an_epoch_chosen_on_validation_needs_held_out_patients() -> None:
     corpus = make_corpus({str(i): "train" for i in range(10)} | {"t": "test"})
     chosen = RunConfig(name="x", data=DataSettings(protocol="published"), train=TrainSettings(selection="validation"))
     with pytest.raises(SettingsError, match=r"needs held-out patients.*set data\.protocol=strict"):
-        corpora.parts(chosen, corpus)
+        divide(corpus, chosen.data, chosen.train)
 
 
 @pytest.mark.parametrize("split", [{"1": "train"}, {"1": "test", "2": "test"}])
 def test_both_parts_are_needed(split: dict[str, str]) -> None:
     with pytest.raises(CorpusError, match=r"(its parts are|the parts there are)"):
-        corpora.parts(config(), make_corpus(split))
+        parts_of(config(), make_corpus(split))
 
 
 def test_an_unknown_test_part_is_refused() -> None:
     corpus = make_corpus({"1": "train", "2": "inter", "3": "intra"})
     with pytest.raises(CorpusError, match="intar"):
-        corpora.parts(RunConfig(name="x", data=DataSettings(test_parts=("inter", "intar"))), corpus)
-
-
-def test_labels_are_those_of_the_label_set() -> None:
-    cycles = make_corpus({"1": "train"}).cycles
-    assert corpora.labels(cycles, LABEL_SETS["sound4"]) == [0, 1, 2, 3]
-    assert corpora.labels(cycles, LABEL_SETS["sound2"]) == [0, 1, 1, 1]
+        parts_of(RunConfig(name="x", data=DataSettings(test_parts=("inter", "intar"))), corpus)
 
 
 # ---- filter banks ----
 
 
-def test_statistics_are_audiosets_or_those_of_the_training_rows(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).normal(-3, 2, (6, 5, 4)).astype(np.float32)
-    rows = Rows(tmp_path, [20] * 6)
-    with rows.writer() as write:
-        for row, value in enumerate(values):
-            write(row, value, 1)
-    fbanks = FilterBanks(rows.open(), 5, 4)
-    audio = load_config("ce").audio
-    assert corpora.statistics(audio, fbanks, [0]) == (-4.2677393, 4.5689974)
-    own = audio.model_copy(update={"statistics": "corpus"})
-    chosen = values[[1, 4]].astype(np.float64)
-    assert corpora.statistics(own, fbanks, [1, 4]) == pytest.approx((chosen.mean(), chosen.std()))
-
-
 def test_augmentation_follows_its_settings() -> None:
-    assert corpora.augment(AugmentSettings(is_on=False)) is None
-    never = corpora.augment(AugmentSettings(probability=0.0))
-    masks = corpora.augment(AugmentSettings(num_frequency_masks=0, num_time_masks=1, max_time_width=10, fill="zero"))
+    assert specaugment(AugmentSettings(is_on=False)) is None
+    never = specaugment(AugmentSettings(probability=0.0))
+    masks = specaugment(AugmentSettings(num_frequency_masks=0, num_time_masks=1, max_time_width=10, fill="zero"))
     assert never is not None
     assert masks is not None
     fbank = torch.ones(40, 20)
@@ -212,7 +205,7 @@ def test_augmentation_follows_its_settings() -> None:
 
 
 def test_time_masks_keep_to_the_frames_that_are_heard_and_shrink_with_them() -> None:
-    masks = corpora.augment(AugmentSettings(num_frequency_masks=0, num_time_masks=1, max_time_width=160, fill="zero"))
+    masks = specaugment(AugmentSettings(num_frequency_masks=0, num_time_masks=1, max_time_width=160, fill="zero"))
     assert masks is not None
     widths = {}
     for num_frames in (200, 800):
@@ -225,29 +218,28 @@ def test_time_masks_keep_to_the_frames_that_are_heard_and_shrink_with_them() -> 
     assert abs(widths[800] - 4 * widths[200]).max() < 4  # the same draws
 
 
-def inputs_of_zeros() -> corpora.Inputs:
-    fbanks: Any = np.zeros((9, 5, 4), dtype=np.float32)
-    return corpora.Inputs(fbanks, (0,) * 9, num_classes=4, mean=0.0, std=1.0)
+def batches_of_zeros(settings: RunConfig, rows: Sequence[int]) -> TrainingBatches:
+    inputs = Inputs(np.zeros((9, 5, 4), dtype=np.float32), torch.zeros(9, dtype=torch.int64), None, 4, 0.0, 1.0)
+    corpus, parts = make_corpus({"1": "train"}), Parts(train=tuple(rows), validation=(), test=())
+    return training_batches(settings, corpus, parts, inputs, console=Console(quiet=True))
 
 
 @pytest.mark.parametrize(("is_dropped", "num_steps"), [(True, 2), (False, 3)])
 def test_training_batches_follow_their_settings(is_dropped: bool, num_steps: int) -> None:
     settings = config(batch_size=3, is_last_batch_dropped=is_dropped, seed=4)
-    batches = inputs_of_zeros().training_batches(settings, range(1, 9))
-    assert batches.num_steps == num_steps
-    assert batches.seed == 4
+    assert batches_of_zeros(settings, range(1, 9)).num_steps == num_steps
 
 
 def test_fewer_cycles_than_a_batch_are_refused() -> None:
     with pytest.raises(SettingsError, match="3 training cycles do not fill one batch of 8"):
-        inputs_of_zeros().training_batches(config(), [0, 1, 2])
+        batches_of_zeros(config(), [0, 1, 2])
 
 
 @pytest.mark.parametrize(("batch_size", "num_cycles"), [(1, 4), (3, 4)])
 def test_the_contrastive_objective_refuses_batches_of_one_cycle(batch_size: int, num_cycles: int) -> None:
     settings = config(batch_size=batch_size, is_last_batch_dropped=False)
     with pytest.raises(SettingsError, match="one cycle"):
-        inputs_of_zeros().training_batches(settings, range(num_cycles))
+        batches_of_zeros(settings, range(num_cycles))
 
 
 # ---- model ----
@@ -259,7 +251,7 @@ def test_weights_are_determined_by_the_seed() -> None:
     states = []
     for seed in (0, 0, 1):
         run = load_config("demo", [*MICRO, f"train.seed={seed}"])
-        states.append(models.model(run, corpora.front_end(run.audio))[0].state_dict())
+        states.append(initial_classifier(run, FrontEnd(run.audio))[0].state_dict())
     assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
     assert not torch.equal(states[0]["head.1.weight"], states[2]["head.1.weight"])
 
@@ -269,7 +261,7 @@ def test_an_input_smaller_than_a_patch_is_refused() -> None:
     with pytest.raises(
         SettingsError, match=r"audio and model settings do not fit: a filter bank of 8 frames x 32 mels"
     ):
-        models.network(run.model, corpora.front_end(run.audio), LABEL_SETS["sound4"])
+        make_classifier(run.model, FrontEnd(run.audio), LABEL_SETS["sound4"])
 
 
 @pytest.mark.parametrize(
@@ -285,7 +277,7 @@ def test_only_the_contrastive_objective_has_a_projector(objective: str, projecti
     overrides = [*MICRO, objective]
     overrides += [f"objective.projection_dim={projection_dim}"] if projection_dim == 24 else []
     run = load_config("demo", overrides)
-    model, report = models.model(run, corpora.front_end(run.audio))
+    model, report = initial_classifier(run, FrontEnd(run.audio))
     assert report is None
     assert (None if model.projector is None else model.projector.linear2.out_features) == projection_dim
 
@@ -294,13 +286,13 @@ def test_only_the_contrastive_objective_has_a_projector(objective: str, projecti
 def test_unprojected_targets_need_projections_of_the_features_size(target: str) -> None:
     run = load_config("demo", [*MICRO, f"objective.target={target}", "objective.projection_dim=24"])
     with pytest.raises(SettingsError, match=f"projection_dim is 24, but target '{target}' compares .* features of 96"):
-        models.model(run, corpora.front_end(run.audio))
+        initial_classifier(run, FrontEnd(run.audio))
 
 
 def test_unknown_pretrained_weights_are_refused() -> None:
     run = load_config("demo", [*MICRO, "model.pretrained=nowhere"])
     with pytest.raises(SettingsError, match="'nowhere': no such file, and no known name"):
-        models.model(run, corpora.front_end(run.audio))
+        initial_classifier(run, FrontEnd(run.audio))
 
 
 # ---- convolutional networks, and weights of earlier runs ----
@@ -311,7 +303,7 @@ MN04 = [*MICRO, "model.architecture=mn04", "objective.name=ce"]
 def save_run(path: Path, overrides: list[str], *, seed: int = 5) -> LungSoundClassifier:
     """A trained model of these settings, as a run keeps it."""
     run = load_config("demo", [*overrides, f"train.seed={seed}"])
-    made, _ = models.model(run, corpora.front_end(run.audio))
+    made, _ = initial_classifier(run, FrontEnd(run.audio))
     label_set = LABEL_SETS[run.data.label_set]
     save_model(path, made, audio=run.audio, architecture=run.model, mean=0.0, std=1.0, label_set=label_set)
     return made
@@ -319,7 +311,7 @@ def save_run(path: Path, overrides: list[str], *, seed: int = 5) -> LungSoundCla
 
 def build(overrides: list[str]) -> tuple[LungSoundClassifier, LoadReport | None]:
     run = load_config("demo", overrides)
-    return models.model(run, corpora.front_end(run.audio))
+    return initial_classifier(run, FrontEnd(run.audio))
 
 
 def test_a_convolutional_network_has_a_linear_head_and_weights_of_the_seed() -> None:
@@ -436,13 +428,13 @@ def test_an_objective_gets_its_settings() -> None:
     settings = ObjectiveSettings(
         temperature=0.2, alpha=0.3, target="project_flow", negatives="diff_label", is_class_weighted=True
     )
-    made = training.objective(settings, PatchMixSettings(), class_counts=[4, 2, 1, 1], device=CPU)
+    made = make_objective(settings, PatchMixSettings(), class_counts=[4, 2, 1, 1], device=CPU)
     assert isinstance(made, PatchMixContrastive)
-    assert (made.temperature, made.alpha, made.target, made.negatives) == (0.2, 0.3, "project_flow", "diff_label")
+    assert made.settings == settings
     assert made.class_weights is not None
     assert made.class_weights.tolist() == pytest.approx([1 / 11, 2 / 11, 4 / 11, 4 / 11])
     for name, kind in {"ce": CrossEntropy, "patchmix_ce": PatchMixCrossEntropy}.items():
-        plain = training.objective(
+        plain = make_objective(
             ObjectiveSettings(name=name, is_class_weighted=name == "ce"),
             PatchMixSettings(),
             class_counts=[4, 2, 1, 1],
@@ -455,23 +447,23 @@ def test_an_objective_gets_its_settings() -> None:
 def test_class_weights_need_cycles_of_every_class() -> None:
     settings = ObjectiveSettings(is_class_weighted=True)
     with pytest.raises(SettingsError, match=r"training cycles of every class; there are \[4, 0, 1, 1\]"):
-        training.objective(settings, PatchMixSettings(), class_counts=[4, 0, 1, 1], device=CPU)
+        make_objective(settings, PatchMixSettings(), class_counts=[4, 0, 1, 1], device=CPU)
     settings = ObjectiveSettings()
-    training.objective(settings, PatchMixSettings(), class_counts=[4, 0, 1, 1], device=CPU)
+    make_objective(settings, PatchMixSettings(), class_counts=[4, 0, 1, 1], device=CPU)
 
 
 def test_the_draw_gets_its_settings() -> None:
-    grid = models.network(
-        ModelSettings(size="micro"), corpora.front_end(load_config("demo", MICRO).audio), LABEL_SETS["sound4"]
+    grid = make_classifier(
+        ModelSettings(size="micro"), FrontEnd(load_config("demo", MICRO).audio), LABEL_SETS["sound4"]
     ).encoder.grid
     generator = torch.Generator().manual_seed(0)
-    none = training.draw(PatchMixSettings(beta=0.0, is_lam_per_sample=False))(4, grid, generator)
+    none = patch_mix_draw(PatchMixSettings(beta=0.0, is_lam_per_sample=False))(4, grid, generator)
     assert none.lam == 1
-    each = training.draw(PatchMixSettings(is_lam_per_sample=True, axis="time"))(4, grid, generator)
+    each = patch_mix_draw(PatchMixSettings(is_lam_per_sample=True, axis="time"))(4, grid, generator)
     assert each.lam.shape == (4,)
     assert (each.lam * grid.time).tolist() == pytest.approx((each.lam * grid.time).round().tolist())
     for _ in range(20):
-        partner = training.draw(PatchMixSettings(is_self_partner_allowed=False))(3, grid, generator).partner
+        partner = patch_mix_draw(PatchMixSettings(is_self_partner_allowed=False))(3, grid, generator).partner
         assert not (partner == torch.arange(3)).any()
 
 
@@ -488,12 +480,11 @@ def test_schedule_and_step_get_their_settings() -> None:
         weight_decay=0.125,
         precision="bf16",
     )
-    schedule = training.schedule(settings)
-    assert (schedule.epochs, schedule.kind, schedule.warmup_epochs) == (7, "step", 2)
+    schedule = Schedule(settings)
     assert [schedule.at(epoch) for epoch in (3, 4)] == pytest.approx([0.5, 0.1])
     run = load_config("demo", MICRO)
-    model, _ = models.model(run, corpora.front_end(run.audio))
-    step = training.train_step(settings, model, CrossEntropy(), device=CPU)
+    model, _ = initial_classifier(run, FrontEnd(run.audio))
+    step = TrainStep(model, CrossEntropy(), settings, device=CPU)
     assert (step.blend, step.autocast_dtype) == (0.25, torch.bfloat16)
     assert isinstance(step.optimizer, torch.optim.AdamW)
     assert step.optimizer.param_groups[0]["weight_decay"] == 0.125
@@ -503,10 +494,10 @@ def test_schedule_and_step_get_their_settings() -> None:
 def test_activation_checkpointing_reaches_the_ast_and_is_refused_for_others() -> None:
     settings = TrainSettings(is_activation_checkpointed=True)
     run = load_config("demo", MICRO)
-    model, _ = models.model(run, corpora.front_end(run.audio))
-    training.train_step(settings, model, CrossEntropy(), device=CPU)
+    model, _ = initial_classifier(run, FrontEnd(run.audio))
+    TrainStep(model, CrossEntropy(), settings, device=CPU)
     assert model.patch_encoder.is_checkpointed
     run = load_config("cnn6", ["model.pretrained=none"])
-    model, _ = models.model(run, corpora.front_end(run.audio))
+    model, _ = initial_classifier(run, FrontEnd(run.audio))
     with pytest.raises(SettingsError, match=r"is_activation_checkpointed is for the AST, not for cnn6: .*batch_size"):
-        training.train_step(settings, model, CrossEntropy(), device=CPU)
+        TrainStep(model, CrossEntropy(), settings, device=CPU)

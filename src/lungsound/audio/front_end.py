@@ -5,49 +5,63 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lungsound.audio.filter_bank import EfficientATLogMel, FilterBank, LogMel
+from lungsound.audio.filter_bank import EfficientATLogMel, LogMel
 from lungsound.audio.io import read_waveform
-from lungsound.audio.waveform import FADE_S, Padding, cut, fade, fit, resample
+from lungsound.audio.waveform import cut, fade, fit, resample
 from lungsound.axes import PATCH_SIZE
+from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError
 
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """Settings of the input, and the steps that follow from them, in the published order.
+    """Definition of the input by the section [audio], and the steps that follow from it, in the published order.
 
     Without `is_padding_encoded` the encoder gets only what touches a cycle's own sound (`num_own_frames`), and only so
     much is computed; SettingsError where that is not at the start of the input.
     """
 
-    sample_rate_hz: int = 16000
-    duration_s: float = 8.0
-    padding: Padding = "repeat"
-    num_mels: int = 128
-    fade_s: float = FADE_S
-    filter_bank: FilterBank = "kaldi"
-    is_padding_encoded: bool = True
+    audio: AudioSettings
 
     def __post_init__(self) -> None:
-        if not self.is_padding_encoded and (self.padding, self.filter_bank) != ("repeat", "kaldi"):
+        audio = self.audio
+        if not audio.is_padding_encoded and (audio.padding, audio.filter_bank) != ("repeat", "kaldi"):
             raise SettingsError(
                 "audio.is_padding_encoded=false needs audio.padding 'repeat' and audio.filter_bank 'kaldi', "
-                f"got {self.padding!r} and {self.filter_bank!r}"
+                f"got {audio.padding!r} and {audio.filter_bank!r}"
             )
+
+    @property
+    def sample_rate_hz(self) -> int:
+        return self.audio.sample_rate_hz
+
+    @property
+    def num_mels(self) -> int:
+        return self.audio.num_mels
+
+    @property
+    def is_padding_encoded(self) -> bool:
+        return self.audio.is_padding_encoded
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """Plain settings that the filter banks before normalisation depend on."""
+        return self.audio.model_dump(exclude={"statistics"})
 
     @cached_property
     def log_mel(self) -> LogMel | EfficientATLogMel:
         """The filter bank; SettingsError when it cannot be had at this rate or with these mels."""
-        kind = EfficientATLogMel if self.filter_bank == "efficientat" else LogMel
+        kind = EfficientATLogMel if self.audio.filter_bank == "efficientat" else LogMel
         return kind(sample_rate_hz=self.sample_rate_hz, num_mels=self.num_mels)
 
     @property
     def num_samples(self) -> int:
-        return int(self.duration_s * self.sample_rate_hz)
+        return int(self.audio.duration_s * self.sample_rate_hz)
 
     @property
     def num_frames(self) -> int:
@@ -55,7 +69,7 @@ class FrontEnd:
 
     @property
     def num_fade_samples(self) -> int:
-        return int(self.fade_s * self.sample_rate_hz)
+        return int(self.audio.fade_s * self.sample_rate_hz)
 
     def read(self, path: Path) -> Tensor:
         """Waveform (samples,) of a recording: mono, resampled, faded at both ends."""
@@ -72,7 +86,7 @@ class FrontEnd:
 
     def fit(self, waveform: Tensor) -> Tensor:
         """Waveform (num_samples,) of a cycle of any length."""
-        return fit(waveform, self.num_samples, padding=self.padding, fade_samples=self.num_fade_samples)
+        return fit(waveform, self.num_samples, padding=self.audio.padding, fade_samples=self.num_fade_samples)
 
     def cycle(self, waveform: Tensor, *, start_s: float, end_s: float) -> Tensor:
         """Waveform (num_samples,) of one cycle of a recording read by `read`."""

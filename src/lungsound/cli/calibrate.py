@@ -158,10 +158,10 @@ def operate(
 
 def _keep(run: Path, calibration: "Calibration", *, commands: str) -> None:
     """Put it into the run's model; `commands` write what shows an earlier one."""
-    from lungsound.training.checkpoint import write_calibration
+    from lungsound.training.checkpoint import add_to_model
 
     model = run / "model.safetensors"
-    write_calibration(model, calibration)
+    add_to_model(model, calibration=calibration, domain=None)
     console.print(f"kept with {model}; pages show it after {commands} of the run", highlight=False, soft_wrap=True)
 
 

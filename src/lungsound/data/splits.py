@@ -1,6 +1,4 @@
-"""Validation patients out of the training set: grouped by patient, stratified by class and device.
-
-Which cycles train, choose the epoch and are tested: the published protocol, and the strict one.
+"""The corpus of a run, and its cycles that train, validate and test: the published protocol, and the strict one.
 
 Published: all of the training set trains. Strict: validation patients are held out of the training set, and patients
 that the test has too leave it, so that nobody is on two sides.
@@ -9,13 +7,42 @@ that the test has too leave it, so that nobody is on two sides.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
+from lungsound.config import DataSettings, TrainSettings
 from lungsound.data.corpus import Corpus, Cycle
+from lungsound.data.reader import read_corpus
 from lungsound.errors import CorpusError, SettingsError
+from lungsound.labels import LABEL_SETS
+from lungsound.randomness import generator_at
 
+DEVICE_SPLIT = "device:"  # data.split = "device:Meditron": tested on that device, trained on the others
+VALIDATION = "validation"  # the part of held-out rows in a predictions file
 NUM_CANDIDATES = 400
+
+
+def load_corpus(data: DataSettings) -> Corpus:
+    """The corpus of the settings, filtered by device and mode; CorpusError when nothing is left."""
+    if data.root is None:
+        raise SettingsError("no corpus given: name its folder with --data DIR, in Python by the setting data.root")
+    device = data.split.removeprefix(DEVICE_SPLIT) if data.split.startswith(DEVICE_SPLIT) else None
+    corpus = read_corpus(
+        Path(data.root),
+        kind=data.corpus,
+        split=data.split if device is None else "official",
+        is_strict=data.is_strict,
+        unit=LABEL_SETS[data.label_set].unit,
+        label_map=data.label_map,
+    ).keep(
+        lambda recording: (
+            (not data.devices or recording.device in data.devices) and (not data.modes or recording.mode in data.modes)
+        )
+    )
+    if not corpus.cycles:
+        raise CorpusError(f"no cycles in {data.root} from devices {list(data.devices)} and modes {list(data.modes)}")
+    return corpus if device is None else leave_device_out(corpus, device)
 
 
 def hold_out_patients(cycles: Sequence[Cycle], share: float, *, generator: torch.Generator) -> frozenset[str]:
@@ -53,9 +80,6 @@ def _strata(cycle: Cycle) -> tuple[str, ...]:
     return ("all", f"class {cycle.word}", f"device {cycle.recording.device}")
 
 
-VALIDATION = "validation"  # the part of held-out rows in a predictions file
-
-
 @dataclass(frozen=True)
 class Parts:
     """Rows of the corpus's cycles that train, choose the epoch, and are evaluated.
@@ -69,17 +93,8 @@ class Parts:
     left_out: tuple[str, ...] = ()
 
 
-def divide(
-    corpus: Corpus,
-    *,
-    test_parts: Sequence[str] = (),
-    is_strict: bool = True,
-    are_shared_patients_kept: bool = False,
-    validation_share: float,
-    generator: torch.Generator,
-    is_tested: bool = True,
-) -> Parts:
-    """The parts of a corpus under the strict or the published protocol.
+def divide(corpus: Corpus, data: DataSettings, train: TrainSettings, *, is_tested: bool = True) -> Parts:
+    """The parts of a corpus under the protocol of the settings.
 
     With `is_tested` false a corpus may lack a test set under the strict one, which holds out validation patients.
 
@@ -87,20 +102,28 @@ def divide(
     training set. CorpusError when nothing trains or nothing is tested, SettingsError when there are too few patients
     to hold any out.
     """
+    is_strict = data.protocol == "strict"
+    if train.selection == "validation" and not is_strict:
+        raise SettingsError(
+            "train.selection=validation needs held-out patients, which data.protocol=published does not have; "
+            "set data.protocol=strict"
+        )
     is_untested = is_strict and not is_tested and corpus.parts == ("train",)
-    train, test = corpus.part("train"), () if is_untested else rows_to_test(corpus, test_parts)
-    if not train:
+    candidates, test = corpus.part("train"), () if is_untested else rows_to_test(corpus, data.test_parts)
+    if not candidates:
         raise CorpusError(f"{corpus.root} has no training cycles; the parts there are {list(corpus.parts)}")
     if not is_strict:
-        return Parts(_rows(corpus, train), (), test)
-    left_out = () if are_shared_patients_kept else shared_patients(corpus, train, [corpus.cycles[row] for row in test])
-    staying = [cycle for cycle in train if cycle.recording.patient not in left_out]
+        return Parts(_rows(corpus, candidates), (), test)
+    shared = shared_patients(corpus, candidates, [corpus.cycles[row] for row in test])
+    left_out = () if data.are_shared_patients_kept else shared
+    staying = [cycle for cycle in candidates if cycle.recording.patient not in left_out]
     if not staying:
         raise CorpusError(
             f"{corpus.root}: the test has every training patient too, so the strict protocol leaves none to train; "
             "split by patient, or set data.protocol=published"
         )
-    held = hold_out_patients(staying, validation_share, generator=generator)
+    generator = generator_at(train.seed, "validation patients")
+    held = hold_out_patients(staying, train.validation_share, generator=generator)
     return Parts(
         train=_rows(corpus, [cycle for cycle in staying if cycle.recording.patient not in held]),
         validation=_rows(corpus, [cycle for cycle in staying if cycle.recording.patient in held]),
@@ -133,8 +156,8 @@ def leave_device_out(corpus: Corpus, device: str) -> Corpus:
     """
     split = {r.name: "test" if r.device == device else "train" for r in corpus.recordings}
     if len(set(split.values())) < 2:
-        found = sorted({recording.device or "unknown" for recording in corpus.recordings})
-        raise CorpusError(f"{corpus.root} cannot leave the device {device!r} out; its devices are {', '.join(found)}")
+        devices = sorted({recording.device or "unknown" for recording in corpus.recordings})
+        raise CorpusError(f"{corpus.root} cannot leave the device {device!r} out; its devices are {', '.join(devices)}")
     return replace(corpus, split=split)
 
 

@@ -254,8 +254,8 @@ def open_waveforms(
 
 def key_of(cycles: Sequence[Cycle], front_end: FrontEnd, fingerprint: str) -> str:
     """Name of what is kept of these cycles: another one whenever it would be something else."""
-    sources = [inspect.getsource(module) for module in DEFINITION]
-    identity = "\n".join([*sources, str(FACTS), repr(front_end), fingerprint, *(cycle.key for cycle in cycles)])
+    sources, settings = [inspect.getsource(module) for module in DEFINITION], str(front_end.definition)
+    identity = "\n".join([*sources, str(FACTS), settings, fingerprint, *(cycle.key for cycle in cycles)])
     return hashlib.sha256(identity.encode()).hexdigest()[:24]
 
 

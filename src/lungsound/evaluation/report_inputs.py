@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lungsound.audio.front_end import FrontEnd
-from lungsound.data.batches import DEVICE_SPLIT
 from lungsound.data.corpus import Corpus, Recording
-from lungsound.data.splits import VALIDATION
+from lungsound.data.splits import DEVICE_SPLIT, VALIDATION
 from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.hardest import HardCycle, hardest_rows
 from lungsound.evaluation.predictions import Predictions

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from lungsound.config import DataSettings, load_config
-from lungsound.data import batches as corpora
 from lungsound.data.relabel import MAP_NOTE
+from lungsound.data.splits import DEVICE_SPLIT, load_corpus
 from lungsound.errors import SettingsError
 from lungsound.evaluation.predictions import Predictions, read_predictions
 from lungsound.evaluation.selection import score_runs
@@ -78,19 +78,18 @@ def leave_devices_out(crossing: Crossing) -> list[str]:
     All parts of the split take part. Patients that were also recorded with the device leave the training set, as in
     any strict run. Runs that are done are skipped. SettingsError when fewer than two devices are named.
     """
-    corpus, recipe = corpora.corpus(crossing.trained_data), crossing.recipe
+    corpus, recipe = load_corpus(crossing.trained_data), crossing.recipe
     devices = sorted({recording.device for recording in corpus.recordings if recording.device is not None})
     if len(devices) < 2:
         raise SettingsError(f"{crossing.data} names {len(devices)} device(s); leaving one out needs two or more")
     rows = [
-        Row(name=f"without {device}", recipe=recipe, set=(f"data.split={corpora.DEVICE_SPLIT}{device}",))
-        for device in devices
+        Row(name=f"without {device}", recipe=recipe, set=(f"data.split={DEVICE_SPLIT}{device}",)) for device in devices
     ]
     failures, finished = crossing.train("devices", "one device left out", rows)
     runs = {device: finished[row.folder] for device, row in zip(devices, rows, strict=True) if finished[row.folder]}
     if runs:
         predictions = {device: [read_predictions(run.predictions) for run in of] for device, of in runs.items()}
-        facts = {device: [run.facts() for run in of] for device, of in runs.items()}
+        facts = {device: [run.facts().model_dump() for run in of] for device, of in runs.items()}
         shared = [
             f"{device}: {len(patients)} of its patients were also recorded otherwise; these recordings left"
             for device, of in facts.items()
@@ -163,7 +162,7 @@ def _part_rows(name: str, runs: Sequence[Predictions]) -> list[tuple[Cell, ...]]
 
 def _losses(name: str, data: DataSettings, label_set: str, role: str) -> list[str]:
     """Losses of reading this corpus's words as the label set, in sentences."""
-    corpus = corpora.corpus(data)
+    corpus = load_corpus(data)
     own = [note for note in corpus.notes if note.startswith(MAP_NOTE)]
     lost = describe_map(corpus.vocabulary, label_set)
     read = f"{name} ({role}; {corpus.name}) speaks {corpus.vocabulary}, read as {label_set}"

@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from lungsound.config import DataSettings, RunConfig
-from lungsound.data.batches import corpus as read_corpus_of
+from lungsound.data.splits import load_corpus
 from lungsound.errors import CorpusError, LungsoundError, SettingsError
 from lungsound.experiments.results import RunResult, read_result, write_results
 from lungsound.experiments.table import Row, Table
@@ -38,8 +38,8 @@ class PlannedRun:
         if is_finished(self.folder):
             data = self.config.data
             if data not in fingerprints:
-                fingerprints[data] = read_corpus_of(data).fingerprint
-            if RunFolder(self.folder).facts()["corpus"]["fingerprint"] != fingerprints[data]:
+                fingerprints[data] = load_corpus(data).fingerprint
+            if RunFolder(self.folder).facts().corpus.fingerprint != fingerprints[data]:
                 raise CorpusError(
                     f"{data.root} is not what {self.folder} was trained on: delete that folder to train it anew"
                 )

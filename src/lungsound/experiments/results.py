@@ -117,7 +117,7 @@ class RowResults:
 def read_result(folder: Path) -> RunResult:
     """The result of a finished run, from its predictions file and its facts."""
     run = RunFolder(folder)
-    config, facts, predictions = run.config(), run.facts(), read_predictions(run.predictions)
+    config, facts, predictions = run.config(), run.facts().model_dump(), read_predictions(run.predictions)
     best_epoch = run.progress().best_epochs.get(COLUMN_OF[config.train.selection], 0)
     pretrained = facts["pretrained"]
     return RunResult(

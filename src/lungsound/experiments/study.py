@@ -72,7 +72,7 @@ class Study(Settings):
 def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAMES)) -> list[Path]:
     """Write a run's test predictions, rounded and compressed, and its facts into the folder `target`; the files."""
     run = RunFolder(run_dir)
-    predictions, facts, config = run.columns(), run.facts(), run.config()
+    predictions, facts, config = run.columns(), run.facts().model_dump(), run.config()
     if LAST not in predictions:
         raise DataError(f"{run_dir} keeps no predictions of its last epoch: train it again with this version")
     written = {name: target / "epochs" / f"{name}.csv.gz" for name in columns if name in predictions}

@@ -14,8 +14,8 @@ from rich.console import Console
 from torch import Tensor
 
 from lungsound.audio.filter_bank import normalize
-from lungsound.data import batches as corpora
 from lungsound.data.corpus import Corpus
+from lungsound.data.splits import load_corpus
 from lungsound.data.store import cut_cycles
 from lungsound.errors import LungsoundError, SettingsError
 from lungsound.files import written_whole
@@ -24,8 +24,8 @@ from lungsound.inference.formats.tables import METADATA_KEY, load_pyarrow
 from lungsound.inference.predictor import find_model
 from lungsound.inference.recording import FindBy, load_recording
 from lungsound.models.classifier import predict_cycles
+from lungsound.models.device import find_device
 from lungsound.progress import track
-from lungsound.training import trainer as training
 from lungsound.training.checkpoint import TrainedModel, load_model
 from lungsound.training.evaluate import data_to_test
 from lungsound.training.run import RunFolder
@@ -87,13 +87,13 @@ def embed(
         raise SettingsError("give recordings or a corpus (--data DIR, in Python data_root), not both")
     console, file = console or Console(), find_model(model)
     trained = load_model(file)
-    trained.model.to(training.device(device))
+    trained.model.to(find_device(device))
     if recordings:
         embeddings = embed_recordings(trained, sound_files(recordings), find_by=find_by, console=console)
     else:
         settings = RunFolder(file.parent).config().data
         data = data_to_test(settings, None if data_root is None else Path(data_root), None)
-        embeddings = embed_corpus(trained, corpora.corpus(data), console=console)
+        embeddings = embed_corpus(trained, load_corpus(data), console=console)
     if out is not None and write is not None:
         with written_whole(Path(out)) as partial:
             write(embeddings, partial)

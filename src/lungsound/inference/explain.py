@@ -141,7 +141,7 @@ def own_frames(front_end: FrontEnd, num_samples: int) -> Tensor:
     starts = hop * torch.arange(front_end.num_frames)
     if num_samples > front_end.num_samples:
         return starts // hop
-    if front_end.padding == "repeat":
+    if front_end.audio.padding == "repeat":
         return starts % num_samples // hop
     starts -= (front_end.num_samples - num_samples) // 2
     return torch.where((starts >= 0) & (starts < num_samples), starts // hop, -1)

@@ -8,8 +8,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lungsound.config import DataSettings
-from lungsound.data import batches as corpora
-from lungsound.data.splits import rows_to_test
+from lungsound.data.splits import load_corpus, rows_to_test
 from lungsound.data.store import waveforms_of
 from lungsound.errors import SettingsError
 from lungsound.inference.engines import REGISTRY, Parity, available, measure, write_parity
@@ -83,7 +82,7 @@ def _model_and_cycles(run: Path, data_root: Path | None, num_cycles: int) -> tup
         raise SettingsError(f"{run} alone names no cycles to check it on: give a corpus with --data")
     else:
         data = DataSettings.model_validate({"root": str(data_root), "label_set": trained.label_set.name})
-    corpus = corpora.corpus(data)
+    corpus = load_corpus(data)
     rows = np.random.default_rng(0).permutation(rows_to_test(corpus, data.test_parts))[:num_cycles]
     if not len(rows):
         raise SettingsError(f"{corpus.name} has no test cycles to check an export on; give another corpus with --data")

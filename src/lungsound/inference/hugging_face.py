@@ -93,8 +93,10 @@ def fitting_code(trained: TrainedModel) -> str:
     num_samples = front_end.num_samples
     num_faded = min(front_end.num_fade_samples, num_samples)
     values = {"num_samples": num_samples, "num_faded": num_faded, "first_faded": num_samples - num_faded}
-    padding = (REPEATED if front_end.padding == "repeat" else ZEROS).format(**values)
-    return USE.format(padding=padding, rate_hz=front_end.sample_rate_hz, duration_s=front_end.duration_s, **values)
+    padding = (REPEATED if front_end.audio.padding == "repeat" else ZEROS).format(**values)
+    return USE.format(
+        padding=padding, rate_hz=front_end.sample_rate_hz, duration_s=front_end.audio.duration_s, **values
+    )
 
 
 def _use(trained: TrainedModel, pipeline: Parity, bare: Parity) -> list[Block]:
@@ -111,10 +113,10 @@ def _use(trained: TrainedModel, pipeline: Parity, bare: Parity) -> list[Block]:
         Bullets(
             [
                 f"The input is one breathing cycle, mono, full scale 1, at {front_end.sample_rate_hz} Hz, cut from a "
-                f"recording whose first and last {1000 * front_end.fade_s:g} ms are faded. The pipeline cuts no "
-                f"cycles: of a longer sound it hears the first {front_end.duration_s:g} s.",
-                f"Fit each cycle to {front_end.duration_s:g} s as above: so the pipeline gave lungsound's answer on "
-                f"{_share(pipeline)} (largest difference in probability {pipeline.largest_difference:.1e}).",
+                f"recording whose first and last {1000 * front_end.audio.fade_s:g} ms are faded. The pipeline cuts no "
+                f"cycles: of a longer sound it hears the first {front_end.audio.duration_s:g} s.",
+                f"Fit each cycle to {front_end.audio.duration_s:g} s as above: so the pipeline gave lungsound's "
+                f"answer on {_share(pipeline)} (largest difference in probability {pipeline.largest_difference:.1e}).",
                 "A shorter sound is not silence to the pipeline: it fills the filter bank with zeros, which are loud "
                 f"there. Without fitting it gave lungsound's answer on {_share(bare)}.",
                 f"Scores are the model's probabilities. {scaling}",
@@ -226,9 +228,9 @@ def check_expressible(trained: TrainedModel) -> None:
         why = (
             f"its Audio Spectrogram Transformer pools the class tokens, and this has model.pooling {encoder.pooling!r}"
         )
-    elif (front_end.filter_bank, front_end.sample_rate_hz) != ("kaldi", RATE_HZ):
+    elif (front_end.audio.filter_bank, front_end.sample_rate_hz) != ("kaldi", RATE_HZ):
         why = (
-            f"its filter bank is Kaldi's at {RATE_HZ} Hz, and this has {front_end.filter_bank!r} at "
+            f"its filter bank is Kaldi's at {RATE_HZ} Hz, and this has {front_end.audio.filter_bank!r} at "
             f"{front_end.sample_rate_hz} Hz"
         )
     else:

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -46,9 +45,9 @@ def facts_of(trained: TrainedModel) -> dict[str, Any]:
         "label_set": trained.label_set.name,
         "sample_rate_hz": front_end.sample_rate_hz,
         "input": f"a breathing cycle, mono, full scale 1, at {front_end.sample_rate_hz} Hz, cut from a recording of "
-        f"which the first and the last {1000 * front_end.fade_s:g} ms are faded",
+        f"which the first and the last {1000 * front_end.audio.fade_s:g} ms are faded",
         "output": "softmax of the logits, not calibrated",
-        "front_end": asdict(front_end) | {"mean": trained.mean, "std": trained.std},
+        "front_end": front_end.definition | {"mean": trained.mean, "std": trained.std},
         "calibration": None if trained.calibration is None else trained.calibration.to_plain(),
         "model_sha256": trained.sha256,
         "license": LICENSE,
@@ -67,14 +66,14 @@ class FittingGraph(nn.Module):
         self.front_end = front_end
         self.stride = encoder.stride if isinstance(encoder, AudioSpectrogramTransformer) else 1
         whole = torch.ones(front_end.num_samples)
-        fade = fit(whole, len(whole), padding=front_end.padding, fade_samples=front_end.num_fade_samples)
+        fade = fit(whole, len(whole), padding=front_end.audio.padding, fade_samples=front_end.num_fade_samples)
         self.register_buffer("fade", fade)
 
     def forward(self, waveform: Tensor) -> Tensor:
         num_samples = len(self.fade)
         num_own = torch.scalar_tensor(waveform.shape[1], dtype=torch.int64)
         place = torch.arange(num_samples)
-        if self.front_end.padding == "zero":
+        if self.front_end.audio.padding == "zero":
             place = place - ((num_samples - num_own) // 2).clamp(min=0)
             is_sound = (place >= 0) & (place < num_own)
             return waveform[:, torch.minimum(place.clamp(min=0), num_own - 1)] * is_sound

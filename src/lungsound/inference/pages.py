@@ -230,7 +230,7 @@ def _explained(explanation: Explanation, waveform: Tensor, front_end: FrontEnd) 
         "picture": _png(_fbank(cut, front_end)) if num_frames else "",
         "picture_width": 100 * num_frames / len(explanation.relevance),
         "boxes": boxes(explanation.relevance, front_end),
-        "input_s": min(cycle.end_s - cycle.start_s, front_end.duration_s),
+        "input_s": min(cycle.end_s - cycle.start_s, front_end.audio.duration_s),
     }
 
 

@@ -20,8 +20,8 @@ from lungsound.inference.withholding import (
     remark_on_score,
     score_of,
 )
+from lungsound.models.device import find_device
 from lungsound.models.hub import OWN_FILE, download_model, is_hub_name
-from lungsound.training import trainer as training
 from lungsound.training.checkpoint import TrainedModel, load_model
 
 
@@ -51,7 +51,7 @@ class Predictor:
         find_by: FindBy = "auto",
     ) -> None:
         self.trained = trained
-        self.device = training.device(device)
+        self.device = find_device(device)
         self.path = path
         self.find_by = find_by
         if isinstance(engine, str):

@@ -88,7 +88,7 @@ def load_recording(
     cycles_from: CyclesFrom = "annotation"
     problem = None
     if spans_s is None:
-        cycles_from, spans_s, problem = _find(path, mono, rate_hz, find_by=find_by, window_s=front_end.duration_s)
+        cycles_from, spans_s, problem = _find(path, mono, rate_hz, find_by=find_by, window_s=front_end.audio.duration_s)
     waveform = front_end.prepare(torch.from_numpy(mono), rate_hz)
     quality = measure_quality(channels, rate_hz)
     too_little = [each for each in find_too_little_sound(quality) if (cycles_from, each.kind) != ANNOTATED_SHORT]

@@ -255,9 +255,9 @@ class AudioSpectrogramTransformer(nn.Module):
         dim: int,
         depth: int,
         num_heads: int,
-        stride: int = 10,
-        norm_eps: float = 1e-6,
-        pooling: str = "class_token",
+        stride: int,
+        norm_eps: float,
+        pooling: str,
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -267,7 +267,7 @@ class AudioSpectrogramTransformer(nn.Module):
         self.num_mels, self.num_frames, self.stride = num_mels, num_frames, stride
         self.pooling = pooling
         self.is_checkpointed = False
-        self.grid = PatchGrid.of(num_mels, num_frames, patch=PATCH_SIZE, stride=stride)
+        self.grid = PatchGrid.of(num_mels, num_frames, stride=stride)
         self.dim = dim
         self.patch_embed = PatchEmbedding(dim, stride=stride)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))

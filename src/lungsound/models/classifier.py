@@ -1,15 +1,25 @@
-"""The classifier: encoder, head and projector, and the prediction of cycles with it."""
+"""The classifier: encoder, head and projector, made from settings; and the prediction of cycles with it."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lungsound.models.ast import AudioSpectrogramTransformer
-from lungsound.models.cnn import ConvolutionalEncoder, initialize_linear
+from lungsound.audio.front_end import FrontEnd
+from lungsound.config import ModelSettings, ObjectiveSettings, RunConfig
+from lungsound.errors import SettingsError
+from lungsound.labels import LABEL_SETS, LabelSet
+from lungsound.models.ast import ENCODER_SIZES, AudioSpectrogramTransformer
+from lungsound.models.cnn import ConvolutionalEncoder, convolutional_encoder, initialize_linear
+from lungsound.models.hub import resolve_weights
+from lungsound.models.weights import LoadReport, load_weights
+from lungsound.progress import track
+from lungsound.randomness import generator_at
 
 
 class Projector(nn.Module):
@@ -72,6 +82,108 @@ class LungSoundClassifier(nn.Module):
     def forward(self, fbank: Tensor, num_frames: Tensor | None = None) -> Tensor:
         logits: Tensor = self.head(self.encode(fbank, num_frames))
         return logits
+
+
+def make_classifier(
+    settings: ModelSettings, front_end: FrontEnd, label_set: LabelSet, *, projection_dim: int | None = None
+) -> LungSoundClassifier:
+    """The network of the settings, its weights still to be drawn or loaded; without a projector by default."""
+    is_ast = settings.architecture == "ast"
+    encoder = _transformer(settings, front_end) if is_ast else _convolutional(settings, front_end)
+    return LungSoundClassifier(encoder, label_set.classes, projection_dim=projection_dim, is_head_normalized=is_ast)
+
+
+def _transformer(settings: ModelSettings, front_end: FrontEnd) -> AudioSpectrogramTransformer:
+    size = ENCODER_SIZES[settings.size]
+    try:
+        return AudioSpectrogramTransformer(
+            num_mels=front_end.num_mels,
+            num_frames=front_end.num_frames,
+            dim=size.dim,
+            depth=size.depth,
+            num_heads=size.num_heads,
+            stride=settings.stride,
+            norm_eps=settings.norm_eps,
+            pooling=settings.pooling,
+        )
+    except ValueError as error:
+        raise SettingsError(f"audio and model settings do not fit: {error}") from None
+
+
+def _convolutional(settings: ModelSettings, front_end: FrontEnd) -> ConvolutionalEncoder:
+    if not front_end.is_padding_encoded:
+        raise SettingsError(
+            f"audio.is_padding_encoded=false leaves out patches, which {settings.architecture} does not have: "
+            "leave it at true or take model.architecture 'ast'"
+        )
+    if settings.pooling != "class_token":
+        raise SettingsError(
+            f"model.pooling {settings.pooling!r} is of tokens, which {settings.architecture} does not have: "
+            "leave it out or take model.architecture 'ast'"
+        )
+    encoder = convolutional_encoder(settings.architecture)
+    if min(front_end.num_frames, front_end.num_mels) < encoder.least_size:
+        raise SettingsError(
+            f"audio and model settings do not fit: a filter bank of {front_end.num_frames} frames x "
+            f"{front_end.num_mels} mels is too small for {encoder.architecture}, which needs {encoder.least_size} of "
+            "each: raise audio.duration_s or audio.num_mels"
+        )
+    return encoder
+
+
+def _projection_dim(objective: ObjectiveSettings, model: ModelSettings) -> int | None:
+    """Size of the projections, None without a projector; SettingsError for what cannot be compared or mixed."""
+    if objective.name != "ce" and model.architecture != "ast":
+        raise SettingsError(
+            f"objective.name {objective.name!r} mixes patches, which {model.architecture} does not have: "
+            "it needs model.architecture 'ast'; train a convolutional network with objective.name 'ce'"
+        )
+    if objective.name != "patchmix_cl":
+        return None
+    dim = ENCODER_SIZES[model.size].dim
+    projection_dim = objective.projection_dim or dim
+    if projection_dim != dim and not objective.target.startswith("project"):
+        raise SettingsError(
+            f"objective.projection_dim is {projection_dim}, but target {objective.target!r} compares "
+            f"projections with features of {dim}: make them equal or take a project_* target"
+        )
+    return projection_dim
+
+
+def initial_classifier(
+    config: RunConfig, front_end: FrontEnd, *, console: Console | None = None
+) -> tuple[LungSoundClassifier, LoadReport | None]:
+    """The network of a run before its first step, with random or pretrained weights, and the report of the latter.
+
+    A download shows its progress on `console`.
+    """
+    label_set = LABEL_SETS[config.data.label_set]
+    projection_dim = _projection_dim(config.objective, config.model)
+    model = make_classifier(config.model, front_end, label_set, projection_dim=projection_dim)
+    model.initialize(generator_at(config.train.seed, "weights"))
+    if config.model.pretrained == "none":
+        if config.model.is_head_pretrained:
+            raise SettingsError("model.is_head_pretrained needs model.pretrained: the folder of a run of ours")
+        return model, None
+    with track(console or Console(quiet=True), f"weights {config.model.pretrained}") as on_progress:
+        path = resolve_weights(config.model.pretrained, on_progress=on_progress)
+    head = model.head if config.model.is_head_pretrained else None
+    report = load_weights(model.encoder, path, config.model, head=head)
+    if report.head_label_set not in (None, "unknown", label_set.name):
+        raise SettingsError(
+            f"model.is_head_pretrained: the head in {path} tells the classes of {report.head_label_set} apart, but "
+            f"data.label_set is {label_set.name!r}: make them equal or take the encoder alone"
+        )
+    drawn = [name for name, _ in model.named_parameters() if not name.startswith("encoder.")]
+    new = report.new + tuple(name for name in drawn if name not in report.used)
+    # Weights of sound mean little on another filter bank.
+    ours = {"filter_bank": config.audio.filter_bank, "sample_rate_hz": config.audio.sample_rate_hz}
+    differences = tuple(
+        f"audio.{name} was {report.trained_on[name]} where the weights were trained and is {value} here"
+        for name, value in ours.items()
+        if report.trained_on.get(name, value) != value
+    )
+    return model, replace(report, new=new, differences=report.differences + differences)
 
 
 @torch.inference_mode()

@@ -42,10 +42,10 @@ def draw_patch_mix(
     grid: PatchGrid,
     *,
     generator: torch.Generator,
-    beta: float = 1.0,
-    axis: str = "patch",
-    is_lam_per_sample: bool = False,
-    is_self_partner_allowed: bool = True,
+    beta: float,
+    axis: str,
+    is_lam_per_sample: bool,
+    is_self_partner_allowed: bool,
 ) -> PatchMixDraw:
     """Draw lambda ~ Beta(beta, beta), a partner for each sample, and the patches to replace.
 

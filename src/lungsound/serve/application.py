@@ -81,7 +81,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
             "classes": label_set.classes,
             "label_set": label_set.name,
             "sample_rate_hz": front_end.sample_rate_hz,
-            "duration_s": front_end.duration_s,
+            "duration_s": front_end.audio.duration_s,
             "model_sha256": provenance.model_sha256,
             "model": provenance.model,
             "calibration": provenance.calibration,

@@ -1,6 +1,6 @@
-"""Weights with the facts that give them meaning, on disk: one safetensors file, JSON in its header.
+"""The model file and the checkpoint: weights in safetensors, facts as JSON in the header.
 
-`model.safetensors` holds a trained model and all that is needed to answer with it; `checkpoint.safetensors` all that
+`model.safetensors` holds a trained model and all that is needed to predict with it; `checkpoint.safetensors` all that
 is needed to go on with a run. One file each, written beside and renamed, so that weights and facts never part.
 """
 
@@ -21,16 +21,14 @@ from torch import Tensor
 
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, ModelSettings
-from lungsound.data import batches as corpora
 from lungsound.errors import WeightsError
 from lungsound.evaluation.calibration import Calibration
 from lungsound.evaluation.out_of_domain import Domain
 from lungsound.evaluation.runs import is_unfinished
 from lungsound.files import written_whole
 from lungsound.labels import LABEL_SETS, LabelSet
-from lungsound.models import network as models
 from lungsound.models.ast import AudioSpectrogramTransformer
-from lungsound.models.classifier import LungSoundClassifier
+from lungsound.models.classifier import LungSoundClassifier, make_classifier
 from lungsound.models.weights import FACTS_KEY
 
 MODEL_FORMAT = "lungsound model 1"
@@ -97,14 +95,14 @@ def _opened(path: Path, expected_format: str) -> Iterator[tuple[Any, dict[str, A
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get(FACTS_KEY, "{}"))
-            found = facts.get("format") if isinstance(facts, dict) else None
-            if found != expected_format:
-                raise WeightsError(f"{path} is of format {found!r}, expected {expected_format!r}")
+            given = facts.get("format") if isinstance(facts, dict) else None
+            if given != expected_format:
+                raise WeightsError(f"{path} is of format {given!r}, expected {expected_format!r}")
             yield file, facts
     except FileNotFoundError:
         what = "file" if path.suffix else "run"
-        told = unfinished(path.parent) or f"no {what} {path}: give the folder of a run, or train one first"
-        raise WeightsError(told) from None
+        message = unfinished(path.parent) or f"no {what} {path}: give the folder of a run, or train one first"
+        raise WeightsError(message) from None
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path} is damaged or no safetensors file ({error}); copy or train it again") from None
 
@@ -119,8 +117,10 @@ def save_model(
     std: float,
     label_set: LabelSet,
     devices: Sequence[str] = (),
+    calibration: Calibration | None = None,
+    domain: Domain | None = None,
 ) -> None:
-    """Write what answering needs: encoder and head (the projector takes no part), front end, classes, devices."""
+    """Write all that predicting needs: encoder and head (the projector takes no part), front end, classes, devices."""
     tensors = {name: value for name, value in model.state_dict().items() if not name.startswith("projector.")}
     how_made = {"pretrained", "position_grid", "first_kernel", "is_head_pretrained"}
     facts = {
@@ -135,20 +135,27 @@ def save_model(
     }
     if isinstance(model.encoder, AudioSpectrogramTransformer):
         facts["patch_grid"] = [model.encoder.grid.freq, model.encoder.grid.time]
-    write_tensors(path, tensors, facts)
+    _write_model(path, tensors, facts, calibration, domain)
 
 
-def write_calibration(path: Path, calibration: Calibration) -> None:
-    """Put the calibration into the model file in the place of an earlier one; the weights stay as they are."""
+def add_to_model(path: Path, *, calibration: Calibration | None, domain: Domain | None) -> None:
+    """Put calibration and domain into the model file, in the place of earlier ones; the weights stay as they are."""
     tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
-    write_tensors(path, tensors, facts | {"calibration": calibration.to_plain()})
+    _write_model(path, tensors, facts, calibration, domain)
 
 
-def write_domain(path: Path, domain: Domain) -> None:
-    """Put what is kept of the training cycles into the model file; the weights stay as they are."""
-    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
-    kept = {DOMAIN_PREFIX + name: torch.from_numpy(values) for name, values in asdict(domain).items()}
-    write_tensors(path, tensors | kept, facts)
+def _write_model(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    calibration: Calibration | None,
+    domain: Domain | None,
+) -> None:
+    parts = (
+        {} if domain is None else {f"{DOMAIN_PREFIX}{name}": torch.from_numpy(v) for name, v in asdict(domain).items()}
+    )
+    more = {} if calibration is None else {"calibration": calibration.to_plain()}
+    write_tensors(path, {**tensors, **parts}, {**facts, **more})
 
 
 def read_calibration(path: Path) -> Calibration | None:
@@ -179,7 +186,7 @@ def load_model(path: Path) -> TrainedModel:
     """
     tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
     try:
-        front_end = corpora.front_end(AudioSettings.model_validate(facts["audio"]))
+        front_end = FrontEnd(AudioSettings.model_validate(facts["audio"]))
         label_set = LABEL_SETS[facts["label_set"]]
         architecture = ModelSettings.model_validate(facts["model"])
         mean, std = float(facts["mean"]), float(facts["std"])
@@ -196,7 +203,7 @@ def load_model(path: Path) -> TrainedModel:
         domain = _domain_in(tensors)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: what it keeps of its training set is damaged ({error}); copy it again") from None
-    model = models.network(architecture, front_end, label_set)
+    model = make_classifier(architecture, front_end, label_set)
     load_weights(model, tensors, source=str(path))
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,12 +8,12 @@ import torch
 from rich.console import Console
 
 from lungsound.config import DataSettings, ModelSettings, RunConfig
-from lungsound.data import batches as corpora
-from lungsound.data.batches import CycleBatches
+from lungsound.data.batches import Inputs, open_store
 from lungsound.data.corpus import Corpus
 from lungsound.data.reader import read_corpus
 from lungsound.data.relabel import UNKNOWN_LABEL
-from lungsound.data.splits import rows_to_test
+from lungsound.data.splits import load_corpus, rows_to_test
+from lungsound.data.store import open_filter_banks
 from lungsound.errors import SettingsError
 from lungsound.evaluation.calibration_report import calibration_blocks
 from lungsound.evaluation.model_card import write_model_card
@@ -34,9 +34,9 @@ from lungsound.evaluation.scores import evaluate_predictions
 from lungsound.evaluation.selection import LAST, NONE_CHOSEN, TEST, unwatched_columns
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import predict_cycles
+from lungsound.models.device import find_device
 from lungsound.page import Block, Remark
 from lungsound.progress import track
-from lungsound.training import trainer as training
 from lungsound.training.callbacks import COLUMN_OF, predictions_of
 from lungsound.training.checkpoint import TrainedModel, unfinished
 from lungsound.training.run import RunFolder
@@ -74,7 +74,7 @@ def evaluate(
             "evaluating on another corpus needs a folder for its report: give --out DIR, in Python out_dir"
         )
     data = data_to_test(run.config().data, None if data_root is None else Path(data_root), label_map)
-    corpus = corpora.corpus(data)
+    corpus = load_corpus(data)
     rows = rows_to_test(corpus, data.test_parts)
     console = console or Console()
     return report_on(
@@ -123,11 +123,11 @@ def report_on(
 
     `data` says how the corpus was read, `progress` is that of the finished run.
     """
-    config, facts = run.config(), run.facts()
+    config, facts = run.config(), run.facts().model_dump()
     folder = run.path if out_dir is None else out_dir
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / run.predictions.name
-    trained, where = run.trained_model(), training.device(device or config.train.device)
+    trained, where = run.trained_model(), find_device(device or config.train.device)
     write_predictions(path, predict_corpus(trained, corpus, rows, device=where, console=console))
     predictions = read_predictions(path)  # the file is what the report is made from
 
@@ -206,26 +206,16 @@ def predict_corpus(
     trained: TrainedModel, corpus: Corpus, rows: Sequence[int], *, device: torch.device, console: Console
 ) -> Predictions:
     """Probabilities of a trained model for some cycles of a corpus, with what they are keyed by."""
-    fbanks = corpora.filter_banks(corpus, trained.front_end, console=console)
-    cycles = [corpus.cycles[row] for row in rows]
-    labels = corpora.labels(cycles, trained.label_set)
-    own = corpora.num_own_frames(trained.front_end, fbanks)
-    batches = CycleBatches(
-        fbanks,
-        rows,
-        labels,
-        batch_size=EVALUATION_BATCH_SIZE,
-        mean=trained.mean,
-        std=trained.std,
-        num_frames=None if own is None else [own[row] for row in rows],
-    )
+    fbanks = open_store(open_filter_banks, "filter banks", corpus, trained.front_end, console=console)
+    inputs = Inputs.of(corpus, fbanks, trained.front_end, trained.label_set, mean=trained.mean, std=trained.std)
     with track(console, "evaluation") as on_progress:
         probabilities, _ = predict_cycles(
             trained.model,
-            batches.to_predict(),
+            inputs.to_predict(rows, EVALUATION_BATCH_SIZE),
             device=device,
             on_progress=lambda done: on_progress(done, len(rows)),
         )
+    labels = inputs.labels[list(rows)].tolist()
     return predictions_of(corpus, rows, labels, probabilities, classes=trained.label_set.classes)
 
 

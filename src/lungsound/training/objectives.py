@@ -1,4 +1,4 @@
-"""The three objectives: what one training step minimises.
+"""The three objectives that a training step minimises.
 
 Each takes the model, a batch and a generator, and returns the loss with its parts. The clean and the mixed view
 share one patch embedding. Partners and negatives come through `Peers`, so that they can span several devices.
@@ -6,7 +6,7 @@ Where a part of the loss needs nothing of the other view, its backward pass can 
 halves the memory of a step: with `settle` the objective hands over the part as soon as it is known.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from lungsound.axes import PatchGrid
+from lungsound.config import ObjectiveSettings, PatchMixSettings
 from lungsound.data.batches import Batch
+from lungsound.errors import SettingsError
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier
-from lungsound.models.patchmix import PatchMixDraw, mix_patches, within
-from lungsound.training.losses import cross_entropy, mixed_cross_entropy, patch_mix_contrastive_loss
+from lungsound.models.patchmix import PatchMixDraw, draw_patch_mix, mix_patches, within
+from lungsound.training.losses import class_weights, cross_entropy, mixed_cross_entropy, patch_mix_contrastive_loss
 
 # Partners of a draw point into the pool that `Peers` gathers.
 Draw = Callable[[int, PatchGrid, torch.Generator], PatchMixDraw]
 # Backpropagates a part of the loss.
 Settle = Callable[[Tensor], None]
-NEGATIVES = ("all", "diff_label")
-TARGETS = ("grad_block", "grad_flow", "project_block", "project_flow")
 
 
 @dataclass(frozen=True)
@@ -117,30 +117,20 @@ class PatchMixCrossEntropy:
 class PatchMixContrastive:
     """Cross-entropy of the clean view plus alpha times the Patch-Mix contrastive loss.
 
-    `target` says what the projection of the mixed view is compared with: the clean feature (grad_*) or its
+    The setting `target` says what the projection of the mixed view is compared with: the clean feature (grad_*) or its
     projection (project_*), without (*_block, the paper's stop-gradient) or with gradient (*_flow).
     """
 
     def __init__(
         self,
         draw: Draw,
+        settings: ObjectiveSettings,
         *,
-        temperature: float = 0.06,
-        alpha: float = 1.0,
-        target: str = "grad_block",
-        negatives: str = "all",
         class_weights: Tensor | None = None,
         peers: Peers | None = None,
     ) -> None:
-        if target not in TARGETS:
-            raise ValueError(f"target must be one of {TARGETS}, got {target!r}")
-        if negatives not in NEGATIVES:
-            raise ValueError(f"negatives must be one of {NEGATIVES}, got {negatives!r}")
         self.draw = draw
-        self.temperature = temperature
-        self.alpha = alpha
-        self.target = target
-        self.negatives = negatives
+        self.settings = settings
         self.class_weights = class_weights
         self.peers = peers or LocalBatch()
 
@@ -151,12 +141,12 @@ class PatchMixContrastive:
             raise ValueError("the contrastive objective needs a model with a projector")
         encoder = model.patch_encoder
         patches, num_columns = encoder.embed_patches(batch.fbank), encoder.columns(batch.num_frames)
-        is_blocked = self.target.endswith("block")
+        is_blocked = self.settings.target.endswith("block")
         early = settle if is_blocked else None
         features = encoder.encode(patches if early is None else _with_own_gradient(patches), num_columns)
         logits = model.head(features)
         ce = cross_entropy(logits, batch.labels, class_weights=self.class_weights)
-        anchor = model.projector(features) if self.target.startswith("project") else features
+        anchor = model.projector(features) if self.settings.target.startswith("project") else features
         anchor = self.peers.gather(anchor.detach() if is_blocked else anchor)
         if early is not None:
             early(ce)
@@ -171,11 +161,11 @@ class PatchMixContrastive:
             anchor,
             draw.partner,
             lam=draw.lam,
-            temperature=self.temperature,
+            temperature=self.settings.temperature,
             own=self.peers.positions(len(logits)).to(logits.device, non_blocking=True),
-            labels=self.peers.gather(batch.labels) if self.negatives == "diff_label" else None,
+            labels=self.peers.gather(batch.labels) if self.settings.negatives == "diff_label" else None,
         )
-        return Loss(ce + self.alpha * contrastive, {"ce": ce, "contrastive": contrastive}, logits)
+        return Loss(ce + self.settings.alpha * contrastive, {"ce": ce, "contrastive": contrastive}, logits)
 
 
 def _with_own_gradient(patches: Tensor) -> Tensor:
@@ -188,3 +178,27 @@ def _with_own_gradient(patches: Tensor) -> Tensor:
 
     patches.register_hook(join)  # type: ignore[no-untyped-call]
     return own
+
+
+def patch_mix_draw(settings: PatchMixSettings) -> Draw:
+    """The draw of Patch-Mix with these settings."""
+    return lambda batch_size, grid, generator: draw_patch_mix(
+        batch_size, grid, generator=generator, **settings.model_dump()
+    )
+
+
+def make_objective(
+    settings: ObjectiveSettings, patchmix: PatchMixSettings, *, class_counts: Sequence[int], device: torch.device
+) -> Objective:
+    """The objective of the settings; `class_counts` are those of the training cycles."""
+    weights = None
+    if settings.is_class_weighted:
+        if min(class_counts) < 1:
+            raise SettingsError(f"class weights need training cycles of every class; there are {list(class_counts)}")
+        weights = class_weights(torch.tensor(class_counts, dtype=torch.float32)).to(device)
+    if settings.name == "ce":
+        return CrossEntropy(class_weights=weights)
+    draw = patch_mix_draw(patchmix)
+    if settings.name == "patchmix_ce":
+        return PatchMixCrossEntropy(draw, class_weights=weights)
+    return PatchMixContrastive(draw, settings, class_weights=weights)

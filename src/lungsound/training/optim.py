@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lungsound.config import TrainSettings
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -17,39 +19,31 @@ class Schedule:
     schedule stands after `warmup_epochs`.
     """
 
-    learning_rate: float
-    epochs: int
-    kind: str = "cosine"
-    decay_rate: float = 0.1
-    decay_epochs: tuple[int, ...] = (120, 160)
-    warmup_epochs: int = 0
+    train: TrainSettings
 
     def at(self, epoch: int, step: int = 0, *, num_steps: int = 1) -> float:
         """Learning rate of step `step` of `num_steps` in epoch `epoch`."""
-        if epoch <= self.warmup_epochs:
-            progress = (step + (epoch - 1) * num_steps) / (self.warmup_epochs * num_steps)
-            first, last = 0.1 * self.learning_rate, self._warmup_end()
+        train = self.train
+        if epoch <= train.warmup_epochs:
+            progress = (step + (epoch - 1) * num_steps) / (train.warmup_epochs * num_steps)
+            last = self._cosine(train.warmup_epochs) if train.schedule == "cosine" else train.learning_rate
+            first = 0.1 * train.learning_rate
             return first + progress * (last - first)
-        if self.kind == "cosine":
+        if train.schedule == "cosine":
             return self._cosine(epoch)
-        if self.kind == "step":
-            return self.learning_rate * self.decay_rate ** sum(epoch > limit for limit in self.decay_epochs)
-        return self.learning_rate
+        if train.schedule == "step":
+            return train.learning_rate * train.decay_rate ** sum(epoch > limit for limit in train.decay_epochs)
+        return train.learning_rate
 
     def _cosine(self, epoch: int) -> float:
-        lowest = self.learning_rate * self.decay_rate**3
-        return lowest + (self.learning_rate - lowest) * (1 + math.cos(math.pi * epoch / self.epochs)) / 2
-
-    def _warmup_end(self) -> float:
-        return self._cosine(self.warmup_epochs) if self.kind == "cosine" else self.learning_rate
+        lowest = self.train.learning_rate * self.train.decay_rate**3
+        return lowest + (self.train.learning_rate - lowest) * (1 + math.cos(math.pi * epoch / self.train.epochs)) / 2
 
 
-def make_optimizer(
-    parameters: Iterable[nn.Parameter], *, kind: str, learning_rate: float, weight_decay: float
-) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Iterable[nn.Parameter], train: TrainSettings) -> torch.optim.Optimizer:
     """adam: weight decay in the gradient, as published; adamw: decoupled. Betas .9 and .999, eps 1e-8."""
-    optimizers: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return optimizers[kind](parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[train.optimizer](parameters, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True)
 
 
 def statistics(model: nn.Module) -> list[Tensor]:

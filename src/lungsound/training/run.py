@@ -6,7 +6,7 @@ log.csv                 a row per epoch
 events/                 the same and each step for TensorBoard
 checkpoint.safetensors  all that --resume needs
 model.safetensors       the weights of the chosen epoch, with front end and classes
-epochs/last.csv         answers for the validation and the test cycles after the last epoch; beside it, where there
+epochs/last.csv         predictions of the validation and the test cycles after the last epoch; beside it, where there
                         are such, validation.csv and test.csv: after the epoch that is best on that part
 predictions.csv         a row per test cycle
 report.md, report.json  and their pictures; report.json is written last: a run with it is finished
@@ -18,7 +18,7 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -26,33 +26,87 @@ from types import TracebackType
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
 from tensorboardX import SummaryWriter
 
 from lungsound.config import RunConfig, resolve
 from lungsound.data.corpus import Corpus
-from lungsound.data.splits import VALIDATION, Parts
+from lungsound.data.splits import Parts
 from lungsound.errors import CorpusError, SettingsError, WeightsError
-from lungsound.evaluation.calibration import ORDER_KEEPING, fit_calibration
-from lungsound.evaluation.out_of_domain import Domain
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lungsound.evaluation.selection import NAMES
-from lungsound.files import write_text, written_whole
-from lungsound.labels import LABEL_SETS
-from lungsound.models.classifier import LungSoundClassifier
+from lungsound.files import write_json, written_whole
 from lungsound.training.checkpoint import (
     CHECKPOINT_FORMAT,
     TrainedModel,
     load_model,
     read_facts,
     read_tensors,
-    save_model,
-    write_calibration,
-    write_domain,
     write_tensors,
 )
 from lungsound.training.trainer import Listener, Progress, TrainStep
 
 RECORDED_PACKAGES = ("lungsound", "torch", "numpy", "soundfile", "safetensors")
+
+
+class CorpusFacts(BaseModel):
+    """The corpus that a run was trained on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    root: str
+    num_recordings: int
+    num_cycles: int
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    fingerprint: str
+
+
+class RunFacts(BaseModel):
+    """The content of run.json; `num_cycles` and `patients` by "train", "validation" and "test"."""
+
+    model_config = ConfigDict(frozen=True)
+
+    command: str
+    device: str
+    precision: str
+    pretrained: str | None
+    corpus: CorpusFacts
+    num_cycles: dict[str, int]
+    patients: dict[str, tuple[str, ...]]
+    left_out_patients: tuple[str, ...]
+    versions: dict[str, str]
+    revision: str | None
+
+    @classmethod
+    def of(
+        cls, corpus: Corpus, parts: Parts, *, command: str, device: str, precision: str, pretrained: str | None
+    ) -> "RunFacts":
+        """Facts of a run that starts now, by this program on this machine."""
+        rows = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+        patients = {name: {corpus.cycles[row].recording.patient for row in rows[name]} for name in rows}
+        versions = {name: metadata.version(name) for name in RECORDED_PACKAGES}
+        return cls(
+            command=command,
+            device=device,
+            precision=precision,
+            pretrained=pretrained,
+            corpus=CorpusFacts(
+                name=corpus.name,
+                root=str(corpus.root),
+                num_recordings=len(corpus.recordings),
+                num_cycles=len(corpus.cycles),
+                problems=tuple(map(str, corpus.problems)),
+                notes=corpus.notes,
+                fingerprint=corpus.fingerprint,
+            ),
+            num_cycles={name: len(rows[name]) for name in rows},
+            patients={name: tuple(sorted(patients[name])) for name in rows},
+            left_out_patients=parts.left_out,
+            versions=versions | {"python": platform.python_version(), "system": platform.platform()},
+            revision=revision(),
+        )
 
 
 class RunFolder(Listener):
@@ -66,7 +120,7 @@ class RunFolder(Listener):
         self._events: SummaryWriter | None = None
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Make the folder and keep other trainings out of it; where no run came to start, what was made is taken away.
 
         SettingsError when another training is at work in it, or when it cannot be made.
@@ -107,8 +161,8 @@ class RunFolder(Listener):
             )
 
     def start(self, config: RunConfig) -> None:
-        """Write down the settings."""
-        _write_json(self.path / "config.json", config.model_dump(mode="json"))
+        """Write the settings."""
+        write_json(self.path / "config.json", config.model_dump(mode="json"))
 
     def config(self) -> RunConfig:
         """The settings that the run was started with."""
@@ -123,45 +177,26 @@ class RunFolder(Listener):
             ) from None
         return resolve(values, source=str(path))
 
-    def write_facts(self, *, corpus: Corpus, parts: Parts, **facts: Any) -> None:
-        """Write run.json: `facts`, what the corpus is and how it was divided, versions and revision.
+    def write_facts(self, facts: RunFacts) -> None:
+        """Write run.json. CorpusError when an earlier one says that the run was started on another corpus."""
+        if (self.path / "run.json").is_file() and self.facts().corpus.fingerprint != facts.corpus.fingerprint:
+            raise CorpusError(
+                f"{facts.corpus.root} is not what {self.path} was started on: files or labels have changed"
+            )
+        write_json(self.path / "run.json", facts.model_dump(mode="json"))
 
-        Raises CorpusError when an earlier one says that the run was started on another corpus.
-        """
-        if (self.path / "run.json").is_file() and self.facts()["corpus"]["fingerprint"] != corpus.fingerprint:
-            raise CorpusError(f"{corpus.root} is not what {self.path} was started on: files or labels have changed")
-        described = {
-            "name": corpus.name,
-            "root": str(corpus.root),
-            "num_recordings": len(corpus.recordings),
-            "num_cycles": len(corpus.cycles),
-            "problems": [str(problem) for problem in corpus.problems],
-            "notes": list(corpus.notes),
-            "fingerprint": corpus.fingerprint,
-        }
-        versions = {name: metadata.version(name) for name in RECORDED_PACKAGES}
-        machine = {"python": platform.python_version(), "system": platform.platform()}
-        rows = {"train": parts.train, "validation": parts.validation, "test": parts.test}
-        divided = {
-            "num_cycles": {name: len(part) for name, part in rows.items()},
-            "patients": {name: sorted({corpus.cycles[r].recording.patient for r in rows[name]}) for name in rows},
-            "left_out_patients": list(parts.left_out),
-        }
-        more = {"corpus": described, "versions": versions | machine, "revision": revision()} | divided
-        _write_json(self.path / "run.json", facts | more)
-
-    def facts(self) -> dict[str, Any]:
-        """What `write_facts` wrote."""
+    def facts(self) -> RunFacts:
+        """The facts that `write_facts` wrote."""
         path = self.path / "run.json"
         try:
-            facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise SettingsError(f"{path} is damaged ({error}): train the run again") from None
-        return facts
+            return RunFacts.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise SettingsError(f"{path} is damaged ({reason}): train the run again") from None
 
     def save(self, step: TrainStep, progress: Progress) -> None:
         """Write the checkpoint."""
-        facts = {"format": CHECKPOINT_FORMAT, "progress": progress.to_plain(), "scaler": step.scaler_state()}
+        facts = {"format": CHECKPOINT_FORMAT, "progress": progress.model_dump(), "scaler": step.scaler_state()}
         write_tensors(self.checkpoint, step.tensors(), facts)
 
     def restore(self, step: TrainStep) -> Progress:
@@ -174,7 +209,7 @@ class RunFolder(Listener):
         except (RuntimeError, KeyError, ValueError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise WeightsError(f"{self.checkpoint} does not fit this run ({reason}); start the run anew") from None
-        return Progress.from_plain(facts["progress"])
+        return Progress.model_validate(facts["progress"])
 
     def progress(self) -> Progress:
         """How far the run came, as its checkpoint says."""
@@ -183,46 +218,16 @@ class RunFolder(Listener):
                 f"{self.checkpoint} is missing: the report needs its log; 'train --resume' writes it anew"
             )
         facts = read_facts(self.checkpoint, expected_format=CHECKPOINT_FORMAT)
-        return Progress.from_plain(facts["progress"])
-
-    def save_model(self, model: LungSoundClassifier, *, mean: float, std: float, devices: Sequence[str] = ()) -> None:
-        """Write the model as it stands, as the one that the run gives."""
-        config = self.config()
-        label_set = LABEL_SETS[config.data.label_set]
-        save_model(
-            self.model,
-            model,
-            audio=config.audio,
-            architecture=config.model,
-            mean=mean,
-            std=std,
-            label_set=label_set,
-            devices=devices,
-        )
+        return Progress.model_validate(facts["progress"])
 
     def write_column(self, column: str, predictions: Predictions) -> None:
-        """Write the answers of the epoch that this column of the report is about (`evaluation.columns.NAMES`)."""
+        """Write the predictions of the epoch that this column of the report is about (`evaluation.selection.NAMES`)."""
         write_predictions(self.path / "epochs" / f"{column}.csv", predictions)
 
     def columns(self) -> dict[str, Predictions]:
         """What `write_column` wrote, by column."""
         paths = {name: self.path / "epochs" / f"{name}.csv" for name in NAMES}
         return {name: read_predictions(path) for name, path in paths.items() if path.is_file()}
-
-    def calibrate(self, column: str) -> None:
-        """Fit the calibration on the validation rows of this column, and put it into the model; nothing without any.
-
-        Its scaling keeps the most probable class, so that the scores of the report are those of its answers.
-        """
-        answers = self.columns()[column]
-        if VALIDATION in answers.parts:
-            calibration = fit_calibration(answers.of_part(VALIDATION), allowed=ORDER_KEEPING)
-            write_calibration(self.model, calibration)
-
-    def keep_domain(self, domain: Domain | None) -> None:
-        """Put into the model what unlike sounds are told by; nothing without any."""
-        if domain is not None:
-            write_domain(self.model, domain)
 
     def trained_model(self) -> TrainedModel:
         return load_model(self.model)
@@ -271,15 +276,11 @@ def revision() -> str | None:
     return commit.stdout.strip() + ("+" if changes.stdout else "")
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(values, indent=1) + "\n")
-
-
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], place: str = "") -> list[str]:
-    found = []
+    differences = []
     for key in old:
         if isinstance(old[key], Mapping):
-            found += _differences(old[key], new[key], f"{place}{key}.")
+            differences += _differences(old[key], new[key], f"{place}{key}.")
         elif old[key] != new[key]:
-            found.append(f"{place}{key} was {old[key]!r}, now {new[key]!r}")
-    return found
+            differences.append(f"{place}{key} was {old[key]!r}, now {new[key]!r}")
+    return differences

@@ -10,6 +10,7 @@ from lungsound.audio.filter_bank import EfficientATLogMel, LogMel
 from lungsound.audio.front_end import FrontEnd
 from lungsound.audio.io import read_waveform
 from lungsound.audio.waveform import cut, fade, fit
+from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError
 
 
@@ -22,7 +23,9 @@ def test_from_file_to_filter_bank(filter_bank: str, sample_rate_hz: int, tmp_pat
     path = tmp_path / "a.wav"
     soundfile.write(path, noise(6000).numpy(), 4000)
     front_end = FrontEnd(
-        sample_rate_hz=sample_rate_hz, duration_s=0.7, num_mels=40, filter_bank=filter_bank  # type: ignore[arg-type]
+        AudioSettings(
+            sample_rate_hz=sample_rate_hz, duration_s=0.7, num_mels=40, filter_bank=filter_bank  # type: ignore[arg-type]
+        )
     )  # fmt: skip
     waveform = front_end.read(path)
     fade_samples = int(0.0625 * sample_rate_hz)
@@ -41,18 +44,19 @@ def test_from_file_to_filter_bank(filter_bank: str, sample_rate_hz: int, tmp_pat
 
 
 def test_inputs_of_the_paper_and_of_efficientat() -> None:
-    assert FrontEnd().num_frames == 798
-    efficientat = FrontEnd(filter_bank="efficientat", sample_rate_hz=32000, duration_s=10.0)
+    assert FrontEnd(AudioSettings()).num_frames == 798
+    efficientat = FrontEnd(AudioSettings(filter_bank="efficientat", sample_rate_hz=32000, duration_s=10.0))
     assert efficientat.num_frames == 1000
 
 
 def test_efficientat_needs_its_rate() -> None:
     with pytest.raises(SettingsError, match="32000 Hz, not 16000 Hz"):
-        _ = FrontEnd(filter_bank="efficientat").num_frames
+        _ = FrontEnd(AudioSettings(filter_bank="efficientat")).num_frames
 
 
 def test_different_filter_banks_have_different_names_in_the_cache() -> None:
-    assert repr(FrontEnd(sample_rate_hz=32000)) != repr(FrontEnd(sample_rate_hz=32000, filter_bank="efficientat"))
+    assert FrontEnd(AudioSettings()).definition == FrontEnd(AudioSettings(statistics="corpus")).definition
+    assert FrontEnd(AudioSettings()).definition != FrontEnd(AudioSettings(padding="zero")).definition
 
 
 # ---- padding that is not encoded ----
@@ -60,7 +64,9 @@ def test_different_filter_banks_have_different_names_in_the_cache() -> None:
 
 @pytest.mark.parametrize("num_samples", [1, 159, 160, 161, 1600, 6000, 11900, 12000, 12001, 20000])
 def test_own_frames_are_those_of_the_padded_cycle(num_samples: int) -> None:
-    padded, own = (FrontEnd(duration_s=0.75, num_mels=40, is_padding_encoded=is_all) for is_all in (True, False))
+    padded, own = (
+        FrontEnd(AudioSettings(duration_s=0.75, num_mels=40, is_padding_encoded=is_all)) for is_all in (True, False)
+    )
     cycle = noise(num_samples)
     num_own = own.num_own_frames(num_samples)
     assert num_own == min(-(-num_samples // 160), padded.num_frames)
@@ -76,17 +82,17 @@ def test_own_frames_are_those_of_the_padded_cycle(num_samples: int) -> None:
 
 
 def test_patches_reach_so_far_into_the_waveform() -> None:
-    front_end = FrontEnd(is_padding_encoded=False)
+    front_end = FrontEnd(AudioSettings(is_padding_encoded=False))
     # Of 100 own frames the last column of patches is the tenth, of the frames 90 to 105.
     assert front_end.num_input_samples(16000, patch_stride=10) == 400 + 160 * 105
     assert front_end.num_input_samples(16001, patch_stride=10) == 400 + 160 * 115
     assert front_end.num_input_samples(1, patch_stride=10) == 400 + 160 * 15
     for num_samples in (127000, 128000, 200000):
         assert front_end.num_input_samples(num_samples, patch_stride=10) >= 400 + 160 * 795
-    assert FrontEnd().num_input_samples(16000, patch_stride=10) == 128000
+    assert FrontEnd(AudioSettings()).num_input_samples(16000, patch_stride=10) == 128000
 
 
 @pytest.mark.parametrize("change", [{"padding": "zero"}, {"filter_bank": "efficientat", "sample_rate_hz": 32000}])
 def test_padding_is_left_out_only_where_it_follows_the_sound(change: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match="is_padding_encoded=false needs"):
-        FrontEnd(is_padding_encoded=False, **change)  # type: ignore[arg-type]
+        FrontEnd(AudioSettings(is_padding_encoded=False, **change))  # type: ignore[arg-type]

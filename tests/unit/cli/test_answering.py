@@ -10,16 +10,16 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from lungsound.audio.front_end import FrontEnd
 from lungsound.cli import main as cli
 from lungsound.cli.predict import evaluate, explain, predict, probabilities_text
 from lungsound.config import AudioSettings, ModelSettings, load_config
-from lungsound.data import batches as corpora
 from lungsound.errors import SettingsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.inference.explain import relevance
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
-from lungsound.models import network as models
+from lungsound.models.classifier import make_classifier
 from lungsound.training.checkpoint import load_model, save_model
 from lungsound.training.run import RunFolder
 from tests.unit.evaluation.calibrated import drawn_predictions
@@ -37,7 +37,7 @@ app.command()(explain)
 @pytest.fixture
 def model_path(tmp_path: Path) -> Path:
     """A model alone in its folder."""
-    model = models.network(ARCHITECTURE, corpora.front_end(AUDIO), LABEL_SETS["sound4"])
+    model = make_classifier(ARCHITECTURE, FrontEnd(AUDIO), LABEL_SETS["sound4"])
     model.initialize(torch.Generator().manual_seed(0))
     path = tmp_path / "run" / "model.safetensors"
     path.parent.mkdir()

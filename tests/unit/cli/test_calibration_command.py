@@ -12,7 +12,7 @@ from lungsound.config import load_config
 from lungsound.errors import DataError, LungsoundError, SettingsError
 from lungsound.evaluation.calibration import ORDER_KEEPING, Calibration, fit_calibration
 from lungsound.evaluation.predictions import Predictions, write_predictions
-from lungsound.training.checkpoint import MODEL_FORMAT, read_calibration, read_tensors, write_calibration, write_tensors
+from lungsound.training.checkpoint import MODEL_FORMAT, add_to_model, read_calibration, read_tensors, write_tensors
 from lungsound.training.run import RunFolder
 from tests.unit.evaluation.calibrated import drawn_predictions
 
@@ -76,7 +76,8 @@ def both_parts(seed: int = 3, temperature: float = 1.0) -> Predictions:
 def strict(tmp_path: Path) -> RunFolder:
     """A run as training leaves it: calibrated on its validation patients."""
     folder = run_folder(tmp_path / "run", both_parts())
-    folder.calibrate("last")
+    calibration = fit_calibration(both_parts().of_part("validation"), allowed=ORDER_KEEPING)
+    add_to_model(folder.model, calibration=calibration, domain=None)
     return folder
 
 
@@ -118,7 +119,7 @@ def test_a_run_has_one_scaling_and_one_operating_point(strict: RunFolder) -> Non
 
 def test_operating_points_follow_what_the_model_keeps(strict: RunFolder) -> None:
     kept = fit_calibration(both_parts().of_part("validation"))
-    write_calibration(strict.model, kept)
+    add_to_model(strict.model, calibration=kept, domain=None)
     output = run("operate", strict.path)
     assert f"probabilities {kept.scaling.in_words}." in output
     assert f"abnormal when P(abnormal) is {kept.operating_points[0].threshold:.4f} or more" in output

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,11 +10,11 @@ from rich.console import Console
 
 from lungsound.audio import augment as waveform_changes
 from lungsound.audio.augment import change_waveform, draw_waveform_change
+from lungsound.audio.front_end import FrontEnd
 from lungsound.config import RunConfig, load_config
-from lungsound.data import batches as corpora
-from lungsound.data.batches import Batch
+from lungsound.data.batches import Batch, Inputs, TrainingBatches, training_batches, training_inputs
 from lungsound.data.corpus import Corpus
-from lungsound.data.store import FilterBanks
+from lungsound.data.splits import Parts, load_corpus
 from lungsound.errors import SettingsError
 from lungsound.randomness import generator_at
 
@@ -34,7 +33,7 @@ SMALL = [
 def corpus(synthetic_corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """Cycles of the synthetic corpus's first recordings, and an empty cache."""
     monkeypatch.setenv("LUNGSOUND_CACHE", str(tmp_path / "cache"))
-    whole = corpora.corpus(settings().data.model_copy(update={"root": str(synthetic_corpus_dir)}))
+    whole = load_corpus(settings().data.model_copy(update={"root": str(synthetic_corpus_dir)}))
     kept = {recording.name for recording in whole.recordings[:4]}
     return whole.keep(lambda recording: recording.name in kept)
 
@@ -43,16 +42,18 @@ def settings(*overrides: str) -> RunConfig:
     return load_config("ce", [*SMALL, *overrides])
 
 
-def make_inputs(corpus: Corpus, config: RunConfig) -> tuple[corpora.Inputs, range]:
-    rows = range(len(corpus.cycles))
-    parts = corpora.Parts(train=tuple(rows), validation=(), test=())
-    return corpora.inputs(config, corpus, parts, console=QUIET), rows
+def make_inputs(corpus: Corpus, config: RunConfig) -> Inputs:
+    parts = Parts(train=tuple(range(len(corpus.cycles))), validation=(), test=())
+    return training_inputs(config, corpus, parts, console=QUIET)
+
+
+def make_batches(corpus: Corpus, config: RunConfig) -> TrainingBatches:
+    parts = Parts(train=tuple(range(len(corpus.cycles))), validation=(), test=())
+    return training_batches(config, corpus, parts, make_inputs(corpus, config), console=QUIET)
 
 
 def epoch(corpus: Corpus, *overrides: str, number: int = 1) -> list[Batch]:
-    config = settings(*overrides)
-    inputs, rows = make_inputs(corpus, config)
-    return list(inputs.training_batches(config, rows).epoch(number))
+    return list(make_batches(corpus, settings(*overrides)).epoch(number))
 
 
 def is_same(one: list[Batch], other: list[Batch]) -> bool:
@@ -62,22 +63,28 @@ def is_same(one: list[Batch], other: list[Batch]) -> bool:
 # ---- the front end ----
 
 
-def test_the_filter_bank_of_the_settings_and_its_statistics() -> None:
-    fbanks = Mock(spec=FilterBanks)
-    efficientat = load_config("ce", ["audio.filter_bank=efficientat", "audio.sample_rate_hz=32000"]).audio
-    assert corpora.front_end(efficientat).filter_bank == "efficientat"
-    assert corpora.front_end(efficientat).num_frames == 800
-    assert corpora.statistics(efficientat, fbanks, [0]) == (-4.5, 2.5)
-    kaldi = load_config("ce").audio
-    assert corpora.front_end(kaldi).filter_bank == "kaldi"
-    assert corpora.statistics(kaldi, fbanks, [0]) == (-4.2677393, 4.5689974)
+def test_the_filter_bank_of_the_settings_and_its_statistics(corpus: Corpus) -> None:
+    efficientat = settings("audio.filter_bank=efficientat", "audio.sample_rate_hz=32000", "audio.duration_s=8.0")
+    assert FrontEnd(efficientat.audio).num_frames == 800
+    inputs = make_inputs(corpus, settings("audio.filter_bank=efficientat", "audio.sample_rate_hz=32000"))
+    assert (inputs.mean, inputs.std) == (-4.5, 2.5)
+    inputs = make_inputs(corpus, settings())
+    assert (inputs.mean, inputs.std) == (-4.2677393, 4.5689974)
+
+
+def test_statistics_of_the_training_cycles(corpus: Corpus) -> None:
+    config, train = settings("audio.statistics=corpus"), (1, 4)
+    parts = Parts(train=train, validation=(), test=())
+    inputs = training_inputs(config, corpus, parts, console=QUIET)
+    values = inputs.fbanks[np.array(train)].astype(np.float64)
+    assert (inputs.mean, inputs.std) == pytest.approx((values.mean(), values.std()))
 
 
 # ---- waveform changes ----
 
 
 def test_off_by_default(corpus: Corpus, tmp_path: Path) -> None:
-    assert make_inputs(corpus, settings())[0].change is None
+    assert make_batches(corpus, settings()).change is None
     assert not list((tmp_path / "cache").rglob("*.waveforms"))
 
 
@@ -91,11 +98,10 @@ def test_a_changed_cycle_is_the_filter_bank_of_its_changed_waveform(corpus: Corp
     config = settings(
         'augment.waveform=["noise", "loudness"]', "augment.waveform_probability=0.6", "augment.is_on=false"
     )
-    inputs, rows = make_inputs(corpus, config)
-    front_end = corpora.front_end(config.audio)
-    order = torch.randperm(len(rows), generator=generator_at(3, "order", 2)).tolist()
+    front_end = FrontEnd(config.audio)
+    order = torch.randperm(len(corpus.cycles), generator=generator_at(3, "order", 2)).tolist()
     kinds = set()
-    for step, batch in enumerate(inputs.training_batches(config, rows).epoch(2)):
+    for step, batch in enumerate(make_batches(corpus, config).epoch(2)):
         for place, position in enumerate(order[4 * step : 4 * step + 4]):
             cycle = corpus.cycles[position]
             waveform = front_end.read(cycle.recording.path)
@@ -134,10 +140,12 @@ def test_a_shorter_cycle_is_repeated_after_the_change(corpus: Corpus) -> None:
 
 def test_evaluation_and_statistics_never_see_a_change(corpus: Corpus) -> None:
     changes = ('augment.waveform=["noise"]', "augment.waveform_probability=1.0", "audio.statistics=corpus")
-    changed, rows = make_inputs(corpus, settings(*changes))
-    plain, _ = make_inputs(corpus, settings("audio.statistics=corpus"))
+    changed = make_inputs(corpus, settings(*changes))
+    plain = make_inputs(corpus, settings("audio.statistics=corpus"))
     assert (changed.mean, changed.std) == (plain.mean, plain.std)
-    assert is_same(list(changed.batches(rows, 4).in_order()), list(plain.batches(rows, 4).in_order()))
+    rows = range(len(corpus.cycles))
+    for (one, _), (other, _) in zip(changed.to_predict(rows, 4), plain.to_predict(rows, 4), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_missing_extra_is_said_before_anything_is_computed(
@@ -157,10 +165,9 @@ def test_a_missing_extra_is_said_before_anything_is_computed(
 def test_batches_know_how_much_of_a_cycle_is_its_own_sound(corpus: Corpus) -> None:
     assert all(batch.num_frames is None for batch in epoch(corpus))
     config = settings("audio.is_padding_encoded=false", "augment.is_on=false")
-    inputs, rows = make_inputs(corpus, config)
-    front_end = corpora.front_end(config.audio)
-    for row, batch in zip(rows, inputs.batches(rows, 1).in_order(), strict=True):
-        cycle = corpus.cycles[row]
+    front_end, inputs = FrontEnd(config.audio), make_inputs(corpus, config)
+    for cycle, row in zip(corpus.cycles, range(len(corpus.cycles)), strict=True):
+        batch = inputs.batch(np.array([row]))
         waveform = front_end.read(cycle.recording.path)
         part = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
         assert batch.num_frames is not None

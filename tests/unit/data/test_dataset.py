@@ -1,21 +1,38 @@
 """Batches as a function of seed, epoch and step."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lungsound.data.batches import Batch, Changed, CycleBatches
+from lungsound.config import TrainSettings
+from lungsound.data.batches import Batch, Inputs, TrainingBatches
 from lungsound.randomness import generator_at
 
 
-def make_batches(num_rows: int = 10, **changes: object) -> CycleBatches:
-    """Rows 5, 6, ... of a store whose every value is its row; the label is the row, modulo 4."""
-    store = np.arange(20, dtype=np.float32).reshape(20, 1, 1).repeat(3, axis=1).repeat(2, axis=2)
+def make_inputs(**changes: Any) -> Inputs:
+    """A store of 20 rows whose every value is its row; the label is the row, modulo 4."""
+    fbanks = np.arange(20, dtype=np.float32).reshape(20, 1, 1).repeat(3, axis=1).repeat(2, axis=2)
+    inputs = Inputs(fbanks, torch.arange(20) % 4, None, num_classes=4, mean=0.0, std=0.5)
+    return replace(inputs, **changes)
+
+
+def make_batches(
+    num_rows: int = 10,
+    *,
+    is_last_dropped: bool = False,
+    seed: int = 1,
+    change: Any = None,
+    augment: Any = None,
+    **inputs: Any,
+) -> TrainingBatches:
+    """Rows 5, 6, ... of the store."""
+    train = TrainSettings(batch_size=4, is_last_batch_dropped=is_last_dropped, seed=seed)
     rows = range(5, 5 + num_rows)
-    arguments = {"batch_size": 4, "mean": 0.0, "std": 0.5, "seed": 1, **changes}
-    return CycleBatches(store, rows, [row % 4 for row in rows], **arguments)  # type: ignore[arg-type]
+    return TrainingBatches(make_inputs(**inputs), rows, train, change=change, augment=augment)
 
 
 def rows_of(batches: list[Batch]) -> list[list[int]]:
@@ -38,7 +55,7 @@ def test_an_epoch_has_every_row_once(num_rows: int, is_dropped: bool, sizes: lis
 
 
 def test_labels_and_values_belong_to_the_row() -> None:
-    for batch in [*make_batches(mean=1.0, std=2.0).epoch(3), *make_batches(mean=1.0, std=2.0).in_order()]:
+    for batch in make_batches(mean=1.0, std=2.0).epoch(3):
         rows = batch.fbank * 4 + 1
         assert torch.equal(rows, rows[:, :1, :1].expand(-1, 3, 2))
         assert batch.labels.tolist() == [int(row) % 4 for row in rows[:, 0, 0]]
@@ -69,7 +86,7 @@ def test_an_epoch_can_be_taken_up_at_any_step() -> None:
 
 def test_augmentation_differs_by_row_and_epoch_and_leaves_the_store_alone() -> None:
     batches = make_batches(augment=noise)
-    before = batches.fbanks.copy()
+    before = make_inputs().fbanks
     drawn = [
         {
             int(fbank[0, 0]): (fbank - fbank.floor()).flatten().tolist()
@@ -80,13 +97,13 @@ def test_augmentation_differs_by_row_and_epoch_and_leaves_the_store_alone() -> N
     ]
     assert drawn[0].keys() == drawn[1].keys() == set(range(5, 15))
     assert len({tuple(values) for epoch in drawn for values in epoch.values()}) == 20
-    np.testing.assert_array_equal(batches.fbanks, before)
+    np.testing.assert_array_equal(batches.inputs.fbanks, before)
 
 
-def halves(row: int, generator: torch.Generator) -> Changed | None:
+def halves(row: int, generator: torch.Generator) -> tuple[torch.Tensor, int | None] | None:
     """For half of the draws a filter bank of the negative row plus a drawn fraction, and a new length."""
     drawn = torch.rand(2, generator=generator)
-    return None if drawn[0] < 0.5 else Changed(torch.full((3, 2), -float(row)) - drawn[1] / 2, 100 + row)
+    return None if drawn[0] < 0.5 else (torch.full((3, 2), -float(row)) - drawn[1] / 2, 100 + row)
 
 
 def test_changed_cycles_take_the_place_of_the_stored_ones() -> None:
@@ -98,7 +115,7 @@ def test_changed_cycles_take_the_place_of_the_stored_ones() -> None:
             assert torch.equal(before.labels, after.labels)
             for place, position in enumerate(order[4 * step : 4 * step + 4]):
                 drawn = halves(5 + position, generator_at(1, "waveform", epoch, position))
-                assert torch.equal(after.fbank[place], before.fbank[place] if drawn is None else drawn.fbank)
+                assert torch.equal(after.fbank[place], before.fbank[place] if drawn is None else drawn[0])
                 num_changed += drawn is not None
     assert 25 < num_changed < 55
 
@@ -129,27 +146,24 @@ def test_changes_come_before_normalisation_and_augmentation_and_can_be_taken_up(
     assert not torch.equal(torch.cat(first).sum(), torch.cat(second).sum())
 
 
-def test_evaluation_takes_all_rows_in_order_without_augmentation() -> None:
-    batches = make_batches(augment=noise, change=halves, is_last_dropped=True)
-    assert rows_of(list(batches.in_order())) == [[5, 6, 7, 8], [9, 10, 11, 12], [13, 14]]
-    assert all(torch.equal(batch.fbank, batch.fbank.floor()) for batch in batches.in_order())
+def test_prediction_takes_the_rows_in_order() -> None:
+    inputs = make_inputs(num_frames=torch.arange(1000, 1020))
+    batches = list(inputs.to_predict(range(5, 15), 4))
+    assert [fbank[:, 0, 0].int().tolist() for fbank, _ in batches] == [[5, 6, 7, 8], [9, 10, 11, 12], [13, 14]]
+    assert [lengths.tolist() for _, lengths in batches if lengths is not None][2] == [1013, 1014]
+    assert [lengths for _, lengths in make_inputs().to_predict([3, 1], 8)] == [None]
 
 
 def test_a_memory_map_gives_the_same_batches(tmp_path: Path) -> None:
-    batches = make_batches()
-    np.save(tmp_path / "store.npy", batches.fbanks)
-    mapped = make_batches()
-    mapped.fbanks = np.load(tmp_path / "store.npy", mmap_mode="r")
-    assert rows_of(list(mapped.epoch(1))) == rows_of(list(batches.epoch(1)))
+    np.save(tmp_path / "store.npy", make_inputs().fbanks)
+    mapped = make_batches(fbanks=np.load(tmp_path / "store.npy", mmap_mode="r"))
+    assert rows_of(list(mapped.epoch(1))) == rows_of(list(make_batches().epoch(1)))
 
 
 def test_lengths_belong_to_the_row_and_follow_its_change() -> None:
     assert all(batch.num_frames is None for batch in make_batches(change=halves).epoch(1))
-    lengths = [1000 + row for row in range(5, 15)]
-    for batch in [
-        *make_batches(num_frames=lengths).in_order(),
-        *make_batches(num_frames=lengths, augment=noise).epoch(1),
-    ]:
+    lengths = torch.arange(1000, 1020)
+    for batch in make_batches(num_frames=lengths, augment=noise).epoch(1):
         assert batch.num_frames is not None
         assert batch.num_frames.tolist() == [1000 + int(row) for row in batch.fbank[:, 0, 0]]
     places = [

@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
+from lungsound.config import DataSettings, TrainSettings
 from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.data.splits import Parts, divide, leave_device_out
 from lungsound.errors import CorpusError, SettingsError
@@ -28,8 +28,7 @@ def make_corpus(rows: list[tuple[str, str, str | None]], *, num_cycles: int = 4,
 
 
 def divided(corpus: Corpus, **changed: object) -> Parts:
-    keywords = {"validation_share": 0.25, "generator": torch.Generator().manual_seed(0), **changed}
-    return divide(corpus, **keywords)  # type: ignore[arg-type]
+    return divide(corpus, DataSettings.model_validate(changed), TrainSettings(validation_share=0.25))
 
 
 def patients(corpus: Corpus, rows: tuple[int, ...]) -> set[str]:
@@ -62,7 +61,7 @@ def test_shared_patients_stay_when_asked_to_and_the_test_is_the_same() -> None:
 
 def test_published_trains_on_all_of_the_training_part() -> None:
     corpus = make_corpus([*TRAIN, ("s", "train", "A"), ("s", "test", "B")])
-    parts = divided(corpus, is_strict=False)
+    parts = divided(corpus, protocol="published")
     assert parts == Parts(train=tuple(range(36)), validation=(), test=tuple(range(36, 40)))
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lungsound.audio.filter_bank import fbank_statistics, fbank_sums
 from lungsound.audio.front_end import FrontEnd
+from lungsound.config import AudioSettings
 from lungsound.data import store
 from lungsound.data.corpus import Cycle
 from lungsound.data.icbhi import read_icbhi
@@ -22,7 +23,7 @@ from lungsound.data.store import FilterBanks, Waveforms, key_of, open_filter_ban
 from lungsound.errors import AudioError, DataError
 from tests.unit.data.trees import write_icbhi
 
-FRONT_END = FrontEnd(duration_s=0.3, num_mels=16)
+FRONT_END = FrontEnd(AudioSettings(duration_s=0.3, num_mels=16))
 NAMES = [f"{patient}_1b1_Al_sc_Meditron" for patient in range(101, 106)]
 CYCLES = "0\t0.5\t0\t0\n0.5\t1.1\t1\t0\n1.2\t2.0\t0\t1\n"
 
@@ -136,15 +137,15 @@ def test_another_corpus_front_end_or_order_is_another_store(
     others = [
         (cycles, FRONT_END, "x"),
         (cycles, FRONT_END, "y"),
-        (cycles, FrontEnd(duration_s=0.3, num_mels=17), "x"),
-        (cycles, FrontEnd(duration_s=0.3, num_mels=16, fade_s=0.0), "x"),
+        (cycles, FrontEnd(AudioSettings(duration_s=0.3, num_mels=17)), "x"),
+        (cycles, FrontEnd(AudioSettings(duration_s=0.3, num_mels=16, fade_s=0.0)), "x"),
         (cycles[::-1], FRONT_END, "x"),
         (cycles[:2], FRONT_END, "x"),
         ((replace(cycles[0], end_s=0.4), *cycles[1:]), FRONT_END, "x"),
     ]
     keys = {key_of(*one) for one in others}
     assert len(keys) == len(others)
-    assert key_of(cycles, FrontEnd(duration_s=0.3, num_mels=16), "x") in keys
+    assert key_of(cycles, FrontEnd(AudioSettings(duration_s=0.3, num_mels=16)), "x") in keys
     # Another program for the same settings: any module in place of one that defines the input.
     monkeypatch.setattr(store, "DEFINITION", (*store.DEFINITION[1:], sys.modules[__name__]))
     assert key_of(cycles, FRONT_END, "x") not in keys
@@ -279,9 +280,11 @@ import os, sys
 from pathlib import Path
 from lungsound.audio.front_end import FrontEnd
 from lungsound.data.icbhi import read_icbhi
+from lungsound.config import AudioSettings
 from lungsound.data.store import open_filter_banks
 folder, num_rows = Path(sys.argv[1]), int(sys.argv[2])
-open_filter_banks(read_icbhi(folder / "corpus").cycles, FrontEnd(duration_s=0.3, num_mels=16), fingerprint="x",
+front_end = FrontEnd(AudioSettings(duration_s=0.3, num_mels=16))
+open_filter_banks(read_icbhi(folder / "corpus").cycles, front_end, fingerprint="x",
     cache_dir=folder / "cache", num_workers=1, on_progress=lambda done, _: os._exit(9) if done >= num_rows else None)
 """
 

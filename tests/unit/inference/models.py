@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, ModelSettings
-from lungsound.data import batches as corpora
 from lungsound.labels import LABEL_SETS
-from lungsound.models import network as models
+from lungsound.models.classifier import make_classifier
 from lungsound.training.checkpoint import TrainedModel, load_model, save_model
 
 AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
@@ -22,7 +22,7 @@ def saved_model(
 ) -> TrainedModel:
     """A model with random weights, saved into the folder and loaded again."""
     label_set = LABEL_SETS["sound4"]
-    model = models.network(architecture, corpora.front_end(audio), label_set)
+    model = make_classifier(architecture, FrontEnd(audio), label_set)
     model.initialize(torch.Generator().manual_seed(seed))
     linear = model.head[-1]
     torch.nn.init.normal_(linear.weight, std=0.5, generator=torch.Generator().manual_seed(seed + 1))

@@ -16,7 +16,7 @@ from tests.unit.inference.models import EFFICIENTAT_AUDIO, MOBILENET, saved_mode
 @pytest.mark.parametrize("padding", ["repeat", "zero"])
 @pytest.mark.parametrize("num_samples", [3001, 5000, 15999, 16000, 16001, 40000])
 def test_own_frames_are_those_that_are_heard(padding: str, num_samples: int) -> None:
-    front_end = FrontEnd(duration_s=1.0, padding=padding, fade_s=0.0)  # type: ignore[arg-type]
+    front_end = FrontEnd(AudioSettings(duration_s=1.0, padding=padding, fade_s=0.0))  # type: ignore[arg-type]
     heard = front_end.fit(1.0 + torch.arange(num_samples))  # each sample says where it is from; 0 is padding
     starts = heard[:: front_end.log_mel.hop_size][: front_end.num_frames]
     expected = [(int(value) - 1) // front_end.log_mel.hop_size if value else -1 for value in starts]

@@ -32,10 +32,10 @@ from lungsound.inference.hugging_face import (
     write_hugging_face,
 )
 from lungsound.inference.predictor import Predictor
-from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.weights import load_weights
 from lungsound.page import Facts, Heading, Picture, render_markdown
 from lungsound.training.checkpoint import TrainedModel, load_model, save_model, unfinished
+from tests.networks import make_ast
 from tests.unit.inference.models import AUDIO, EFFICIENTAT_AUDIO, MOBILENET, TRANSFORMER, saved_model, waveforms
 
 
@@ -236,7 +236,7 @@ def test_one_folder_serves_us_too(exported: Exported) -> None:
         assert Predictor.load(place).trained.sha256 == trained.sha256
     assert unfinished(folder) is None
     encoder = trained.model.patch_encoder
-    ours = AudioSpectrogramTransformer(num_mels=32, num_frames=98, dim=96, depth=4, num_heads=3, stride=16)
+    ours = make_ast(num_mels=32, num_frames=98, dim=96, depth=4, num_heads=3, stride=16)
     report = load_weights(ours, folder, ModelSettings())
     assert not report.differences
     assert report.source_format == "AST, Hugging Face"

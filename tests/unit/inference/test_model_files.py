@@ -153,7 +153,7 @@ def test_facts_survive_json_and_say_what_the_input_is(trained: TrainedModel) -> 
     facts = json.loads(json.dumps(facts_of(trained)))
     own = facts["front_end"]
     assert (own.pop("mean"), own.pop("std")) == (trained.mean, trained.std)
-    assert FrontEnd(**own) == trained.front_end
+    assert FrontEnd(AudioSettings(**own)) == trained.front_end
     assert facts["calibration"] is None
 
 

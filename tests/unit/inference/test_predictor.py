@@ -11,9 +11,9 @@ import soundfile
 import torch
 
 from lungsound.audio.filter_bank import normalize
+from lungsound.audio.front_end import FrontEnd
 from lungsound.audio.quality import MOSTLY_SILENT, SPEECH, TOO_SHORT
 from lungsound.config import AudioSettings, ModelSettings
-from lungsound.data import batches as corpora
 from lungsound.data.synthetic_sounds import speech
 from lungsound.errors import AnnotationError, AudioError, WeightsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
@@ -21,7 +21,7 @@ from lungsound.evaluation.out_of_domain import fit_domain, spectral_features
 from lungsound.inference.predictor import Predictor
 from lungsound.inference.withholding import OTHER_DEVICE, SILENT_CYCLES, UNKNOWN_DEVICE, UNLIKE
 from lungsound.labels import LABEL_SETS
-from lungsound.models import network as models
+from lungsound.models.classifier import make_classifier
 from lungsound.training.checkpoint import TrainedModel, load_model, save_model
 from tests.unit.evaluation.calibrated import drawn_predictions
 
@@ -31,7 +31,7 @@ ARCHITECTURE = ModelSettings(size="micro", stride=16)
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = models.network(ARCHITECTURE, corpora.front_end(AUDIO), LABEL_SETS["sound4"])
+    model = make_classifier(ARCHITECTURE, FrontEnd(AUDIO), LABEL_SETS["sound4"])
     model.initialize(torch.Generator().manual_seed(0))
     torch.nn.init.normal_(model.head[1].weight, std=3.0, generator=torch.Generator().manual_seed(1))
     path = tmp_path_factory.mktemp("run") / "model.safetensors"

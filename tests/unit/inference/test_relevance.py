@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from lungsound.inference.explain import patch_relevance, spread_over_bins
-from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.cnn import convolutional_encoder
+from tests.networks import make_ast
 
 DIM, HEADS = 8, 2
 CLASSES = ("normal", "crackle", "wheeze")
@@ -19,7 +19,7 @@ def small_model(
     *, depth: int = 2, pooling: str = "class_token", stride: int = 16, num_mels: int = 32
 ) -> LungSoundClassifier:
     """Random weights in float64; a grid of 2 x 4 patches unless stride or mels are others."""
-    encoder = AudioSpectrogramTransformer(
+    encoder = make_ast(
         num_mels=num_mels, num_frames=64, dim=DIM, depth=depth, num_heads=HEADS, stride=stride, pooling=pooling
     )
     model = LungSoundClassifier(encoder, CLASSES)

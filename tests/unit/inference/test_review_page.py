@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from lungsound.audio.front_end import FrontEnd
+from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError
 from lungsound.inference.explain import Explanation, explain_cycles, relevance
 from lungsound.inference.pages import COLOURS, boxes, lanes, marks, most_uncertain, page_name, sound, write_review_pages
@@ -226,7 +227,7 @@ def test_a_model_without_patches_is_refused(recording: Path, tmp_path: Path) -> 
 
 
 def test_boxes_are_where_the_relevance_is() -> None:
-    front_end = FrontEnd(num_mels=32)
+    front_end = FrontEnd(AudioSettings(num_mels=32))
     bins = torch.zeros(40, 32)
     bins[16:32, 16:] = 2.0
     bins[32:, :16] = -1.0
@@ -241,7 +242,7 @@ def test_boxes_are_where_the_relevance_is() -> None:
 
 
 def test_a_tone_is_dark_beside_its_frequency() -> None:
-    front_end = FrontEnd()
+    front_end = FrontEnd(AudioSettings())
     time_s = torch.arange(32000) / 16000
     noise = 1e-3 * torch.randn(32000, generator=torch.Generator().manual_seed(0))
     found = sound(0.1 * torch.sin(2 * torch.pi * 1000 * time_s) + noise, front_end)
@@ -256,7 +257,7 @@ def test_a_tone_is_dark_beside_its_frequency() -> None:
 
 @pytest.mark.parametrize("num_samples", [1, 399, 400, 960001])
 def test_sounds_of_any_length_have_a_page(num_samples: int) -> None:
-    found = sound(torch.zeros(num_samples), FrontEnd())
+    found = sound(torch.zeros(num_samples), FrontEnd(AudioSettings()))
     assert bool(found["picture"]) == (num_samples >= 400)
     assert found["gain"] == 40
     assert 0 <= found["picture_width"] <= 100

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier, Projector, predict_cycles
 from lungsound.models.cnn import convolutional_encoder
+from tests.networks import make_ast
 
 
 def classifier(*, seed: int = 0, projection_dim: int | None = 5) -> LungSoundClassifier:
-    encoder = AudioSpectrogramTransformer(num_mels=32, num_frames=48, dim=12, depth=1, num_heads=3)
+    encoder = make_ast(num_mels=32, num_frames=48, dim=12, depth=1, num_heads=3)
     model = LungSoundClassifier(encoder, ("a", "b", "c"), projection_dim=projection_dim)
     model.initialize(torch.Generator().manual_seed(seed))
     return model

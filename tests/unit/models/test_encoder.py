@@ -16,6 +16,7 @@ from lungsound.models.ast import (
     FeedForward,
     PatchEmbedding,
 )
+from tests.networks import make_ast
 
 # Of the published program, without its two ImageNet heads and its two copies of a four-class head.
 NUM_PARAMETERS = {
@@ -27,7 +28,7 @@ NUM_PARAMETERS = {
 
 def small_encoder(**changes: Any) -> AudioSpectrogramTransformer:
     sizes: dict[str, Any] = {"num_mels": 32, "num_frames": 48, "dim": 24, "depth": 2, "num_heads": 3, **changes}
-    encoder = AudioSpectrogramTransformer(**sizes)
+    encoder = make_ast(**sizes)
     encoder.initialize(torch.Generator().manual_seed(0))
     return encoder
 
@@ -43,16 +44,14 @@ def randomized(module: nn.Module) -> nn.Module:
 def test_sizes_have_the_published_numbers_of_parameters(size: str, num_parameters: int) -> None:
     made = ENCODER_SIZES[size]
     with torch.device("meta"):
-        encoder = AudioSpectrogramTransformer(
-            num_mels=128, num_frames=798, dim=made.dim, depth=made.depth, num_heads=made.num_heads
-        )
+        encoder = make_ast(num_mels=128, num_frames=798, dim=made.dim, depth=made.depth, num_heads=made.num_heads)
     assert sum(parameter.numel() for parameter in encoder.parameters()) == num_parameters
 
 
 def test_patches_equal_loops_and_are_frequency_major() -> None:
     embedding = randomized(PatchEmbedding(5, stride=10))
     fbank = torch.randn(2, 47, 36, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    grid = PatchGrid.of(36, 47)
+    grid = PatchGrid.of(36, 47, stride=10)
     patches = embedding(fbank)
     assert patches.shape == (2, grid.num_patches, 5)
     for f in range(grid.freq):

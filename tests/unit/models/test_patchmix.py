@@ -1,5 +1,7 @@
 """Patch-Mix: what is drawn, and that mixing copies exactly what was drawn."""
 
+from typing import Any
+
 import pytest
 import torch
 from scipy import stats
@@ -8,6 +10,12 @@ from lungsound.axes import PatchGrid
 from lungsound.models.patchmix import PatchMixDraw, _draw_beta, draw_patch_mix, mix_patches, within
 
 GRID = PatchGrid(freq=3, time=7)
+
+
+def drawn(batch_size: int, grid: PatchGrid, *, generator: torch.Generator, **changed: Any) -> PatchMixDraw:
+    """The published draw, but for what is changed."""
+    published = {"beta": 1.0, "axis": "patch", "is_lam_per_sample": False, "is_self_partner_allowed": True}
+    return draw_patch_mix(batch_size, grid, generator=generator, **{**published, **changed})
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -28,7 +36,7 @@ def test_lambda_has_the_beta_distribution(beta: float) -> None:
 @pytest.mark.parametrize("axis", ["patch", "time"])
 def test_lambda_is_the_share_of_patches_that_stay(axis: str) -> None:
     for seed in range(50):
-        draw = draw_patch_mix(4, GRID, generator=generator(seed), axis=axis)
+        draw = drawn(4, GRID, generator=generator(seed), axis=axis)
         assert draw.replaced.shape == (GRID.num_patches,)
         assert draw.lam.dtype == torch.float64
         assert draw.lam.item() == pytest.approx(1 - draw.replaced.double().mean().item(), abs=1e-15)
@@ -36,22 +44,22 @@ def test_lambda_is_the_share_of_patches_that_stay(axis: str) -> None:
 
 def test_the_number_replaced_is_truncated_not_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for share_kept, num_replaced in [(0.0, 21), (0.999, 0), (0.5, 10), (0.05, 19), (1.0, 0)]:
-        drawn = torch.tensor([share_kept], dtype=torch.float64)
-        monkeypatch.setattr("lungsound.models.patchmix._draw_beta", lambda *_, drawn=drawn: drawn)
-        draw = draw_patch_mix(4, GRID, generator=generator())
+        share = torch.tensor([share_kept], dtype=torch.float64)
+        monkeypatch.setattr("lungsound.models.patchmix._draw_beta", lambda *_, share=share: share)
+        draw = drawn(4, GRID, generator=generator())
         assert int(draw.replaced.sum()) == num_replaced == int(21 * (1 - share_kept))
 
 
 def test_every_patch_is_replaced_equally_often() -> None:
     shared = generator()
-    counts = sum(draw_patch_mix(2, GRID, generator=shared).replaced.double() for _ in range(4000))
+    counts = sum(drawn(2, GRID, generator=shared).replaced.double() for _ in range(4000))
     assert counts.numpy() / 4000 == pytest.approx([0.5 - 0.5 / 21] * 21, abs=0.03)  # truncation takes half a patch
 
 
 def test_whole_time_columns_are_replaced() -> None:
     sizes = set()
     for seed in range(30):
-        columns = draw_patch_mix(4, GRID, generator=generator(seed), axis="time").replaced.reshape(3, 7)
+        columns = drawn(4, GRID, generator=generator(seed), axis="time").replaced.reshape(3, 7)
         assert (columns == columns[0]).all()
         sizes.add(int(columns[0].sum()))
     assert len(sizes) > 3
@@ -61,7 +69,7 @@ def test_partners_are_uniform_permutations() -> None:
     shared = generator()
     seen: dict[tuple[int, ...], int] = {}
     for _ in range(6000):
-        partner = tuple(draw_patch_mix(3, GRID, generator=shared).partner.tolist())
+        partner = tuple(drawn(3, GRID, generator=shared).partner.tolist())
         assert sorted(partner) == [0, 1, 2]
         seen[partner] = seen.get(partner, 0) + 1
     assert len(seen) == 6
@@ -72,7 +80,7 @@ def test_partners_are_uniform_permutations() -> None:
 def test_without_self_partners_none_is_its_own(batch_size: int) -> None:
     seen = set()
     for seed in range(60):
-        partner = draw_patch_mix(batch_size, GRID, generator=generator(seed), is_self_partner_allowed=False).partner
+        partner = drawn(batch_size, GRID, generator=generator(seed), is_self_partner_allowed=False).partner
         assert sorted(partner.tolist()) == list(range(batch_size))
         assert not (partner == torch.arange(batch_size)).any()
         seen.add(tuple(partner.tolist()))
@@ -80,12 +88,12 @@ def test_without_self_partners_none_is_its_own(batch_size: int) -> None:
 
 
 def test_a_batch_of_one_is_its_own_partner() -> None:
-    assert draw_patch_mix(1, GRID, generator=generator(), is_self_partner_allowed=False).partner.tolist() == [0]
+    assert drawn(1, GRID, generator=generator(), is_self_partner_allowed=False).partner.tolist() == [0]
 
 
 @pytest.mark.parametrize("axis", ["patch", "time"])
 def test_one_lambda_for_each_sample(axis: str) -> None:
-    draw = draw_patch_mix(6, GRID, generator=generator(), axis=axis, is_lam_per_sample=True)
+    draw = drawn(6, GRID, generator=generator(), axis=axis, is_lam_per_sample=True)
     assert draw.replaced.shape == (6, 21)
     assert draw.lam.tolist() == pytest.approx((1 - draw.replaced.double().mean(1)).tolist(), abs=1e-15)
     assert len(set(draw.lam.tolist())) > 2
@@ -95,13 +103,13 @@ def test_one_lambda_for_each_sample(axis: str) -> None:
 
 
 def test_beta_0_mixes_nothing() -> None:
-    draw = draw_patch_mix(4, GRID, generator=generator(), beta=0.0)
+    draw = drawn(4, GRID, generator=generator(), beta=0.0)
     assert draw.lam.item() == 1.0
     assert not draw.replaced.any()
 
 
 def test_the_draw_is_determined_by_the_generator() -> None:
-    first, second, other = (draw_patch_mix(8, GRID, generator=generator(seed)) for seed in (1, 1, 2))
+    first, second, other = (drawn(8, GRID, generator=generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.partner, second.partner)
     assert torch.equal(first.replaced, second.replaced)
     assert not torch.equal(first.replaced, other.replaced)
@@ -109,7 +117,7 @@ def test_the_draw_is_determined_by_the_generator() -> None:
 
 def test_an_unknown_axis_is_refused() -> None:
     with pytest.raises(ValueError, match="axis must be one of"):
-        draw_patch_mix(4, GRID, generator=generator(), axis="frequency")
+        drawn(4, GRID, generator=generator(), axis="frequency")
 
 
 # ---- the mix ----
@@ -129,7 +137,7 @@ def test_mixing_equals_loops_and_changes_nothing(is_lam_per_sample: bool) -> Non
     patches = torch.randn(5, 21, 4, generator=generator(3))
     before = patches.clone()
     for seed in range(5):
-        draw = draw_patch_mix(5, GRID, generator=generator(seed), is_lam_per_sample=is_lam_per_sample)
+        draw = drawn(5, GRID, generator=generator(seed), is_lam_per_sample=is_lam_per_sample)
         assert torch.equal(mix_patches(patches, draw), loops(patches, draw, patches))
     assert torch.equal(patches, before)
 
@@ -152,7 +160,7 @@ def test_gradients_go_to_where_each_patch_came_from() -> None:
 
 
 def test_a_draw_is_moved_with_lambda_in_the_dtype_of_the_losses() -> None:
-    moved = draw_patch_mix(4, GRID, generator=generator()).to(torch.device("cpu"), torch.float32)
+    moved = drawn(4, GRID, generator=generator()).to(torch.device("cpu"), torch.float32)
     assert (moved.lam.dtype, moved.partner.dtype, moved.replaced.dtype) == (torch.float32, torch.int64, torch.bool)
 
 
@@ -164,7 +172,7 @@ def test_a_patch_is_replaced_where_sample_and_partner_have_one(is_lam_per_sample
     grid = PatchGrid(freq=3, time=5)
     lengths = (5, 1, 3, 2)
     heard = torch.tensor([[index % grid.time < length for index in range(15)] for length in lengths])
-    draw = draw_patch_mix(4, grid, generator=generator(3), is_lam_per_sample=is_lam_per_sample)
+    draw = drawn(4, grid, generator=generator(3), is_lam_per_sample=is_lam_per_sample)
     inside = within(draw, heard)
     assert inside.lam.dtype == draw.lam.dtype
     for sample, length in enumerate(lengths):
@@ -179,7 +187,7 @@ def test_a_patch_is_replaced_where_sample_and_partner_have_one(is_lam_per_sample
 
 
 def test_full_samples_keep_their_draw() -> None:
-    draw = draw_patch_mix(4, PatchGrid(freq=3, time=5), generator=generator(1))
+    draw = drawn(4, PatchGrid(freq=3, time=5), generator=generator(1))
     inside = within(draw, torch.ones(4, 15, dtype=torch.bool))
     assert torch.equal(inside.replaced, draw.replaced.expand(4, -1))
     assert torch.allclose(inside.lam, draw.lam.expand(4), atol=1e-15)

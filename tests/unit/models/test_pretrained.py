@@ -18,6 +18,7 @@ from lungsound.errors import WeightsError
 from lungsound.models.ast import ENCODER_SIZES, AudioSpectrogramTransformer
 from lungsound.models.positions import PatchPlaces, adapt_positions, place_positions
 from lungsound.models.weights import LoadReport, load_weights
+from tests.networks import make_ast
 
 TINY = ENCODER_SIZES["tiny"]
 Weights = dict[str, Tensor]
@@ -26,7 +27,7 @@ Weights = dict[str, Tensor]
 def make_encoder(**changes: Any) -> AudioSpectrogramTransformer:
     """An encoder of 2 blocks, its weights zero but for the norms."""
     sizes = {"num_mels": 64, "num_frames": 98, "dim": 12, "depth": 2, "num_heads": 3, **changes}
-    return AudioSpectrogramTransformer(**sizes).requires_grad_(False).eval()
+    return make_ast(**sizes).requires_grad_(False).eval()
 
 
 def load(

@@ -12,12 +12,12 @@ import soundfile
 import torch
 from fastapi.testclient import TestClient
 
+from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, ModelSettings
-from lungsound.data import batches as corpora
 from lungsound.inference.prediction import RecordingPrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
-from lungsound.models import network as models
+from lungsound.models.classifier import make_classifier
 from lungsound.serve.application import Service, application
 from lungsound.serve.limits import Limits
 from lungsound.serve.review import ReviewFolder
@@ -30,7 +30,7 @@ ARCHITECTURE = ModelSettings(size="micro", stride=16)
 
 def save_tiny(path: Path, *, label_set: str = "sound4") -> Path:
     """A model of random weights, whose answers differ from cycle to cycle."""
-    model = models.network(ARCHITECTURE, corpora.front_end(AUDIO), LABEL_SETS[label_set])
+    model = make_classifier(ARCHITECTURE, FrontEnd(AUDIO), LABEL_SETS[label_set])
     model.initialize(torch.Generator().manual_seed(0))
     torch.nn.init.normal_(model.head[1].weight, std=3.0, generator=torch.Generator().manual_seed(1))
     save_model(path, model, audio=AUDIO, architecture=ARCHITECTURE, mean=-8.0, std=3.0, label_set=LABEL_SETS[label_set])

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from lungsound.axes import PatchGrid
-from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.patchmix import PatchMixDraw
+from tests.networks import make_ast
 
 CLASSES = ("normal", "crackle", "wheeze", "both")
 NUM_MELS, NUM_FRAMES, DIM = 32, 48, 12
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 def small_model(
     *, projection_dim: int | None = DIM, seed: int = 0, dtype: torch.dtype = torch.float64, depth: int = 1
 ) -> LungSoundClassifier:
-    encoder = AudioSpectrogramTransformer(num_mels=NUM_MELS, num_frames=NUM_FRAMES, dim=DIM, depth=depth, num_heads=3)
+    encoder = make_ast(num_mels=NUM_MELS, num_frames=NUM_FRAMES, dim=DIM, depth=depth, num_heads=3)
     model = LungSoundClassifier(encoder, CLASSES, projection_dim=projection_dim)
     model.initialize(torch.Generator().manual_seed(seed))
     return model.to(dtype)

@@ -9,23 +9,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, ModelSettings
-from lungsound.data import batches as corpora
 from lungsound.errors import WeightsError
 from lungsound.evaluation.calibration import fit_calibration
 from lungsound.evaluation.out_of_domain import Domain, fit_domain
 from lungsound.labels import LABEL_SETS
-from lungsound.models import network as models
-from lungsound.models.classifier import LungSoundClassifier
+from lungsound.models.classifier import LungSoundClassifier, make_classifier
 from lungsound.training.checkpoint import (
     CHECKPOINT_FORMAT,
     MODEL_FORMAT,
+    add_to_model,
     load_model,
     load_weights,
     read_tensors,
     save_model,
-    write_calibration,
-    write_domain,
     write_tensors,
 )
 from tests.unit.evaluation.calibrated import drawn_predictions
@@ -37,7 +35,7 @@ ARCHITECTURE = ModelSettings(size="micro", stride=16, norm_eps=1e-5)
 def make_model(
     *, architecture: ModelSettings = ARCHITECTURE, audio: AudioSettings = AUDIO, label_set: str = "sound2"
 ) -> LungSoundClassifier:
-    model = models.network(architecture, corpora.front_end(audio), LABEL_SETS[label_set], projection_dim=7)
+    model = make_classifier(architecture, FrontEnd(audio), LABEL_SETS[label_set], projection_dim=7)
     model.initialize(torch.Generator().manual_seed(0))
     return model.eval()
 
@@ -133,7 +131,7 @@ def test_a_model_comes_back_with_all_that_gives_it_meaning(tmp_path: Path) -> No
     model = make_model()
     path = save(tmp_path / "model.safetensors", model)
     found = load_model(path)
-    assert found.front_end == corpora.front_end(AUDIO)
+    assert found.front_end == FrontEnd(AUDIO)
     assert (found.mean, found.std) == (-4.0, 3.5)
     assert found.label_set is LABEL_SETS["sound2"]
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -147,7 +145,7 @@ def test_a_model_comes_back_with_all_that_gives_it_meaning(tmp_path: Path) -> No
 def test_a_convolutional_model_comes_back(architecture: str, tmp_path: Path) -> None:
     settings = ModelSettings.model_validate({"architecture": architecture, "first_kernel": "new"})
     model = make_model(architecture=settings)
-    fbank = torch.randn(3, corpora.front_end(AUDIO).num_frames, 32)
+    fbank = torch.randn(3, FrontEnd(AUDIO).num_frames, 32)
     model.train()(fbank)  # so that the batch norms have statistics and a count
     path = save(tmp_path / "model.safetensors", model.eval(), architecture=settings)
     found = load_model(path)
@@ -275,9 +273,9 @@ def test_the_domain_comes_back_and_the_calibration_stays(tmp_path: Path) -> None
         fit_calibration(drawn_predictions(0)),
     )
     assert load_model(path).domain is None
-    write_calibration(path, calibration)
-    write_domain(path, domain)
-    write_calibration(path, calibration)
+    add_to_model(path, calibration=calibration, domain=None)
+    add_to_model(path, calibration=None, domain=domain)
+    add_to_model(path, calibration=calibration, domain=None)
     found = load_model(path)
     assert found.domain is not None
     assert found.domain.id == domain.id
@@ -289,7 +287,7 @@ def test_the_domain_comes_back_and_the_calibration_stays(tmp_path: Path) -> None
 @pytest.mark.parametrize("damage", [{"mean": None}, {"std": torch.zeros(64)}, {"more": torch.zeros(1)}])
 def test_a_damaged_domain_is_refused(damage: dict[str, torch.Tensor | None], tmp_path: Path) -> None:
     path = save(tmp_path / "model", make_model())
-    write_domain(path, drawn_domain())
+    add_to_model(path, calibration=None, domain=drawn_domain())
     tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
     changed = tensors | {f"domain.{name}": value for name, value in damage.items()}
     write_tensors(path, {name: value for name, value in changed.items() if value is not None}, facts)

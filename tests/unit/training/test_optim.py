@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from lungsound.config import TrainSettings
 from lungsound.training.optim import Schedule, blend_statistics, blended_rate, make_optimizer, statistics
 
 LR = 1e-3
 
 
 def test_cosine_starts_below_the_learning_rate_and_ends_at_its_floor() -> None:
-    schedule = Schedule(learning_rate=LR, epochs=10)
+    schedule = Schedule(TrainSettings(learning_rate=LR, epochs=10))
     rates = [schedule.at(epoch) for epoch in range(1, 11)]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] < LR
@@ -21,36 +22,40 @@ def test_cosine_starts_below_the_learning_rate_and_ends_at_its_floor() -> None:
 
 
 def test_cosine_is_set_once_an_epoch() -> None:
-    schedule = Schedule(learning_rate=LR, epochs=10)
+    schedule = Schedule(TrainSettings(learning_rate=LR, epochs=10))
     assert len({schedule.at(3, step, num_steps=7) for step in range(7)}) == 1
 
 
 def test_step_multiplies_after_each_of_its_epochs() -> None:
-    schedule = Schedule(learning_rate=LR, epochs=6, kind="step", decay_rate=0.5, decay_epochs=(2, 4))
+    schedule = Schedule(TrainSettings(learning_rate=LR, epochs=6, schedule="step", decay_rate=0.5, decay_epochs=(2, 4)))
     expected = [LR, LR, LR / 2, LR / 2, LR / 4, LR / 4]
     assert [schedule.at(epoch) for epoch in range(1, 7)] == pytest.approx(expected)
 
 
 def test_constant_is_constant() -> None:
-    schedule = Schedule(learning_rate=LR, epochs=6, kind="constant")
+    schedule = Schedule(TrainSettings(learning_rate=LR, epochs=6, schedule="constant"))
     assert {schedule.at(epoch) for epoch in range(1, 7)} == {LR}
 
 
 @pytest.mark.parametrize("kind", ["cosine", "step", "constant"])
 def test_warm_up_is_a_straight_line_from_a_tenth_to_the_schedule(kind: str) -> None:
-    schedule = Schedule(learning_rate=LR, epochs=10, kind=kind, warmup_epochs=2)
+    schedule = Schedule(TrainSettings(learning_rate=LR, epochs=10, schedule=kind, warmup_epochs=2))
     rates = [schedule.at(epoch, step, num_steps=5) for epoch in (1, 2) for step in range(5)]
     end = LR * (1e-3 + (1 - 1e-3) * (1 + math.cos(math.pi * 0.2)) / 2) if kind == "cosine" else LR
     assert rates == pytest.approx([0.1 * LR + (end - 0.1 * LR) * i / 10 for i in range(10)])
-    without = Schedule(learning_rate=LR, epochs=10, kind=kind)
+    without = Schedule(TrainSettings(learning_rate=LR, epochs=10, schedule=kind))
     assert [schedule.at(epoch) for epoch in range(3, 11)] == [without.at(epoch) for epoch in range(3, 11)]
+
+
+def settings(optimizer: str, weight_decay: float) -> TrainSettings:
+    return TrainSettings.model_validate({"optimizer": optimizer, "learning_rate": LR, "weight_decay": weight_decay})
 
 
 @pytest.mark.parametrize("kind", ["adam", "adamw"])
 def test_weight_decay_is_in_the_gradient_of_adam_and_outside_of_adamw(kind: str) -> None:
     weight, decay = 2.0, 0.1
     parameter = nn.Parameter(torch.tensor([weight], dtype=torch.float64))
-    optimizer = make_optimizer([parameter], kind=kind, learning_rate=LR, weight_decay=decay)
+    optimizer = make_optimizer([parameter], settings(kind, decay))
     first, second = 0.0, 0.0
     for step, slope in enumerate([0.5, -1.5, 4.0], start=1):
         parameter.grad = torch.tensor([slope], dtype=torch.float64)
@@ -74,8 +79,7 @@ def make_net() -> nn.Module:
 def test_blending_without_copies_of_the_weights_is_a_weighted_mean_of_every_float(kind: str, blend: float) -> None:
     """Against a copy of everything before each step. Integers, which count batches, are the new ones."""
     naive, ours = make_net(), make_net()
-    settings = {"kind": kind, "learning_rate": LR, "weight_decay": 0.1}
-    of_naive, of_ours = (make_optimizer(net.parameters(), **settings) for net in (naive, ours))
+    of_naive, of_ours = (make_optimizer(net.parameters(), settings(kind, 0.1)) for net in (naive, ours))
     for number, batch in enumerate(torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(1)).double()):
         rate = LR * (1 + number)
         before = {name: value.clone() for name, value in naive.state_dict().items()}

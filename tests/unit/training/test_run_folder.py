@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from lungsound.audio.front_end import FrontEnd
 from lungsound.config import RunConfig, load_config
-from lungsound.data import batches as corpora
 from lungsound.data.batches import Batch
 from lungsound.data.icbhi import read_icbhi
 from lungsound.data.splits import Parts
 from lungsound.errors import SettingsError, WeightsError
-from lungsound.models import network as models
-from lungsound.training import trainer as training
+from lungsound.models.classifier import initial_classifier
 from lungsound.training.checkpoint import CHECKPOINT_FORMAT, read_tensors
-from lungsound.training.run import RunFolder, revision
+from lungsound.training.objectives import make_objective
+from lungsound.training.run import RunFacts, RunFolder, revision
 from lungsound.training.trainer import Progress, TrainStep
 from tests.unit.data.trees import NORMAL, write_icbhi
 
@@ -30,9 +30,9 @@ def small_config(*overrides: str) -> RunConfig:
 
 def small_step(*overrides: str) -> TrainStep:
     config = small_config(*overrides)
-    model, _ = models.model(config, corpora.front_end(config.audio))
-    objective = training.objective(config.objective, config.patchmix, class_counts=[1, 1, 1, 1], device=CPU)
-    return training.train_step(config.train, model, objective, device=CPU)
+    model, _ = initial_classifier(config, FrontEnd(config.audio))
+    objective = make_objective(config.objective, config.patchmix, class_counts=[1, 1, 1, 1], device=CPU)
+    return TrainStep(model, objective, config.train, device=CPU)
 
 
 def take_step(step: TrainStep) -> None:
@@ -46,7 +46,7 @@ def take_step(step: TrainStep) -> None:
 
 def test_a_new_run_writes_its_settings_first(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "deep" / "run")
-    with run.alone():
+    with run.lock():
         run.start(small_config())
     assert {path.name for path in run.path.iterdir()} == {"config.json", ".lock"}
     assert run.config() == small_config()
@@ -54,16 +54,16 @@ def test_a_new_run_writes_its_settings_first(tmp_path: Path) -> None:
 
 def test_two_trainings_cannot_share_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with RunFolder(folder).alone():
-        with pytest.raises(SettingsError, match="another training is at work"), RunFolder(folder).alone():
+    with RunFolder(folder).lock():
+        with pytest.raises(SettingsError, match="another training is at work"), RunFolder(folder).lock():
             pytest.fail("the folder was taken twice")
         RunFolder(folder).start(small_config())
-    with RunFolder(folder).alone():
+    with RunFolder(folder).lock():
         assert RunFolder(folder).config() == small_config()
 
 
 def test_a_folder_in_which_nothing_started_is_taken_away(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="bad corpus"), RunFolder(tmp_path / "run").alone():
+    with pytest.raises(SettingsError, match="bad corpus"), RunFolder(tmp_path / "run").lock():
         raise SettingsError("bad corpus")
     assert list(tmp_path.iterdir()) == []
 
@@ -173,7 +173,7 @@ def test_a_checkpoint_needs_no_pickle(tmp_path: Path) -> None:
     run, step = RunFolder(tmp_path), small_step()
     run.save(step, Progress(epoch=5))
     _, facts = read_tensors(run.checkpoint, expected_format=CHECKPOINT_FORMAT)
-    assert facts == {"format": CHECKPOINT_FORMAT, "progress": Progress(epoch=5).to_plain(), "scaler": {}}
+    assert facts == {"format": CHECKPOINT_FORMAT, "progress": Progress(epoch=5).model_dump(), "scaler": {}}
 
 
 # ---- log and facts ----
@@ -208,9 +208,11 @@ def test_facts_say_on_what_and_with_what_a_run_was_made(tmp_path: Path) -> None:
     tree = write_icbhi(tmp_path / "corpus", {"101_1b1_Al_sc_Meditron": NORMAL})
     corpus = read_icbhi(tree)
     run = RunFolder(tmp_path)
-    run.write_facts(corpus=corpus, parts=Parts((0,), (), ()), command="lungsound train x", device="cpu")
+    parts = Parts((0,), (), ())
+    written = RunFacts.of(corpus, parts, command="lungsound train x", device="cpu", precision="fp32", pretrained=None)
+    run.write_facts(written)
     facts = json.loads((tmp_path / "run.json").read_text())
-    assert facts == run.facts()
+    assert written == run.facts()
     assert facts["command"] == "lungsound train x"
     assert facts["corpus"]["fingerprint"] == corpus.fingerprint
     assert (facts["corpus"]["num_recordings"], facts["corpus"]["num_cycles"]) == (1, 1)
@@ -218,6 +220,12 @@ def test_facts_say_on_what_and_with_what_a_run_was_made(tmp_path: Path) -> None:
     assert facts["patients"] == {"train": ["101"], "validation": [], "test": []}
     assert {"lungsound", "torch", "numpy", "soundfile", "safetensors", "python", "system"} == set(facts["versions"])
     assert facts["revision"] == revision()
+
+
+def test_facts_that_are_damaged_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"command": "lungsound train x"}')
+    with pytest.raises(SettingsError, match=r"run\.json is damaged .*train the run again"):
+        RunFolder(tmp_path).facts()
 
 
 def test_the_revision_is_a_commit_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

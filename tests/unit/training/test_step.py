@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lungsound.config import ObjectiveSettings, TrainSettings
 from lungsound.data.batches import Batch
-from lungsound.training.objectives import TARGETS, CrossEntropy, Objective, PatchMixContrastive
-from lungsound.training.optim import make_optimizer
+from lungsound.training.objectives import CrossEntropy, Objective, PatchMixContrastive
 from lungsound.training.trainer import TrainStep
 from tests.unit.training.small import CPU, fixed_draw, small_batch, small_model
+
+TARGETS = ("grad_block", "grad_flow", "project_block", "project_flow")
 
 
 def make_step(
@@ -26,10 +28,14 @@ def make_step(
     depth: int = 1,
 ) -> TrainStep:
     model = small_model(dtype=dtype, seed=seed, depth=depth).to(device)
-    optimizer = make_optimizer(model.parameters(), kind="adam", learning_rate=1.0, weight_decay=0.0)
-    contrastive = objective or PatchMixContrastive(fixed_draw)
-    averages = {"blend": blend, "ema_decay": ema_decay}
-    return TrainStep(model, contrastive, optimizer, device=device, precision=precision, **averages)
+    settings = TrainSettings(
+        weight_decay=0.0,
+        blend=blend,
+        ema_decay=ema_decay,
+        precision=precision,  # type: ignore[arg-type]
+    )
+    contrastive = PatchMixContrastive(fixed_draw, ObjectiveSettings())
+    return TrainStep(model, objective or contrastive, settings, device=device)
 
 
 def take(step: TrainStep, number: int, *, learning_rate: float = 1e-3) -> float:
@@ -118,7 +124,7 @@ def test_several_batches_give_the_mean_gradient_of_steps_on_each() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_step_in_two_backward_passes_has_the_gradient_of_one(target: str) -> None:
     batch = Batch(*small_batch())
-    step = make_step(objective=PatchMixContrastive(fixed_draw, target=target, alpha=0.7))
+    step = make_step(objective=PatchMixContrastive(fixed_draw, ObjectiveSettings(target=target, alpha=0.7)))
     loss = step(batch, learning_rate=0.0, generator=torch.Generator())
     whole = make_step(objective=step.objective)
     whole.model.train()
@@ -135,7 +141,7 @@ def test_a_step_in_two_backward_passes_has_the_gradient_of_one(target: str) -> N
 
 @pytest.mark.parametrize(("target", "is_gone"), [("grad_block", True), ("project_block", True), ("grad_flow", False)])
 def test_activations_of_the_clean_view_are_gone_before_the_mixed_is_encoded(target: str, is_gone: bool) -> None:
-    step = make_step(objective=PatchMixContrastive(fixed_draw, target=target))
+    step = make_step(objective=PatchMixContrastive(fixed_draw, ObjectiveSettings(target=target)))
     inside: list[weakref.ref[Tensor]] = []
     alive: list[list[bool]] = []
 
@@ -201,7 +207,7 @@ def test_an_answering_model_is_not_checkpointed(monkeypatch: pytest.MonkeyPatch)
 def test_the_moving_average_is_that_of_the_weights_after_each_step() -> None:
     """avg <- decay * avg + (1 - decay) * weights, from the weights after the first step; training is not touched."""
     plain, averaged = make_step(), make_step(ema_decay=0.75)
-    assert plain.answering is plain.model
+    assert plain.evaluated_model is plain.model
     expected: dict[str, Tensor] = {}
     for number in range(4):
         assert take(plain, number) == take(averaged, number)
@@ -209,7 +215,7 @@ def test_the_moving_average_is_that_of_the_weights_after_each_step() -> None:
             before = expected.get(name, value)
             expected[name] = (0.75 * before + 0.25 * value) if value.is_floating_point() else value.clone()
     assert_same(plain.model.state_dict(), averaged.model.state_dict())
-    for name, value in averaged.answering.state_dict().items():
+    for name, value in averaged.evaluated_model.state_dict().items():
         if value.is_floating_point():
             assert torch.allclose(value, expected[name], atol=1e-14), name
             assert not torch.equal(value, plain.model.state_dict()[name]) or "linear1.bias" in name

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lungsound.data.batches import Batch, CycleBatches
+from lungsound.config import TrainSettings
+from lungsound.data.batches import Batch, Inputs, TrainingBatches
 from lungsound.errors import LungsoundError
 from lungsound.evaluation.metrics import IcbhiScore
 from lungsound.randomness import generator_at
@@ -21,7 +22,8 @@ from lungsound.training.trainer import Listener, Progress, RunInterrupted, Stopw
 
 SEED = 3
 NUM_STEPS = 5  # 11 cycles in batches of 2, the last one dropped
-SCHEDULE = Schedule(learning_rate=1e-3, epochs=3, warmup_epochs=1)
+TRAIN = TrainSettings(learning_rate=1e-3, epochs=3, warmup_epochs=1, batch_size=2, seed=SEED)
+SCHEDULE = Schedule(TRAIN)
 
 
 class RecordingStep:
@@ -40,10 +42,10 @@ class RecordingStep:
         return Loss(total, {"ce": total / 2}, functional.one_hot(answers, 4).double())
 
 
-def make_batches() -> CycleBatches:
+def make_batches() -> TrainingBatches:
     fbanks = np.arange(11, dtype=np.float32).reshape(11, 1, 1)
-    labels = [i % 4 for i in range(11)]
-    return CycleBatches(fbanks, range(11), labels, batch_size=2, mean=0.0, std=0.5, seed=SEED, is_last_dropped=True)
+    inputs = Inputs(fbanks, torch.arange(11) % 4, None, num_classes=4, mean=0.0, std=0.5)
+    return TrainingBatches(inputs, range(11), TRAIN)
 
 
 class Run:
@@ -53,10 +55,9 @@ class Run:
         self,
         *,
         scores: Sequence[IcbhiScore] | None = None,
-        every: int = 200,
         on_step: Callable[[Progress], None] | None = None,
-        num_accumulated_batches: int = 1,
         read_every_steps: int = 1,
+        **changed: Any,
     ) -> None:
         self.step = RecordingStep()
         self.saved: list[dict[str, Any]] = []
@@ -66,17 +67,18 @@ class Run:
         remaining = iter(scores or ())
         self.trainer = Trainer(
             self.step,  # type: ignore[arg-type]
-            SCHEDULE,
             make_batches(),
-            seed=SEED,
-            watch=lambda: {} if scores is None else {"validation": next(remaining)},
-            save=lambda progress: self.saved.append(json.loads(json.dumps(progress.to_plain()))),
+            TRAIN.model_copy(update=changed),
+            evaluate=lambda: {} if scores is None else {"validation": next(remaining)},
+            save=lambda progress: self.saved.append(json.loads(json.dumps(progress.model_dump()))),
             keep=lambda name: self.kept.append((name, len(self.step.calls) // NUM_STEPS)),
-            checkpoint_every_steps=every,
-            num_accumulated_batches=num_accumulated_batches,
             listeners=(self.listener(),),
         )
         self.trainer.read_every_steps = read_every_steps
+
+    def fit(self, epochs: int, progress: Progress) -> Progress:
+        self.trainer.train = self.trainer.train.model_copy(update={"epochs": epochs})
+        return self.trainer.fit(progress)
 
     def listener(self) -> Listener:
         run = self
@@ -107,7 +109,7 @@ def score(specificity: float, sensitivity: float) -> IcbhiScore:
 
 def test_every_step_gets_its_batch_rate_and_generator() -> None:
     run = Run()
-    progress = run.trainer.fit(3, Progress())
+    progress = run.fit(3, Progress())
     expected = []
     for epoch in (1, 2, 3):
         for step, batch in enumerate(make_batches().epoch(epoch)):
@@ -122,7 +124,7 @@ def test_every_step_gets_its_batch_rate_and_generator() -> None:
 
 def test_a_row_of_history_for_each_epoch() -> None:
     run = Run(scores=[score(0.8, 0.4), score(0.5, 0.1)])
-    progress = run.trainer.fit(2, Progress())
+    progress = run.fit(2, Progress())
     assert [row["epoch"] for row in progress.history] == [1, 2]
     for row, calls in zip(progress.history, (run.step.calls[:5], run.step.calls[5:]), strict=True):
         losses = [sum(values) for values, *_ in calls]
@@ -142,7 +144,7 @@ def test_a_row_of_history_for_each_epoch() -> None:
 
 def test_without_a_watched_part_nothing_is_scored_or_kept() -> None:
     run = Run()
-    progress = run.trainer.fit(2, Progress())
+    progress = run.fit(2, Progress())
     assert not run.kept
     assert progress.best_epochs == {}
     assert "validation_score" not in progress.history[0]
@@ -163,7 +165,7 @@ def test_without_a_watched_part_nothing_is_scored_or_kept() -> None:
 )
 def test_the_best_epoch_is_kept(scores: list[IcbhiScore], kept: list[int]) -> None:
     run = Run(scores=scores)
-    progress = run.trainer.fit(3, Progress())
+    progress = run.fit(3, Progress())
     assert run.kept == [("validation", epoch) for epoch in kept]
     assert progress.best_epochs == ({"validation": kept[-1]} if kept else {})
     assert progress.best_scores == ({"validation": scores[kept[-1] - 1].score} if kept else {})
@@ -172,10 +174,10 @@ def test_the_best_epoch_is_kept(scores: list[IcbhiScore], kept: list[int]) -> No
 def test_each_watched_part_has_a_best_epoch_of_its_own() -> None:
     run = Run()
     scores = iter([(0.3, 0.2), (0.2, 0.4), (0.4, 0.1)])
-    run.trainer.watch = lambda: {
+    run.trainer.evaluate = lambda: {
         name: score(0.5, value) for name, value in zip(("validation", "test"), next(scores), strict=True)
     }
-    progress = run.trainer.fit(3, Progress())
+    progress = run.fit(3, Progress())
     assert run.kept == [("validation", 1), ("test", 1), ("test", 2), ("validation", 3)]
     assert progress.best_epochs == {"validation": 3, "test": 2}
     assert progress.best_scores == {"validation": 0.45, "test": 0.45}
@@ -185,30 +187,30 @@ def test_each_watched_part_has_a_best_epoch_of_its_own() -> None:
 
 
 def test_checkpoints_are_saved_every_few_steps_and_after_each_epoch() -> None:
-    run = Run(every=2)
-    run.trainer.fit(2, Progress())
+    run = Run(checkpoint_every_steps=2)
+    run.fit(2, Progress())
     assert run.places_saved() == [(1, 2), (1, 4), (2, 0), (2, 2), (2, 4), (3, 0)]
 
 
 def test_a_run_goes_on_from_every_checkpoint_as_if_it_had_not_stopped() -> None:
     scores = [score(0.5, 0.3), score(0.5, 0.2), score(0.5, 0.4)]
-    whole = Run(scores=scores, every=1)
-    finished = whole.trainer.fit(3, Progress())
+    whole = Run(scores=scores, checkpoint_every_steps=1)
+    finished = whole.fit(3, Progress())
     assert len(whole.saved) == 18
     for saved in whole.saved:
-        start = Progress.from_plain(saved)
+        start = Progress.model_validate(saved)
         num_done = 5 * (start.epoch - 1) + start.step
         rest = Run(scores=scores[start.epoch - 1 :])
-        again = rest.trainer.fit(3, start)
+        again = rest.fit(3, start)
         assert rest.step.calls == whole.step.calls[num_done:]
         assert without_time(again.history) == without_time(finished.history)
         assert (again.best_epochs, again.best_scores) == (finished.best_epochs, finished.best_scores)
 
 
 def test_a_finished_run_does_nothing_more() -> None:
-    finished = Run().trainer.fit(2, Progress())
+    finished = Run().fit(2, Progress())
     again = Run()
-    assert again.trainer.fit(2, finished) is finished
+    assert again.fit(2, finished) is finished
     assert not again.step.calls
     assert not again.saved
 
@@ -220,20 +222,20 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(re
             loss = super().__call__(*batches, learning_rate=learning_rate, generator=generator)
             return loss if len(self.calls) < 8 else Loss(loss.total * float("nan"), loss.parts, loss.logits)
 
-    run = Run(every=2, read_every_steps=read_every_steps)
+    run = Run(checkpoint_every_steps=2, read_every_steps=read_every_steps)
     run.trainer.step = Diverging()  # type: ignore[assignment]
     with pytest.raises(LungsoundError, match="epoch 2"):
-        run.trainer.fit(3, Progress())
+        run.fit(3, Progress())
     assert run.places_saved()[-1] == (2, 2)
     assert len(run.trainer.step.calls) <= 7 + read_every_steps  # type: ignore[attr-defined]
 
 
 def test_losses_that_are_read_later_give_the_same_to_the_bit() -> None:
     """Also when a checkpoint or a stop comes between two readings: nothing unread is saved."""
-    expected = Run(every=3)
-    finished = expected.trainer.fit(3, Progress())
-    late = Run(every=3, read_every_steps=4)
-    again = late.trainer.fit(3, Progress())
+    expected = Run(checkpoint_every_steps=3)
+    finished = expected.fit(3, Progress())
+    late = Run(checkpoint_every_steps=3, read_every_steps=4)
+    again = late.fit(3, Progress())
     assert without_time(again.history) == without_time(finished.history)
     assert late.places_saved() == expected.places_saved()
     for ours, theirs in zip(late.saved, expected.saved, strict=True):
@@ -251,18 +253,18 @@ def test_a_signal_between_two_readings_stops_after_its_step() -> None:
     run, rest = Run(read_every_steps=4), Run()
     run.trainer.step = Stopped()  # type: ignore[assignment]
     with pytest.raises(RunInterrupted, match="stopped in epoch 2 after step 2"):
-        run.trainer.fit(3, Progress())
-    found = rest.trainer.fit(3, Progress.from_plain(run.saved[-1]))
-    assert without_time(found.history) == without_time(Run().trainer.fit(3, Progress()).history)
+        run.fit(3, Progress())
+    found = rest.fit(3, Progress.model_validate(run.saved[-1]))
+    assert without_time(found.history) == without_time(Run().fit(3, Progress()).history)
 
 
 # ---- several batches to a step ----
 
 
 def test_steps_over_several_batches_take_all_of_an_epoch_in_its_order() -> None:
-    whole, run = Run(), Run(num_accumulated_batches=2, every=2)
-    whole.trainer.fit(2, Progress())
-    run.trainer.fit(2, Progress())
+    whole, run = Run(), Run(num_accumulated_batches=2, checkpoint_every_steps=2)
+    whole.fit(2, Progress())
+    run.fit(2, Progress())
     batches = [call[1] for call in whole.step.calls]
     assert [call[1] for call in run.step.calls] == [
         [label for batch in batches[first : min(first + 2, stop)] for label in batch]
@@ -274,12 +276,12 @@ def test_steps_over_several_batches_take_all_of_an_epoch_in_its_order() -> None:
 
 
 def test_a_run_of_such_steps_goes_on_from_every_checkpoint() -> None:
-    whole = Run(num_accumulated_batches=2, every=1)
-    finished = whole.trainer.fit(2, Progress())
+    whole = Run(num_accumulated_batches=2, checkpoint_every_steps=1)
+    finished = whole.fit(2, Progress())
     for saved in whole.saved:
-        start, rest = Progress.from_plain(saved), Run(num_accumulated_batches=2)
+        start, rest = Progress.model_validate(saved), Run(num_accumulated_batches=2)
         num_done = 3 * (start.epoch - 1) + start.step
-        again = rest.trainer.fit(2, start)
+        again = rest.fit(2, start)
         assert rest.step.calls == whole.step.calls[num_done:]
         assert without_time(again.history) == without_time(finished.history)
 
@@ -309,11 +311,11 @@ def test_time_is_counted_to_what_it_is_spent_on(monkeypatch: pytest.MonkeyPatch)
         return timed
 
     monkeypatch.setattr(RecordingStep, "__call__", passing(10.0, RecordingStep.__call__))
-    monkeypatch.setattr(CycleBatches, "_batch", passing(1.0, CycleBatches._batch))
+    monkeypatch.setattr(Inputs, "batch", passing(1.0, Inputs.batch))
     monkeypatch.setattr("lungsound.training.trainer.Stopwatch", lambda: Stopwatch(lambda: now[0]))
     run = Run(on_step=passing(100.0, lambda _: None))
-    run.trainer.watch = passing(100.0, dict)
-    row = run.trainer.fit(1, Progress()).history[0]
+    run.trainer.evaluate = passing(100.0, dict)
+    row = run.fit(1, Progress()).history[0]
     assert {name: row[f"{name}_seconds"] for name in ("data", "compute", "host")} == {
         "data": 5.0,
         "compute": 50.0,
@@ -339,13 +341,13 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(number: signal.Signals,
     handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
     run = Run(on_step=stopping(number, epoch=2, step=step))
     with pytest.raises(RunInterrupted, match=rf"stopped in epoch 2 after step {step}; .*--resume"):
-        run.trainer.fit(3, Progress())
+        run.fit(3, Progress())
     assert [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert run.places_saved()[-1] == (2, step)
 
     whole, rest = Run(), Run()
-    expected = whole.trainer.fit(3, Progress())
-    found = rest.trainer.fit(3, Progress.from_plain(run.saved[-1]))
+    expected = whole.fit(3, Progress())
+    found = rest.fit(3, Progress.model_validate(run.saved[-1]))
     assert run.step.calls + rest.step.calls == whole.step.calls
     assert without_time(found.history) == without_time(expected.history)
 
@@ -358,7 +360,7 @@ def test_a_second_signal_stops_at_once() -> None:
 
     run = Run(on_step=on_step)
     with pytest.raises(KeyboardInterrupt):
-        run.trainer.fit(3, Progress())
+        run.fit(3, Progress())
     assert len(run.step.calls) == 1
 
 
@@ -367,7 +369,7 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     found: list[Progress] = []
     run = Run(on_step=lambda _: handlers.add(signal.getsignal(signal.SIGINT)))
     handlers: set[Any] = set()
-    thread = threading.Thread(target=lambda: found.append(run.trainer.fit(1, Progress())))
+    thread = threading.Thread(target=lambda: found.append(run.fit(1, Progress())))
     thread.start()
     thread.join()
     assert found[0].epoch == 2

@@ -1,34 +1,29 @@
-"""What is said before a run starts."""
+"""Remarks before a run starts."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lungsound.config import TrainSettings
-from lungsound.data.batches import CycleBatches
+from lungsound.data.batches import Inputs, TrainingBatches
 from lungsound.data.corpus import Corpus
 from lungsound.data.splits import Parts
-from lungsound.training import trainer as training
+from lungsound.training.trainer import remarks
 
 
-def said(
-    settings: TrainSettings, *, num_cycles: int = 8, batch_size: int = 4, left_out: tuple[str, ...] = ()
-) -> list[str]:
-    rows = range(num_cycles)
-    batches = CycleBatches(
-        np.zeros((num_cycles, 2, 2), np.float32), rows, list(rows), batch_size=batch_size, mean=0.0, std=1.0,
-        is_last_dropped=True,
-    )  # fmt: skip
-    return training.remarks(
-        settings, Corpus("icbhi", Path("x"), (), (), {}), Parts((), (), (), left_out), None, batches
-    )
+def remarks_on(train: TrainSettings, *, num_cycles: int = 8, left_out: tuple[str, ...] = ()) -> list[str]:
+    inputs = Inputs(np.zeros((num_cycles, 2, 2), np.float32), torch.arange(num_cycles), None, 4, mean=0.0, std=1.0)
+    train = train.model_copy(update={"batch_size": 4})
+    batches = TrainingBatches(inputs, range(num_cycles), train)
+    return remarks(train, Corpus("icbhi", Path("x"), (), (), {}), Parts((), (), (), left_out), None, batches)
 
 
 @pytest.mark.parametrize(("epochs", "rate"), [(1, "5e-08"), (2, "2.5e-05")])
-def test_a_cosine_over_too_few_epochs_is_said(epochs: int, rate: str) -> None:
+def test_a_cosine_over_too_few_epochs_is_remarked(epochs: int, rate: str) -> None:
     """(1 + cos(pi * 1 / epochs)) / 2 is 0 for one epoch and a half for two."""
-    (remark,) = said(TrainSettings(epochs=epochs))
+    (remark,) = remarks_on(TrainSettings(epochs=epochs))
     assert remark.startswith(f"the learning rate never rises above {rate}, of 5e-05 asked for")
     assert "train.schedule=constant" in remark
 
@@ -38,17 +33,17 @@ def test_a_cosine_over_too_few_epochs_is_said(epochs: int, rate: str) -> None:
     [TrainSettings(epochs=3), TrainSettings(epochs=1, schedule="constant"), TrainSettings(epochs=1, schedule="step")],
 )
 def test_a_rate_that_is_reached_needs_no_word(settings: TrainSettings) -> None:
-    assert said(settings) == []
+    assert remarks_on(settings) == []
 
 
-def test_a_dropped_batch_is_said() -> None:
-    assert said(TrainSettings(), num_cycles=11) == ["each epoch leaves out its last, smaller batch of 3 cycles"]
-    assert said(TrainSettings(), num_cycles=9) == ["each epoch leaves out its last, smaller batch of 1 cycle"]
+def test_a_dropped_batch_is_remarked() -> None:
+    assert remarks_on(TrainSettings(), num_cycles=11) == ["each epoch leaves out its last, smaller batch of 3 cycles"]
+    assert remarks_on(TrainSettings(), num_cycles=9) == ["each epoch leaves out its last, smaller batch of 1 cycle"]
 
 
 def test_patients_that_leave_the_training_part_are_named() -> None:
-    (remark,) = said(TrainSettings(), left_out=("156", "218"))
+    (remark,) = remarks_on(TrainSettings(), left_out=("156", "218"))
     assert remark.startswith("patients 156, 218 are in the test set too and leave the training set")
     assert "data.are_shared_patients_kept=true" in remark
-    (remark,) = said(TrainSettings(), left_out=("218",))
+    (remark,) = remarks_on(TrainSettings(), left_out=("218",))
     assert remark.startswith("patient 218 is in the test set too and leaves the training set")
