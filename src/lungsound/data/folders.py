@@ -1,4 +1,4 @@
-"""A corpus of folders that are named after what is heard in their files: `root/<class>/*.wav`.
+"""A corpus of folders that are named after the sound in their files: `root/<class>/*.wav`.
 
 With a split: `root/<part>/<class>/*.wav`, where one part is called "train". Without, 60 % of the patients train
 (`tree.split_patients`). A file is one cycle. Its patient is its name up to the first "_" ("p07_left.wav": p07), or
@@ -16,11 +16,11 @@ from lungsound.data.table import read_lines
 from lungsound.data.tree import (
     assemble,
     files_with_suffix,
-    measure,
+    read_recording,
     require_folder,
     split_patients,
     unfit_part,
-    usable_by_recording,
+    usable_cycles,
 )
 from lungsound.errors import CorpusError
 from lungsound.labels import LabelMap
@@ -29,7 +29,7 @@ PATIENTS_FILE = "patients.csv"
 
 
 def is_folders(root: Path) -> bool:
-    """Whether sound files lie one or two folders below the root."""
+    """Check that sound files lie one or two folders below the root."""
     return any(files_with_suffix(folder, AUDIO_SUFFIXES) for folder in (*_folders(root), *_deeper(root)))
 
 
@@ -56,7 +56,7 @@ def read_folders(root: Path, *, label_map: LabelMap | None = None) -> Corpus:
     placed: Placed = []
     for folder in shallow or deep:
         for path in files_with_suffix(folder, AUDIO_SUFFIXES):
-            recording = _read_recording(path, root, patient_of, problems)
+            recording = _read(path, root, patient_of, problems)
             if recording is not None and recording.name in recordings:
                 detail = f"the same name as {recordings[recording.name].path.name}: rename one"
                 problems.append(Problem("duplicate recording", path.name, detail))
@@ -75,7 +75,7 @@ def read_folders(root: Path, *, label_map: LabelMap | None = None) -> Corpus:
         "folders",
         root,
         recordings=recordings.values(),
-        cycles=usable_by_recording(placed, problems),
+        cycles=usable_cycles(placed, problems),
         split=split,
         problems=problems,
         notes=notes,
@@ -94,8 +94,8 @@ def _deeper(root: Path) -> list[Path]:
 def _class_folders(root: Path) -> tuple[list[Path], list[Path]]:
     """The folders with sounds one level down, or those two levels down; CorpusError when there are both."""
     shallow, deep = (
-        [folder for folder in found if files_with_suffix(folder, AUDIO_SUFFIXES)]
-        for found in (_folders(root), _deeper(root))
+        [folder for folder in folders if files_with_suffix(folder, AUDIO_SUFFIXES)]
+        for folders in (_folders(root), _deeper(root))
     )
     if shallow and deep:
         one, two = (folder.relative_to(root).as_posix() for folder in (shallow[0], deep[0]))
@@ -113,33 +113,22 @@ def _patients(root: Path) -> dict[str, str] | None:
         return None
     columns, lines = read_lines(path)
     if not {"path", "patient"} <= set(columns):
-        raise CorpusError(f"{path} line 1: columns path and patient are needed; it names {', '.join(columns)}")
+        raise CorpusError(f"columns path and patient are needed; it names {', '.join(columns)}", path=path, line=1)
     patients: dict[str, str] = {}
     for number, values in lines:
         cells = dict(zip(columns, values, strict=False))
         if not cells.get("path") or not cells.get("patient"):
-            raise CorpusError(f"{path} line {number}: path and patient are needed on every line")
+            raise CorpusError("path and patient are needed on every line", path=path, line=number)
         if patients.setdefault(cells["path"], cells["patient"]) != cells["patient"]:
-            raise CorpusError(f"{path} line {number}: {cells['path']} has another patient on an earlier line")
+            raise CorpusError(f"{cells['path']} has another patient on an earlier line", path=path, line=number)
     return patients
 
 
-def _read_recording(
-    path: Path, root: Path, patient_of: dict[str, str] | None, problems: list[Problem]
-) -> Recording | None:
+def _read(path: Path, root: Path, patient_of: dict[str, str] | None, problems: list[Problem]) -> Recording | None:
     place = path.relative_to(root)
     patient = path.stem.split("_")[0] if patient_of is None else patient_of.get(place.as_posix())
     if not patient:
         detail = "its name starts with '_'" if patient_of is None else f"{PATIENTS_FILE} does not name it"
         problems.append(Problem("no patient", place.as_posix(), detail))
         return None
-    audio = measure(path, problems)
-    if audio is None:
-        return None
-    return Recording(
-        name=place.with_suffix("").as_posix(),
-        patient=patient,
-        path=path,
-        duration_s=audio.num_samples / audio.sample_rate_hz,
-        sample_rate_hz=audio.sample_rate_hz,
-    )
+    return read_recording(path, problems, name=place.with_suffix("").as_posix(), patient=patient)

@@ -16,8 +16,8 @@ from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
 from lungsound.data.tree import (
     assemble,
     files_with_suffix,
-    measure,
     one_per_name,
+    read_recording,
     require_folder,
     sound_files,
     unpaired,
@@ -43,12 +43,6 @@ _SAME_SOUND = ("41279835_14.1_0_p1_2945", "41279835_14.1_0_p1_2050")
 
 
 @dataclass(frozen=True)
-class _AnnotationFile:
-    path: Path
-    part: str
-
-
-@dataclass(frozen=True)
 class Annotation:
     """Content of an annotation file: the word for the whole recording, and start (s), end (s), type of each event."""
 
@@ -58,12 +52,12 @@ class Annotation:
 
 
 def is_sprsound(root: Path) -> bool:
-    """Whether `root` (or its folder BioCAS2022) holds one of the two folders of sound files."""
+    """Check that `root` (or its folder BioCAS2022) holds one of the two folders of sound files."""
     return bool(_folders(root, _TRAIN_AUDIO) or _folders(root, _TEST_AUDIO))
 
 
 def is_sprsound_name(name: str) -> bool:
-    """Whether a file's stem is `<patient>_<age>_<sex>_<location>_<number>`."""
+    """Check that a file's stem is `<patient>_<age>_<sex>_<location>_<number>`."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -84,98 +78,66 @@ def read_sprsound(root: Path, *, unit: Unit = "cycle") -> Corpus:
     if not is_sprsound(root):
         raise CorpusError(f"no SPRSound in {root}: looked for {', '.join((*_TRAIN_AUDIO, *_TEST_AUDIO))}")
     problems: list[Problem] = []
-    sounds = _all_sounds(root, problems)
-    annotations = _all_annotations(root, problems)
-    json_files = {name: annotation.path for name, annotation in annotations.items()}
-    problems.extend(unpaired(sounds, json_files, is_name=is_sprsound_name, expected=_NAME_FORM))
-    recordings: list[Recording] = []
-    cycles: list[Cycle] = []
-    num_without_events = 0
-    for name, path in sounds.items():
-        recording = _read_recording(path, problems)
-        annotation = _read_annotation(json_files[name], problems) if recording and name in json_files else None
-        if recording is not None and annotation is not None:
-            recording = replace(recording, term=annotation.record_annotation)
-            num_without_events += unit == "cycle" and not annotation.events
-            found = _events if unit == "cycle" else _whole_recording
-            cycles.extend(usable_cycles(found(annotation, recording, problems), problems))
-        if recording is not None:
-            recordings.append(recording)
-    names = {recording.name for recording in recordings}
-    return assemble(
-        "sprsound",
-        root,
-        recordings=recordings,
-        cycles=cycles,
-        split={name: annotations[name].part for name in names & annotations.keys()},
-        problems=problems,
-        notes=_notes(names, num_without_events),
-        vocabulary="sprsound_event7" if unit == "cycle" else "sprsound_record5",
-        known_patient_parts=frozenset({"intra"}),
-    )
-
-
-def _notes(names: set[str], num_without_events: int) -> list[str]:
-    notes = []
-    if num_without_events:
-        notes.append(f"{num_without_events} recordings are annotated as without any event: they have no cycles")
-    if names.issuperset(_SAME_SOUND):
-        notes.append(f"{_SAME_SOUND[0]} (train) and {_SAME_SOUND[1]} (intra) hold the same sound")
-    return notes
-
-
-def _folders(root: Path, names: tuple[str, ...]) -> list[Path]:
-    """The first of the folders called `names` that is there, in `root` or in the release's folder in it."""
-    found = [place / name for place in (root, root / RELEASE_FOLDER) for name in names]
-    return [folder for folder in found if folder.is_dir()][:1]
-
-
-def _all_sounds(root: Path, problems: list[Problem]) -> dict[str, Path]:
-    paths = [
-        path
-        for names in (_TRAIN_AUDIO, _TEST_AUDIO)
-        for folder in _folders(root, names)
-        for path in sound_files(folder, problems).values()
-    ]
-    return one_per_name(paths, "duplicate recording", problems)
-
-
-def _all_annotations(root: Path, problems: list[Problem]) -> dict[str, _AnnotationFile]:
+    sound_folders = [folder for names in (_TRAIN_AUDIO, _TEST_AUDIO) for folder in _folders(root, names)]
+    paths = [path for folder in sound_folders for path in sound_files(folder, problems).values()]
+    sounds = one_per_name(paths, "duplicate recording", problems)
     part_of = {
         path: part
         for part, names in _ANNOTATIONS.items()
         for folder in _folders(root, names)
         for path in files_with_suffix(folder, [".json"])
     }
-    unique = one_per_name(part_of, "duplicate annotation", problems)
-    return {name: _AnnotationFile(path, part_of[path]) for name, path in unique.items()}
-
-
-def _read_recording(path: Path, problems: list[Problem]) -> Recording | None:
-    parsed = _NAME.fullmatch(path.stem)
-    if parsed is None:
-        return None
-    audio = measure(path, problems)
-    if audio is None:
-        return None
-    return Recording(
-        name=path.stem,
-        patient=parsed["patient"],
-        path=path,
-        duration_s=audio.num_samples / audio.sample_rate_hz,
-        sample_rate_hz=audio.sample_rate_hz,
-        location=parsed["location"],
-        age_years=float(parsed["age"]),
-        sex=_SEX[parsed["sex"]],
+    annotations = one_per_name(part_of, "duplicate annotation", problems)
+    problems.extend(unpaired(sounds, annotations, is_name=is_sprsound_name, expected=_NAME_FORM))
+    recordings: list[Recording] = []
+    cycles: list[tuple[str, Cycle]] = []
+    num_without_events = 0
+    for name, path in sounds.items():
+        parsed = _NAME.fullmatch(name)
+        if parsed is None:
+            continue
+        facts: dict[str, Any] = {
+            "location": parsed["location"],
+            "age_years": float(parsed["age"]),
+            "sex": _SEX[parsed["sex"]],
+        }
+        recording = read_recording(path, problems, name=name, patient=parsed["patient"], **facts)
+        if recording is None:
+            continue
+        try:
+            annotation = read_annotation(annotations[name]) if name in annotations else None
+        except AnnotationError as error:
+            problems.append(Problem("bad annotation", error.where, error.detail))
+            annotation = None
+        if annotation is not None:
+            recording = replace(recording, term=annotation.record_annotation)
+            num_without_events += unit == "cycle" and not annotation.events
+            cycles_of = _events if unit == "cycle" else _aggregate
+            cycles += cycles_of(annotation, recording, problems)
+        recordings.append(recording)
+    names_read = {recording.name for recording in recordings}
+    notes = []
+    if num_without_events:
+        notes.append(f"{num_without_events} recordings are annotated as without any event: they have no cycles")
+    if names_read.issuperset(_SAME_SOUND):
+        notes.append(f"{_SAME_SOUND[0]} (train) and {_SAME_SOUND[1]} (intra) hold the same sound")
+    return assemble(
+        "sprsound",
+        root,
+        recordings=recordings,
+        cycles=usable_cycles(cycles, problems),
+        split={name: part_of[annotations[name]] for name in names_read & annotations.keys()},
+        problems=problems,
+        notes=notes,
+        vocabulary="sprsound_event7" if unit == "cycle" else "sprsound_record5",
+        known_patient_parts=frozenset({"intra"}),
     )
 
 
-def _read_annotation(path: Path, problems: list[Problem]) -> Annotation | None:
-    try:
-        return read_annotation(path)
-    except AnnotationError as error:
-        problems.append(Problem("bad annotation", path.name, error.detail))
-        return None
+def _folders(root: Path, names: tuple[str, ...]) -> list[Path]:
+    """The first of the folders called `names` that is there, in `root` or in the release's folder in it."""
+    candidates = [place / name for place in (root, root / RELEASE_FOLDER) for name in names]
+    return [folder for folder in candidates if folder.is_dir()][:1]
 
 
 def _events(annotation: Annotation, recording: Recording, problems: list[Problem]) -> list[tuple[str, Cycle]]:
@@ -191,7 +153,7 @@ def _events(annotation: Annotation, recording: Recording, problems: list[Problem
     return cycles
 
 
-def _whole_recording(annotation: Annotation, recording: Recording, problems: list[Problem]) -> list[tuple[str, Cycle]]:
+def _aggregate(annotation: Annotation, recording: Recording, problems: list[Problem]) -> list[tuple[str, Cycle]]:
     """The recording as one cycle, if its annotation is a known word."""
     known, word = LABEL_SETS["sprsound_record5"].classes, annotation.record_annotation
     if word is None or word not in known:
@@ -211,26 +173,28 @@ def read_annotation(path: Path) -> Annotation:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise AnnotationError(f"cannot be read as JSON ({type(error).__name__})") from error
+        raise AnnotationError(f"cannot be read as JSON ({type(error).__name__})", path=path) from error
     events = content.get("event_annotation") if isinstance(content, dict) else None
     if not isinstance(events, list):
-        raise AnnotationError("has no list 'event_annotation'")
+        raise AnnotationError("has no list 'event_annotation'", path=path)
     word = content.get("record_annotation")
     if not isinstance(word, str | None):
-        raise AnnotationError(f"record_annotation is {word!r}, expected a word")
-    return Annotation(path.name, word, tuple(_parse_event(event, number) for number, event in enumerate(events, 1)))
+        raise AnnotationError(f"record_annotation is {word!r}, expected a word", path=path)
+    try:
+        return Annotation(path.name, word, tuple(_parse_event(event, number) for number, event in enumerate(events, 1)))
+    except ValueError as error:
+        raise AnnotationError(str(error), path=path) from None
 
 
 def _parse_event(event: Any, number: int) -> tuple[float, float, str]:
     if not isinstance(event, dict) or not {"start", "end", "type"} <= event.keys():
-        raise AnnotationError(f"event {number}: {event!r}, expected 'start', 'end' and 'type'")
+        raise ValueError(f"event {number}: {event!r}, expected 'start', 'end' and 'type'")
+    times = f"{event['start']!r} and {event['end']!r}"
     try:
         # In decimal: the quotient of two floats can be another number than the one written down.
         start_s, end_s = (float(Decimal(str(event[key])).scaleb(-3)) for key in ("start", "end"))
     except InvalidOperation:
-        raise AnnotationError(
-            f"event {number}: times {event['start']!r} and {event['end']!r}, expected milliseconds"
-        ) from None
+        raise ValueError(f"event {number}: times {times}, expected milliseconds") from None
     if not (math.isfinite(start_s) and math.isfinite(end_s)) or start_s < 0:
-        raise AnnotationError(f"event {number}: {event['start']!r} and {event['end']!r} are not times in a recording")
+        raise ValueError(f"event {number}: {times} are not times in a recording")
     return start_s, end_s, str(event["type"])

@@ -4,7 +4,7 @@ The first line names the columns, in any order:
 
     path              sound file, relative to the table
     start_s, end_s    the cycle, in seconds (also: start, end); without both, or blank: the whole recording
-    label             what is heard, in one word; or instead
+    label             the sound, in one word; or instead
     crackle, wheeze   two flags: 0 or 1, false or true
     patient           whose recording it is: nobody may train and be tested
     split             part of the recording: "train", and any other names for parts that are tested ("test")
@@ -30,13 +30,13 @@ from lungsound.data.relabel import Placed, read_words
 from lungsound.data.tree import (
     assemble,
     files_with_suffix,
-    measure,
+    read_recording,
     require_folder,
     split_patients,
     unfit_part,
-    usable_by_recording,
+    usable_cycles,
 )
-from lungsound.errors import AnnotationError, CorpusError
+from lungsound.errors import CorpusError
 from lungsound.labels import LabelMap, Unit
 
 SUFFIXES = (".csv", ".tsv")
@@ -79,8 +79,8 @@ def read_table(root: Path, *, unit: Unit = "cycle", label_map: LabelMap | None =
         try:
             cycle = _read_cycle(row, recordings[row.sound], unit)
             placed.append((row.where, replace(cycle, position=position)))
-        except AnnotationError as error:
-            problems.append(Problem("bad row", row.where, error.detail))
+        except ValueError as error:
+            problems.append(Problem("bad row", row.where, str(error)))
     placed, vocabulary, notes = read_words(placed, label_map, path.name, problems)
     split = {recordings[row.sound].name: row.cells.get("split", "") for row in rows}
     if "split" not in columns:
@@ -91,7 +91,7 @@ def read_table(root: Path, *, unit: Unit = "cycle", label_map: LabelMap | None =
         "table",
         root,
         recordings=recordings.values(),
-        cycles=usable_by_recording(placed, problems),
+        cycles=usable_cycles(placed, problems),
         split=split,
         problems=problems,
         notes=[*notes, *([f"columns that are not read: {', '.join(ignored)}"] if ignored else [])],
@@ -141,21 +141,21 @@ def _missing(columns: Sequence[str]) -> list[str]:
 
 
 def _check_columns(columns: Sequence[str], path: Path) -> None:
-    where = f"{path.name} line 1"
+    detail = None
     if _missing(columns):
-        raise CorpusError(f"{where}: no column {' and no '.join(_missing(columns))}; it names {', '.join(columns)}")
-    if "label" in columns and {"crackle", "wheeze"} & set(columns):
-        raise CorpusError(f"{where}: columns label and crackle, wheeze both say what is heard: keep one of them")
-    if ("start_s" in columns) != ("end_s" in columns):
-        raise CorpusError(f"{where}: start_s and end_s, one without the other: give both columns or neither")
-    for column in columns:
-        if columns.count(column) > 1:
-            raise CorpusError(f"{where}: two columns are called {column!r}: keep one of them")
+        detail = f"no column {' and no '.join(_missing(columns))}; it names {', '.join(columns)}"
+    elif "label" in columns and {"crackle", "wheeze"} & set(columns):
+        detail = "columns label and crackle, wheeze both name the sound: keep one of them"
+    elif ("start_s" in columns) != ("end_s" in columns):
+        detail = "start_s and end_s, one without the other: give both columns or neither"
+    for column in columns if detail is None else ():
         meant = get_close_matches(column, COLUMNS, n=1, cutoff=0.75)
-        if column not in COLUMNS and meant:
-            raise CorpusError(
-                f"{where}: unknown column {column!r}: write {meant[0]!r} if that is meant, else rename it"
-            )
+        if columns.count(column) > 1:
+            detail = f"two columns are called {column!r}: keep one of them"
+        elif column not in COLUMNS and meant:
+            detail = f"unknown column {column!r}: write {meant[0]!r} if that is meant, else rename it"
+    if detail is not None:
+        raise CorpusError(detail, path=path, line=1)
 
 
 def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -167,7 +167,7 @@ def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             reader = csv.reader(file, delimiter=_delimiter(first_line, path), strict=True)
             lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(f"{path} cannot be read as a table in UTF-8 ({error})") from None
+        raise CorpusError(f"cannot be read as a table in UTF-8 ({error})", path=path) from None
     return _columns(first_line, path), [(number, cells) for number, cells in lines[1:] if any(cells)]
 
 
@@ -203,7 +203,7 @@ def _read_recordings(
     kept = []
     for row in rows:
         if row.sound not in first:
-            recording = _read_recording(row, folder, problems)
+            recording = _read(row, folder, problems)
             if recording is not None and sound_of.setdefault(recording.name, row.sound) != row.sound:
                 same = sound_of[recording.name]
                 detail = f"{row.sound} has the same name as {same}: give them names in a column 'name'"
@@ -221,49 +221,33 @@ def _read_recordings(
     return recordings, kept
 
 
-def _read_recording(row: _Row, folder: Path, problems: list[Problem]) -> Recording | None:
+def _read(row: _Row, folder: Path, problems: list[Problem]) -> Recording | None:
     cells = row.cells
-    path = folder / row.sound
     try:
         age_years, bmi = _number(cells, "age_years"), _number(cells, "bmi")
         sex = _SEXES[cells["sex"].lower()] if "sex" in cells else None
-    except AnnotationError as error:
-        problems.append(Problem("bad row", row.where, error.detail))
+    except (ValueError, KeyError) as error:
+        detail = f"sex {cells['sex']!r}, expected M or F, or blank" if isinstance(error, KeyError) else str(error)
+        problems.append(Problem("bad row", row.where, detail))
         return None
-    except KeyError:
-        problems.append(Problem("bad row", row.where, f"sex {cells['sex']!r}, expected M or F, or blank"))
-        return None
-    audio = measure(path, problems, where=f"{row.where}: {row.sound}")
-    if audio is None:
-        return None
-    return Recording(
-        name=cells.get("name", str(PurePosixPath(row.sound).with_suffix(""))),
-        patient=cells["patient"],
-        path=path,
-        duration_s=audio.num_samples / audio.sample_rate_hz,
-        sample_rate_hz=audio.sample_rate_hz,
-        location=cells.get("location"),
-        mode=cells.get("mode"),
-        device=cells.get("device"),
-        age_years=age_years,
-        sex=sex,
-        bmi=bmi,
-        diagnosis=cells.get("diagnosis"),
-    )
+    name = cells.get("name", str(PurePosixPath(row.sound).with_suffix("")))
+    facts = {key: cells.get(key) for key in FACTS} | {"age_years": age_years, "sex": sex, "bmi": bmi}
+    where = f"{row.where}: {row.sound}"
+    return read_recording(folder / row.sound, problems, name=name, patient=cells["patient"], where=where, **facts)
 
 
 def _read_cycle(row: _Row, recording: Recording, unit: Unit) -> Cycle:
-    """The cycle of a row, its label as its term. AnnotationError for times or flags that are none."""
+    """The cycle of a row, its label as its term. ValueError for times or flags that are none."""
     cells = row.cells
     start_s, end_s = _number(cells, "start_s"), _number(cells, "end_s")
     if (start_s is None) != (end_s is None):
-        raise AnnotationError("one of start_s and end_s is blank: fill both, or none for the whole recording")
+        raise ValueError("one of start_s and end_s is blank: fill both, or none for the whole recording")
     if start_s is not None and unit == "recording":
-        raise AnnotationError("start_s and end_s, but the label set tells whole recordings apart: leave them blank")
+        raise ValueError("start_s and end_s, but the label set tells whole recordings apart: leave them blank")
     flags = {name: _FLAGS.get(cells.get(name, "0").lower()) for name in ("crackle", "wheeze")}
     for name, flag in flags.items():
         if flag is None:
-            raise AnnotationError(f"{name} is {cells[name]!r}, expected 0 or 1, false or true")
+            raise ValueError(f"{name} is {cells[name]!r}, expected 0 or 1, false or true")
     return Cycle(
         recording,
         0.0 if start_s is None else start_s,
@@ -280,7 +264,7 @@ def _number(cells: Mapping[str, str], name: str) -> float | None:
     try:
         value = float(cells[name])
     except ValueError:
-        raise AnnotationError(f"{name} is {cells[name]!r}, expected a number") from None
+        raise ValueError(f"{name} is {cells[name]!r}, expected a number") from None
     if not math.isfinite(value) or value < 0:
-        raise AnnotationError(f"{name} is {cells[name]!r}, expected 0 or more")
+        raise ValueError(f"{name} is {cells[name]!r}, expected 0 or more")
     return value

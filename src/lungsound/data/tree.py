@@ -1,19 +1,19 @@
-"""What readers of a corpus on disk do: list its files, measure them, split it, keep the cycles that can be used.
+"""Steps that all readers share: list files, read their text and length, check cycles, split, put a corpus together.
 
-What is odd becomes a Problem in the list that is passed in; nothing is dropped without one.
+Whatever is odd becomes a Problem in the list that is passed in; nothing is dropped without one.
 """
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from lungsound.audio.io import AudioInfo
 from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus, Cycle, Problem, Recording
 from lungsound.data.file_facts import file_facts
-from lungsound.errors import AudioError, CorpusError
+from lungsound.errors import AudioError, CorpusError, DataError
 
 # Times are written rounded, mostly to 1 ms, at the coarsest to 10 ms (5 ms off), and a resampled file may
 # end a sample early. In all of SPRSound and in the 289 recordings of ICBHI looked at no cycle ends later than
@@ -34,6 +34,15 @@ def require_folder(root: Path) -> Path:
     return root
 
 
+def text_lines(path: Path, error: type[DataError]) -> list[tuple[int, str]]:
+    """The lines of a text file that are not blank, with their numbers from 1; `error` when it is no text."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as reason:
+        raise error(f"cannot be read as text ({type(reason).__name__})", path=path) from None
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
 @cache
 def manifest_rows(name: str) -> tuple[tuple[str, ...], ...]:
     """The tab-separated rows of a manifest shipped in the package, without lines that start with #."""
@@ -51,12 +60,12 @@ def one_per_name(
     paths: Iterable[Path], kind: str, problems: list[Problem], *, canonical: Callable[[str], str] = str
 ) -> dict[str, Path]:
     """Files by the canonical name of their stem; of two with the same name the first, and a problem of `kind`."""
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for path in paths:
-        first = found.setdefault(canonical(path.stem), path)
+        first = by_name.setdefault(canonical(path.stem), path)
         if first != path:
             problems.append(Problem(kind, path.name, f"the same recording as {first.name}, which is used; remove one"))
-    return found
+    return by_name
 
 
 def sound_files(folder: Path, problems: list[Problem], *, canonical: Callable[[str], str] = str) -> dict[str, Path]:
@@ -68,7 +77,7 @@ def sound_files(folder: Path, problems: list[Problem], *, canonical: Callable[[s
 def unpaired(
     sounds: Mapping[str, Path], annotations: Mapping[str, Path], *, is_name: Callable[[str], bool], expected: str
 ) -> list[Problem]:
-    """What is wrong with the names: "unknown name", "missing annotation", "annotation without audio"."""
+    """Problems of the names: "unknown name", "missing annotation", "annotation without audio"."""
     stray = [path for path in (*sounds.values(), *annotations.values()) if not is_name(path.stem)]
     silent = [annotations[name] for name in annotations.keys() - sounds.keys() if is_name(name)]
     unlabelled = [sounds[name] for name in sounds.keys() - annotations.keys() if is_name(name)]
@@ -79,15 +88,18 @@ def unpaired(
     ]
 
 
-def measure(path: Path, problems: list[Problem], *, where: str | None = None) -> AudioInfo | None:
-    """Length and rate of a sound file; None and a "bad sound file" (at `where`, else its name) when it is unusable."""
+def read_recording(
+    path: Path, problems: list[Problem], *, name: str, patient: str, where: str | None = None, **facts: Any
+) -> Recording | None:
+    """The recording in a sound file, with `facts` of it; None and a "bad sound file" (at `where`, else its name)."""
     try:
-        return file_facts().audio_info(path)
+        audio = file_facts().audio_info(path)
     except AudioError as error:
         others = [path.with_suffix(suffix) for suffix in AUDIO_SUFFIXES if not path.exists()]
         hint = "".join(f"; there is {other.name}" for other in others if other.is_file())
         problems.append(Problem("bad sound file", where or path.name, f"{error.detail}{hint}"))
         return None
+    return Recording(name, patient, path, audio.num_samples / audio.sample_rate_hz, audio.sample_rate_hz, **facts)
 
 
 def cycle_faults(spans_s: Iterable[tuple[float, float]], duration_s: float) -> list[tuple[str, str] | None]:
@@ -112,21 +124,20 @@ def cycle_faults(spans_s: Iterable[tuple[float, float]], duration_s: float) -> l
     return faults
 
 
-def usable_cycles(cycles: Sequence[tuple[str, Cycle]], problems: list[Problem]) -> list[Cycle]:
-    """Those of one recording's cycles (each with where it was written) without one of `cycle_faults`."""
-    if not cycles:
-        return []
-    faults = cycle_faults([(c.start_s, c.end_s) for _, c in cycles], cycles[0][1].recording.duration_s)
-    problems += [Problem(fault[0], where, fault[1]) for (where, _), fault in zip(cycles, faults, strict=True) if fault]
-    return [cycle for (_, cycle), fault in zip(cycles, faults, strict=True) if fault is None]
-
-
-def usable_by_recording(cycles: Iterable[tuple[str, Cycle]], problems: list[Problem]) -> list[Cycle]:
-    """The usable cycles of any number of recordings."""
+def usable_cycles(cycles: Iterable[tuple[str, Cycle]], problems: list[Problem]) -> list[Cycle]:
+    """Cycles (each with the place where it was written) without one of `cycle_faults`, which become problems."""
     grouped: dict[str, list[tuple[str, Cycle]]] = {}
     for where, cycle in cycles:
         grouped.setdefault(cycle.recording.name, []).append((where, cycle))
-    return [cycle for group in grouped.values() for cycle in usable_cycles(group, problems)]
+    usable = []
+    for group in grouped.values():
+        faults = cycle_faults([(c.start_s, c.end_s) for _, c in group], group[0][1].recording.duration_s)
+        for (where, cycle), fault in zip(group, faults, strict=True):
+            if fault is None:
+                usable.append(cycle)
+            else:
+                problems.append(Problem(fault[0], where, fault[1]))
+    return usable
 
 
 def split_patients(recordings: Iterable[Recording]) -> tuple[dict[str, str], str]:
@@ -148,7 +159,7 @@ def split_patients(recordings: Iterable[Recording]) -> tuple[dict[str, str], str
 
 
 def unfit_part(part: str) -> str | None:
-    """Why a part of a split cannot have this name; None when it can."""
+    """Reason why a part of a split cannot have this name; None when it can."""
     if part != "train" and part.lower() in ("train", "training"):
         return f"part {part!r}: the training set is called 'train'"
     if part.lower() in ("val", "valid", "validation", "dev"):
