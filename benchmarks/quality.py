@@ -10,6 +10,7 @@ from numpy.random import Generator
 from rich.console import Console
 from rich.text import Text
 
+from benchmarks.sounds import hum, music, speech
 from lungsound.audio.io import read_channels
 from lungsound.audio.quality import (
     HEART,
@@ -25,7 +26,7 @@ from lungsound.audio.quality import (
 )
 from lungsound.data.corpus import Recording
 from lungsound.data.reader import read_corpus
-from lungsound.data.synthetic_sounds import Waveform, heart_sounds, hum, music, speech
+from lungsound.data.synthetic_sounds import Waveform, heart_sounds
 from lungsound.errors import SettingsError
 from lungsound.inference.withholding import WITHHELD_FOR
 from lungsound.page import Block, Paragraph, Table, render_blocks, write_page

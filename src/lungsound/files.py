@@ -1,13 +1,16 @@
-"""Atomic writes, JSON, the cache directory, and short names of paths."""
+"""Atomic writes of files and folders, JSON, the cache directory, and short names of paths."""
 
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os.path import normpath
 from pathlib import Path
 from typing import Any
+
+from lungsound.errors import SettingsError
 
 
 @contextmanager
@@ -24,6 +27,27 @@ def written_whole(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write to: renamed to `folder` when the block ends without an error, else removed.
+
+    SettingsError, before anything is made, when `folder` is a file or holds something.
+    """
+    target = folder.resolve()
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise SettingsError(f"{folder} is {'a file' if target.is_file() else 'not empty'}: give a new or empty folder")
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if target.is_dir():
+            target.rmdir()
+        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: Path, text: str, *, is_shared: bool = False) -> None:

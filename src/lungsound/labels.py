@@ -1,4 +1,4 @@
-"""What can be told apart: the four lung sounds, the other label sets, and the maps between their words.
+"""Label sets: the four lung sounds, the other sets of classes, and the maps between their words.
 
 In every label set class 0 is the normal (healthy) one: specificity is its recall. The classes of a label set are at
 the same time a vocabulary: ICBHI's flags speak that of `sound4`, SPRSound's events that of `sprsound_event7`, its
@@ -20,7 +20,7 @@ Unit = Literal["cycle", "recording"]
 
 
 class LungSound(IntEnum):
-    """What is heard in one breathing cycle, in ICBHI's order of classes."""
+    """Class of one breathing cycle, in ICBHI's order."""
 
     NORMAL = 0
     CRACKLE = 1
@@ -119,7 +119,7 @@ LABEL_SETS = {
 
 
 def sound_of(word: str) -> LungSound | None:
-    """Which of the four sounds a word says ("Rhonchi": wheeze); None when it says none of them ("abnormal")."""
+    """The one of the four sounds that a word means ("Rhonchi": wheeze); None for any other word ("abnormal")."""
     index = LABEL_SETS["sound4"].index_of(word)
     return None if index is None else LungSound(index)
 
@@ -133,20 +133,20 @@ class LabelMap:
     classes: Mapping[str, str]
 
     def losses(self, words: Collection[str]) -> list[str]:
-        """What of these words is not told apart any more, and what has no class at all, a sentence each."""
-        found = []
+        """Words that share a class, and words without a class, a sentence each."""
+        losses = []
         for name in self.label_set.classes:
             sources = [word for word in words if self.classes.get(word) == name]
             if len(sources) > 1:
-                found.append(f"{_listed(sources)} become {name}")
+                losses.append(f"{_listed(sources)} become {name}")
         lost = [word for word in words if word not in self.classes]
         if lost:
-            found.append(f"{_listed(lost)} {'has' if len(lost) == 1 else 'have'} no class in {self.label_set.name}")
-        return found
+            losses.append(f"{_listed(lost)} {'has' if len(lost) == 1 else 'have'} no class in {self.label_set.name}")
+        return losses
 
 
 def describe_map(source_vocabulary: str, label_set: LabelSet | str) -> list[str]:
-    """What the shipped map from a vocabulary (a label set's name) to a label set loses; nothing for its own.
+    """Losses of the shipped map from a vocabulary (a label set's name) to a label set; none for its own.
 
     A diagnosis is no sound: it loses nothing of one. Raises SettingsError when there is no such map.
     """

@@ -7,14 +7,17 @@ import torch
 
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings
-from lungsound.data.check import check_corpus
+from lungsound.data.check import corpus_table
 from lungsound.data.corpus import Corpus, Cycle
 from lungsound.data.reader import read_corpus
 
 NUM_CYCLES = 6
 
 
-@pytest.fixture(scope="module", params=["synthetic_corpus_dir", "icbhi_dir", "sprsound_dir"])
+@pytest.fixture(
+    scope="module",
+    params=["synthetic_corpus_dir", "icbhi_dir", pytest.param("sprsound_dir", marks=pytest.mark.slow)],
+)
 def folder(request: pytest.FixtureRequest) -> Path:
     path = request.getfixturevalue(request.param)
     assert isinstance(path, Path)
@@ -31,8 +34,8 @@ def spread(cycles: tuple[Cycle, ...]) -> tuple[Cycle, ...]:
     return cycles[:: max(1, len(cycles) // NUM_CYCLES)][:NUM_CYCLES]
 
 
-def test_the_table_counts_every_cycle_once(corpus: Corpus, folder: Path) -> None:
-    table = check_corpus(folder)
+def test_the_table_counts_every_cycle_once(corpus: Corpus) -> None:
+    table = corpus_table(corpus)
     assert set(table.parts) == set(corpus.parts) >= {"train"}
     assert sum(sum(counts.cycles) for counts in table.parts.values()) == len(corpus.cycles) > 0
 

@@ -1,4 +1,4 @@
-"""A file is there whole or not at all."""
+"""Atomic writes, JSON, and short names of paths."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungsound.files import to_json, write_json, write_text, written_whole
+from lungsound.files import short_names, to_json, write_json, write_text, written_whole
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
@@ -59,3 +59,27 @@ def test_json_is_standard_whatever_the_numbers_are(tmp_path: Path) -> None:
 def test_what_json_does_not_know_is_an_error() -> None:
     with pytest.raises(TypeError, match="Path"):
         to_json({"path": Path("a")}, indent=None)
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (("r/ce/seed0", "r/cl/seed0"), ("ce", "cl")),
+        (("r/ce/seed0", "r/ce/seed1"), ("seed0", "seed1")),
+        (("a/ce", "b/cl"), ("a/ce", "b/cl")),
+        (("a.csv", "b/a.csv"), ("a.csv", "b/a.csv")),
+        (("a/ce", "a/ce"), ("ce", "ce")),
+        (("a/ce", "a/b/../ce"), ("ce", "ce")),
+        (("corpus", "o2/corpus", "o3/corpus"), ("corpus", "o2/corpus", "o3/corpus")),
+        (("data/icbhi", "data/far/sprsound"), ("icbhi", "far/sprsound")),
+        (("x/a/c", "y/a/c", "z/b"), ("x/a/c", "y/a/c", "z/b")),
+        (("only/one",), ("one",)),
+    ],
+)
+def test_names_are_what_paths_differ_in(paths: tuple[str, ...], names: tuple[str, ...]) -> None:
+    assert short_names([Path(path) for path in paths]) == names
+
+
+def test_a_path_of_blanks_and_dots_has_the_name_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert short_names([Path(), tmp_path.parent / "other"]) == (tmp_path.name, "other")

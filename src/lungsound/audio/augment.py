@@ -1,9 +1,8 @@
-"""SpecAugment (Park et al., 2019): draw masks, then apply them to a copy of a filter bank.
+"""Augmentation of training cycles: changes of the waveform, and SpecAugment (Park et al., 2019) on the filter bank.
 
-Changes of a cycle's waveform for training: draw one, then apply it.
-
-The published program draws one of nlpaug's changes. Here signalsmith-stretch does those that move time or frequencies,
-through the package python-stretch (the extra `augment`), which is imported when it is first needed.
+Both draw first, then apply the draw to a copy. The published program draws one of nlpaug's changes of the waveform.
+Here signalsmith-stretch does those that move time or frequencies, through the package python-stretch (the extra
+`augment`), which is imported when it is first needed.
 """
 
 import importlib

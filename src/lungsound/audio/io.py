@@ -1,8 +1,6 @@
-"""Sound files of telephones and browsers, which soundfile cannot read, through FFmpeg (the extra `av`).
+"""Sound files: their headers checked, their samples as mono waveforms at the wanted rate.
 
-From a sound file to a mono waveform at the wanted rate; fading, cutting and fitting to a length.
-
-The published order: `read_waveform`, `fade` the whole recording, `cut` a cycle out of it, `fit` the cycle.
+soundfile reads most formats; those of telephones and browsers go through FFmpeg (the extra `av`).
 """
 
 import io
@@ -59,10 +57,10 @@ def decoded_blocks(path: Path) -> Iterator[tuple[NDArray[np.float32], int]]:
         with av.open(str(path), options=OPTIONS) as container:
             if not container.streams.audio:
                 raise AudioError("holds no sound; give a recording", path=path)
-            to_float, found = av.AudioResampler(format="fltp"), set()
+            to_float, layouts = av.AudioResampler(format="fltp"), set()
             for frame in container.decode(container.streams.audio[0]):
-                found.add((frame.sample_rate, frame.layout.name))
-                if len(found) > 1:
+                layouts.add((frame.sample_rate, frame.layout.name))
+                if len(layouts) > 1:
                     raise AudioError("changes its rate or channels on the way; convert it to WAV", path=path)
                 for part in to_float.resample(frame):
                     yield part.to_ndarray().astype(np.float32, copy=False), frame.sample_rate
@@ -78,7 +76,7 @@ UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile says of a FLAC stream whose header
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of a sound file says. `num_samples` counts samples per channel."""
+    """Facts in the header of a sound file. `num_samples` counts samples per channel."""
 
     num_samples: int
     sample_rate_hz: int
@@ -98,7 +96,7 @@ def probe(path: Path) -> AudioInfo:
 def read_waveform(path: Path, *, sample_rate_hz: int = 16000, resampler: str = RESAMPLER) -> Tensor:
     """Waveform (samples,) of a sound file: float32, the mean of its channels, at `sample_rate_hz`.
 
-    Full scale is 1. Any format and rate that soundfile reads, and `compressed.SUFFIXES`. The resampler is part of what
+    Full scale is 1. Any format and rate that soundfile reads, and `SUFFIXES`. The resampler is part of what
     a model's input is; "sinc_hann" is the published one and the only one here. Raises AudioError for what `probe`
     refuses, for a file that ends before its header says (a WAV or FLAC), and for samples that are infinite or not a
     number.

@@ -1,6 +1,6 @@
-"""From a sound file to a mono waveform at the wanted rate; fading, cutting and fitting to a length.
+"""Waveforms resampled, faded, cut into cycles and fitted to a length.
 
-The published order: `read_waveform`, `fade` the whole recording, `cut` a cycle out of it, `fit` the cycle.
+The published order: read and `resample`, `fade` the complete recording, `cut` a cycle out of it, `fit` the cycle.
 """
 
 import math

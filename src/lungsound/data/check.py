@@ -1,4 +1,4 @@
-"""The table of `lungsound data check`: what a corpus holds, what is wrong in it, and the published totals."""
+"""The table of `lungsound data check`: contents and problems of a corpus beside the published totals."""
 
 import tomllib
 from collections import Counter
@@ -15,18 +15,17 @@ from rich.text import Text
 
 from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
 from lungsound.data.icbhi import canonical_name, official_split
-from lungsound.data.reader import read_corpus
 from lungsound.labels import LungSound, sound_of
 
 NO_PART = "in no part"
 MAX_SHARED_PATIENTS = 10  # named in print; SPRSound's intra part shares 162 with its training set by design
 # Problems of which a few stand for all: under a split that is another corpus's, every recording has one.
-SUMMED_UP = {"in no split": 3}
+MAX_SHOWN = {"in no split": 3}
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a part of a corpus holds; `cycles` in the order normal, crackle, wheeze, both.
+    """Contents of a part of a corpus; `cycles` in the order normal, crackle, wheeze, both.
 
     Cycles whose word is none of the four sounds ("abnormal") are in `num_cycles` only.
     """
@@ -40,15 +39,15 @@ class Counts:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Recordings, and cycles by class, found and published, of a part or of the whole."""
+    """Recordings, and cycles by class, counted and published, of a part or of the complete corpus."""
 
-    what: str
-    found: tuple[int, ...]
+    part: str
+    counted: tuple[int, ...]
     published: tuple[int, ...]
 
     @property
     def is_equal(self) -> bool:
-        return self.found == self.published
+        return self.counted == self.published
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,14 @@ class CorpusTable:
 
     `parts` maps each part (and `NO_PART`, where there is such a recording) to its counts, `devices` each device
     to its number of recordings by part, `words` each of the corpus's own words to its number of cycles by part (empty
-    where flags say it all), `recording_words` the same of words for whole recordings, `shared_patients` each two
-    parts to the patients that are in both. `comparisons` is empty when the corpus is not whole, or not read in the
-    words that were counted; `completeness` says in words what it is.
+    where the flags tell the sound), `recording_words` the same for the words of recordings, `shared_patients` each two
+    parts to the patients that are in both. `comparisons` is empty when the corpus is not complete, or not read in the
+    words that were counted; `completeness` tells which in words.
     """
 
     name: str
     root: Path
-    whole: Counts
+    total: Counts
     parts: Mapping[str, Counts]
     devices: Mapping[str, Mapping[str, int]]
     words: Mapping[str, Mapping[str, int]]
@@ -77,15 +76,8 @@ class CorpusTable:
 
     @property
     def is_sound(self) -> bool:
-        """Recordings, no problem, and, if it is whole, the published totals."""
-        return bool(self.whole.num_recordings and not self.problems and all(c.is_equal for c in self.comparisons))
-
-
-def check_corpus(
-    root: Path, *, kind: str = "auto", split: str = "official", label_map: Path | None = None
-) -> CorpusTable:
-    """The table of the corpus in `root`; CorpusError only when there is none, or the split cannot be read."""
-    return corpus_table(read_corpus(root, kind=kind, split=split, is_strict=False, label_map=label_map))
+        """Recordings, no problem, and, if it is complete, the published totals."""
+        return bool(self.total.num_recordings and not self.problems and all(c.is_equal for c in self.comparisons))
 
 
 def corpus_table(corpus: Corpus) -> CorpusTable:
@@ -96,13 +88,13 @@ def corpus_table(corpus: Corpus) -> CorpusTable:
     order = [part for part in (*corpus.parts, NO_PART) if part in by_part]
     parts = {part: _counts(by_part[part], corpus.cycles) for part in order}
     part_of = {recording.name: part for part in order for recording in by_part[part]}
-    whole = _counts(corpus.recordings, corpus.cycles)
-    completeness, comparisons = _compare(corpus, whole, parts)
+    total = _counts(corpus.recordings, corpus.cycles)
+    completeness, comparisons = _compare(corpus, total, parts)
     kinds = sorted({problem.kind for problem in corpus.problems})
     return CorpusTable(
         name=corpus.name,
         root=corpus.root,
-        whole=whole,
+        total=total,
         parts=parts,
         devices=_by_part([(r.device or "unknown", part_of[r.name]) for r in corpus.recordings], order),
         words=_by_part([(c.term, part_of[c.recording.name]) for c in corpus.cycles if c.term is not None], order),
@@ -115,9 +107,9 @@ def corpus_table(corpus: Corpus) -> CorpusTable:
     )
 
 
-def _by_part(found: Iterable[tuple[str, str]], order: Iterable[str]) -> dict[str, dict[str, int]]:
-    """How often each name was found in each part, by name."""
-    counts = Counter(found)
+def _by_part(pairs: Iterable[tuple[str, str]], order: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Number of (name, part) pairs in each part, by name."""
+    counts = Counter(pairs)
     return {name: {part: counts[name, part] for part in order} for name in sorted({name for name, _ in counts})}
 
 
@@ -140,8 +132,8 @@ def _shared_patients(by_part: Mapping[str, list[Recording]]) -> dict[tuple[str, 
     return {pair: names for pair, names in shared.items() if names}
 
 
-def _compare(corpus: Corpus, whole: Counts, parts: Mapping[str, Counts]) -> tuple[str, tuple[Comparison, ...]]:
-    """Whether the corpus is whole, in words, and if so its counts beside the published ones."""
+def _compare(corpus: Corpus, total: Counts, parts: Mapping[str, Counts]) -> tuple[str, tuple[Comparison, ...]]:
+    """Completeness of the corpus, in words; if it is, its counts beside the published ones."""
     text = (files("lungsound.data") / "manifests" / "published_totals.toml").read_text(encoding="utf-8")
     published: Mapping[str, Any] = tomllib.loads(text).get(corpus.name, {})
     if not published:
@@ -161,84 +153,71 @@ def _compare(corpus: Corpus, whole: Counts, parts: Mapping[str, Counts]) -> tupl
         others = f" and {num_others} others" if num_others else ""
         known = f"{num_known} of the {num_published} published recordings{others}"
         return f"{known}: scores on it cannot be compared with published ones", ()
-    compared = {"whole corpus": (whole, published)}
+    compared = {"whole corpus": (total, published)}
     if is_official:
         compared |= {part: (parts[part], published["parts"][part]) for part in published["parts"] if part in parts}
     comparisons = tuple(
-        Comparison(what, (found.num_recordings, *found.cycles), (expected["recordings"], *expected["cycles"]))
-        for what, (found, expected) in compared.items()
+        Comparison(part, (counts.num_recordings, *counts.cycles), (expected["recordings"], *expected["cycles"]))
+        for part, (counts, expected) in compared.items()
     )
     return "whole" if is_official else "whole, with a split that is not the official one", comparisons
 
 
 def print_check(corpus: Corpus, console: Console) -> bool:
-    """Prints the table of a corpus; returns whether it is sound (`CorpusTable.is_sound`)."""
+    """Print the table of a corpus; returns whether it is sound (`CorpusTable.is_sound`)."""
     table = corpus_table(corpus)
-    _line(console, f"{table.name} in {table.root}: {table.completeness}")
-    console.print(_parts_table(table))
-    for what, counts in (
+    sounds = [sound.word for sound in LungSound]
+    _print_line(console, f"{table.name} in {table.root}: {table.completeness}")
+    _print_table(
+        console,
+        ("part", "recordings", "patients", "hours", "cycles", *sounds),
+        [
+            (part, c.num_recordings, c.num_patients, f"{c.duration_s / 3600:.2f}", c.num_cycles, *c.cycles)
+            for part, c in (*table.parts.items(), ("all", table.total))
+        ],
+    )
+    for title, counts in (
         ("recordings by device", table.devices),
         ("cycles by word", table.words),
         ("recordings by word", table.recording_words),
     ):
         if counts:
-            console.print(_by_part_table(what, counts, table.parts))
+            rows = [(name, *by_part.values(), sum(by_part.values())) for name, by_part in counts.items()]
+            _print_table(console, (title, *table.parts, "all"), rows)
     for (one, other), patients in table.shared_patients.items():
         named = ", ".join(patients[:MAX_SHARED_PATIENTS])
         more = f" and {len(patients) - MAX_SHARED_PATIENTS} more" if len(patients) > MAX_SHARED_PATIENTS else ""
-        _line(console, f"patients in both {one} and {other}: {len(patients)} ({named}{more})")
+        _print_line(console, f"patients in both {one} and {other}: {len(patients)} ({named}{more})")
     if table.comparisons:
-        console.print(_comparison_table(table.comparisons))
+        comparisons = []
+        for comparison in table.comparisons:
+            pairs = zip(comparison.counted, comparison.published, strict=True)
+            cells = [f"{own:,}" if own == published else f"{own:,} not {published:,}" for own, published in pairs]
+            comparisons.append((comparison.part, *cells, "equal" if comparison.is_equal else "DIFFERS"))
+        _print_table(console, ("published totals", "recordings", *sounds, ""), comparisons)
     for note in table.notes:
-        _line(console, f"note: {note}")
+        _print_line(console, f"note: {note}")
     for kind, problems in table.problems.items():
-        _line(console, f"{kind}: {len(problems)}", style="bold red")
-        shown = problems[: SUMMED_UP.get(kind)]
+        _print_line(console, f"{kind}: {len(problems)}", style="bold red")
+        shown = problems[: MAX_SHOWN.get(kind)]
         for problem in shown:
-            _line(console, f"  {problem.where}: {problem.detail}")
+            _print_line(console, f"  {problem.where}: {problem.detail}")
         if len(shown) < len(problems):
-            _line(console, f"  and {len(problems) - len(shown)} more")
+            _print_line(console, f"  and {len(problems) - len(shown)} more")
     num_problems = sum(len(problems) for problems in table.problems.values())
-    _line(console, f"problems: {num_problems or 'none'}", style="bold red" if num_problems else "bold green")
+    _print_line(console, f"problems: {num_problems or 'none'}", style="bold red" if num_problems else "bold green")
     return table.is_sound
 
 
-def _line(console: Console, text: str, style: str = "") -> None:
-    """One unbroken line, with no markup read into names of files."""
+def _print_line(console: Console, text: str, style: str = "") -> None:
+    """Print one unbroken line, with no markup read into names of files."""
     console.print(Text(text, style=style), soft_wrap=True)
 
 
-def _parts_table(table: CorpusTable) -> Table:
-    columns = ("part", "recordings", "patients", "hours", "cycles", *(sound.name.lower() for sound in LungSound))
-    rows = [*table.parts.items(), ("all", table.whole)]
-    return _table(
-        columns,
-        [
-            (part, c.num_recordings, c.num_patients, f"{c.duration_s / 3600:.2f}", c.num_cycles, *c.cycles)
-            for part, c in rows
-        ],
-    )
-
-
-def _by_part_table(what: str, counts: Mapping[str, Mapping[str, int]], parts: Iterable[str]) -> Table:
-    rows = [(name, *found.values(), sum(found.values())) for name, found in counts.items()]
-    return _table((what, *parts, "all"), rows)
-
-
-def _comparison_table(comparisons: Iterable[Comparison]) -> Table:
-    columns = ("published totals", "recordings", *(sound.name.lower() for sound in LungSound), "")
-    rows = []
-    for comparison in comparisons:
-        pairs = zip(comparison.found, comparison.published, strict=True)
-        cells = (f"{found:,}" if found == published else f"{found:,} not {published:,}" for found, published in pairs)
-        rows.append((comparison.what, *cells, "equal" if comparison.is_equal else "DIFFERS"))
-    return _table(columns, rows)
-
-
-def _table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+def _print_table(console: Console, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, column in enumerate(columns):
         table.add_column(Text(column), justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
-    return table
+    console.print(table)

@@ -1,7 +1,7 @@
 """Annotations written back: as ICBHI's `.txt`, SPRSound's `.json`, or a table (`lungsound.data.table`).
 
-What is written is cycles, what is heard in them, and the split; no sound, and patients' facts only in a table. Reading
-it back gives the same cycles. What a format cannot say is a loss, and is said before anything is written.
+Cycles, their sounds and the split are written; no audio, and patients' facts only in a table. Reading it back gives the
+same cycles. Whatever a format cannot hold is a loss, and is listed before anything is written.
 
 The numbers are those of the published files: seconds in as few digits as give the same number (ICBHI), milliseconds as
 strings (SPRSound; whole ones there, with decimals where a time has them).
@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -23,6 +22,7 @@ from lungsound.data.icbhi import SPLIT_FILES, is_icbhi_name
 from lungsound.data.sprsound import is_sprsound_name
 from lungsound.data.table import FACTS
 from lungsound.errors import CorpusError
+from lungsound.files import written_folder
 from lungsound.labels import LABEL_SETS, shipped_map, sound_of
 
 Format = Literal["icbhi", "sprsound", "table"]
@@ -43,29 +43,20 @@ def write_annotations(corpus: Corpus, out: Path, *, to: Format, is_lossy: bool =
     icbhi: `<name>.txt` and `official_split.txt`; sprsound: train_json and test_json; table: `annotations.csv`, with
     the paths of the sounds from `out`. Names are those of the sound files.
 
-    Raises CorpusError, before anything is written, when `out` holds something, when something would be lost and
-    `is_lossy` is false, and for what cannot be written at all: words without a class in the format's label set
-    (a label map gives them one), parts that it does not have, and names that are there twice.
+    Raises SettingsError when `out` holds something; CorpusError, before anything is written, when something would be
+    lost and `is_lossy` is false, and for what cannot be written at all: words without a class in the format's label
+    set (a label map gives them one), parts that it does not have, and names that are there twice.
     """
     corpus.require_sound()
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise CorpusError(f"{out} is not empty: annotations need a new or empty folder, choose another")
     _check_possible(corpus, to)
     lost = losses(corpus, to)
     if lost and not is_lossy:
         raise CorpusError(f"{to} cannot say everything: {'; '.join(lost)}. To go without, add --lossy")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with written_folder(out) as partial:
         for place, text in _FILES_OF[to](corpus, out).items():
             path = partial / place
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="")
-        if out.is_dir():
-            out.rmdir()
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return lost
 
 
@@ -96,8 +87,8 @@ def table_text(corpus: Corpus, folder: Path) -> str:
     facts = [name for name in FACTS if any(getattr(recording, name) is not None for recording in corpus.recordings)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    heard = ("crackle", "wheeze") if has_flags else ("label",)
-    writer.writerow(["path", "start_s", "end_s", *heard, "patient", "split", *facts, "name"])
+    sound_columns = ("crackle", "wheeze") if has_flags else ("label",)
+    writer.writerow(["path", "start_s", "end_s", *sound_columns, "patient", "split", *facts, "name"])
     for cycle in corpus.cycles:
         recording = cycle.recording
         path = Path(os.path.relpath(recording.path.absolute(), folder.absolute())).as_posix()
@@ -111,28 +102,28 @@ def table_text(corpus: Corpus, folder: Path) -> str:
 
 
 def losses(corpus: Corpus, to: Format) -> list[str]:
-    """What of the annotations this format cannot say; nothing when all of it comes back."""
-    found = ["that a program made the recordings"] if corpus.is_synthetic else []
+    """Parts of the annotations that this format cannot hold, a sentence each; empty when all of it comes back."""
+    lost = ["that a program made the recordings"] if corpus.is_synthetic else []
     if to == "icbhi" and corpus.vocabulary != "sound4":
-        found.append(f"words of {corpus.vocabulary} are written as the four sounds")
-        found += shipped_map(corpus.vocabulary, "sound4").losses(_words(corpus))
+        lost.append(f"words of {corpus.vocabulary} are written as the four sounds")
+        lost += shipped_map(corpus.vocabulary, "sound4").losses(_words(corpus))
     if to != "table":
         is_own_name = is_icbhi_name if to == "icbhi" else is_sprsound_name
         num_others = sum(not is_own_name(recording.path.stem) for recording in corpus.recordings)
         if num_others:
-            found.append(f"{num_others} recordings are not named as those of {to}, so their patients are lost")
+            lost.append(f"{num_others} recordings are not named as those of {to}, so their patients are lost")
     if to == "sprsound":
-        return [*found, *(["the part 'test' is written as 'inter'"] if "test" in corpus.parts else [])]
+        return [*lost, *(["the part 'test' is written as 'inter'"] if "test" in corpus.parts else [])]
     num_words = sum(recording.term is not None for recording in corpus.recordings)
     if num_words:
-        found.append(f"{num_words} recordings have a word for the whole recording, which is not written")
+        lost.append(f"{num_words} recordings have a word for the whole recording, which is not written")
     num_silent = len(corpus.recordings) - len({cycle.recording.name for cycle in corpus.cycles})
     if num_silent:
-        found.append(f"{num_silent} recordings without any cycle are not written")
+        lost.append(f"{num_silent} recordings without any cycle are not written")
     known = sorted(corpus.known_patient_parts & set(corpus.parts))
     if known:
-        found.append(f"that patients of {', '.join(known)} are in train by design")
-    return found
+        lost.append(f"that patients of {', '.join(known)} are in train by design")
+    return lost
 
 
 def _check_possible(corpus: Corpus, to: Format) -> None:
@@ -162,7 +153,7 @@ def _check_possible(corpus: Corpus, to: Format) -> None:
 def _icbhi_files(corpus: Corpus, _: Path) -> dict[str, str]:
     cycles = _by_recording(corpus)
     split = "".join(f"{recording.path.stem}\t{corpus.split[recording.name]}\n" for recording in cycles)
-    texts = {f"{recording.path.stem}.txt": icbhi_text(found) for recording, found in cycles.items()}
+    texts = {f"{recording.path.stem}.txt": icbhi_text(own) for recording, own in cycles.items()}
     return {**texts, SPLIT_FILES[0]: split}
 
 
@@ -170,9 +161,9 @@ def _sprsound_files(corpus: Corpus, _: Path) -> dict[str, str]:
     cycles = {**dict.fromkeys(corpus.recordings, ()), **_by_recording(corpus)}
     return {
         f"{_SPRSOUND_FOLDERS[corpus.split[recording.name]]}/{recording.path.stem}.json": sprsound_text(
-            recording.term, found
+            recording.term, own
         )
-        for recording, found in cycles.items()
+        for recording, own in cycles.items()
     }
 
 
@@ -189,10 +180,10 @@ _FILES_OF: dict[Format, Callable[[Corpus, Path], dict[str, str]]] = {
 
 def _by_recording(corpus: Corpus) -> dict[Recording, tuple[Cycle, ...]]:
     """The recordings that have cycles, in the corpus's order, with those."""
-    found: dict[Recording, list[Cycle]] = {}
+    grouped: dict[Recording, list[Cycle]] = {}
     for cycle in corpus.cycles:
-        found.setdefault(cycle.recording, []).append(cycle)
-    return {recording: tuple(cycles) for recording, cycles in found.items()}
+        grouped.setdefault(cycle.recording, []).append(cycle)
+    return {recording: tuple(cycles) for recording, cycles in grouped.items()}
 
 
 def _words(corpus: Corpus) -> list[str]:

@@ -1,4 +1,4 @@
-"""Recording, Cycle and Corpus: what every reader produces and everything else consumes."""
+"""Recording, Cycle and Corpus: the result of every reader."""
 
 import hashlib
 from collections import Counter
@@ -36,7 +36,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Cycle:
-    """One breathing cycle (SPRSound: one event; or the whole recording), with what is heard in it.
+    """One breathing cycle (SPRSound: one event; or a complete recording) with its sounds.
 
     `term` is the corpus's own word for it ("Rhonchi"); None where the flags say it all (ICBHI). `position` is its
     place, from 0, among the recording's annotations as they were written, which are not always in order of time.
@@ -57,7 +57,7 @@ class Cycle:
 
     @property
     def word(self) -> str:
-        """What is heard in one word: the term, else that of the sound ("crackle")."""
+        """The cycle's class in one word: the term, else that of the sound ("crackle")."""
         return self.sound.word if self.term is None else self.term
 
     @property
@@ -68,10 +68,10 @@ class Cycle:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing in a corpus that is not as it should be; never dropped silently.
+    """One fault in a corpus; never dropped silently.
 
     `kind` is one of a reader's fixed phrases ("missing annotation", "empty cycle", ...), `where` names the
-    recording or the file (and line), `detail` says what was found.
+    recording or the file (and line), `detail` gives the reason.
     """
 
     kind: str
@@ -112,7 +112,7 @@ class Corpus:
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether a program made the recordings."""
+        """True when a program made the recordings."""
         return self.name == "synthetic"
 
     def part(self, *names: str) -> tuple[Cycle, ...]:
@@ -122,8 +122,8 @@ class Corpus:
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the parts that hold recordings: "train" first, then by name."""
-        found = {self.split[r.name] for r in self.recordings if r.name in self.split}
-        return tuple(sorted(found, key=lambda name: (name != "train", name)))
+        names = {self.split[r.name] for r in self.recordings if r.name in self.split}
+        return tuple(sorted(names, key=lambda name: (name != "train", name)))
 
     def keep(self, is_kept: Callable[[Recording], bool]) -> "Corpus":
         """The corpus with only the recordings for which `is_kept` is true, and their cycles."""

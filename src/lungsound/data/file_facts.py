@@ -29,7 +29,7 @@ Stamp = tuple[int, int, int, int]  # size, time of modification and of change in
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one file as it was at `stamp`; None is not known yet."""
+    """Facts of one file as it was at `stamp`; None is not known yet."""
 
     stamp: Stamp
     info: AudioInfo | None = None
@@ -37,7 +37,7 @@ class Facts:
 
 
 class FileFacts:
-    """Facts of files, kept in the folder `place`. `save` writes what is new; the rest may go lost without harm."""
+    """Facts of files, kept in the folder `place`. `save` writes new ones; nothing is harmed where they are lost."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -57,8 +57,8 @@ class FileFacts:
     def sha256(self, paths: Sequence[Path]) -> list[str]:
         """SHA-256 of the bytes of each file, as hex digits; several files are read at a time. Raises OSError."""
         stamps = [_stamp(path) for path in paths]
-        found = [self._find(path, stamp) for path, stamp in zip(paths, stamps, strict=True)]
-        hashes = [None if facts is None else facts.sha256 for facts in found]
+        known = [self._find(path, stamp) for path, stamp in zip(paths, stamps, strict=True)]
+        hashes = [None if facts is None else facts.sha256 for facts in known]
         unknown = [place for place, sha256 in enumerate(hashes) if sha256 is None]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for place, sha256 in zip(unknown, pool.map(hash_file, [paths[place] for place in unknown]), strict=True):
@@ -67,7 +67,7 @@ class FileFacts:
         return [sha256 for sha256 in hashes if sha256 is not None]
 
     def save(self) -> None:
-        """Write what is new, together with what other processes have written meanwhile."""
+        """Write new facts, together with those that other processes have written meanwhile."""
         for folder in self._is_new:
             file = self._file(folder)
             known = _read(file, folder) | self._known[folder]
@@ -116,10 +116,10 @@ def hash_file(path: Path) -> str:
 def _stamp(path: Path) -> Stamp | None:
     """None for a file that cannot be looked at; reading it will say why."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def _read(file: Path, folder: Path) -> dict[str, Facts]:

@@ -1,4 +1,4 @@
-"""Any supported corpus on disk: finds out which one it is and reads it."""
+"""Any supported corpus on disk, recognised and read."""
 
 from pathlib import Path
 from typing import Literal
@@ -66,7 +66,7 @@ def read_corpus(
 
 
 def find_kind(root: Path) -> Kind:
-    """Which corpus the folder holds or the table is; CorpusError when it is none that is known."""
+    """Kind of the corpus in a folder or table; CorpusError when it is none that is known."""
     if root.is_file() and root.suffix.lower() in SUFFIXES:
         return "table"
     require_folder(root)

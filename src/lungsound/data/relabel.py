@@ -1,4 +1,4 @@
-"""The words of a corpus as the classes of a label set: by a label map, or by seeing whose words they are."""
+"""Words of a corpus as classes of a label set: by a label map, else by the label set that has all of them."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -11,7 +11,7 @@ from lungsound.labels import LABEL_SETS, LabelMap, LabelSet, LungSound, sound_of
 Placed = list[tuple[str, Cycle]]
 
 UNKNOWN_LABEL = "unknown label"  # the kind of problem
-MAP_NOTE = "label map "  # how notes begin that say what a map loses
+MAP_NOTE = "label map "  # beginning of notes on what a map loses
 NUM_FINEST = 3  # label sets that are named to a user: the others are coarser
 _HOW = (
     'set data.label_map to a file with label_set = "sound4" and lines "word" = "class" in [classes] '
@@ -43,7 +43,7 @@ def relabel(cycles: Placed, label_map: LabelMap, problems: list[Problem]) -> Pla
 
 
 def relabelled(corpus: Corpus, label_map: LabelMap) -> Corpus:
-    """The corpus in the words of the map's label set; what the map loses stands in `notes`."""
+    """The corpus in the words of the map's label set, with the losses of the map in `notes`."""
     problems = list(corpus.problems)
     kept = relabel([(cycle.key, cycle) for cycle in corpus.cycles], label_map, problems)
     return replace(
@@ -56,7 +56,7 @@ def relabelled(corpus: Corpus, label_map: LabelMap) -> Corpus:
 
 
 def map_notes(label_map: LabelMap, cycles: Sequence[Cycle]) -> list[str]:
-    """What a map does with the words of these cycles, for a reader."""
+    """Losses of a map over the words of these cycles, as notes."""
     losses = label_map.losses([word for word in label_map.classes if any(cycle.word == word for cycle in cycles)])
     name = f"{MAP_NOTE}{label_map.vocabulary} to {label_map.label_set.name}"
     return [f"{name}: {loss}" for loss in losses] or [f"{name}: nothing is lost"]
@@ -77,14 +77,15 @@ def read_words(
     words = list(dict.fromkeys(cycle.term for _, cycle in cycles if cycle.term is not None))
     if not words:
         return cycles, "sound4", []
-    found = _fitting_map(words)
-    if found is None:
+    fitting = _fitting_map(words)
+    if fitting is None:
         known = "; ".join(", ".join(label_set.classes) for label_set in _candidates()[:NUM_FINEST])
         given = ", ".join(repr(word) for word in words)
         detail = f"labels {given} are not all of one known set ({known}): {_HOW}"
         problems.append(Problem(UNKNOWN_LABEL, where, detail))
         return [], "sound4", []
-    return relabel(cycles, found, problems), found.label_set.name, [f"labels: the words of {found.label_set.name}"]
+    name = fitting.label_set.name
+    return relabel(cycles, fitting, problems), name, [f"labels: the words of {name}"]
 
 
 def _candidates() -> list[LabelSet]:

@@ -1,10 +1,9 @@
-"""The patients of a synthetic corpus: who they are, what their lungs sound like, how and where they are recorded.
+"""A synthetic corpus in ICBHI's own layout with true annotations; the same seed gives the same bytes.
 
-A synthetic corpus in ICBHI's own layout with true annotations; the same seed gives the same bytes.
+First the plan (patients with their habits and voices, sessions), then the sound of each session, breath by breath.
 """
 
 import os
-import shutil
 import wave
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from lungsound.data.synthetic_sounds import (
     wheeze,
 )
 from lungsound.errors import CorpusError, SettingsError
+from lungsound.files import written_folder
 from lungsound.labels import LungSound
 
 FIRST_PATIENT = 501
@@ -43,7 +43,7 @@ NORMAL, CRACKLE, WHEEZE, BOTH = LungSound
 
 @dataclass(frozen=True)
 class Habit:
-    """What a kind of patient sounds like: sounds in every recording, then shares of the other cycles by class."""
+    """Sounds of a kind of patient: those in every recording, then shares of the other cycles by class."""
 
     diagnoses: tuple[str, ...]
     always: tuple[LungSound, ...]
@@ -194,8 +194,8 @@ def synthesize(
     with the recordings done and in all. The folder appears only when it is whole. The same seed gives the same
     bytes for as long as numpy's random streams stay as they are.
 
-    Raises SettingsError for fewer than 4 patients or a negative seed, CorpusError when `root` cannot be written
-    or is not empty.
+    Raises SettingsError for fewer than 4 patients, a negative seed, or a `root` that is not empty, CorpusError when it
+    cannot be written.
     """
     if num_patients < MIN_PATIENTS:
         raise SettingsError(
@@ -203,22 +203,13 @@ def synthesize(
         )
     if seed < 0:
         raise SettingsError(f"seed {seed} is negative; a seed must be 0 or larger: choose another")
-    target = Path(root).resolve()
-    partial = target.with_name(target.name + ".partial")
-    _require_free(target)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write_corpus(partial, num_patients, seed, on_progress)
-        if target.exists():
-            target.rmdir()
-        partial.replace(target)
+        with written_folder(Path(root)) as partial:
+            _write_corpus(partial, num_patients, seed, on_progress)
     except OSError as error:
         raise CorpusError(
             f"cannot write a synthetic corpus into {root} ({error}); choose a folder that can be written"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Path(root)
 
 
@@ -236,25 +227,21 @@ def read_events(root: Path) -> dict[str, list[Event]]:
     return events
 
 
-def _require_free(target: Path) -> None:
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        what = "is not empty" if target.is_dir() else "is a file"
-        raise CorpusError(f"{target} {what}; a synthetic corpus needs a new or empty folder: choose another")
-
-
 def _write_corpus(folder: Path, num_patients: int, seed: int, on_progress: Callable[[int, int], None] | None) -> None:
     """Write every file of the corpus; one random stream for the plan, then one for each recording."""
     plan_seed = SeedSequence(seed)
     sessions = plan_sessions(num_patients, default_rng(plan_seed))
     events: list[str] = ["recording\tkind\tstart_s\tend_s\tfrequency_hz"]
     for done, (session, own_seed) in enumerate(zip(sessions, plan_seed.spawn(len(sessions)), strict=True), start=1):
-        waveform, breaths, found = record(session, default_rng(own_seed))
+        waveform, breaths, own_events = record(session, default_rng(own_seed))
         _write_wav(folder / f"{session.name}.wav", waveform, session.sample_rate_hz)
         _write_lines(
             folder / f"{session.name}.txt",
             [f"{b.start_s:.3f}\t{b.end_s:.3f}\t{b.sound.has_crackle:d}\t{b.sound.has_wheeze:d}" for b in breaths],
         )
-        events += [f"{session.name}\t{e.kind}\t{e.start_s:.4f}\t{e.end_s:.4f}\t{e.frequency_hz:.1f}" for e in found]
+        events += [
+            f"{session.name}\t{e.kind}\t{e.start_s:.4f}\t{e.end_s:.4f}\t{e.frequency_hz:.1f}" for e in own_events
+        ]
         if on_progress is not None:
             on_progress(done, len(sessions))
     firsts = [session for session in sessions if session.index == 1]
@@ -290,9 +277,10 @@ def record(session: Session, rng: Generator) -> tuple[Waveform, list[Breath], li
             events += _add_crackles(sound, breath, session, rng, level=crackle_level)
         if breath.sound.has_wheeze:
             events += _add_wheezes(sound, breath, session, rng, level=wheeze_level)
-    heard = session.device.record(sound, rng, oversampling=session.oversampling)
-    heard *= 10 ** (rng.uniform(-27, -20) / 20) / np.sqrt(np.mean(heard**2))
-    return heard / max(1.0, np.abs(heard).max() / 0.98), breaths, sorted(events, key=lambda event: event.start_s)
+    recorded = session.device.record(sound, rng, oversampling=session.oversampling)
+    recorded *= 10 ** (rng.uniform(-27, -20) / 20) / np.sqrt(np.mean(recorded**2))
+    recorded /= max(1.0, np.abs(recorded).max() / 0.98)
+    return recorded, breaths, sorted(events, key=lambda event: event.start_s)
 
 
 def draw_breaths(patient: Patient, rng: Generator) -> list[Breath]:

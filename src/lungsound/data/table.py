@@ -105,21 +105,21 @@ def table_file(root: Path) -> Path:
         return root
     tables = tables_in(require_folder(root))
     if len(tables) != 1:
-        found = ", ".join(table.name for table in tables) or "none"
+        names = ", ".join(table.name for table in tables) or "none"
         raise CorpusError(
-            f"a table is one .csv or .tsv file with the columns path, patient and label; found in {root}: {found}"
+            f"a table is one .csv or .tsv file with the columns path, patient and label; found in {root}: {names}"
         )
     return tables[0]
 
 
 def tables_in(folder: Path) -> list[Path]:
     """The .csv and .tsv files of a folder whose first line names the columns that a table needs."""
-    found = []
+    tables = []
     for path in files_with_suffix(folder, SUFFIXES):
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             if not _missing(_columns(file.readline(), path)):
-                found.append(path)
-    return found
+                tables.append(path)
+    return tables
 
 
 def _delimiter(first_line: str, path: Path) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.sounds import hum, speech
 from numpy.random import Generator
 from scipy import signal
 
@@ -23,7 +24,7 @@ from lungsound.audio.quality import (
     voicing,
 )
 from lungsound.data.corpus import AUDIO_SUFFIXES
-from lungsound.data.synthetic_sounds import Waveform, heart_sounds, hum, shaped_noise, speech, wheeze
+from lungsound.data.synthetic_sounds import Waveform, heart_sounds, shaped_noise, wheeze
 
 RATE = 8000
 LENGTH = 12 * RATE

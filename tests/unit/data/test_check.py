@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lungsound.data.check import Comparison, check_corpus, corpus_table, print_check
+from lungsound.data.check import Comparison, corpus_table, print_check
 from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.data.icbhi import official_split
 from lungsound.data.reader import read_corpus
@@ -45,13 +45,13 @@ def test_counts_of_a_small_tree(tmp_path):
             TRAIN_NAME: "0 0.5 0 1\n0.5 1 0 1\n",
         },
     )
-    table = check_corpus(tmp_path)
+    table = corpus_table(read_corpus(tmp_path, is_strict=False))
     assert list(table.parts) == ["train", "test"]
     assert table.parts["test"].cycles == (1, 1, 0, 1)
     assert table.parts["train"].cycles == (0, 0, 2, 0)
-    assert table.whole.cycles == (1, 1, 2, 1)
+    assert table.total.cycles == (1, 1, 2, 1)
     assert (table.parts["test"].num_recordings, table.parts["test"].num_patients) == (2, 1)
-    assert (table.whole.num_recordings, table.whole.num_patients, table.whole.duration_s) == (3, 2, 6.0)
+    assert (table.total.num_recordings, table.total.num_patients, table.total.duration_s) == (3, 2, 6.0)
     assert table.devices == {"LittC2SE": {"train": 1, "test": 0}, "Meditron": {"train": 0, "test": 2}}
     assert table.shared_patients == {}
     assert table.is_sound
@@ -59,7 +59,7 @@ def test_counts_of_a_small_tree(tmp_path):
 
 def test_part_of_icbhi_is_said_not_to_be_comparable(tmp_path):
     write_icbhi(tmp_path, {TEST_NAME: NORMAL})
-    table = check_corpus(tmp_path)
+    table = corpus_table(read_corpus(tmp_path, is_strict=False))
     assert (
         table.completeness == "1 of the 920 published recordings: scores on it cannot be compared with published ones"
     )
@@ -69,14 +69,16 @@ def test_part_of_icbhi_is_said_not_to_be_comparable(tmp_path):
 def test_other_corpus_in_the_layout_of_icbhi(tmp_path):
     write_icbhi(tmp_path, {"501_1b1_Al_sc_Meditron": NORMAL})
     (tmp_path / "official_split.txt").write_text("501_1b1_Al_sc_Meditron\ttrain\n")
-    table = check_corpus(tmp_path)
+    table = corpus_table(read_corpus(tmp_path, is_strict=False))
     assert table.completeness == "none of the 920 published recordings: another corpus in the same layout"
     assert table.is_sound
 
 
 def test_published_and_other_recordings_are_told_apart(tmp_path):
     write_icbhi(tmp_path, {TEST_NAME: NORMAL, "501_1b1_Al_sc_Meditron": NORMAL})
-    assert check_corpus(tmp_path).completeness.startswith("1 of the 920 published recordings and 1 others:")
+    assert corpus_table(read_corpus(tmp_path, is_strict=False)).completeness.startswith(
+        "1 of the 920 published recordings and 1 others:"
+    )
 
 
 def test_whole_icbhi_equals_the_published_totals(whole_icbhi):
@@ -105,7 +107,7 @@ def test_whole_icbhi_with_a_lost_cycle_differs(whole_icbhi):
 def test_parts_of_another_split_are_not_compared(whole_icbhi):
     folds = {name: "test" if name < "120" else "train" for name in whole_icbhi.split}
     table = corpus_table(replace(whole_icbhi, split=folds))
-    assert [comparison.what for comparison in table.comparisons] == ["whole corpus"]
+    assert [comparison.part for comparison in table.comparisons] == ["whole corpus"]
     assert table.completeness == "whole, with a split that is not the official one"
 
 
@@ -158,19 +160,19 @@ def test_long_lists_of_shared_patients_are_cut_in_print_only(tmp_path):
 
 def test_unnamed_device_is_unknown(tmp_path):
     write_sound(tmp_path / "train_wav" / "65101170_0.4_1_p1_3246.wav")
-    assert check_corpus(tmp_path).devices == {"unknown": {"in no part": 1}}
+    assert corpus_table(read_corpus(tmp_path, is_strict=False)).devices == {"unknown": {"in no part": 1}}
 
 
 def test_own_words_are_counted_by_part_and_said_not_to_be_published(tmp_path):
     write_sound(tmp_path / "train" / "crackle" / "a_1.wav")
     write_sound(tmp_path / "test" / "normal" / "b_1.wav")
-    assert check_corpus(tmp_path).words == {}
+    assert corpus_table(read_corpus(tmp_path, is_strict=False)).words == {}
     (tmp_path / "test" / "normal").rename(tmp_path / "test" / "Rhonchi")
     (tmp_path / "train" / "crackle").rename(tmp_path / "train" / "Fine Crackle")
     corpus = read_corpus(tmp_path)
     table = corpus_table(corpus)
     assert table.words == {"Fine Crackle": {"train": 1, "test": 0}, "Rhonchi": {"train": 0, "test": 1}}
-    assert (table.whole.num_cycles, table.whole.cycles) == (2, (0, 1, 1, 0))
+    assert (table.total.num_cycles, table.total.cycles) == (2, (0, 1, 1, 0))
     _, text = printed(corpus)
     assert "cycles by word" in text
     assert "recordings by word" not in text
@@ -179,7 +181,7 @@ def test_own_words_are_counted_by_part_and_said_not_to_be_published(tmp_path):
 def test_words_that_are_none_of_the_four_sounds_are_not_counted_as_normal(tmp_path):
     write_sound(tmp_path / "train" / "abnormal" / "a_1.wav")
     write_sound(tmp_path / "train" / "normal" / "b_1.wav")
-    whole = corpus_table(read_corpus(tmp_path)).whole
+    whole = corpus_table(read_corpus(tmp_path)).total
     assert (whole.num_cycles, whole.cycles) == (2, (1, 0, 0, 0))
 
 

@@ -289,6 +289,7 @@ open_filter_banks(read_icbhi(folder / "corpus").cycles, front_end, fingerprint="
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_frees_the_lock_and_leaves_its_rows(
     cycles: tuple[Cycle, ...], tmp_path: Path, reads: list[str]
 ) -> None:

@@ -65,8 +65,16 @@ def file_bytes(folder: Path) -> dict[str, bytes]:
 
 def test_same_seed_gives_same_bytes_and_another_seed_does_not(smallest: list[Path], tmp_path: Path) -> None:
     first = file_bytes(smallest[0])
-    assert file_bytes(synthesize(tmp_path / "again", num_patients=4, seed=0)) == first
+    root = tmp_path / "empty"
+    root.mkdir()
+    calls: list[tuple[int, int]] = []
+    again = synthesize(root, num_patients=4, seed=0, on_progress=lambda done, total: calls.append((done, total)))
+    assert again == root
+    assert file_bytes(root) == first
     assert not set(first.values()) & set(file_bytes(smallest[1]).values())
+    num_recordings = len(list(root.glob("*.wav")))
+    assert calls == [(done, num_recordings) for done in range(1, num_recordings + 1)]
+    assert list(tmp_path.iterdir()) == [root]
 
 
 def test_reader_finds_nothing_wrong(corpus: Corpus) -> None:
@@ -210,23 +218,13 @@ def test_bad_settings_are_refused(tmp_path: Path, num_patients: int, seed: int, 
 def test_full_folder_and_file_are_refused_untouched(tmp_path: Path) -> None:
     note = tmp_path / "note"
     note.write_text("mine")
-    with pytest.raises(CorpusError, match="is not empty"):
+    with pytest.raises(SettingsError, match="is not empty"):
         synthesize(tmp_path, num_patients=4)
-    with pytest.raises(CorpusError, match="is a file"):
+    with pytest.raises(SettingsError, match="is a file"):
         synthesize(note, num_patients=4)
     with pytest.raises(CorpusError, match="cannot write"):
         synthesize(note / "corpus", num_patients=4)
     assert file_bytes(tmp_path) == {"note": b"mine"}
-
-
-def test_empty_folder_is_filled(tmp_path: Path) -> None:
-    root = tmp_path / "corpus"
-    root.mkdir()
-    calls: list[tuple[int, int]] = []
-    assert synthesize(root, num_patients=4, on_progress=lambda done, total: calls.append((done, total))) == root
-    num_recordings = len(list(root.glob("*.wav")))
-    assert calls == [(done, num_recordings) for done in range(1, num_recordings + 1)]
-    assert list(tmp_path.iterdir()) == [root]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])

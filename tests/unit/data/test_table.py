@@ -41,6 +41,7 @@ def problems_of(path: Path, **options: object) -> list[str]:
     return [str(problem) for problem in read_corpus(path, is_strict=False, **options).problems]
 
 
+@pytest.mark.slow
 def test_a_newcomers_table_over_real_recordings(sprsound_dir, tmp_path):
     (tmp_path / "train_wav").symlink_to((sprsound_dir / "train_wav").absolute())
     path = tmp_path / "first.csv"
@@ -236,7 +237,7 @@ def test_what_is_wrong_with_a_fact(tmp_path, header, line, problem):
         ("path,label", "no column patient; it names path, label"),
         ("patient", r"no column path and no label \(or crackle and wheeze\)"),
         ("path,patient,crackle", r"no column label \(or crackle and wheeze\)"),
-        ("path,patient,label,crackle,wheeze", "both say what is heard: keep one"),
+        ("path,patient,label,crackle,wheeze", "both name the sound: keep one"),
         ("path,patient,label,start_s", "start_s and end_s, one without the other"),
         ("path,patient,label,path", "two columns are called 'path'"),
         ("path,patient,label,start,start_s,end", "two columns are called 'start_s'"),

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from benchmarks.sounds import speech
 
 from lungsound.audio.filter_bank import normalize
 from lungsound.audio.front_end import FrontEnd
 from lungsound.audio.quality import MOSTLY_SILENT, SPEECH, TOO_SHORT
 from lungsound.config import AudioSettings, ModelSettings
-from lungsound.data.synthetic_sounds import speech
 from lungsound.errors import AnnotationError, AudioError, WeightsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.out_of_domain import fit_domain, spectral_features

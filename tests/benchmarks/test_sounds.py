@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from benchmarks.sounds import VOWELS_HZ, hum, music, speech
 from numpy.random import Generator
 
-from lungsound.data.synthetic_sounds import VOWELS_HZ, Waveform, hum, music, speech
+from lungsound.data.synthetic_sounds import Waveform
 
 RATE = 8000
 
