@@ -12,7 +12,6 @@ from lungsound.data.corpus import Corpus, Cycle
 from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic import EVENTS_FILE, synthesize
 from lungsound.errors import SettingsError
-from lungsound.evaluation.report import first_lines
 from lungsound.inference.prediction import CyclePrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LungSound
@@ -52,8 +51,6 @@ def run_demo(
     _answer_for_one(read_corpus(root), run_dir, console)
 
     console.print()
-    for line in first_lines(report):
-        console.print(line, highlight=False)
     console.print("Research software, not a medical device.")
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
 

@@ -29,10 +29,6 @@ AsPublishedOption = Annotated[
 
 
 def print_report(report: Path) -> None:
-    from lungsound.evaluation.report import first_lines
-
-    for line in first_lines(report):
-        console.print(line, highlight=False)
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
 
 

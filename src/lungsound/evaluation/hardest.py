@@ -32,7 +32,7 @@ class HardCycle:
 
     key: str
     label: str
-    answer: str
+    predicted: str
     probabilities: Mapping[str, float]
     waveform: Waveform
     sample_rate_hz: int
@@ -44,7 +44,7 @@ class HardCycle:
         return cls(
             key=predictions.keys[row],
             label=classes[int(predictions.labels[row])],
-            answer=classes[int(predictions.predicted[row])],
+            predicted=classes[int(predictions.predicted[row])],
             probabilities=dict(zip(classes, predictions.probabilities[row].tolist(), strict=True)),
             waveform=waveform,
             sample_rate_hz=sample_rate_hz,

@@ -1,28 +1,32 @@
-"""What a report says, as blocks of a page: from an evaluation to sentences and tables.
+"""The report of one run: report.md, report.html, report.json, pictures and MODEL_CARD.md, from one typed value.
 
-From an evaluation to a report that a researcher reads and checks: Markdown, HTML, JSON and pictures.
+The sections of the model card follow Mitchell et al., "Model Cards for Model Reporting" (FAT* 2019).
 """
 
 import dataclasses
-import json
 import math
-import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lungsound.evaluation.bootstrap import FEW_PATIENTS, Estimate
+from lungsound.evaluation.calibration import Calibration
+from lungsound.evaluation.calibration_report import calibration_blocks
 from lungsound.evaluation.figures import HistoryRow, ScoreLine, draw_confusion, draw_curves, draw_score_intervals
 from lungsound.evaluation.hardest import MAX_SOUND_S, HardCycle, draw_spectrogram, wav_bytes
+from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.rescore import Rescored, metric_table_blocks
 from lungsound.evaluation.scores import FEW_IS_ROUGH, Evaluation, GroupScores, ScoreEstimates, Subgroups
+from lungsound.evaluation.selection import COLUMN_HEAD, RULE, Columns, column_rows
+from lungsound.files import write_json, write_text
 from lungsound.page import (
     DISCLAIMER,
     Block,
     Bullets,
+    Cell,
     Facts,
     Heading,
     Paragraph,
@@ -33,6 +37,11 @@ from lungsound.page import (
     render_html,
     render_markdown,
 )
+
+FORMAT = "lungsound report 2"
+REPORT, MODEL_CARD = "report.md", "MODEL_CARD.md"
+# Pictures that not every report has: an older one goes when the new report is without.
+OPTIONAL_PICTURES = ("curves.png", "subgroups.png")
 
 # Facts of `context` that also stand on the first screen of a report.
 CORPUS, SPLIT, TRAINED_ON, PROTOCOL, WEIGHTS, EPOCH_SELECTION = (
@@ -51,25 +60,133 @@ EPOCH_SELECTIONS = {
     BEST_ON_OTHER_TEST: "chosen by the Score on the test split of the corpus that it was trained on",
 }
 DEVICE, PART = "device", "part"
+# The section of the model card that a fact of `context` stands in; all others are about training.
+MODEL_FACTS = ("model", "pretrained weights", "labels", "input")
+EVALUATION_FACTS = ("corpus", "split")
+VERSION_FACTS = ("device and precision", "command", "revision", "versions", "corpus fingerprint", "model hash")
+UNCALIBRATED = "Not measured. A probability orders the classes; it is not how often they are right."
 
 
-def page_title(evaluation: Evaluation) -> str:
-    return f"Score {percent(evaluation.all_classes.score.value)}"
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReportInputs:
+    """Everything that a run's report is made from.
+
+    `context` holds what was run, in order; its entries "corpus", "split", "trained on", "protocol", "pretrained
+    weights" and "epoch selection" (a key of `EPOCH_SELECTIONS`) also stand at the top. `notes` are printed above the
+    tables. `history` has one row per epoch (see `figures.draw_curves`). `num_shared_patients` is how many of the
+    evaluated patients also train, None when that is not known, `num_validation_patients` how many also validate.
+    `columns` are the three ways to choose the epoch and `metrics` every metric in use, for each part of the test;
+    `subgroups` are scores by further facts (device and part come from the evaluation, unless they are given here).
+    """
+
+    predictions: Predictions
+    evaluation: Evaluation
+    context: Mapping[str, str]
+    notes: Sequence[str] = ()
+    history: Sequence[HistoryRow] = ()
+    chosen_epoch: int | None = None
+    num_shared_patients: int | None = None
+    num_validation_patients: int = 0
+    columns: Sequence[Columns] = ()
+    subgroups: Sequence[Subgroups] = ()
+    calibration: Calibration | None = None
+    metrics: Sequence[Rescored] = ()
+    hardest: Sequence[HardCycle] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        """Reasons to take the Score with care, one sentence or two each."""
+        warnings = []
+        if self.context.get(EPOCH_SELECTION) == BEST_ON_TEST:
+            warnings.append(
+                "Warning: the epoch was chosen by its Score on this same test split. The Score may be too high, by an "
+                "unknown amount; compare it only with scores chosen the same way."
+            )
+        counts = {"in the training set": self.num_shared_patients, "in validation": self.num_validation_patients}
+        for where, number in counts.items():
+            if number:
+                have = "has" if number == 1 else "have"
+                warnings.append(f"Warning: {number} of the patients also {have} recordings {where}.")
+        if self.evaluation.num_patients < FEW_PATIENTS:
+            warnings.append(f"Warning: few patients ({self.evaluation.num_patients}). {FEW_IS_ROUGH}")
+        interval = self.evaluation.all_classes.score.interval
+        if interval.low == interval.high:
+            warnings.append("Warning: every resample gave the same Score. An interval of no width is not certainty.")
+        if interval.problem is None and interval.num_undefined:
+            warnings.append(
+                f"In {interval.num_undefined} of {interval.num_draws} resamples of the patients the Score had no value "
+                "(no normal or no abnormal cycle was drawn); the interval is over the others."
+            )
+        return warnings
+
+    @property
+    def all_subgroups(self) -> list[Subgroups]:
+        """Groups by device, by part of the split when there are several, and by what else is given, each fact once."""
+        of_evaluation = [Subgroups(DEVICE, self.evaluation.by_device)]
+        if len(self.evaluation.by_part) > 1:
+            of_evaluation.insert(0, Subgroups(PART, self.evaluation.by_part))
+        given = {groups.fact for groups in self.subgroups}
+        return [*(groups for groups in of_evaluation if groups.fact not in given), *self.subgroups]
+
+    @property
+    def epoch_sentence(self) -> str:
+        """How the epoch was chosen."""
+        selection = self.context.get(EPOCH_SELECTION, "not stated")
+        return EPOCH_SELECTIONS.get(selection, selection)
+
+    def facts(self, names: Sequence[str]) -> dict[str, str]:
+        """These facts of the context, "not stated" where it lacks one."""
+        return {name: self.context.get(name, "not stated") for name in names}
 
 
-def score_sentences(
-    evaluation: Evaluation, num_shared_patients: int | None, num_validation_patients: int = 0
-) -> list[Block]:
+def write_report(folder: Path, inputs: ReportInputs) -> Path:
+    """Write report and model card into `folder`; return the path of `report.md`.
+
+    The hardest cycles are drawn and heard in the HTML page and listed in the Markdown. All is written beside and then
+    moved into place: an error leaves an older report as it was.
+    """
+    evaluation, groups, hardest = inputs.evaluation, inputs.all_subgroups, inputs.hardest
+    with _moved_into(folder) as staging:
+        calibration = _calibration_blocks(inputs, staging)
+        blocks = [
+            *score_sentences(inputs),
+            *map(Remark, inputs.warnings),
+            *(Remark(note, is_warning=False) for note in inputs.notes),
+            *_score_blocks(inputs, staging),
+            *_group_blocks(groups, staging),
+            *calibration,
+            *_metric_blocks(inputs.metrics),
+        ]
+        listed, sounds = (_hardest_blocks(hardest), _sounds(hardest, staging)) if hardest else ([], [])
+        last = [*_training_blocks(inputs, staging), Heading("What was run"), Facts(inputs.context)]
+        last += _reading_blocks(evaluation)
+        title = f"Score {percent(evaluation.all_classes.score.value)}"
+        write_text(staging / REPORT, render_markdown(title, [*blocks, *listed, *last]))
+        write_text(staging / "report.html", render_html(title, [*blocks, *listed, *sounds, *last]))
+        card = f"Model card: {inputs.context.get('recipe', 'lungsound model')}"
+        write_text(staging / MODEL_CARD, render_markdown(card, _card_blocks(inputs, calibration)))
+        write_json(staging / "report.json", _numbers(inputs))
+    return folder / REPORT
+
+
+def summary_lines(inputs: ReportInputs) -> list[str]:
+    """The Score, that of each part when there are several, warnings and notes, for a terminal."""
+    scores = [f"{sentence.lead}{sentence.text}" for sentence in score_sentences(inputs)]
+    return [*scores, *inputs.warnings, *inputs.notes]
+
+
+def score_sentences(inputs: ReportInputs) -> list[Paragraph]:
     """The Score, and that of each part of the split when there are several."""
+    evaluation = inputs.evaluation
     score = evaluation.all_classes.score
-    patients = "held-out patients" if num_shared_patients == 0 == num_validation_patients else "patients"
-    whole = Paragraph(
-        f" on {evaluation.num_cycles} cycles of {evaluation.num_patients} {patients}, in percent. Always answering "
+    patients = "held-out patients" if inputs.num_shared_patients == 0 == inputs.num_validation_patients else "patients"
+    all_parts = Paragraph(
+        f" on {evaluation.num_cycles} cycles of {evaluation.num_patients} {patients}, in percent. Always predicting "
         f"normal scores {percent(evaluation.always_normal_score)}.",
         lead=f"Score {percent(score.value)}{_interval_phrase(score)}",
     )
     parts = evaluation.by_part if len(evaluation.by_part) > 1 else ()
-    return [whole, *(_part_sentence(part) for part in parts)]
+    return [all_parts, *(_part_sentence(part) for part in parts)]
 
 
 def _part_sentence(part: GroupScores) -> Paragraph:
@@ -81,111 +198,121 @@ def _part_sentence(part: GroupScores) -> Paragraph:
     )
 
 
-def warnings_of(
-    evaluation: Evaluation,
-    context: Mapping[str, str],
-    num_shared_patients: int | None,
-    num_validation_patients: int = 0,
-) -> list[str]:
-    """Reasons to take the Score with care, one sentence or two each."""
-    warnings = []
-    if context.get(EPOCH_SELECTION) == BEST_ON_TEST:
-        warnings.append(
-            "Warning: the epoch was chosen by its Score on this same test split. The Score may be too high, by an "
-            "unknown amount; compare it only with scores chosen the same way."
-        )
-    counts = {"in the training set": num_shared_patients, "in validation": num_validation_patients}
-    for where, number in counts.items():
-        if number:
-            have = "has" if number == 1 else "have"
-            warnings.append(f"Warning: {number} of the patients also {have} recordings {where}.")
-    if evaluation.num_patients < FEW_PATIENTS:
-        warnings.append(f"Warning: few patients ({evaluation.num_patients}). {FEW_IS_ROUGH}")
-    interval = evaluation.all_classes.score.interval
-    if interval.low == interval.high:
-        warnings.append("Warning: every resample gave the same Score. An interval of no width is not certainty.")
-    if interval.problem is None and interval.num_undefined:
-        warnings.append(
-            f"In {interval.num_undefined} of {interval.num_draws} resamples of the patients the Score had no value "
-            "(no normal or no abnormal cycle was drawn); the interval is over the others."
-        )
-    return warnings
-
-
-def first_facts(context: Mapping[str, str]) -> Bullets:
-    """What was evaluated and how it was trained, in four lines, and what it is not for."""
-
+def _score_blocks(inputs: ReportInputs, staging: Path) -> list[Block]:
+    evaluation, context = inputs.evaluation, inputs.context
+    intervals, confusion = staging / "intervals.png", staging / "confusion.png"
+    draw_score_intervals(_score_lines(evaluation), intervals)
+    draw_confusion(evaluation.confusion, evaluation.classes, confusion)
     data = [lead + context[name] for name, lead in ((CORPUS, ""), (SPLIT, "split ")) if name in context]
     trained_on = [context[name] for name in (TRAINED_ON, PROTOCOL) if name in context]
-    return Bullets(
-        [
-            f"Data: {'; '.join(data) or 'not stated'}",
-            f"Trained on: {'; '.join(trained_on) or 'not stated'}",
-            f"Weights: {context.get(WEIGHTS, 'not stated')}",
-            f"Epoch: {epoch_sentence(context)}",
-            f"Use: {DISCLAIMER[0].lower()}{DISCLAIMER[1:]}",
-        ]
-    )
+    first_facts = [
+        f"Data: {'; '.join(data) or 'not stated'}",
+        f"Trained on: {'; '.join(trained_on) or 'not stated'}",
+        f"Weights: {context.get(WEIGHTS, 'not stated')}",
+        f"Epoch: {inputs.epoch_sentence}",
+        f"Use: {DISCLAIMER[0].lower()}{DISCLAIMER[1:]}",
+    ]
+    return [
+        Bullets(first_facts),
+        _score_table(evaluation),
+        *_column_blocks(inputs.columns),
+        Picture(intervals, "Scores with intervals"),
+        Heading("By class"),
+        *_class_blocks(evaluation),
+        Picture(confusion, "Confusion matrix"),
+    ]
 
 
-def epoch_sentence(context: Mapping[str, str]) -> str:
-    """How the epoch was chosen."""
-    selection = context.get(EPOCH_SELECTION, "not stated")
-    return EPOCH_SELECTIONS.get(selection, selection)
-
-
-def score_table(evaluation: Evaluation) -> Table:
+def _score_table(evaluation: Evaluation) -> Table:
     readings = [(f"{len(evaluation.classes)} classes", evaluation.all_classes)]
     if evaluation.two_class is not None:
         readings.append(("normal or not", evaluation.two_class))
     return Table(["reading", "Score", "Sp", "Se"], [(name, *_cells(reading)) for name, reading in readings])
 
 
-def class_blocks(evaluation: Evaluation) -> list[Block]:
-    """The table of classes, and the two figures that are over all of them."""
-    head = ["class", "cycles", "patients", "answered", "recall", "precision", "F1"]
-    rows = [
-        (
-            c.name,
-            c.num_cycles,
-            c.num_patients,
-            c.num_answered,
-            c.recall.in_percent(),
-            c.precision.in_percent(),
-            c.f1.in_percent(),
-        )
-        for c in evaluation.per_class
+def _column_blocks(columns: Sequence[Columns]) -> list[Block]:
+    """The columns as tables, with the difference that the choice on the test makes."""
+    if not columns:
+        return []
+    blocks: list[Block] = [
+        Heading("Three ways to choose the epoch"),
+        Paragraph(
+            "One training, its predictions at each chosen epoch. The last column is the Score of the epoch that was "
+            "chosen on the test minus that of the line, in points, paired over the same patients."
+        ),
     ]
+    for each in columns:
+        if len(columns) > 1:
+            blocks.append(Heading(each.part, level=3))
+        blocks.append(Table(COLUMN_HEAD, column_rows(each)))
+    return [*blocks, Paragraph(RULE)]
+
+
+def _class_blocks(evaluation: Evaluation) -> list[Block]:
+    """The table of classes, and the two figures that are over all of them."""
+    head = ["class", "cycles", "patients", "predicted", "recall", "precision", "F1"]
+    rows: list[tuple[Cell, ...]] = []
+    for each in evaluation.per_class:
+        shares = [share.in_percent() for share in (each.recall, each.precision, each.f1)]
+        rows.append((each.name, each.num_cycles, each.num_patients, each.num_answered, *shares))
     over_all = f"Accuracy {evaluation.accuracy.in_percent()}, macro F1 {evaluation.macro_f1.in_percent()}."
     return [Table(head, rows), Paragraph(over_all)]
 
 
-def all_subgroups(evaluation: Evaluation, subgroups: Sequence[Subgroups]) -> list[Subgroups]:
-    """Groups by device, by part of the split when there are several, and by what else is given, each fact once."""
-    of_evaluation = [Subgroups(DEVICE, evaluation.by_device)]
-    if len(evaluation.by_part) > 1:
-        of_evaluation.insert(0, Subgroups(PART, evaluation.by_part))
-    given = {groups.fact for groups in subgroups}
-    return [*(groups for groups in of_evaluation if groups.fact not in given), *subgroups]
+def _group_blocks(groups: Sequence[Subgroups], staging: Path) -> list[Block]:
+    blocks: list[Block] = [Heading("By group")]
+    lines = [
+        ScoreLine(
+            f"{of_fact.fact}: {group.name}" if group.name else of_fact.name(group),
+            group.scores.score,
+            group.num_cycles,
+            is_small=index in of_fact.small,
+        )
+        for of_fact in groups
+        if len(of_fact.groups) > 1
+        for index, group in enumerate(of_fact.groups)
+    ]
+    if lines:
+        draw_score_intervals(lines, staging / "subgroups.png", what="Score")
+        blocks.append(Picture(staging / "subgroups.png", "Scores of groups with intervals"))
+    return [*blocks, *_subgroup_tables(groups)]
 
 
-def subgroup_blocks(subgroups: Sequence[Subgroups]) -> list[Block]:
+def _subgroup_tables(groups: Sequence[Subgroups]) -> list[Block]:
     """One table for each fact; groups of few patients are greyed, and named below."""
     blocks: list[Block] = []
-    for found in subgroups:
-        rows = [(found.name(g), g.num_cycles, g.num_patients, *_cells(g.scores)) for g in found.groups]
-        title = "part of the split" if found.fact == PART else found.fact
+    for of_fact in groups:
+        rows = [(of_fact.name(g), g.num_cycles, g.num_patients, *_cells(g.scores)) for g in of_fact.groups]
+        title = "part of the split" if of_fact.fact == PART else of_fact.fact
         blocks += [
             Heading(f"By {title}", level=3),
-            Table([found.fact, "cycles", "patients", "Score", "Sp", "Se"], rows, greyed=found.small),
-            *([Paragraph(found.warning)] if found.warning else []),
+            Table([of_fact.fact, "cycles", "patients", "Score", "Sp", "Se"], rows, greyed=of_fact.small),
+            *([Paragraph(of_fact.warning)] if of_fact.warning else []),
         ]
     return blocks
 
 
-def hardest_blocks(hardest: Sequence[HardCycle]) -> list[Block]:
+def _calibration_blocks(inputs: ReportInputs, staging: Path) -> list[Block]:
+    if inputs.calibration is None:
+        return []
+    blocks = calibration_blocks(inputs.calibration, inputs.predictions, folder=staging)
+    if num := inputs.num_validation_patients:
+        blocks.append(Remark(f"Validation has {num} of these patients too: this is optimistic."))
+    return blocks
+
+
+def _metric_blocks(metrics: Sequence[Rescored]) -> list[Block]:
+    """Every metric in use for each part of the test, and which published column it may stand beside."""
+    blocks: list[Block] = [Heading("Every metric in use")] if metrics else []
+    for result in metrics:
+        blocks += [Heading(result.part or "unknown part", level=3)] if len(metrics) > 1 else []
+        blocks += metric_table_blocks(result)
+    return blocks
+
+
+def _hardest_blocks(hardest: Sequence[HardCycle]) -> list[Block]:
     rows = [
-        (c.key, c.label, c.answer, percent(c.probabilities[c.label]), percent(c.probabilities[c.answer]))
+        (c.key, c.label, c.predicted, percent(c.probabilities[c.label]), percent(c.probabilities[c.predicted]))
         for c in hardest
     ]
     return [
@@ -195,19 +322,45 @@ def hardest_blocks(hardest: Sequence[HardCycle]) -> list[Block]:
             "few of each recording are taken. The HTML page draws them and lets them be heard: up to "
             f"{MAX_SOUND_S:g} s each, made equally loud."
         ),
-        Table(["cycle", "true class", "answered class", "true, %", "answered, %"], rows),
+        Table(["cycle", "true class", "predicted class", "true, %", "predicted, %"], rows),
     ]
 
 
-def how_to_read(evaluation: Evaluation) -> list[Block]:
+def _sounds(hardest: Sequence[HardCycle], staging: Path) -> list[Block]:
+    """Spectrogram and sound of each; in a folder of their own, since only the HTML page has them."""
+    folder = staging / "hardest"
+    folder.mkdir()
+    blocks: list[Block] = []
+    for number, cycle in enumerate(hardest, 1):
+        path = folder / f"{number}.png"
+        draw_spectrogram(cycle, path)
+        title = f"{cycle.key}: {cycle.label}, predicted {cycle.predicted}"
+        blocks += [
+            Heading(f"{number}. {title}", level=3),
+            Picture(path, f"Waveform and spectrogram of {title}"),
+            Sound(wav_bytes(cycle), f"{cycle.shown_s:.1f} s of {cycle.key}"),
+        ]
+    return blocks
+
+
+def _training_blocks(inputs: ReportInputs, staging: Path) -> list[Block]:
+    if not inputs.history:
+        return []
+    path = staging / "curves.png"
+    is_chosen_on_test = inputs.context.get(EPOCH_SELECTION) in (BEST_ON_TEST, BEST_ON_OTHER_TEST)
+    draw_curves(inputs.history, path, chosen_epoch=inputs.chosen_epoch, is_chosen_on_test=is_chosen_on_test)
+    return [Heading("Training"), Picture(path, "Training curves")]
+
+
+def _reading_blocks(evaluation: Evaluation) -> list[Block]:
     interval = evaluation.all_classes.score.interval
     return [
         Heading("How to read this"),
         Bullets(
             [
-                "Specificity (Sp): normal cycles answered normal. Sensitivity (Se): abnormal cycles answered with "
-                "exactly their class. Score: the mean of the two. Normal or not: any abnormal answer fits an abnormal "
-                "cycle.",
+                "Specificity (Sp): normal cycles predicted normal. Sensitivity (Se): abnormal cycles predicted as "
+                "exactly their class. Score: the mean of the two. Normal or not: any abnormal prediction fits an "
+                "abnormal cycle.",
                 f"Intervals: {100 * interval.level:g} % bootstrap, {interval.num_draws} resamples of whole patients "
                 f"(seed {evaluation.interval_seed}), since cycles of one patient resemble each other. They do not "
                 "cover the chance of training: another seed gives another model.",
@@ -220,7 +373,7 @@ def how_to_read(evaluation: Evaluation) -> list[Block]:
     ]
 
 
-def score_lines(evaluation: Evaluation) -> list[ScoreLine]:
+def _score_lines(evaluation: Evaluation) -> list[ScoreLine]:
     """Lines of the picture of intervals."""
     scores, num_cycles = evaluation.all_classes, evaluation.num_cycles
     lines = [
@@ -238,19 +391,70 @@ def score_lines(evaluation: Evaluation) -> list[ScoreLine]:
     return lines
 
 
-def subgroup_lines(subgroups: Sequence[Subgroups]) -> list[ScoreLine]:
-    """Lines of the picture of subgroups: the Score of each group, of facts that make more than one."""
+def _card_blocks(inputs: ReportInputs, calibration: Sequence[Block]) -> list[Block]:
+    """The model card: what the model is, what it learned from, how well it predicts, what it is not for."""
+    evaluation = inputs.evaluation
+    *others, last = evaluation.classes
+    elsewhere = {*MODEL_FACTS, *EVALUATION_FACTS, *VERSION_FACTS, EPOCH_SELECTION}
+    epoch = "" if inputs.chosen_epoch is None else f"epoch {inputs.chosen_epoch}; "
+    is_unknown = inputs.num_shared_patients is None
     return [
-        ScoreLine(
-            f"{found.fact}: {group.name}" if group.name else found.name(group),
-            group.scores.score,
-            group.num_cycles,
-            is_small=index in found.small,
-        )
-        for found in subgroups
-        if len(found.groups) > 1
-        for index, group in enumerate(found.groups)
+        Heading("Intended use"),
+        Bullets(
+            [
+                "Research on the classification of lung sounds: to compare methods and to repeat results.",
+                "Not to diagnose, treat or monitor anyone. It was not tested for that.",
+                "It gives a piece of a chest recording, cut out beforehand, one of the classes "
+                f"{', '.join(others)} and {last}. It gives one to every sound, also to one that is no lung.",
+            ]
+        ),
+        Heading("Model"),
+        Facts(inputs.facts(MODEL_FACTS)),
+        Heading("Training"),
+        Facts({name: value for name, value in inputs.context.items() if name not in elsewhere}),
+        Heading("Scores"),
+        Facts({**inputs.facts(EVALUATION_FACTS), "epoch": epoch + inputs.epoch_sentence}),
+        *score_sentences(inputs),
+        _score_table(evaluation),
+        *_column_blocks(inputs.columns),
+        *_class_blocks(evaluation),
+        Heading("Scores by group"),
+        *_subgroup_tables(inputs.all_subgroups),
+        *(calibration or [Heading("Calibration"), Paragraph(UNCALIBRATED)]),
+        Heading("Limits"),
+        Bullets(
+            [
+                *inputs.warnings,
+                *inputs.notes,
+                *(["Whether these patients are in the training set is not known."] if is_unknown else []),
+                "The scores are of patients, stethoscopes and annotators like those above; of others they say nothing.",
+                "The intervals are over patients. Another seed of the same training gives another model.",
+            ]
+        ),
+        Heading("Versions"),
+        Facts(inputs.facts(VERSION_FACTS)),
     ]
+
+
+def _numbers(inputs: ReportInputs) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "unit": "fraction",
+        **dataclasses.asdict(inputs.evaluation),
+        "subgroups": {
+            of_fact.fact: [dataclasses.asdict(group) for group in of_fact.groups] for of_fact in inputs.all_subgroups
+        },
+        "hardest": [
+            {"key": c.key, "label": c.label, "answer": c.predicted, "probabilities": c.probabilities}
+            for c in inputs.hardest
+        ],
+        "context": inputs.context,
+        "notes": inputs.notes,
+        "chosen_epoch": inputs.chosen_epoch,
+        "history": inputs.history,
+        "num_shared_patients": inputs.num_shared_patients,
+        "num_validation_patients": inputs.num_validation_patients,
+    }
 
 
 def percent(fraction: float) -> str:
@@ -268,160 +472,6 @@ def _interval_phrase(estimate: Estimate) -> str:
     return f" ({100 * interval.level:g} % interval {percent(interval.low)} to {percent(interval.high)})"
 
 
-FORMAT = "lungsound report 2"
-# Pictures that not every report has: an older one goes when the new report is without.
-SOMETIMES = ("curves.png", "subgroups.png")
-
-Section = Sequence[Block] | Callable[[Path], Sequence[Block]]
-
-
-def write_report(
-    folder: Path,
-    evaluation: Evaluation,
-    *,
-    context: Mapping[str, str],
-    history: Sequence[HistoryRow] = (),
-    notes: Sequence[str] = (),
-    chosen_epoch: int | None = None,
-    num_shared_patients: int | None = None,
-    num_validation_patients: int = 0,
-    columns: Section = (),
-    subgroups: Sequence[Subgroups] = (),
-    calibration: Section = (),
-    hardest: Sequence[HardCycle] = (),
-    extra_blocks: Section = (),
-) -> Path:
-    """Write `report.md`, `report.html`, `report.json` and the pictures into `folder`; return the path of `report.md`.
-
-    `context` holds what was run, in order; its entries "corpus", "split", "trained on", "protocol", "pretrained
-    weights" and "epoch selection" (a key of `blocks.EPOCH_SELECTIONS`) also stand at the top. `notes` are printed above
-    the tables. `history` has one row per epoch (see `figures.draw_curves`). `num_shared_patients` is how many of the
-    evaluated patients also train, None when that is not known, `num_validation_patients` how many also validate.
-
-    `subgroups` are scores by further facts (device and part come from the evaluation, unless they are given here);
-    `hardest` are drawn and heard in the HTML page and listed in the Markdown. `columns` follow the score table,
-    `calibration` follows the subgroups, `extra_blocks` come after it. Each of the three is blocks, or a function
-    that is called with a folder, draws its pictures straight into it and returns blocks (with `Picture`s of that
-    folder): the pictures move into place with the report. They bring their own headings, level 2 for a section.
-    All is written beside and then moved into place: an error leaves an older report as it was.
-    """
-    with _moved_into(folder) as staging:
-        groups = all_subgroups(evaluation, subgroups)
-        heard = {"num_shared_patients": num_shared_patients, "num_validation_patients": num_validation_patients}
-        blocks = [
-            *score_sentences(evaluation, num_shared_patients, num_validation_patients),
-            *map(Remark, warnings_of(evaluation, context, num_shared_patients, num_validation_patients)),
-            *(Remark(note, is_warning=False) for note in notes),
-            *_scores(evaluation, context, columns, staging),
-            *_groups(groups, staging),
-            *(block for section in (calibration, extra_blocks) for block in _section(section, staging)),
-        ]
-        listed, sounds = (hardest_blocks(hardest), _sounds(hardest, staging)) if hardest else ([], [])
-        curves = _training(history, context, chosen_epoch, staging)
-        last = [*curves, Heading("What was run"), Facts(context), *how_to_read(evaluation)]
-        title = page_title(evaluation)
-        _write(staging / "report.md", render_markdown(title, [*blocks, *listed, *last]))
-        _write(staging / "report.html", render_html(title, [*blocks, *listed, *sounds, *last]))
-        run = {"context": context, "notes": notes, "chosen_epoch": chosen_epoch, "history": history} | heard
-        _write_numbers(staging / "report.json", _numbers(evaluation, groups, hardest) | run)
-    return folder / "report.md"
-
-
-def first_lines(report: Path) -> list[str]:
-    """The Score of a report, of each part when there are several, and its warnings, for a terminal."""
-    opening, _, _ = report.read_text(encoding="utf-8").partition("\n## ")
-    lines = opening.splitlines()
-    chosen = [line.removeprefix("> ").replace("**", "") for line in lines if line.startswith(("**", "> **"))]
-    return [re.sub(r"\\([\\`*<])", r"\1", line) for line in chosen]
-
-
-def _section(section: Section, staging: Path) -> Sequence[Block]:
-    return section(staging) if callable(section) else section
-
-
-def _scores(evaluation: Evaluation, context: Mapping[str, str], columns: Section, staging: Path) -> list[Block]:
-    intervals, confusion = staging / "intervals.png", staging / "confusion.png"
-    draw_score_intervals(score_lines(evaluation), intervals)
-    draw_confusion(evaluation.confusion, evaluation.classes, confusion)
-    return [
-        first_facts(context),
-        score_table(evaluation),
-        *_section(columns, staging),
-        Picture(intervals, "Scores with intervals"),
-        Heading("By class"),
-        *class_blocks(evaluation),
-        Picture(confusion, "Confusion matrix"),
-    ]
-
-
-def _groups(groups: Sequence[Subgroups], staging: Path) -> list[Block]:
-    blocks: list[Block] = [Heading("By group")]
-    lines = subgroup_lines(groups)
-    if lines:
-        draw_score_intervals(lines, staging / "subgroups.png", what="Score")
-        blocks.append(Picture(staging / "subgroups.png", "Scores of groups with intervals"))
-    return [*blocks, *subgroup_blocks(groups)]
-
-
-def _training(
-    history: Sequence[HistoryRow], context: Mapping[str, str], chosen_epoch: int | None, staging: Path
-) -> list[Block]:
-    if not history:
-        return []
-    path = staging / "curves.png"
-    is_chosen_on_test = context.get(EPOCH_SELECTION) in (BEST_ON_TEST, BEST_ON_OTHER_TEST)
-    draw_curves(history, path, chosen_epoch=chosen_epoch, is_chosen_on_test=is_chosen_on_test)
-    return [Heading("Training"), Picture(path, "Training curves")]
-
-
-def _sounds(hardest: Sequence[HardCycle], staging: Path) -> list[Block]:
-    """Spectrogram and sound of each; in a folder of their own, since only the HTML page has them."""
-    folder = staging / "hardest"
-    folder.mkdir()
-    blocks: list[Block] = []
-    for number, cycle in enumerate(hardest, 1):
-        path = folder / f"{number}.png"
-        draw_spectrogram(cycle, path)
-        heard = f"{cycle.key}: {cycle.label}, answered {cycle.answer}"
-        blocks += [
-            Heading(f"{number}. {heard}", level=3),
-            Picture(path, f"Waveform and spectrogram of {heard}"),
-            Sound(wav_bytes(cycle), f"{cycle.shown_s:.1f} s of {cycle.key}"),
-        ]
-    return blocks
-
-
-def _numbers(evaluation: Evaluation, groups: Sequence[Subgroups], hardest: Sequence[HardCycle]) -> dict[str, Any]:
-    sound = ("waveform", "sample_rate_hz")
-    names = [field.name for field in dataclasses.fields(HardCycle) if field.name not in sound]
-    return {
-        "format": FORMAT,
-        "unit": "fraction",
-        **dataclasses.asdict(evaluation),
-        "subgroups": {found.fact: [dataclasses.asdict(group) for group in found.groups] for found in groups},
-        "hardest": [{name: getattr(cycle, name) for name in names} for cycle in hardest],
-    }
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON can hold it: arrays and tuples as lists, numbers that are not finite as null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
-    _write(path, json.dumps(_plain(numbers), indent=1, allow_nan=False) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-
-
 @contextmanager
 def _moved_into(folder: Path) -> Iterator[Path]:
     """A folder whose files move into `folder` when the block ends without an error, and are gone otherwise."""
@@ -431,7 +481,7 @@ def _moved_into(folder: Path) -> Iterator[Path]:
     try:
         yield staging
         paths = sorted(path for path in staging.iterdir() if path.is_file())
-        for name in set(SOMETIMES) - {path.name for path in paths}:
+        for name in set(OPTIONAL_PICTURES) - {path.name for path in paths}:
             (folder / name).unlink(missing_ok=True)
         for path in paths:
             path.replace(folder / path.name)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lungsound.audio.filter_bank import normalize
 from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError
-from lungsound.evaluation.model_card import FILE_NAME
+from lungsound.evaluation.report import MODEL_CARD
 from lungsound.extras import load
 from lungsound.files import write_text
 from lungsound.inference.engines import Parity, TorchEngine, parity
@@ -73,7 +73,7 @@ def model_card(folder: Path, trained: TrainedModel, *, run: Path, pipeline: Pari
     The scores of the run's report.json stand in the front matter. `pipeline` and `bare` are as in HuggingFaceExport.
     Of the paths in the run's card the last names are left: where they lie is nobody's business.
     """
-    told = run / FILE_NAME
+    told = run / MODEL_CARD
     title, _, rest = told.read_text(encoding="utf-8").partition("\n") if told.is_file() else ("", "", "")
     if not title:
         title = "# Model card: lungsound model"

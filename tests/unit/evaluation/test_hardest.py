@@ -66,7 +66,7 @@ def test_the_hardest_against_a_plain_loop() -> None:
 
 def test_a_hard_cycle_names_its_classes() -> None:
     cycle = cycle_of(tone(300))
-    assert (cycle.key, cycle.label, cycle.answer) == ("a#0-1", "crackle", "normal")
+    assert (cycle.key, cycle.label, cycle.predicted) == ("a#0-1", "crackle", "normal")
     assert cycle.probabilities == {"normal": 0.75, "crackle": 0.25, "wheeze": 0.0}
 
 

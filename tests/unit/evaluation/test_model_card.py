@@ -3,11 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lungsound.evaluation import report
 from lungsound.evaluation.bootstrap import Bootstrap
-from lungsound.evaluation.model_card import write_model_card
 from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.report import ReportInputs, write_report
 from lungsound.evaluation.scores import Evaluation, evaluate_predictions, score_subgroups
-from lungsound.page import Heading, Paragraph, Table
+from lungsound.evaluation.selection import read_columns
+from lungsound.page import Heading, Paragraph
 
 CONTEXT = {
     "corpus": "icbhi, 288 recordings",
@@ -47,16 +49,27 @@ def evaluation(predictions: Predictions) -> Evaluation:
     return evaluate_predictions(predictions, Bootstrap(num_draws=50))
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(*args: object, **_: object) -> None:
+        next(path for path in args if isinstance(path, Path)).write_bytes(b"")
+
+    for name in ("draw_confusion", "draw_score_intervals"):
+        monkeypatch.setattr(report, name, draw)
+
+
+def card(folder: Path, predictions: Predictions, evaluation: Evaluation, **more: object) -> str:
+    inputs = ReportInputs(**{"predictions": predictions, "evaluation": evaluation, "context": CONTEXT, **more})
+    return write_report(folder, inputs).with_name("MODEL_CARD.md").read_text()
+
+
 def sections(page: str) -> dict[str, str]:
     """Text under each heading of level 2."""
     return dict(part.split("\n", 1) for part in page.split("\n## ")[1:])
 
 
-def test_the_card_says_what_the_model_is(tmp_path: Path, evaluation: Evaluation) -> None:
-    path = write_model_card(tmp_path / "run", evaluation, context=CONTEXT, chosen_epoch=7, num_shared_patients=0)
-    assert path == tmp_path / "run" / "MODEL_CARD.md"
-    assert [file.name for file in path.parent.iterdir()] == ["MODEL_CARD.md"]
-    page = path.read_text()
+def test_the_card_says_what_the_model_is(tmp_path: Path, predictions: Predictions, evaluation: Evaluation) -> None:
+    page = card(tmp_path / "run", predictions, evaluation, chosen_epoch=7, num_shared_patients=0)
     assert page.startswith("# Model card: tiny_ce\n")
     found = sections(page)
     titles = ["Intended use", "Model", "Training", "Scores", "Scores by group", "Calibration", "Limits", "Versions"]
@@ -72,29 +85,32 @@ def test_the_card_says_what_the_model_is(tmp_path: Path, evaluation: Evaluation)
     assert page.endswith("*Research software, not a medical device.*\n")
 
 
-def test_every_fact_stands_once(tmp_path: Path, evaluation: Evaluation) -> None:
-    page = write_model_card(tmp_path, evaluation, context=CONTEXT).read_text()
+def test_every_fact_stands_once(tmp_path: Path, predictions: Predictions, evaluation: Evaluation) -> None:
+    page = card(tmp_path, predictions, evaluation)
     for fact in CONTEXT:
         assert page.count(f"| {fact} | ") == (0 if fact == "epoch selection" else 1)
 
 
-def test_the_card_gives_the_scores_and_how_the_epoch_was_chosen(tmp_path: Path, evaluation: Evaluation) -> None:
-    columns = [Table(["epoch", "Score"], [("last", "50.0")])]
-    page = write_model_card(tmp_path, evaluation, context=CONTEXT, chosen_epoch=7, columns=columns).read_text()
+def test_the_card_gives_the_scores_and_how_the_epoch_was_chosen(
+    tmp_path: Path, predictions: Predictions, evaluation: Evaluation
+) -> None:
+    columns = [read_columns([{"last": predictions}], [{"last": 7}], part="test", unwatched={})]
+    page = card(tmp_path, predictions, evaluation, chosen_epoch=7, columns=columns)
     text = sections(page)["Scores"]
     score = evaluation.all_classes
     cells = " | ".join(e.in_percent() for e in (score.score, score.specificity, score.sensitivity))
     assert f"| 3 classes | {cells} |" in text
     assert "| epoch | epoch 7; chosen by the Score on patients held out of the training set |" in text
-    assert text.index("| 3 classes |") < text.index("| last | 50.0 |")
+    assert page.index("| 3 classes |") < page.index("| last epoch | 7 |")
 
 
 def test_the_card_gives_subgroups_and_calibration(
-    tmp_path: Path, predictions: Predictions, evaluation: Evaluation
+    tmp_path: Path, predictions: Predictions, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subgroups = score_subgroups(predictions, {"sex": ["F"] * 6 + ["M"] * 84}, Bootstrap(num_draws=20))
     section = [Heading("Calibration and abstention"), Paragraph("ECE 3.0")]
-    page = write_model_card(tmp_path, evaluation, context=CONTEXT, subgroups=subgroups, calibration=section).read_text()
+    monkeypatch.setattr(report, "calibration_blocks", lambda *_, **__: section)
+    page = card(tmp_path, predictions, evaluation, subgroups=subgroups, calibration=object())
     found = sections(page)
     assert "| *F* | 6 | 6 |" in found["Scores by group"]
     assert "| Meditron | 90 | 15 |" in found["Scores by group"]
@@ -102,17 +118,15 @@ def test_the_card_gives_subgroups_and_calibration(
     assert "Calibration" not in found
 
 
-def test_the_card_names_its_limits(tmp_path: Path, evaluation: Evaluation) -> None:
-    context = CONTEXT | {"epoch selection": "best_on_test"}
-    page = write_model_card(
-        tmp_path, evaluation, context=context, notes=["Made up."], num_shared_patients=2, num_validation_patients=1
-    ).read_text()
+def test_the_card_names_its_limits(tmp_path: Path, predictions: Predictions, evaluation: Evaluation) -> None:
+    more = {"context": CONTEXT | {"epoch selection": "best_on_test"}, "notes": ["Made up."]}
+    page = card(tmp_path, predictions, evaluation, **more, num_shared_patients=2, num_validation_patients=1)
     limits = sections(page)["Limits"].strip().splitlines()
     assert limits[0].startswith("- Warning: the epoch was chosen by its Score on this same test split.")
     assert limits[1] == "- Warning: 2 of the patients also have recordings in the training set."
     assert limits[2] == "- Warning: 1 of the patients also has recordings in validation."
     assert limits[3] == "- Made up."
-    unknown = "- Whether training had heard these patients is not known."
+    unknown = "- Whether these patients are in the training set is not known."
     assert unknown not in limits
-    page = write_model_card(tmp_path, evaluation, context=CONTEXT).read_text()
+    page = card(tmp_path, predictions, evaluation)
     assert unknown in sections(page)["Limits"].splitlines()

@@ -25,9 +25,11 @@ from lungsound.evaluation.metrics import (
     two_class_score,
 )
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.report import write_report
+from lungsound.evaluation.report import ReportInputs, summary_lines, write_report
+from lungsound.evaluation.rescore import CycleTable, rescore
 from lungsound.evaluation.scores import Evaluation, evaluate_predictions, score_subgroups
-from lungsound.page import Block, Heading, Picture, Table
+from lungsound.evaluation.selection import read_columns
+from lungsound.page import Block, Heading, Picture
 
 CONTEXT = {
     "corpus": "made up",
@@ -77,8 +79,12 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(report, name, draw)
 
 
+def inputs_of(evaluation: Evaluation, **changed: Any) -> ReportInputs:
+    return ReportInputs(**{"predictions": predictions_of(), "evaluation": evaluation, "context": CONTEXT, **changed})
+
+
 def write(folder: Path, evaluation: Evaluation, **changed: Any) -> str:
-    path = write_report(folder, evaluation, **{"context": CONTEXT, **changed})
+    path = write_report(folder, inputs_of(evaluation, **changed))
     assert path == folder / "report.md"
     return path.read_text(encoding="utf-8")
 
@@ -161,7 +167,7 @@ def test_two_classes_have_one_reading() -> None:
 def test_report_files_and_nothing_else(tmp_path: Path, evaluation: Evaluation) -> None:
     write(tmp_path / "run", evaluation, history=HISTORY)
     pictures = ["confusion.png", "curves.png", "intervals.png"]
-    names = [*pictures, "report.html", "report.json", "report.md", "subgroups.png"]
+    names = ["MODEL_CARD.md", *pictures, "report.html", "report.json", "report.md", "subgroups.png"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
     first = {name: (tmp_path / "run" / name).read_bytes() for name in names}
     write(tmp_path / "run", evaluation, history=HISTORY)
@@ -223,7 +229,7 @@ def test_first_screen(tmp_path: Path, evaluation: Evaluation) -> None:
         "",
         f"**Score {100 * score.value:.1f} (95 % interval {100 * score.interval.low:.1f} to "
         f"{100 * score.interval.high:.1f})** on 120 cycles of {evaluation.num_patients} held-out patients, in percent. "
-        "Always answering normal scores 50.0.",
+        "Always predicting normal scores 50.0.",
         "",
         "> **The corpus is synthetic.**",
         "",
@@ -302,7 +308,7 @@ def test_what_was_tested_and_what_it_was_trained_on_are_two_lines(tmp_path: Path
 def test_several_parts_have_their_lines_and_table(tmp_path: Path) -> None:
     evaluation = evaluate_predictions(predictions_of(parts=("inter", "intra", "")), Bootstrap(num_draws=50))
     page = write(tmp_path, evaluation, notes=["Made up."])
-    lines = report.first_lines(tmp_path / "report.md")
+    lines = summary_lines(inputs_of(evaluation, notes=["Made up."]))
     names = ["unknown part", "inter", "intra"]
     assert [line.split(" (")[0].split(":")[0] for line in lines[1:]] == [*names, "Made up."]
     table = page.split("### By part of the split\n\n")[1].split("\n\n")[0].splitlines()
@@ -334,7 +340,7 @@ def test_several_parts_are_in_the_picture_of_intervals(tmp_path: Path, monkeypat
 @pytest.mark.usefixtures("no_pictures")
 def test_one_part_needs_no_table(tmp_path: Path, evaluation: Evaluation) -> None:
     assert "By part of the split" not in write(tmp_path, evaluation)
-    assert len(report.first_lines(tmp_path / "report.md")) == 1
+    assert len(summary_lines(inputs_of(evaluation))) == 1
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -397,7 +403,7 @@ def test_a_failing_report_leaves_the_older_one(tmp_path: Path, evaluation: Evalu
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     other = evaluate_predictions(predictions_of(num_cycles=60), Bootstrap(num_draws=20))
     with pytest.raises(DataError, match="loss of epoch 1 is 'x'"):
-        write_report(tmp_path, other, context=CONTEXT, history=[{"epoch": 1, "loss": "x"}])
+        write(tmp_path, other, history=[{"epoch": 1, "loss": "x"}])
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -416,17 +422,12 @@ def test_history_with_gaps_is_strict_json(tmp_path: Path, evaluation: Evaluation
     assert json.loads((tmp_path / "report.json").read_text())["history"][1] == {"epoch": 2, "loss": None}
 
 
-def test_a_terminal_shows_the_score_and_what_warns(tmp_path: Path, evaluation: Evaluation) -> None:
-    path = write_report(tmp_path, evaluation, context=CONTEXT | {"epoch selection": "best_on_test"}, notes=["Made up."])
-    first, *warnings = report.first_lines(path)
+def test_a_terminal_shows_the_score_and_what_warns(evaluation: Evaluation) -> None:
+    context, notes = CONTEXT | {"epoch selection": "best_on_test"}, ["Left out: age <2, device `x`, 5 * 3."]
+    first, warning, note = summary_lines(inputs_of(evaluation, context=context, notes=notes))
     assert first.startswith(f"Score {100 * evaluation.all_classes.score.value:.1f} (95 % interval")
-    assert [line.split(":")[0] for line in warnings] == ["Warning", "Made up."]
-
-
-def test_a_terminal_shows_text_without_its_markdown(tmp_path: Path, evaluation: Evaluation) -> None:
-    path = write_report(tmp_path, evaluation, context=CONTEXT, notes=["Left out: age <2, device `x`, 5 * 3."])
-    assert "age \\<2" in path.read_text()
-    assert report.first_lines(path)[-1] == "Left out: age <2, device `x`, 5 * 3."
+    assert warning.startswith("Warning: the epoch was chosen by its Score")
+    assert note == notes[0]
 
 
 class Tags(HTMLParser):
@@ -458,29 +459,30 @@ def hard_cycles() -> list[HardCycle]:
 def test_html_is_one_file_with_pictures_and_sounds(tmp_path: Path, evaluation: Evaluation) -> None:
     hardest = hard_cycles()
     page = write(tmp_path, evaluation, history=HISTORY, hardest=hardest, notes=["<script>alert(1)</script>"])
-    names = ["confusion.png", "curves.png", "intervals.png", "report.html", "report.json", "report.md", "subgroups.png"]
+    pictures = ["confusion.png", "curves.png", "intervals.png"]
+    names = ["MODEL_CARD.md", *pictures, "report.html", "report.json", "report.md", "subgroups.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     html = (tmp_path / "report.html").read_text()
     tags = Tags(html)
     sources = [attributes["src"] or "" for name in ("img", "audio") for attributes in tags.named(name)]
-    pictures = [base64.b64decode(source.partition(",")[2]) for source in sources[:6]]
+    embedded = [base64.b64decode(source.partition(",")[2]) for source in sources[:6]]
     assert [source.partition(",")[0] for source in sources] == ["data:image/png;base64"] * 6 + [
         "data:audio/wav;base64"
     ] * 2
-    assert pictures[:3] == [(tmp_path / f"{name}.png").read_bytes() for name in ("intervals", "confusion", "subgroups")]
+    assert embedded[:3] == [(tmp_path / f"{name}.png").read_bytes() for name in ("intervals", "confusion", "subgroups")]
     assert all(attributes["alt"] for attributes in tags.named("img"))
     assert not tags.named("script")
     assert "<script>alert(1)</script>" in tags.text
     for cycle in hardest:
-        chance = 100 * cycle.probabilities[cycle.label], 100 * cycle.probabilities[cycle.answer]
-        assert f"{cycle.key}: {cycle.label}, answered {cycle.answer}" in tags.text
-        assert f"| {cycle.key} | {cycle.label} | {cycle.answer} | {chance[0]:.1f} | {chance[1]:.1f} |" in page
+        chance = 100 * cycle.probabilities[cycle.label], 100 * cycle.probabilities[cycle.predicted]
+        assert f"{cycle.key}: {cycle.label}, predicted {cycle.predicted}" in tags.text
+        assert f"| {cycle.key} | {cycle.label} | {cycle.predicted} | {chance[0]:.1f} | {chance[1]:.1f} |" in page
     assert "Sound (" not in page
     numbers = json.loads((tmp_path / "report.json").read_text())["hardest"]
     assert numbers[0] == {
         "key": hardest[0].key,
         "label": hardest[0].label,
-        "answer": hardest[0].answer,
+        "answer": hardest[0].predicted,
         "probabilities": dict(hardest[0].probabilities),
     }
 
@@ -504,30 +506,41 @@ def test_subgroups_have_tables_and_small_ones_are_greyed(tmp_path: Path, evaluat
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_sections_stand_in_order_and_their_pictures_move_along(tmp_path: Path, evaluation: Evaluation) -> None:
-    def calibration(folder: Path) -> list[Block]:
+def test_sections_stand_in_order_and_their_pictures_move_along(
+    tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def calibration_blocks(_: object, test: Predictions, *, folder: Path) -> list[Block]:
+        assert test.keys == predictions_of().keys
         (folder / "reliability.png").write_bytes(b"made up")
         return [Heading("Calibration"), Picture(folder / "reliability.png", "Reliability")]
 
-    columns = [Table(["epoch", "Score"], [("last", "50.0")])]
-    page = write(tmp_path, evaluation, columns=columns, calibration=calibration, extra_blocks=[Heading("More")])
-    places = [page.index(text) for text in ("| reading |", "| last |", "intervals.png", "## By class", "## By group")]
-    places += [page.index(text) for text in ("## Calibration", "(reliability.png)", "## More", "## What was run")]
+    monkeypatch.setattr(report, "calibration_blocks", calibration_blocks)
+    column = read_columns([{"last": predictions_of()}], [{"last": 3}], part="test", unwatched={})
+    metrics = [rescore(CycleTable.of(predictions_of()).counts(["test"]), epoch="last", bootstrap=Bootstrap(0, 20))]
+    more = {"columns": [column], "calibration": object(), "metrics": metrics, "num_validation_patients": 2}
+    page = write(tmp_path, evaluation, **more)
+    places = [page.index(text) for text in ("| reading |", "| last epoch |", "intervals.png", "## By class")]
+    places += [page.index(text) for text in ("## By group", "## Calibration", "(reliability.png)")]
+    places += [page.index(text) for text in ("Validation has 2 of these", "## Every metric", "## What was run")]
     assert places == sorted(places)
     assert (tmp_path / "reliability.png").read_bytes() == b"made up"
     assert base64.b64encode(b"made up").decode() in (tmp_path / "report.html").read_text()
+    assert "(reliability.png)" in (tmp_path / "MODEL_CARD.md").read_text()
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_a_failing_section_leaves_the_older_report(tmp_path: Path, evaluation: Evaluation) -> None:
-    def failing(folder: Path) -> list[Block]:
+def test_a_failing_section_leaves_the_older_report(
+    tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object, folder: Path) -> list[Block]:
         (folder / "half.png").write_bytes(b"")
         raise DataError("no validation rows")
 
     write(tmp_path, evaluation)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(report, "calibration_blocks", failing)
     with pytest.raises(DataError, match="no validation rows"):
-        write(tmp_path, evaluation, notes=["newer"], calibration=failing)
+        write(tmp_path, evaluation, notes=["newer"], calibration=object())
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -544,3 +557,18 @@ def test_curves_know_whether_the_test_chose_the_epoch(
     monkeypatch.setattr(report, "draw_curves", draw)
     write(tmp_path, evaluation, context={"epoch selection": selection}, history=HISTORY, chosen_epoch=2)
     assert drawn == [{"chosen_epoch": 2, "is_chosen_on_test": is_chosen_on_test}]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_columns_are_three_also_when_the_run_has_one(tmp_path: Path, evaluation: Evaluation) -> None:
+    reasons = {"validation": "no patient was held out"}
+    column = read_columns([{"last": predictions_of()}], [{"last": 3}], part="test", unwatched=reasons)
+    page = write(tmp_path, evaluation, columns=[column])
+    table = page.split("| epoch | which | ")[1].split("\n\n")[0].splitlines()[2:]
+    assert [row.split(" | ")[1] for row in table] == [
+        "3",
+        "none (no patient was held out)",
+        "none (no epoch had a sensitivity over 5 %)",
+    ]
+    assert "the first of equals, among those with a sensitivity over 5 %" in page
+    assert "Three ways to choose" not in write(tmp_path, evaluation)

@@ -1,5 +1,3 @@
-"""What a report shows beside the scores: who is known to the run, the three columns, where the split comes from."""
-
 from pathlib import Path
 
 import numpy as np
@@ -7,18 +5,8 @@ import pytest
 
 from lungsound.data.reader import read_corpus
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.report_inputs import (
-    KNOWN,
-    NEW,
-    VALIDATED,
-    KnownPatients,
-    column_blocks,
-    columns_of,
-    known_patients,
-    split_words,
-    subgroups,
-)
-from lungsound.page import Paragraph, Table
+from lungsound.training.evaluate import KnownPatients, known_patients, split_words, subgroups
+from lungsound.training.run import RunFacts
 from tests.unit.data.trees import write_icbhi
 
 PATIENTS = ("101", "102", "103", "103")
@@ -45,31 +33,20 @@ def test_patients_that_validated_are_not_called_new(tmp_path: Path, answers: Pre
     split = "".join(f"{name}\ttest\n" for name in NAMES)
     (folder / "official_split.txt").write_text(split)
     corpus = read_corpus(folder, is_strict=False)
-    facts = {"patients": {"train": ["101", "900"], "validation": ["102", "901"], "test": [*set(PATIENTS)]}}
+    patients = {"train": ("101", "900"), "validation": ("102", "901"), "test": PATIENTS}
+    facts = RunFacts.model_construct(patients=patients)
     known = known_patients(facts, answers)
     assert known == KnownPatients(("101",), ("102",))
     groups = {found.fact: found.groups for found in subgroups(corpus, answers, known)}["patient"]
-    assert [(group.name, group.num_cycles) for group in groups] == [(VALIDATED, 2), (KNOWN, 2), (NEW, 4)]
+    assert [(group.name, group.num_cycles) for group in groups] == [
+        ("in validation", 2),
+        ("known to the training set", 2),
+        ("new", 4),
+    ]
     only_validated = subgroups(corpus, answers, KnownPatients(validation=("103",)))
     (groups,) = (found.groups for found in only_validated if found.fact == "patient")
-    assert [group.name for group in groups] == [VALIDATED, NEW]
+    assert [group.name for group in groups] == ["in validation", "new"]
     assert "patient" not in {found.fact for found in subgroups(corpus, answers, KnownPatients())}
-
-
-def test_the_columns_are_three_also_when_the_run_has_one(answers: Predictions) -> None:
-    columns = columns_of({"last": answers}, {"last": 3}, {"validation": "no patient was held out"})
-    blocks = column_blocks(columns)
-    (table,) = (block for block in blocks if isinstance(block, Table))
-    assert [row[1] for row in table.rows] == [
-        "3",
-        "none (no patient was held out)",
-        "none (no epoch had a sensitivity over 5 %)",
-    ]
-    said = " ".join(block.text for block in blocks if isinstance(block, Paragraph))
-    assert "the first of equals, among those with a sensitivity over 5 %" in said
-    assert "gain" not in said
-    assert "optimistic" not in said
-    assert column_blocks([]) == []
 
 
 @pytest.mark.parametrize(
