@@ -174,6 +174,7 @@ def test_report_files_and_nothing_else(tmp_path: Path, evaluation: Evaluation) -
     assert {name: (tmp_path / "run" / name).read_bytes() for name in names} == first
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_links_lead_to_files(tmp_path: Path, evaluation: Evaluation) -> None:
     page = write(tmp_path, evaluation, history=HISTORY)
     links = re.findall(r"\]\(([^)]+)\)", page)
@@ -181,6 +182,7 @@ def test_links_lead_to_files(tmp_path: Path, evaluation: Evaluation) -> None:
     assert all((tmp_path / link).is_file() for link in links)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_older_pictures_go_when_they_are_not_drawn_again(tmp_path: Path, evaluation: Evaluation) -> None:
     write(tmp_path, evaluation, history=HISTORY)
     one_device = dataclasses.replace(predictions_of(), devices=("Meditron",) * 120)
@@ -398,7 +400,12 @@ def test_resamples_without_a_score_are_told(tmp_path: Path) -> None:
     assert f"In {num_undefined} of 500 resamples of the patients the Score had no value" in write(tmp_path, evaluation)
 
 
-def test_a_failing_report_leaves_the_older_one(tmp_path: Path, evaluation: Evaluation) -> None:
+def test_a_failing_picture_leaves_the_older_report(
+    tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("draw_confusion", "draw_score_intervals"):
+        monkeypatch.setattr(report, name, lambda *_, **__: None)
+    monkeypatch.setattr("lungsound.page._picture_uri", lambda _: "data:,")
     write(tmp_path, evaluation, history=HISTORY)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     other = evaluate_predictions(predictions_of(num_cycles=60), Bootstrap(num_draws=20))
