@@ -1,7 +1,5 @@
-"""What a run's probabilities are worth: calibration, prediction sets, abstaining, operating points."""
+"""`lungsound calibrate` and `lungsound operate`: a run's calibration, prediction sets, abstention, operating points."""
 
-import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +10,11 @@ import typer
 from lungsound.cli.shared import NOTICE, console
 
 if TYPE_CHECKING:
-    from lungsound.evaluation.calibration import Calibration, Method
+    from lungsound.evaluation.calibration import Calibration
     from lungsound.evaluation.predictions import Predictions
 
 
-FORMAT = "lungsound calibration report 1"
+FORMAT = "lungsound calibration report 2"
 TITLE = "Calibration"
 
 RunArgument = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a trained run.")]
@@ -31,26 +29,18 @@ TestOption = Annotated[
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to fit on and rows to measure on; of a run the epoch that it kept.
-
-    `kept` is the calibration in the run's model. `num_shared` patients are on both sides, with different cycles.
-    """
+    """Rows to fit on and rows to measure on; of a run the epoch that it kept, and the calibration in its model."""
 
     fitted_on: "Predictions"
     measured_on: "Predictions"
-    run: Path | None = None
     kept: "Calibration | None" = None
 
     @property
-    def num_shared(self) -> int:
-        return len(set(self.fitted_on.patients) & set(self.measured_on.patients))
-
-    @property
-    def allowed(self) -> "Sequence[Method]":
-        """Scalings to choose from: a run's keep the most probable class, since its scores are of its answers."""
-        from lungsound.evaluation.calibration import METHODS, ORDER_KEEPING
-
-        return METHODS if self.run is None else ORDER_KEEPING
+    def remarks(self) -> list[str]:
+        """Remark on patients who are on both sides, with different cycles."""
+        num_shared = len(set(self.fitted_on.patients) & set(self.measured_on.patients))
+        names = "1 patient" if num_shared == 1 else f"{num_shared} patients"
+        return [f"Validation and the test share {names}: what is measured is optimistic."] if num_shared else []
 
     @property
     def sensitivities(self) -> tuple[float, ...]:
@@ -67,19 +57,16 @@ def calibrate(
     validation: ValidationOption = None,
     test: TestOption = None,
     coverage: Annotated[
-        float | None, typer.Option(min=0.01, max=1.0, help="Withhold answers to answer this share. [default: 0.8]")
+        float | None, typer.Option(min=0.01, max=1.0, help="Withhold predictions to answer this share. [default: 0.8]")
     ] = None,
     error: Annotated[
-        float | None, typer.Option(min=0.001, max=1.0, help="Withhold answers to keep this share of wrong ones.")
+        float | None, typer.Option(min=0.001, max=1.0, help="Withhold predictions to keep this share of wrong ones.")
     ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Put it into the run's model, for 'predict', in the place of an earlier one.")
     ] = False,
 ) -> None:
-    """Fit calibration on a run's validation patients, measure it on its test set; write calibration.md, .html, .json.
-
-    For a RUN the scaling leaves the most probable class as it is; for files it may be vector scaling.
-    """
+    """Fit calibration on a run's validation patients, measure it on its test set; write a page and its numbers."""
     from lungsound.errors import SettingsError
     from lungsound.evaluation.calibration import WANTED_COVERAGE, fit_calibration
     from lungsound.evaluation.calibration_report import difference
@@ -87,25 +74,23 @@ def calibrate(
     if keep and run is None:
         raise SettingsError("--keep puts the calibration into the model of a run: give the folder of one")
     if coverage is not None and error is not None:
-        raise SettingsError("--coverage and --error were both given: answers can be withheld for one of them only")
+        raise SettingsError("--coverage and --error were both given: predictions can be withheld for one of them only")
     folder = out or run
     if folder is None:
         raise SettingsError("calibrating predictions files needs a folder for the page: give --out DIR")
-    rows = _rows(run, validation, test)
+    rows = _rows(run, validation, test, is_kept_replaced=keep)
     wanted = next(value for value in (error, coverage, WANTED_COVERAGE) if value is not None)
     calibration = fit_calibration(
         rows.fitted_on,
         abstain_for="coverage" if error is None else "error",
         abstain_value=wanted,
         sensitivities=rows.sensitivities,
-        allowed=rows.allowed,
     )
-    remarks = _remarks(rows)
-    if run is not None and not keep and (told := difference(calibration, rows.kept)):
-        remarks.append(told)
-    for problem in (*remarks, *calibration.problems):
-        console.print(f"Warning: {problem}", highlight=False, soft_wrap=True)
-    _write_page(calibration, rows, folder, remarks)
+    remarks = rows.remarks
+    if run is not None and not keep and (remark := difference(calibration, rows.kept)):
+        remarks.append(remark)
+    _print(*(f"Warning: {problem}" for problem in (*remarks, *calibration.problems)))
+    _write_page(calibration, rows.measured_on, folder, remarks)
     if keep and run is not None:
         _keep(run, calibration, commands="'lungsound evaluate'")
 
@@ -133,25 +118,26 @@ def operate(
     For a RUN on the probabilities of 'predict': with the scaling that the model keeps.
     """
     from lungsound.errors import SettingsError
+    from lungsound.evaluation.bootstrap import Bootstrap
     from lungsound.evaluation.calibration import fit_calibration, with_operating_points
-    from lungsound.evaluation.calibration_report import PREVALENCES, measure_operating_points, operating_lines
+    from lungsound.evaluation.calibration_measures import PREVALENCES, measure_operating_points
+    from lungsound.evaluation.calibration_report import operating_lines
 
     if keep and run is None:
         raise SettingsError("--keep puts the thresholds into the model of a run: give the folder of one")
     rows = _rows(run, validation, test)
     wanted = sensitivity or rows.sensitivities
     if rows.kept is None:
-        calibration = fit_calibration(rows.fitted_on, sensitivities=wanted, allowed=rows.allowed)
+        calibration = fit_calibration(rows.fitted_on, sensitivities=wanted)
     else:
         calibration = with_operating_points(rows.kept, rows.fitted_on, sensitivities=wanted)
-    for problem in (*_remarks(rows), *calibration.operating_problems):
-        console.print(f"Warning: {problem}", highlight=False, soft_wrap=True)
-    measured = measure_operating_points(calibration, rows.measured_on, prevalences=prevalence or PREVALENCES)
-    for line in operating_lines(measured, calibration.scaling):
-        console.print(line, highlight=False, soft_wrap=True)
-    if run is not None and calibration.scaling.method != "none":
-        console.print("predictions.csv holds the probabilities before scaling.", highlight=False, soft_wrap=True)
-    console.print(f"In percent, with intervals over test patients. {NOTICE}", highlight=False, soft_wrap=True)
+    measures = measure_operating_points(calibration, rows.measured_on, prevalence or PREVALENCES, Bootstrap())
+    _print(
+        *(f"Warning: {problem}" for problem in (*rows.remarks, *calibration.operating_problems)),
+        *operating_lines(measures, calibration),
+        *(["predictions.csv holds the probabilities before scaling."] if run and calibration.is_scaled else []),
+        f"In percent, with intervals over test patients. {NOTICE}",
+    )
     if keep and run is not None:
         _keep(run, calibration, commands="'lungsound evaluate' and 'lungsound calibrate'")
 
@@ -162,52 +148,52 @@ def _keep(run: Path, calibration: "Calibration", *, commands: str) -> None:
 
     model = run / "model.safetensors"
     add_to_model(model, calibration=calibration, domain=None)
-    console.print(f"kept with {model}; pages show it after {commands} of the run", highlight=False, soft_wrap=True)
+    _print(f"kept with {model}; pages show it after {commands} of the run")
 
 
-def _remarks(rows: Rows) -> list[str]:
-    if not (num_shared := rows.num_shared):
-        return []
-    names = "1 patient" if num_shared == 1 else f"{num_shared} patients"
-    return [f"Validation and the test share {names}: what is measured is optimistic."]
+def _print(*lines: str) -> None:
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
-def _write_page(calibration: "Calibration", rows: Rows, folder: Path, remarks: Sequence[str]) -> None:
+def _write_page(calibration: "Calibration", test: "Predictions", folder: Path, remarks: Sequence[str]) -> None:
     """Write calibration.md, .html, .json and their pictures; print what matters most."""
+    from pydantic import TypeAdapter
+
     from lungsound.evaluation.bootstrap import Bootstrap
-    from lungsound.evaluation.calibration import without_nan
-    from lungsound.evaluation.calibration_report import draw_calibration, measure_calibration, measured_blocks, verdict
-    from lungsound.files import write_text
+    from lungsound.evaluation.calibration_measures import CalibrationMeasures, measure_calibration
+    from lungsound.evaluation.calibration_report import draw_calibration, fitted_facts, measured_blocks, verdict
+    from lungsound.files import write_json
     from lungsound.page import write_page
 
-    bootstrap, test = Bootstrap(), rows.measured_on
-    measures = measure_calibration(calibration, test, bootstrap=bootstrap)
+    measures = measure_calibration(calibration, test, Bootstrap())
     folder.mkdir(parents=True, exist_ok=True)
-    draw_calibration(calibration, measures, test, folder=folder, bootstrap=bootstrap)
-    blocks = measured_blocks(calibration, measures, folder=folder, remarks=remarks)
+    draw_calibration(calibration, measures, test, folder, Bootstrap())
     numbers = {
         "format": FORMAT,
         "remarks": list(remarks),
         "calibration": calibration.to_plain(),
-        "measures": dataclasses.asdict(measures),
+        "measures": TypeAdapter(CalibrationMeasures).dump_python(measures),
     }
-    write_text(folder / "calibration.json", json.dumps(without_nan(numbers), indent=1, allow_nan=False) + "\n")
-    write_page(folder / "calibration", TITLE, blocks)
-    console.print(f"scaling: {calibration.scaling.method}; {calibration.reason}", highlight=False, soft_wrap=True)
-    for name, errors in (("before", measures.before), ("after", measures.after)):
-        error = errors.top_label.corrected_in_percent()
-        console.print(f"ECE {name} scaling, corrected for chance, percent: {error}", highlight=False, soft_wrap=True)
-    console.print(f"{verdict(measures.after.top_label)} {NOTICE}", highlight=False, soft_wrap=True)
-    console.print(f"page: {folder / 'calibration.html'}", highlight=False, soft_wrap=True)
+    write_json(folder / "calibration.json", numbers)
+    write_page(folder / "calibration", TITLE, measured_blocks(calibration, measures, folder=folder, remarks=remarks))
+    _print(
+        f"scaling: {fitted_facts(calibration)['scaling']}",
+        f"ECE before scaling, corrected for chance, percent: {measures.before.top_label.corrected_in_percent()}",
+        f"ECE after scaling, corrected for chance, percent: {measures.after.top_label.corrected_in_percent()}",
+        f"{verdict(measures.after.top_label)} {NOTICE}",
+        f"page: {folder / 'calibration.html'}",
+    )
 
 
-def _rows(run: Path | None, validation: Path | None, test: Path | None) -> Rows:
+def _rows(run: Path | None, validation: Path | None, test: Path | None, *, is_kept_replaced: bool = False) -> Rows:
     from lungsound.errors import DataError, SettingsError
+    from lungsound.evaluation.runs import read_test_rows
 
     if run is None and validation is not None and test is not None:
-        rows = Rows(_validation_rows(validation), _test_rows(test))
+        rows = Rows(_validation_rows(validation), read_test_rows(test))
     elif run is not None and validation is None and test is None:
-        rows = _rows_of_run(run)
+        rows = _rows_of_run(run, is_kept_replaced=is_kept_replaced)
     else:
         raise SettingsError(
             "give either a RUN, or --validation FILE and --test FILE, predictions of different patients"
@@ -228,34 +214,15 @@ def _rows(run: Path | None, validation: Path | None, test: Path | None) -> Rows:
 
 def _validation_rows(file: Path) -> "Predictions":
     """The rows of the part "validation" when the file has such, else all: the file is all validation."""
-    from lungsound.data.splits import VALIDATION
-    from lungsound.evaluation.predictions import read_predictions
+    from lungsound.evaluation.predictions import VALIDATION_PART, read_predictions
 
     predictions = read_predictions(file)
-    return predictions.of_part(VALIDATION) if VALIDATION in predictions.parts else predictions
+    return predictions.of_part(VALIDATION_PART) if VALIDATION_PART in predictions.parts else predictions
 
 
-def _test_rows(file: Path) -> "Predictions":
-    """All rows but those of the part "validation"."""
-    from lungsound.errors import DataError
-    from lungsound.evaluation.predictions import read_predictions
-
-    predictions = read_predictions(file)
-    tested = _tested(predictions)
-    if not tested:
-        raise DataError(f"{file} has rows of validation patients only: there is no test row to measure on")
-    return predictions.of_rows(tested)
-
-
-def _tested(predictions: "Predictions") -> list[int]:
-    from lungsound.data.splits import VALIDATION
-
-    return [row for row, part in enumerate(predictions.parts) if part != VALIDATION]
-
-
-def _rows_of_run(run: Path) -> Rows:
-    from lungsound.data.splits import VALIDATION
-    from lungsound.errors import SettingsError
+def _rows_of_run(run: Path, *, is_kept_replaced: bool) -> Rows:
+    from lungsound.errors import SettingsError, WeightsError
+    from lungsound.evaluation.predictions import VALIDATION_PART
     from lungsound.evaluation.selection import LAST
     from lungsound.training.callbacks import COLUMN_OF
     from lungsound.training.checkpoint import read_calibration, unfinished
@@ -263,14 +230,21 @@ def _rows_of_run(run: Path) -> Rows:
 
     folder = RunFolder(run)
     column = COLUMN_OF[folder.config().train.selection]
-    if told := unfinished(run):
-        raise SettingsError(told)
+    if problem := unfinished(run):
+        raise SettingsError(problem)
     columns = folder.columns()
-    answers = columns.get(column, columns.get(LAST))  # where no epoch was chosen the last was kept
-    if answers is None or VALIDATION not in answers.parts or not (tested := _tested(answers)):
+    predictions = columns.get(column, columns.get(LAST))  # where no epoch was chosen the last was kept
+    test = None if predictions is None else predictions.without_validation()
+    if predictions is None or test is None or VALIDATION_PART not in predictions.parts:
         raise SettingsError(
             f"{run} has no epochs/{column}.csv with validation and test rows: train it with data.protocol=strict, or "
             "give --validation FILE and --test FILE"
         )
-    kept = read_calibration(folder.model)
-    return Rows(answers.of_part(VALIDATION), answers.of_rows(tested), run=run, kept=kept)
+    try:
+        kept = read_calibration(folder.model)
+    except WeightsError as error:
+        if not is_kept_replaced:
+            raise
+        _print(f"Warning: {error}")
+        kept = None
+    return Rows(predictions.of_part(VALIDATION_PART), test, kept)

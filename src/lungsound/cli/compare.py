@@ -48,7 +48,7 @@ def compare(
     is_json: JsonOption = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
 ) -> None:
-    """Is A better than B on the same test cycles? Difference with interval over patients and seeds, permutation test.
+    """Compare A and B on the same test cycles: difference with interval over patients and seeds, permutation test.
 
     A verdict for each part of the test: "A is better by ..." or "not distinguishable".
     """
@@ -93,7 +93,7 @@ def power(
     common: CommonOption = False,
     is_json: JsonOption = False,
 ) -> None:
-    """How many patients does it take to find a difference of Scores? At 5 %, two-sided, on patients like these.
+    """Number of patients that it takes to find a difference of Scores, at 5 %, two-sided, on patients like these.
 
     From two methods' predictions on the same cycles, or from one's and an assumed correlation.
     """

@@ -264,7 +264,7 @@ def probabilities_text(predictor: "Predictor") -> str:
     calibration = predictor.trained.calibration
     if calibration is None:
         return "Probabilities are not calibrated."
-    text = f"Probabilities: {calibration.scaling.in_words} ({calibration.reason})"
+    text = f"Probabilities: {calibration.scaling} ({calibration.reason})"
     if calibration.abstain is None:
         return f"{text}."
     return f"{text}; uncertain: better withheld, by the errors on validation patients."

@@ -83,7 +83,7 @@ def verdict(comparison: Comparison) -> str:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """What a reader must know to take the verdict for what it is."""
+    """Limits of the verdict, in sentences."""
     remarks = []
     num_first, num_second = comparison.num_seeds
     if num_first == num_second == 1:
@@ -128,7 +128,7 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, ...]]:
 
 
 def summary(comparison: Comparison) -> str:
-    """What was compared on how much."""
+    """Numbers of cycles, patients and seeds that were compared."""
     part = f" of {comparison.part}" if comparison.part else ""
     seeds = " and ".join(_count(number, "seed") for number in comparison.num_seeds)
     patients = _count(len(comparison.patients), "patient")

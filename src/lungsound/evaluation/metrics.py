@@ -214,9 +214,9 @@ def leave_out_true_class(confusion: Counts, index: int) -> Counts:
 
     Poor Quality recordings count neither in SE nor in SP of the SPRSound challenge's record tasks.
     """
-    kept = confusion.copy()
-    kept[..., index, :] = 0
-    return kept
+    counts = confusion.copy()
+    counts[..., index, :] = 0
+    return counts
 
 
 def cohen_kappa(confusion: Counts) -> Fractions:
@@ -327,7 +327,7 @@ class Rankings:
 
     def _macro(self, measure: Callable[[Ranking, npt.ArrayLike], Fractions], taken: npt.ArrayLike) -> Fractions:
         each_once = np.ones(len(self.abnormal.positives))
-        values, whole = (
+        values, values_of_all = (
             np.stack([measure(ranking, times) for ranking in self.by_class], axis=-1) for times in (taken, each_once)
         )
-        return mean_over(values, ~np.isnan(whole))
+        return mean_over(values, ~np.isnan(values_of_all))

@@ -1,11 +1,11 @@
-"""How unlike the training set a cycle sounds, before any model is asked.
+"""Out-of-domain score: distance of a cycle from the training set, before any model is asked.
 
 A cycle is its filter bank's mean and deviation over time, in each mel band: level, colour and swing. Each of these is
 divided by its deviation over the training cycles. The distance of a cycle is that to its fifth nearest training cycle;
 of a training cycle, to the fifth nearest of other patients. The score says which share of the training cycles is no
-farther. It needs no pass through the model, whatever engine answers.
+farther. It needs no pass through the model, whatever engine predicts.
 
-A high score says that the sound is unlike what was learnt from, not that the answer is wrong; a low one promises
+A high score says that the sound is unlike what was learnt from, not that the prediction is wrong; a low one promises
 nothing. Nearest neighbours: Sun et al., "Out-of-distribution detection with deep nearest neighbors", ICML 2022.
 """
 
@@ -26,7 +26,7 @@ CYCLES_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Domain:
-    """What is kept of the training cycles: `cycles` (cycle, feature) float16, less `mean` and over `std` (feature,).
+    """Training cycles kept with a model: `cycles` (cycle, feature) float16, less `mean` and over `std` (feature,).
 
     `distances` (cycle,) are those of the training cycles to other patients', from small to large.
     """
@@ -46,7 +46,7 @@ class Domain:
             raise ValueError("a deviation is not above 0, or the distances are not in order")
 
     def scores(self, features: Floats) -> npt.NDArray[np.float64]:
-        """Of cycles (cycle, feature), from 0 to 1: the share of training cycles that are no farther from others.
+        """Score of cycles (cycle, feature), 0 to 1: the share of training cycles that are no farther from others.
 
         1 is farther than every one of them.
         """
@@ -56,13 +56,13 @@ class Domain:
 
     @property
     def id(self) -> str:
-        """Twelve digits by which answers name it."""
+        """Twelve digits by which predictions name it."""
         parts = (np.ascontiguousarray(getattr(self, field.name)).tobytes() for field in fields(self))
         return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
 
 
 def spectral_features(fbanks: Floats) -> Floats:
-    """Of filter banks (batch, time, mel) the mean and the deviation over time, (batch, 2 * mel)."""
+    """Mean and deviation over time (batch, 2 * mel) of filter banks (batch, time, mel)."""
     return np.concatenate([fbanks.mean(axis=1), fbanks.std(axis=1)], axis=1)
 
 
@@ -72,16 +72,16 @@ def fit_domain(features: Floats, patients: Sequence[str], *, generator: np.rando
     None for too few cycles, or too few of other patients. A new cycle has those of one patient more to be near than a
     training cycle has: with few patients scores are a little low (ten: by up to 0.1 at the median).
     """
-    kept = np.sort(generator.permutation(len(features))[:MAX_CYCLES])
-    whose = np.asarray(patients)[kept]
-    num_largest = max(np.unique(whose, return_counts=True)[1], default=0)
-    if len(kept) < MIN_CYCLES or len(kept) - num_largest < NEIGHBOUR:
+    rows = np.sort(generator.permutation(len(features))[:MAX_CYCLES])
+    owners = np.asarray(patients)[rows]
+    num_largest = max(np.unique(owners, return_counts=True)[1], default=0)
+    if len(rows) < MIN_CYCLES or len(rows) - num_largest < NEIGHBOUR:
         return None
     mean, std = features.mean(axis=0), features.std(axis=0)
     std = np.where(std > 0, std, 1).astype(np.float32)
-    cycles = _standardized(features[kept], mean, std).astype(np.float16)
+    cycles = _standardized(features[rows], mean, std).astype(np.float16)
     between = _distances(cycles.astype(np.float32), cycles.astype(np.float32))
-    between[whose[:, np.newaxis] == whose] = np.inf
+    between[owners[:, np.newaxis] == owners] = np.inf
     return Domain(mean, std, cycles, np.sort(np.sort(between, axis=1)[:, NEIGHBOUR - 1]))
 
 
@@ -92,10 +92,10 @@ def _standardized(features: Floats, mean: Floats, std: Floats) -> Floats:
 
 def _distances(given: Floats, cycles: Floats) -> Floats:
     """Euclidean, (given, cycle)."""
-    found = np.empty((len(given), len(cycles)), np.float32)
+    distances = np.empty((len(given), len(cycles)), np.float32)
     wide = cycles.astype(np.float64)
     for first in range(0, len(given), CYCLES_AT_ONCE):
         some = given[first : first + CYCLES_AT_ONCE].astype(np.float64)
         squares = (some**2).sum(axis=1)[:, np.newaxis] + (wide**2).sum(axis=1) - 2 * some @ wide.T
-        found[first : first + CYCLES_AT_ONCE] = np.sqrt(np.maximum(squares, 0))
-    return found
+        distances[first : first + CYCLES_AT_ONCE] = np.sqrt(np.maximum(squares, 0))
+    return distances

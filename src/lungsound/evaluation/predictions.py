@@ -1,4 +1,4 @@
-"""The predictions file: one row per cycle, with the probability of each class; all that evaluation reads.
+"""Predictions with the truth, and their file: one row per cycle, with the probability of each class.
 
 A CSV file in UTF-8 whose first line is always
 
@@ -36,7 +36,7 @@ _KEY = re.compile(r".+#\d+(\.\d+)?-\d+(\.\d+)?")
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model answered for each cycle, beside the truth. Arrays are copied and made read-only.
+    """Probabilities of a model for each cycle, beside the truth. Arrays are copied and made read-only.
 
     `keys`, `patients`, `devices`, `parts` have one entry per cycle (a device or a part of the split is "" when
     unknown), `labels` is `(cycle,)` and `probabilities` `(cycle, class)` with rows that sum to 1 within 1e-3. Raises
@@ -73,12 +73,12 @@ class Predictions:
         if num_classes < 2 or len(set(self.classes)) != num_classes or "" in self.classes:
             raise DataError(f"predictions need two or more classes with different names; got {self.classes}")
         columns = (self.patients, self.devices, self.parts)
-        found = (*map(len, columns), self.labels.shape, self.probabilities.shape)
+        shapes = (*map(len, columns), self.labels.shape, self.probabilities.shape)
         wanted = (*(num_cycles for _ in columns), (num_cycles,), (num_cycles, num_classes))
-        if found != wanted:
+        if shapes != wanted:
             raise DataError(
                 f"{num_cycles} keys and {num_classes} classes need patients, devices, parts, labels and "
-                f"probabilities of shapes {wanted}; got {found}"
+                f"probabilities of shapes {wanted}; got {shapes}"
             )
 
     @property
@@ -224,7 +224,7 @@ def joined(folds: Sequence[Predictions]) -> Predictions:
 
 
 def rounded(predictions: Predictions, digits: int) -> Predictions:
-    """The same predictions with probabilities rounded; rows in which that would change the answer stay as they are."""
+    """The predictions with probabilities rounded, but for rows in which that would change the predicted class."""
     probabilities = np.round(predictions.probabilities, digits)
     is_changed = probabilities.argmax(axis=1) != predictions.predicted
     probabilities[is_changed] = predictions.probabilities[is_changed]

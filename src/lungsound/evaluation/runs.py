@@ -97,7 +97,7 @@ def _existing(folder: Path, name: str) -> Path | None:
 
 
 def epoch_of_file(file: Path) -> str:
-    """How a run of ours chose the epoch of a predictions file: "last", "validation", "test"; else "unknown".
+    """Way in which a run of ours chose the epoch of a predictions file: "last", "validation", "test"; else "unknown".
 
     From the name of a file in `epochs`, else from the report beside the file, else from the settings beside it.
     """

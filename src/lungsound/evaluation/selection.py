@@ -20,7 +20,7 @@ RULE = (
     "test can have a lower Score than the last: on one part of the test, or when the last may not be chosen."
 )
 NONE_CHOSEN = f"no epoch had a sensitivity over {100 * LEAST_SENSITIVITY:g} %"
-NOT_WATCHED, NOBODY_HELD_OUT, NOT_KEPT = "not watched", "no patient was held out", "its answers were not kept"
+NOT_WATCHED, NOBODY_HELD_OUT, NOT_KEPT = "not watched", "no patient was held out", "its predictions were not kept"
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Columns:
 
 def unwatched_columns(*, is_test_watched: bool, has_validation: bool) -> dict[str, str]:
     """Columns for which a run looks at no epoch but the last, with the reason."""
-    found = {} if has_validation else {VALIDATION: NOBODY_HELD_OUT}
-    return found if is_test_watched else {**found, TEST: NOT_WATCHED}
+    reasons = {} if has_validation else {VALIDATION: NOBODY_HELD_OUT}
+    return reasons if is_test_watched else {**reasons, TEST: NOT_WATCHED}
 
 
 def read_columns(
@@ -61,17 +61,17 @@ def read_columns(
     part: str,
     unwatched: Mapping[str, str] | None = None,
 ) -> Columns:
-    """The columns of one part of the test from the answers of each chosen epoch on the same cycles.
+    """The columns of one part of the test from the predictions of each chosen epoch on the same cycles.
 
-    Each run holds its answers by column name, as its folder does (rows of the part "validation" are not looked at), and
-    `epochs` which epoch each column is; several runs differ in their seed. Columns that not every run has are
+    Each run holds its predictions by column name, as its folder does (rows of the part "validation" are not looked at),
+    and `epochs` which epoch each column is; several runs differ in their seed. Columns that not every run has are
     `missing`: for the reason in `unwatched` (see `unwatched_columns`), else since the rule chose no epoch. Differences
     are paired: every resample takes the same patients in both columns.
     """
     names = [name for name in NAMES if all(name in run for run in runs)]
     of_part = {name: [run[name].of_part(part) for run in runs] for name in names}
-    if len({answers.keys for column in of_part.values() for answers in column}) > 1:
-        raise DataError(f"the columns {', '.join(of_part)} answer different cycles of {part}: train the run again")
+    if len({run.keys for column in of_part.values() for run in column}) > 1:
+        raise DataError(f"the columns {', '.join(of_part)} have different cycles of {part}: train the run again")
     columns = tuple(
         Column(name, tuple(chosen.get(name, 0) for chosen in epochs), score_runs(of_part[name])) for name in names
     )
@@ -90,10 +90,10 @@ def _why_missing(
     epochs: Sequence[Mapping[str, int]],
     unwatched: Mapping[str, str],
 ) -> str:
-    """What stands in place of the epochs of a column that not every run has."""
+    """Text in place of the epochs of a column that not every run has."""
     lacking = [chosen for run, chosen in zip(runs, epochs, strict=True) if name not in run]
-    told = dict.fromkeys(unwatched.get(name) or (NOT_KEPT if name in chosen else NONE_CHOSEN) for chosen in lacking)
-    reasons = " or ".join(told)
+    causes = dict.fromkeys(unwatched.get(name) or (NOT_KEPT if name in chosen else NONE_CHOSEN) for chosen in lacking)
+    reasons = " or ".join(causes)
     if len(lacking) == len(runs):
         return f"none ({reasons})"
     which = ", ".join(str(chosen.get(name, "none")) for chosen in epochs)

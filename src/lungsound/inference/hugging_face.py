@@ -104,8 +104,8 @@ def _use(trained: TrainedModel, pipeline: Parity, bare: Parity) -> list[Block]:
     scaling = "They are not calibrated."
     if calibration is not None:
         scaling = (
-            f"They are not calibrated; the calibration that was learnt ({calibration.scaling.method}: softmax(scale * "
-            "log p + bias)) stands in config.json under lungsound.calibration."
+            "They are not calibrated; the calibration that was learnt (softmax(log p / temperature), where there is a "
+            "temperature) stands in config.json under lungsound.calibration."
         )
     return [
         Heading("With transformers"),

@@ -84,12 +84,12 @@ class Predictor:
     @property
     def is_scaled(self) -> bool:
         """Whether that changes the model's probabilities; few patients, or honest probabilities, give no scaling."""
-        return self.trained.calibration is not None and self.trained.calibration.scaling.method != "none"
+        return self.trained.calibration is not None and self.trained.calibration.is_scaled
 
     @property
     def scaling(self) -> str | None:
         """What calibration does to the model's probabilities, in words; None for a model without any."""
-        return None if self.trained.calibration is None else self.trained.calibration.scaling.in_words
+        return None if self.trained.calibration is None else self.trained.calibration.scaling
 
     @property
     def classes(self) -> tuple[str, ...]:

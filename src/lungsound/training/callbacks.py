@@ -10,7 +10,7 @@ from lungsound.config import RunConfig, TrainSettings
 from lungsound.data.batches import Inputs
 from lungsound.data.corpus import Corpus
 from lungsound.data.splits import VALIDATION, Parts
-from lungsound.evaluation.calibration import ORDER_KEEPING, Calibration, fit_calibration
+from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score
 from lungsound.evaluation.out_of_domain import Domain, fit_domain, spectral_features
 from lungsound.evaluation.predictions import Predictions
@@ -81,9 +81,7 @@ class EpochEvaluation:
         predictions = self.run.columns()[self.column if is_kept else LAST]
         # The scaling keeps the most probable class, so the scores of the report are those of the calibrated model too.
         has_validation = VALIDATION in predictions.parts
-        calibration = (
-            fit_calibration(predictions.of_part(VALIDATION), allowed=ORDER_KEEPING) if has_validation else None
-        )
+        calibration = fit_calibration(predictions.of_part(VALIDATION)) if has_validation else None
         if is_kept:
             add_to_model(self.run.model, calibration=calibration, domain=self._domain())
         else:

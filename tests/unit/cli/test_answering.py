@@ -75,7 +75,7 @@ def test_probabilities_are_called_what_they_are(model_path: Path) -> None:
     assert told_with(None, model_path) == "Probabilities are not calibrated."
     scaled = fit_calibration(drawn_predictions(0, temperature=2.5))
     assert told_with(scaled, model_path) == (
-        f"Probabilities: after temperature scaling with T {scaled.scaling.temperature:.3f} (chosen by "
+        f"Probabilities: after temperature scaling with T {scaled.temperature:.3f} (chosen by "
         "cross-validation over 30 validation patients); uncertain: better withheld, by the errors on validation "
         "patients."
     )
@@ -83,7 +83,7 @@ def test_probabilities_are_called_what_they_are(model_path: Path) -> None:
     assert told_with(few, model_path).startswith(
         "Probabilities: as the model gives them, not scaled (4 validation patients are fewer than the 6 that scaling"
     )
-    assert "uncertain" not in told_with(replace(few, abstain=None), model_path)
+    assert "uncertain" not in told_with(few.model_copy(update={"abstain": None}), model_path)
 
 
 @pytest.mark.parametrize("given", [[], ["--out", "answers"]])

@@ -1,16 +1,19 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from lungsound.cli.calibrate import calibrate, operate
 from lungsound.config import load_config
-from lungsound.errors import DataError, LungsoundError, SettingsError
-from lungsound.evaluation.calibration import ORDER_KEEPING, Calibration, fit_calibration
+from lungsound.errors import DataError, LungsoundError, SettingsError, WeightsError
+from lungsound.evaluation import calibration_report
+from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.predictions import Predictions, write_predictions
 from lungsound.training.checkpoint import MODEL_FORMAT, add_to_model, read_calibration, read_tensors, write_tensors
 from lungsound.training.run import RunFolder
@@ -27,6 +30,19 @@ def run(*arguments: object) -> str:
     if result.exception is not None:
         raise result.exception
     return result.output
+
+
+@pytest.fixture(autouse=True)
+def _quick_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of one small picture, but in the test of pictures: to draw three takes a second in each test."""
+
+    def draw(*arguments: Any) -> None:
+        folder = next(each for each in arguments if isinstance(each, Path))
+        for name in calibration_report.PICTURES:
+            Image.new("RGB", (1, 1)).save(folder / name)
+
+    if "pictures" not in request.node.name:
+        monkeypatch.setattr(calibration_report, "draw_calibration", draw)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +81,7 @@ def run_folder(path: Path, predictions: Predictions, *, is_finished: bool = True
 
 
 def both_parts(seed: int = 3, temperature: float = 1.0) -> Predictions:
-    """12 patients of validation, 12 of the test, with answers for which vector scaling would be chosen."""
+    """12 patients of validation, 12 of the test, that lean to normal."""
     both = drawn_predictions(seed, num_patients=24, temperature=temperature)
     shares = both.probabilities * [8.0, 1.0, 1.0]
     parts = tuple("validation" if patient < "p12" else "test" for patient in both.patients)
@@ -76,7 +92,7 @@ def both_parts(seed: int = 3, temperature: float = 1.0) -> Predictions:
 def strict(tmp_path: Path) -> RunFolder:
     """A run as training leaves it: calibrated on its validation patients."""
     folder = run_folder(tmp_path / "run", both_parts())
-    calibration = fit_calibration(both_parts().of_part("validation"), allowed=ORDER_KEEPING)
+    calibration = fit_calibration(both_parts().of_part("validation"))
     add_to_model(folder.model, calibration=calibration, domain=None)
     return folder
 
@@ -102,26 +118,26 @@ def test_a_run_is_fitted_on_its_validation_rows(strict: RunFolder) -> None:
 
 
 def test_a_run_has_one_scaling_and_one_operating_point(strict: RunFolder) -> None:
-    validation = both_parts().of_part("validation")
-    assert fit_calibration(validation).scaling.method == "vector"
     kept = kept_in(strict)
-    assert kept.scaling.method in ORDER_KEEPING
+    assert kept == fit_calibration(both_parts().of_part("validation"))
     calibrated = run("calibrate", strict.path)
-    assert f"scaling: {kept.scaling.method}; " in calibrated
+    assert f"scaling: {'temperature' if kept.is_scaled else 'none'}; " in calibrated
     assert "keeps another calibration" not in calibrated
     shown = json.loads((strict.path / "calibration.json").read_text())
     assert shown["calibration"] == kept.to_plain()
     assert shown["remarks"] == []
     output = run("operate", strict.path)
-    assert f"probabilities {kept.scaling.in_words}." in output
+    assert f"probabilities {kept.scaling}." in output
     assert f"abnormal when P(abnormal) is {kept.operating_points[0].threshold:.4f} or more" in output
 
 
-def test_operating_points_follow_what_the_model_keeps(strict: RunFolder) -> None:
-    kept = fit_calibration(both_parts().of_part("validation"))
-    add_to_model(strict.model, calibration=kept, domain=None)
-    output = run("operate", strict.path)
-    assert f"probabilities {kept.scaling.in_words}." in output
+def test_operating_points_follow_what_the_model_keeps(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", both_parts(temperature=3.0))
+    kept = fit_calibration(both_parts(temperature=3.0).of_part("validation"))
+    assert kept.is_scaled
+    add_to_model(folder.model, calibration=kept, domain=None)
+    output = run("operate", folder.path)
+    assert f"probabilities {kept.scaling}." in output
     assert f"abnormal when P(abnormal) is {kept.operating_points[0].threshold:.4f} or more" in output
     assert "predictions.csv holds the probabilities before scaling." in output
 
@@ -134,7 +150,7 @@ def test_wanted_sensitivities_are_kept_when_asked_for(strict: RunFolder) -> None
     assert "pages show it after 'lungsound evaluate' and 'lungsound calibrate' of the run" in output
     kept = kept_in(strict)
     assert [point.wanted_sensitivity for point in kept.operating_points] == [0.7, 0.8]
-    assert replace(kept, operating_points=before.operating_points) == before
+    assert kept.model_copy(update={"operating_points": before.operating_points}) == before
     assert run("operate", strict.path).count("wanted sensitivity") == 2
     run("calibrate", strict.path, "--coverage", 0.6, "--keep")
     assert kept_in(strict).operating_points == kept.operating_points
@@ -142,7 +158,7 @@ def test_wanted_sensitivities_are_kept_when_asked_for(strict: RunFolder) -> None
 
 def test_the_page_says_when_the_model_keeps_something_else(strict: RunFolder) -> None:
     output = run("calibrate", strict.path, "--coverage", 0.5)
-    told = "The model of this run keeps another calibration, which 'predict' uses (answers withheld: below 0."
+    told = "The model of this run keeps another calibration, which 'predict' uses (predictions withheld: below 0."
     assert f"Warning: {told}" in output
     assert told in (strict.path / "calibration.md").read_text()
     assert "keeps another" not in run("calibrate", strict.path, "--coverage", 0.5, "--keep")
@@ -173,7 +189,6 @@ def test_of_a_file_with_both_parts_each_side_takes_its_own(tmp_path: Path) -> No
     run("calibrate", "--validation", both, "--test", both, "--out", tmp_path)
     numbers = json.loads((tmp_path / "calibration.json").read_text())
     assert numbers["calibration"]["num_cycles"] == numbers["measures"]["num_cycles"] == 144
-    assert numbers["calibration"]["scaling"]["method"] == "vector"
 
 
 def test_cycles_on_both_sides_are_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -241,9 +256,17 @@ def test_a_calibration_is_kept_with_the_model_when_asked_for(tmp_path: Path) -> 
     kept = kept_in(folder)
     assert kept.abstain is not None
     assert kept.abstain.wanted_value == 0.6
-    assert kept.scaling.method in ORDER_KEEPING
     tensors, _ = read_tensors(folder.model, expected_format=MODEL_FORMAT)
     assert tensors["weight"].tolist() == [1.0, 1.0]
+
+
+def test_a_calibration_of_an_older_format_is_replaced(strict: RunFolder) -> None:
+    older = kept_in(strict).to_plain() | {"format": "lungsound calibration 1"}
+    write_tensors(strict.model, {"weight": torch.ones(2)}, {"format": MODEL_FORMAT, "calibration": older})
+    with pytest.raises(WeightsError, match="calibrate it anew with 'lungsound calibrate RUN --keep'"):
+        run("operate", strict.path)
+    assert "Warning: the calibration kept with the model cannot be used" in run("calibrate", strict.path, "--keep")
+    assert kept_in(strict).num_patients == 12
 
 
 def test_keeping_needs_a_run(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -374,3 +375,10 @@ def test_counts_take_the_same_patients_as_values() -> None:
     assert confusions.tolist() == [[[0, 1], [0, 0]], [[2, 1], [0, 0]], [[0, 1], [0, 0]], [[1, 0], [0, 0]]]
     bootstrap = Bootstrap(2, num_draws=400)
     assert bootstrap.of_counts(confusions, accuracy) == bootstrap.mean(right, PATIENTS, where=where)
+
+
+def test_numbers_that_are_no_fractions() -> None:
+    interval = Interval(0.38, 0.45, 0.95, 100, 9)
+    assert Estimate(0.4123, interval).in_units(digits=3) == "0.412 (0.380 to 0.450)"
+    assert Estimate(0.4123, replace(interval, num_patients=1)).in_units(digits=2) == "0.41 (n/a)"
+    assert Estimate(float("nan"), interval).in_units(digits=3) == "n/a"

@@ -101,7 +101,7 @@ def test_why_a_column_is_missing_is_said() -> None:
     ]
     both = {"is_test_watched": True, "has_validation": True}
     kept = which(alone, epochs=[{"last": 4, "test": 2}], **both)
-    assert kept[2] == "none (its answers were not kept)"
+    assert kept[2] == "none (its predictions were not kept)"
     seeds = which(alone, alone | {"test": last}, epochs=[{"last": 4}, {"last": 4, "test": 2}], **both)
     assert seeds[0] == "4, 4"
     assert seeds[1] == "none (no epoch had a sensitivity over 5 %)"
@@ -110,7 +110,7 @@ def test_why_a_column_is_missing_is_said() -> None:
 
 def test_columns_of_different_cycles_are_refused() -> None:
     last, test = answers(LAST, labels=LABELS), answers(TEST[:-8], labels=LABELS[:-8])
-    with pytest.raises(DataError, match="answer different cycles of test"):
+    with pytest.raises(DataError, match="have different cycles of test"):
         read_columns([{"last": last, "test": test}], [{}], part="test")
 
 

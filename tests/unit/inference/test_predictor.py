@@ -167,11 +167,11 @@ def test_a_calibration_scales_probabilities_or_leaves_them(
 
 def four_classes(calibration: Calibration) -> Calibration:
     """The calibration of three classes for those of the model."""
-    scaling = replace(calibration.scaling, scales=(calibration.scaling.scales[0],) * 4, biases=(0.0,) * 4)
     sets = tuple(
-        replace(each, of_class=(0.0,) * 4, num_class_patients=(each.num_patients,) * 4) for each in calibration.sets
+        each.model_copy(update={"of_class": (0.0,) * 4, "num_class_patients": (each.num_patients,) * 4})
+        for each in calibration.sets
     )
-    return replace(calibration, classes=("normal", "crackle", "wheeze", "both"), scaling=scaling, sets=sets)
+    return calibration.model_copy(update={"classes": ("normal", "crackle", "wheeze", "both"), "sets": sets})
 
 
 def test_no_spans_give_no_answers(model_path: Path, recording: Path) -> None:
