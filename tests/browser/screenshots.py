@@ -15,8 +15,8 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from lungsound.inference.predictor import Predictor
-from lungsound.serve.application import Service, application
 from lungsound.serve.review import ReviewFolder
+from lungsound.serve.routes import Service, application
 from lungsound.serve.server import Server
 
 NUM_COLOURS = 96

@@ -13,9 +13,9 @@ import soundfile
 from lungsound.audio.io import probe
 from lungsound.inference.prediction import CyclePrediction, RecordingPrediction
 from lungsound.inference.predictor import Predictor
-from lungsound.serve.application import Service, application
 from lungsound.serve.limits import Limits
 from lungsound.serve.review import ReviewFolder
+from lungsound.serve.routes import Service, application
 from lungsound.serve.server import Server
 from tests.unit.serve.served import save_tiny
 

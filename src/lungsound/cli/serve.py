@@ -7,6 +7,7 @@ import typer
 
 from lungsound.cli.predict import EngineOption, ModelOption, required_model
 from lungsound.cli.shared import DeviceOption
+from lungsound.extras import require_installed
 
 REVIEW_WAITING = 64  # a page may ask for many sounds at once
 
@@ -35,6 +36,7 @@ def serve(
 
     Nothing that is sent is kept. Where the environment variable LUNGSOUND_TOKEN is set, clients must show its value.
     """
+    require_installed("serve")
     from lungsound.serve.limits import Limits
     from lungsound.serve.server import serve as serve_model
 
@@ -61,6 +63,7 @@ def review(
 
     Corrected labels are written into DIR/corrections/corrections.csv, a table that 'train' reads.
     """
+    require_installed("serve")
     from lungsound.serve.limits import Limits
     from lungsound.serve.server import serve as serve_model
 

@@ -1,4 +1,4 @@
-"""Fit and predict as scikit-learn's classifiers do, by the same recipes and the same training as everything else."""
+"""A classifier with scikit-learn's methods, trained by the recipes as every other run."""
 
 import csv
 import importlib
@@ -81,9 +81,9 @@ class LungSoundClassifier:
 
     @classmethod
     def load(cls, run: str | Path, *, sample_rate_hz: int | None = None, device: str = "auto") -> "LungSoundClassifier":
-        """The classifier that a run gave, whoever trained it; made to answer, not to be fitted again."""
-        found = cls(out=run, sample_rate_hz=sample_rate_hz, device=device)
-        return found._with(Predictor.load(run, device=device))
+        """The classifier of a trained run, to predict with and not to be fitted again."""
+        classifier = cls(out=run, sample_rate_hz=sample_rate_hz, device=device)
+        return classifier._with(Predictor.load(run, device=device))
 
     def fit(self, X: Sequence[Any], y: Sequence[Any], groups: Sequence[Any] | None = None) -> "LungSoundClassifier":
         """Train on the sounds X with the labels y; `groups` says whose each is, by patient.
@@ -107,7 +107,7 @@ class LungSoundClassifier:
                 raise SettingsError(f"{out} cannot be made a folder ({error.strerror}): give another out") from None
             sounds = _sounds(X, table.parent, self.sample_rate_hz)
             patients = people or [str(sound.path) for sound in sounds]
-            # A run has to answer something: validation patients, or a test.
+            # A run needs something to predict: validation patients, or a test.
             is_tested = self.out is not None or config.data.protocol == "published"
             self._write_corpus(table, sounds, labels, patients, data=config.data, is_tested=is_tested)
             train(config, out, console=Console(quiet=not self.verbose), is_reported=self.out is not None)
@@ -117,7 +117,7 @@ class LungSoundClassifier:
     def predict_proba(self, X: Sequence[Any]) -> NDArray[np.float64]:
         """Probabilities (sound, class) in the order of `classes_`; calibrated when the run held out patients for it."""
         predictor = self._fitted()
-        found: NDArray[np.float64] = np.empty((len(_listed("X", X)), len(self.classes_)))
+        probabilities: NDArray[np.float64] = np.empty((len(_listed("X", X)), len(self.classes_)))
         with TemporaryDirectory() as folder:
             rows_of: dict[Path, list[int]] = {}
             sounds = _sounds(X, Path(folder), self.sample_rate_hz)
@@ -128,15 +128,14 @@ class LungSoundClassifier:
                 rows.sort(key=span_of.__getitem__)
                 prediction = predictor.predict(path, spans_s=[span_of[row] for row in rows])
                 for row, cycle in zip(rows, prediction.cycles, strict=True):  # both in order of time
-                    found[row] = [cycle.probabilities[name] for name in self.classes_]
-        found /= found.sum(axis=1, keepdims=True)  # the model's own sum to 1 in float32 only
-        return found
+                    probabilities[row] = [cycle.probabilities[name] for name in self.classes_]
+        probabilities /= probabilities.sum(axis=1, keepdims=True)  # the model's own sum to 1 in float32 only
+        return probabilities
 
     def predict(self, X: Sequence[Any]) -> NDArray[np.str_]:
         """The most probable class of each sound."""
-        best = self.predict_proba(X).argmax(axis=1)
-        found: NDArray[np.str_] = self.classes_[best]
-        return found
+        classes: NDArray[np.str_] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return classes
 
     def score(self, X: Sequence[Any], y: Sequence[Any]) -> float:
         """Accuracy, as scikit-learn's classifiers have it; the field's Score stands in the report of the run."""

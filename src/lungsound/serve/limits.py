@@ -1,12 +1,6 @@
-"""How much the service takes on.
+"""The gate before the service: limits, refusals, the token, logs and metrics.
 
-What a request is refused for: a status, a kind that is counted, and one line that is told.
-
-Structured logs: an object in JSON on a line of standard error. No names of files or patients, no sound.
-
-What the service counts, for Prometheus.
-
-What every request passes: who may ask, how much and how long, what is logged, counted, and said in headers.
+Logs are structured: an object in JSON on a line of standard error, without names of files or patients, without sound.
 """
 
 import asyncio
@@ -33,7 +27,7 @@ from lungsound.errors import SettingsError
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 192_000  # beyond, resampling takes memory out of all proportion
-USUAL_RATE_HZ, USUAL_CHANNELS = 48_000, 2
+COMMON_RATE_HZ, COMMON_CHANNELS = 48_000, 2
 MAX_TEXT_BYTES = 2**20  # of an annotation, and of a JSON body
 
 
@@ -62,7 +56,7 @@ class Limits:
     @property
     def max_values(self) -> int:
         """Samples of all channels of a recording: a small file may promise any number of them."""
-        return int(self.max_duration_s * USUAL_RATE_HZ * USUAL_CHANNELS)
+        return int(self.max_duration_s * COMMON_RATE_HZ * COMMON_CHANNELS)
 
 
 STATUS_OF = {
@@ -84,7 +78,7 @@ RETRIED = ("busy", "not ready", "timeout")
 
 
 class Refusal(Exception):
-    """A request that is not answered; `kind` is one of `STATUS_OF`, the message is for the one who asked."""
+    """A request that is not answered; `kind` is one of `STATUS_OF`, the message is for the one who facts."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))
@@ -101,9 +95,9 @@ class Refusal(Exception):
         return JSONResponse({"error": str(self)}, self.status, headers=headers)
 
 
-def log(event: str, **facts: Any) -> None:
+def log(event: str, **values: Any) -> None:
     """Write one line."""
-    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **facts}
+    line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **values}
     sys.stderr.write(json.dumps(line, allow_nan=False) + "\n")  # at once: other threads write lines too
     sys.stderr.flush()
 
@@ -175,8 +169,8 @@ SECURITY_HEADERS = {
 
 
 @dataclass
-class Asked:
-    """What is known of a request, for its line in the log; `refusal` when it was refused while its body was read."""
+class RequestFacts:
+    """Facts of a request for its line in the log; `refusal` when it was refused while its body was read."""
 
     request_id: str
     num_bytes: int = 0
@@ -187,10 +181,10 @@ class Asked:
     refusal: Refusal | None = None
 
 
-def asked_of(request: Request) -> Asked:
-    """What the gate keeps of a request."""
-    asked: Asked = request.state.asked
-    return asked
+def request_facts(request: Request) -> RequestFacts:
+    """Facts that the gate keeps of a request."""
+    facts: RequestFacts = request.state.facts
+    return facts
 
 
 class Gate:
@@ -212,20 +206,20 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        asked, start_s = Asked(uuid4().hex), time.perf_counter()
-        scope.setdefault("state", {})["asked"] = asked
-        sending = _Sending(send, asked)
+        facts, start_s = RequestFacts(uuid4().hex), time.perf_counter()
+        scope.setdefault("state", {})["facts"] = facts
+        sending = _Sending(send, facts)
         try:
-            await self._pass(scope, _Counting(receive, asked, self._max_bytes(scope)), sending)
+            await self._pass(scope, _Counting(receive, facts, self._max_bytes(scope)), sending)
         except Exception as error:
             # That of a handler was told already, by the application itself.
-            asked.error = asked.error or "internal"
-            log("error", id=asked.request_id, error=place_of(error))
+            facts.error = facts.error or "internal"
+            log("error", id=facts.request_id, error=place_of(error))
             if not sending.is_started:
-                refusal = Refusal("internal", f"internal error (bug), request {asked.request_id}")
+                refusal = Refusal("internal", f"internal error (bug), request {facts.request_id}")
                 await refusal.response()(scope, receive, sending)
         finally:
-            self._note(scope, asked, time.perf_counter() - start_s)
+            self._note(scope, facts, time.perf_counter() - start_s)
 
     async def _pass(self, scope: Scope, receive: Receive, send: "_Sending") -> None:
         try:
@@ -238,10 +232,10 @@ class Gate:
         except Refusal as refusal:
             await self._refuse(refusal, scope, receive, send)
         except ClientDisconnect:
-            send.asked.status, send.asked.error = CLIENT_GONE, "client gone"
+            send.facts.status, send.facts.error = CLIENT_GONE, "client gone"
 
     async def _refuse(self, refusal: Refusal, scope: Scope, receive: Receive, send: "_Sending") -> None:
-        send.asked.error = refusal.kind
+        send.facts.error = refusal.kind
         if not send.is_started:
             await refusal.response()(scope, receive, send)
 
@@ -263,55 +257,55 @@ class Gate:
     def _max_bytes(self, scope: Scope) -> int:
         return self.limits.max_bytes if scope["path"] in WITH_SOUND else MAX_TEXT_BYTES
 
-    def _note(self, scope: Scope, asked: Asked, seconds: float) -> None:
+    def _note(self, scope: Scope, facts: RequestFacts, seconds: float) -> None:
         route = route_of(scope)
-        if asked.error is not None:
-            self.metrics.errors.labels(asked.error).inc()
-        self.metrics.requests.labels(route, asked.status).inc()
+        if facts.error is not None:
+            self.metrics.errors.labels(facts.error).inc()
+        self.metrics.requests.labels(route, facts.status).inc()
         self.metrics.seconds.labels(route).observe(seconds)
-        self.metrics.cycles.inc(asked.num_cycles)
+        self.metrics.cycles.inc(facts.num_cycles)
         if route.startswith("/health"):
             return
         log(
             "request",
-            id=asked.request_id,
+            id=facts.request_id,
             method=scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "PUT") else "other",
             route=route,
-            status=asked.status,
+            status=facts.status,
             ms=round(1000 * seconds, 1),
-            bytes=asked.num_bytes,
-            duration_s=round(asked.duration_s, 3),
-            cycles=asked.num_cycles,
-            error=asked.error,
+            bytes=facts.num_bytes,
+            duration_s=round(facts.duration_s, 3),
+            cycles=facts.num_cycles,
+            error=facts.error,
         )
 
 
 class _Counting:
     """Receives a body; Refusal as soon as it is larger than it may be."""
 
-    def __init__(self, receive: Receive, asked: Asked, max_bytes: int) -> None:
-        self.receive, self.asked, self.max_bytes = receive, asked, max_bytes
+    def __init__(self, receive: Receive, facts: RequestFacts, max_bytes: int) -> None:
+        self.receive, self.facts, self.max_bytes = receive, facts, max_bytes
 
     async def __call__(self) -> Message:
         message = await self.receive()
-        self.asked.num_bytes += len(message.get("body", b""))
-        if self.asked.num_bytes > self.max_bytes:
-            self.asked.refusal = Refusal("too large", f"more than {self.max_bytes} bytes were sent, which is the limit")
-            raise self.asked.refusal
+        self.facts.num_bytes += len(message.get("body", b""))
+        if self.facts.num_bytes > self.max_bytes:
+            self.facts.refusal = Refusal("too large", f"more than {self.max_bytes} bytes were sent, which is the limit")
+            raise self.facts.refusal
         return message
 
 
 class _Sending:
     """Sends a response with the headers that all have, and remembers its status."""
 
-    def __init__(self, send: Send, asked: Asked) -> None:
-        self.send, self.asked = send, asked
+    def __init__(self, send: Send, facts: RequestFacts) -> None:
+        self.send, self.facts = send, facts
         self.is_started = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.is_started = True
-            self.asked.status = message["status"]
+            self.facts.status = message["status"]
             headers = MutableHeaders(scope=message)
             for name, value in self._headers.items():
                 headers.setdefault(name, value)
@@ -319,11 +313,11 @@ class _Sending:
 
     @property
     def _headers(self) -> Mapping[str, str]:
-        return {**SECURITY_HEADERS, "X-Request-ID": self.asked.request_id}
+        return {**SECURITY_HEADERS, "X-Request-ID": self.facts.request_id}
 
 
 def route_of(scope: Scope) -> str:
-    """The template of the route that was taken: what was asked for may hold a name."""
+    """The template of the route that was taken: what was facts for may hold a name."""
     if scope["path"].startswith("/static/"):
         return "/static"
     return str(getattr(scope.get("route"), "path", "unknown"))

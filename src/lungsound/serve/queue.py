@@ -1,7 +1,4 @@
-"""A bounded queue: few recordings are worked on at once, few requests wait, the others are told to come again.
-
-One engine for several threads: requests that wait for it share batches.
-"""
+"""A bounded queue of requests, and one engine for several threads, whose waiting requests share batches."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence

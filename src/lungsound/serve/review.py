@@ -1,14 +1,11 @@
-"""Cycles that a person corrected, written in the formats that `lungsound train` reads.
-
-A folder of recordings for review by hand: the most doubtful first, and what was corrected in a table beside them.
-"""
+"""Review by hand: the recordings of a folder, the most uncertain first, and corrected cycles in formats to train on."""
 
 import hashlib
 import io
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,7 +25,7 @@ from lungsound.inference.prediction import RecordingPrediction, uncertainty
 from lungsound.labels import LABEL_SETS, LabelSet, LungSound, sound_of
 from lungsound.serve import openapi as examples
 from lungsound.serve.limits import Refusal
-from lungsound.serve.uploads import safe_name, told
+from lungsound.serve.uploads import error_text, safe_name
 
 CorrectedFormat = Literal["icbhi", "sprsound", "csv"]
 SUFFIX = {"icbhi": ".txt", "sprsound": ".json", "csv": ".csv"}
@@ -38,7 +35,7 @@ Seconds = Annotated[FiniteFloat, Field(ge=0)]
 
 
 class CorrectedCycle(BaseModel):
-    """A cycle and the word for what is heard in it."""
+    """A cycle and the word for its sound."""
 
     model_config = ConfigDict(extra="forbid")
     start_s: Seconds
@@ -149,17 +146,17 @@ ID_LENGTH = 16
 
 @dataclass(frozen=True)
 class Reviewed:
-    """A recording of the folder: its answer, or why there is none, or neither as long as nobody asked the model."""
+    """A recording of the folder: its prediction, or the error, or neither as long as the model was not asked."""
 
     id: str
     path: Path
     name: str
-    answer: RecordingPrediction | None = None
+    prediction: RecordingPrediction | None = None
     error: str | None = None
 
     @property
     def uncertainty(self) -> float | None:
-        return None if self.answer is None else uncertainty(self.answer)
+        return None if self.prediction is None else uncertainty(self.prediction)
 
 
 class ReviewFolder:
@@ -179,45 +176,44 @@ class ReviewFolder:
         paths = [path for path in sound_files([self.folder]) if path.is_file()]
         names = {path: _name(path.relative_to(self.folder)) for path in paths}
         ids = {path: hashlib.sha256(name.encode()).hexdigest()[:ID_LENGTH] for path, name in names.items()}
-        self._found = {ids[path]: Reviewed(ids[path], path, name) for path, name in names.items()}
+        self._reviewed = {ids[path]: Reviewed(ids[path], path, name) for path, name in names.items()}
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[Reviewed]:
-        """Most doubtful first; then those that nobody asked the model for yet, then those without an answer."""
+        """Most uncertain first; then those that the model was not asked for yet, then those with an error."""
         with self._lock:
-            found = list(self._found.values())
-        found.sort(key=lambda each: (each.error is not None, each.uncertainty is None, -(each.uncertainty or 0.0)))
-        return iter(found)
+            reviewed = list(self._reviewed.values())
+        reviewed.sort(key=lambda each: (each.error is not None, each.uncertainty is None, -(each.uncertainty or 0.0)))
+        return iter(reviewed)
 
     def __getitem__(self, id: str) -> Reviewed:
         with self._lock:
-            if id not in self._found:
+            if id not in self._reviewed:
                 raise Refusal("not found", "no recording has this id; GET /v1/recordings lists them")
-            return self._found[id]
+            return self._reviewed[id]
 
-    def answered(self, id: str, answer: Callable[[Path], RecordingPrediction]) -> Reviewed:
-        """The recording with its answer, which is asked for once."""
-        found = self[id]
-        if found.answer is not None or found.error is not None:
-            return found
+    def predicted(self, id: str, predict: Callable[[Path], RecordingPrediction]) -> Reviewed:
+        """The recording with its prediction, which is made once."""
+        reviewed = self[id]
+        if reviewed.prediction is not None or reviewed.error is not None:
+            return reviewed
         try:
-            new = Reviewed(found.id, found.path, found.name, answer=answer(found.path))
+            reviewed = replace(reviewed, prediction=predict(reviewed.path))
         except (LungsoundError, Refusal) as error:
-            new = Reviewed(found.id, found.path, found.name, error=told(error, found.path))
+            reviewed = replace(reviewed, error=error_text(error, reviewed.path))
         with self._lock:
-            self._found[id] = new
-        return new
+            self._reviewed[id] = reviewed
+        return reviewed
 
     def corrections(self) -> dict[str, list[CorrectedCycle]]:
         """The corrected cycles of each recording that has any, by its id."""
-        found: dict[str, list[CorrectedCycle]] = {}
-        by_name = {each.name: each.id for each in self}
+        id_of = {each.name: each.id for each in self}
+        corrected: dict[str, list[CorrectedCycle]] = {}
         for cycle in self._read():
-            name = cycle.recording.name
-            corrected = CorrectedCycle(start_s=cycle.start_s, end_s=cycle.end_s, label=cycle.word)
-            if name in by_name:
-                found.setdefault(by_name[name], []).append(corrected)
-        return found
+            if cycle.recording.name in id_of:
+                values = CorrectedCycle(start_s=cycle.start_s, end_s=cycle.end_s, label=cycle.word)
+                corrected.setdefault(id_of[cycle.recording.name], []).append(values)
+        return corrected
 
     def correct(self, id: str, given: Sequence[CorrectedCycle]) -> None:
         """Keep the corrected cycles of a recording, in place of earlier ones; on disk when this returns."""

@@ -1,94 +1,74 @@
-"""Forms with files (multipart/form-data), received up to the gate's limit.
-
-Routes that answer for sounds that are sent: one (`/v1/predictions`) or several (`/v1/batch`).
-
-Routes of review: the recordings of a folder, their sound, and their cycles corrected by hand.
-"""
+"""The service as one ASGI application: predictions, review, facts and health, errors in one line, behind the gate."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Response
-from fastapi import Request as answering_Request
-from fastapi import Request as review_routes_Request
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
 
-from lungsound.errors import DataError
+from lungsound.errors import DataError, LungsoundError
 from lungsound.inference.formats.json_lines import record
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.serve import openapi as examples
-from lungsound.serve.limits import MAX_TEXT_BYTES, Limits, Metrics, Refusal, asked_of
+from lungsound.serve.limits import STATUS_OF, Gate, Limits, Metrics, Refusal, request_facts
 from lungsound.serve.queue import WorkQueue
-from lungsound.serve.review import CorrectedCycle, Reviewed, ReviewFolder, wav_bytes
+from lungsound.serve.review import (
+    SUFFIX,
+    CorrectedCycle,
+    CorrectedFormat,
+    CorrectedRecording,
+    ReviewFolder,
+    corrected_text,
+    formats_of,
+    wav_bytes,
+)
 from lungsound.serve.uploads import (
     check_sound,
     chunks_of,
+    error_text,
+    files_of,
+    form_of,
+    formats,
+    is_form,
     private_folder,
     raw_name,
     safe_name,
     save_annotation,
     save_sound,
-    told,
 )
 
-MAX_FIELDS = 8  # beside the files
+STATIC = Path(__file__).parent / "static"
+KIND_OF = {int(status): kind for kind, status in reversed(STATUS_OF.items())}
 
 
-class WholeFormParser(MultiPartParser):
-    """Takes no form that ends before its last boundary: what is missing of it may be an annotation."""
+@dataclass
+class Service:
+    """A predictor behind a queue and limits. `is_ready` once it has predicted a probe; `folder` is there for review."""
 
-    is_whole = False
+    predictor: Predictor
+    limits: Limits = field(default_factory=Limits)
+    folder: ReviewFolder | None = None
+    is_ready: bool = False
 
-    def on_end(self) -> None:
-        self.is_whole = True
+    def __post_init__(self) -> None:
+        self.queue = WorkQueue(num_workers=self.limits.num_workers, max_waiting=self.limits.max_waiting)
+        self.metrics = Metrics(num_waiting=lambda: self.queue.num_waiting, num_requests=lambda: self.queue.num_requests)
 
-    async def parse(self) -> FormData:
-        form = await super().parse()
-        if not self.is_whole:
-            for file in self._files_to_close_on_error:
-                file.close()
-            raise MultiPartException("The form ends before its last boundary.")
-        return form
-
-
-@asynccontextmanager
-async def form_of(request: Request, *, max_files: int) -> AsyncIterator[FormData]:
-    """The form of a request; Refusal for what is none. Larger files lie unnamed on disk until the block ends."""
-    parser = WholeFormParser(
-        request.headers, request.stream(), max_files=max_files, max_fields=MAX_FIELDS, max_part_size=MAX_TEXT_BYTES
-    )
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise Refusal("bad request", f"the form cannot be read: {error.message}") from None
-    try:
-        yield form
-    finally:
-        await form.close()
-
-
-class Answering:
-    """A predictor behind a queue and limits."""
-
-    def __init__(self, predictor: Predictor, *, limits: Limits, queue: WorkQueue, metrics: Metrics) -> None:
-        self.predictor = predictor
-        self.limits = limits
-        self.queue = queue
-        self.metrics = metrics
-
-    async def answer(
+    async def predict_upload(
         self,
         chunks: AsyncIterator[bytes],
         *,
         name: str,
-        request: answering_Request,
+        request: Request,
         annotation: AsyncIterator[bytes] | None = None,
         device: str | None = None,
     ) -> dict[str, Any]:
@@ -97,50 +77,77 @@ class Answering:
             path = await save_sound(chunks, folder)
             if annotation is not None:
                 await save_annotation(annotation, folder)
-            answer = await self.queue.run(
-                lambda: self.answer_file(path, device=device), is_gone=request.is_disconnected
+            prediction = await self.queue.run(
+                lambda: self.predict_file(path, device=device), is_gone=request.is_disconnected
             )
-        asked = asked_of(request)
-        asked.num_cycles += len(answer.cycles)
-        asked.duration_s += answer.duration_s
-        return named_record(answer, self.provenance(), name)
+        facts = request_facts(request)
+        facts.num_cycles += len(prediction.cycles)
+        facts.duration_s += prediction.duration_s
+        return self.record(prediction, name)
 
-    def answer_file(self, path: Path, *, device: str | None = None) -> RecordingPrediction:
-        """The answer for a file, when its header keeps to the limits. Refusal for what the sender can mend."""
+    def predict_file(self, path: Path, *, device: str | None = None) -> RecordingPrediction:
+        """Predict a file that keeps to the limits. Refusal for what the sender can mend."""
         check_sound(path, self.limits)
         try:
             return self.predictor.predict(path, device=device)
         except DataError as error:
-            raise Refusal("unusable", told(error, path)) from None
+            raise Refusal("unusable", error_text(error, path)) from None
+
+    def record(self, prediction: RecordingPrediction, name: str) -> dict[str, Any]:
+        """The record of a prediction under the name that the sender knows."""
+        return record(replace(prediction, path=Path(name)), self.provenance())
 
     def provenance(self) -> Provenance:
-        """What made the answers; of the model's path its name alone."""
+        """Provenance of predictions; of the model's path its name alone."""
         provenance = self.predictor.provenance(datetime.now(UTC))
         path = Path(provenance.model)
         return replace(provenance, model=path.parent.name if path.name == "model.safetensors" else path.name)
 
 
-def named_record(answer: RecordingPrediction, provenance: Provenance, name: str) -> dict[str, Any]:
-    """The record of an answer under the name that the sender knows."""
-    return record(replace(answer, path=Path(name)), provenance)
+def application(service: Service, *, token: str | None = None, is_local_only: bool = False) -> Gate:
+    """The service behind its gate. `token`, when given, is asked for on /v1 and /metrics."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.queue.close()
+
+    app = FastAPI(
+        title="lungsound",
+        version=service.provenance().lungsound_version,
+        description="Hears crackles and wheezes in chest recordings. Research software, not a medical device.",
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,  # to an address made of the Host header, which anybody writes
+        lifespan=lifespan,
+    )
+    app.include_router(_prediction_routes(service))
+    if service.folder is not None:
+        app.include_router(_review_routes(service, service.folder))
+    _add_model(app, service)
+    _add_health(app, service)
+    _add_page(app)
+    _add_errors(app)
+    return Gate(app, limits=service.limits, metrics=service.metrics, token=token, is_local_only=is_local_only)
 
 
-def router(answering: Answering) -> APIRouter:
+def _prediction_routes(service: Service) -> APIRouter:
     routes = APIRouter(prefix="/v1")
 
     @routes.post("/predictions", **examples.PREDICTION)
-    async def predict(request: answering_Request) -> dict[str, Any]:
-        """Answer for one sound: a form with the field `file` (and `annotation`), or the sound as the body."""
+    async def predict(request: Request) -> dict[str, Any]:
+        """Predict one sound: a form with the field `file` (and `annotation`), or the sound as the body."""
         device = request.query_params.get("device") or None
-        with answering.queue.place():
-            if not _is_form(request):
-                return await answering.answer(request.stream(), name=raw_name(request), request=request, device=device)
+        with service.queue.place():
+            if not is_form(request):
+                name = raw_name(request)
+                return await service.predict_upload(request.stream(), name=name, request=request, device=device)
             async with form_of(request, max_files=2) as form:
-                files, annotation = _files(form), form.get("annotation")
+                files, annotation = files_of(form), form.get("annotation")
                 if len(files) != 1:
                     message = f"{len(files)} files in the form's field 'file'; send one, or several to /v1/batch"
                     raise Refusal("unusable", message)
-                return await answering.answer(
+                return await service.predict_upload(
                     chunks_of(files[0]),
                     name=safe_name(files[0].filename),
                     request=request,
@@ -149,57 +156,58 @@ def router(answering: Answering) -> APIRouter:
                 )
 
     @routes.post("/batch", **examples.BATCH)
-    async def batch(request: answering_Request) -> dict[str, Any]:
-        """Answer for several sounds: a form with as many fields `file`. What fails says why, and stops no other."""
-        if not _is_form(request):
+    async def batch(request: Request) -> dict[str, Any]:
+        """Predict several sounds: a form with as many fields `file`. What fails says why, and stops no other."""
+        if not is_form(request):
             raise Refusal("not sound", "a form (multipart/form-data) with fields 'file' is needed")
         results = []
-        with answering.queue.place():
-            async with form_of(request, max_files=answering.limits.max_files) as form:
-                files = _files(form)
+        with service.queue.place():
+            async with form_of(request, max_files=service.limits.max_files) as form:
+                files = files_of(form)
                 if not files:
                     raise Refusal("unusable", "the form has no file in a field 'file'; send one or more")
                 for file in files:
                     name = safe_name(file.filename)
                     try:
-                        results.append(await answering.answer(chunks_of(file), name=name, request=request))
+                        results.append(await service.predict_upload(chunks_of(file), name=name, request=request))
                     except Refusal as refusal:
-                        answering.metrics.errors.labels(refusal.kind).inc()
+                        service.metrics.errors.labels(refusal.kind).inc()
                         results.append({"name": name, "error": str(refusal)})
         return {"results": results}
 
     return routes
 
 
-def _is_form(request: answering_Request) -> bool:
-    return request.headers.get("content-type", "").lower().startswith("multipart/")
-
-
-def _files(form: FormData) -> list[UploadFile]:
-    return [file for file in form.getlist("file") if isinstance(file, UploadFile)]
-
-
-def router_of_review_routes(answering: Answering, folder: ReviewFolder) -> APIRouter:
-    routes = APIRouter(prefix="/v1/recordings", responses=examples.ERRORS)
-    queue = answering.queue
+def _review_routes(service: Service, folder: ReviewFolder) -> APIRouter:
+    routes, queue = APIRouter(prefix="/v1/recordings", responses=examples.ERRORS), service.queue
 
     @routes.get("")
     async def recordings() -> list[dict[str, Any]]:
-        """All recordings, most doubtful first. `doubt` is null until the model was asked, or where it cannot answer."""
+        """All recordings, most uncertain first. `doubt` is null until the model was asked, and for an error."""
         corrected = await queue.run(folder.corrections)
-        return [_summary(each, is_corrected=each.id in corrected) for each in folder]
+        return [
+            {
+                "id": each.id,
+                "name": each.name,
+                "doubt": each.uncertainty,
+                "num_cycles": None if each.prediction is None else len(each.prediction.cycles),
+                "is_corrected": each.id in corrected,
+                "error": each.error,
+            }
+            for each in folder
+        ]
 
     @routes.get("/{id}")
-    async def recording(id: str, request: review_routes_Request) -> dict[str, Any]:
+    async def recording(id: str, request: Request) -> dict[str, Any]:
         """The record of a recording, and in `corrected` its cycles as they were corrected, or null."""
         with queue.place():
-            found = await queue.run(lambda: folder.answered(id, answering.answer_file))
+            reviewed = await queue.run(lambda: folder.predicted(id, service.predict_file))
             corrected = (await queue.run(folder.corrections)).get(id)
-        if found.answer is None:
-            raise Refusal("unusable", found.error or "the recording has no answer")
-        asked_of(request).num_cycles += len(found.answer.cycles)
+        if reviewed.prediction is None:
+            raise Refusal("unusable", reviewed.error or "the recording has no prediction")
+        request_facts(request).num_cycles += len(reviewed.prediction.cycles)
         cycles = None if corrected is None else [cycle.model_dump() for cycle in corrected]
-        return {"id": id, **named_record(found.answer, answering.provenance(), found.name), "corrected": cycles}
+        return {"id": id, **service.record(reviewed.prediction, reviewed.name), "corrected": cycles}
 
     @routes.get("/{id}/audio")
     async def audio(id: str) -> Response:
@@ -207,7 +215,7 @@ def router_of_review_routes(answering: Answering, folder: ReviewFolder) -> APIRo
         path = folder[id].path
 
         def decode() -> bytes:
-            check_sound(path, answering.limits)
+            check_sound(path, service.limits)
             return wav_bytes(path)
 
         with queue.place():
@@ -215,7 +223,7 @@ def router_of_review_routes(answering: Answering, folder: ReviewFolder) -> APIRo
 
     @routes.put("/{id}/cycles")
     async def correct(id: str, cycles: list[CorrectedCycle]) -> dict[str, int]:
-        """Keep corrected cycles; they are on disk when this is answered."""
+        """Keep corrected cycles; they are on disk when this returns."""
         with queue.place():
             await queue.run(lambda: folder.correct(id, cycles))
         return {"num_cycles": len(cycles)}
@@ -223,12 +231,96 @@ def router_of_review_routes(answering: Answering, folder: ReviewFolder) -> APIRo
     return routes
 
 
-def _summary(reviewed: Reviewed, *, is_corrected: bool) -> dict[str, Any]:
-    return {
-        "id": reviewed.id,
-        "name": reviewed.name,
-        "doubt": reviewed.uncertainty,
-        "num_cycles": None if reviewed.answer is None else len(reviewed.answer.cycles),
-        "is_corrected": is_corrected,
-        "error": reviewed.error,
-    }
+def _add_model(app: FastAPI, service: Service) -> None:
+    label_set, front_end = service.predictor.trained.label_set, service.predictor.trained.front_end
+
+    @app.get("/v1/model", responses={200: {"content": {"application/json": {"example": examples.MODEL}}}})
+    async def model() -> dict[str, Any]:
+        """The model, and the limits of the service."""
+        provenance = service.provenance()
+        return {
+            "classes": label_set.classes,
+            "label_set": label_set.name,
+            "sample_rate_hz": front_end.sample_rate_hz,
+            "duration_s": front_end.audio.duration_s,
+            "model_sha256": provenance.model_sha256,
+            "model": provenance.model,
+            "calibration": provenance.calibration,
+            "is_calibrated": service.predictor.is_calibrated,
+            "scaling": service.predictor.scaling,
+            "note": provenance.note,
+            "limits": {"max_bytes": service.limits.max_bytes, "max_duration_s": service.limits.max_duration_s},
+            "sound_formats": formats(),
+            "formats": formats_of(label_set),
+            "is_review": service.folder is not None,
+        }
+
+    @app.post("/v1/answers/{format}", responses=examples.ERRORS)
+    async def corrected(format: CorrectedFormat, recording: CorrectedRecording) -> Response:
+        """Cycles that a person corrected, as a file that `lungsound train` reads."""
+        content = corrected_text(recording, format, label_set)
+        name = f"corrected{SUFFIX[format]}"  # a header holds no name that a person chose
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return Response(content.encode(), media_type="application/octet-stream", headers=headers)
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        """The process runs."""
+        return {"status": "live"}
+
+    @app.get("/health/ready", responses={503: examples.ERRORS[503]})
+    async def ready() -> dict[str, str]:
+        """The model is loaded, has predicted a probe, and takes requests."""
+        if service.queue.is_stopping:
+            raise Refusal("not ready", "the service is stopping")
+        if not service.is_ready:
+            raise Refusal("not ready", "the model has not answered for a probe yet")
+        return {"status": "ready"}
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Counters in Prometheus' text format."""
+        return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html")
+
+    app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Answer every error with one line of JSON."""
+
+    def refuse(request: Request, refusal: Refusal) -> JSONResponse:
+        request_facts(request).error = refusal.kind
+        return refusal.response()
+
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, refusal: Refusal) -> JSONResponse:
+        return refuse(request, refusal)
+
+    @app.exception_handler(LungsoundError)
+    async def unusable(request: Request, error: LungsoundError) -> JSONResponse:
+        return refuse(request, Refusal("unusable", str(error)))
+
+    @app.exception_handler(HTTPException)
+    async def failed(request: Request, error: HTTPException) -> JSONResponse:
+        overflow = request_facts(request).refusal  # which reading a form or JSON turns into an error of its own
+        kind = KIND_OF.get(error.status_code, "bad request")
+        return refuse(request, overflow or Refusal(kind, str(error.detail)))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return refuse(request, Refusal("unusable", f"{where}: {first['msg']}"))
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, _: Exception) -> JSONResponse:
+        request_id = request_facts(request).request_id
+        return refuse(request, Refusal("internal", f"internal error (bug), request {request_id}"))

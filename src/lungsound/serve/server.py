@@ -1,14 +1,10 @@
-"""The server process: warmed before it listens, and stopped without cutting anybody off.
-
-`lungsound serve` and `lungsound review`: a model is loaded, answers for a probe, and is served until a signal.
-"""
+"""The server process: a model is loaded, predicts a probe, and is served until a signal, cutting nobody off."""
 
 import asyncio
 import os
 import socket
 import threading
 from contextlib import closing
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
@@ -18,8 +14,12 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lungsound.errors import SettingsError
-from lungsound.serve.application import Service
-from lungsound.serve.limits import LOCAL_HOSTS, Gate, Limits, log, place_of
+from lungsound.inference.predictor import Predictor
+from lungsound.page import DISCLAIMER
+from lungsound.serve.limits import LOCAL_HOSTS, Gate, Limits, log, log_uvicorn, place_of
+from lungsound.serve.queue import gathered
+from lungsound.serve.review import ReviewFolder
+from lungsound.serve.routes import Service, application
 from lungsound.serve.uploads import private_folder
 
 PROBE_S = 1.0
@@ -27,7 +27,7 @@ HEADERS_TIMEOUT_S = 5
 
 
 def warm(service: Service) -> None:
-    """Answer for a probe, so that the first request does not wait for what is made once."""
+    """Predict a probe, so that the first request does not wait for what is made once."""
     rate_hz = service.predictor.trained.front_end.sample_rate_hz
     noise = np.random.default_rng(0).normal(0.0, 0.05, int(PROBE_S * rate_hz))
     with private_folder() as folder:
@@ -37,14 +37,14 @@ def warm(service: Service) -> None:
     service.is_ready = True
 
 
-def answer_folder(service: Service) -> None:
-    """Ask the model for the recordings under review, one after the other, as long as the service is not stopping."""
+def predict_folder(service: Service) -> None:
+    """Predict the recordings under review, one after the other, as long as the service is not stopping."""
     assert service.folder is not None
     for each in service.folder:
         if service.queue.is_stopping:
             return
         try:
-            service.folder.answered(each.id, service.answering.answer_file)
+            service.folder.predicted(each.id, service.predict_file)
         except Exception as error:
             log("error", error=place_of(error))
 
@@ -93,11 +93,11 @@ class Server(uvicorn.Server):
             )
         )
         self._service = service
-        self._is_stop_told = False
+        self._is_stop_logged = False
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         if self._service.folder is not None:
-            threading.Thread(target=answer_folder, args=(self._service,), name="review", daemon=True).start()
+            threading.Thread(target=predict_folder, args=(self._service,), name="review", daemon=True).start()
         super().run(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -107,14 +107,13 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         queue = self._service.queue
-        if queue.is_stopping and not self._is_stop_told:
+        if queue.is_stopping and not self._is_stop_logged:
             log("stopping", requests=queue.num_requests)  # not in the handler, which may interrupt another line
-            self._is_stop_told = True
+            self._is_stop_logged = True
         self.should_exit = self.should_exit or (queue.is_stopping and queue.num_requests == 0)
         return await super().on_tick(counter)
 
 
-PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 TOKEN_VARIABLE = "LUNGSOUND_TOKEN"
 DEFAULT_PORT = 8000
 MIN_TOKEN = 16
@@ -134,17 +133,9 @@ def serve(
     """Serve a model over HTTP until SIGTERM or SIGINT, then finish what was begun.
 
     `folder` is for review: the page is of its recordings, the most doubtful first, and corrections are kept in it.
-    `token` is what clients must show, default the environment variable LUNGSOUND_TOKEN. Raises SettingsError when the
-    extra is missing, and for a port that is taken; what `Predictor.load` raises.
+    `token` is what clients must show, default the environment variable LUNGSOUND_TOKEN. Raises SettingsError for a port
+    that is taken; what `Predictor.load` raises.
     """
-    _require_extra()
-    from lungsound.inference.predictor import Predictor
-    from lungsound.page import DISCLAIMER
-    from lungsound.serve.application import Service, application
-    from lungsound.serve.limits import log, log_uvicorn
-    from lungsound.serve.queue import gathered
-    from lungsound.serve.review import ReviewFolder
-
     token, limits = _token(token), limits or Limits()
     with closing(_bind(host, port)) as listening:
         log("start", note=DISCLAIMER.lower().rstrip("."))
@@ -162,12 +153,6 @@ def serve(
             log("ready", address=address, model_sha256=predictor.trained.sha256, engine=shared.name)
             Server(service, app, timeout_s=limits.timeout_s).run(sockets=[listening])
     log("stop")
-
-
-def _require_extra() -> None:
-    for package in PACKAGES:
-        if find_spec(package) is None:
-            raise SettingsError(f"{package} is not installed, which the service needs: pip install 'lungsound[serve]'")
 
 
 def _token(given: str | None) -> str | None:

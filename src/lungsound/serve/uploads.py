@@ -1,14 +1,15 @@
-"""Sounds that were sent: received up to a limit into a private folder, known by their content, checked, deleted."""
+"""Forms and sounds that were sent: received up to the gate's limit into a private folder, sniffed, checked, deleted."""
 
 import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from lungsound.audio.io import SUFFIXES, AudioInfo, decoded_blocks, probe
@@ -20,7 +21,50 @@ FFMPEG_FORMATS = ("m4a", "aac", "webm")
 CHUNK_BYTES = 2**18
 HEAD_BYTES = 12
 MAX_NAME = 120
+MAX_FIELDS = 8  # of a form, beside the files
 _STEM = "recording"  # of the file here: nothing of the sender's name reaches the file system
+
+
+class CompleteFormParser(MultiPartParser):
+    """Takes no form that ends before its last boundary: the missing part may be an annotation."""
+
+    is_complete = False
+
+    def on_end(self) -> None:
+        self.is_complete = True
+
+    async def parse(self) -> FormData:
+        form = await super().parse()
+        if not self.is_complete:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("The form ends before its last boundary.")
+        return form
+
+
+@asynccontextmanager
+async def form_of(request: Request, *, max_files: int) -> AsyncIterator[FormData]:
+    """The form of a request; Refusal for a damaged one. Larger files lie unnamed on disk until the block ends."""
+    parser = CompleteFormParser(
+        request.headers, request.stream(), max_files=max_files, max_fields=MAX_FIELDS, max_part_size=MAX_TEXT_BYTES
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise Refusal("bad request", f"the form cannot be read: {error.message}") from None
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+def is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower().startswith("multipart/")
+
+
+def files_of(form: FormData) -> list[UploadFile]:
+    """The files in the form's fields `file`."""
+    return [file for file in form.getlist("file") if isinstance(file, UploadFile)]
 
 
 @contextmanager
@@ -101,7 +145,7 @@ def check_sound(path: Path, limits: Limits) -> float:
     try:
         info = _counted(path, limits) if path.suffix.lower() in SUFFIXES else probe(path)
     except (AudioError, SettingsError) as error:
-        raise Refusal("unusable", told(error, path)) from None
+        raise Refusal("unusable", error_text(error, path)) from None
     if not LOWEST_RATE_HZ <= info.sample_rate_hz <= HIGHEST_RATE_HZ:
         message = f"{info.sample_rate_hz} samples a second; send {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}"
         raise Refusal("unusable", message)
@@ -128,13 +172,14 @@ def _counted(path: Path, limits: Limits) -> AudioInfo:
     return AudioInfo(num_samples, rate_hz, num_channels)
 
 
-def told(error: Exception, path: Path) -> str:
-    """What an error says, without the place of the file here."""
+def error_text(error: Exception, path: Path) -> str:
+    """Message of an error without the place of the file here."""
+    text = str(error)
     if isinstance(error, AudioError) and error.path == path:
-        return f"the recording {error.detail}"
-    if isinstance(error, AnnotationError):
-        return f"the annotation{'' if error.line is None else f' line {error.line}'}: {error.detail}"
-    return str(error)
+        text = f"the recording {error.detail}"
+    elif isinstance(error, AnnotationError):
+        text = f"the annotation{'' if error.line is None else f' line {error.line}'}: {error.detail}"
+    return text.replace(str(path), "the recording")  # which a library's part of the detail may name
 
 
 def safe_name(given: str | None) -> str:

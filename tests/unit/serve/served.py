@@ -18,9 +18,9 @@ from lungsound.inference.prediction import RecordingPrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
-from lungsound.serve.application import Service, application
 from lungsound.serve.limits import Limits
 from lungsound.serve.review import ReviewFolder
+from lungsound.serve.routes import Service, application
 from lungsound.serve.server import warm
 from lungsound.training.checkpoint import save_model
 

@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 
 from lungsound.errors import SettingsError
 from lungsound.inference.predictor import Predictor
-from lungsound.serve.application import Service, application
 from lungsound.serve.limits import Limits
+from lungsound.serve.routes import Service, application
 from tests.unit.serve.served import HeldPredictor, client, sound
 
 TOKEN = "a token of tests 01".replace(" ", "-")
@@ -240,7 +240,7 @@ def test_of_our_mistake_the_type_and_place_are_logged_alone(
         raise ZeroDivisionError("of patient ann")
 
     with client(tiny) as http:
-        monkeypatch.setattr(tiny, "answer", fail)
+        monkeypatch.setattr(tiny, "predict", fail)
         answer = http.post("/v1/predictions", files={"file": ("ann.wav", sound())})
         metrics = http.get("/metrics").text
     error, request = (json.loads(line) for line in capsys.readouterr().err.splitlines()[:2])

@@ -13,7 +13,7 @@ from lungsound.inference.prediction import CyclePrediction, RecordingPrediction,
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.serve.review import CorrectedCycle, ReviewFolder
-from lungsound.serve.server import answer_folder
+from lungsound.serve.server import predict_folder
 from tests.unit.serve.served import breathing, client, recorded, sound
 
 SOUND4 = LABEL_SETS["sound4"]
@@ -57,7 +57,7 @@ def test_doubt_is_how_near_the_two_likeliest_are(answer: RecordingPrediction, ex
 def test_the_most_doubtful_come_first_and_what_has_no_answer_last(tiny: Predictor, folder: Path) -> None:
     with client(tiny, folder=folder) as http:
         before = http.get("/v1/recordings").json()
-        answer_folder(http.service)
+        predict_folder(http.service)
         after = http.get("/v1/recordings").json()
         assert http.get("/v1/model").json()["is_review"] is True
         opened = http.get(f"/v1/recordings/{after[-1]['id']}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lungsound import extras
 from lungsound.cli import serve as serving
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.serve import server
@@ -91,9 +92,9 @@ def test_mistakes_are_named_in_one_line(tiny_path: Path, tmp_path: Path, started
 
 
 def test_a_missing_extra_is_named(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "find_spec", lambda package: None if package == "prometheus_client" else object())
+    monkeypatch.setattr(extras, "find_spec", lambda package: None if package == "prometheus_client" else object())
     with pytest.raises(
         SettingsError,
         match=r"prometheus_client is not installed, which the service needs: pip install 'lungsound\[serve\]'",
     ):
-        run.serve(tiny_path)
+        serving.serve(str(tiny_path))
