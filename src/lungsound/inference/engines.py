@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lungsound.audio.filter_bank import normalize
 from lungsound.errors import SettingsError, WeightsError
+from lungsound.evaluation.out_of_domain import spectral_features
 from lungsound.extras import is_installed, load
 from lungsound.files import write_text
 from lungsound.inference.graph import (
@@ -52,28 +53,46 @@ class Engine(ABC):
         self.batch_size = batch_size
 
     def predict(self, waveforms: Sequence[Tensor], *, on_progress: Callable[[int], None] | None = None) -> Tensor:
-        """Probabilities (cycle, class), float32 on the CPU, in the order of `waveforms`.
+        """Probabilities (cycle, class) alone, as `run` gives them."""
+        return self.run(waveforms, on_progress=on_progress)[0]
 
-        Waveforms are those of cycles as `FrontEnd.cut` gives them, each (samples,) of any length. They are fitted to
-        the model's input a batch at a time, those that take equally much of it together. `on_progress` gets the
-        number done.
+    def run(
+        self, waveforms: Sequence[Tensor], *, on_progress: Callable[[int], None] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Probabilities (cycle, class) and features of the domain (cycle, feature), in the order of `waveforms`.
+
+        Both are float32 on the CPU; there are no features (cycle, 0) for a model that keeps no domain. Waveforms are
+        those of cycles as `FrontEnd.cut` gives them, each (samples,) of any length. They are fitted to the model's
+        input a batch at a time, those that take equally much of it together. `on_progress` gets the number done.
         """
+        front_end, domain = self.trained.front_end, self.trained.domain
         probabilities, num_done = torch.empty(len(waveforms), len(self.trained.label_set.classes)), 0
+        features = torch.empty(len(waveforms), 0 if domain is None else len(domain.mean))
         sizes = [self.trained.num_input_samples(len(waveform)) for waveform in waveforms]
         for _, group in groupby(sorted(range(len(sizes)), key=sizes.__getitem__), key=sizes.__getitem__):
             alike = list(group)
             for first in range(0, len(alike), self.batch_size):
                 places = alike[first : first + self.batch_size]
                 clips = torch.stack([self.trained.input_of(waveforms[place]) for place in places])
-                probabilities[places] = self._probabilities(clips)
+                probabilities[places], fbanks = self._outputs(clips)
+                if domain is not None:
+                    if not front_end.is_padding_encoded:  # the domain's are of frames that no encoder sees, too
+                        fbanks = front_end.filter_banks_of([waveforms[place] for place in places])
+                    features[places] = torch.from_numpy(spectral_features(fbanks.numpy()))
                 num_done += len(places)
                 if on_progress is not None:
                     on_progress(num_done)
-        return probabilities
+        return probabilities, features
 
     @abstractmethod
-    def _probabilities(self, clips: Tensor) -> Tensor:
-        """Probabilities (batch, class), float32 on the CPU, of inputs (batch, samples) (`TrainedModel.input_of`)."""
+    def _outputs(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities (batch, class) and filter banks (batch, time, mel), not normalised, float32 on the CPU.
+
+        Of inputs (batch, samples) (`TrainedModel.input_of`).
+        """
+
+    def _not_normalized(self, fbanks: Tensor) -> Tensor:
+        return fbanks * (2 * self.trained.std) + self.trained.mean
 
 
 class TorchEngine(Engine):
@@ -84,11 +103,12 @@ class TorchEngine(Engine):
         self.device, self.is_bf16 = device, is_bf16
         trained.model.to(device).eval()
 
-    def _probabilities(self, clips: Tensor) -> Tensor:
+    def _outputs(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         trained = self.trained
-        fbank = normalize(trained.front_end.filter_banks(clips), mean=trained.mean, std=trained.std)
-        probabilities, _ = predict_cycles(trained.model, [(fbank, None)], device=self.device, is_bf16=self.is_bf16)
-        return torch.from_numpy(probabilities)
+        fbanks = trained.front_end.filter_banks(clips)
+        inputs = [(normalize(fbanks, mean=trained.mean, std=trained.std), None)]
+        probabilities, _ = predict_cycles(trained.model, inputs, device=self.device, is_bf16=self.is_bf16)
+        return torch.from_numpy(probabilities), fbanks
 
 
 class OnnxEngine(Engine):
@@ -105,8 +125,9 @@ class OnnxEngine(Engine):
         path = str(exported(trained))
         self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def _probabilities(self, clips: Tensor) -> Tensor:
-        return torch.from_numpy(self._session.run([PROBABILITIES], {WAVEFORM: clips.numpy()})[0])
+    def _outputs(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        probabilities, fbanks = self._session.run([PROBABILITIES, FILTER_BANK], {WAVEFORM: clips.numpy()})
+        return torch.from_numpy(probabilities), self._not_normalized(torch.from_numpy(fbanks))
 
 
 class OpenVinoEngine(Engine):
@@ -138,9 +159,11 @@ class OpenVinoEngine(Engine):
         settings["INFERENCE_PRECISION_HINT"] = "bf16" if is_bf16 else "f32"
         self._rest = core.compile_model(rest, "CPU", settings)
 
-    def _probabilities(self, clips: Tensor) -> Tensor:
+    def _outputs(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         waveforms = clips.numpy()
-        return torch.from_numpy(self._rest([self._front(waveforms)[0], waveforms])[0].copy())
+        fbanks = self._front(waveforms)[0]
+        probabilities = torch.from_numpy(self._rest([fbanks, waveforms])[0].copy())
+        return probabilities, self._not_normalized(torch.from_numpy(fbanks.copy()))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lungsound.evaluation.out_of_domain import Floats, spectral_features
 from lungsound.inference.engines import AUTO, Engine, select
 from lungsound.inference.prediction import CyclePrediction, Provenance, RecordingPrediction, aggregate_cycles
 from lungsound.inference.recording import FindBy, LoadedRecording, load_recording
@@ -121,8 +120,11 @@ class Predictor:
         self, loaded: LoadedRecording, patient: str | None = None, device: str | None = None
     ) -> RecordingPrediction:
         """Predict each stretch of a loaded recording, and the recording as the aggregate of those with sound."""
-        probabilities = self.engine.predict(loaded.waveforms).double().numpy()
-        scores = self._out_of_domain_scores(loaded)
+        outputs, features = self.engine.run(loaded.waveforms)
+        probabilities, domain = outputs.double().numpy(), self.trained.domain
+        scores: Sequence[float | None] = [None] * len(features)
+        if domain is not None and len(features):
+            scores = domain.scores(features.numpy()).tolist()
         is_recording_withheld = is_withheld(loaded.quality)
         cycles = [
             self._cycle(
@@ -147,16 +149,6 @@ class Predictor:
             quality=(*loaded.quality, *remark_on_score(score), *remark_on_device(device, self.trained.devices)),
             out_of_domain=score,
         )
-
-    def _out_of_domain_scores(self, loaded: LoadedRecording) -> Sequence[float | None]:
-        """Score of each stretch; None when the model keeps no training cycles to compare with."""
-        domain, front_end = self.trained.domain, self.trained.front_end
-        if domain is None or not loaded.stretches:
-            return [None] * len(loaded.stretches)
-        fbanks = (front_end.filter_banks_of([waveform]).numpy() for waveform in loaded.waveforms)
-        features: Floats = np.concatenate([spectral_features(fbank) for fbank in fbanks])
-        scores: list[float | None] = domain.scores(features).tolist()
-        return scores
 
     def _cycle(self, start_s: float, end_s: float, row: NDArray[np.float64], *, is_withheld: bool) -> CyclePrediction:
         best_guess, calibration = self.classes[int(row.argmax())], self.trained.calibration

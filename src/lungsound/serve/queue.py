@@ -79,65 +79,69 @@ class WorkQueue:
 GPU_BATCH_SIZE = 32
 
 
-class GatheringEngine(Engine):
-    """Answers by `engine` in a thread of its own, which no other thread uses.
+Outputs = tuple[Tensor, Tensor]
 
-    While a batch is computed, others may come to wait; as many of these as fill the next batch are answered together.
-    Nobody waits for a batch to fill, and what fills one alone is answered alone: on a CPU, whose batches are small,
-    requests are answered one after the other.
+
+class GatheringEngine(Engine):
+    """Predicts with `engine` in a thread of its own, which no other thread uses.
+
+    While a batch is computed, others may come to wait; as many of these as fill the next batch are predicted together.
+    Nobody waits for a batch to fill, and what fills one alone is predicted alone: on a CPU, whose batches are small,
+    requests are predicted one after the other.
     """
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine.name, engine.trained, batch_size=engine.batch_size)
         self._engine = engine
-        self._asked: SimpleQueue[tuple[Sequence[Tensor], Future[Tensor]] | None] = SimpleQueue()
-        self._thread = Thread(target=self._answer_all, name="engine", daemon=True)
+        self._waiting: SimpleQueue[tuple[Sequence[Tensor], Future[Outputs]] | None] = SimpleQueue()
+        self._thread = Thread(target=self._run_all, name="engine", daemon=True)
         self._thread.start()
 
-    def predict(self, waveforms: Sequence[Tensor], *, on_progress: Callable[[int], None] | None = None) -> Tensor:
-        """As `Engine.predict`; `on_progress` gets the number when all are done."""
-        future: Future[Tensor] = Future()
-        self._asked.put((waveforms, future))
-        found = future.result()
+    def run(self, waveforms: Sequence[Tensor], *, on_progress: Callable[[int], None] | None = None) -> Outputs:
+        """As `Engine.run`; `on_progress` gets the number when all are done."""
+        future: Future[Outputs] = Future()
+        self._waiting.put((waveforms, future))
+        outputs = future.result()
         if on_progress is not None:
             on_progress(len(waveforms))
-        return found
+        return outputs
 
     def close(self) -> None:
-        """Answer what has been asked, then end the thread."""
-        self._asked.put(None)
+        """Predict what waits, then end the thread."""
+        self._waiting.put(None)
         self._thread.join()
 
-    def _answer_all(self) -> None:
-        while (first := self._asked.get()) is not None:
-            asked, is_last = [first], False
-            while sum(len(waveforms) for waveforms, _ in asked) < self.batch_size and not is_last:
+    def _run_all(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            requests, is_last = [first], False
+            while sum(len(waveforms) for waveforms, _ in requests) < self.batch_size and not is_last:
                 try:
-                    another = self._asked.get_nowait()
+                    another = self._waiting.get_nowait()
                 except Empty:
                     break
                 if another is None:
                     is_last = True
                 else:
-                    asked.append(another)
-            self._answer_together(asked)
+                    requests.append(another)
+            self._run_together(requests)
             if is_last:
                 return
 
-    def _answer_together(self, asked: Sequence[tuple[Sequence[Tensor], Future[Tensor]]]) -> None:
+    def _run_together(self, requests: Sequence[tuple[Sequence[Tensor], Future[Outputs]]]) -> None:
         try:
-            found = self._engine.predict([waveform for waveforms, _ in asked for waveform in waveforms])
+            probabilities, features = self._engine.run([each for waveforms, _ in requests for each in waveforms])
         except Exception as error:
-            for _, future in asked:
+            for _, future in requests:
                 future.set_exception(error)
             return
         first = 0
-        for waveforms, future in asked:
-            future.set_result(found[first : first + len(waveforms)])
+        for waveforms, future in requests:
+            rows = slice(first, first + len(waveforms))
+            future.set_result((probabilities[rows], features[rows]))
             first += len(waveforms)
 
-    def _probabilities(self, clips: Tensor) -> Tensor:
-        return self._engine._probabilities(clips)
+    def _outputs(self, clips: Tensor) -> Outputs:
+        return self._engine._outputs(clips)
 
 
 def gathered(engine: Engine, device: torch.device) -> GatheringEngine:

@@ -255,8 +255,9 @@ def test_a_measurement_is_of_all_cycles_and_leaves_the_speeds(alone: TrainedMode
 
 def test_a_float32_engine_that_is_wrong_is_never_fastest(alone: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong(TorchEngine):
-        def _probabilities(self, clips: torch.Tensor) -> torch.Tensor:
-            return super()._probabilities(clips) + 2e-4
+        def _outputs(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            probabilities, fbanks = super()._outputs(clips)
+            return probabilities + 2e-4, fbanks
 
     def fake(name: str, trained: TrainedModel) -> Engine:
         return Wrong(trained) if name == "onnx" else TorchEngine(trained)

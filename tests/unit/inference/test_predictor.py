@@ -18,6 +18,7 @@ from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import AnnotationError, AudioError, WeightsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.out_of_domain import fit_domain, spectral_features
+from lungsound.inference.engines import make
 from lungsound.inference.predictor import Predictor
 from lungsound.inference.withholding import OTHER_DEVICE, SILENT_CYCLES, UNKNOWN_DEVICE, UNLIKE
 from lungsound.labels import LABEL_SETS
@@ -259,3 +260,22 @@ def test_a_short_recording_that_somebody_annotated_is_answered(model_path: Path,
     assert TOO_SHORT not in answer.quality
     assert answer.aggregate is not None
     assert answer.aggregate.label != "uncertain"
+
+
+def test_each_filter_bank_is_made_once(model_path: Path, recording: Path) -> None:
+    trained, made = with_domain(model_path, recording), []
+    trained.front_end.log_mel.register_forward_hook(lambda _, clips, __: made.append(len(clips[0])))
+    prediction = Predictor(trained).predict(recording)
+    assert prediction.out_of_domain is not None
+    assert sum(made) == len(prediction.cycles)
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx", "openvino"])
+@pytest.mark.slow
+def test_every_engine_gives_the_features_of_the_domain(name: str, model_path: Path, recording: Path) -> None:
+    if name != "torch":
+        pytest.importorskip({"onnx": "onnxruntime"}.get(name, name), reason=f"needs the extra {name}")
+    trained = with_domain(model_path, recording)
+    cycles = [trained.front_end.read(recording)[:length] for length in (9000, 16000, 20000)]
+    expected = spectral_features(trained.front_end.filter_banks_of(cycles).numpy())
+    np.testing.assert_allclose(make(name, trained).run(cycles)[1].numpy(), expected, atol=1e-3)

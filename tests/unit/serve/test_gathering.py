@@ -26,14 +26,14 @@ class Held(Engine):
         self.asked: list[list[float]] = []
         self.may_go = threading.Event()
 
-    def predict(self, waveforms: Sequence[Tensor], **_: object) -> Tensor:
+    def run(self, waveforms: Sequence[Tensor], **_: object) -> tuple[Tensor, Tensor]:
         self.asked.append([float(waveform[0]) for waveform in waveforms])
         assert self.may_go.wait(10)
         if -1.0 in self.asked[-1]:
             raise ValueError("a cycle that cannot be")
-        return torch.tensor(self.asked[-1]).unsqueeze(1)
+        return torch.tensor(self.asked[-1]).unsqueeze(1), torch.empty(len(waveforms), 0)
 
-    def _probabilities(self, clips: Tensor) -> Tensor:
+    def _outputs(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
 
@@ -66,7 +66,7 @@ def test_those_who_wait_share_a_batch_until_it_is_full(batch_size: int, asked: l
         for number, each in enumerate(given):
             futures.append(pool.submit(engine.predict, each))
             # The first is being computed, the others wait in the order in which they came.
-            wait_for(lambda: held.asked if number == 0 else engine._asked.qsize() == number)  # noqa: B023
+            wait_for(lambda: held.asked if number == 0 else engine._waiting.qsize() == number)  # noqa: B023
         held.may_go.set()
         found = [future.result(10)[:, 0].tolist() for future in futures]
     engine.close()
@@ -91,9 +91,9 @@ def test_close_answers_what_was_asked_before() -> None:
         futures = [pool.submit(engine.predict, cycles(1.0))]
         wait_for(lambda: held.asked)
         futures.append(pool.submit(engine.predict, cycles(2.0)))
-        wait_for(lambda: engine._asked.qsize() == 1)
+        wait_for(lambda: engine._waiting.qsize() == 1)
         closing = pool.submit(engine.close)
-        wait_for(lambda: engine._asked.qsize() == 2)
+        wait_for(lambda: engine._waiting.qsize() == 2)
         held.may_go.set()
         closing.result(10)
     assert [future.result(0).tolist() for future in futures] == [[[1.0]], [[2.0]]]
