@@ -1,5 +1,6 @@
 """Recipes: strict TOML in, overrides, resolved values out; one line for every mistake."""
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from lungsound import config
 from lungsound.config import RunConfig, load_config, recipe_names, resolve
 from lungsound.errors import SettingsError
 
@@ -236,3 +238,56 @@ def test_settings_cannot_be_changed_afterwards() -> None:
     config = load_config("demo")
     with pytest.raises(ValidationError, match="frozen"):
         config.train.epochs = 3  # type: ignore[misc]
+
+
+# ---- one place for each default ----
+
+# What the settings reach: sections are passed whole, pure functions take plain keywords.
+REACHED = (
+    "audio/front_end.py",
+    "audio/augment.py",
+    "data/batches.py",
+    "data/splits.py",
+    "models/*.py",
+    "training/*.py",
+)
+# The same word for something else: strides within a CNN, the devices that a training set was recorded with.
+OTHER_MEANINGS = {("cnn.py", "stride"), ("checkpoint.py", "devices")}
+
+
+def defaults_beside_settings(source: str) -> list[str]:
+    """Parameters and fields that are named as a setting and have a default of their own; None is no value."""
+    sections = [field.annotation for field in RunConfig.model_fields.values()]
+    settings = {name for section in sections for name in getattr(section, "model_fields", {})}
+    given: list[tuple[str, ast.expr | None]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            positional = [*node.args.posonlyargs, *node.args.args]
+            given += zip((arg.arg for arg in reversed(positional)), reversed(node.args.defaults), strict=False)
+            given += zip((arg.arg for arg in node.args.kwonlyargs), node.args.kw_defaults, strict=True)
+        elif isinstance(node, ast.ClassDef):
+            given += [(ast.unparse(item.target), item.value) for item in node.body if isinstance(item, ast.AnnAssign)]
+    return [
+        name
+        for name, value in given
+        if name in settings and value is not None and not (isinstance(value, ast.Constant) and value.value is None)
+    ]
+
+
+def test_defaults_stand_in_the_settings_alone() -> None:
+    package = Path(config.__file__).parent
+    paths = [path for pattern in REACHED for path in sorted(package.glob(pattern))]
+    assert len(paths) > 20
+    found = [(path.name, name) for path in paths for name in defaults_beside_settings(path.read_text("utf-8"))]
+    assert set(found) <= OTHER_MEANINGS
+
+
+def test_a_default_beside_the_settings_is_found() -> None:
+    planted = """
+class Draw:
+    axis: str = "patch"
+    lam: float = 0.5
+
+def draw(size, beta=1.0, *, is_lam_per_sample: bool = False, gate: str | None = None, fill): ...
+"""
+    assert sorted(defaults_beside_settings(planted)) == ["axis", "beta", "is_lam_per_sample"]

@@ -42,12 +42,12 @@ def draw_specaugment(
     num_mels: int,
     *,
     generator: torch.Generator,
-    num_frequency_masks: int = 2,
-    max_frequency_width: int = 48,
-    num_time_masks: int = 2,
-    max_time_width: int = 160,
-    probability: float = 1.0,
-    gate: Gate = "probability",
+    num_frequency_masks: int,
+    max_frequency_width: int,
+    num_time_masks: int,
+    max_time_width: int,
+    probability: float,
+    gate: Gate,
 ) -> SpecAugmentDraw:
     """Draw whether to mask, then for each mask its width and its start, frequency masks first.
 
@@ -69,7 +69,7 @@ def draw_specaugment(
     return SpecAugmentDraw(frequency=frequency, time=time, is_applied=True)
 
 
-def apply_specaugment(fbank: Tensor, draw: SpecAugmentDraw, *, fill: Fill = "mean") -> Tensor:
+def apply_specaugment(fbank: Tensor, draw: SpecAugmentDraw, *, fill: Fill) -> Tensor:
     """Copy of the filter bank (time, mel) with the drawn masks filled in.
 
     "mean" fills frequency masks with the mean of the whole input, time masks with the mean after the frequency masks.
@@ -123,7 +123,7 @@ class WaveformChange:
 
 
 def draw_waveform_change(
-    kinds: Sequence[Kind], *, generator: torch.Generator, probability: float = 1.0
+    kinds: Sequence[Kind], *, generator: torch.Generator, probability: float
 ) -> WaveformChange | None:
     """With `probability` one of `kinds`, each as likely, and its amount; else None. `generator` is one of the CPU's."""
     if torch.rand((), generator=generator, dtype=torch.float64).item() >= probability:

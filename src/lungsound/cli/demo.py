@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lungsound.config import load_config
-from lungsound.data.corpus import Corpus, Cycle
+from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Corpus, Cycle
 from lungsound.data.reader import read_corpus
-from lungsound.data.synthetic import EVENTS_FILE, synthesize
+from lungsound.data.synthetic import synthesize
 from lungsound.errors import SettingsError
 from lungsound.inference.prediction import CyclePrediction
 from lungsound.inference.predictor import Predictor
@@ -31,7 +31,7 @@ def run_demo(
     root = data
     if root is None:
         root = out / "corpus"
-        _remove(root, is_ours=(root / EVENTS_FILE).is_file())
+        _remove(root, is_ours=(root / SYNTHETIC_EVENTS_FILE).is_file())
         console.print(f"Making a synthetic corpus of {num_patients} patients in {root}", highlight=False)
         synthesize_with_bar(root, num_patients=num_patients, seed=seed, console=console)
     run_dir = out / "run"

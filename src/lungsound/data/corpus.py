@@ -11,6 +11,7 @@ from lungsound.data.file_facts import file_facts
 from lungsound.errors import CorpusError
 from lungsound.labels import LungSound
 
+SYNTHETIC_EVENTS_FILE = "synthetic_events.tsv"  # in the folder of a corpus whose recordings a program made
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 

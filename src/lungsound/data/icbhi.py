@@ -19,8 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
-from lungsound.data.synthetic import EVENTS_FILE
+from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Corpus, Cycle, Problem, Recording
 from lungsound.data.tree import (
     assemble,
     files_with_suffix,
@@ -126,7 +125,7 @@ def read_icbhi(root: Path, *, split: str = "official") -> Corpus:
             1, f"{num_renamed} recordings are in the other naming; their device is read from the official name"
         )
     return assemble(
-        "synthetic" if (folder / EVENTS_FILE).is_file() else "icbhi",
+        "synthetic" if (folder / SYNTHETIC_EVENTS_FILE).is_file() else "icbhi",
         root,
         recordings=recordings,
         cycles=usable_cycles(cycles, problems),

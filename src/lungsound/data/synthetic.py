@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator, SeedSequence, default_rng
 
+from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE
 from lungsound.data.synthetic_sounds import (
     COARSE,
     FINE,
@@ -144,7 +145,6 @@ def metadata_line(patient: Patient, location: str) -> str:
     return "\t".join((str(patient.number), str(age), sex, *(child if age < 18 else adult), location))
 
 
-EVENTS_FILE = "synthetic_events.tsv"
 # Nothing starts earlier in its cycle; at the other end the pause keeps events from the border.
 MARGIN_S = 0.03
 
@@ -215,7 +215,7 @@ def synthesize(
 
 def read_events(root: Path) -> dict[str, list[Event]]:
     """The crackles and wheezes of a synthetic corpus, by name of their recording; CorpusError when it has no list."""
-    path = root / EVENTS_FILE
+    path = root / SYNTHETIC_EVENTS_FILE
     try:
         lines = path.read_text(encoding="ascii").splitlines()[1:]
     except OSError as error:
@@ -245,7 +245,7 @@ def _write_corpus(folder: Path, num_patients: int, seed: int, on_progress: Calla
         if on_progress is not None:
             on_progress(done, len(sessions))
     firsts = [session for session in sessions if session.index == 1]
-    _write_lines(folder / EVENTS_FILE, events)
+    _write_lines(folder / SYNTHETIC_EVENTS_FILE, events)
     _write_lines(folder / "official_split.txt", [f"{s.name}\t{s.patient.part}" for s in sessions])
     _write_lines(folder / "patient_diagnosis.txt", [f"{s.patient.number}\t{s.patient.diagnosis}" for s in firsts])
     _write_lines(folder / "metadata.txt", [metadata_line(s.patient, s.location) for s in firsts])

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections import Counter
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from lungsound.audio.augment import (
     draw_specaugment,
     draw_waveform_change,
 )
+from lungsound.config import AugmentSettings
 from lungsound.errors import SettingsError
 
 
@@ -28,16 +29,22 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def drawn_masks(num_frames: int, num_mels: int, *, generator: torch.Generator, **changed: Any) -> SpecAugmentDraw:
+    """A draw by the default settings, but for what is changed."""
+    settings = AugmentSettings().model_dump(exclude={"is_on", "fill", "waveform", "waveform_probability"})
+    return draw_specaugment(num_frames, num_mels, generator=generator, **{**settings, **changed})
+
+
 class TestDraw:
     def test_the_same_seed_draws_the_same_masks(self) -> None:
-        first, again, other = (draw_specaugment(798, 128, generator=generator(seed)) for seed in (1, 1, 2))
+        first, again, other = (drawn_masks(798, 128, generator=generator(seed)) for seed in (1, 1, 2))
         assert first == again != other
 
     @pytest.mark.parametrize(("num_frames", "num_mels"), [(798, 128), (100, 20), (1, 1)])
     def test_masks_fit_their_axis(self, num_frames: int, num_mels: int) -> None:
         random = generator()
         for _ in range(300):
-            draw = draw_specaugment(num_frames, num_mels, generator=random, num_time_masks=3)
+            draw = drawn_masks(num_frames, num_mels, generator=random, num_time_masks=3)
             assert draw.is_applied
             assert (len(draw.frequency), len(draw.time)) == (2, 3)
             for masks, size, max_width in ((draw.frequency, num_mels, 48), (draw.time, num_frames, 160)):
@@ -47,7 +54,7 @@ class TestDraw:
 
     def test_every_width_below_the_maximum_and_every_start_up_to_the_last(self) -> None:
         random = generator()
-        draws = [draw_specaugment(5, 5, generator=random, max_frequency_width=3, max_time_width=3) for _ in range(1500)]
+        draws = [drawn_masks(5, 5, generator=random, max_frequency_width=3, max_time_width=3) for _ in range(1500)]
         masks = [mask for draw in draws for mask in draw.frequency + draw.time]
         expected = {(start, width) for width in range(3) for start in range(5 - width + 1)}
         assert {(mask.start, mask.width) for mask in masks} == expected
@@ -57,7 +64,7 @@ class TestDraw:
     @pytest.mark.parametrize(("probability", "share"), [(0.0, 0), (0.3, 0.3), (1.0, 1)])
     def test_probability(self, probability: float, share: float) -> None:
         random = generator()
-        draws = [draw_specaugment(9, 9, generator=random, probability=probability) for _ in range(2000)]
+        draws = [drawn_masks(9, 9, generator=random, probability=probability) for _ in range(2000)]
         assert np.mean([draw.is_applied for draw in draws]) == pytest.approx(share, abs=0.03 * (0 < share < 1))
         assert all(draw == SpecAugmentDraw((), (), is_applied=False) for draw in draws if not draw.is_applied)
 
@@ -66,14 +73,14 @@ class TestDraw:
         share = 0.0
         for _ in range(2000):
             same.set_state(random.get_state())
-            draw = draw_specaugment(9, 9, generator=random, gate="published", probability=0)
+            draw = drawn_masks(9, 9, generator=random, gate="published", probability=0)
             assert draw.is_applied == bool(torch.randn((), generator=same) <= 1)
             share += draw.is_applied / 2000
         assert share == pytest.approx(0.8413, abs=0.03)
 
     def test_unknown_gate(self) -> None:
         with pytest.raises(SettingsError, match="'always'"):
-            draw_specaugment(9, 9, generator=generator(), gate="always")  # type: ignore[arg-type]
+            drawn_masks(9, 9, generator=generator(), gate="always")  # type: ignore[arg-type]
 
 
 def naive_apply(fbank: np.ndarray, draw: SpecAugmentDraw, *, is_mean: bool) -> np.ndarray:
@@ -105,13 +112,13 @@ class TestApply:
         assert torch.equal(self.fbank, before)
 
     def test_nothing_drawn_is_an_equal_copy(self) -> None:
-        masked = apply_specaugment(self.fbank, SpecAugmentDraw((), (), is_applied=False))
+        masked = apply_specaugment(self.fbank, SpecAugmentDraw((), (), is_applied=False), fill="mean")
         assert torch.equal(masked, self.fbank)
         assert masked.data_ptr() != self.fbank.data_ptr()
 
     def test_a_draw_for_another_size(self) -> None:
         with pytest.raises(ValueError, match="beyond an axis of 5"):
-            apply_specaugment(self.fbank[:5], self.draw)
+            apply_specaugment(self.fbank[:5], self.draw, fill="mean")
 
     def test_unknown_fill(self) -> None:
         with pytest.raises(SettingsError, match="'noise'"):
@@ -250,7 +257,7 @@ def test_any_length_in_any_range(kind: Kind, num_samples: int) -> None:
 
 def test_kinds_are_drawn_evenly_and_amounts_fill_their_ranges() -> None:
     generator = seeded(0)
-    drawn = [draw_waveform_change(KINDS, generator=generator) for _ in range(5000)]
+    drawn = [draw_waveform_change(KINDS, generator=generator, probability=1.0) for _ in range(5000)]
     counts = Counter(change.kind for change in drawn if change is not None)
     assert all(abs(counts[kind] - 1000) < 150 for kind in KINDS)
     for kind, (low, high) in RANGES.items():
@@ -271,10 +278,10 @@ def test_the_probability_is_how_often(probability: float, low: int, high: int) -
 @pytest.mark.usefixtures("stretch")
 def test_nothing_but_the_generator_is_drawn_from() -> None:
     waveform = tone(300, duration_s=0.2)
-    first = [draw_waveform_change(KINDS, generator=seeded(seed)) for seed in range(20)]
+    first = [draw_waveform_change(KINDS, generator=seeded(seed), probability=1.0) for seed in range(20)]
     torch.manual_seed(1)
     states = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002 (the state that must not change)
-    assert [draw_waveform_change(KINDS, generator=seeded(seed)) for seed in range(20)] == first
+    assert [draw_waveform_change(KINDS, generator=seeded(seed), probability=1.0) for seed in range(20)] == first
     for kind in KINDS:
         assert torch.equal(*(changed(waveform, kind, RANGES[kind][0]) for _ in range(2)))
     assert torch.equal(torch.get_rng_state(), states[0])

@@ -11,9 +11,9 @@ import soundfile
 from numpy.random import default_rng
 from scipy import signal
 
-from lungsound.data.corpus import Corpus
+from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Corpus
 from lungsound.data.icbhi import read_icbhi
-from lungsound.data.synthetic import EVENTS_FILE, Event, draw_breaths, plan_sessions, read_events, synthesize
+from lungsound.data.synthetic import Event, draw_breaths, plan_sessions, read_events, synthesize
 from lungsound.data.synthetic_sounds import (
     COARSE,
     FINE,
@@ -43,7 +43,7 @@ def corpus(synthetic_corpus_dir: Path) -> Corpus:
 @pytest.fixture(scope="module")
 def events(synthetic_corpus_dir: Path) -> dict[str, list[dict[str, str]]]:
     found = defaultdict(list)
-    with (synthetic_corpus_dir / EVENTS_FILE).open(newline="") as file:
+    with (synthetic_corpus_dir / SYNTHETIC_EVENTS_FILE).open(newline="") as file:
         for row in csv.DictReader(file, delimiter="\t"):
             found[row["recording"]].append(row)
     return found
@@ -385,7 +385,7 @@ def test_events_are_read_as_they_were_written(
 
 
 def test_a_corpus_without_events_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=EVENTS_FILE):
+    with pytest.raises(CorpusError, match=SYNTHETIC_EVENTS_FILE):
         read_events(tmp_path)
 
 

@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 
 from lungsound.axes import PatchGrid
+from lungsound.config import PatchMixSettings
 from lungsound.models.patchmix import PatchMixDraw, _draw_beta, draw_patch_mix, mix_patches, within
 
 GRID = PatchGrid(freq=3, time=7)
@@ -14,8 +15,8 @@ GRID = PatchGrid(freq=3, time=7)
 
 def drawn(batch_size: int, grid: PatchGrid, *, generator: torch.Generator, **changed: Any) -> PatchMixDraw:
     """The published draw, but for what is changed."""
-    published = {"beta": 1.0, "axis": "patch", "is_lam_per_sample": False, "is_self_partner_allowed": True}
-    return draw_patch_mix(batch_size, grid, generator=generator, **{**published, **changed})
+    settings = PatchMixSettings(is_lam_per_sample=False).model_dump()
+    return draw_patch_mix(batch_size, grid, generator=generator, **{**settings, **changed})
 
 
 def generator(seed: int = 0) -> torch.Generator:
