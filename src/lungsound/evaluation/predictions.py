@@ -25,11 +25,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lungsound.errors import DataError
+from lungsound.files import written_whole
 
 FIXED_COLUMNS = ("key", "patient", "device", "part", "label", "answer")
 PROBABILITY_PREFIX = "p_"
 SUM_TOLERANCE = 1e-3
-PARTIAL = ".partial"
 VALIDATION_PART = "validation"
 _KEY = re.compile(r".+#\d+(\.\d+)?-\d+(\.\d+)?")
 
@@ -150,10 +150,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
     A name that ends in .gz is compressed; the same predictions give the same bytes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + PARTIAL)
     classes = predictions.classes
-    with opened(partial, "w") as file:
+    with written_whole(path) as partial, opened(partial, "w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*FIXED_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)])
         for key, patient, device, part, label, answer, shares in zip(
@@ -167,7 +165,6 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
             strict=True,
         ):
             writer.writerow([key, patient, device, part, classes[label], classes[answer], *map(repr, shares)])
-    partial.replace(path)
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -238,7 +235,7 @@ def opened(path: Path, mode: Literal["r", "w"]) -> Iterator[TextIO]:
     What is compressed holds neither time nor name. Raises OSError, EOFError, UnicodeDecodeError or zlib.error for what
     cannot be read.
     """
-    is_compressed = path.name.removesuffix(PARTIAL).endswith(".gz")
+    is_compressed = path.name.removesuffix(".partial").endswith(".gz")
     encoding = "utf-8-sig" if mode == "r" else "utf-8"
     with path.open(f"{mode}b") as plain:
         binary = gzip.GzipFile(filename="", mode=f"{mode}b", fileobj=plain, mtime=0) if is_compressed else plain
