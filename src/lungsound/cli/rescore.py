@@ -22,7 +22,7 @@ TABLE_PANEL, MATRIX_PANEL = "Columns of a table of another program", "Confusion 
 
 
 class Epoch(StrEnum):
-    """How the epoch was chosen that the predictions come from."""
+    """Ways in which the epoch was chosen that the predictions come from."""
 
     LAST = "last"
     VALIDATION = "validation"

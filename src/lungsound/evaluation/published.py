@@ -34,7 +34,7 @@ class Metric:
 
     @property
     def is_correlation(self) -> bool:
-        """Whether it goes from -1 to 1; all others are fractions."""
+        """True of what goes from -1 to 1; all others are fractions."""
         return self.key in ("cohen_kappa", "matthews_correlation")
 
 
@@ -110,7 +110,7 @@ NOT_A_SCORE_COLUMN = {"macro_recall", "macro_specificity", "macro_mean_score"}
 
 
 def column_of(metric: Metric, test_set: "KnownTestSet | None", *, is_poor_quality_counted: bool) -> tuple[bool, str]:
-    """Whether a published column may stand beside the metric on this test set, and which one, or why none."""
+    """Name the published column that may stand beside the metric on this test set, after True; or say why none may."""
     if not any(metric.key in columns for columns in COLUMNS.values()):
         return False, NO_SCORE if metric.key in NOT_A_SCORE_COLUMN else SAME
     is_mixed = metric.key in ("sensitivity", "score") and is_poor_quality_counted  # the challenge leaves it out
@@ -138,7 +138,7 @@ class KnownTestSet(Settings):
         return f"{where}, {number[0] if number else self.task}"
 
     def has_totals(self, totals: Sequence[int]) -> bool:
-        """Whether these are its totals; the abnormal classes may come in any order, empty ones may be missing."""
+        """Compare totals with its own; the abnormal classes may come in any order, empty ones may be missing."""
         ours, theirs = (sorted(filter(None, counts[1:])) for counts in (self.totals, totals))
         return self.totals[0] == totals[0] and ours == theirs
 
@@ -151,7 +151,7 @@ class PublishedScore(Settings):
     test_set: str
     task: str
     epoch: Literal["last", "validation", "test", "unknown", "none"]
-    """How its epoch was chosen; "none" where nothing was trained."""
+    """The way in which its epoch was chosen; "none" where nothing was trained."""
     source: Literal["authors", "tables", "reproduction", "computed"]
     year: int | None = None
     specificity: float | None = None

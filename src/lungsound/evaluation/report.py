@@ -130,7 +130,7 @@ class ReportInputs:
 
     @property
     def epoch_sentence(self) -> str:
-        """How the epoch was chosen."""
+        """The way in which the epoch was chosen, in words."""
         selection = self.context.get(EPOCH_SELECTION, "not stated")
         return EPOCH_SELECTIONS.get(selection, selection)
 

@@ -1,6 +1,5 @@
 """Every metric of predictions or of a confusion matrix: interval, published column, what to know before comparing."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from lungsound.evaluation.published import (
 )
 from lungsound.evaluation.scores import ClassScores, class_scores
 from lungsound.evaluation.selection import TEST, VALIDATION
-from lungsound.files import write_text
+from lungsound.files import write_json
 from lungsound.page import Block, Bullets, Cell, Heading, Paragraph, Remark, Table, write_page
 
 POOR_QUALITY = "Poor Quality"  # a class of SPRSound's recordings that is neither normal nor abnormal
@@ -260,7 +259,7 @@ def estimate_text(estimate: Estimate, *, has_patients: bool, is_correlation: boo
 
 
 def reader_warnings(result: Rescored) -> list[str]:
-    """What a reader must know before the numbers are set beside others."""
+    """Warnings to read before the numbers are set beside others."""
     return [
         *_test_set_warnings(result),
         *_epoch_warnings(result),
@@ -349,7 +348,7 @@ def rescore_blocks(results: Sequence[Rescored]) -> list[Block]:
 
 
 def summary(result: Rescored) -> str:
-    """What was counted and over what the intervals are, as one sentence or two."""
+    """The cycles that were counted and the unit of the intervals, in one sentence or two."""
     counts = result.counts
     cycles = "1 cycle" if result.num_cycles == 1 else f"{result.num_cycles} cycles"
     num_patients = len(counts.confusions)
@@ -427,7 +426,7 @@ def write_rescore(folder: Path, source: Path, results: Sequence[Rescored]) -> Pa
         "file": str(source),
         "parts": [_part_json(result) for result in results],
     }
-    write_text(folder / "rescore.json", json.dumps(values, indent=1, allow_nan=False) + "\n")
+    write_json(folder / "rescore.json", values)
     return folder / "rescore.html"
 
 
@@ -437,9 +436,7 @@ def _part_json(result: Rescored) -> dict[str, Any]:
     def value_json(estimate: Estimate) -> dict[str, float | int | None]:
         interval = estimate.interval
         num_undefined = interval.num_undefined if counts.has_patients else None
-        numbers = {"value": estimate.value, "low": interval.low, "high": interval.high}
-        plain = {name: None if math.isnan(number) else number for name, number in numbers.items()}
-        return plain | {"num_undefined": num_undefined}
+        return {"value": estimate.value, "low": interval.low, "high": interval.high, "num_undefined": num_undefined}
 
     return {
         "part": result.part,

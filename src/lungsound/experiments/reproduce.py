@@ -52,7 +52,7 @@ class PlannedRun:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run was trained to its end and evaluated."""
+    """True when a run was trained to its end and evaluated."""
     return (folder / "report.json").is_file()
 
 

@@ -117,14 +117,14 @@ class RowResults:
 def read_result(folder: Path) -> RunResult:
     """The result of a finished run, from its predictions file and its facts."""
     run = RunFolder(folder)
-    config, facts, predictions = run.config(), run.facts().model_dump(), read_predictions(run.predictions)
+    config, facts, predictions = run.config(), run.facts(), read_predictions(run.predictions)
     best_epoch = run.progress().best_epochs.get(COLUMN_OF[config.train.selection], 0)
-    pretrained = facts["pretrained"]
+    pretrained = facts.pretrained
     return RunResult(
         seed=config.train.seed,
         confusions={part: patient_confusions(predictions.of_part(part)) for part in sorted(set(predictions.parts))},
-        corpus=facts["corpus"]["name"],
-        num_recordings=facts["corpus"]["num_recordings"],
+        corpus=facts.corpus.name,
+        num_recordings=facts.corpus.num_recordings,
         epochs=config.train.epochs,
         selection=config.train.selection if best_epoch else "last",
         chosen_epoch=best_epoch or config.train.epochs,

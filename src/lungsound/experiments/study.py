@@ -141,7 +141,7 @@ def _unwatched(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _tested_patients(predictions: Predictions, facts: Sequence[Mapping[str, Any]]) -> str:
-    """How many cycles and patients, and how many of the patients train, validate or are new, for each seed."""
+    """The number of cycles and patients, and of those who train, validate or are new, for each seed."""
     tested = set(predictions.patients)
     seeds: dict[str, dict[str, None]] = {}
     for each in facts:

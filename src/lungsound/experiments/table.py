@@ -19,7 +19,7 @@ Percent = Annotated[float, Field(ge=0, le=100, strict=False)]
 
 
 class PaperNumbers(Settings):
-    """What the paper prints for a row, in percent: mean and standard deviation of five seeds."""
+    """The paper's numbers for a row, in percent: mean and standard deviation of five seeds."""
 
     score: Percent
     score_sd: Percent | None = None
@@ -49,7 +49,7 @@ class Row(Settings):
         return re.sub(r"[^\w.=+-]+", "_", "+".join([*parts, *([f"after_{self.after}"] if self.after else [])]))
 
     def command(self, settings: Sequence[str] = (), *, model: str | None = None) -> str:
-        """How `lungsound train` is asked for this run, with `settings` too; `model` is that of `after`."""
+        """Arguments of `lungsound train` for this run, with `settings` too; `model` is that of `after`."""
         preset = ["--as-published"] if self.is_as_published else []
         goes_on_from = [f"model.pretrained={model or f'<model of {self.after}>'}", "model.is_head_pretrained=true"]
         every = (*self.set, *settings, *(goes_on_from if self.after else []))

@@ -87,7 +87,7 @@ def evaluate(
 
 
 def data_to_test(trained: DataSettings, root: Path | None, label_map: Path | None) -> DataSettings:
-    """How a corpus is read on which a run is tested; `trained` is how the run's own was read.
+    """Settings by which a corpus is read that a run is tested on; `trained` are those of the run's own.
 
     The run's own (no `root`, or the same folder) as then: devices, modes, split, test parts, label map. Any other
     whole, with its official split, and by the run's label map when it has words that are known to no label set.
@@ -231,7 +231,7 @@ def columns_of(run: RunFolder, progress: Progress, config: RunConfig, facts: Run
 
 
 def _are_patients_the_same(facts: RunFacts, corpus: Corpus) -> bool:
-    """Whether a patient's name in the corpus is who had it in the one that the run was trained on."""
+    """True when a patient's name stands for the same person in this corpus and in the one that was trained on."""
     trained_on = facts.corpus
     is_same = corpus.fingerprint == trained_on.fingerprint
     # The same number is the same patient in any part of a real corpus, but not in two synthetic ones.
@@ -239,7 +239,7 @@ def _are_patients_the_same(facts: RunFacts, corpus: Corpus) -> bool:
 
 
 def _selection(config: RunConfig, *, is_chosen: bool, is_other_corpus: bool) -> str:
-    """How the epoch was chosen, as `report.EPOCH_SELECTIONS` names it."""
+    """The way in which the epoch was chosen, a key of `report.EPOCH_SELECTIONS`."""
     selection = config.train.selection if is_chosen else "last"
     return BEST_ON_OTHER_TEST if selection == BEST_ON_TEST and is_other_corpus else selection
 
@@ -318,7 +318,7 @@ def _context(
 
 
 def _protocol_sentence(name: str, facts: RunFacts) -> str:
-    """How the run was divided, from the settings' name of the protocol and the run's facts."""
+    """The division of the run's patients, from the settings' name of the protocol and the run's facts."""
     patients = {part: len(names) for part, names in facts.patients.items()}
     if name == "published":
         return "published: all of the training set trains, no patient is held out"
@@ -328,7 +328,7 @@ def _protocol_sentence(name: str, facts: RunFacts) -> str:
 
 
 def split_words(corpus_name: str, notes: Sequence[str], setting: str) -> str:
-    """Where the parts of a corpus come from: what its reader noted, else what its kind has.
+    """The origin of a corpus's parts: as its reader noted, else as its kind has them.
 
     `setting` is data.split, which says no more than "official" of corpora that have one split only.
     """
