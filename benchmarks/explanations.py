@@ -1,27 +1,24 @@
-"""Whether an explanation is true to the model, and whether it points at what is there.
+"""How true explanations are to a trained model, and on a synthetic corpus how well they point at what was planted.
 
-Deletion and insertion (Petsiuk et al., "RISE", BMVC 2018): tiles of the filter bank are taken away, or put in, from the
-most relevant on, and the probability of the answer is followed. What is taken away is replaced by background. The less
-area under the curve of deletion, and the more under that of insertion, the better the order. Tiles do not overlap, so
-that nothing of what was taken away is left in a patch that reaches into its neighbour.
-
-Whether explanations are true to a trained model, and on a synthetic corpus whether they point at what was planted.
-
-Relevance stands beside two orders that need no model (how loud a tile is, and how far above the background) and beside
-orders by chance.
+`python -m benchmarks.explanations RUN --out STEM`. Deletion and insertion (Petsiuk et al., "RISE", BMVC 2018): tiles of
+the filter bank are taken away, or put in, from the most relevant on, and the predicted probability is followed. What is
+taken away is replaced by background. The less area under the curve of deletion, and the more under that of insertion,
+the better the order. Tiles do not overlap, so that nothing of what was taken away is left in a patch that reaches into
+its neighbour. Relevance stands beside two orders that need no model (how loud a tile is, and how far above the
+background) and beside orders by chance.
 """
 
+import argparse
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from rich.console import Console
-from rich.text import Text
 from torch import Tensor
 
 from lungsound.audio.filter_bank import normalize
@@ -31,29 +28,30 @@ from lungsound.data.splits import load_corpus, rows_to_test
 from lungsound.data.store import waveforms_of
 from lungsound.data.synthetic import Event, read_events
 from lungsound.errors import SettingsError
-from lungsound.evaluation.bootstrap import NUM_DRAWS, Bootstrap, Estimate, ValueOf
+from lungsound.evaluation.bootstrap import Bootstrap, Estimate
 from lungsound.inference.explain import check_explainable, fold, own_frames, relevance, tile_means, tiles
 from lungsound.labels import LungSound
 from lungsound.page import Block, Cell, Heading, Paragraph, Table, render_blocks, write_page
+from lungsound.progress import track
 from lungsound.randomness import generator_at
 from lungsound.training.checkpoint import TrainedModel
 from lungsound.training.run import RunFolder
 
 NUM_STEPS = 10
 
-Answer = Callable[[Tensor], Tensor]
+Predict = Callable[[Tensor], Tensor]
 """From masks (step, time, mel), true where a bin is replaced by background, to probabilities (step,)."""
 
 
 @dataclass(frozen=True)
 class Areas:
-    """Area under the probability of the answer, 0 to 1, over the share of tiles that are away, or put in."""
+    """Area under the predicted probability, 0 to 1, over the share of tiles that are away, or put in."""
 
     deletion: float
     insertion: float
 
 
-def deletion_and_insertion(answer: Answer, values: Tensor, tile: Tensor, *, num_steps: int = NUM_STEPS) -> Areas:
+def deletion_and_insertion(predict: Predict, values: Tensor, tile: Tensor, *, num_steps: int = NUM_STEPS) -> Areas:
     """Areas when tiles go from the highest of `values` (tile,) on, the first of equals first, in about even steps."""
     num_tiles = len(values)
     place = torch.empty(num_tiles, dtype=torch.int64)
@@ -61,7 +59,7 @@ def deletion_and_insertion(answer: Answer, values: Tensor, tile: Tensor, *, num_
     num_gone = torch.tensor(sorted({round(num_tiles * step / num_steps) for step in range(num_steps + 1)}))
     is_gone = place[tile] < num_gone[:, None, None]
     shares = num_gone.double() / num_tiles
-    deletion, insertion = (float(torch.trapezoid(answer(mask).double(), shares)) for mask in (is_gone, ~is_gone))
+    deletion, insertion = (float(torch.trapezoid(predict(mask).double(), shares)) for mask in (is_gone, ~is_gone))
     return Areas(deletion, insertion)
 
 
@@ -85,34 +83,9 @@ def overlap(values: Tensor, is_planted: Tensor) -> Overlap:
     return Overlap(bool(is_planted[values.argmax()]), float(share), float(is_planted.double().mean()))
 
 
-def mean_over_cycles(
-    values: Sequence[float],
-    patients: Sequence[str],
-    *,
-    minus: Sequence[float] | None = None,
-    seed: int = 0,
-    num_draws: int = NUM_DRAWS,
-) -> Estimate:
-    """Mean of values that cycles have, or of their paired differences, with its interval over the cycles' patients.
-
-    Cycles of a value that is NaN are left out.
-    """
-    differences = np.asarray(values, dtype=np.float64) - (0.0 if minus is None else np.asarray(minus))
-    names, rows = np.unique(np.array(patients), return_inverse=True)
-    value_of = _weighted_mean(differences, rows.astype(np.int64), len(names))
-    return Bootstrap(seed, num_draws).estimate(value_of, len(names))
-
-
-def _weighted_mean(values: npt.NDArray[np.float64], rows: npt.NDArray[np.int64], num_patients: int) -> ValueOf:
-    is_known = ~np.isnan(values)
-    sums = np.bincount(rows[is_known], values[is_known], minlength=num_patients)
-    counts = np.bincount(rows[is_known], minlength=num_patients)
-
-    def value_of(weights: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        with np.errstate(invalid="ignore"):
-            return np.asarray((weights @ sums) / (weights @ counts))
-
-    return value_of
+def mean_over_cycles(values: Sequence[float], patients: Sequence[str]) -> Estimate:
+    """Mean of values of cycles, those that are NaN left out, with its interval over the cycles' patients."""
+    return Bootstrap().mean(np.nan_to_num(values), patients, where=~np.isnan(values))
 
 
 NUM_BACKGROUND_CYCLES = 100
@@ -123,7 +96,7 @@ ORDERS = (RELEVANCE, "loudness", "loudness above background")
 
 @dataclass(frozen=True)
 class _Measured:
-    """One cycle, by order; `overlaps` only where an annotated crackle or wheeze was answered and planted."""
+    """One cycle, by order; `overlaps` only where an annotated crackle or wheeze was predicted and planted."""
 
     cycle: Cycle
     areas: Mapping[str, Areas]
@@ -135,9 +108,8 @@ def report_explanations(
     stem: Path,
     *,
     console: Console,
-    num_cycles: int = 100,
+    num_cycles: int,
     seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Measure explanations of a run on cycles of its test set, print tables, write `<stem>.md` and `<stem>.html`.
 
@@ -151,14 +123,14 @@ def report_explanations(
     cycles = _draw([corpus.cycles[row] for row in rows_to_test(corpus, data.test_parts)], num_cycles, seed)
     events = read_events(corpus.root) if corpus.is_synthetic else {}
     measured = []
-    for place, (cycle, waveform) in enumerate(zip(cycles, waveforms_of(cycles, trained.front_end), strict=True)):
-        sound = _Sound(trained, waveform, background)
-        planted = planted_bins(events.get(cycle.recording.name, []), cycle, trained.front_end, sound.num_frames)
-        measured.append(_measure(sound, cycle, planted, generator_at(seed, "random orders", place)))
-        if on_progress is not None:
+    with track(console, "explanations") as on_progress:
+        for place, (cycle, waveform) in enumerate(zip(cycles, waveforms_of(cycles, trained.front_end), strict=True)):
+            sound = _Sound(trained, waveform, background)
+            planted = planted_bins(events.get(cycle.recording.name, []), cycle, trained.front_end, sound.num_frames)
+            measured.append(_measure(sound, cycle, planted, generator_at(seed, "random orders", place)))
             on_progress(len(measured), len(cycles))
     blocks = _blocks(corpus, measured)
-    console.print(Text(render_blocks(blocks)), soft_wrap=True)
+    console.print(render_blocks(blocks), soft_wrap=True, markup=False, highlight=False)
     write_page(stem, "Explanations, measured", blocks)
 
 
@@ -188,11 +160,13 @@ class _Sound:
         self.num_encoded = None if num_encoded is None else torch.tensor([num_encoded])
         self.own_frame = own_frames(front_end, len(waveform))
         self.num_frames = int(self.own_frame.max()) + 1
-        self.class_index = int(self.answer(torch.zeros(1, self.num_frames, len(background), dtype=torch.bool)).argmax())
+        self.class_index = int(
+            self.predict(torch.zeros(1, self.num_frames, len(background), dtype=torch.bool)).argmax()
+        )
         self.relevance = relevance(trained, waveform, class_index=self.class_index)
 
     @torch.inference_mode()
-    def answer(self, is_away: Tensor) -> Tensor:
+    def predict(self, is_away: Tensor) -> Tensor:
         """Probabilities (step, class) when bins (step, time, mel) of the own sound are replaced by the background."""
         is_away = is_away[:, self.own_frame] & (self.own_frame >= 0).unsqueeze(1)
         num_encoded = None if self.num_encoded is None else self.num_encoded.expand(len(is_away))
@@ -223,7 +197,7 @@ def _measure(sound: _Sound, cycle: Cycle, planted: Tensor, generator: torch.Gene
     orders = {name: tile_means(bins, tile) for name, bins in zip(ORDERS, by_order, strict=True)}
 
     def areas(values: Tensor) -> Areas:
-        return deletion_and_insertion(lambda is_away: sound.answer(is_away)[:, sound.class_index], values, tile)
+        return deletion_and_insertion(lambda is_away: sound.predict(is_away)[:, sound.class_index], values, tile)
 
     chances = [areas(torch.rand(int(tile.max()) + 1, generator=generator)) for _ in range(NUM_RANDOM_ORDERS)]
     chance = Areas(fmean(each.deletion for each in chances), fmean(each.insertion for each in chances))
@@ -243,7 +217,7 @@ def _blocks(corpus: Corpus, measured: Sequence[_Measured]) -> list[Block]:
         Paragraph(
             f"{len(measured)} cycles of {num_patients} patients of the test set of {corpus.name}. Tiles of 16 frames "
             "x 16 mels are replaced by the mean of the training set's filter banks (deletion), or put into it "
-            "(insertion), the most relevant first; the area under the answer's probability. In brackets the 95 % "
+            "(insertion), the most relevant first; the area under the predicted probability. In brackets the 95 % "
             "interval over patients. Gains are paired: above 0 relevance is better than the order of the line."
         ),
         Table(
@@ -285,8 +259,21 @@ def _overlap_blocks(found: Sequence[_Measured]) -> list[Block]:
     area = mean(lambda each: each.overlaps[RELEVANCE].area)
     return [
         Paragraph(
-            f"{len(found)} cycles of {len(set(patients))} patients that were answered right. How often the highest "
+            f"{len(found)} cycles of {len(set(patients))} patients that were predicted right. How often the highest "
             "tile touches a planted sound in time and frequency, and how much of what is positive lies in such tiles."
         ),
         Table(("order", "highest tile hits, %", "share inside, %"), [*map(row, ORDERS), (CHANCE, area, area)]),
     ]
+
+
+def main(words: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.explanations", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a trained run")
+    parser.add_argument("--out", type=Path, required=True, help="stem of the .md and .html that are written")
+    parser.add_argument("--cycles", type=int, default=100, help="of the test set, drawn at random")
+    options = parser.parse_args(words)
+    report_explanations(options.run, options.out, console=Console(), num_cycles=options.cycles)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -2,12 +2,15 @@
 
 Peers are the transformers library's feature extractor and Audio Spectrogram Transformer with our weights, and a
 Patch-Mix step on it as the published program goes about it (docs/paper.md): two embeddings and two passes, all
-weights copied before each step, Adam, in float32 unless an AMP dtype is given.
+weights copied before each step, Adam, in float32 unless an AMP dtype is given. `published_features` makes features one
+cycle at a time and keeps everything in memory: as the published program does with torchaudio, it resamples a recording
+with one convolution of all phases whose kernel is made for each file, and makes mel triangles and takes the frames'
+energies (which nothing uses) anew for every cycle.
 """
 
 import copy
-import importlib
 import json
+import math
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,28 +18,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lungsound.audio.filter_bank import AUDIOSET_STATISTICS
 from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.waveform import fade
 from lungsound.errors import SettingsError
+from lungsound.extras import load
 from lungsound.inference.hugging_face import hugging_face_config, hugging_face_weights
 from lungsound.models.classifier import LungSoundClassifier, Projector
 
 
 def transformers() -> Any:
-    """The library; SettingsError when it is not installed."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of on import is nothing that a measurement needs
-            return importlib.import_module("transformers")
-    except ImportError as error:
-        raise SettingsError(
-            f"--against transformers needs the library transformers ({error}): pip install 'lungsound[baselines]', "
-            "or measure ours alone with --against nothing"
-        ) from None
+    """Import the library; SettingsError when it is not installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it warns of on import is nothing that a measurement needs
+        return load("transformers", extra="baselines")
 
 
 def transformers_classifier(model: LungSoundClassifier) -> Any:
@@ -47,17 +48,17 @@ def transformers_classifier(model: LungSoundClassifier) -> Any:
         save_file(hugging_face_weights(model, scale=1.0), folder / "model.safetensors", metadata={"format": "pt"})
         (folder / "config.json").write_text(json.dumps(hugging_face_config(model)), encoding="utf-8")
         library.utils.logging.disable_progress_bar()
-        loaded, told = library.ASTForAudioClassification.from_pretrained(folder, output_loading_info=True)
-    if told["missing_keys"] or told["unexpected_keys"]:
+        loaded, missing = library.ASTForAudioClassification.from_pretrained(folder, output_loading_info=True)
+    if missing["missing_keys"] or missing["unexpected_keys"]:
         raise SettingsError(
             f"transformers {library.__version__} reads other names of weights than those known here "
-            f"({sorted(told['missing_keys'])[:2]}): take another version"
+            f"({sorted(missing['missing_keys'])[:2]}): take another version"
         )
     loaded.classifier.layernorm.eps = 1e-5  # the published head's; the library gives it the encoder's
     return loaded.eval()
 
 
-class TransformersAnswers:
+class TransformersPredictions:
     """Waveforms to probabilities by the library: its feature extractor, its model, float32, no gradients."""
 
     def __init__(self, model: LungSoundClassifier, front_end: FrontEnd, *, mean: float, std: float) -> None:
@@ -163,3 +164,64 @@ class PlainPatchMixStep:
             if value.is_floating_point():
                 new[name] = self.old_share * before[name] + (1 - self.old_share) * value
         module.load_state_dict(new)
+
+
+WINDOW, SHIFT, FFT = 400, 160, 512  # samples at 16 kHz
+LOW_HZ = 20.0
+FLOOR = 1.1920928955078125e-07
+
+
+def published_features(folder: Path, front_end: FrontEnd) -> list[Tensor]:
+    """Normalised filter banks (time, mel) of every annotated cycle of the recordings of a folder, by name."""
+    features = []
+    for annotation in sorted(folder.glob("*_*.txt")):
+        recording = annotation.with_suffix(".wav")
+        if not recording.is_file():
+            continue
+        samples, rate_hz = soundfile.read(recording, dtype="float32", always_2d=True)
+        waveform = _resampled(torch.from_numpy(samples).mean(dim=1), rate_hz, front_end.sample_rate_hz)
+        waveform = fade(waveform, num_samples=front_end.num_fade_samples)
+        for line in np.loadtxt(annotation, ndmin=2):
+            cycle = front_end.cycle(waveform, start_s=line[0], end_s=line[1])
+            features.append(published_filter_bank(cycle, front_end))
+    return features
+
+
+def _resampled(waveform: Tensor, from_hz: int, to_hz: int) -> Tensor:
+    """One strided convolution with a kernel (phase, 1, tap) as wide as a whole period and the sinc on both sides."""
+    common = math.gcd(from_hz, to_hz)
+    step, num_phases = from_hz // common, to_hz // common
+    base = 0.99 * min(step, num_phases)
+    width = math.ceil(6 * step / base)
+    taps = torch.arange(-width, width + step, dtype=torch.float64)[None, None] / step
+    phases = torch.arange(0, -num_phases, -1)[:, None, None] / num_phases
+    crossings = ((phases + taps) * base).clamp(-6, 6)
+    window = torch.cos(crossings * math.pi / 12) ** 2
+    kernel = (
+        (torch.where(crossings == 0, 1.0, crossings.mul(math.pi).sin() / (crossings * math.pi)) * window) * base / step
+    )
+    padded = functional.pad(waveform[None], (width, width + step))
+    phase_major = functional.conv1d(padded[:, None], kernel.to(waveform.dtype), stride=step).transpose(1, 2).reshape(-1)
+    return phase_major[: math.ceil(num_phases * len(waveform) / step)]
+
+
+def published_filter_bank(waveform: Tensor, front_end: FrontEnd) -> Tensor:
+    """Normalised Kaldi filter bank (time, mel) of one waveform at 16 kHz."""
+    frames = waveform.unfold(0, WINDOW, SHIFT)
+    frames = frames - frames.mean(dim=1, keepdim=True)
+    frames.pow(2).sum(dim=1).clamp(min=FLOOR).log()
+    frames = frames - 0.97 * functional.pad(frames.unsqueeze(0), (1, 0), mode="replicate").squeeze(0)[:, :-1]
+    frames = functional.pad(frames * torch.hann_window(WINDOW, periodic=False), (0, FFT - WINDOW))
+    power = torch.fft.rfft(frames).abs().pow(2.0)
+    banks = _triangles(front_end.num_mels, front_end.sample_rate_hz)
+    mean, std = AUDIOSET_STATISTICS["kaldi"]
+    features: Tensor = ((power @ banks.T).clamp(min=FLOOR).log() - mean) / (2 * std)
+    return features
+
+
+def _triangles(num_mels: int, rate_hz: int) -> Tensor:
+    low, high = (1127 * math.log(1 + hz / 700) for hz in (LOW_HZ, rate_hz / 2))
+    corners = torch.linspace(low, high, num_mels + 2)
+    left, centre, right = (corners[first : first + num_mels, None] for first in range(3))
+    bins = 1127 * (1 + torch.arange(FFT // 2 + 1) * rate_hz / FFT / 700).log()
+    return torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(min=0)

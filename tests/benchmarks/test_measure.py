@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from benchmarks.line import Line
 from benchmarks.measure import Comparison, Spread, compare, seconds_each, spread
+from benchmarks.speed import Line
 
 
 class Clock:
@@ -69,12 +69,6 @@ def test_quartiles_of_four_values_by_hand() -> None:
     [(3.0, False, True), (2.9, False, False), (3.0, True, True), (3.1, True, False)],
 )
 def test_at_least_and_at_most(median: float, is_most: bool, is_reached: bool) -> None:
-    line = Line("key", "what", "x", 3.0, Spread(median, median, median), is_most=is_most)
+    line = Line("key", "what", "x", 3.0, Spread(median, median, median), "how", is_most=is_most)
     assert line.is_reached is is_reached
     assert line.cells()[4] == ("reached" if is_reached else "not reached")
-
-
-def test_what_was_not_measured_is_neither() -> None:
-    line = Line("key", "what", "%", 60.0, None, is_most=True, note="needs a GPU")
-    assert line.is_reached is None
-    assert line.cells() == ("what", "at most 60 %", "not measured", "", "", "needs a GPU")

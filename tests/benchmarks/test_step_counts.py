@@ -7,8 +7,8 @@ from itertools import accumulate
 
 import pytest
 import torch
-from benchmarks.counts import flops_of
-from benchmarks.training import make_step, own_frames
+from benchmarks.measure import flops_of
+from benchmarks.ours import make_step, own_frames
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import ours

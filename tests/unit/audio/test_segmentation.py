@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.segmentation import score_segmentation, tally
+from benchmarks.detectors import score_segmentation, tally
 
 from lungsound.audio.io import read_waveform
 from lungsound.audio.segmentation import (

@@ -1,11 +1,25 @@
-"""Matching against scipy's optimal assignment, scores against naive loops and closed forms."""
+"""Detectors: matching against an optimal assignment, scores against naive loops, and the report of a small corpus."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.segmentation import Tally, f1_gain, median_error, num_matched, overlap, score_segmentation, tally
+from benchmarks.detectors import (
+    INJECTED,
+    Tally,
+    f1_gain,
+    main,
+    median_error,
+    num_matched,
+    overlap,
+    score_segmentation,
+    tally,
+)
 from scipy.optimize import linear_sum_assignment
+
+from lungsound.errors import SettingsError
 
 
 def draw_cycles(rng: np.random.Generator) -> list[tuple[float, float]]:
@@ -96,3 +110,30 @@ def test_gain_is_the_difference_on_the_same_patients() -> None:
     f1, f1_worse = (score_segmentation(each, num_draws=10).f1.value for each in (tallies, worse))
     assert gain.value == pytest.approx(f1 - f1_worse)
     assert 0 < gain.interval.low < gain.value < gain.interval.high
+
+
+def test_the_report_has_cycles_beside_windows_and_what_was_planted(
+    synthetic_corpus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stem = str(tmp_path / "detectors")
+    main([str(synthetic_corpus_dir), "--out", stem, "--part", "train", "--part", "test", "--planted", "1"])
+    page = (tmp_path / "detectors.md").read_text(encoding="utf-8")
+    assert "<table>" in (tmp_path / "detectors.html").read_text(encoding="utf-8")
+    f1 = {
+        name: float(value)
+        for name, value in re.findall(
+            r"^\| (segmentation|windows|windows at any phase) \| \d+ \| ([\d.]+) ", page, re.M
+        )
+    }
+    assert f1["segmentation"] > f1["windows"] + 5
+    assert f1["segmentation"] > f1["windows at any phase"] + 10
+    assert "predictions withheld for 0" in capsys.readouterr().out
+    assert {each.name for each in INJECTED} <= set(re.findall(r"^\| (\w+) \|", page, re.M))
+    row = next(line for line in page.splitlines() if "speech" in line and "+10 dB" in line)
+    assert "100" in row
+
+
+@pytest.mark.parametrize("words", [["--mode", "xx"], ["--part", "none"]])
+def test_no_recordings_are_refused(words: list[str], synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no recordings"):
+        main([str(synthetic_corpus_dir), "--out", str(tmp_path / "page"), *words])

@@ -1,36 +1,45 @@
-"""Deletion, insertion and overlap, by hand."""
+"""Deletion, insertion and overlap by hand; the report of a model that predicts crackle; planted sounds in a cycle."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.explanations import deletion_and_insertion, mean_over_cycles, overlap
+from benchmarks.explanations import deletion_and_insertion, main, mean_over_cycles, overlap, planted_bins
 from torch import Tensor
 
+from lungsound.audio.front_end import FrontEnd
+from lungsound.config import AudioSettings, load_config
+from lungsound.data.corpus import Cycle, Recording
+from lungsound.data.synthetic import Event
 from lungsound.inference.explain import tile_means, tiles
+from lungsound.labels import LABEL_SETS
+from lungsound.models.classifier import make_classifier
+from lungsound.training.run import RunFolder
 
 SHARES = torch.tensor([0.1, 0.4, 0.2, 0.3])
 
 
-def answer(is_away: Tensor) -> Tensor:
-    """What the four bins that are still there add to the probability."""
+def predict(is_away: Tensor) -> Tensor:
+    """Probability that the four bins which are still there add up to."""
     return ((~is_away).flatten(1) * SHARES).sum(dim=1)
 
 
 def test_areas_by_hand() -> None:
     tile = tiles(2, 2, size=1)
-    best = deletion_and_insertion(answer, SHARES, tile)
+    best = deletion_and_insertion(predict, SHARES, tile)
     assert best.deletion == pytest.approx((1 / 2 + 0.6 + 0.3 + 0.1 + 0 / 2) / 4)
     assert best.insertion == pytest.approx((0 / 2 + 0.4 + 0.7 + 0.9 + 1 / 2) / 4)
-    worst = deletion_and_insertion(answer, -SHARES, tile)
+    worst = deletion_and_insertion(predict, -SHARES, tile)
     assert worst.deletion == pytest.approx(best.insertion)
     assert worst.insertion == pytest.approx(best.deletion)
-    first_to_last = deletion_and_insertion(answer, torch.zeros(4), tile)  # equals go in order
+    first_to_last = deletion_and_insertion(predict, torch.zeros(4), tile)  # equals go in order
     assert first_to_last.deletion == pytest.approx((1 / 2 + 0.9 + 0.5 + 0.3 + 0 / 2) / 4)
 
 
 def test_areas_in_fewer_steps_than_tiles() -> None:
-    two = deletion_and_insertion(answer, SHARES, tiles(2, 2, size=1), num_steps=2)
+    two = deletion_and_insertion(predict, SHARES, tiles(2, 2, size=1), num_steps=2)
     assert two.deletion == pytest.approx((1 / 2 + 0.3 + 0 / 2) / 2)
 
 
@@ -59,8 +68,6 @@ def test_means_are_over_cycles_and_intervals_over_patients() -> None:
     assert found.value == pytest.approx(5.5)
     assert found.interval.num_patients == 6
     assert found.interval.low < 5.5 < found.interval.high
-    paired = mean_over_cycles([value + 2 for value in values], patients, minus=values)
-    assert (paired.value, paired.interval.low, paired.interval.high) == (2.0, 2.0, 2.0)
     with_hole = mean_over_cycles([math.nan, 1.0, 3.0], ["a", "a", "b"])
     assert with_hole.value == 2.0
 
@@ -97,3 +104,67 @@ def test_areas_of_a_crooked_answer_are_those_of_a_loop(num_frames: int, num_mels
         )
         assert getattr(found, name) == pytest.approx(area, rel=1e-9)
     assert found.deletion < 1.0
+
+
+CYCLE = Cycle(Recording("r", "p", Path("r.wav"), 9.0, 4000), 2.0, 4.0, has_crackle=False, has_wheeze=True)
+
+
+def run_that_predicts_crackle(folder: Path, corpus: Path) -> Path:
+    config = load_config("demo", [f"data.root={corpus}"])
+    model = make_classifier(config.model, FrontEnd(config.audio), LABEL_SETS["sound4"])
+    model.initialize(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.head[-1].weight.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
+        model.head[-1].bias[1] = 3.0
+    run = RunFolder(folder)
+    folder.mkdir()
+    run.start(config)
+    run.save_model(model, mean=-9.0, std=3.0)
+    return folder
+
+
+def test_report_compares_relevance_with_other_orders(
+    synthetic_corpus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_that_predicts_crackle(tmp_path / "run", synthetic_corpus_dir)
+    for name in ("first", "second"):
+        main([str(run), "--out", str(tmp_path / name), "--cycles", "12"])
+    page = (tmp_path / "first.md").read_text(encoding="utf-8")
+    assert page == (tmp_path / "second.md").read_text(encoding="utf-8")
+    assert "<table>" in (tmp_path / "first.html").read_text(encoding="utf-8")
+    areas = {
+        name: (float(deletion), float(insertion))
+        for name, deletion, insertion in re.findall(
+            r"^\| ([a-z ]+) \| ([\d.]+) \([^|]*\| ([\d.]+) \([^|]*\| ", page, re.M
+        )
+    }
+    assert areas["relevance"][0] < areas["chance"][0]
+    assert areas["relevance"][1] > areas["chance"][1]
+    assert "planted: crackle" in page
+    assert "planted: wheeze" not in page  # none was answered right
+    assert "| relevance |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("event", "frames"),
+    [
+        (Event("wheeze", 2.5, 2.8, 400.0), range(50, 80)),
+        (Event("wheeze", 1.0, 2.0975, 400.0), range(10)),
+        (Event("wheeze", 3.9, 4.5, 400.0), range(190, 200)),
+        (Event("wheeze", 1.0, 1.9, 400.0), range(0)),
+        (Event("coarse crackle", 3.0, 3.012, 300.0), range(100, 102)),
+    ],
+)
+def test_planted_bins_are_those_of_time_and_band(event: Event, frames: range) -> None:
+    own_front_end = FrontEnd(AudioSettings(sample_rate_hz=4000, duration_s=3.0, num_mels=48))
+    found = planted_bins([event], CYCLE, own_front_end, 200)
+    assert found.any(dim=1).nonzero().flatten().tolist() == list(frames)
+    low_hz, high_hz = event.band_hz
+    banks, bin_hz = own_front_end.log_mel.mel_banks, 4000 / own_front_end.log_mel.fft_size
+    expected = {
+        mel
+        for row in range(len(banks))
+        for mel in range(48)
+        if banks[row, mel] > 0 and low_hz - bin_hz < row * bin_hz < high_hz + bin_hz
+    }
+    assert set(found.any(dim=0).nonzero().flatten().tolist()) == (expected if frames else set())
