@@ -53,7 +53,7 @@ def test_the_columns_hold_validation_and_test_rows_and_the_last_is_what_the_run_
     test = [cycle.key for cycle in corpus.part("test")]
     assert sorted(last.of_part("test").keys) == sorted(test)
     held = set(last.of_part("validation").patients)
-    assert held == set(RunFolder(run).facts()["patients"]["validation"])
+    assert held == set(RunFolder(run).facts().patients["validation"])
     assert held < {cycle.recording.patient for cycle in corpus.part("train")}
     kept, of_last = read_predictions(run / "predictions.csv"), last.of_part("test")
     order = [of_last.keys.index(key) for key in kept.keys]
@@ -100,7 +100,7 @@ def test_the_model_keeps_its_calibration_and_answers_with_it(run: Path, syntheti
 def test_the_model_keeps_what_it_was_trained_on(run: Path, synthetic_corpus_dir: Path) -> None:
     """Devices and the domain are those of the training cycles; a training recording is like them."""
     trained, corpus = RunFolder(run).trained_model(), read_corpus(synthetic_corpus_dir)
-    patients = set(RunFolder(run).facts()["patients"]["train"])
+    patients = set(RunFolder(run).facts().patients["train"])
     train = [cycle for cycle in corpus.part("train") if cycle.recording.patient in patients]
     assert trained.devices == tuple(sorted({cycle.recording.device for cycle in train if cycle.recording.device}))
     assert trained.domain is not None
@@ -131,7 +131,7 @@ def test_a_published_run_holds_nobody_out_and_is_not_calibrated(synthetic_corpus
     assert "| chosen on validation | none (no patient was held out) |" in report
     assert "| chosen on test (as published) | none (not watched) |" in report
     facts = RunFolder(out).facts()
-    assert facts["num_cycles"]["train"] == len(read_corpus(synthetic_corpus_dir).part("train"))
+    assert facts.num_cycles["train"] == len(read_corpus(synthetic_corpus_dir).part("train"))
 
 
 def test_a_run_is_kept_without_validation_rows_and_reads_back(tmp_path: Path, run: Path) -> None:
@@ -176,9 +176,9 @@ def test_each_device_is_left_out_in_turn(
         answers = read_predictions(folder / "predictions.csv")
         assert set(answers.devices) == {device}
         facts = RunFolder(folder).facts()
-        assert not set(facts["patients"]["train"]) & set(answers.patients)
+        assert not set(facts.patients["train"]) & set(answers.patients)
         tested = f"| {device} | {len(answers.keys)} | {len(set(answers.patients))} |"
-        assert f"{tested} {facts['num_cycles']['train']} | {len(facts['patients']['train'])} |" in page
+        assert f"{tested} {facts.num_cycles['train']} | {len(facts.patients['train'])} |" in page
     assert f"| all together | {len(corpus.cycles)} |" in page
     assert (out / "cross.html").is_file()
     capsys.readouterr()

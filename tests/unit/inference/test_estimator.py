@@ -88,11 +88,11 @@ def test_probabilities_are_those_of_the_run_in_the_order_of_the_classes(
 
 def test_no_patient_is_in_two_parts_of_the_run(cycles: tuple[Cycle, ...], run_dir: Path) -> None:
     facts = RunFolder(run_dir).facts()
-    parts = facts["patients"]
+    parts = facts.patients
     everybody = [patient for part in ("train", "validation", "test") for patient in parts[part]]
     assert all(parts[part] for part in ("train", "validation", "test"))
     assert sorted(everybody) == sorted({cycle.recording.patient for cycle in cycles})
-    assert sum(facts["num_cycles"].values()) == len(cycles)
+    assert sum(facts.num_cycles.values()) == len(cycles)
     assert (run_dir / "report.json").is_file()
 
 
@@ -137,7 +137,7 @@ def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, list[str]]]:
 
     def spied(config: RunConfig, out: Path, **more: Any) -> Path:
         path = train(config, out, **more)
-        found.append(RunFolder(out).facts()["patients"])
+        found.append(RunFolder(out).facts().patients)
         return path
 
     monkeypatch.setattr("lungsound.inference.estimator.train", spied)
