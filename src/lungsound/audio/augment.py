@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lungsound.config import AugmentSettings
+from lungsound.config import WaveformChange as Kind
 from lungsound.errors import SettingsError
-
-Gate = Literal["probability", "published"]
-Fill = Literal["mean", "zero"]
 
 
 @dataclass(frozen=True)
@@ -38,38 +37,35 @@ class SpecAugmentDraw:
 
 
 def draw_specaugment(
-    num_frames: int,
-    num_mels: int,
-    *,
-    generator: torch.Generator,
-    num_frequency_masks: int,
-    max_frequency_width: int,
-    num_time_masks: int,
-    max_time_width: int,
-    probability: float,
-    gate: Gate,
+    num_frames: int, num_mels: int, settings: AugmentSettings, *, num_encoded: int | None, generator: torch.Generator
 ) -> SpecAugmentDraw:
     """Draw whether to mask, then for each mask its width and its start, frequency masks first.
 
+    Where only the first `num_encoded` frames are encoded, time masks lie in them, and are shorter in proportion: one
+    made for the complete input may hide all of a short cycle, which is there again and again in the padding that is
+    encoded.
+
     A width is int(U(0, max)), so at most max - 1; max is limited to the length of the axis. The start is any at which
     the mask fits, the last one included (the published program draws it with random.randint). The gate "probability"
-    applies with `probability`; "published" when a standard normal number is at most 1 (84 % of the time), whatever
-    `probability` says. `generator` is one of the CPU's.
+    applies with the settings' probability; "published" when a standard normal number is at most 1 (84 % of the time),
+    whatever the probability is. `generator` is one of the CPU's.
     """
-    if gate == "published":
+    if settings.gate == "published":
         is_applied = torch.randn((), generator=generator).item() <= 1
-    elif gate == "probability":
-        is_applied = torch.rand((), generator=generator).item() < probability
     else:
-        raise SettingsError(f"unknown SpecAugment gate '{gate}': use 'probability' or 'published'")
+        is_applied = torch.rand((), generator=generator).item() < settings.probability
     if not is_applied:
         return SpecAugmentDraw(frequency=(), time=(), is_applied=False)
-    frequency = tuple(_draw_mask(num_mels, max_frequency_width, generator) for _ in range(num_frequency_masks))
-    time = tuple(_draw_mask(num_frames, max_time_width, generator) for _ in range(num_time_masks))
-    return SpecAugmentDraw(frequency=frequency, time=time, is_applied=True)
+    num_maskable = num_frames if num_encoded is None else num_encoded
+    max_width = round(settings.max_time_width * num_maskable / num_frames)
+    frequency = [
+        _draw_mask(num_mels, settings.max_frequency_width, generator) for _ in range(settings.num_frequency_masks)
+    ]
+    time = [_draw_mask(num_maskable, max_width, generator) for _ in range(settings.num_time_masks)]
+    return SpecAugmentDraw(tuple(frequency), tuple(time), is_applied=True)
 
 
-def apply_specaugment(fbank: Tensor, draw: SpecAugmentDraw, *, fill: Fill) -> Tensor:
+def apply_specaugment(fbank: Tensor, draw: SpecAugmentDraw, *, fill: Literal["mean", "zero"]) -> Tensor:
     """Copy of the filter bank (time, mel) with the drawn masks filled in.
 
     "mean" fills frequency masks with the mean of the whole input, time masks with the mean after the frequency masks.
@@ -86,7 +82,7 @@ def _draw_mask(size: int, max_width: int, generator: torch.Generator) -> Mask:
     return Mask(start=start, width=width)
 
 
-def _fill_masks(fbank: Tensor, masks: Sequence[Mask], fill: Fill) -> None:
+def _fill_masks(fbank: Tensor, masks: Sequence[Mask], fill: str) -> None:
     """Fill the masks along the first axis, in place, all with one value taken before the first of them."""
     if fill not in ("mean", "zero"):
         raise SettingsError(f"unknown SpecAugment fill '{fill}': use 'mean' or 'zero'")
@@ -97,9 +93,7 @@ def _fill_masks(fbank: Tensor, masks: Sequence[Mask], fill: Fill) -> None:
         fbank[mask.start : mask.start + mask.width] = value
 
 
-Kind = Literal["noise", "speed", "loudness", "pitch", "warp"]
-
-# What `WaveformChange.amount` is, and the range from which it is drawn evenly. Loudness, pitch and warp have the
+# Unit of `WaveformChange.amount`, and the range from which it is drawn evenly. Loudness, pitch and warp have the
 # published ranges. nlpaug's speeds, half to double, would make another breath of a cycle.
 RANGES: dict[Kind, tuple[float, float]] = {
     "noise": (5.0, 40.0),  # signal-to-noise ratio in dB

@@ -232,27 +232,13 @@ def waveform_changes(settings: AugmentSettings, waveforms: Waveforms, front_end:
 
 
 def specaugment(settings: AugmentSettings) -> Augment | None:
-    """SpecAugment as a function of a filter bank (time, mel), a generator and its `num_frames` (see `Batch`).
-
-    Where only so many frames are encoded, time masks lie in them, and are shorter in proportion: one made for the whole
-    input may hide all of a short cycle, which is there again and again in the padding that is encoded.
-    """
+    """SpecAugment as a function of a filter bank (time, mel), a generator and its `num_frames` (see `Batch`)."""
     if not settings.is_on:
         return None
 
     def apply(fbank: Tensor, generator: torch.Generator, num_frames: int | None) -> Tensor:
-        num_encoded = len(fbank) if num_frames is None else num_frames
-        draw = draw_specaugment(
-            num_encoded,
-            fbank.shape[1],
-            generator=generator,
-            num_frequency_masks=settings.num_frequency_masks,
-            max_frequency_width=settings.max_frequency_width,
-            num_time_masks=settings.num_time_masks,
-            max_time_width=round(settings.max_time_width * num_encoded / len(fbank)),
-            probability=settings.probability,
-            gate=settings.gate,
-        )
+        size, num_mels = fbank.shape
+        draw = draw_specaugment(size, num_mels, settings, num_encoded=num_frames, generator=generator)
         return apply_specaugment(fbank, draw, fill=settings.fill)
 
     return apply
