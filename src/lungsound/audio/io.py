@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lungsound.audio.waveform import RESAMPLER, resample
+from lungsound.audio.waveform import resample
 from lungsound.errors import AudioError, SettingsError
 
 SUFFIXES = (".m4a", ".aac", ".mp4", ".webm")
@@ -93,16 +93,13 @@ def probe(path: Path) -> AudioInfo:
         return AudioInfo(file.frames, file.samplerate, file.channels)
 
 
-def read_waveform(path: Path, *, sample_rate_hz: int = 16000, resampler: str = RESAMPLER) -> Tensor:
+def read_waveform(path: Path, *, sample_rate_hz: int = 16000) -> Tensor:
     """Waveform (samples,) of a sound file: float32, the mean of its channels, at `sample_rate_hz`.
 
-    Full scale is 1. Any format and rate that soundfile reads, and `SUFFIXES`. The resampler is part of what
-    a model's input is; "sinc_hann" is the published one and the only one here. Raises AudioError for what `probe`
+    Full scale is 1. Any format and rate that soundfile reads, and `SUFFIXES`. Raises AudioError for whatever `probe`
     refuses, for a file that ends before its header says (a WAV or FLAC), and for samples that are infinite or not a
     number.
     """
-    if resampler != RESAMPLER:
-        raise SettingsError(f"unknown resampler '{resampler}': only '{RESAMPLER}' is built in")
     channels, from_hz = _read(path)
     return resample(channels[:, 0] if channels.shape[1] == 1 else channels.mean(dim=1), from_hz, sample_rate_hz)
 

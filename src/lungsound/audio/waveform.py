@@ -15,8 +15,6 @@ from lungsound.errors import AudioError, SettingsError
 
 Padding = Literal["repeat", "zero"]
 
-FADE_S = 0.0625  # the published fade: 1000 samples at 16 kHz
-RESAMPLER = "sinc_hann"
 ZERO_CROSSINGS = 6
 ROLLOFF = 0.99
 BLOCK_PHASES = 16  # output samples of one product: more need more taps that are 0, fewer leave the processor idle
@@ -123,7 +121,7 @@ def cut(waveform: Tensor, *, start_s: float, end_s: float, sample_rate_hz: int) 
     return part
 
 
-def fit(waveform: Tensor, num_samples: int, *, padding: Padding = "repeat", fade_samples: int) -> Tensor:
+def fit(waveform: Tensor, num_samples: int, *, padding: Padding, fade_samples: int) -> Tensor:
     """Waveform (samples,) brought to `num_samples`, by the published rules.
 
     A longer one gives its first part, without a fade. Otherwise, equality included, "repeat" tiles it, cuts the tiles
