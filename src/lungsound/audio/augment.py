@@ -5,10 +5,9 @@ Here signalsmith-stretch does those that move time or frequencies, through the p
 `augment`), which is imported when it is first needed.
 """
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from lungsound.config import AugmentSettings
 from lungsound.config import WaveformChange as Kind
 from lungsound.errors import SettingsError
+from lungsound.extras import load
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,9 @@ def change_waveform(waveform: Tensor, change: WaveformChange, *, sample_rate_hz:
         return _add_noise(waveform, snr_db=change.amount, seed=change.noise_seed)
     if change.kind == "loudness":
         return waveform * change.amount
-    stretch = _stretch_package().Signalsmith.Stretch(0)  # a seed: without one it takes one from the system
+    stretch = load("python_stretch", extra="augment").Signalsmith.Stretch(
+        0
+    )  # a seed: without one it takes one from the system
     stretch.preset(1, sample_rate_hz)
     if change.kind == "speed":
         stretch.setTimeFactor(change.amount)
@@ -155,17 +157,7 @@ def change_waveform(waveform: Tensor, change: WaveformChange, *, sample_rate_hz:
 def check_installed(kinds: Sequence[Kind]) -> None:
     """SettingsError when one of `kinds` needs a package that is not installed."""
     if STRETCHED & set(kinds):
-        _stretch_package()
-
-
-def _stretch_package() -> Any:
-    try:
-        return importlib.import_module("python_stretch")
-    except ImportError:
-        raise SettingsError(
-            f"the waveform changes {', '.join(sorted(STRETCHED))} need the package python-stretch: install it with "
-            "pip install 'lungsound[augment]', or leave them out of augment.waveform"
-        ) from None
+        load("python_stretch", extra="augment")
 
 
 def _add_noise(waveform: Tensor, *, snr_db: float, seed: int) -> Tensor:

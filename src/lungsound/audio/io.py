@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lungsound.audio.waveform import resample
-from lungsound.errors import AudioError, SettingsError
+from lungsound.errors import AudioError
+from lungsound.extras import load
 
 SUFFIXES = (".m4a", ".aac", ".mp4", ".webm")
 # FFmpeg goes by content: a playlist under such a name would have it open other files.
@@ -47,12 +48,7 @@ def decoded_blocks(path: Path) -> Iterator[tuple[NDArray[np.float32], int]]:
     Raises AudioError for a file without sound, that cannot be decoded, or whose rate or channels change on the way;
     SettingsError without the extra.
     """
-    try:
-        import av
-    except ImportError:
-        raise SettingsError(
-            f"{path.suffix} files need FFmpeg: pip install 'lungsound[av]', or convert {path.name} to WAV or FLAC"
-        ) from None
+    av = load("av", extra="av", needed_by=f"{path.suffix} files as {path.name} need")
     try:
         with av.open(str(path), options=OPTIONS) as container:
             if not container.streams.audio:

@@ -1,19 +1,12 @@
-"""CNN6 of PANNs (Kong et al., 2020) without its front end and head: an image to a feature.
-
-Parameter names are PANNs'. As in the published Patch-Mix program there is no batch norm over the 64 mels of PANNs'
-own front end (its `bn0`) and no dropout.
-
-MobileNetV3-large at any width (Howard et al., 2019), as EfficientAT trained it on AudioSet: an image to a feature.
-
-Parameter names are EfficientAT's (Schmid et al., 2023; mn04_as is width 0.4). Its AudioSet head is not built.
-
-The convolutional networks that the paper compares with, and one small one with AudioSet weights, as encoders.
+"""Convolutional encoders: the networks that the paper compares with, and a small one with AudioSet weights.
 
 ResNet and EfficientNet come from the library transformers, an extra of this package, and are made numerically what
-torchvision has, because the published program and its weights are torchvision's. CNN6 and mn04 are our own.
+torchvision has, because the published program and its weights are torchvision's. CNN6 (PANNs, Kong et al., 2020) and
+MobileNetV3-large at any width (Howard et al., 2019), as EfficientAT trained it on AudioSet (Schmid et al., 2023), are
+our own, with the parameter names of their authors and without their front ends and heads; mn04_as is of width 0.4. As
+in the published Patch-Mix program CNN6 has no batch norm over the 64 mels of PANNs' front end (its `bn0`), no dropout.
 """
 
-import importlib
 import math
 from collections import OrderedDict
 from collections.abc import Callable
@@ -24,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lungsound.errors import SettingsError
+from lungsound.extras import load
 
 
 class ConvBlock(nn.Module):
@@ -278,19 +271,9 @@ def _mn04(name: str) -> ConvolutionalEncoder:
     return ConvolutionalEncoder(name, network, dim=network.dim, is_mel_first=True)
 
 
-def _transformers(architecture: str) -> Any:
-    try:
-        return importlib.import_module("transformers")
-    except ImportError as error:
-        raise SettingsError(
-            f"model.architecture {architecture!r} needs the library transformers ({error}): "
-            "pip install 'lungsound[baselines]'"
-        ) from None
-
-
 def _resnet(name: str) -> ConvolutionalEncoder:
     """ResNet v1.5: a bottleneck's stride is in its 3 x 3 convolution."""
-    transformers = _transformers(name)
+    transformers = load("transformers", extra="baselines", needed_by=f"model.architecture {name!r} needs")
     is_basic = name in BASIC_DEPTHS
     channels = [64, 128, 256, 512] if is_basic else [256, 512, 1024, 2048]
     config = transformers.ResNetConfig(
@@ -314,7 +297,7 @@ def _efficientnet(name: str) -> ConvolutionalEncoder:
     Nothing is dropped at random in training (torchvision drops whole blocks), so a step draws nothing that the
     seed does not fix.
     """
-    transformers = _transformers(name)
+    transformers = load("transformers", extra="baselines", needed_by=f"model.architecture {name!r} needs")
     width, depth, dim = EFFICIENTNETS[name]
     num_blocks = sum(math.ceil(depth * repeats) for repeats in EFFICIENTNET_REPEATS)
     config = transformers.EfficientNetConfig(

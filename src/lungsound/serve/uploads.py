@@ -4,7 +4,6 @@ import re
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -14,6 +13,7 @@ from starlette.requests import Request
 
 from lungsound.audio.io import SUFFIXES, AudioInfo, decoded_blocks, probe
 from lungsound.errors import AnnotationError, AudioError, SettingsError
+from lungsound.extras import is_installed
 from lungsound.serve.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_TEXT_BYTES, Limits, Refusal
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
@@ -116,7 +116,7 @@ async def chunks_of(upload: UploadFile | str) -> AsyncIterator[bytes]:
 
 def formats() -> tuple[str, ...]:
     """The formats of sound that are taken: more with the extra `av`."""
-    return FORMATS if find_spec("av") is None else (*FORMATS, *FFMPEG_FORMATS)
+    return (*FORMATS, *FFMPEG_FORMATS) if is_installed("av") else FORMATS
 
 
 def sniff(head: bytes) -> str | None:

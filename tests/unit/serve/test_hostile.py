@@ -82,7 +82,7 @@ def test_of_hours_in_few_bytes_no_more_is_decoded_than_the_limit(
         for num_blocks in range(1_000_000):  # noqa: B007, counted from outside
             yield np.zeros((1, 1024), np.float32), 8000
 
-    monkeypatch.setattr(uploads, "find_spec", lambda _: object())
+    monkeypatch.setattr(uploads, "is_installed", lambda _: True)
     monkeypatch.setattr(uploads, "decoded_blocks", silence)
     with client(tiny, limits=Limits(max_duration_s=4.0, timeout_s=30)) as http:
         answer = http.post("/v1/predictions", content=MP4 + bytes(100))

@@ -4,14 +4,13 @@ A row for each recording, then one for each of its cycles; in another table a ro
 """
 
 import csv
-import importlib
 import io
 import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from lungsound.errors import SettingsError
+from lungsound.extras import load
 from lungsound.inference.formats.json_lines import FORMAT_VERSION, provenance_record
 from lungsound.inference.prediction import (
     SEPARATOR,
@@ -131,11 +130,5 @@ def parquet_bytes(predictions: Sequence[RecordingPrediction], provenance: Proven
 
 
 def load_pyarrow() -> tuple[Any, Any]:
-    """The modules pyarrow and pyarrow.parquet; SettingsError naming the extra when they are not installed."""
-    try:
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise SettingsError(
-            "pyarrow is not installed, which the format parquet needs: pip install 'lungsound[parquet]', "
-            "or choose csv, which has the same columns"
-        ) from None
+    """Import pyarrow and pyarrow.parquet; SettingsError naming the extra when they are not installed."""
+    return load("pyarrow", extra="parquet"), load("pyarrow.parquet", extra="parquet")
