@@ -1,4 +1,4 @@
-"""How good the detectors are: breathing cycles found, and defects of recordings noticed.
+"""Quality of the detectors: breathing cycles found, and defects of recordings noticed.
 
 `python -m benchmarks.detectors DATA --out STEM` finds cycles in the annotated recordings of a corpus (matched one to
 one with the annotated ones, with intervals over patients), counts what is remarked on in its recordings, and plants
@@ -208,7 +208,7 @@ def segmentation_blocks(corpus: Corpus, parts: Sequence[str], console: Console) 
     return [Heading("Cycles"), *_blocks(corpus, parts, measured, window_s)]
 
 
-def _measure(recording: Recording, annotated: list[tuple[float, float]], window_s: float) -> _Measured:
+def _measure(recording: Recording, annotated: Cycles, window_s: float) -> _Measured:
     """All ways to find the recording's cycles, tallied; where segmentation finds none, windows take its place."""
     waveform: Samples = read_waveform(recording.path, sample_rate_hz=recording.sample_rate_hz).numpy()
     segmentation = segment_cycles(waveform, recording.sample_rate_hz)
@@ -242,7 +242,7 @@ def _at_all_phases(segmentation: Segmentation, duration_s: float, window_s: floa
 
 
 def _blocks(corpus: Corpus, parts: Sequence[str], measured: Sequence[_Measured], window_s: float) -> list[Block]:
-    whole = [each for each in measured if not each.has_silence]
+    sounding = [each for each in measured if not each.has_silence]
     blocks: list[Block] = [
         Paragraph(
             f"Found against annotated cycles of {corpus.name}, {' and '.join(parts)}: matched one to one where they "
@@ -253,8 +253,8 @@ def _blocks(corpus: Corpus, parts: Sequence[str], measured: Sequence[_Measured],
         ),
         *_table(measured),
     ]
-    if 0 < len(whole) < len(measured):
-        blocks += [Heading("Recordings without a stretch of digital silence"), *_table(whole)]
+    if 0 < len(sounding) < len(measured):
+        blocks += [Heading("Recordings without a stretch of digital silence"), *_table(sounding)]
     return blocks
 
 

@@ -1,4 +1,4 @@
-"""How true explanations are to a trained model, and on a synthetic corpus how well they point at what was planted.
+"""Faithfulness of explanations to a trained model, and on a synthetic corpus their overlap with what was planted.
 
 `python -m benchmarks.explanations RUN --out STEM`. Deletion and insertion (Petsiuk et al., "RISE", BMVC 2018): tiles of
 the filter bank are taken away, or put in, from the most relevant on, and the predicted probability is followed. What is
@@ -65,7 +65,7 @@ def deletion_and_insertion(predict: Predict, values: Tensor, tile: Tensor, *, nu
 
 @dataclass(frozen=True)
 class Overlap:
-    """How well values point at what was planted.
+    """Overlap of values with what was planted.
 
     `is_hit`: the highest tile touches it. `share` of the positive values that lies in tiles which touch it; NaN when
     no value is positive. By chance both are `area`, the share of the tiles that touch it.
@@ -77,7 +77,7 @@ class Overlap:
 
 
 def overlap(values: Tensor, is_planted: Tensor) -> Overlap:
-    """Of the values (tile,) with the tiles (tile,) that were touched by what was planted."""
+    """Overlap of the values (tile,) with the tiles (tile,) that were touched by what was planted."""
     positive = values.double().clamp(min=0)
     share = positive[is_planted].sum() / positive.sum()
     return Overlap(bool(is_planted[values.argmax()]), float(share), float(is_planted.double().mean()))
@@ -179,7 +179,7 @@ class _Sound:
 
 
 def planted_bins(events: Sequence[Event], cycle: Cycle, front_end: FrontEnd, num_frames: int) -> Tensor:
-    """Which bins (time, mel) of a cycle's first `num_frames` lie in the time and band of an event of its recording."""
+    """Mark bins (time, mel) of a cycle's first `num_frames` that lie in time and band of an event of its recording."""
     log_mel, rate_hz = front_end.log_mel, front_end.sample_rate_hz
     is_planted = torch.zeros(num_frames, front_end.num_mels, dtype=torch.bool)
     for event in events:

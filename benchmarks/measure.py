@@ -51,7 +51,7 @@ class Comparison:
 
     @property
     def ratio(self) -> Spread:
-        """How many times as long the peer takes, of the ratios of the pairs: what slows both down cancels."""
+        """Ratio of the peer's seconds to ours, of each pair: what slows both down cancels."""
         return spread(tuple(peer / ours for ours, peer in zip(self.ours_s, self.peer_s, strict=True)))
 
 
@@ -186,7 +186,7 @@ aten, own = torch.ops.aten, torch.ops.lungsound
 
 
 def attention_flops(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    """Of softmax(Q K^T) V, from the shapes (..., token, dim): two products."""
+    """Operations of softmax(Q K^T) V, from the shapes (..., token, dim): two products."""
     del args, kwargs
     *heads, num_queries, dim = query
     return int(2 * math.prod(heads) * num_queries * key[-2] * (dim + value[-1]))
@@ -211,7 +211,7 @@ ATTENTION = {
 
 
 def flops_of(work: Callable[[], object]) -> int:
-    """Of matrix products, convolutions and attention, forward and backward, in one call."""
+    """Operations of matrix products, convolutions and attention, forward and backward, in one call."""
     with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         work()
     return int(counter.get_total_flops())

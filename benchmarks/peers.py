@@ -1,4 +1,4 @@
-"""What others do for the same answers and the same training step, written as its users write it.
+"""Peers: the same predictions and the same training step, written as the users of other programs write them.
 
 Peers are the transformers library's feature extractor and Audio Spectrogram Transformer with our weights, and a
 Patch-Mix step on it as the published program goes about it (docs/paper.md): two embeddings and two passes, all

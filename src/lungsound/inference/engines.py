@@ -208,7 +208,7 @@ def available(trained: TrainedModel) -> list[str]:
 
 
 def has_bf16() -> bool:
-    """Whether this processor multiplies in bfloat16 itself; elsewhere it is emulated, and slower than float32."""
+    """Find bfloat16 among the processor's flags; elsewhere it is emulated, and slower than float32."""
     flags = {flag for line in _cpu_info() for flag in line.split() if line.startswith(("flags", "Features"))}
     return not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
@@ -230,7 +230,7 @@ class Parity:
 
     @property
     def is_enough(self) -> bool:
-        """Whether "auto" may take the engine in torch's place."""
+        """Enough parity for "auto" to take the engine in torch's place."""
         return self.num_cycles >= self.LEAST_CYCLES and self.share >= self.LEAST_SHARE
 
 

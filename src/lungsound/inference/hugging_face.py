@@ -1,10 +1,8 @@
-"""The model card of a folder for transformers: README.md, as the Hub shows it.
-
-A trained model as a folder that the transformers library loads as it is: no code of ours, the same logits.
+"""A trained model as a folder that the transformers library loads as it is: no code of ours, the same logits.
 
 model.safetensors, config.json, preprocessor_config.json   what `pipeline("audio-classification", model=DIR)` reads
 lungsound.safetensors                                       the model file that it was made from, for `Predictor.load`
-README.md                                                   the model card, with what a user of the pipeline must know
+README.md                                                   the model card, as the Hub shows it
 """
 
 import json
@@ -31,7 +29,7 @@ from lungsound.inference.engines import Parity, TorchEngine, parity
 from lungsound.inference.graph import quiet
 from lungsound.inference.model_files import LICENSE, checked, facts_of, written_together
 from lungsound.models.ast import AudioSpectrogramTransformer
-from lungsound.models.ast import Block as hf_export_Block
+from lungsound.models.ast import Block as AttentionBlock
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.hub import OWN_FILE
 from lungsound.models.weights import HUGGING_FACE_NAMES, HUGGING_FACE_PREFIX, QUERY_KEY_VALUE
@@ -73,8 +71,8 @@ def model_card(folder: Path, trained: TrainedModel, *, run: Path, pipeline: Pari
     The scores of the run's report.json stand in the front matter. `pipeline` and `bare` are as in HuggingFaceExport.
     Of the paths in the run's card the last names are left: where they lie is nobody's business.
     """
-    told = run / MODEL_CARD
-    title, _, rest = told.read_text(encoding="utf-8").partition("\n") if told.is_file() else ("", "", "")
+    card = run / MODEL_CARD
+    title, _, rest = card.read_text(encoding="utf-8").partition("\n") if card.is_file() else ("", "", "")
     if not title:
         title = "# Model card: lungsound model"
         is_scored = (run / "report.json").is_file()
@@ -137,8 +135,8 @@ def _shortened(fact: re.Match[str]) -> str:
     return render_blocks([Facts({fact["name"]: value})]).splitlines()[-1]
 
 
-def _share(found: Parity) -> str:
-    return f"{round(found.share * found.num_cycles)} of {found.num_cycles} real cycles"
+def _share(parity: Parity) -> str:
+    return f"{round(parity.share * parity.num_cycles)} of {parity.num_cycles} real cycles"
 
 
 def _front_matter(run: Path) -> str:
@@ -156,7 +154,7 @@ def _front_matter(run: Path) -> str:
 
 
 def _results(report: dict[str, Any]) -> dict[str, Any]:
-    """What the Hub lists of a report: specificity, sensitivity and their mean, as fractions."""
+    """Results that the Hub lists of a report: specificity, sensitivity and their mean, as fractions."""
     context = report["context"]
     corpus = context.get("corpus", "not stated")
     metrics = [
@@ -178,7 +176,7 @@ HEAD_NAMES = {"0": "classifier.layernorm", "1": "classifier.dense"}
 
 @dataclass(frozen=True)
 class HuggingFaceExport:
-    """How often the library answers as we do, on the same cycles.
+    """Parity of the library with torch, on the same cycles.
 
     weights     from our filter bank: what its model computes
     pipeline    its pipeline on cycles fitted to the input as the card says
@@ -195,7 +193,7 @@ def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Tensor])
 
     What the run's folder says of the model (MODEL_CARD.md, report.json) goes into the card. SettingsError for a model
     that the library has no equal of, without the library, and for a folder that holds a model which was not exported;
-    WeightsError, and no files, when it answers otherwise.
+    WeightsError, and no files, when its probabilities are others.
     """
     trained = load_model(model_file)
     check_expressible(trained)
@@ -210,9 +208,9 @@ def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Tensor])
         _write(staging / "config.json", hugging_face_config(trained.model) | {"lungsound": facts})
         _write(staging / "preprocessor_config.json", extractor_config(trained))
         shutil.copyfile(model_file, staging / OWN_FILE)
-        found = _measure(trained, staging, cycles, library)
-        model_card(staging, trained, run=model_file.parent, pipeline=found.pipeline, bare=found.bare)
-    return found
+        measured = _measure(trained, staging, cycles, library)
+        model_card(staging, trained, run=model_file.parent, pipeline=measured.pipeline, bare=measured.bare)
+    return measured
 
 
 def check_expressible(trained: TrainedModel) -> None:
@@ -235,11 +233,11 @@ def check_expressible(trained: TrainedModel) -> None:
         )
     else:
         return
-    raise SettingsError(f"transformers cannot answer as this model does: {why}; export it to onnx instead")
+    raise SettingsError(f"transformers cannot compute this model: {why}; export it to onnx instead")
 
 
 def feature_scale(model: LungSoundClassifier) -> float:
-    """What the library's features are of ours.
+    """Factor from our features to the library's.
 
     Its head normalises with the epsilon of its encoder (1e-6), ours with 1e-5. (c x - c m) / sqrt(c^2 v + e) is
     (x - m) / sqrt(v + e / c^2), so features that are c = sqrt(e / e') as large give what epsilon e' gives. The last
@@ -254,25 +252,21 @@ def hugging_face_weights(model: LungSoundClassifier, *, scale: float) -> dict[st
     `scale` is that of the features: `feature_scale`, or 1 where the library's head gets our epsilon afterwards.
     """
     names = {ours: theirs for theirs, ours in HUGGING_FACE_NAMES.items()}
-    found: dict[str, Tensor] = {}
+    weights = {f"{HEAD_NAMES[key[0]]}{key[1:]}": value.clone() for key, value in model.head.state_dict().items()}
     for key, value in model.encoder.state_dict().items():
-        stem, dot, leaf = key.rpartition(".")
-        block, layer = "", ""
-        if key.startswith("blocks."):
-            _, number, stem = stem.split(".", 2)
-            block, layer = f"blocks.{number}.", f"encoder.layer.{number}."
-        place = HUGGING_FACE_PREFIX + layer
-        if stem == "attn.qkv":
+        block = re.match(r"blocks\.(\d+)\.", key)
+        place = HUGGING_FACE_PREFIX + (f"encoder.layer.{block[1]}." if block else "")
+        name = key[block.end() :] if block else key
+        stem, _, leaf = name.rpartition(".")
+        if name in names:
+            weights[f"{place}{names[name]}"] = value.clone()
+        elif stem == "attn.qkv":
             for part, rows in zip(QUERY_KEY_VALUE, value.chunk(3), strict=True):
-                found[f"{place}{part}.{leaf}"] = rows.clone()
-        elif stem == "norm" and not block:
-            found[f"{place}{names[stem]}.{leaf}"] = (value.double() * scale).float()
+                weights[f"{place}{part}.{leaf}"] = rows.clone()
         else:
-            found[place + (f"{names[stem]}.{leaf}" if dot else names[key])] = value.clone()
-    for key, value in model.head.state_dict().items():
-        index, _, leaf = key.partition(".")
-        found[f"{HEAD_NAMES[index]}.{leaf}"] = value.clone()
-    return found
+            factor = scale if stem == "norm" else 1.0
+            weights[f"{place}{names[stem]}.{leaf}"] = (value.double() * factor).float()
+    return weights
 
 
 def hugging_face_config(model: LungSoundClassifier) -> dict[str, Any]:
@@ -283,7 +277,7 @@ def hugging_face_config(model: LungSoundClassifier) -> dict[str, Any]:
         "architectures": ["ASTForAudioClassification"],
         "hidden_size": encoder.dim,
         "num_hidden_layers": len(encoder.blocks),
-        "num_attention_heads": cast(hf_export_Block, encoder.blocks[0]).attn.num_heads,
+        "num_attention_heads": cast(AttentionBlock, encoder.blocks[0]).attn.num_heads,
         "intermediate_size": 4 * encoder.dim,
         "hidden_act": "gelu",
         "layer_norm_eps": encoder.norm.eps,
@@ -328,8 +322,8 @@ def _measure(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor], libr
             return logits.softmax(dim=1)
 
         def piped(waveforms: Sequence[Tensor]) -> Tensor:
-            answers = [{each["label"]: each["score"] for each in pipeline(one.numpy())} for one in waveforms]
-            return torch.tensor([[answer[name] for name in classes] for answer in answers])
+            scores = [{each["label"]: each["score"] for each in pipeline(one.numpy())} for one in waveforms]
+            return torch.tensor([[each[name] for name in classes] for each in scores])
 
         weights = checked(trained, cycles, logits_of)
         exact = TorchEngine(trained).predict(cycles)

@@ -1,6 +1,6 @@
 """A trained model as one file that other programs run: a cycle's waveform in, probabilities out.
 
-ONNX, OpenVINO's IR and torch's exported program hold the same way from sound to answer and the same facts
+ONNX, OpenVINO's IR and torch's exported program hold the same way from sound to prediction and the same facts
 (`facts_of`). Each is checked against torch on real cycles; lungsound is not needed to run it.
 """
 
@@ -38,7 +38,7 @@ ANY_LENGTH = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("samples"
 
 
 def facts_of(trained: TrainedModel) -> dict[str, Any]:
-    """What gives the numbers of a model their meaning, as JSON holds it."""
+    """Facts that give the numbers of a model their meaning, as JSON holds them."""
     front_end = trained.front_end
     return {
         "classes": list(trained.label_set.classes),
@@ -65,8 +65,8 @@ class FittingGraph(nn.Module):
         front_end, encoder = trained.front_end, trained.model.encoder
         self.front_end = front_end
         self.stride = encoder.stride if isinstance(encoder, AudioSpectrogramTransformer) else 1
-        whole = torch.ones(front_end.num_samples)
-        fade = fit(whole, len(whole), padding=front_end.audio.padding, fade_samples=front_end.num_fade_samples)
+        ones = torch.ones(front_end.num_samples)
+        fade = fit(ones, len(ones), padding=front_end.audio.padding, fade_samples=front_end.num_fade_samples)
         self.register_buffer("fade", fade)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def write_onnx(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) ->
     """Write model.onnx into `folder`: `waveform` (batch, samples), any size of both, to `probabilities`.
 
     The facts stand in its metadata, lists and dicts as JSON. `cycles` are waveforms as `FrontEnd.cut` gives them, on
-    which ONNX Runtime must answer as torch does; how nearly it does is returned. WeightsError, and no file, when not.
+    which ONNX Runtime must predict as torch does; its parity is returned. WeightsError, and no file, when not.
     """
     onnx, runtime = load("onnx", extra="onnx"), load("onnxruntime", extra="onnx")
     with written_whole(folder / ONNX_NAME) as partial:
@@ -145,7 +145,7 @@ def _joined(trained: TrainedModel) -> Any:
 def write_openvino(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Parity:
     """Write model.xml and model.bin into `folder`, in float32; the facts stand in rt_info. Else as `write_onnx`.
 
-    It must answer exactly when it is asked for float32. What is returned is how nearly it answers without being asked.
+    It must be exact when it is asked for float32. Its parity without being asked is returned.
     """
     openvino = load("openvino", extra="openvino")
     core = openvino.Core()
@@ -180,7 +180,7 @@ def _keep_float32(path: Path) -> None:
 
 
 def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Parity:
-    """Write model.pt2 into `folder`: `torch.export.load(path).module()(waveform)` answers, without lungsound.
+    """Write model.pt2 into `folder`: `torch.export.load(path).module()(waveform)` needs no lungsound.
 
     The facts are the extra file lungsound.json. SettingsError for a model that leaves out its padding: how much it
     encodes hangs on the length in a way that torch's program cannot hold. Else as `write_onnx`.
@@ -217,21 +217,21 @@ def written_together(folder: Path) -> Iterator[Path]:
 
 
 def checked(trained: TrainedModel, cycles: Sequence[Tensor], predict: Callable[[Tensor], Tensor]) -> Parity:
-    """`compared`, or WeightsError when the answers are not torch's."""
-    found = compared(trained, cycles, predict)
-    if not found.is_exact:
+    """`compared`, or WeightsError when the probabilities are not torch's."""
+    measured = compared(trained, cycles, predict)
+    if not measured.is_exact:
         raise WeightsError(
-            f"the exported model differs from torch by {found.largest_difference:.1e} in probability on real cycles: "
-            "it was not kept; another version of torch or of the extra may do better"
+            f"the exported model differs from torch by {measured.largest_difference:.1e} in probability on real "
+            "cycles: it was not kept; another version of torch or of the extra may do better"
         )
-    return found
+    return measured
 
 
 @torch.inference_mode()
 def compared(trained: TrainedModel, cycles: Sequence[Tensor], predict: Callable[[Tensor], Tensor]) -> Parity:
-    """How nearly `answer`, (1, samples) to probabilities (1, class), is torch's.
+    """Parity of `predict`, (1, samples) to probabilities (1, class), with torch.
 
-    Each cycle (samples,) is answered for at its own length. SettingsError without any.
+    Each cycle (samples,) is predicted at its own length. SettingsError without any.
     """
     if not cycles:
         raise SettingsError("an export is checked on cycles, and there are none: give a corpus with --data")

@@ -247,7 +247,7 @@ Download = Callable[..., str]
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether a text names a repository: `hf://owner/name`, or `owner/name` where no file or folder `owner` is here.
+    """Recognise the name of a repository: `hf://owner/name`, or `owner/name` where no file or folder `owner` is here.
 
     So a mistyped path under a folder that exists asks no server.
     """

@@ -86,10 +86,10 @@ def open_weights(path: Path) -> WeightFile:
     Runs nothing of what is in the file. Raises WeightsError for what cannot be read or holds more than weights.
     """
     if path.is_dir():
-        found = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
-        if not found:
+        files = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
+        if not files:
             raise WeightsError(f"{path}: no weights in this folder; it needs model.safetensors (and its config.json)")
-        path = found[0]
+        path = files[0]
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; weights are a .safetensors, .pth, .pt or .bin file, or a folder")
     if path.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
@@ -127,7 +127,7 @@ def _load(path: Path) -> tuple[Any, dict[str, str]]:
 
 
 def _explain_parts(path: Path, parts: list[str]) -> list[tuple[str, str]]:
-    """What a checkpoint holds beside its "model", each with the reason why it is not needed."""
+    """Parts of a checkpoint beside its "model", each with the reason why it is not needed."""
     if unknown := [part for part in parts if part not in IGNORED_PARTS]:
         raise WeightsError(f"{path}: unexplained parts beside 'model': {first_keys(unknown)}; save the weights alone")
     return [(part, IGNORED_PARTS[part]) for part in parts]
@@ -464,14 +464,14 @@ def _from_torchvision_resnet(keys: Sequence[str]) -> dict[str, str]:
 def _from_torchvision_efficientnet(keys: Sequence[str]) -> dict[str, str]:
     """torchvision numbers the blocks within each stage, Hugging Face throughout."""
     names = {key: key for key in keys}
-    found = {key: match for key in keys if (match := _EFFICIENTNET_BLOCK.fullmatch(key))}
-    blocks = sorted({(int(match[1]), int(match[2])) for match in found.values()})
-    expanded = {(int(match[1]), int(match[2])) for match in found.values() if match[3] == "3"}
+    matches = {key: match for key in keys if (match := _EFFICIENTNET_BLOCK.fullmatch(key))}
+    blocks = sorted({(int(match[1]), int(match[2])) for match in matches.values()})
+    expanded = {(int(match[1]), int(match[2])) for match in matches.values() if match[3] == "3"}
     for key in keys:
         stem, _, leaf = key.rpartition(".")
         if stem in _EFFICIENTNET_EDGES:
             names[key] = f"{_EFFICIENTNET_EDGES[stem]}.{leaf}"
-    for key, match in found.items():
+    for key, match in matches.items():
         block = (int(match[1]), int(match[2]))
         part = int(match[3]) + (block not in expanded)
         if part < len(_EFFICIENTNET_PARTS):
@@ -522,7 +522,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the weights of a file.
+    """Account of the weights of a file.
 
     used            parameters taken as they are (at most renamed, joined or cast to float32): the encoder's, and
                     "head.<name>" where the head was taken too

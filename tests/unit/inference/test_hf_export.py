@@ -279,7 +279,7 @@ def test_what_the_library_cannot_compute_is_refused(
     audio: AudioSettings, architecture: ModelSettings, told: str, tmp_path: Path
 ) -> None:
     trained = saved_model(tmp_path / "run", audio=audio, architecture=architecture)
-    with pytest.raises(SettingsError, match=f"transformers cannot answer as this model does: .*{told}.*to onnx"):
+    with pytest.raises(SettingsError, match=f"transformers cannot compute this model: .*{told}.*to onnx"):
         write_hugging_face(tmp_path / "run" / "model.safetensors", tmp_path / "hf", waveforms(trained))
     assert not (tmp_path / "hf").exists()
 
