@@ -6,6 +6,8 @@ tree with that very mistake planted in it.
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -284,6 +286,11 @@ def test_the_rule_finds_a_planted_mistake(
 
 
 # ---- the repository ----
+
+
+def test_the_picture_of_the_floors_is_that_of_the_code() -> None:
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "floors", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def machine_paths(root: Path) -> list[str]:
