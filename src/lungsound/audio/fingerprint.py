@@ -1,4 +1,4 @@
-"""Whether two recordings hold the same sound: a fingerprint for the search, waveforms side by side for the proof.
+"""Comparison of recordings: a fingerprint to search for the same sound, waveforms side by side to prove it.
 
 The fingerprint is that of Haitsma & Kalker ("A highly robust audio fingerprinting system", ISMIR 2002), slowed down
 for breath sounds: does the difference of two neighbouring bands grow or shrink? A gain and a steady filter cancel,
@@ -38,7 +38,7 @@ Windows = npt.NDArray[np.complex64]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well two waveforms agree that were laid over each other.
+    """Agreement of two waveforms that were laid over each other.
 
     `lag_s` is by how much the second is late still. `coherence` is 1 for copies; `deviations` is how many standard
     deviations of the coherences at far lags it is off zero; near lag 0 that of unlike noises is 1.25 such, since the
@@ -134,7 +134,7 @@ def correlation(one: Samples, other: Samples) -> float:
 
 
 def _sounding(frames: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-    """Which frames (frames, samples) have no silent block of 64 ms."""
+    """Frames (frames, samples) without a silent block of 64 ms, as a mask."""
     num_blocks = frames.shape[1] // _BLOCK
     blocks = frames[:, : num_blocks * _BLOCK].reshape(len(frames), num_blocks, _BLOCK)
     return np.asarray((blocks.std(axis=2) > SILENCE_RMS).all(axis=1))

@@ -1,12 +1,12 @@
-"""What is wrong with a recording as a signal: clipping, silence, dropouts, offset, a band narrower than its rate.
+"""Quality of a recording: defects of the signal, and sounds beside the lungs.
 
-Every measure is a plain function of a waveform (samples,) whose full scale is 1. The thresholds below were set on
-ICBHI (289 recordings) and SPRSound (2,683), which are named where they speak for a number.
+Defects are clipping, silence, dropouts, offset, and a band narrower than the rate. Every measure is a plain function of
+a waveform (samples,) whose full scale is 1. The thresholds were set on ICBHI (289 recordings) and SPRSound (2,683),
+which are named where they speak for a number.
 
-What else is heard in a recording than the lungs: mains hum, a voice, the heart.
-
-All is measured at 4 kHz, in the middle two minutes of a longer recording. The thresholds were set on all 289 recordings
-of ICBHI and on 482 of the training set of SPRSound, and on sounds planted in them (docs/results.md).
+Sounds beside the lungs are mains hum, a voice, the heart; they are measured at 4 kHz, in the middle two minutes of a
+longer recording. Their thresholds were set on all 289 recordings of ICBHI and on 482 of the training set of SPRSound,
+and on sounds planted in them (docs/results.md).
 
 - Hum: lines at the mains' frequency and its multiples, above the spectrum beside them.
 - A voice: the spectrum of a frame ripples at a pitch of 80 to 400 Hz over the whole band. The spectrum is flattened
@@ -27,7 +27,7 @@ from lungsound.audio.waveform import resample
 
 Samples = npt.NDArray[np.float32]
 
-LOWEST_DBFS = -200.0  # said of nothing but zeros
+LOWEST_DBFS = -200.0  # of nothing but zeros
 
 # Flat tops: runs of samples at exactly the recording's own extreme. In SPRSound no recording has one run of three;
 # in ICBHI 75 have two or more, up to 19 % of their samples, all at full scale.
@@ -81,7 +81,7 @@ _SMOOTHED_BINS = 9
 
 @dataclass(frozen=True)
 class Band:
-    """Where a recording's spectrum ends, and whether it ends at a wall, as a filter of software makes it."""
+    """End of a recording's spectrum; `is_steep` when it ends at a wall, as a filter of software makes it."""
 
     limit_hz: float
     is_steep: bool
@@ -109,7 +109,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Defect:
-    """One thing that is wrong with a recording: one of a few fixed phrases, and what was measured."""
+    """One defect of a recording: its kind, one of a few fixed phrases, and the measurement."""
 
     kind: str
     detail: str
@@ -140,11 +140,11 @@ def measure_quality(channels: Samples, sample_rate_hz: int) -> Quality:
 
 
 def find_defects(quality: Quality) -> tuple[Defect, ...]:
-    """What of the measures is beyond its threshold, whatever the other recordings of the corpus are like."""
+    """Defects of the signal: measures beyond their thresholds, whatever other recordings of the corpus are like."""
     found = []
     num_dead, num_channels = quality.num_dead_channels, quality.num_channels
     if quality.rms_dbfs < MIN_RMS_DBFS and num_dead == 0 and num_channels > 1:
-        found.append(Defect("channels cancel", "each holds sound, their mean, which is listened to, does not"))
+        found.append(Defect("channels cancel", "each holds sound; their mean, which the model gets, does not"))
     elif quality.rms_dbfs < MIN_RMS_DBFS and num_dead in (0, num_channels):
         found.append(Defect("silent", f"{quality.rms_dbfs:.0f} dBFS"))
     elif num_dead:
@@ -176,7 +176,7 @@ def find_defects(quality: Quality) -> tuple[Defect, ...]:
 
 
 def find_too_little_sound(quality: Quality) -> tuple[Defect, ...]:
-    """What keeps a recording, unlike one cycle of it, from being answered for: silence in most of it, or no breath."""
+    """Defects that withhold the prediction for a whole recording: silence in most of it, or less than a breath."""
     sound_s = (1 - quality.silent_share) * quality.duration_s
     found = []
     if quality.silent_share > MAX_SILENT_SHARE:
@@ -223,7 +223,7 @@ def silent_stretches(waveform: Samples, sample_rate_hz: int) -> list[tuple[int, 
 
 
 def occupied_band(waveform: Samples, sample_rate_hz: int) -> Band | None:
-    """Where the spectrum ends: at the last frequency above the rounding noise of its samples, or at a wall before.
+    """End of the spectrum: the last frequency above the rounding noise of the samples, or a wall before it.
 
     The spectrum is the median over frames of 2048 samples (a power of two down to 256 in short recordings; None below
     that and in silence), smoothed. The rounding noise is that of the recording's own step, a twelfth of its square.
@@ -282,7 +282,7 @@ def upsampled_from_hz(waveform: Samples, sample_rate_hz: int) -> int | None:
 
 
 def _edge(level_db: npt.NDArray[np.float64], place: float) -> tuple[float, float]:
-    """How far the level falls at a place (1: the last bin) beyond its slope before, and the level after, in dB."""
+    """Fall of the level at a place (1: the last bin) beyond its slope before, and the level after, in dB."""
     bins = np.arange(len(level_db)) / (len(level_db) - 1) / place
     far, near, above = (
         float(np.median(level_db[(bins >= low) & (bins <= high)]))
@@ -293,7 +293,7 @@ def _edge(level_db: npt.NDArray[np.float64], place: float) -> tuple[float, float
 
 
 def channel_difference_db(channels: Samples) -> float:
-    """What is left of a channel when the one most like it, at the best gain, is taken away, in dB of itself."""
+    """Rest of a channel when the one most like it, at the best gain, is taken away, in dB of itself."""
     centred = channels.astype(np.float64) - channels.mean(axis=1, dtype=np.float64, keepdims=True)
     energies = (centred**2).sum(axis=1)
     smallest = math.inf
@@ -410,13 +410,13 @@ def measure_other_sounds(waveform: Samples, sample_rate_hz: int) -> OtherSounds:
     sound = resample(torch.from_numpy(part), sample_rate_hz, RATE_HZ).double().numpy()
     sound = sound - sound.mean()
     hum_db, mains_hz = max((line_db(sound, mains_hz), mains_hz) for mains_hz in MAINS_HZ)
-    is_in_speech = is_spoken(sound)
+    is_speech = is_spoken(sound)
     beat, heart_db = heart_beat(sound)
-    return OtherSounds(hum_db, mains_hz, float(is_in_speech.mean()) if is_in_speech.size else 0.0, beat, heart_db)
+    return OtherSounds(hum_db, mains_hz, float(is_speech.mean()) if is_speech.size else 0.0, beat, heart_db)
 
 
 def find_other_sounds(found: OtherSounds) -> tuple[Defect, ...]:
-    """Which of the measures are beyond their thresholds."""
+    """Sounds beside the lungs that are beyond their thresholds."""
     defects = []
     if found.hum_db >= MIN_HUM_DB:
         defects.append(Defect(HUM, f"lines of {found.mains_hz} Hz, {found.hum_db:.0f} dB above their neighbours"))
@@ -430,7 +430,7 @@ def find_other_sounds(found: OtherSounds) -> tuple[Defect, ...]:
 
 
 def line_db(sound: Values, mains_hz: float) -> float:
-    """How far the second strongest of the first eight multiples of a frequency stands above what lies beside it.
+    """Level of the second strongest of a frequency's first eight multiples above the spectrum beside it, in dB.
 
     Of a waveform (samples,) at `RATE_HZ`, by the median over frames of two seconds: a tone now and then is no line.
     Two lines, since one may be anything. 0 for less than a second; shorter frames below six.
@@ -451,7 +451,7 @@ def line_db(sound: Values, mains_hz: float) -> float:
 
 
 def is_spoken(sound: Values) -> npt.NDArray[np.bool_]:
-    """Of each frame of a waveform (samples,) at `RATE_HZ` whether it is voiced, and of no tone that keeps its pitch."""
+    """Voiced frames of a waveform (samples,) at `RATE_HZ`, but for those of a tone that keeps its pitch."""
     strength, pitch_hz = voicing(sound)
     is_voiced = strength >= MIN_VOICING
     if len(is_voiced) < STEADY_FRAMES:
@@ -465,7 +465,7 @@ def is_spoken(sound: Values) -> npt.NDArray[np.bool_]:
 
 
 def voicing(sound: Values) -> tuple[Values, Values]:
-    """How well one pitch explains the spectrum, up to about 1, and that pitch in Hz, (frame,) each.
+    """Share of the spectrum that one pitch explains, up to about 1, and that pitch in Hz, (frame,) each.
 
     Of a waveform (samples,) at `RATE_HZ`.
     """
@@ -525,7 +525,7 @@ def _power(sound: Values, frame: int, hop: int, size: int) -> Values:
 
 
 def _mean_of_neighbours(level: Values) -> Values:
-    """Of each bin (frame, bin) the mean over `FLATTENED_BINS` bins about it, of those that there are."""
+    """Mean over the `FLATTENED_BINS` bins about each bin (frame, bin), of those that there are."""
     half = FLATTENED_BINS // 2
     sums = np.cumsum(np.pad(level, ((0, 0), (half + 1, half))), axis=1)
     counts = np.cumsum(np.pad(np.ones(level.shape[1]), (half + 1, half)))
