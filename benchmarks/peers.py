@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from lungsound.audio.filter_bank import AUDIOSET_STATISTICS
 from lungsound.audio.front_end import FrontEnd
-from lungsound.audio.waveform import fade
+from lungsound.audio.io import fade
 from lungsound.errors import SettingsError
 from lungsound.extras import load
 from lungsound.inference.hugging_face import hugging_face_config, hugging_face_weights

@@ -10,8 +10,7 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.config import RunConfig
 from lungsound.data.batches import training_batches, training_inputs
 from lungsound.data.splits import divide, load_corpus
-from lungsound.models.classifier import initial_classifier
-from lungsound.models.device import find_device, find_precision
+from lungsound.models.classifier import find_device, find_precision, initial_classifier
 from lungsound.progress import ProgressDisplay
 from lungsound.training.callbacks import EpochEvaluation, ProgressBar
 from lungsound.training.evaluate import report_on

@@ -26,8 +26,7 @@ from lungsound.audio.filter_bank import (
     mel_banks,
     normalize,
 )
-from lungsound.audio.io import read_waveform
-from lungsound.audio.waveform import Padding, cut, fade, fit, resample, resample_kernel
+from lungsound.audio.io import Padding, cut, fade, fit, read_waveform, resample, resample_kernel
 from tests.golden.formulas import spec, uni, wave
 
 DATA = Path(__file__).parent / "data"

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from lungsound.audio.waveform import resample
+from lungsound.audio.io import resample
 from lungsound.data.reader import read_corpus
 from tests.integration.command import lungsound
 

@@ -24,9 +24,14 @@ from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.data.splits import Parts, divide, load_corpus
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.labels import LABEL_SETS
-from lungsound.models.classifier import LungSoundClassifier, initial_classifier, make_classifier
+from lungsound.models.classifier import (
+    LungSoundClassifier,
+    find_device,
+    find_precision,
+    initial_classifier,
+    make_classifier,
+)
 from lungsound.models.cnn import ConvolutionalEncoder
-from lungsound.models.device import find_device, find_precision
 from lungsound.models.weights import LoadReport
 from lungsound.training.checkpoint import save_model
 from lungsound.training.objectives import (

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from lungsound.audio.filter_bank import EfficientATLogMel, LogMel
-from lungsound.audio.io import read_waveform
-from lungsound.audio.waveform import cut, fade, fit, resample
+from lungsound.audio.io import cut, fade, fit, read_waveform, resample
 from lungsound.axes import PATCH_SIZE
 from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lungsound.audio.waveform import resample
+from lungsound.audio.io import resample
 
 Samples = npt.NDArray[np.float32]
 

@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from lungsound.cli import calibrate as calibration
-from lungsound.cli import compare, data, experiments, rescore, settings
+from lungsound.cli import compare, data, experiments, rescore
 from lungsound.cli import data as audit
 from lungsound.cli import data as convert
 from lungsound.cli import predict as answering
 from lungsound.cli import predict as inspecting
 from lungsound.cli import serve as serving
+from lungsound.cli import train as settings
 from lungsound.cli import train as training
 from lungsound.cli.shared import NOTICE, print_error
 from lungsound.errors import LungsoundError

@@ -35,9 +35,8 @@ from lungsound.audio.fingerprint import (
     fingerprint,
     whitened_windows,
 )
-from lungsound.audio.io import read_channels, read_waveform
+from lungsound.audio.io import read_channels, read_waveform, resample
 from lungsound.audio.quality import MIN_RMS_DBFS, Defect, Quality, Samples, find_defects, measure_quality
-from lungsound.audio.waveform import resample
 from lungsound.data.corpus import Recording
 from lungsound.errors import AudioError
 

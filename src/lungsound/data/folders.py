@@ -10,8 +10,7 @@ reads them.
 
 from pathlib import Path
 
-from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus, Cycle, Problem, Recording
-from lungsound.data.relabel import Placed, read_words
+from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus, Cycle, Placed, Problem, Recording, read_words
 from lungsound.data.table import read_lines
 from lungsound.data.tree import (
     assemble,

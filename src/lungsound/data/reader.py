@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus
+from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus, relabelled
 from lungsound.data.file_facts import file_facts
 from lungsound.data.folders import is_folders, read_folders
 from lungsound.data.icbhi import AUDIO_FOLDER, is_icbhi_name, read_icbhi
-from lungsound.data.relabel import relabelled
 from lungsound.data.sprsound import is_sprsound, read_sprsound
 from lungsound.data.table import SUFFIXES, read_table, table_file, tables_in
 from lungsound.data.tree import files_with_suffix, require_folder

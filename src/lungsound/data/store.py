@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lungsound.audio import filter_bank, io, waveform
+from lungsound.audio import filter_bank, io
 from lungsound.audio import front_end as front_ends
 from lungsound.audio.filter_bank import FbankSums, fbank_statistics, fbank_sums
 from lungsound.audio.front_end import FrontEnd
@@ -38,7 +38,7 @@ WAIT_S = 0.5
 Made = TypeVar("Made")
 OnProgress = Callable[[int, int], None]
 # Their source defines what a row is, beside the settings of the front end.
-DEFINITION = (io, waveform, filter_bank, front_ends)
+DEFINITION = (io, filter_bank, front_ends)
 
 
 def cut_cycles(

@@ -25,8 +25,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
-from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
-from lungsound.data.relabel import Placed, read_words
+from lungsound.data.corpus import Corpus, Cycle, Placed, Problem, Recording, read_words
 from lungsound.data.tree import (
     assemble,
     files_with_suffix,

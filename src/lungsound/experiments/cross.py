@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lungsound.config import DataSettings, load_config
-from lungsound.data.relabel import MAP_NOTE
+from lungsound.data.corpus import MAP_NOTE
 from lungsound.data.splits import DEVICE_SPLIT, load_corpus
 from lungsound.errors import SettingsError
 from lungsound.evaluation.predictions import Predictions, read_predictions

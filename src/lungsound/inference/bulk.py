@@ -25,8 +25,7 @@ from lungsound.data.icbhi import annotation_beside
 from lungsound.errors import DataError, LungsoundError, SettingsError
 from lungsound.files import write_text, written_whole
 from lungsound.inference.explain import Explanation, check_explainable, explain_cycles
-from lungsound.inference.formats.json_lines import prediction_of, record
-from lungsound.inference.formats.tables import patients_csv
+from lungsound.inference.formats.tables import patients_csv, prediction_of, record
 from lungsound.inference.formats.write import check_formats, write_format
 from lungsound.inference.pages import (
     MAX_EXPLAINED,

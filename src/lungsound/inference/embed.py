@@ -23,8 +23,7 @@ from lungsound.inference.bulk import failure, sound_files
 from lungsound.inference.formats.tables import METADATA_KEY, load_pyarrow
 from lungsound.inference.predictor import find_model
 from lungsound.inference.recording import FindBy, load_recording
-from lungsound.models.classifier import predict_cycles
-from lungsound.models.device import find_device
+from lungsound.models.classifier import find_device, predict_cycles
 from lungsound.progress import track
 from lungsound.training.checkpoint import TrainedModel, load_model
 from lungsound.training.evaluate import data_to_test

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lungsound.audio.filter_bank import LogMel
-from lungsound.audio.waveform import fit
+from lungsound.audio.io import fit
 from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.extras import load

@@ -12,14 +12,8 @@ from numpy.typing import NDArray
 from lungsound.inference.engines import AUTO, Engine, select
 from lungsound.inference.prediction import CyclePrediction, Provenance, RecordingPrediction, aggregate_cycles
 from lungsound.inference.recording import FindBy, LoadedRecording, load_recording
-from lungsound.inference.withholding import (
-    HIGHEST_SCORE,
-    is_withheld,
-    remark_on_device,
-    remark_on_score,
-    score_of,
-)
-from lungsound.models.device import find_device
+from lungsound.inference.withholding import HIGHEST_SCORE, is_withheld, remark_on_device, remark_on_score, score_of
+from lungsound.models.classifier import find_device
 from lungsound.models.hub import OWN_FILE, download_model, is_hub_name
 from lungsound.training.checkpoint import TrainedModel, load_model
 

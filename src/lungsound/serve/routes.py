@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from lungsound.errors import DataError, LungsoundError
-from lungsound.inference.formats.json_lines import record
+from lungsound.inference.formats.tables import record
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.serve import openapi as examples

@@ -10,19 +10,19 @@ from rich.console import Console
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import DataSettings, ModelSettings, RunConfig
 from lungsound.data.batches import Inputs, open_store
-from lungsound.data.corpus import Corpus
+from lungsound.data.corpus import UNKNOWN_LABEL, Corpus
 from lungsound.data.reader import read_corpus
-from lungsound.data.relabel import UNKNOWN_LABEL
 from lungsound.data.splits import DEVICE_SPLIT, VALIDATION, load_corpus, rows_to_test
 from lungsound.data.store import open_filter_banks
 from lungsound.errors import SettingsError
 from lungsound.evaluation.bootstrap import Bootstrap
-from lungsound.evaluation.hardest import HardCycle, hardest_rows
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lungsound.evaluation.report import (
     BEST_ON_OTHER_TEST,
     BEST_ON_TEST,
+    HardCycle,
     ReportInputs,
+    hardest_rows,
     summary_lines,
     write_report,
 )
@@ -30,8 +30,7 @@ from lungsound.evaluation.rescore import CycleTable, rescore
 from lungsound.evaluation.scores import Subgroups, age_groups, evaluate_predictions, score_subgroups
 from lungsound.evaluation.selection import LAST, NONE_CHOSEN, TEST, Columns, read_columns, unwatched_columns
 from lungsound.labels import LABEL_SETS
-from lungsound.models.classifier import predict_cycles
-from lungsound.models.device import find_device
+from lungsound.models.classifier import find_device, predict_cycles
 from lungsound.progress import track
 from lungsound.training.callbacks import COLUMN_OF, predictions_of
 from lungsound.training.checkpoint import TrainedModel, unfinished

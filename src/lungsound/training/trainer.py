@@ -26,8 +26,7 @@ from lungsound.errors import LungsoundError, SettingsError
 from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score
 from lungsound.evaluation.selection import LEAST_SENSITIVITY
 from lungsound.models.ast import AudioSpectrogramTransformer
-from lungsound.models.classifier import LungSoundClassifier
-from lungsound.models.device import find_precision
+from lungsound.models.classifier import LungSoundClassifier, find_precision
 from lungsound.models.weights import LoadReport
 from lungsound.randomness import generator_at
 from lungsound.training.objectives import Loss, Objective

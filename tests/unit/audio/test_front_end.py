@@ -8,8 +8,7 @@ import torch
 
 from lungsound.audio.filter_bank import EfficientATLogMel, LogMel
 from lungsound.audio.front_end import FrontEnd
-from lungsound.audio.io import read_waveform
-from lungsound.audio.waveform import cut, fade, fit
+from lungsound.audio.io import cut, fade, fit, read_waveform
 from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError
 

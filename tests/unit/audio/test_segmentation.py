@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from benchmarks.detectors import score_segmentation, tally
 
-from lungsound.audio.io import read_waveform
+from lungsound.audio.io import read_waveform, resample
 from lungsound.audio.segmentation import (
     BAND_HZ,
     FRAME_S,
@@ -29,7 +29,6 @@ from lungsound.audio.segmentation import (
     segment_cycles,
     sliding_windows,
 )
-from lungsound.audio.waveform import resample
 from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic_sounds import heart_sounds
 

@@ -8,8 +8,18 @@ import soundfile
 import torch
 from scipy import signal
 
-from lungsound.audio.io import AudioInfo, probe, read_channels, read_waveform
-from lungsound.audio.waveform import _block_kernels, cut, fade, fit, resample, resample_kernel
+from lungsound.audio.io import (
+    AudioInfo,
+    _block_kernels,
+    cut,
+    fade,
+    fit,
+    probe,
+    read_channels,
+    read_waveform,
+    resample,
+    resample_kernel,
+)
 from lungsound.errors import AudioError, SettingsError
 
 

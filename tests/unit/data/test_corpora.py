@@ -8,7 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from lungsound.audio import augment as waveform_changes
+from lungsound.audio import augment
 from lungsound.audio.augment import change_waveform, draw_waveform_change
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import RunConfig, load_config
@@ -119,7 +119,7 @@ def test_a_changed_cycle_is_the_filter_bank_of_its_changed_waveform(corpus: Corp
 
 
 def test_twice_as_loud_adds_log_4_before_normalisation(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(waveform_changes.RANGES, "loudness", (2.0, 2.0))
+    monkeypatch.setitem(augment.RANGES, "loudness", (2.0, 2.0))
     plain = epoch(corpus, "augment.is_on=false")
     louder = epoch(corpus, "augment.is_on=false", 'augment.waveform=["loudness"]', "augment.waveform_probability=1.0")
     for before, after in zip(plain, louder, strict=True):
@@ -177,7 +177,7 @@ def test_batches_know_how_much_of_a_cycle_is_its_own_sound(corpus: Corpus) -> No
 
 
 def test_a_faster_cycle_has_fewer_frames(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(waveform_changes.RANGES, "speed", (2.0, 2.0))
+    monkeypatch.setitem(augment.RANGES, "speed", (2.0, 2.0))
     pytest.importorskip("python_stretch")
     packed = ("audio.is_padding_encoded=false", "audio.duration_s=16", "augment.is_on=false")
     plain = epoch(corpus, *packed)

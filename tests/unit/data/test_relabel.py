@@ -1,5 +1,5 @@
+from lungsound.data.corpus import relabelled
 from lungsound.data.reader import read_corpus
-from lungsound.data.relabel import relabelled
 from lungsound.labels import LABEL_SETS, LabelMap, shipped_map
 from tests.unit.data.trees import write_event_file, write_icbhi, write_sound
 

@@ -19,14 +19,7 @@ from lungsound.evaluation.bootstrap import (
     sum_by_patient,
     value_of_runs,
 )
-from lungsound.evaluation.metrics import (
-    accuracy,
-    confusion_matrix,
-    macro_recall,
-    mean_score,
-    sensitivity,
-    specificity,
-)
+from lungsound.evaluation.metrics import accuracy, confusion_matrix, macro_recall, mean_score, sensitivity, specificity
 from lungsound.evaluation.predictions import Predictions
 
 

@@ -7,8 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 from scipy.signal import stft
 
-from lungsound.evaluation.hardest import HardCycle, draw_spectrogram, hardest_rows, spectrogram, wav_bytes
 from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.report import HardCycle, draw_spectrogram, hardest_rows, spectrogram, wav_bytes
 
 CLASSES = ("normal", "crackle", "wheeze")
 

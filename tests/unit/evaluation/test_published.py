@@ -3,12 +3,7 @@ from importlib import resources
 
 import pytest
 
-from lungsound.evaluation.published import (
-    PublishedScore,
-    find_test_set,
-    published_data,
-    scores_of,
-)
+from lungsound.evaluation.rescore import PublishedScore, find_test_set, published_data, scores_of
 
 OFFICIAL = (1579, 649, 385, 143)
 

@@ -13,7 +13,6 @@ import pytest
 from lungsound.errors import DataError
 from lungsound.evaluation import report
 from lungsound.evaluation.bootstrap import Bootstrap, patient_confusions
-from lungsound.evaluation.hardest import HardCycle, hardest_rows
 from lungsound.evaluation.metrics import (
     confusion_matrix,
     f1,
@@ -25,7 +24,7 @@ from lungsound.evaluation.metrics import (
     two_class_score,
 )
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.report import ReportInputs, summary_lines, write_report
+from lungsound.evaluation.report import HardCycle, ReportInputs, hardest_rows, summary_lines, write_report
 from lungsound.evaluation.rescore import CycleTable, rescore
 from lungsound.evaluation.scores import Evaluation, evaluate_predictions, score_subgroups
 from lungsound.evaluation.selection import read_columns

@@ -7,8 +7,10 @@ import pytest
 
 from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.metrics import confusion_matrix, mean_score
-from lungsound.evaluation.published import METRICS, NO_COLUMN, RANKING_METRICS
 from lungsound.evaluation.rescore import (
+    METRICS,
+    NO_COLUMN,
+    RANKING_METRICS,
     CycleTable,
     MetricValue,
     PatientCounts,

@@ -5,12 +5,7 @@ from pathlib import Path
 import pytest
 
 from lungsound.inference.formats.tables import patients_csv
-from lungsound.inference.prediction import (
-    CyclePrediction,
-    RecordingPrediction,
-    aggregate_cycles,
-    aggregate_recordings,
-)
+from lungsound.inference.prediction import CyclePrediction, RecordingPrediction, aggregate_cycles, aggregate_recordings
 
 
 def cycle(start_s: float, end_s: float, crackle: float, *, is_uncertain: bool = False) -> CyclePrediction:

@@ -8,13 +8,13 @@ import json
 from typing import TYPE_CHECKING
 
 from lungsound.errors import SettingsError
-from lungsound.inference.formats.json_lines import record
-from lungsound.inference.formats.tables import PROBABILITY_PREFIX
+from lungsound.inference.formats.tables import PROBABILITY_PREFIX, record
 from lungsound.inference.prediction import SEPARATOR, TIME_DECIMALS, CyclePrediction, Provenance, RecordingPrediction
 from lungsound.labels import LABEL_SETS, LabelSet, LungSound, sound_of
 
 if TYPE_CHECKING:
     from lungsound.data.corpus import Cycle
+
 
 RAVEN_COLUMNS = (
     "Selection",

@@ -23,8 +23,15 @@ from lungsound.inference.formats.annotations import (
     textgrid_text,
 )
 from lungsound.inference.formats.fhir import fhir_text
-from lungsound.inference.formats.json_lines import FORMAT_VERSION, json_lines_text, provenance_record, record
-from lungsound.inference.formats.tables import csv_text, load_pyarrow, parquet_bytes
+from lungsound.inference.formats.tables import (
+    FORMAT_VERSION,
+    csv_text,
+    json_lines_text,
+    load_pyarrow,
+    parquet_bytes,
+    provenance_record,
+    record,
+)
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.labels import LabelSet
 

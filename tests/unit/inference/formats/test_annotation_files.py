@@ -13,7 +13,7 @@ from lungsound.inference.formats.annotations import (
     require_sprsound_words,
     sprsound_prediction_text,
 )
-from lungsound.inference.formats.json_lines import record
+from lungsound.inference.formats.tables import record
 from lungsound.inference.formats.write import write_format
 from lungsound.labels import LABEL_SETS, LungSound
 from tests.unit.data.trees import write_sound

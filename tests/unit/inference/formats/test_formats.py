@@ -8,8 +8,7 @@ import pytest
 
 from lungsound.data.icbhi import read_annotation
 from lungsound.errors import SettingsError
-from lungsound.inference.formats.json_lines import provenance_record, record
-from lungsound.inference.formats.tables import csv_text
+from lungsound.inference.formats.tables import csv_text, provenance_record, record
 from lungsound.inference.formats.write import FORMATS, check_formats, write_format
 from lungsound.labels import LABEL_SETS
 from tests.unit.inference.formats.examples import ANSWER, PROVENANCE, SILENT, SOUND4, cycle

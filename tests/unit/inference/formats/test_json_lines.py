@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from lungsound.inference.formats.json_lines import json_lines_text
+from lungsound.inference.formats.tables import json_lines_text
 from tests.unit.inference.formats.examples import ANSWER, PROVENANCE, SILENT, awkward_answer
 
 

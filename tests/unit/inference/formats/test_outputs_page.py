@@ -18,8 +18,7 @@ from lungsound.inference.formats.annotations import (
     textgrid_text,
 )
 from lungsound.inference.formats.fhir import fhir_text
-from lungsound.inference.formats.json_lines import json_lines_text
-from lungsound.inference.formats.tables import COLUMN_TYPES, csv_text
+from lungsound.inference.formats.tables import COLUMN_TYPES, csv_text, json_lines_text
 from lungsound.inference.formats.write import FORMATS
 from lungsound.inference.prediction import RULE, CyclePrediction, Provenance, RecordingPrediction
 from lungsound.labels import LABEL_SETS, LabelSet

@@ -5,8 +5,7 @@ import sys
 import pytest
 
 from lungsound.errors import SettingsError
-from lungsound.inference.formats.json_lines import provenance_record
-from lungsound.inference.formats.tables import column_types, load_pyarrow, parquet_bytes, rows
+from lungsound.inference.formats.tables import column_types, load_pyarrow, parquet_bytes, provenance_record, rows
 from tests.unit.inference.formats.examples import ANSWER, PROVENANCE, SILENT, awkward_answer
 
 
