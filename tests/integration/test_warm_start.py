@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from lungsound.data.splits import load_corpus, divide
 from lungsound.audio.front_end import FrontEnd
-from lungsound.build import corpora
+from lungsound.data.batches import training_batches, training_inputs
 from lungsound.config import load_config
 from lungsound.data import file_facts
 import soundfile
@@ -34,7 +34,6 @@ counted(soundfile, "SoundFile", "decoder")
 counted(file_facts, "hash_file", "hashed")
 counted(FrontEnd, "read", "decoded")
 counted(FrontEnd, "filter_banks", "filter banks")
-counted(Path, "read_bytes", "read whole")
 file_facts.MIN_AGE_S = 0
 
 config = load_config("demo", [f"data.root={sys.argv[1]}"])
