@@ -2,8 +2,9 @@
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
+from typing import Any
 
 import pytest
 import torch
@@ -121,20 +122,43 @@ def test_a_step_allocates_little_beside_what_it_keeps(durations_s: Sequence[floa
     gradients = sum(value.nbytes for value in encoder.parameters())
     sizes = allocations_in(make(durations_s))
     assert kept < max(accumulate(sizes)) < kept + gradients + 2 * BUFFER_BYTES
-    # Those of the size of a view's tokens in bfloat16: forward and backward of both views, buffers of libraries too.
+    # Those of the size of a view's tokens in bfloat16, of both views: one copy more of them in each block is over.
     size_of_view = 2 * encoder.dim * sum(each + NUM_PREFIX_TOKENS for each in patches_of(encoder, durations_s))
-    assert sum(size >= size_of_view for size in sizes) < 50 * 2 * num_blocks
+    assert sum(size >= size_of_view for size in sizes) < 38 * 2 * num_blocks
 
 
 def allocations_in(step: Callable[[], object]) -> list[int]:
-    """Bytes of each allocation of one step after a first one, and of each release less than nothing, in order."""
+    """Bytes of each allocation of one step after a first one, and of each release less than nothing, in order.
+
+    What an operator releases before it ends is left out. It is work space of a library, and how much that takes is a
+    matter of the processor: oneDNN's products in bfloat16 take none on AVX2, rearranged operands where there are AMX
+    tiles, and copies of their operands in float32 where AVX-512 has no bfloat16. A result of any line of ours outlives
+    the operator that made it.
+    """
     step()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         step()
     assert profiled.profiler is not None
     assert profiled.profiler.kineto_results is not None
-    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    found = memory_events(profiled.profiler.kineto_results.experimental_event_tree())
+    sizes, allocated = dict[int, int](), dict[int, tuple[int, Any]]()
+    for index, event in enumerate(sorted(found, key=lambda event: event.start_time_ns)):
+        sizes[index], at = event.extra_fields.alloc_size, event.extra_fields.ptr
+        if sizes[index] > 0:
+            allocated[at] = index, event.parent
+        elif at in allocated:
+            first, operator = allocated.pop(at)
+            if operator is not None and event.start_time_ns <= operator.end_time_ns:
+                del sizes[first], sizes[index]
+    return list(sizes.values())
+
+
+def memory_events(events: Iterable[Any]) -> Iterator[Any]:
+    """Those of a profile's events, and of what lies within them, that allocate or release."""
+    for event in events:
+        if event.name == "[memory]":
+            yield event
+        yield from memory_events(event.children)
 
 
 def explained(durations_s: Sequence[float] | None) -> tuple[list[int], list[str]]:
