@@ -1,4 +1,4 @@
-"""`lungsound calibrate` and `lungsound operate`: a run's calibration, prediction sets, abstention, operating points."""
+"""`lungsound calibrate` and `lungsound operate`: calibration, prediction sets, abstention, operating points."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 FORMAT = "lungsound calibration report 2"
 TITLE = "Calibration"
 
-RunArgument = Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a trained run.")]
+RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
 ValidationOption = Annotated[
     Path | None,
-    typer.Option("--validation", metavar="FILE", help="Predictions of validation patients, instead of RUN."),
+    typer.Option("--validation", metavar="FILE", help="Predictions on validation patients, instead of RUN."),
 ]
 TestOption = Annotated[
-    Path | None, typer.Option("--test", metavar="FILE", help="Predictions of other patients, instead of RUN.")
+    Path | None, typer.Option("--test", metavar="FILE", help="Predictions on test patients, instead of RUN.")
 ]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows to fit on and rows to measure on; of a run the epoch that it kept, and the calibration in its model."""
+    """Predictions to fit on and to measure on (of a run: of its selected epoch), and the calibration in its model."""
 
     fitted_on: "Predictions"
     measured_on: "Predictions"
@@ -37,14 +37,14 @@ class Rows:
 
     @property
     def remarks(self) -> list[str]:
-        """Remark on patients who are on both sides, with different cycles."""
+        """Remark on patients who are in both, with different cycles."""
         num_shared = len(set(self.fitted_on.patients) & set(self.measured_on.patients))
         names = "1 patient" if num_shared == 1 else f"{num_shared} patients"
-        return [f"Validation and the test share {names}: what is measured is optimistic."] if num_shared else []
+        return [f"Validation and the test share {names}: the measurements are optimistic."] if num_shared else []
 
     @property
     def sensitivities(self) -> tuple[float, ...]:
-        """Wanted sensitivities of the operating points, unless others are asked for."""
+        """Wanted sensitivities of the operating points, unless others are given."""
         from lungsound.evaluation.calibration import WANTED_SENSITIVITY
 
         points = () if self.kept is None else self.kept.operating_points
@@ -53,26 +53,31 @@ class Rows:
 
 def calibrate(
     run: RunArgument = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the page; default: the run's.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the report.  [default: RUN]")] = None,
     validation: ValidationOption = None,
     test: TestOption = None,
     coverage: Annotated[
-        float | None, typer.Option(min=0.01, max=1.0, help="Withhold predictions to answer this share. [default: 0.8]")
+        float | None,
+        typer.Option(min=0.01, max=1.0, metavar="SHARE", help="Share of cycles not to withhold.  [default: 0.8]"),
     ] = None,
     error: Annotated[
-        float | None, typer.Option(min=0.001, max=1.0, help="Withhold predictions to keep this share of wrong ones.")
+        float | None,
+        typer.Option(min=0.001, max=1.0, metavar="SHARE", help="Share of wrong predictions among those not withheld."),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Put it into the run's model, for 'predict', in the place of an earlier one.")
+        bool, typer.Option("--keep", help="Store the calibration in the run's model, replacing an earlier one.")
     ] = False,
 ) -> None:
-    """Fit calibration on a run's validation patients, measure it on its test set; write a page and its numbers."""
+    """Fit a model's calibration on validation patients.
+
+    Measures it on the test set and writes calibration.html, calibration.md and calibration.json.
+    """
     from lungsound.errors import SettingsError
     from lungsound.evaluation.calibration import WANTED_COVERAGE, fit_calibration
     from lungsound.evaluation.calibration_report import difference
 
     if keep and run is None:
-        raise SettingsError("--keep puts the calibration into the model of a run: give the folder of one")
+        raise SettingsError("--keep stores the calibration in the model of a run: give its folder as RUN")
     if coverage is not None and error is not None:
         raise SettingsError("--coverage and --error were both given: predictions can be withheld for one of them only")
     folder = out or run
@@ -102,20 +107,27 @@ def operate(
         typer.Option(
             min=0.01,
             max=1.0,
-            help="Wanted share of abnormal cycles found. Repeatable. [default: what the model keeps, else 0.9]",
+            metavar="SHARE",
+            help="Wanted sensitivity. Repeatable.  [default: those in the model, else 0.9]",
         ),
     ] = None,
     prevalence: Annotated[
         list[float] | None,
-        typer.Option(min=0.0001, max=0.9999, help="Share of abnormal cycles in use. Repeatable. [default: 0.1, 0.3]"),
+        typer.Option(
+            min=0.0001,
+            max=0.9999,
+            metavar="SHARE",
+            help="Share of abnormal cycles in practice. Repeatable.  [default: 0.1, 0.3]",
+        ),
     ] = None,
     validation: ValidationOption = None,
     test: TestOption = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Put the thresholds into the run's model.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Store the thresholds in the run's model.")] = False,
 ) -> None:
-    """A wanted sensitivity for abnormal cycles: its threshold from validation patients, its cost on the test set.
+    """Choose thresholds that reach a wanted sensitivity.
 
-    For a RUN on the probabilities of 'predict': with the scaling that the model keeps.
+    Chooses them on validation patients and measures them on the test set. Those of a RUN apply to the probabilities of
+    'predict', scaled by the model's calibration.
     """
     from lungsound.errors import SettingsError
     from lungsound.evaluation.bootstrap import Bootstrap
@@ -124,7 +136,7 @@ def operate(
     from lungsound.evaluation.calibration_report import operating_lines
 
     if keep and run is None:
-        raise SettingsError("--keep puts the thresholds into the model of a run: give the folder of one")
+        raise SettingsError("--keep stores the thresholds in the model of a run: give its folder as RUN")
     rows = _rows(run, validation, test)
     wanted = sensitivity or rows.sensitivities
     if rows.kept is None:
@@ -143,12 +155,12 @@ def operate(
 
 
 def _keep(run: Path, calibration: "Calibration", *, commands: str) -> None:
-    """Put it into the run's model; `commands` write what shows an earlier one."""
+    """Store the calibration in the run's model; pages show it once `commands` have written them anew."""
     from lungsound.training.checkpoint import add_to_model
 
     model = run / "model.safetensors"
     add_to_model(model, calibration=calibration, domain=None)
-    _print(f"kept with {model}; pages show it after {commands} of the run")
+    _print(f"stored in {model}; pages show it after {commands} of the run")
 
 
 def _print(*lines: str) -> None:
@@ -157,7 +169,7 @@ def _print(*lines: str) -> None:
 
 
 def _write_page(calibration: "Calibration", test: "Predictions", folder: Path, remarks: Sequence[str]) -> None:
-    """Write calibration.md, .html, .json and their pictures; print what matters most."""
+    """Write calibration.md, .html, .json and their pictures; print a summary."""
     from pydantic import TypeAdapter
 
     from lungsound.evaluation.bootstrap import Bootstrap
@@ -213,7 +225,7 @@ def _rows(run: Path | None, validation: Path | None, test: Path | None, *, is_ke
 
 
 def _validation_rows(file: Path) -> "Predictions":
-    """The rows of the part "validation" when the file has such, else all: the file is all validation."""
+    """Rows of the part "validation" if the file has that part, else all of its rows."""
     from lungsound.evaluation.predictions import VALIDATION_PART, read_predictions
 
     predictions = read_predictions(file)
@@ -233,7 +245,7 @@ def _rows_of_run(run: Path, *, is_kept_replaced: bool) -> Rows:
     if problem := unfinished(run):
         raise SettingsError(problem)
     columns = folder.columns()
-    predictions = columns.get(column, columns.get(LAST))  # where no epoch was chosen the last was kept
+    predictions = columns.get(column, columns.get(LAST))  # with no epoch selected the model is that of the last
     test = None if predictions is None else predictions.without_validation()
     if predictions is None or test is None or VALIDATION_PART not in predictions.parts:
         raise SettingsError(

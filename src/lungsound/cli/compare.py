@@ -1,4 +1,4 @@
-"""`lungsound compare`: which of two methods is better; `lungsound power`: how many patients it takes to tell."""
+"""`lungsound compare`: the difference of two methods; `lungsound power`: the number of patients to detect one."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from lungsound.cli.shared import NOTICE, console
+from lungsound.cli.shared import NOTICE, SeedOption, console
 from lungsound.files import short_names, to_json, write_json
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ CORRELATION = 0.5
 
 
 class Epoch(StrEnum):
-    """Epoch whose predictions are taken."""
+    """Epoch whose predictions are compared."""
 
     KEPT = "kept"
     LAST = "last"
@@ -31,26 +31,30 @@ class Epoch(StrEnum):
     TEST = "test"
 
 
-EpochOption = Annotated[Epoch, typer.Option(help="Predictions of the kept epoch, the last, or that chosen on a part.")]
-CommonOption = Annotated[bool, typer.Option("--common", help="Leave out cycles that only one of them was tested on.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print all numbers as JSON instead of the table.")]
+EpochOption = Annotated[
+    Epoch,
+    typer.Option(metavar="EPOCH", help="kept (the epoch of the model), last, or best on validation or test."),
+]
+CommonOption = Annotated[bool, typer.Option("--common", help="Leave out cycles that only one method was tested on.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print all numbers as JSON instead of a table.")]
 RUN_HELP = "Run folder, predictions file, or a folder of runs seed0, seed1, ..."
 
 
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help=RUN_HELP)],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="The same, of the other method.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="The same for the other method.")],
     epoch: EpochOption = Epoch.KEPT,
     common: CommonOption = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for compare.md, .html, .json and pictures; default: no files.")
+        Path | None, typer.Option(metavar="DIR", help="Folder for compare.md, compare.html, compare.json, pictures.")
     ] = None,
     is_json: JsonOption = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
+    seed: SeedOption = 0,
 ) -> None:
-    """Compare A and B on the same test cycles: difference with interval over patients and seeds, permutation test.
+    """Compare two methods on the same test cycles.
 
-    A verdict for each part of the test: "A is better by ..." or "not distinguishable".
+    Prints the difference of each metric with its interval over patients and seeds, a permutation test, and a verdict
+    for each part of the test: "A is better by ..." or "not distinguishable".
     """
     from lungsound.evaluation.bootstrap import Bootstrap
     from lungsound.evaluation.compare import compare_runs
@@ -77,25 +81,30 @@ def compare(
 
 def power(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help=RUN_HELP)],
-    run_b: Annotated[Path | None, typer.Argument(metavar="[RUN_B]", help="The same, of the other method.")] = None,
+    run_b: Annotated[Path | None, typer.Argument(metavar="RUN_B", help="The same for the other method.")] = None,
     difference: Annotated[
         list[float] | None,
-        typer.Option(help="Points of Score to be found. Repeatable. [default: 1, 2, 3, 5, 10]"),
+        typer.Option(
+            metavar="POINTS", help="Difference of Scores to detect, in points. Repeatable.  [default: 1, 2, 3, 5, 10]"
+        ),
     ] = None,
     wanted_power: Annotated[
-        float, typer.Option("--power", min=0.5, max=0.999, help="Share of studies that are to find it.")
+        float, typer.Option("--power", min=0.5, max=0.999, metavar="SHARE", help="Share of studies to detect it.")
     ] = 0.8,
     correlation: Annotated[
         float | None,
-        typer.Option(help=f"Without RUN_B: how alike two methods do on a patient. [default: {CORRELATION}]"),
+        typer.Option(
+            metavar="R", help=f"Correlation of two methods over patients, without RUN_B.  [default: {CORRELATION}]"
+        ),
     ] = None,
     epoch: EpochOption = Epoch.KEPT,
     common: CommonOption = False,
     is_json: JsonOption = False,
 ) -> None:
-    """Number of patients that it takes to find a difference of Scores, at 5 %, two-sided, on patients like these.
+    """Estimate how many patients a comparison needs.
 
-    From two methods' predictions on the same cycles, or from one's and an assumed correlation.
+    Detects a difference of Scores at 5 %, two-sided, in patients like those of the predictions of two methods on the
+    same cycles, or of one method and an assumed correlation.
     """
     from lungsound.errors import SettingsError
     from lungsound.evaluation.power import plan_like_runs

@@ -1,28 +1,29 @@
-"""Looking at a corpus, and making a synthetic one.
-
-Auditing a corpus: leakage between its parts, and recordings that are not what they should be.
-
-Writing the annotations of a corpus in another corpus's format.
-"""
+"""`lungsound data`: check, audit and convert a corpus, or make a synthetic one."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from lungsound.cli.shared import CorpusArgument, LabelMapOption, console
+from lungsound.cli.shared import CorpusArgument, LabelMapOption, SeedOption, console
+
+SplitOption = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="official, fold0 .. fold4, or a file of 'name<TAB>part' lines."),
+]
+WaiversOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="File of known leaks, one name a line; # starts a comment.")
+]
 
 
 def data_check(
     folder: CorpusArgument,
-    split: Annotated[
-        str, typer.Option(help="official, fold0 .. fold4, or a file of 'name<TAB>part' lines.")
-    ] = "official",
+    split: SplitOption = "official",
     label_map: LabelMapOption = None,
 ) -> None:
-    """Count recordings, cycles, patients and problems, and compare with the published totals.
+    """Count recordings, cycles, patients and problems of a corpus.
 
-    Exit code 2 when something is wrong with the corpus.
+    Compares the numbers with the published totals. Exit code 2 when something is wrong with the corpus.
     """
     from lungsound.data.check import print_check
     from lungsound.data.reader import read_corpus
@@ -34,39 +35,41 @@ def data_check(
 
 def data_synthesize(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
-    patients: Annotated[int, typer.Option(min=4, help="Number of patients.")] = 40,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    patients: Annotated[int, typer.Option(min=4, metavar="N", help="Patients in the synthetic corpus.")] = 40,
+    seed: SeedOption = 0,
 ) -> None:
-    """Make lung sounds by program, in ICBHI's own layout, with true annotations."""
+    """Make a synthetic corpus with true annotations.
+
+    Its layout is ICBHI's. The same seed gives the same bytes.
+    """
     from lungsound.cli.demo import synthesize_with_bar
 
     synthesize_with_bar(folder, num_patients=patients, seed=seed, console=console)
     console.print(f"wrote {folder}; look at it with: lungsound data check {folder}", highlight=False)
 
 
-WaiversOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Known leaks, one name a line; # starts a remark.")
-]
-SplitOption = Annotated[str, typer.Option(help="official, fold0 .. fold4, or a file of 'name<TAB>part' lines.")]
-
-
 def data_audit(
     folder: CorpusArgument,
-    out: Annotated[Path | None, typer.Option(help="Folder for audit.html and audit.json.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for audit.html and audit.json.")] = None,
     waive: Annotated[
         list[str] | None,
-        typer.Option("--waive", metavar="NAME", help="Known leak: a patient, a recording or a pair A,B. Repeatable."),
+        typer.Option(
+            "--waive", metavar="NAME", help="Known leak to accept: a patient, a recording or a pair A,B. Repeatable."
+        ),
     ] = None,
     waivers: WaiversOption = None,
     split: SplitOption = "official",
     names_only: Annotated[
-        bool, typer.Option("--names-only", help="By the names of ICBHI's annotation files; no sound is read.")
+        bool, typer.Option("--names-only", help="Read only the names of ICBHI's annotation files, no sound.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Files decoded at a time; default: the cores.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of recordings to read at the same time.  [default: all cores]"),
+    ] = None,
 ) -> None:
-    """Look for patients and sounds that parts of the split share, and for damaged recordings.
+    """Look for leaks between parts of the split, and for defects.
 
-    Exit code 1 when a part shares a patient or a sound with another and no waiver names it.
+    A leak is a patient or a sound that two parts share. Exit code 1 when there is one that no waiver names.
     """
     import os
 
@@ -98,19 +101,23 @@ def data_audit(
 
 def data_convert(
     folder: CorpusArgument,
-    to: Annotated[Literal["icbhi", "sprsound", "table"], typer.Option("--to", help="Format to write.")],
-    out: Annotated[Path, typer.Option(help="New or empty folder.")],
+    to: Annotated[
+        Literal["icbhi", "sprsound", "table"], typer.Option("--to", metavar="FORMAT", help="icbhi, sprsound or table.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New or empty folder.")],
     label_map: LabelMapOption = None,
     unit: Annotated[
-        Literal["cycle", "recording"], typer.Option(help="What is written: cycles, or words for whole recordings.")
+        Literal["cycle", "recording"],
+        typer.Option(metavar="UNIT", help="Labels to write: those of each cycle, or of each recording."),
     ] = "cycle",
     lossy: Annotated[
-        bool, typer.Option("--lossy", help="Write what the format can say; what is lost is listed.")
+        bool, typer.Option("--lossy", help="Write what the format can hold, and list the losses.")
     ] = False,
 ) -> None:
-    """Write annotations as ICBHI's .txt, SPRSound's .json or a table (CSV). No sound is copied.
+    """Write a corpus's annotations in another format.
 
-    Without --lossy nothing is lost: what the format cannot say is an error.
+    Writes ICBHI's .txt, SPRSound's .json or a table (CSV), and copies no sound. Without --lossy, anything that the
+    format cannot hold is an error.
     """
     from lungsound.data.convert import write_annotations
     from lungsound.data.reader import read_corpus

@@ -1,4 +1,4 @@
-"""The main job on one page of output: corpus, training, score, report, an answer for one recording."""
+"""The demo: corpus, training, score, report, and the prediction for one recording, on one page of output."""
 
 import shutil
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ RUN_NAME = "the demo's own run"
 def run_demo(
     data: Path | None, out: Path, *, num_patients: int, seed: int, epochs: int | None, console: Console
 ) -> None:
-    """Do it all in the folder `out`; an earlier demo's corpus and run there are replaced."""
+    """Run the demo in the folder `out`; an earlier demo's corpus and run there are replaced."""
     root = data
     if root is None:
         root = out / "corpus"
@@ -47,26 +47,26 @@ def run_demo(
     try:
         report = train(config, run_dir, console=console)
     except RunInterrupted:
-        raise RunInterrupted("stopped; the demo starts anew at the next call") from None
-    _answer_for_one(read_corpus(root), run_dir, console)
+        raise RunInterrupted("stopped; run the demo again to start over") from None
+    _predict_one(read_corpus(root), run_dir, console)
 
     console.print()
     console.print("Research software, not a medical device.")
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
 
 
-def _answer_for_one(corpus: Corpus, run_dir: Path, console: Console) -> None:
-    """Answer for one recording of a patient without recordings in the training set, preferably with crackles and
-    wheezes; say so when there is no such patient."""
+def _predict_one(corpus: Corpus, run_dir: Path, console: Console) -> None:
+    """Predict one recording of a patient without recordings in the training set, preferably with crackles and wheezes;
+    print a remark when there is no such patient."""
     seen = {cycle.recording.patient for cycle in corpus.part("train")}
     unseen = [cycle for cycle in corpus.cycles if cycle.recording.patient not in seen]
     if not unseen:
-        console.print("\nEvery patient also has recordings in the training set: no answer for an unseen one.")
+        console.print("\nEvery patient has recordings in the training set: there is no unseen one to predict.")
         return
     recording = next((c.recording for c in unseen if c.sound is LungSound.BOTH), unseen[0].recording)
     truth = [cycle for cycle in unseen if cycle.recording == recording]
     truth.sort(key=lambda cycle: (cycle.start_s, cycle.end_s))
-    console.print(f"\nAn answer for one recording of a patient that the model never heard: {recording.path}")
+    console.print(f"\nPrediction for one recording of a patient who is not in the training set: {recording.path}")
     spans_s = [(cycle.start_s, cycle.end_s) for cycle in truth]
     predictor = Predictor.load(run_dir)
     cycles = predictor.predict(recording.path, spans_s=spans_s).cycles
@@ -74,7 +74,7 @@ def _answer_for_one(corpus: Corpus, run_dir: Path, console: Console) -> None:
 
 
 def synthesize_with_bar(root: Path, *, num_patients: int, seed: int, console: Console) -> None:
-    """Make a synthetic corpus and show how far it is."""
+    """Make a synthetic corpus with a progress bar."""
     with track(console, "recordings") as on_progress:
         synthesize(root, num_patients=num_patients, seed=seed, on_progress=on_progress)
 
@@ -89,7 +89,7 @@ def print_cycles(
 ) -> None:
     """Print the predictions for one recording as a table, beside the annotation when `truth` is given."""
     table = Table(title=title, title_justify="left")
-    for column in ("start s", "end s", "answer", *(["annotated"] if truth else []), *classes):
+    for column in ("start s", "end s", "prediction", *(["annotated"] if truth else []), *classes):
         table.add_column(column)
     for index, cycle in enumerate(cycles):
         annotated = [truth[index].sound.name.lower()] if truth else []
@@ -105,7 +105,7 @@ def _is_demo_run(folder: Path) -> bool:
 
 
 def _remove(folder: Path, *, is_ours: bool) -> None:
-    """Remove what an earlier demo left; anything else in its place is refused."""
+    """Remove the folder of an earlier demo; refuse any other in its place."""
     if is_ours:
         shutil.rmtree(folder)
     elif folder.exists():

@@ -1,4 +1,4 @@
-"""Tables of the paper, devices and corpora left out, and results that can be printed again."""
+"""`lungsound reproduce`, `cross` and `study`: the paper's tables, cross-device and cross-corpus tests, kept results."""
 
 import shlex
 from collections.abc import Sequence
@@ -7,25 +7,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lungsound.cli.shared import AsPublishedOption, DataOption, SetOption, console, print_error
+from lungsound.cli.shared import AsPublishedOption, DataOption, EpochsOption, SetOption, console, print_error
 
 if TYPE_CHECKING:
     from lungsound.experiments.table import Table
 
 
 def reproduce(
-    name: Annotated[str | None, typer.Argument(metavar="TABLE", help="Name of a table, or 'table' for all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="TABLE", help="Name of a table, or 'table' for all of them.")
+    ] = None,
     data: DataOption = None,
-    out: Annotated[Path, typer.Option(help="Folder for runs and tables.")] = Path("runs/tables"),
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each row, with seeds 0, 1, ...")] = 5,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training; default: the recipe's.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for runs and tables.")] = Path("runs/tables"),
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Runs of each row, with seeds 0, 1, ...")] = 5,
+    epochs: EpochsOption = None,
     settings: SetOption = None,
     as_published: AsPublishedOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the rows; train nothing.")] = False,
 ) -> None:
-    """Train every row of a table of the paper and print it beside the paper's numbers.
+    """Train each row of a table and print it beside the paper's.
 
-    Without a name the tables are listed. Runs that are done are skipped; after Ctrl-C the same command goes on.
+    Without TABLE the tables are listed. Finished runs are skipped: after Ctrl-C the same command continues.
     """
     from lungsound.experiments.table import WHOLE, load_table, table_names
 
@@ -51,7 +53,7 @@ def reproduce(
 
 
 def _print_rows(table: "Table", settings: list[str], num_seeds: int, *, data: Path, out: Path) -> None:
-    """Each row with the command that trains it alone, with seed 0, where the table looks for it."""
+    """Print each row with the command that trains it alone, with seed 0, where the table looks for it."""
     table.check(settings)
     console.print(f"{table.title}: {len(table.rows)} rows x {num_seeds} seeds", highlight=False)
     for row in table.rows:
@@ -63,7 +65,7 @@ def _print_rows(table: "Table", settings: list[str], num_seeds: int, *, data: Pa
 
 
 def _end(failures: Sequence[str]) -> None:
-    """Print what failed, and end with exit code 2 where anything did."""
+    """Print the failures; end with exit code 2 if there are any."""
     for failure in failures:
         print_error(failure)
     if failures:
@@ -80,16 +82,17 @@ def cross(
         typer.Option(
             "--on",
             metavar="DIR[=MAP]",
-            help="Test on this corpus, its words read by the label map MAP; no device is left out. Repeatable.",
+            help="Test on this corpus, its labels translated by the label map MAP. Repeatable.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for runs and the page.")] = Path("runs/cross"),
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each training, with seeds 0, 1, ...")] = 1,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for runs and the report.")] = Path("runs/cross"),
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Runs of each training, with seeds 0, 1, ...")] = 1,
     settings: SetOption = None,
 ) -> None:
-    """Train without one device and test on it, for each device; or with --on train on one corpus and test on others.
+    """Test on devices or corpora that the training set lacks.
 
-    Runs that are done are skipped; after Ctrl-C the same command goes on.
+    For each device, trains on all others and tests on it; with --on, trains on --data and tests on the corpora named.
+    Finished runs are skipped: after Ctrl-C the same command continues.
     """
     from lungsound.errors import SettingsError
     from lungsound.experiments.cross import PAGE, Crossing, OtherCorpus, leave_devices_out, try_elsewhere
@@ -104,12 +107,17 @@ def cross(
 
 def study_keep(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to keep it: STUDY/METHOD/seed0.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Destination: STUDY/METHOD/seed0.")],
     columns: Annotated[
-        list[str] | None, typer.Option("--column", help="last, validation or test; all by default. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="EPOCH",
+            help="last, or the best epoch on validation or test. Repeatable.  [default: all]",
+        ),
     ] = None,
 ) -> None:
-    """Keep a run's predictions for the test, small enough for a repository."""
+    """Keep a run's predictions, small enough for a repository."""
     from lungsound.evaluation.selection import NAMES
     from lungsound.experiments.study import keep_run, missing_study
 
@@ -122,10 +130,10 @@ def study_keep(
 def study_show(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Folders of studies, each with study.toml.")],
     into: Annotated[
-        Path | None, typer.Option(help="A text file: replace what stands between the marks of each study.")
+        Path | None, typer.Option(metavar="FILE", help="Text file to update between the marks of each study.")
     ] = None,
 ) -> None:
-    """Print the tables of studies, computed from the predictions that they keep."""
+    """Print the tables of studies, computed from kept predictions."""
     from lungsound.experiments.study import study_blocks, write_between
     from lungsound.page import render_blocks
 

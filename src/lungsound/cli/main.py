@@ -1,4 +1,4 @@
-"""The command `lungsound`. Everything heavy is imported when a command runs, so that --help is quick."""
+"""The command `lungsound`. Heavy modules are imported when a command runs, so that --help is quick."""
 
 import io
 import os
@@ -8,15 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lungsound.cli import calibrate as calibration
-from lungsound.cli import compare, data, experiments, rescore
-from lungsound.cli import data as audit
-from lungsound.cli import data as convert
-from lungsound.cli import predict as answering
-from lungsound.cli import predict as inspecting
-from lungsound.cli import serve as serving
-from lungsound.cli import train as settings
-from lungsound.cli import train as training
+from lungsound.cli import calibrate, compare, data, experiments, predict, rescore, serve, train
 from lungsound.cli.shared import NOTICE, print_error
 from lungsound.errors import LungsoundError
 
@@ -30,38 +22,38 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain text, as git and ruff print it: 80 columns on any terminal
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Look at a corpus, audit it, convert it, or make a synthetic one.", no_args_is_help=True)
+data_app = typer.Typer(help="Check, audit or convert a corpus, or make a synthetic one.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 COMMANDS: tuple[Callable[..., None], ...] = (
-    training.demo,
-    training.train,
-    settings.recipes,
-    settings.settings,
-    answering.evaluate,
-    answering.export,
-    answering.predict,
+    train.demo,
+    train.train,
+    train.recipes,
+    train.settings,
+    predict.evaluate,
+    predict.export,
+    predict.predict,
     experiments.reproduce,
     experiments.cross,
     compare.compare,
     compare.power,
     rescore.rescore,
-    calibration.calibrate,
-    calibration.operate,
-    inspecting.embed,
-    inspecting.explain,
-    serving.serve,
-    serving.review,
+    calibrate.calibrate,
+    calibrate.operate,
+    predict.embed,
+    predict.explain,
+    serve.serve,
+    serve.review,
 )
 for command in COMMANDS:
     app.command()(command)
-study_app = typer.Typer(help="Results kept small, and the tables that are made from them.", no_args_is_help=True)
+study_app = typer.Typer(help="Keep the predictions of runs, and print tables of them.", no_args_is_help=True)
 app.add_typer(study_app, name="study")
 study_app.command("keep")(experiments.study_keep)
 study_app.command("show")(experiments.study_show)
 data_app.command("check")(data.data_check)
-data_app.command("audit")(audit.data_audit)
-data_app.command("convert")(convert.data_convert)
+data_app.command("audit")(data.data_audit)
+data_app.command("convert")(data.data_convert)
 data_app.command("synthesize")(data.data_synthesize)
 
 
@@ -76,16 +68,16 @@ def _print_version(is_wanted: bool) -> None:
 @app.callback()
 def _options(
     _version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Options of the command itself."""
 
 
 def main() -> None:
-    """Run the command. What a user can mend gives one line and exit code 2, any other exception one and exit code 1."""
+    """Run the command. An error that the user can fix is one line and exit code 2; any other is one line and code 1."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # it need not hold every name (cp1252)
+        sys.stdout.reconfigure(errors="backslashreplace")  # its encoding may lack characters of file names (cp1252)
     # Read when torch is first imported: threads that spin without end while they wait are many times slower on a busy
     # machine (docs/log.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")

@@ -24,7 +24,7 @@ EngineOption = Annotated[
     typer.Option(
         "--engine",
         metavar="ENGINE",
-        help="auto (fastest that 'export' measured to decide as torch), exact (fastest that equals torch to 1e-4), "
+        help="auto (the fastest whose predicted classes 'export' verified), exact (the fastest within 1e-4 of torch), "
         "torch, torch-bf16, onnx, openvino, or openvino-bf16.",
     ),
 ]
@@ -32,8 +32,8 @@ CyclesOption = Annotated[
     Literal["auto", "annotation", "segmentation", "windows"],
     typer.Option(
         metavar="SOURCE",
-        help="annotation (a .txt beside the recording), segmentation (breathing found in it), windows, or auto: the "
-        "first of these that there is.",
+        help="annotation (a .txt beside the recording), segmentation (breathing cycles detected in it), windows, or "
+        "auto: the first of these that is available.",
     ),
 ]
 
@@ -51,14 +51,14 @@ def required_model(model: str | None) -> str:
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
     data: DataOption = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the report; default: the run's.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the report.  [default: RUN]")] = None,
     device: DeviceOption = None,
     label_map: LabelMapOption = None,
 ) -> None:
-    """Evaluate a run again on its test set, or with --data on another corpus.
+    """Evaluate a run on its test set or on another corpus.
 
-    Writes predictions and a report. Another corpus in words of its own is read by --label-map, else by the map of the
-    run.
+    Writes predictions and a report. The labels of another corpus are translated by --label-map, else by the label map
+    of the run.
     """
     from lungsound.training.evaluate import evaluate as evaluate_run
 
@@ -71,17 +71,20 @@ def export(
         Literal["engines", "hf", "onnx", "openvino", "torch"],
         typer.Option(
             metavar="TARGET",
-            help="engines (for 'predict'), hf (a folder for transformers), or onnx, openvino, torch (one model file "
-            "from waveform to probabilities).",
+            help="engines (for 'predict'), hf (a folder for transformers), or onnx, openvino, torch (one model file, "
+            "waveform in, probabilities out).",
         ),
     ] = "engines",
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for files for other programs.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the files of --to hf, onnx, openvino or torch.")
+    ] = None,
     data: DataOption = None,
-    num_cycles: Annotated[int, typer.Option(metavar="NUMBER", help="Test cycles to check on.")] = 500,
+    num_cycles: Annotated[int, typer.Option(metavar="N", help="Number of test cycles to check on.")] = 500,
 ) -> None:
-    """Export a run's model, and check on real cycles that it still predicts alike.
+    """Export a run's model for fast engines or other programs.
 
-    Without --to for the fast engines (ONNX Runtime, OpenVINO): 'predict' then uses the fastest that predicts alike.
+    Checks on test cycles that the exported model predicts as PyTorch does. By default it exports for ONNX Runtime and
+    OpenVINO, of which 'predict' then uses the fastest.
     """
     from lungsound.inference.export import export_files, export_run
 
@@ -104,29 +107,35 @@ def predict(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="With --out; repeatable: csv (default), jsonl, parquet, audacity, raven, textgrid, icbhi, sprsound, "
-            "fhir, html.",
+            help="csv, jsonl, parquet, audacity, raven, textgrid, icbhi, sprsound, fhir or html, with --out. "
+            "Repeatable.  [default: csv]",
         ),
     ] = None,
     cycles: CyclesOption = "auto",
-    workers: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Recordings to read at the same time.")] = 2,
+    workers: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of recordings to read at the same time.")
+    ] = 2,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Skip recordings whose predictions DIR holds.")
+        bool, typer.Option("--skip-existing", help="Skip recordings that --out already has predictions of.")
     ] = False,
     patient_pattern: Annotated[
         str | None,
-        typer.Option(metavar="REGEX", help="Pattern with a group for the patient in a name, as '^(\\d+)_'."),
+        typer.Option(
+            metavar="REGEX", help="Regular expression with a group for the patient in file names, e.g. '^(\\d+)_'."
+        ),
     ] = None,
-    stethoscope: Annotated[str | None, typer.Option(metavar="NAME", help="Device that recorded them all.")] = None,
+    stethoscope: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Stethoscope of all these recordings.")
+    ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Draw on html pages which patches the predictions rest on.")
+        bool, typer.Option("--explain", help="Draw the relevance of each patch on the pages of --format html.")
     ] = False,
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
     """Predict crackles and wheezes in recordings, cycle by cycle.
 
-    Without --out the predictions are shown. Recordings that fail are named at the end, and the exit code is 1.
+    Without --out the predictions are printed. Recordings that fail are listed at the end, with exit code 1.
     """
     from lungsound.inference.bulk import predict_many, sound_files
     from lungsound.inference.predictor import Predictor
@@ -161,18 +170,19 @@ def predict(
 
 
 def embed(
-    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write: .npz, .csv or .parquet.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file: .npz, .csv or .parquet.")],
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH]", help="Sound files, folders of them, or patterns.")
+        list[Path] | None, typer.Argument(metavar="PATH", help="Sound files, folders of them, or patterns.")
     ] = None,
     model: ModelOption = None,
     data: DataOption = None,
     cycles: CyclesOption = "auto",
     device: DeviceOption = None,
 ) -> None:
-    """Write the model's features of cycles.
+    """Write the encoder's features of each cycle to a file.
 
-    Of the recordings PATH, or with --data of a corpus; with neither of the corpus that the run was trained on.
+    The cycles are those of the recordings PATH, of the corpus --data, or else of the corpus that the run was trained
+    on.
     """
     from lungsound.inference.embed import embed as embed_cycles
 
@@ -192,15 +202,15 @@ def embed(
 
 def explain(
     paths: PathsArgument,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for pages and numbers.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pages and the .npz files.")],
     model: ModelOption = None,
     cycles: CyclesOption = "auto",
     device: DeviceOption = None,
 ) -> None:
-    """Explain the prediction of each cycle: the relevance of each moment and frequency.
+    """Map the times and frequencies that each prediction rests on.
 
-    Writes for each recording an HTML page with the relevance drawn, and the numbers as .npz. It takes about a second a
-    cycle and needs a model of patches (AST). 'predict --explain' draws only the most uncertain cycles.
+    Writes an HTML page with relevance maps for each recording, and the numbers as .npz. Takes about a second per cycle
+    and needs a model of patches (AST). 'predict --explain' maps only the most uncertain cycles.
     """
     from lungsound.inference.bulk import explain_many
     from lungsound.inference.predictor import Predictor
@@ -215,7 +225,7 @@ def explain(
 
 
 def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None) -> tuple[str, ...]:
-    """Print the predictions for each recording; returns what failed."""
+    """Print the predictions for each recording; return a line for each that failed."""
     from lungsound.cli.demo import print_cycles
     from lungsound.inference.bulk import failure
     from lungsound.inference.withholding import UNKNOWN_DEVICE
@@ -227,7 +237,7 @@ def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None) ->
         except LungsoundError as error:
             errors.append(failure(path, error))
             continue
-        aggregate = "no answer" if prediction.aggregate is None else prediction.aggregate.caption
+        aggregate = "no prediction" if prediction.aggregate is None else prediction.aggregate.caption
         remarks = [f"{each} (--stethoscope NAME)" if each == UNKNOWN_DEVICE else each for each in prediction.quality]
         title = f"{path.name}, by {prediction.cycles_from}: {aggregate}{'; ' if remarks else ''}{', '.join(remarks)}"
         print_cycles(title, prediction.cycles, console, classes=predictor.classes)
@@ -246,13 +256,13 @@ def _print_model_facts(predictor: "Predictor") -> None:
 
     if predictor.path and (warning := unfinished(predictor.path.parent)):
         console.print(
-            f"Warning: {warning}; these are predictions of an epoch on the way.", highlight=False, soft_wrap=True
+            f"Warning: {warning}; these are predictions of an intermediate epoch.", highlight=False, soft_wrap=True
         )
     console.print(f"{probabilities_text(predictor)} {NOTICE}", highlight=False)
 
 
 def _print_errors(errors: tuple[str, ...]) -> None:
-    """Print what failed; exit code 1 if anything did."""
+    """Print the errors; end with exit code 1 if there are any."""
     for error in errors:
         print_error(error)
     if errors:

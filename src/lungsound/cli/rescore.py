@@ -1,4 +1,4 @@
-"""`lungsound rescore`: every metric in use, of predictions or of a confusion matrix."""
+"""`lungsound rescore`: every metric in use, from predictions or a confusion matrix."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lungsound.cli.shared import NOTICE, console
+from lungsound.cli.shared import NOTICE, SeedOption, console
 
 if TYPE_CHECKING:
     from lungsound.evaluation.rescore import Rescored
@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
 NUM_SHOWN_SCORES = 3
 INDENT = (0, 0, 0, 2)
-TABLE_PANEL, MATRIX_PANEL = "Columns of a table of another program", "Confusion matrix"
 
 
 class Epoch(StrEnum):
-    """Ways in which the epoch was chosen that the predictions come from."""
+    """Selection of the epoch that the predictions come from."""
 
     LAST = "last"
     VALIDATION = "validation"
@@ -31,7 +30,7 @@ class Epoch(StrEnum):
 
 
 def _column(help_text: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(metavar="COLUMN", help=help_text, rich_help_panel=TABLE_PANEL)
+    option: typer.models.OptionInfo = typer.Option(metavar="COLUMN", help=help_text)
     return option
 
 
@@ -40,41 +39,45 @@ def rescore(
         Path, typer.Argument(metavar="FILE", help="Predictions (CSV), a confusion matrix (CSV, JSON), or a run folder.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for rescore.md, rescore.html and rescore.json; default: no files.")
+        Path | None, typer.Option(metavar="DIR", help="Folder for rescore.md, rescore.html and rescore.json.")
     ] = None,
     classes: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="The classes as the file writes them, the normal one first.")
+        str | None, typer.Option(metavar="A,B,...", help="Classes as the file writes them, the normal one first.")
     ] = None,
     part: Annotated[
-        list[str] | None, typer.Option(help="Count this part of the split only. Repeatable: counted together.")
+        list[str] | None, typer.Option(metavar="NAME", help="Part of the split to count. Repeatable.  [default: all]")
     ] = None,
     epoch: Annotated[
-        Epoch | None, typer.Option(help="How the epoch was chosen; of a run folder, which epoch to take.")
+        Epoch | None,
+        typer.Option(
+            metavar="EPOCH",
+            help="Epoch of the predictions: last, best on validation or test, or unknown.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples behind the intervals.")] = 0,
-    label: Annotated[str | None, _column("True class.")] = None,
-    predicted: Annotated[str | None, _column("Predicted class.")] = None,
+    seed: SeedOption = 0,
+    label: Annotated[str | None, _column("Column with the true class.")] = None,
+    predicted: Annotated[str | None, _column("Column with the predicted class.")] = None,
     probability: Annotated[
         list[str] | None,
-        typer.Option(metavar="CLASS=COLUMN", help="Probability of a class. Repeatable.", rich_help_panel=TABLE_PANEL),
+        typer.Option(metavar="CLASS=COLUMN", help="Column with the probability of a class. Repeatable."),
     ] = None,
-    patient: Annotated[str | None, _column("Patient; without it there are no intervals.")] = None,
-    part_column: Annotated[str | None, _column("Part of the split.")] = None,
+    patient: Annotated[str | None, _column("Column with the patient; without it there are no intervals.")] = None,
+    part_column: Annotated[str | None, _column("Column with the part of the split.")] = None,
     transposed: Annotated[
-        bool, typer.Option("--transposed", help="Its rows are the predicted classes.", rich_help_panel=MATRIX_PANEL)
+        bool, typer.Option("--transposed", help="Rows of the confusion matrix are predicted classes.")
     ] = False,
     counts: Annotated[
         bool,
-        typer.Option(
-            "--counts", help="It holds counts, although each row (or column) sums to 100.", rich_help_panel=MATRIX_PANEL
-        ),
+        typer.Option("--counts", help="Read rows or columns that sum to 100 as counts, not as percentages."),
     ] = False,
 ) -> None:
-    """Every metric in use, with intervals over patients and the published column that each may stand beside.
+    """Compute every metric in use, from predictions or counts.
 
-    FILE is a predictions file of lungsound, the folder of a run, a CSV with a row per cycle whose columns are named by
-    --label and --predicted or --probability, or a confusion matrix of counts: CSV with the classes in its first line
-    and column, or JSON as in report.json, rows the true class. All of them may be compressed (.gz).
+    Prints each with its interval over patients and the published column that it is comparable with.
+
+    FILE is a predictions file of lungsound, a run folder, a CSV with a row per cycle whose columns are named by --label
+    and --predicted or --probability, or a confusion matrix with a row per true class: CSV with the classes in its first
+    line and column, or JSON as in report.json. Files may be compressed (.gz).
     """
     from lungsound.evaluation.bootstrap import Bootstrap
     from lungsound.evaluation.rescore import rescore as rescore_counts
@@ -107,7 +110,7 @@ def rescore(
 
 
 def _print(result: "Rescored") -> None:
-    """Print one table, after what a reader must know first."""
+    """Print the warnings, then the table of metrics."""
     from lungsound.evaluation.rescore import reader_warnings, summary
 
     if result.part:

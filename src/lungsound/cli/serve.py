@@ -1,4 +1,4 @@
-"""Commands that serve a model over HTTP: to programs and people, and for the review of a folder."""
+"""`lungsound serve` and `lungsound review`: a model over HTTP, and the review of a folder."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,30 +11,30 @@ from lungsound.extras import require_installed
 
 REVIEW_WAITING = 64  # a page may ask for many sounds at once
 
-HostOption = Annotated[
-    str, typer.Option(metavar="HOST", help="Address to listen on; any but this machine's own should have a token.")
-]
-PortOption = Annotated[int, typer.Option(metavar="PORT", help="Port to listen on; 0 is any that is free.")]
-DurationOption = Annotated[float, typer.Option(metavar="SECONDS", help="Longest recording that is taken.")]
+HostOption = Annotated[str, typer.Option(metavar="HOST", help="Address to listen on; set a token if it is not local.")]
+PortOption = Annotated[int, typer.Option(metavar="PORT", help="Port to listen on; 0 takes any free one.")]
+DurationOption = Annotated[float, typer.Option(metavar="SECONDS", help="Longest recording to accept.")]
 
 
 def serve(
     model: ModelOption = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
-    max_mb: Annotated[float, typer.Option(metavar="MB", help="Largest request in MB.")] = 64.0,
+    max_mb: Annotated[float, typer.Option(metavar="MB", help="Largest request to accept.")] = 64.0,
     max_duration_s: DurationOption = 600.0,
-    workers: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="Requests to work on at the same time.")] = 2,
+    workers: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of requests to process at the same time.")
+    ] = 2,
     max_waiting: Annotated[
-        int, typer.Option(min=0, metavar="NUMBER", help="Requests that may wait; one more is refused.")
+        int, typer.Option(min=0, metavar="N", help="Number of requests that may wait; one more is refused.")
     ] = 16,
-    timeout_s: Annotated[float, typer.Option(metavar="SECONDS", help="Longest time for a request.")] = 120.0,
+    timeout_s: Annotated[float, typer.Option(metavar="SECONDS", help="Time limit of a request.")] = 120.0,
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
     """Serve a model over HTTP, with a page for people.
 
-    Nothing that is sent is kept. Where the environment variable LUNGSOUND_TOKEN is set, clients must show its value.
+    No recording is stored. With the environment variable LUNGSOUND_TOKEN set, clients must send its value as a token.
     """
     require_installed("serve")
     from lungsound.serve.limits import Limits
@@ -59,9 +59,9 @@ def review(
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
-    """Review the recordings of a folder on a page, the most uncertain first.
+    """Review predictions by hand on a page, most uncertain first.
 
-    Corrected labels are written into DIR/corrections/corrections.csv, a table that 'train' reads.
+    Corrected labels are written to DIR/corrections/corrections.csv, a table that 'train' reads.
     """
     require_installed("serve")
     from lungsound.serve.limits import Limits

@@ -1,4 +1,4 @@
-"""What several commands share: the console, options of one meaning, and how errors and reports are printed."""
+"""The parts that commands share: the console, options with one meaning, and the printing of errors and reports."""
 
 import sys
 from pathlib import Path
@@ -14,6 +14,10 @@ console = Console(markup=False)  # names of files are no markup
 CORPUS = "Corpus: a folder (ICBHI 2017, SPRSound 2022, synthetic, folders of classes) or a table (.csv, .tsv)."
 CorpusArgument = Annotated[Path, typer.Argument(metavar="DIR", help=CORPUS)]
 DataOption = Annotated[Path | None, typer.Option("--data", metavar="DIR", help=CORPUS)]
+EpochsOption = Annotated[
+    int | None, typer.Option("--epochs", min=1, metavar="N", help="Epochs to train.  [default: the recipe's]")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the random draws.")]
 DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
 SetOption = Annotated[
     list[str] | None,
@@ -21,10 +25,11 @@ SetOption = Annotated[
 ]
 
 LabelMapOption = Annotated[
-    Path | None, typer.Option("--label-map", metavar="FILE", help="TOML that reads the corpus's words as others.")
+    Path | None,
+    typer.Option("--label-map", metavar="FILE", help="Label map (TOML) that translates the labels of the corpus."),
 ]
 AsPublishedOption = Annotated[
-    bool, typer.Option("--as-published", help="With the choices of the authors' program (docs/paper.md).")
+    bool, typer.Option("--as-published", help="Use the settings of the published program (docs/paper.md).")
 ]
 
 

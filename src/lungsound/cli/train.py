@@ -1,11 +1,19 @@
-"""Training: the demo, recipes, settings, and `lungsound train`."""
+"""`lungsound demo`, `train`, `recipes` and `settings`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from lungsound.cli.shared import AsPublishedOption, DataOption, SetOption, console, print_report
+from lungsound.cli.shared import (
+    AsPublishedOption,
+    DataOption,
+    EpochsOption,
+    SeedOption,
+    SetOption,
+    console,
+    print_report,
+)
 
 PAGE = """\
 # Settings
@@ -17,11 +25,11 @@ This page is what `lungsound settings --format markdown` prints; a test compares
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Recipe to print, with every setting.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Recipe to print with every setting.")] = None,
 ) -> None:
-    """List the recipes, or print one resolved: every setting, also those that it leaves at their defaults.
+    """List the recipes, or print one with every setting.
 
-    What is printed is TOML; saved as a file, it is a recipe that trains the same.
+    The printed recipe is TOML with all defaults filled in; saved as a file, it trains the same.
     """
     from lungsound.config import load_config, recipe_names, to_toml
 
@@ -35,11 +43,13 @@ def recipes(
 
 def settings(
     section: Annotated[
-        str | None, typer.Argument(metavar="[SECTION]", help="One section, e.g. train; default: all of them.")
+        str | None, typer.Argument(metavar="SECTION", help="Section to list, e.g. train.  [default: all]")
     ] = None,
-    to: Annotated[Literal["text", "markdown"], typer.Option("--format", help="Form of the list.")] = "text",
+    to: Annotated[
+        Literal["text", "markdown"], typer.Option("--format", metavar="FORMAT", help="text or markdown.")
+    ] = "text",
 ) -> None:
-    """List the settings of a run: the default of each, what it may be, and what it does.
+    """List the settings of a run: default, limits and meaning.
 
     Change one with --set SECTION.KEY=VALUE, or in a recipe of your own.
     """
@@ -64,14 +74,16 @@ def settings(
 
 def demo(
     data: DataOption = None,
-    out: Annotated[Path, typer.Option(help="Folder for corpus, run and report.")] = Path("lungsound-demo"),
-    patients: Annotated[int, typer.Option(min=4, help="Patients of the synthetic corpus.")] = 60,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the synthetic corpus and of the training.")] = 0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training; default: the recipe's.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for corpus, run and report.")] = Path(
+        "lungsound-demo"
+    ),
+    patients: Annotated[int, typer.Option(min=4, metavar="N", help="Patients in the synthetic corpus.")] = 60,
+    seed: SeedOption = 0,
+    epochs: EpochsOption = None,
 ) -> None:
-    """See the whole job in minutes: a corpus, training, a score with an interval, a report, one recording answered.
+    """Try training, evaluation and prediction in a few minutes.
 
-    Without --data it makes a synthetic corpus. Its score says nothing about real lungs.
+    Without --data it makes a synthetic corpus, whose scores say nothing about real lungs.
     """
     from lungsound.cli.demo import run_demo
 
@@ -83,14 +95,14 @@ def train(
         str, typer.Argument(metavar="RECIPE", help="Name of a recipe (see 'lungsound recipes') or a .toml file.")
     ],
     data: DataOption = None,
-    out: Annotated[Path, typer.Option(help="New folder for the run.")] = Path("runs/run"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the run.")] = Path("runs/run"),
     settings: SetOption = None,
     as_published: AsPublishedOption = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out where it stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")] = False,
 ) -> None:
     """Train by a recipe, evaluate on the test set, write a report.
 
-    Ctrl-C stops after the step under way and writes a checkpoint; the same command with --resume goes on.
+    Ctrl-C stops after the current step and writes a checkpoint; the same command with --resume continues.
     """
     from lungsound.config import load_config
     from lungsound.recipe import train as train_by_recipe

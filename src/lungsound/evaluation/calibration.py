@@ -243,7 +243,7 @@ class Calibration(_Kept):
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "values"
             raise WeightsError(
-                f"the calibration kept with the model cannot be used ({place}: {first['msg']}): calibrate it anew with "
+                f"the calibration in the model cannot be used ({place}: {first['msg']}): calibrate it anew with "
                 "'lungsound calibrate RUN --keep'"
             ) from None
 

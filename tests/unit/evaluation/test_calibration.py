@@ -414,7 +414,7 @@ def damaged(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
     ],
 )
 def test_a_damaged_calibration_is_named(path: tuple[Any, ...], value: Any, place: str) -> None:
-    with pytest.raises(WeightsError, match=rf"calibration kept with the model cannot be used \({place}: "):
+    with pytest.raises(WeightsError, match=rf"calibration in the model cannot be used \({place}: "):
         Calibration.from_plain(damaged(path, value))
 
 
