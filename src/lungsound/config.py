@@ -216,7 +216,7 @@ class TrainSettings(Settings):
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the training cycles whose patients are held out (data.protocol = strict)."""
     is_test_watched: bool = True
-    """Also answer the test set after every epoch, for the column "chosen on test"; it chooses nothing by itself."""
+    """Also evaluate the test set after every epoch, for the column "chosen on test"; it chooses nothing by itself."""
     checkpoint_every_steps: Count = 200
     """A checkpoint is also written after every epoch and when the run is interrupted."""
 

@@ -10,21 +10,21 @@ LungsoundError
 `-- FetchError              something that could not be downloaded
 
 Each message is one line that says what was given, what is needed and what to do. The command line
-prints it and ends with exit code 2; any other exception is our mistake and ends with exit code 1. Errors about data
-carry the parts of their message as fields, so that nobody has to take a text apart.
+prints it and ends with exit code 2; any other exception is a bug and ends with exit code 1. Errors about data carry the
+parts of their message as fields: `path`, `line`, `detail`.
 """
 
 from pathlib import Path
 
 
 class LungsoundError(Exception):
-    """Base of all errors that a user can cause and mend."""
+    """Base of all errors that a user can cause and fix."""
 
     exit_code = 2
 
 
 class DataError(LungsoundError):
-    """Something about recordings, annotations or a corpus: `detail`, at `line` (from 1) of the file `path` if known."""
+    """An error in recordings, annotations or a corpus: `detail`, at `line` (from 1) of the file `path` if known."""
 
     def __init__(self, detail: str, *, path: Path | None = None, line: int | None = None) -> None:
         super().__init__(detail)

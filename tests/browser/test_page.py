@@ -114,7 +114,7 @@ def test_labels_follow_the_threshold_but_not_those_given_by_hand(page: Page, ser
     expect(page.locator("#counts")).to_have_text("2 of 4 cycles abnormal, 1 uncertain, 1 by hand.")
     page.keyboard.press("0")
     assert marks(page) == "N N? C N"
-    page.get_by_role("button", name="As the model says", exact=True).click()
+    page.get_by_role("button", name="Back to the model's labels", exact=True).click()
     assert marks(page) == "N C? C W"
 
 
@@ -193,7 +193,7 @@ def test_what_goes_wrong_is_said_in_one_line_and_the_page_goes_on(page: Page, se
     expect(alert).to_contain_text("One recording at a time (2 were given)")
     page.route("**/v1/predictions", lambda route: route.abort())
     page.set_input_files("#file", served.sound)
-    expect(alert).to_contain_text("The service does not answer")
+    expect(alert).to_contain_text("The service does not respond")
     page.unroute("**/v1/predictions")
     page.set_input_files("#file", served.sound)
     expect(page.locator(".band")).to_have_count(4)
@@ -204,7 +204,7 @@ def test_help_lists_the_keys_and_keys_of_one_letter_can_be_switched_off(page: Pa
     send(page, served)
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
-    page.get_by_label("Keys of one letter are on").uncheck()
+    page.get_by_label("Use keys of one letter").uncheck()
     page.keyboard.press("Escape")
     page.keyboard.press("x")
     page.keyboard.press("3")
@@ -217,7 +217,7 @@ def test_a_service_with_a_token_asks_for_it(page: Page, tmp_path: Path) -> None:
     with serve(tmp_path, token="a long secret token") as served:
         page.goto(served.address)
         page.get_by_label("Token", exact=True).fill("a long secret token")
-        page.get_by_role("button", name="Go on").click()
+        page.get_by_role("button", name="Continue").click()
         expect(page.get_by_role("alert")).to_be_hidden()
         page.set_input_files("#file", served.sound)
         expect(page.locator(".band")).to_have_count(4)

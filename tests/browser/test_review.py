@@ -40,7 +40,7 @@ def words(table: Path) -> dict[str, list[str]]:
 def test_corrections_are_saved_at_once_and_there_again(page: Page, reviewed: Served, tmp_path: Path) -> None:
     page.goto(reviewed.address)
     expect(page.locator("#title")).to_have_text(NAMES[0])
-    expect(page.locator("#recordings small").first).to_contain_text("4 cycles \N{MIDDLE DOT} doubt 0.5")
+    expect(page.locator("#recordings small").first).to_contain_text("4 cycles \N{MIDDLE DOT} uncertainty 0.5")
     page.keyboard.press("4")
     expect(page.locator("#status")).to_have_text("Saved.")
     expect(page.locator("#progress")).to_have_text("1 of 3 done")

@@ -169,12 +169,12 @@ def _by_clips(log_mel: Callable[[Tensor], Tensor], waveform: Tensor) -> Tensor:
 
 def _blocks(banks: Tensor) -> list[tuple[slice, slice]]:
     """Neighbouring mels, and the rows of the banks (bin, mel) in which one of them has weight."""
-    found = []
+    blocks = []
     for first in range(0, banks.shape[1], BLOCK_MELS):
         mels = slice(first, first + BLOCK_MELS)
         rows = banks[:, mels].any(dim=1).nonzero()
-        found.append((slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 1), mels))
-    return found
+        blocks.append((slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 1), mels))
+    return blocks
 
 
 def mel_banks(
@@ -209,7 +209,7 @@ def normalize(fbank: Tensor, *, mean: float, std: float) -> Tensor:
 
 @dataclass(frozen=True)
 class FbankSums:
-    """How many values a filter bank has, their sum and the sum of their squares, in float64."""
+    """Number of values of a filter bank, their sum and the sum of their squares, in float64."""
 
     count: int
     total: float
@@ -217,7 +217,7 @@ class FbankSums:
 
 
 def fbank_sums(fbank: Tensor) -> FbankSums:
-    """Of a filter bank of any shape; the last digits may depend on the number of torch's threads."""
+    """Sums of a filter bank of any shape; the last digits may depend on the number of torch's threads."""
     values = fbank.double().flatten()
     return FbankSums(values.numel(), float(values.sum()), float(values @ values))
 

@@ -1,4 +1,4 @@
-"""Everything between a sound file and the encoder's input, as one object: the definition of a model's input."""
+"""The front end, from a sound file to the encoder's input: the definition of a model's input."""
 
 import math
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class FrontEnd:
 
     @cached_property
     def log_mel(self) -> LogMel | EfficientATLogMel:
-        """The filter bank; SettingsError when it cannot be had at this rate or with these mels."""
+        """The filter bank; SettingsError when this rate or these mels do not allow it."""
         kind = EfficientATLogMel if self.audio.filter_bank == "efficientat" else LogMel
         return kind(sample_rate_hz=self.sample_rate_hz, num_mels=self.num_mels)
 
@@ -76,7 +76,7 @@ class FrontEnd:
         return fade(waveform, num_samples=self.num_fade_samples)
 
     def prepare(self, waveform: Tensor, from_hz: int) -> Tensor:
-        """What `read` gives, of a mono recording (samples,) that was decoded already."""
+        """Prepare a decoded mono recording (samples,) as `read` does: resample it and fade its ends."""
         return fade(resample(waveform, from_hz, self.sample_rate_hz), num_samples=self.num_fade_samples)
 
     def cut(self, waveform: Tensor, *, start_s: float, end_s: float) -> Tensor:

@@ -6,13 +6,13 @@ which are named where they speak for a number.
 
 Sounds beside the lungs are mains hum, a voice, the heart; they are measured at 4 kHz, in the middle two minutes of a
 longer recording. Their thresholds were set on all 289 recordings of ICBHI and on 482 of the training set of SPRSound,
-and on sounds planted in them (docs/results.md).
+and on sounds injected into them (docs/results.md).
 
 - Hum: lines at the mains' frequency and its multiples, above the spectrum beside them.
 - A voice: the spectrum of a frame ripples at a pitch of 80 to 400 Hz over the whole band. The spectrum is flattened
   first, so that a wheeze, which is one line or a few, counts by so few bins (the idea of the cepstrum: Noll, "Cepstrum
   pitch determination", JASA 41 (1967) 293). What keeps its pitch for half a second is no talk: a rhonchus has many
-  harmonics too. A voice is noticed where it is heard through most of the recording.
+  harmonics too. A voice is reported where it lasts through most of the recording.
 - The heart: the level below 150 Hz rises and falls 46 to 182 times a minute, and lies far above the breath's.
 """
 
@@ -141,49 +141,49 @@ def measure_quality(channels: Samples, sample_rate_hz: int) -> Quality:
 
 def find_defects(quality: Quality) -> tuple[Defect, ...]:
     """Defects of the signal: measures beyond their thresholds, whatever other recordings of the corpus are like."""
-    found = []
+    defects = []
     num_dead, num_channels = quality.num_dead_channels, quality.num_channels
     if quality.rms_dbfs < MIN_RMS_DBFS and num_dead == 0 and num_channels > 1:
-        found.append(Defect("channels cancel", "each holds sound; their mean, which the model gets, does not"))
+        defects.append(Defect("channels cancel", "each holds sound; their mean, which the model gets, does not"))
     elif quality.rms_dbfs < MIN_RMS_DBFS and num_dead in (0, num_channels):
-        found.append(Defect("silent", f"{quality.rms_dbfs:.0f} dBFS"))
+        defects.append(Defect("silent", f"{quality.rms_dbfs:.0f} dBFS"))
     elif num_dead:
-        found.append(Defect("dead channel", f"{num_dead} of {num_channels} channels hold no sound"))
+        defects.append(Defect("dead channel", f"{num_dead} of {num_channels} channels hold no sound"))
     if quality.clipped_share >= MAX_CLIPPED_SHARE:
-        found.append(Defect("clipped", f"{100 * quality.clipped_share:.2f} % of the samples are flat tops"))
+        defects.append(Defect("clipped", f"{100 * quality.clipped_share:.2f} % of the samples are flat tops"))
     if quality.peak_dbfs > MAX_PEAK_DBFS:
-        found.append(Defect("beyond full scale", f"{quality.peak_dbfs:+.0f} dBFS: written with another scale"))
+        defects.append(Defect("beyond full scale", f"{quality.peak_dbfs:+.0f} dBFS: written with another scale"))
     if quality.longest_silence_s >= MAX_SILENCE_S:
         share = f"{100 * quality.silent_share:.0f} % of the recording"
-        found.append(Defect("digital silence", f"{share}, {quality.longest_silence_s:.1f} s in one stretch"))
+        defects.append(Defect("digital silence", f"{share}, {quality.longest_silence_s:.1f} s in one stretch"))
     elif quality.num_dropouts:
         longest_ms = 1000 * quality.longest_silence_s
-        found.append(
+        defects.append(
             Defect("dropouts", f"{quality.num_dropouts} stretches of equal samples, up to {longest_ms:.0f} ms")
         )
     if abs(quality.dc_offset) >= MAX_DC_OFFSET:
-        found.append(Defect("DC offset", f"{quality.dc_offset:+.3f} of full scale"))
+        defects.append(Defect("DC offset", f"{quality.dc_offset:+.3f} of full scale"))
     difference_db = quality.channel_difference_db
     if difference_db is not None and difference_db <= MAX_CHANNEL_DIFFERENCE_DB:
-        found.append(Defect("duplicate channel", f"two channels differ by {difference_db:.0f} dB"))
+        defects.append(Defect("duplicate channel", f"two channels differ by {difference_db:.0f} dB"))
     if quality.upsampled_from_hz is not None:
         detail = f"as if recorded at {quality.upsampled_from_hz} Hz, its header says {quality.sample_rate_hz} Hz"
-        found.append(Defect("upsampled", detail))
+        defects.append(Defect("upsampled", detail))
     elif quality.band is not None and quality.band.limit_hz < MIN_BAND_HZ and quality.rms_dbfs >= MIN_RMS_DBFS:
         detail = f"nothing above {quality.band.limit_hz:.0f} Hz: fine crackles lie about {MIN_BAND_HZ:.0f} Hz"
-        found.append(Defect("band-limited", detail))
-    return tuple(found)
+        defects.append(Defect("band-limited", detail))
+    return tuple(defects)
 
 
 def find_too_little_sound(quality: Quality) -> tuple[Defect, ...]:
     """Defects that withhold the prediction for a whole recording: silence in most of it, or less than a breath."""
     sound_s = (1 - quality.silent_share) * quality.duration_s
-    found = []
+    defects = []
     if quality.silent_share > MAX_SILENT_SHARE:
-        found.append(Defect(MOSTLY_SILENT, f"{100 * quality.silent_share:.0f} % of the recording"))
+        defects.append(Defect(MOSTLY_SILENT, f"{100 * quality.silent_share:.0f} % of the recording"))
     if sound_s < MIN_SOUND_S:
-        found.append(Defect(TOO_SHORT, f"{sound_s:.1f} s of sound: a breath takes {MIN_SOUND_S:g} s at least"))
-    return tuple(found)
+        defects.append(Defect(TOO_SHORT, f"{sound_s:.1f} s of sound: a breath takes {MIN_SOUND_S:g} s at least"))
+    return tuple(defects)
 
 
 def rms_dbfs(waveform: Samples) -> float:
@@ -415,17 +415,17 @@ def measure_other_sounds(waveform: Samples, sample_rate_hz: int) -> OtherSounds:
     return OtherSounds(hum_db, mains_hz, float(is_speech.mean()) if is_speech.size else 0.0, beat, heart_db)
 
 
-def find_other_sounds(found: OtherSounds) -> tuple[Defect, ...]:
+def find_other_sounds(sounds: OtherSounds) -> tuple[Defect, ...]:
     """Sounds beside the lungs that are beyond their thresholds."""
     defects = []
-    if found.hum_db >= MIN_HUM_DB:
-        defects.append(Defect(HUM, f"lines of {found.mains_hz} Hz, {found.hum_db:.0f} dB above their neighbours"))
-    if found.spoken_share >= MIN_SPOKEN_SHARE:
+    if sounds.hum_db >= MIN_HUM_DB:
+        defects.append(Defect(HUM, f"lines of {sounds.mains_hz} Hz, {sounds.hum_db:.0f} dB above their neighbours"))
+    if sounds.spoken_share >= MIN_SPOKEN_SHARE:
         defects.append(
-            Defect(SPEECH, f"{100 * found.spoken_share:.0f} % of the recording is voiced, at a pitch that glides")
+            Defect(SPEECH, f"{100 * sounds.spoken_share:.0f} % of the recording is voiced, at a pitch that glides")
         )
-    if found.beat >= MIN_BEAT and found.heart_db >= MIN_HEART_DB:
-        defects.append(Defect(HEART, f"a beat {found.heart_db:.0f} dB above the breath"))
+    if sounds.beat >= MIN_BEAT and sounds.heart_db >= MIN_HEART_DB:
+        defects.append(Defect(HEART, f"a beat {sounds.heart_db:.0f} dB above the breath"))
     return tuple(defects)
 
 
@@ -455,7 +455,7 @@ def is_spoken(sound: Values) -> npt.NDArray[np.bool_]:
     strength, pitch_hz = voicing(sound)
     is_voiced = strength >= MIN_VOICING
     if len(is_voiced) < STEADY_FRAMES:
-        return np.zeros_like(is_voiced)  # too short to be told from a tone
+        return np.zeros_like(is_voiced)  # too short to differ from a tone
     windows = np.lib.stride_tricks.sliding_window_view(np.log(pitch_hz), STEADY_FRAMES)
     is_near = np.abs(windows - np.median(windows, axis=1, keepdims=True)) < STEADY_PITCH
     are_voiced = np.lib.stride_tricks.sliding_window_view(is_voiced, STEADY_FRAMES)

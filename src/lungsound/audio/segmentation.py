@@ -1,4 +1,4 @@
-"""Breathing cycles found in a recording of which no annotation is at hand: where each inspiration begins.
+"""Segmentation of a recording without annotation into breathing cycles, by the onset of each inspiration.
 
 Breath noise swells fast at the onset of inspiration and dies away slowly: around the onsets that people marked (ICBHI,
 SPRSound) the level between 150 and 600 Hz rises within a third of a second, more than at any other time of the cycle,
@@ -96,7 +96,7 @@ def segment_cycles(waveform: npt.NDArray[np.float32], sample_rate_hz: int) -> Se
 
 
 def sliding_windows(duration_s: float, *, length_s: float, hop_s: float) -> Cycles:
-    """Windows for a recording in which no cycles were found: one every `hop_s`, the last at the end of the recording.
+    """Windows for a recording without detected cycles: one every `hop_s`, the last at the end of the recording.
 
     One window, the whole recording, when it is no longer than `length_s`.
     """

@@ -1,4 +1,4 @@
-"""The audit of a corpus: leakage between its parts, defects of its recordings, and what is unlike others of a device.
+"""The audit of a corpus: leakage between its parts, defects of its recordings, and outliers among those of a device.
 
 A limit that a whole corpus has is one fact about its device, not a defect of each recording: all 2,683 recordings of
 SPRSound end near 900 Hz at a rate that could hold 4000 Hz, since its stethoscope filters them so. Each recording is
@@ -37,10 +37,10 @@ from lungsound.data.icbhi import (
 from lungsound.data.tree import assemble, files_with_suffix, one_per_name, require_folder
 from lungsound.errors import AnnotationError, AudioError, CorpusError, SettingsError
 
-# Fewer recordings of one device and rate say nothing about what is usual.
+# Fewer recordings of one device and rate give no baseline.
 MIN_GROUP = 10
-# Of the usual limit (the median). SPRSound's lowest is 0.84; 2 recordings of ICBHI's Litt3200 have less than this. A
-# low-pass filter of eighth order at 500 Hz, planted in recordings of every device, leaves 0.07 to 0.78.
+# Of the median limit. SPRSound's lowest is 0.84; 2 recordings of ICBHI's Litt3200 have less than this. A
+# low-pass filter of eighth order at 500 Hz, injected into recordings of every device, leaves 0.07 to 0.78.
 MIN_BAND_SHARE = 0.75
 # Of what the rate could hold, below which a whole group's limit is worth a sentence.
 NARROW_BAND = 0.75
@@ -66,8 +66,8 @@ def device_bands(devices: Sequence[str], qualities: Sequence[Quality]) -> dict[t
         if quality.band is not None:
             limits.setdefault((device, quality.sample_rate_hz), []).append(quality.band.limit_hz)
     return {
-        group: DeviceBand(len(found), min(found), float(np.median(found)), max(found))
-        for group, found in sorted(limits.items())
+        group: DeviceBand(len(group_limits), min(group_limits), float(np.median(group_limits)), max(group_limits))
+        for group, group_limits in sorted(limits.items())
     }
 
 
@@ -75,15 +75,15 @@ def find_outliers(devices: Sequence[str], qualities: Sequence[Quality]) -> list[
     """Defects of each recording that show beside the others of its device.
 
     "band-limited": its spectrum ends below `MIN_BAND_SHARE` of where others of its device and rate end. "rare rate":
-    hardly any other of its device has its rate; so a wrong header is found where all others say one rate.
+    hardly any other of its device has its rate; so a wrong header shows where all others have one rate.
     """
-    usual = device_bands(devices, qualities)
+    bands = device_bands(devices, qualities)
     rates = Counter((device, quality.sample_rate_hz) for device, quality in zip(devices, qualities, strict=True))
     num_of_device = Counter(devices)
-    found = []
+    outliers = []
     for device, quality in zip(devices, qualities, strict=True):
         defects = []
-        group = usual.get((device, quality.sample_rate_hz))
+        group = bands.get((device, quality.sample_rate_hz))
         if group is not None and _is_narrow(quality, group):
             limit_hz = f"{quality.band.limit_hz:.0f}" if quality.band is not None else ""
             detail = f"nothing above {limit_hz} Hz; the {group.num_recordings} of its kind usually reach"
@@ -91,17 +91,17 @@ def find_outliers(devices: Sequence[str], qualities: Sequence[Quality]) -> list[
         count, num_all = rates[device, quality.sample_rate_hz], num_of_device[device]
         if num_all >= MIN_RECORDINGS_OF_DEVICE and count <= RARE_RATE_SHARE * num_all:
             defects.append(Defect("rare rate", _rare(quality.sample_rate_hz, count, device, rates)))
-        found.append(tuple(defects))
-    return found
+        outliers.append(tuple(defects))
+    return outliers
 
 
-def describe_narrow_devices(usual: Mapping[tuple[str, int], DeviceBand]) -> list[str]:
+def describe_narrow_devices(bands: Mapping[tuple[str, int], DeviceBand]) -> list[str]:
     """One sentence for each device and rate whose recordings all hold less than their rate could."""
     return [
         f"{group.num_recordings:,} recordings at {rate_hz} Hz (device: {device}): half of the spectra end below "
         f"{group.limit_hz:.0f} Hz, all between {group.lowest_hz:.0f} and {group.highest_hz:.0f} Hz, where the rate "
         f"could hold {rate_hz // 2} Hz; that is how they were recorded, not a defect of some"
-        for (device, rate_hz), group in usual.items()
+        for (device, rate_hz), group in bands.items()
         if group.num_recordings >= MIN_GROUP and group.limit_hz < NARROW_BAND * rate_hz / 2
     ]
 
@@ -239,7 +239,7 @@ class RecordingFinding:
 
 @dataclass(frozen=True)
 class Audit:
-    """Everything that an audit found; plain data.
+    """Results of an audit, as plain data.
 
     `is_clean`: no leakage that is not waived. Leakage is a patient in two parts (but by design), and the same sound in
     two parts, simultaneous channels included.
@@ -420,7 +420,7 @@ def _count_classes(corpus: Corpus) -> list[CountRow]:
             names.setdefault((None, *place(recording)), set()).add(recording.name)
     words = list(dict.fromkeys(cycle.word for cycle in sorted(corpus.cycles, key=lambda cycle: cycle.sound)))
     parts = [*corpus.parts, NO_PART]
-    rows = [CountRow(*key, cycles[key], len(found)) for key, found in names.items()]
+    rows = [CountRow(*key, cycles[key], len(recordings)) for key, recordings in names.items()]
     return sorted(
         rows,
         key=lambda row: (words.index(row.word) if row.word in words else len(words), parts.index(row.part), row.device),
@@ -437,8 +437,10 @@ def _finding(corpus: Corpus, recording: Recording, result: Measured | AudioError
 
 def _compare_with_devices(findings: Sequence[RecordingFinding]) -> tuple[list[RecordingFinding], list[str]]:
     """The findings with defects that show beside others of a device, and sentences on whole devices."""
-    qualities = {place: found.quality for place, found in enumerate(findings) if found.quality is not None}
+    qualities = {place: finding.quality for place, finding in enumerate(findings) if finding.quality is not None}
     devices = [findings[place].device for place in qualities]
     unusual = dict(zip(qualities, find_outliers(devices, list(qualities.values())), strict=True))
-    compared = [replace(found, defects=found.defects + unusual.get(place, ())) for place, found in enumerate(findings)]
+    compared = [
+        replace(finding, defects=finding.defects + unusual.get(place, ())) for place, finding in enumerate(findings)
+    ]
     return compared, describe_narrow_devices(device_bands(devices, list(qualities.values())))

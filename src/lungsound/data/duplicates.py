@@ -6,7 +6,7 @@ by matrix products: the work grows with the square of the number of recordings, 
 million pairs) take some ten seconds on a core.
 
 Two recordings are near-duplicates when their waveforms, laid over each other, correlate: re-encoded, louder, resampled
-or cut copies. Simultaneous channels heard the same breaths from two places: their waveforms hardly correlate, but they
+or cut copies. Simultaneous channels recorded the same breaths at two places: their waveforms hardly correlate, but they
 are coherent far beyond chance. Of ICBHI's channel pairs of one take 46 % (AKGC417L) and 65 % (LittC2SE) are found so;
 the rest share less sound than chance may give. What starts at another time is found only if its fingerprint agrees.
 """
@@ -56,14 +56,14 @@ class Measured:
 def measure_recordings(
     recordings: Sequence[Recording], *, num_workers: int = 1, on_progress: OnProgress | None = None
 ) -> list[Measured | AudioError]:
-    """Each recording measured, in their order; for one that cannot be decoded, the error that says why."""
-    found: list[Measured | AudioError] = []
+    """Measure each recording, in their order; the error in place of one that cannot be decoded."""
+    results: list[Measured | AudioError] = []
     with ThreadPoolExecutor(num_workers) as pool:
         for measured in pool.map(_measure, (recording.path for recording in recordings)):
-            found.append(measured)
+            results.append(measured)
             if on_progress is not None:
-                on_progress(len(found), len(recordings))
-    return found
+                on_progress(len(results), len(recordings))
+    return results
 
 
 def _measure(path: Path) -> Measured | AudioError:
@@ -159,14 +159,14 @@ def _search_tile(segments: _Segments, i: int, j: int, min_deviations: float) -> 
     deviations = sums * _weights(_lengths(segments, rows)[:, None], _lengths(segments, columns))
     highest, places = deviations.max(dim=0)
     is_found = (highest >= min_deviations) & (segments.owner[rows, None] != segments.owner[columns])
-    found = []
+    candidates = []
     for row, column in is_found.nonzero().tolist():
         one, other = int(segments.owner[i + row]), int(segments.owner[j + column])
         lag = int(_lags()[int(places[row, column])])
         offset = int(segments.start[i + row]) + lag - int(segments.start[j + column])
         offset_s = offset * HOP / RATE_HZ * (1 if one < other else -1)
-        found.append(Candidate(min(one, other), max(one, other), offset_s, float(highest[row, column])))
-    return found
+        candidates.append(Candidate(min(one, other), max(one, other), offset_s, float(highest[row, column])))
+    return candidates
 
 
 def _lengths(segments: _Segments, rows: slice) -> Tensor:
@@ -227,7 +227,7 @@ def find_shared_audio(
     num_workers: int = 1,
     on_progress: OnProgress | None = None,
 ) -> list[SharedAudio]:
-    """Every pair found, by kind and names: each pair once, under its strongest kind.
+    """Find the pairs with the same sound, by kind and names: each pair once, under its strongest kind.
 
     Near-duplicates are looked for among all recordings, simultaneous channels among those and within each patient.
     Recordings shorter than 3.2 s, silent or mostly silent ones are compared by their samples only.
@@ -242,18 +242,18 @@ def find_shared_audio(
     groups: dict[str, list[Candidate]] = {}
     for pair in sorted(candidates.keys() - equal):
         groups.setdefault(recordings[pair[0]].patient, []).append(candidates[pair])
-    found = [
+    pairs = [
         SharedAudio("same samples", recordings[one].name, recordings[other].name, 0.0, 1.0, 1.0, float("inf"))
         for one, other in sorted(equal)
     ]
     with ThreadPoolExecutor(num_workers) as pool:
         compared = pool.map(lambda group: _compare_group(recordings, group), groups.values())
         for done, shared in enumerate(compared, start=1):
-            found.extend(shared)
+            pairs.extend(shared)
             if on_progress is not None:
                 on_progress(done, len(groups))
     order = {"same samples": 0, "near-duplicate": 1, "simultaneous channels": 2}
-    return sorted(found, key=lambda shared: (order[shared.kind], shared.one, shared.other))
+    return sorted(pairs, key=lambda shared: (order[shared.kind], shared.one, shared.other))
 
 
 def crowded_patients(recordings: Sequence[Recording]) -> list[str]:
@@ -283,10 +283,10 @@ def _pairs_of_patients(recordings: Sequence[Recording]) -> Iterable[tuple[int, i
 
 
 def _compare_group(recordings: Sequence[Recording], candidates: Sequence[Candidate]) -> list[SharedAudio]:
-    """What is found among candidates that share many of their recordings, each of which is read once."""
+    """Compare candidates that share many of their recordings; each recording is read once."""
     waveforms: dict[int, Samples] = {}
     windows: dict[int, Windows] = {}
-    found = []
+    pairs = []
     for candidate in candidates:
         for place in (candidate.one, candidate.other):
             if place not in waveforms:
@@ -299,20 +299,20 @@ def _compare_group(recordings: Sequence[Recording], candidates: Sequence[Candida
             at_offset = agreement(whitened_windows(one), whitened_windows(other), max_lag_s=MAX_OFFSET_ERROR_S)
             shared = _judge(recordings, candidate, candidate.offset_s, at_offset, waveforms)
         if shared is not None:
-            found.append(shared)
-    return found
+            pairs.append(shared)
+    return pairs
 
 
 def _judge(
     recordings: Sequence[Recording],
     candidate: Candidate,
     offset_s: float,
-    found: Agreement,
+    evidence: Agreement,
     waveforms: dict[int, Samples],
 ) -> SharedAudio | None:
-    if found.deviations < MIN_DEVIATIONS:
+    if evidence.deviations < MIN_DEVIATIONS:
         return None
-    offset_s -= found.lag_s
+    offset_s -= evidence.lag_s
     one, other = _overlap(waveforms[candidate.one], waveforms[candidate.other], offset_s)
     correlated = correlation(one, other)
     return SharedAudio(
@@ -321,8 +321,8 @@ def _judge(
         other=recordings[candidate.other].name,
         offset_s=round(offset_s, 4),
         correlation=round(correlated, 3),
-        coherence=round(found.coherence, 3),
-        deviations=round(found.deviations, 1),
+        coherence=round(evidence.coherence, 3),
+        deviations=round(evidence.deviations, 1),
     )
 
 

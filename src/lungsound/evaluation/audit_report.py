@@ -21,7 +21,7 @@ MAX_ON_PAGE = 200
 MEANINGS = {
     "same samples": "The same samples, whatever the files are called.",
     "near-duplicate": "The same sound: re-encoded, resampled, cut, louder or quieter.",
-    "simultaneous channels": "Probably the same breaths, heard at the same time from another place (weaker evidence).",
+    "simultaneous channels": "Probably the same breaths, recorded at the same time at another place (weaker evidence).",
 }
 SOUND_HEAD = ("one", "part", "other", "part", "offset (s)", "correlation", "coherence", "sd", "patients")
 LIMITS = (
@@ -278,7 +278,7 @@ def _sound_row(shared: SharedSound) -> list[Cell]:
 
 
 def problem_groups(audit: Audit) -> list[Group]:
-    """What the reader could not use, by kind."""
+    """Problems of the reader, by kind."""
     return [
         Group(
             kind,

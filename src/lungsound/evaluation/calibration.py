@@ -47,10 +47,10 @@ Labels = npt.NDArray[np.int64]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 LEVELS = (0.9, 0.95)
-# Unless asked otherwise, the threshold is chosen to answer four cycles of five: always within reach, unlike an error.
+# Unless asked otherwise, the threshold withholds one cycle of five: always within reach, unlike an error.
 WANTED_COVERAGE = 0.8
 WANTED_SENSITIVITY = 0.9
-# An error that is kept on the cycles of fewer patients says nothing of others.
+# An error that holds on the cycles of fewer patients says nothing of others.
 MIN_ANSWERED_PATIENTS = 5
 
 # The smallest probability whose logarithm is taken; scikit-learn's log_loss has the same.
@@ -441,7 +441,7 @@ def patient_threshold(true_shares: Floats, patients: npt.NDArray[np.str_], *, le
 class RiskCoverage:
     """The curve, from the most confident cycles to all: entries `(step,)` at each confidence that occurs.
 
-    Coverage is the share of cycles that are answered, risk the share of wrong predictions among them.
+    Coverage is the share of cycles that are not withheld, risk the share of wrong predictions among them.
     """
 
     thresholds: Floats
@@ -455,7 +455,7 @@ def confidence_of(probabilities: Floats) -> Floats:
 
 
 def risk_coverage(confidence: Floats, is_wrong: Flags) -> RiskCoverage:
-    """The curve of cycles `(cycle,)`; those of equal confidence are answered together."""
+    """The curve of cycles `(cycle,)`; those of equal confidence are withheld together."""
     order = np.argsort(-confidence, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(confidence[order])), len(order) - 1)
     num_answered = ends + 1.0

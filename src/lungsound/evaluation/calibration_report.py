@@ -207,7 +207,7 @@ def _abstain_blocks(calibration: Calibration, measures: CalibrationMeasures) -> 
         for each in measures.abstaining
     ]
     greyed = frozenset(row for row, each in enumerate(measures.abstaining) if each.num_patients < FEW_PATIENTS)
-    chosen = "No threshold was found; every cycle is answered."
+    chosen = "No threshold was found; no prediction is withheld."
     if abstain is not None:
         chosen = (
             f"Predictions with a probability under {abstain.threshold:.3f} ({calibration.scaling}) are withheld: "
@@ -219,7 +219,9 @@ def _abstain_blocks(calibration: Calibration, measures: CalibrationMeasures) -> 
     return [
         Heading("Abstention", level=3),
         Paragraph(f"{chosen} Area under the risk-coverage curve on the test: {area} %. {FEW}"),
-        Table(("cycles of", "cycles", "patients", "answered, %", "wrong among them, %", "Score of them"), rows, greyed),
+        Table(
+            ("cycles of", "cycles", "patients", "not withheld, %", "wrong among them, %", "Score of them"), rows, greyed
+        ),
     ]
 
 
@@ -315,7 +317,7 @@ def draw_reliability(panels: dict[str, Floats], test: Predictions, path: Path, b
 def draw_risk_coverage(
     probabilities: Floats, test: Predictions, path: Path, bootstrap: Bootstrap, *, threshold: float | None
 ) -> None:
-    """Draw the share of wrong predictions against that of answered cycles, with intervals; mark the threshold."""
+    """Draw the share of wrong predictions against that of cycles not withheld, with intervals; mark the threshold."""
     confidence, is_wrong = confidence_of(probabilities), probabilities.argmax(axis=1) != test.labels
     curve, ideal = risk_coverage(confidence, is_wrong), np.linspace(0.01, 1.0, 100)
     steps = np.unique(np.linspace(0, len(curve.risk) - 1, NUM_BAND_STEPS + 1).round().astype(np.int64)[1:])
@@ -348,8 +350,8 @@ def draw_risk_coverage(
             )
         axes.set_xlim(0, 101)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("answered, percent of cycles (most confident first)")
-        axes.set_ylabel("wrong, percent of the answered")
+        axes.set_xlabel("not withheld, percent of cycles (most confident first)")
+        axes.set_ylabel("wrong, percent of these")
         axes.set_title(f"Risk and coverage, {len(confidence)} cycles of {len(set(test.patients))} patients")
         axes.grid(color=GRID, linewidth=0.8)
         axes.legend(loc="upper left")

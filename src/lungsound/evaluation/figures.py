@@ -77,29 +77,29 @@ class ScoreLine:
 
 
 def draw_confusion(confusion: Counts, classes: Sequence[str], path: Path) -> None:
-    """Draw counts `(true class, answered class)` and what share of each true class they are, as PNG."""
+    """Draw counts `(true class, predicted class)` and what share of each true class they are, as PNG."""
     support = confusion.sum(axis=1)
     shares = 100.0 * confusion / np.maximum(support, 1)[:, None]
     side = 1.6 + 0.95 * len(classes)
     with picture(path, width_inch=side + 0.2, height_inch=side) as figure:
         axes = figure.add_subplot()
         axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=100.0)
-        for (true, answered), count in np.ndenumerate(confusion):
-            share = f"{shares[true, answered]:.0f} %" if support[true] else "n/a"
+        for (true, predicted), count in np.ndenumerate(confusion):
+            share = f"{shares[true, predicted]:.0f} %" if support[true] else "n/a"
             axes.text(
-                answered,
+                predicted,
                 true,
                 f"{count}\n{share}",
                 ha="center",
                 va="center",
-                color="white" if shares[true, answered] > 55.0 else "black",
-                fontweight="bold" if true == answered else "normal",
+                color="white" if shares[true, predicted] > 55.0 else "black",
+                fontweight="bold" if true == predicted else "normal",
             )
         is_slanted = max(map(len, classes)) > LONG_NAME
         slant: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if is_slanted else {}
         axes.set_xticks(range(len(classes)), [str(name) for name in classes], **slant)
         axes.set_yticks(range(len(classes)), [f"{name}\nn = {n}" for name, n in zip(classes, support, strict=True)])
-        axes.set_xlabel("answered class")
+        axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
         axes.set_title(f"{int(support.sum())} cycles; percent of each true class")
         axes.tick_params(length=0)
@@ -136,7 +136,7 @@ def draw_score_intervals(lines: Sequence[ScoreLine], path: Path, *, what: str = 
         axes.set_yticks(range(len(lines)), names, fontsize=9)
         axes.set_ylim(len(lines) - 0.5, -0.6)
         axes.set_xlim(-2, 102)
-        axes.set_xlabel("percent (dashed: the Score of always answering normal)")
+        axes.set_xlabel("percent (dashed: the Score of always predicting normal)")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color="#E5E5E5", linewidth=0.8)
@@ -157,7 +157,7 @@ def draw_curves(
     epochs = _series(history, "epoch")
     if not epochs.size or np.isnan(epochs).any():
         raise DataError(f"the training history has {len(history)} row(s); one or more are needed, each with its epoch")
-    drawn = {title: found for title, (_, labels) in PANELS.items() if (found := _columns(history, labels))}
+    drawn = {title: columns for title, (_, labels) in PANELS.items() if (columns := _columns(history, labels))}
     if not drawn:
         names = list(dict.fromkeys(name for row in history for name in row))
         raise DataError(f"the training history has no loss, learning rate or score to draw; its columns are {names}")
@@ -176,13 +176,13 @@ def draw_curves(
 
 
 def _columns(history: Sequence[HistoryRow], names: Iterable[str]) -> dict[str, npt.NDArray[np.float64]]:
-    """The columns that hold a number, without parts of a loss that are the whole of it."""
-    found = {name: _series(history, name) for name in names}
-    whole = found.get("loss")
+    """The columns that hold a number, without parts of a loss that are the total of it."""
+    series = {name: _series(history, name) for name in names}
+    total = series.get("loss")
     return {
         name: values
-        for name, values in found.items()
-        if not np.isnan(values).all() and (whole is None or values is whole or not np.array_equal(values, whole))
+        for name, values in series.items()
+        if not np.isnan(values).all() and (total is None or values is total or not np.array_equal(values, total))
     }
 
 

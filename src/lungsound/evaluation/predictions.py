@@ -146,7 +146,7 @@ def _first_problem(
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Write a predictions file; `read_predictions` gives back the same bits. An older file is replaced whole.
+    """Write a predictions file; `read_predictions` gives back the same bits. An older file is replaced.
 
     A name that ends in .gz is compressed; the same predictions give the same bytes.
     """
@@ -265,7 +265,7 @@ def _header_text() -> str:
 
 
 def _parse_row(path: Path, line: int, row: list[str], classes: tuple[str, ...]) -> tuple[int, int, list[float]]:
-    """Label, answer and probabilities of one line."""
+    """Label, predicted class and probabilities of one line."""
     num_columns = len(FIXED_COLUMNS) + len(classes)
     if len(row) != num_columns:
         raise DataError(f"{path}, line {line}: {len(row)} columns where the header has {num_columns}")

@@ -1,4 +1,4 @@
-"""Predictions for many recordings: stored one by one as they come, then written in the formats that were asked for."""
+"""Predictions for many recordings: each stored as soon as it is made, then all written in the wanted formats."""
 
 import glob
 import hashlib
@@ -22,7 +22,7 @@ from torch import Tensor
 from lungsound.audio.io import SUFFIXES
 from lungsound.data.corpus import AUDIO_SUFFIXES
 from lungsound.data.icbhi import annotation_beside
-from lungsound.errors import DataError, LungsoundError, SettingsError
+from lungsound.errors import AudioError, DataError, LungsoundError, SettingsError
 from lungsound.files import write_text, written_whole
 from lungsound.inference.explain import Explanation, check_explainable, explain_cycles
 from lungsound.inference.formats.tables import patients_csv, prediction_of, record
@@ -189,7 +189,8 @@ def failure(path: Path, error: Exception) -> str:
         if os.environ.get("LUNGSOUND_DEBUG") == "1":
             raise error
         message = f"internal error (bug): {type(error).__name__}: {message}; LUNGSOUND_DEBUG=1 shows where"
-    return message if str(path) in message else f"{path}: {message}"
+    begins_with_path = isinstance(error, AudioError) and error.path == path
+    return message if begins_with_path else f"{path}: {message}"
 
 
 def sound_files(paths: Iterable[Path]) -> list[Path]:

@@ -76,8 +76,8 @@ def embed(
     """Features of the cycles of recordings, or of a corpus; written to `out` (.npz, .csv, .parquet) too.
 
     `model` is what `Predictor.load` takes. The recordings are those in `paths` (files, folders, patterns), their cycles
-    found by `find_by`. Without paths it is the corpus in `data_root`, and without that the one that the run was trained
-    on, all parts of it. A recording that fails stops no other; errors in a corpus raise, as does SettingsError for an
+    located by `find_by`. Without paths it is the corpus in `data_root`, else the one that the run was trained on, all
+    parts of it. A recording that fails stops no other; errors in a corpus raise, as does SettingsError for an
     `out` of another kind.
     """
     write = None if out is None else _writer(Path(out))

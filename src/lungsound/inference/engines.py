@@ -70,9 +70,9 @@ class Engine(ABC):
         features = torch.empty(len(waveforms), 0 if domain is None else len(domain.mean))
         sizes = [self.trained.num_input_samples(len(waveform)) for waveform in waveforms]
         for _, group in groupby(sorted(range(len(sizes)), key=sizes.__getitem__), key=sizes.__getitem__):
-            alike = list(group)
-            for first in range(0, len(alike), self.batch_size):
-                places = alike[first : first + self.batch_size]
+            of_one_length = list(group)
+            for first in range(0, len(of_one_length), self.batch_size):
+                places = of_one_length[first : first + self.batch_size]
                 clips = torch.stack([self.trained.input_of(waveforms[place]) for place in places])
                 probabilities[places], fbanks = self._outputs(clips)
                 if domain is not None:

@@ -34,7 +34,7 @@ COLUMNS = ("path", "name", "start_s", "end_s", "label", "patient", "split")
 
 @dataclass(frozen=True)
 class _Sound:
-    """A stretch of a sound file in seconds; without `span_s` the whole of it."""
+    """A stretch of a sound file in seconds; without `span_s` all of it."""
 
     path: Path
     span_s: tuple[float, float] | None = None
@@ -242,14 +242,14 @@ def label_set_of(labels: Sequence[str]) -> LabelSet:
 
 
 def _listed(name: str, given: Any) -> Any:
-    """What was given for X, y or groups, a data frame as its rows; SettingsError for what has no length."""
+    """The argument X, y or groups, a data frame as its rows; SettingsError for anything without a length."""
     if isinstance(given, str | Path) or not hasattr(given, "__len__"):
         raise SettingsError(f"{name} is {str(given)!r}: give a list, one entry for each sound")
     return given.to_numpy() if hasattr(given, "to_numpy") else given
 
 
 def _sounds(X: Sequence[Any], folder: Path, sample_rate_hz: int | None) -> list[_Sound]:
-    """Where each sound of X is; waveforms are written into `folder`, without loss."""
+    """The place of each sound of X; waveforms are written into `folder`, without loss."""
     sounds = []
     for number, given in enumerate(_listed("X", X)):
         is_row = isinstance(given, list | tuple | np.ndarray) and np.ndim(given[:1]) == 1 and len(given) == 3

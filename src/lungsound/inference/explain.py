@@ -121,8 +121,8 @@ def relevance(trained: TrainedModel, waveform: Tensor, *, class_index: int | Non
             class_index = int(trained.model(fbank, own).argmax())
     own_frame = own_frames(front_end, len(waveform))
     background = fbank[0, own_frame >= 0].mean(dim=0)
-    found = patch_relevance(trained.model, fbank[0], background, class_index=class_index, num_frames=num_frames)
-    return fold(spread_over_bins(found, encoder), own_frame)
+    patches = patch_relevance(trained.model, fbank[0], background, class_index=class_index, num_frames=num_frames)
+    return fold(spread_over_bins(patches, encoder), own_frame)
 
 
 def check_explainable(trained: TrainedModel) -> None:

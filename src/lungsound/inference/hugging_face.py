@@ -112,11 +112,11 @@ def _use(trained: TrainedModel, pipeline: Parity, bare: Parity) -> list[Block]:
             [
                 f"The input is one breathing cycle, mono, full scale 1, at {front_end.sample_rate_hz} Hz, cut from a "
                 f"recording whose first and last {1000 * front_end.audio.fade_s:g} ms are faded. The pipeline cuts no "
-                f"cycles: of a longer sound it hears the first {front_end.audio.duration_s:g} s.",
+                f"cycles: of a longer sound it takes the first {front_end.audio.duration_s:g} s.",
                 f"Fit each cycle to {front_end.audio.duration_s:g} s as above: so the pipeline gave lungsound's "
-                f"answer on {_share(pipeline)} (largest difference in probability {pipeline.largest_difference:.1e}).",
+                f"classes on {_share(pipeline)} (largest difference in probability {pipeline.largest_difference:.1e}).",
                 "A shorter sound is not silence to the pipeline: it fills the filter bank with zeros, which are loud "
-                f"there. Without fitting it gave lungsound's answer on {_share(bare)}.",
+                f"there. Without fitting it gave lungsound's classes on {_share(bare)}.",
                 f"Scores are the model's probabilities. {scaling}",
                 f"License: {LICENSE}.",
                 "lungsound itself reads recordings, cuts, fits and calibrates: lungsound.Predictor.load takes "

@@ -51,7 +51,7 @@ INDEX = "index.html"
 MAX_EXPLAINED = 8
 CYCLES_FROM = {
     "annotation": "cycles from the annotation",
-    "segmentation": "cycles found by segmentation",
+    "segmentation": "cycles from segmentation",
     "windows": "sliding windows, not breathing cycles",
 }
 NUM_TONES = 7  # of the style; classes beyond share the last

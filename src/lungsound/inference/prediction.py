@@ -63,7 +63,7 @@ class CyclePrediction:
 class RecordingPrediction:
     """Prediction for one recording: its cycles in order of time, and their aggregate.
 
-    `cycles_from` tells how the cycles were found; windows may overlap. `aggregate` is the prediction for the recording,
+    `cycles_from` is the origin of the cycles; windows may overlap. `aggregate` is the prediction for the recording,
     None without any cycle (the `quality` remarks say why). `patient` is a pseudonym, never a name. `sample_rate_hz` is
     that of the file. `out_of_domain` is a score from 0 to 1, higher for what is less like the training set.
     """

@@ -1,4 +1,4 @@
-"""A recording in, labelled cycles out."""
+"""The predictor: a recording in, labelled cycles out."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -71,17 +71,17 @@ class Predictor:
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether the model keeps what was learnt on validation patients."""
+        """True when the model file holds a calibration."""
         return self.trained.calibration is not None
 
     @property
     def is_scaled(self) -> bool:
-        """Whether that changes the model's probabilities; few patients, or honest probabilities, give no scaling."""
+        """True when the calibration scales probabilities; few patients, or calibrated ones, give no scaling."""
         return self.trained.calibration is not None and self.trained.calibration.is_scaled
 
     @property
     def scaling(self) -> str | None:
-        """What calibration does to the model's probabilities, in words; None for a model without any."""
+        """Effect of the calibration on the model's probabilities, in words; None without a calibration."""
         return None if self.trained.calibration is None else self.trained.calibration.scaling
 
     @property

@@ -1,4 +1,4 @@
-"""A recording loaded for prediction: its quality, where its cycles are, and their waveforms."""
+"""A recording loaded for prediction: its quality, the places of its cycles, and their waveforms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ from lungsound.inference.withholding import SILENT_CYCLES
 
 FindBy = Literal["auto", "annotation", "segmentation", "windows"]
 WINDOW_OVERLAP = 0.5
-ANNOTATED_SHORT = ("annotation", TOO_SHORT)  # somebody has heard a cycle in it
+ANNOTATED_SHORT = ("annotation", TOO_SHORT)  # a person has marked a cycle in it
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Stretch:
 class LoadedRecording:
     """A recording cut into the stretches to predict.
 
-    `quality` are remarks: defects, and why no cycles were found where they were looked for.
+    `quality` are remarks: defects, and why no cycles were detected where they were searched for.
     """
 
     path: Path

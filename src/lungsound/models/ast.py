@@ -1,15 +1,14 @@
-"""Attention, with a way of its own for bfloat16 on a CPU.
-
-There torch's fused attention reaches about a third of the speed of its matrix products, and the plain formula falls
-out of the cache. Here a few heads at a time go through plain products in buffers that stay in the cache; the backward
-pass makes their weights again instead of keeping them. Scores are rounded to bfloat16 before the softmax, as in any
-unfused attention in bfloat16. Both passes are operators of torch, so that compiling and counting see one each.
-
-The Audio Spectrogram Transformer: filter bank to patches, patches to one feature per sample.
+"""The Audio Spectrogram Transformer: filter bank to patches, patches to one feature vector per sample.
 
 Parameter names are timm's (`patch_embed.proj`, `blocks.3.attn.qkv`, ...), so published weights load by name.
 Two differences from the published program, none in the numbers: no ImageNet heads are built (they got no gradient
 there), and patch embedding and encoding are two calls, so that Patch-Mix can stand between them.
+
+Attention in bfloat16 on a CPU is computed by operators of our own. There torch's fused attention reaches about a third
+of the speed of its matrix products, and the plain formula falls out of the cache. Here a few heads at a time go through
+plain products in buffers that stay in the cache; the backward pass computes their weights again instead of keeping
+them. Scores are rounded to bfloat16 before the softmax, as in any unfused attention in bfloat16. Both passes are
+operators of torch, so that compiling and counting see one each.
 """
 
 from dataclasses import dataclass
@@ -72,8 +71,8 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    found: tuple[Tensor, Tensor, Tensor] = head_by_head_backward(grad, *ctx.saved_tensors)
-    return found
+    gradients: tuple[Tensor, Tensor, Tensor] = head_by_head_backward(grad, *ctx.saved_tensors)
+    return gradients
 
 
 head_by_head.register_autograd(_gradients, setup_context=_keep)
@@ -156,7 +155,7 @@ class Packing:
 
     @property
     def prefix_rows(self) -> list[int]:
-        """Where the prefix tokens of each sample stand."""
+        """Rows of the prefix tokens of each sample."""
         starts = accumulate(self.lengths[:-1], initial=0)
         return [start + place for start in starts for place in range(NUM_PREFIX_TOKENS)]
 
@@ -171,7 +170,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor, *, packing: Packing | None = None, is_prefix_only: bool = False) -> Tensor:
-        """Tokens (batch, token, dim), or packed ones, to what each (or each prefix token) has seen in its sample."""
+        """Tokens (batch, token, dim), or packed ones, to what each (or each prefix token) attends to in its sample."""
         if is_prefix_only:
             sizes = [self.dim, 2 * self.dim]
             of_query, of_others = torch.split(self.qkv.weight, sizes)
@@ -307,8 +306,8 @@ class AudioSpectrogramTransformer(nn.Module):
         """Time columns of the grid (batch,) whose patches begin within so many frames (batch,); None for None."""
         return None if num_frames is None else (-(-num_frames // self.stride)).clamp(1, self.grid.time)
 
-    def heard(self, num_columns: Tensor) -> Tensor:
-        """Which patches (batch, patch) lie in the first `num_columns` (batch,) time columns of the grid."""
+    def patch_mask(self, num_columns: Tensor) -> Tensor:
+        """Mask (batch, patch) of the patches in the first `num_columns` (batch,) time columns of the grid."""
         column = torch.arange(self.grid.num_patches, device=num_columns.device) % self.grid.time
         return column < num_columns.unsqueeze(1)
 
@@ -346,14 +345,14 @@ class AudioSpectrogramTransformer(nn.Module):
         return out
 
     def _positions(self, num_columns: int) -> Tensor:
-        """Of the prefix tokens and of the patches of the first time columns."""
+        """Positions of the prefix tokens and of the patches of the first time columns."""
         prefix, places = torch.tensor_split(self.pos_embed, [NUM_PREFIX_TOKENS], dim=1)
         places = torch.unflatten(places, 1, (self.grid.freq, self.grid.time))[:, :, :num_columns]
         return torch.cat([prefix, places.flatten(1, 2)], dim=1)
 
     def _pack(self, tokens: Tensor, num_columns: Tensor) -> tuple[Tensor, Packing | None]:
         """The tokens that are encoded: packed, or (batch, token, dim) when all samples have the same length."""
-        is_kept = functional.pad(self.heard(num_columns), (NUM_PREFIX_TOKENS, 0), value=True)
+        is_kept = functional.pad(self.patch_mask(num_columns), (NUM_PREFIX_TOKENS, 0), value=True)
         lengths = tuple((NUM_PREFIX_TOKENS + self.grid.freq * num_columns).tolist())
         is_same = len(set(lengths)) == 1
         places = (is_kept[0] if is_same else is_kept.flatten()).nonzero().squeeze(1)

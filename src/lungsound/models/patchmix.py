@@ -72,14 +72,14 @@ def draw_patch_mix(
     return PatchMixDraw(partner=partner, replaced=replaced, lam=lam)
 
 
-def within(draw: PatchMixDraw, heard: Tensor, *, pool: Tensor | None = None) -> PatchMixDraw:
+def within(draw: PatchMixDraw, mask: Tensor, *, pool: Tensor | None = None) -> PatchMixDraw:
     """The draw for samples of different lengths: a patch is replaced where the sample and its partner both have one.
 
-    heard (batch, patch) bool says which patches a sample has; `pool` (pool, patch) those of all that may be partners,
+    mask (batch, patch) bool says which patches a sample has; `pool` (pool, patch) those of all that may be partners,
     by default the batch. A sample keeps its own length, and lambda becomes the share of its own patches that stay.
     """
-    replaced = draw.replaced & heard & (heard if pool is None else pool)[draw.partner]
-    lam = 1 - replaced.sum(dim=1).to(draw.lam.dtype) / heard.sum(dim=1)
+    replaced = draw.replaced & mask & (mask if pool is None else pool)[draw.partner]
+    lam = 1 - replaced.sum(dim=1).to(draw.lam.dtype) / mask.sum(dim=1)
     return replace(draw, replaced=replaced, lam=lam)
 
 

@@ -15,7 +15,7 @@ from lungsound.axes import PATCH_SIZE, PatchGrid
 
 @dataclass(frozen=True)
 class PatchPlaces:
-    """Where the 16 x 16 patches of a filter bank lie; strides in mels and in frames.
+    """Places of the 16 x 16 patches of a filter bank; strides in mels and in frames.
 
     Mels share one axis, whatever their number: 64 span the same 20-8000 Hz as 128. Raises ValueError when not one
     patch fits.
@@ -38,7 +38,7 @@ class PatchPlaces:
         )
 
     def has_patches_of(self, other: "PatchPlaces") -> bool:
-        """Whether patch k lies where patch k of `other` does, for all; frames after the last patch do not matter."""
+        """True when every patch k lies where patch k of `other` does; frames after the last patch do not matter."""
         settings = (self.num_mels, self.freq_stride, self.time_stride)
         return self.grid == other.grid and settings == (other.num_mels, other.freq_stride, other.time_stride)
 

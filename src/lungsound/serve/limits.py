@@ -78,7 +78,7 @@ RETRIED = ("busy", "not ready", "timeout")
 
 
 class Refusal(Exception):
-    """A request that is not answered; `kind` is one of `STATUS_OF`, the message is for the one who facts."""
+    """A request that is refused; `kind` is one of `STATUS_OF`, the message is for the client."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(" ".join(message.splitlines()))
@@ -110,7 +110,7 @@ def place_of(error: BaseException) -> str:
 
 
 class JsonLines(logging.Handler):
-    """What a library logs, as such lines; of an exception its type and place."""
+    """Records of libraries as lines of JSON; of an exception, its type and place."""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
@@ -137,12 +137,12 @@ class Metrics:
         )
         self.seconds = Histogram(
             "lungsound_request_seconds",
-            "From a request's first byte to its answer.",
+            "Time from a request's first byte to its response.",
             ["route"],
             buckets=BUCKETS_S,
             registry=registry,
         )
-        self.cycles = Counter("lungsound_cycles_answered", "Cycles answered for.", registry=registry)
+        self.cycles = Counter("lungsound_cycles_answered", "Cycles predicted.", registry=registry)
         self.errors = Counter("lungsound_errors", "Requests and files refused, by kind.", ["kind"], registry=registry)
         waiting = Gauge("lungsound_queue_length", "Recordings that wait for a thread.", registry=registry)
         waiting.set_function(num_waiting)
@@ -155,7 +155,7 @@ class Metrics:
 
 
 WITH_SOUND = ("/v1/predictions", "/v1/batch")
-CLIENT_GONE = 499  # in logs and metrics: nobody is there to be told a status
+CLIENT_GONE = 499  # in logs and metrics: nobody is there to get a status
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -212,7 +212,7 @@ class Gate:
         try:
             await self._pass(scope, _Counting(receive, facts, self._max_bytes(scope)), sending)
         except Exception as error:
-            # That of a handler was told already, by the application itself.
+            # The application itself has sent that of a handler already.
             facts.error = facts.error or "internal"
             log("error", id=facts.request_id, error=place_of(error))
             if not sending.is_started:
@@ -243,7 +243,7 @@ class Gate:
         """Refusal before a byte of the body is read: by its host, its token, and the length that it announces."""
         headers = Headers(scope=scope)
         if self.is_local_only and _host(headers.get("host", "")) not in LOCAL_HOSTS:
-            raise Refusal("bad request", f"without a token only {', '.join(LOCAL_HOSTS)} are answered, as the host")
+            raise Refusal("bad request", f"without a token only {', '.join(LOCAL_HOSTS)} are accepted, as the host")
         path = scope["path"]
         if self.token is not None and (path.startswith("/v1/") or path == "/metrics"):
             scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -317,7 +317,7 @@ class _Sending:
 
 
 def route_of(scope: Scope) -> str:
-    """The template of the route that was taken: what was facts for may hold a name."""
+    """The template of the route that was taken: the path of the request may hold a name."""
     if scope["path"].startswith("/static/"):
         return "/static"
     return str(getattr(scope.get("route"), "path", "unknown"))

@@ -1,4 +1,4 @@
-"""What the OpenAPI description shows of each route: bodies, and examples of answers."""
+"""The OpenAPI description of each route: bodies, and examples of responses."""
 
 from typing import Any
 
@@ -89,11 +89,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         422: "A sound file, annotation or field that cannot be used.",
         429: "All places are taken: ask again after Retry-After.",
         503: "Stopping, or not ready.",
-        504: "No answer within the time limit.",
+        504: "No response within the time limit.",
     }.items()
 }
 PREDICTION: dict[str, Any] = {
-    "responses": {200: _json(RECORD, "The answer, as docs/outputs.md describes it for `jsonl`."), **ERRORS},
+    "responses": {200: _json(RECORD, "The prediction, as docs/outputs.md describes it for `jsonl`."), **ERRORS},
     "openapi_extra": {
         "requestBody": {
             "required": True,

@@ -31,15 +31,15 @@ class WorkQueue:
         self.is_stopping = False
         self._max_requests = num_workers + max_waiting
         self._free_threads = asyncio.Semaphore(num_workers)
-        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="answer")
+        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="predict")
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """A place for a request, from before its body is read until it is answered. Refusal when there is none."""
+        """A place for a request, from before its body is read until its response is sent. Refusal without one."""
         if self.is_stopping:
             raise Refusal("not ready", "the service is stopping; ask again in a moment")
         if self.num_requests >= self._max_requests:
-            raise Refusal("busy", f"{self.num_requests} requests are being answered, which is all; ask again later")
+            raise Refusal("busy", f"{self.num_requests} requests are in progress, which is the limit; ask again later")
         self.num_requests += 1
         try:
             yield

@@ -61,15 +61,15 @@ class CorrectedRecording(BaseModel):
 
 
 def formats_of(label_set: LabelSet) -> list[CorrectedFormat]:
-    """The formats that have a word for each class: none where whole recordings, or patients, are told apart."""
+    """The formats that have a word for each class: none for classes of recordings or patients."""
     if label_set.unit == "recording" or label_set.needs_diagnosis:
         return []
-    found: list[CorrectedFormat] = ["csv"]
+    formats: list[CorrectedFormat] = ["csv"]
     if set(label_set.classes) <= set(LABEL_SETS["sprsound_event7"].classes):
-        found.insert(0, "sprsound")
+        formats.insert(0, "sprsound")
     if all(sound_of(name) is not None for name in label_set.classes):
-        found.insert(0, "icbhi")
-    return found
+        formats.insert(0, "icbhi")
+    return formats
 
 
 def corrected_text(given: CorrectedRecording, to: CorrectedFormat, label_set: LabelSet) -> str:
@@ -107,7 +107,7 @@ def cycles_of(given: Sequence[CorrectedCycle], recording: Recording, label_set: 
     if not given:
         raise Refusal("unusable", "no cycles: none of the formats keeps a recording without any; leave one at least")
     counts = Counter((cycle.start_s, cycle.end_s) for cycle in given)
-    found = []
+    cycles = []
     for cycle in given:
         if cycle.label not in label_set.classes:
             raise Refusal("unusable", f"label {cycle.label!r} is none of {', '.join(label_set.classes)}")
@@ -119,8 +119,8 @@ def cycles_of(given: Sequence[CorrectedCycle], recording: Recording, label_set: 
         sound = sound_of(cycle.label) or LungSound.NORMAL
         term = None if label_set.name == "sound4" else cycle.label
         end_s = min(cycle.end_s, recording.duration_s)
-        found.append(Cycle(recording, cycle.start_s, end_s, sound.has_crackle, sound.has_wheeze, term))
-    return sorted(found, key=lambda cycle: (cycle.start_s, cycle.end_s))
+        cycles.append(Cycle(recording, cycle.start_s, end_s, sound.has_crackle, sound.has_wheeze, term))
+    return sorted(cycles, key=lambda cycle: (cycle.start_s, cycle.end_s))
 
 
 def corpus_of(recordings: Iterable[Recording], cycles: Iterable[Cycle], label_set: LabelSet, root: Path) -> Corpus:

@@ -276,7 +276,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         if service.queue.is_stopping:
             raise Refusal("not ready", "the service is stopping")
         if not service.is_ready:
-            raise Refusal("not ready", "the model has not answered for a probe yet")
+            raise Refusal("not ready", "the model has not predicted a probe yet")
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=Response)

@@ -64,7 +64,7 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def _watch(self, last_idle: tuple[object] | None = None) -> None:
-        """Close what has done nothing since it was found idle; `last_idle` holds the request it had answered then."""
+        """Close what has done nothing since it was last seen idle; `last_idle` holds its last request at that time."""
         is_idle = self.cycle is None or self.cycle.response_complete
         idle = (self.cycle,) if is_idle else None
         if idle is not None and idle == last_idle:
@@ -73,7 +73,7 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Stops at a signal when the last request is answered: until then /health/ready says 503. A second stops it now.
+    """Stop at a signal when the last request is done, with 503 at /health/ready until then; at a second signal at once.
 
     With a folder for review, the model is asked for its recordings in the background, one after the other.
     """

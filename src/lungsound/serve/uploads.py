@@ -82,13 +82,13 @@ async def save_sound(chunks: AsyncIterator[bytes], folder: Path) -> Path:
         head = file.read(HEAD_BYTES)
     if not head:
         raise Refusal("bad request", "0 bytes were sent; send a sound file")
-    found = sniff(head)
-    if found is None:
+    suffix = sniff(head)
+    if suffix is None:
         raise Refusal("not sound", f"what was sent is no sound file that is known; send {', '.join(formats())}")
-    if found not in formats():
-        message = f"{found} needs FFmpeg, which this service has not (pip install 'lungsound[av]')"
+    if suffix not in formats():
+        message = f"{suffix} needs FFmpeg, which this service has not (pip install 'lungsound[av]')"
         raise Refusal("not sound", f"{message}; send {', '.join(FORMATS)}")
-    return partial.rename(folder / f"{_STEM}.{found}")
+    return partial.rename(folder / f"{_STEM}.{suffix}")
 
 
 async def save_annotation(chunks: AsyncIterator[bytes], folder: Path) -> None:

@@ -38,7 +38,7 @@ DOMAIN_PREFIX = "domain."  # of the tensors that are no weights
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model and the definition of its input and of its answers.
+    """A model and the definition of its input and of its predictions.
 
     `devices` are those that the training set was recorded with, as far as its corpus names them.
     """
@@ -54,17 +54,17 @@ class TrainedModel:
     devices: tuple[str, ...] = ()
 
     def input_of(self, waveform: Tensor) -> Tensor:
-        """The waveform (num_input_samples,) that is answered for, of a cycle (samples,) of any length."""
+        """The waveform (num_input_samples,) that the model predicts, of a cycle (samples,) of any length."""
         return self.front_end.fit(waveform)[: self.num_input_samples(len(waveform))]
 
     def num_input_samples(self, num_samples: int) -> int:
-        """Of a cycle of `num_samples`: the front end's, or as many as are under the patches that are encoded."""
+        """Input samples of a cycle of `num_samples`: the front end's, or those under the patches that are encoded."""
         stride = self.model.encoder.stride if isinstance(self.model.encoder, AudioSpectrogramTransformer) else 1
         return self.front_end.num_input_samples(num_samples, patch_stride=stride)
 
 
 def unfinished(folder: Path) -> str | None:
-    """What to say of the folder of a run that was not trained to its end and evaluated; None of any other."""
+    """Message about a run that was not trained to its end and evaluated; None for any other folder."""
     if not is_unfinished(folder):
         return None
     return f"{folder} is not finished: 'lungsound train RECIPE --out {folder} --resume' goes on with it"
@@ -78,7 +78,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 
 def read_tensors(path: Path, *, expected_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write_tensors` wrote. WeightsError for a file that is missing, damaged or of another kind."""
+    """Read the file that `write_tensors` wrote. WeightsError for a file that is missing, damaged or of another kind."""
     with _opened(path, expected_format) as (file, facts):
         return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
 

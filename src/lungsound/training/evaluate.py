@@ -63,8 +63,8 @@ def evaluate(
     default.
     """
     run = RunFolder(Path(run_dir))
-    if told := unfinished(run.path):
-        raise SettingsError(told)
+    if problem := unfinished(run.path):
+        raise SettingsError(problem)
     if data_root is not None and out_dir is None:
         raise SettingsError(
             "evaluating on another corpus needs a folder for its report: give --out DIR, in Python out_dir"

@@ -52,7 +52,7 @@ class Peers(Protocol):
         """Rows of all peers, (batch, ...) to (pool, ...), with gradients."""
 
     def positions(self, batch_size: int) -> Tensor:
-        """Where in the pool this process's samples stand, (batch,) int64."""
+        """Positions in the pool of this process's samples, (batch,) int64."""
 
 
 class LocalBatch:
@@ -73,8 +73,8 @@ def draw_for(
     num_columns = encoder.columns(batch.num_frames)
     if num_columns is None:
         return drawn
-    heard = encoder.heard(num_columns).to(batch.fbank.device, non_blocking=True)
-    return within(drawn, heard, pool=peers.gather(heard))
+    mask = encoder.patch_mask(num_columns).to(batch.fbank.device, non_blocking=True)
+    return within(drawn, mask, pool=peers.gather(mask))
 
 
 class CrossEntropy:

@@ -212,7 +212,7 @@ class RunFolder(Listener):
         return Progress.model_validate(facts["progress"])
 
     def progress(self) -> Progress:
-        """How far the run came, as its checkpoint says."""
+        """Progress of the run, from its checkpoint."""
         if not self.checkpoint.exists():
             raise WeightsError(
                 f"{self.checkpoint} is missing: the report needs its log; 'train --resume' writes it anew"
@@ -225,7 +225,7 @@ class RunFolder(Listener):
         write_predictions(self.path / "epochs" / f"{column}.csv", predictions)
 
     def columns(self) -> dict[str, Predictions]:
-        """What `write_column` wrote, by column."""
+        """Read the predictions that `write_column` wrote, by column."""
         paths = {name: self.path / "epochs" / f"{name}.csv" for name in NAMES}
         return {name: read_predictions(path) for name, path in paths.items() if path.is_file()}
 

@@ -209,7 +209,7 @@ def test_the_most_doubtful_cycles_are_explained(predictor: Predictor, recording:
     (path,) = write(predictor, answer, out=tmp_path, num_explained=1)
     page = Page(path)
     assert [image["alt"] for image in page.named("img")][1:] == ["Spectrogram of cycle 2"]
-    assert "Only the 1 most doubtful" in page.text
+    assert "Only the 1 most uncertain" in page.text
     assert "Only the first 1 s are the model's input." in page.text
     front_end, cycle = predictor.trained.front_end, answer.cycles[1]
     heard = front_end.cut(front_end.read(recording), start_s=0.9, end_s=2.3)

@@ -171,7 +171,7 @@ def test_packed_samples_equal_padded_and_masked_ones(columns: tuple[int, ...], p
         shorter = fbank[:, : 16 + encoder.stride * (columns[0] - 1)]
         assert torch.allclose(packed, encoder(shorter), atol=1e-12)
     # What is not heard cannot matter.
-    changed = torch.where(encoder.heard(num_columns).unsqueeze(-1), patches, patches + 1)
+    changed = torch.where(encoder.patch_mask(num_columns).unsqueeze(-1), patches, patches + 1)
     assert torch.equal(packed, encoder.encode(changed, num_columns))
     assert torch.allclose(packed, encoder(fbank)) == (columns == (4, 4, 4))
 

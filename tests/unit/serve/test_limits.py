@@ -57,7 +57,7 @@ def test_when_all_places_are_taken_others_are_told_to_come_again(tiny: Predictor
     assert "lungsound_queue_length 1.0" in gauges
     assert "lungsound_requests_in_progress 2.0" in gauges
     assert (refused.status_code, refused.headers["Retry-After"]) == (429, "2")
-    assert refused.json() == {"error": "2 requests are being answered, which is all; ask again later"}
+    assert refused.json() == {"error": "2 requests are in progress, which is the limit; ask again later"}
     assert [answer.status_code for answer in (*results, after)] == [200, 200, 200]
     assert list(temporary.iterdir()) == []
 

@@ -91,7 +91,7 @@ def check_formats(names: Sequence[str], label_set: LabelSet, recordings: Sequenc
             continue
         paths: dict[str, Path] = {}
         for path in recordings:
-            other = paths.setdefault(path.stem.casefold(), path)  # one file where letters' cases are not told apart
+            other = paths.setdefault(path.stem.casefold(), path)  # one file where the case of letters does not count
             if other != path:
                 raise SettingsError(
                     f"{name} writes a file for each recording, but {other} and {path} are both called "

@@ -66,7 +66,7 @@ export const actions = {
   },
   reset: () => {
     const cycle = chosen();
-    if (cycle?.model && cycle.label !== null) change(cycles.setLabel(state.history.present, cycle.id, null), { done: "As the model says." });
+    if (cycle?.model && cycle.label !== null) change(cycles.setLabel(state.history.present, cycle.id, null), { done: "Back to the model's label." });
   },
   next: () => state.review?.step(1),
   previous: () => state.review?.step(-1),

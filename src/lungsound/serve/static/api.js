@@ -1,4 +1,4 @@
-// The service's answers. Addresses are relative to the page: nothing goes to any other host.
+// Requests to the service. Addresses are relative to the page: nothing goes to any other host.
 
 const TOKEN = "lungsound-token";
 
@@ -18,11 +18,11 @@ async function ask(path, options = {}) {
   try {
     response = await fetch(path, { ...options, headers });
   } catch {
-    throw new ServiceError("The service does not answer: is lungsound still running?");
+    throw new ServiceError("The service does not respond: is lungsound still running?");
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
-  throw new ServiceError(body.error ?? `The service answered ${response.status} ${response.statusText}.`, response.status);
+  throw new ServiceError(body.error ?? `The service responded ${response.status} ${response.statusText}.`, response.status);
 }
 
 const sendJson = (path, value, options) =>

@@ -1,5 +1,5 @@
 // The cycles of one recording and what a person does to them: plain values in, new values out, nothing drawn.
-// A cycle: {id, start_s, end_s, label, model}. `label` is given by hand, null where the model's answer stands; `model` is
+// A cycle: {id, start_s, end_s, label, model}. `label` is given by hand, null where the model's prediction stands; `model` is
 // what the model says of the stretch {start_s, end_s, answer, best_guess, possible, probabilities}, null where it says
 // nothing. An operation that cannot be done gives back the very same list.
 
@@ -13,7 +13,7 @@ const byTime = (a, b) => a.start_s - b.start_s || a.end_s - b.end_s;
 const nextId = (cycles) => 1 + Math.max(0, ...cycles.map((cycle) => cycle.id));
 export const indexOf = (cycles, id) => cycles.findIndex((cycle) => cycle.id === id);
 
-// The cycles of a service's record; where a person has corrected it, that person's, each with what the model says of it.
+// The cycles of a service's record; where a person has corrected it, that person's, each with the model's prediction.
 export function cyclesOf(record) {
   const sameStretch = (a) => (b) => Math.abs(a.start_s - b.start_s) + Math.abs(a.end_s - b.end_s) < TOUCHING_S;
   const stretches = record.corrected ?? record.cycles;

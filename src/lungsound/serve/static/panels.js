@@ -3,7 +3,7 @@ import { UNCERTAIN } from "./cycles.js";
 
 const CYCLES_FROM = {
   annotation: "cycles from the annotation",
-  segmentation: "cycles found by segmentation",
+  segmentation: "cycles from segmentation",
   windows: "sliding windows, not breathing cycles",
 };
 const TONES = 7;
@@ -51,7 +51,7 @@ export function showFacts(record, model) {
 
 export function showWhole({ whole, out_of_domain }, { classes, scaling }, marks) {
   const said = byId("whole-said");
-  if (whole === null) said.textContent = "No answer for this recording: see the remarks above.";
+  if (whole === null) said.textContent = "No prediction for this recording: see the remarks above.";
   else said.replaceChildren(...saidParts(whole.best_guess, whole.answer === UNCERTAIN));
   const rows = whole === null ? [] : classes;
   byId("whole").replaceChildren(
@@ -73,7 +73,7 @@ function saidParts(label, isUncertain) {
 
 // `chosen`: {cycle, number, numCycles, call: what it is called, isMoved}, or null where no cycle is chosen.
 export function showCycle(chosen, classes, marks, onLabel) {
-  byId("cycle-title").textContent = chosen ? `Cycle ${chosen.number} of ${chosen.numCycles}` : "No cycle is chosen";
+  byId("cycle-title").textContent = chosen ? `Cycle ${chosen.number} of ${chosen.numCycles}` : "No cycle selected";
   for (const control of byId("cycle").querySelectorAll("input, button")) control.disabled = chosen === null;
   if (!chosen) {
     for (const id of ["cycle-said", "labels", "cycle-note"]) byId(id).replaceChildren();
@@ -95,7 +95,7 @@ export function showCycle(chosen, classes, marks, onLabel) {
   byId("labels").replaceChildren(...buttons);
   buttons[focused]?.focus();
   const notes = [
-    cycle.model === null && "The model has not heard this stretch as a cycle: no probabilities.",
+    cycle.model === null && "The model has not predicted this stretch as a cycle: no probabilities.",
     cycle.model && possibleText(cycle.model),
     isMoved && "The probabilities are of the stretch before its boundaries were moved.",
   ];
@@ -136,8 +136,8 @@ export function showTable(rows, selectedId, classes, marks, onChoose) {
 }
 
 function doubtText({ doubt, num_cycles, error }) {
-  if (error) return "no answer";
-  return doubt === null ? "waits for the model" : `${num_cycles} cycles \u00b7 doubt ${doubt.toFixed(2)}`;
+  if (error) return "no prediction";
+  return doubt === null ? "not predicted yet" : `${num_cycles} cycles \u00b7 uncertainty ${doubt.toFixed(2)}`;
 }
 
 export function showRecordings(recordings, currentId, onOpen) {

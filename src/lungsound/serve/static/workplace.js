@@ -51,7 +51,7 @@ export async function open(record, bytes, name) {
   player.load(decoded?.played ?? null);
   timeline.load({ samples: decoded?.samples ?? null, duration_s: record.duration_s, cycles: state.history.present });
   if (decoded) drawSpectrogram(decoded.samples);
-  else say("This browser cannot play this format; the answers stand all the same.");
+  else say("This browser cannot play this format; the predictions are not affected.");
   show();
   showPlaying();
 }
