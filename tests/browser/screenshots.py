@@ -52,7 +52,7 @@ def shoot(page: Page, service: Service, recording: Path, path: Path) -> None:
     page.locator("#spectrogram[aria-busy=false]").wait_for()
     page.keyboard.press("ArrowRight")
     if service.folder is not None:
-        page.locator("#recordings").get_by_text("waits for the model").first.wait_for(state="detached")
+        page.locator("#recordings").get_by_text("not predicted yet").first.wait_for(state="detached")
     page.screenshot(path=path)
     server.should_exit = True
     thread.join()

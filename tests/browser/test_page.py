@@ -42,7 +42,7 @@ def saved(page: Page, button: str, folder: Path) -> Path:
 def test_a_sound_is_answered_corrected_and_read_back(page: Page, served: Served, tmp_path: Path) -> None:
     send(page, served)
     expect(page.locator("#note")).to_have_text("Research software, not a medical device.")
-    expect(page.locator("#facts")).to_contain_text(re.compile("8.0 s .* 8 kHz .* cycles found by segm"))
+    expect(page.locator("#facts")).to_contain_text(re.compile("8.0 s .* 8 kHz .* cycles from segm"))
     expect(page.locator("#quality")).to_have_text("Quality: hum at 50 Hz")
     assert marks(page) == "N C? C W"
     page.keyboard.press("ArrowRight")

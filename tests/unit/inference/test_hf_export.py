@@ -160,8 +160,8 @@ def test_a_bare_cycle_is_counted_apart(exported: Exported) -> None:
     assert found.bare.largest_difference > 100 * found.pipeline.largest_difference
     card = (folder / "README.md").read_text()
     num = len(waveforms(trained))
-    assert f"gave lungsound's answer on {num} of {num} real cycles" in card
-    assert f"Without fitting it gave lungsound's answer on {round(num * found.bare.share)} of {num}" in card
+    assert f"gave lungsound's classes on {num} of {num} real cycles" in card
+    assert f"Without fitting it gave lungsound's classes on {round(num * found.bare.share)} of {num}" in card
 
 
 @pytest.mark.parametrize("changes", [{}, {"padding": "zero"}, {"fade_s": 0.0}])
