@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from lungsound.cli.shared import (
+    CORPUS,
     AsPublishedOption,
     DataOption,
     EpochsOption,
@@ -94,7 +95,7 @@ def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="Name of a recipe (see 'lungsound recipes') or a .toml file.")
     ],
-    data: DataOption = None,
+    data: Annotated[list[Path] | None, typer.Option("--data", metavar="DIR", help=CORPUS)] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the run.")] = Path("runs/run"),
     settings: SetOption = None,
     as_published: AsPublishedOption = False,
@@ -105,9 +106,14 @@ def train(
     Ctrl-C stops after the current step and writes a checkpoint; the same command with --resume continues.
     """
     from lungsound.config import load_config
+    from lungsound.errors import SettingsError
     from lungsound.recipe import train as train_by_recipe
 
-    overrides = list(settings or []) + ([f"data.root={data.absolute()}"] if data is not None else [])
+    if data is not None and len(data) > 1:
+        raise SettingsError(
+            f"--data was given {len(data)} times: a training on several corpora is not possible yet; give one"
+        )
+    overrides = [*(settings or []), *(f"data.root={corpus.absolute()}" for corpus in data or [])]
     config = load_config(recipe, overrides, is_as_published=as_published)
     report = train_by_recipe(config, out, console=console, is_resumed=resume)
     print_report(report)

@@ -123,6 +123,14 @@ def test_an_error_is_one_line_on_stderr_and_an_exit_code(
     assert captured.out == ""
 
 
+def test_several_corpora_in_one_training_are_refused_in_a_line(
+    call: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert call("train", "demo", "--data", "a", "--data", "b", "--out", str(tmp_path / "run")) == 2
+    assert "--data was given 2 times" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_version_is_printed(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--version") == 0
     assert capsys.readouterr().out == f"lungsound {lungsound.__version__}\n"
