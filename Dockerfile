@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# The service on a CPU. Research software, not a medical device. How it is used: docs/service.md.
+# The service on a CPU. Research software, not a medical device. For usage see docs/service.md.
 #
 #   docker build -t lungsound .
 #   docker run --rm -p 127.0.0.1:8000:8000 -e LUNGSOUND_TOKEN -v "$PWD/runs/first:/run-to-serve:ro" lungsound
@@ -12,7 +12,7 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.11-slim
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# The wheels bring their libraries: no package of the system is needed, and no build tool stays.
+# The wheels include their libraries: no system package is needed, and no build tool remains.
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" --constraint /constraints.txt \
