@@ -16,6 +16,7 @@ from lungsound.data.synthetic import Event
 from lungsound.inference.explain import tile_means, tiles
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
+from lungsound.training.checkpoint import save_model
 from lungsound.training.run import RunFolder
 
 SHARES = torch.tensor([0.1, 0.4, 0.2, 0.3])
@@ -119,7 +120,8 @@ def run_that_predicts_crackle(folder: Path, corpus: Path) -> Path:
     run = RunFolder(folder)
     folder.mkdir()
     run.start(config)
-    run.save_model(model, mean=-9.0, std=3.0)
+    labels = LABEL_SETS["sound4"]
+    save_model(run.model, model, audio=config.audio, architecture=config.model, mean=-9.0, std=3.0, label_set=labels)
     return folder
 
 

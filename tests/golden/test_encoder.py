@@ -109,6 +109,7 @@ def test_answer_of_the_whole_classifier_is_head_of_encoder() -> None:
     np.testing.assert_allclose(logits, load("tiny")["logits"], rtol=0, atol=2e-5)
 
 
+@pytest.mark.slow
 @DTYPES
 def test_base(dtype: torch.dtype) -> None:
     check_clean("base", dtype)

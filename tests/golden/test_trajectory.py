@@ -124,7 +124,13 @@ def test_all_eight_runs_are_here() -> None:
     assert len(RUNS) == 8
 
 
-@pytest.mark.parametrize("run", RUNS)
+# One run of each objective by default; the others differ from them in a setting, and each takes seconds.
+BY_DEFAULT = ("ce", "patchmix", "patchmix_cl_grad_block")
+
+
+@pytest.mark.parametrize(
+    "run", [pytest.param(run, marks=() if run in BY_DEFAULT else pytest.mark.slow) for run in RUNS]
+)
 def test_float32(run: str) -> None:
     run_trajectory(run, torch.float32)
 

@@ -13,6 +13,7 @@ from tests.integration.command import lungsound
 from tests.integration.test_strict import sets
 
 
+@pytest.mark.slow
 def test_training_evaluating_and_predicting_hear_the_same(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
     run, again = tmp_path / "run", tmp_path / "again"
     settings = sets(

@@ -126,6 +126,7 @@ def test_the_same_seed_gives_the_same_bytes(whole: Path, synthetic_corpus_dir: P
     assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_bytes(whole: Path, synthetic_corpus_dir: Path, tmp_path: Path) -> None:
     assert lungsound(*arguments(synthetic_corpus_dir, tmp_path / "run", train__seed=1)) == 0
     assert weights(tmp_path / "run") != weights(whole)

@@ -77,6 +77,7 @@ def untrained(config: RunConfig, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_an_architecture_trains_at_its_real_size(name: str, synthetic_corpus_dir: Path) -> None:
     settings = (*QUICK, *NEUTRAL, "train.batch_size=2", f"data.root={synthetic_corpus_dir}")

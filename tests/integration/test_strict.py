@@ -162,6 +162,7 @@ def test_keeping_a_run_says_what_was_written_and_what_a_study_needs(
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_each_device_is_left_out_in_turn(
     synthetic_corpus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +187,7 @@ def test_each_device_is_left_out_in_turn(
     assert capsys.readouterr().out.count("done already") == len(devices)
 
 
+@pytest.mark.slow
 def test_a_model_is_tried_on_another_corpus_with_the_labels_that_are_lost(
     synthetic_corpus_dir: Path, tmp_path: Path
 ) -> None:
@@ -201,6 +203,7 @@ def test_a_model_is_tried_on_another_corpus_with_the_labels_that_are_lost(
     assert rows[0] == rows[1]  # the same sounds
 
 
+@pytest.mark.slow
 def test_corpora_of_one_name_have_a_line_and_a_folder_each(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
     there = tmp_path / "far" / synthetic_corpus_dir.name
     assert lungsound("data", "synthesize", there, "--patients", 5, "--seed", 7) == 0
@@ -252,6 +255,7 @@ def test_a_corpus_in_words_of_its_own_is_evaluated(
     )
 
 
+@pytest.mark.slow
 def test_a_run_on_words_of_its_own_is_evaluated_and_crossed(
     synthetic_corpus_dir: Path, own_words: tuple[Path, Path], tmp_path: Path
 ) -> None:

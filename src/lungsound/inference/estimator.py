@@ -134,7 +134,8 @@ class LungSoundClassifier:
 
     def predict(self, X: Sequence[Any]) -> NDArray[np.str_]:
         """The most probable class of each sound."""
-        classes: NDArray[np.str_] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        best = self.predict_proba(X).argmax(axis=1)
+        classes: NDArray[np.str_] = self.classes_[best]
         return classes
 
     def score(self, X: Sequence[Any], y: Sequence[Any]) -> float:

@@ -58,6 +58,7 @@ def by_hand(folder: Path) -> tuple[float, float, float]:
     return counts[0, 0] / counts[0].sum(), right / abnormal, (abnormal - counts[1:, 0].sum()) / abnormal
 
 
+@pytest.mark.slow
 def test_a_table_gives_means_and_deviations_over_seeds(tmp_path: Path) -> None:
     synthesize(tmp_path / "corpus", num_patients=14, seed=0)  # of fewer the test set has too few for an interval
     failures, printed = run(Table(title="Two rows", rows=(PLAIN, MIXED)), tmp_path / "corpus", tmp_path)

@@ -137,7 +137,8 @@ def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, list[str]]]:
 
     def spied(config: RunConfig, out: Path, **more: Any) -> Path:
         path = train(config, out, **more)
-        found.append(RunFolder(out).facts().patients)
+        patients = RunFolder(out).facts().patients
+        found.append({part: list(names) for part, names in patients.items()})
         return path
 
     monkeypatch.setattr("lungsound.inference.estimator.train", spied)
