@@ -122,9 +122,9 @@ def test_a_step_allocates_little_beside_what_it_keeps(durations_s: Sequence[floa
     gradients = sum(value.nbytes for value in encoder.parameters())
     sizes = allocations_in(make(durations_s))
     assert kept < max(accumulate(sizes)) < kept + gradients + 2 * BUFFER_BYTES
-    # Those of the size of a view's tokens in bfloat16, of both views: one copy more of them in each block is over.
+    # Those of the size of a view's tokens in bfloat16, of both views: two copies more of them in each block are over.
     size_of_view = 2 * encoder.dim * sum(each + NUM_PREFIX_TOKENS for each in patches_of(encoder, durations_s))
-    assert sum(size >= size_of_view for size in sizes) < 38 * 2 * num_blocks
+    assert sum(size >= size_of_view for size in sizes) < 39 * 2 * num_blocks
 
 
 def allocations_in(step: Callable[[], object]) -> list[int]:
