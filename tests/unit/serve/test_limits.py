@@ -75,17 +75,15 @@ def test_after_the_time_limit_nothing_is_left(tiny: Predictor, temporary: Path) 
     """The request is given up, its files go at once; the thread is free again when the work ends."""
     held, results = HeldPredictor(tiny), []
     with client(held, limits=Limits(num_workers=1, timeout_s=0.5), is_warm=False) as http:
-        running = ask(http, results)
-        assert held.has_begun.wait(10)
-        waiting = ask(http, results)
-        for thread in (running, waiting):
-            thread.join(20)
+        while not held.has_begun.is_set():  # on a busy machine the time may be over before the work begins
+            ask(http, results).join(20)
+        ask(http, results).join(20)  # waits for the thread until its time is over
         assert list(temporary.iterdir()) == []
         assert http.service.queue.num_requests == 0
         held.may_go.set()
         wait_for(lambda: http.post("/v1/predictions", content=sound()).status_code == 200)
         metrics = http.get("/metrics").text
-    assert [answer.status_code for answer in results] == [504, 504]
+    assert {answer.status_code for answer in results} == {504}
     assert results[0].json() == {"error": "no answer within 0.5 s; send less, or ask again later"}
     assert re.search(r'lungsound_errors_total{kind="timeout"} [2-9]\.0', metrics)  # more on a busy machine
 
