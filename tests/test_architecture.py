@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,7 @@ TEXT_FOLDERS = ("src", "tests", "scripts", "docs", "recipes", "benchmarks", ".ci
 # ---- reading a tree ----
 
 
+@cache
 def sources(package: Path) -> dict[str, ast.Module]:
     """Dotted name inside the package ("" for the root, "data.icbhi", "app" for app/__init__.py) -> parsed source."""
     trees = {}
@@ -86,6 +88,7 @@ def imported_names(node: ast.AST, module: str, *, is_package: bool) -> Iterator[
             yield (f"{base}.{alias.name}".lstrip("."), base)
 
 
+@cache
 def imports(package: Path) -> list[tuple[str, str, int]]:
     """(importer, imported module, line), wherever the import stands: at the top, in a function, under TYPE_CHECKING."""
     trees = sources(package)

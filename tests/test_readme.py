@@ -92,6 +92,7 @@ def assert_trained(folder: Path, output: str) -> None:
     assert "3 cycles of 2 held-out patients" in output
 
 
+@pytest.mark.slow
 def test_the_table_of_the_readme_trains_on_real_recordings(sprsound_dir: Path, tmp_path: Path) -> None:
     (table,) = blocks("csv")
     assert len(table.splitlines()) == 12

@@ -121,6 +121,7 @@ def whole(synthetic_corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
+@pytest.mark.slow  # by default the killed run below is held against the uninterrupted one
 def test_the_same_seed_gives_the_same_bytes(whole: Path, synthetic_corpus_dir: Path, tmp_path: Path) -> None:
     assert lungsound(*arguments(synthetic_corpus_dir, tmp_path / "run")) == 0
     assert_same_run(tmp_path / "run", whole)
@@ -146,6 +147,7 @@ def test_a_run_killed_in_mid_epoch_goes_on_to_the_same_bytes(
     assert not list(out.glob("*.partial"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_so_and_goes_on_to_the_same_bytes(
     whole: Path,
     synthetic_corpus_dir: Path,
@@ -278,7 +280,9 @@ def test_by_default_the_last_epoch_is_reported(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("selection", "told"),
     [
-        ("validation", "chosen by the Score on patients held out of the training set"),
+        pytest.param(
+            "validation", "chosen by the Score on patients held out of the training set", marks=pytest.mark.slow
+        ),
         ("best_on_test", "chosen by the Score on the test split itself"),
     ],
 )

@@ -22,6 +22,7 @@ from lungsound.training.trainer import TrainStep
 
 ROWS = load_table(WHOLE).rows
 CPU = torch.device("cpu")
+LIGHT = ("ast", "mn04", "resnet10")  # the other architectures take seconds each
 QUIET = Console(quiet=True)
 QUICK = ("audio.duration_s=1", "model.stride=16", "train.batch_size=4", "train.precision=fp32")
 # What the synthetic corpus does not have: RespireNet's patients, and weights that must be downloaded.
@@ -56,7 +57,11 @@ def two_losses(config: RunConfig) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.folder)
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=() if row.config().model.architecture in LIGHT else pytest.mark.slow) for row in ROWS],
+    ids=lambda row: row.folder,
+)
 def test_a_row_trains_two_steps(row: Row, synthetic_corpus_dir: Path, tmp_path: Path) -> None:
     """AST rows with the micro encoder, the others as they are; one second of sound."""
     settings = [*QUICK, *NEUTRAL, f"data.root={synthetic_corpus_dir}", "model.size=micro"]

@@ -239,6 +239,7 @@ def own_words(synthetic_corpus_dir: Path, tmp_path_factory: pytest.TempPathFacto
     return folder / "own.csv", folder / "own.toml"
 
 
+@pytest.mark.slow
 def test_a_corpus_in_words_of_its_own_is_evaluated(
     run: Path, own_words: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

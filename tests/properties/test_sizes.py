@@ -28,7 +28,12 @@ BATCH_SIZE = 2
 DURATIONS_S = [2, 5, 8, 10]
 MELS = [64, 128]
 STRIDES = [10, 16]
-SIZES = list(product(DURATIONS_S, MELS, STRIDES))
+# Every length, number of mels and stride once or twice by default; all together are slow.
+BY_DEFAULT = {(2, 128, 10), (5, 64, 16), (8, 128, 16), (10, 64, 10)}
+SIZES = [
+    pytest.param(*size, marks=() if size in BY_DEFAULT else pytest.mark.slow)
+    for size in product(DURATIONS_S, MELS, STRIDES)
+]
 FRAMES_PER_UNIT = 1000  # made positions hold frames in units of ten seconds, so that they are of the size of weights
 
 
@@ -168,7 +173,7 @@ def test_positions_find_their_place_at_any_size(
         ("efficientnet_b0", 2, 64),
     ],
 )
-@pytest.mark.parametrize("filter_bank", ["kaldi", "efficientat"])
+@pytest.mark.parametrize("filter_bank", ["kaldi", pytest.param("efficientat", marks=pytest.mark.slow)])
 def test_convolutional_networks(architecture: str, duration_s: int, num_mels: int, filter_bank: str) -> None:
     overrides = [f"model.architecture={architecture}", "model.pretrained=none", f"audio.filter_bank={filter_bank}"]
     overrides += ["audio.sample_rate_hz=32000"] if filter_bank == "efficientat" else []
