@@ -23,10 +23,10 @@ from torch import Tensor
 
 from lungsound.audio.filter_bank import normalize
 from lungsound.audio.front_end import FrontEnd
-from lungsound.data.corpus import Corpus, Cycle
+from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Corpus, Cycle
 from lungsound.data.splits import load_corpus, rows_to_test
 from lungsound.data.store import waveforms_of
-from lungsound.data.synthetic import Event, read_events
+from lungsound.data.synthetic import Event
 from lungsound.errors import SettingsError
 from lungsound.evaluation.bootstrap import Bootstrap, Estimate
 from lungsound.inference.explain import check_explainable, fold, own_frames, relevance, tile_means, tiles
@@ -178,13 +178,28 @@ class _Sound:
         return fold(bins, self.own_frame) / fold(torch.ones_like(bins), self.own_frame)
 
 
+def read_events(root: Path) -> dict[str, list[Event]]:
+    """The crackles and wheezes of a synthetic corpus, by name of their recording."""
+    events: dict[str, list[Event]] = {}
+    for line in (root / SYNTHETIC_EVENTS_FILE).read_text(encoding="ascii").splitlines()[1:]:
+        name, kind, start_s, end_s, frequency_hz = line.split("\t")
+        events.setdefault(name, []).append(Event(kind, float(start_s), float(end_s), float(frequency_hz)))
+    return events
+
+
+def band_hz(event: Event) -> tuple[float, float]:
+    """A wheeze's fundamental as far as it glides; of a crackle, which slows down, what holds 85 % of its energy."""
+    below, above = (0.9, 1.1) if event.kind == "wheeze" else (1 / 3, 2**0.5)
+    return below * event.frequency_hz, above * event.frequency_hz
+
+
 def planted_bins(events: Sequence[Event], cycle: Cycle, front_end: FrontEnd, num_frames: int) -> Tensor:
     """Mark bins (time, mel) of a cycle's first `num_frames` that lie in time and band of an event of its recording."""
     log_mel, rate_hz = front_end.log_mel, front_end.sample_rate_hz
     is_planted = torch.zeros(num_frames, front_end.num_mels, dtype=torch.bool)
     for event in events:
         first, end = ((time_s - cycle.start_s) * rate_hz / log_mel.hop_size for time_s in (event.start_s, event.end_s))
-        low, high = (frequency_hz * log_mel.fft_size / rate_hz for frequency_hz in event.band_hz)
+        low, high = (frequency_hz * log_mel.fft_size / rate_hz for frequency_hz in band_hz(event))
         is_mel = (log_mel.mel_banks[math.floor(low) : math.ceil(high) + 1] > 0).any(dim=0)
         is_planted[max(0, math.floor(first)) : max(0, math.ceil(end))] |= is_mel
     return is_planted

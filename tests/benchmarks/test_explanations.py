@@ -4,15 +4,25 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from benchmarks.explanations import deletion_and_insertion, main, mean_over_cycles, overlap, planted_bins
+from benchmarks.explanations import (
+    band_hz,
+    deletion_and_insertion,
+    main,
+    mean_over_cycles,
+    overlap,
+    planted_bins,
+    read_events,
+)
 from torch import Tensor
 
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, load_config
-from lungsound.data.corpus import Cycle, Recording
+from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Cycle, Recording
 from lungsound.data.synthetic import Event
+from lungsound.data.synthetic_sounds import COARSE, FINE, crackle
 from lungsound.inference.explain import tile_means, tiles
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
@@ -161,7 +171,7 @@ def test_planted_bins_are_those_of_time_and_band(event: Event, frames: range) ->
     own_front_end = FrontEnd(AudioSettings(sample_rate_hz=4000, duration_s=3.0, num_mels=48))
     found = planted_bins([event], CYCLE, own_front_end, 200)
     assert found.any(dim=1).nonzero().flatten().tolist() == list(frames)
-    low_hz, high_hz = event.band_hz
+    low_hz, high_hz = band_hz(event)
     banks, bin_hz = own_front_end.log_mel.mel_banks, 4000 / own_front_end.log_mel.fft_size
     expected = {
         mel
@@ -170,3 +180,22 @@ def test_planted_bins_are_those_of_time_and_band(event: Event, frames: range) ->
         if banks[row, mel] > 0 and low_hz - bin_hz < row * bin_hz < high_hz + bin_hz
     }
     assert set(found.any(dim=0).nonzero().flatten().tolist()) == (expected if frames else set())
+
+
+def test_events_are_read_as_they_were_written(synthetic_corpus_dir: Path) -> None:
+    written = (synthetic_corpus_dir / SYNTHETIC_EVENTS_FILE).read_text().splitlines()[1:]
+    assert written == [
+        f"{name}\t{e.kind}\t{e.start_s:.4f}\t{e.end_s:.4f}\t{e.frequency_hz:.1f}"
+        for name, events in read_events(synthetic_corpus_dir).items()
+        for e in events
+    ]
+
+
+def test_the_band_of_a_crackle_holds_its_energy() -> None:
+    for kind in (FINE, COARSE):
+        idw_s, two_cycle_s = sum(kind.idw_s) / 2, sum(kind.two_cycle_s) / 2
+        power = np.abs(np.fft.rfft(crackle(16000, idw_s=idw_s, two_cycle_s=two_cycle_s), 8192)) ** 2
+        frequency_hz = np.fft.rfftfreq(8192, 1 / 16000)
+        low_hz, high_hz = band_hz(Event(kind.name, 0.0, two_cycle_s, 0.5 / idw_s))
+        share = power[(frequency_hz > low_hz) & (frequency_hz < high_hz)].sum() / power.sum()
+        assert 0.80 < share < 0.95

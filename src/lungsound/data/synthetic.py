@@ -3,33 +3,18 @@
 First the plan (patients with their habits and voices, sessions), then the sound of each session, breath by breath.
 """
 
-import os
-import wave
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import soundfile
 from numpy.random import Generator, SeedSequence, default_rng
 
+from lungsound.data import synthetic_sounds as sounds
 from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE
-from lungsound.data.synthetic_sounds import (
-    COARSE,
-    FINE,
-    ROOM,
-    STETHOSCOPES,
-    TRACHEAL,
-    VESICULAR,
-    Stethoscope,
-    Waveform,
-    add,
-    breath_envelope,
-    crackle,
-    heart_sounds,
-    rustle,
-    shaped_noise,
-    wheeze,
-)
+from lungsound.data.synthetic_sounds import STETHOSCOPES, Stethoscope, Waveform, add, shaped_noise
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.files import written_folder
 from lungsound.labels import LungSound
@@ -37,13 +22,14 @@ from lungsound.labels import LungSound
 FIRST_PATIENT = 501
 MIN_PATIENTS = 4
 TRAIN_SHARE = 0.6
+MARGIN_S = 0.03  # no event starts earlier in its cycle; at the other end the pause keeps them from the border
 LOCATIONS = ("Tc", "Al", "Ar", "Pl", "Pr", "Ll", "Lr")
+AGES_YEARS = {"COPD": (48.0, 85.0), "Bronchiolitis": (0.25, 2.0)}
 
 NORMAL, CRACKLE, WHEEZE, BOTH = LungSound
 
 
-@dataclass(frozen=True)
-class Habit:
+class Habit(NamedTuple):
     """Sounds of a kind of patient: those in every recording, then shares of the other cycles by class."""
 
     diagnoses: tuple[str, ...]
@@ -59,7 +45,6 @@ HABITS = (
     Habit(("Asthma", "COPD"), (NORMAL, WHEEZE), (0.28, 0.00, 0.66, 0.06)),
     Habit(("Healthy", "URTI"), (NORMAL,), (1.00, 0.00, 0.00, 0.00)),
 )
-AGES_YEARS = {"COPD": (48.0, 85.0), "Bronchiolitis": (0.25, 2.0)}
 
 
 @dataclass(frozen=True)
@@ -89,68 +74,11 @@ class Session:
     oversampling: int
 
     @property
-    def sample_rate_hz(self) -> int:
-        return self.device.chest_rate_hz * self.oversampling
-
-    @property
     def name(self) -> str:
         return f"{self.patient.number}_1b{self.index}_{self.location}_{self.mode}_{self.device.name}"
 
 
-def plan_sessions(num_patients: int, rng: Generator) -> list[Session]:
-    """Who is recorded, where and with what, sorted by name.
-
-    Every patient is recorded two to four times, each time elsewhere on the chest. Within a part the habits are
-    dealt in turn and the devices in shuffled rounds, so that two patients already bring all classes and devices.
-    """
-    num_train = min(max(round(TRAIN_SHARE * num_patients), 2), num_patients - 2)
-    parts = rng.permutation(["train"] * num_train + ["test"] * (num_patients - num_train)).tolist()
-    seen = {"train": 0, "test": 0}
-    devices: dict[str, list[Stethoscope]] = {"train": [], "test": []}
-    sessions = []
-    for number, part in enumerate(parts, start=FIRST_PATIENT):
-        patient = _draw_patient(number, part, HABITS[seen[part] % len(HABITS)], rng)
-        num_recordings = int(rng.integers(2, 5))
-        seen[part] += 1
-        for index, location in enumerate(rng.permutation(LOCATIONS)[:num_recordings].tolist(), start=1):
-            if not devices[part]:
-                devices[part] = [STETHOSCOPES[i] for i in rng.permutation(len(STETHOSCOPES))]
-            device = devices[part].pop()
-            mode, oversampling = str(rng.choice(device.modes)), int(rng.choice(device.oversamplings))
-            sessions.append(Session(patient, index, location, mode, device, oversampling))
-    return sorted(sessions, key=lambda session: session.name)
-
-
-def _draw_patient(number: int, part: str, habit: Habit, rng: Generator) -> Patient:
-    diagnosis = str(rng.choice(habit.diagnoses))
-    age = float(rng.uniform(*AGES_YEARS.get(diagnosis, (2.0, 80.0))))
-    return Patient(
-        number=number,
-        part=part,
-        habit=habit,
-        diagnosis=diagnosis,
-        age_years=round(age, 0 if age >= 3 else 2),
-        is_female=bool(rng.random() < 0.45),
-        cycle_s=float(rng.uniform(2.0, 3.2)),
-        wheeze_hz=float(2 ** rng.uniform(np.log2(180), np.log2(700))),
-        fine_share=float(rng.choice((0.2, 0.6, 0.9))),
-    )
-
-
-def metadata_line(patient: Patient, location: str) -> str:
-    """Patient, age, sex, then the BMI of an adult or the weight in kg and the height in cm of a child."""
-    age = patient.age_years
-    sex = "F" if patient.is_female else "M"
-    adult, child = (f"{20 + age / 8:.1f}", "NA", "NA"), ("NA", f"{4 + 2.7 * age:.1f}", f"{56 + 6.2 * age:.1f}")
-    return "\t".join((str(patient.number), str(age), sex, *(child if age < 18 else adult), location))
-
-
-# Nothing starts earlier in its cycle; at the other end the pause keeps events from the border.
-MARGIN_S = 0.03
-
-
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """One crackle or wheeze, at its true time in the recording.
 
     `frequency_hz` is a wheeze's mean fundamental; for a crackle, that of a cycle of twice its first deflection.
@@ -161,15 +89,8 @@ class Event:
     end_s: float
     frequency_hz: float
 
-    @property
-    def band_hz(self) -> tuple[float, float]:
-        """A wheeze's fundamental as far as it glides; of a crackle, which slows down, what holds 85 % of its energy."""
-        below, above = (0.9, 1.1) if self.kind == "wheeze" else (1 / 3, 2**0.5)
-        return below * self.frequency_hz, above * self.frequency_hz
 
-
-@dataclass(frozen=True)
-class Breath:
+class Breath(NamedTuple):
     """One cycle: inspiration from `start_s`, expiration from `turn_s` to `rest_s`, a pause to `end_s`."""
 
     start_s: float
@@ -203,64 +124,87 @@ def synthesize(
         )
     if seed < 0:
         raise SettingsError(f"seed {seed} is negative; a seed must be 0 or larger: choose another")
+    # One random stream for the plan, then one for each recording.
+    plan_seed = SeedSequence(seed)
+    sessions = plan_sessions(num_patients, default_rng(plan_seed))
+    events = ["recording\tkind\tstart_s\tend_s\tfrequency_hz"]
     try:
-        with written_folder(Path(root)) as partial:
-            _write_corpus(partial, num_patients, seed, on_progress)
-    except OSError as error:
+        with written_folder(Path(root)) as folder:
+            for done, (session, own_seed) in enumerate(zip(sessions, plan_seed.spawn(len(sessions)), strict=True), 1):
+                waveform, breaths, own_events = record(session, default_rng(own_seed))
+                samples, rate_hz = np.rint(waveform * 32767).astype(np.int16), session.device.chest_rate_hz
+                soundfile.write(folder / f"{session.name}.wav", samples, rate_hz * session.oversampling)
+                _write_lines(
+                    folder / f"{session.name}.txt",
+                    [
+                        f"{b.start_s:.3f}\t{b.end_s:.3f}\t{b.sound.has_crackle:d}\t{b.sound.has_wheeze:d}"
+                        for b in breaths
+                    ],
+                )
+                events += [
+                    f"{session.name}\t{e.kind}\t{e.start_s:.4f}\t{e.end_s:.4f}\t{e.frequency_hz:.1f}"
+                    for e in own_events
+                ]
+                if on_progress is not None:
+                    on_progress(done, len(sessions))
+            firsts = [(s.patient, s.location) for s in sessions if s.index == 1]
+            _write_lines(folder / SYNTHETIC_EVENTS_FILE, events)
+            _write_lines(folder / "official_split.txt", [f"{s.name}\t{s.patient.part}" for s in sessions])
+            _write_lines(folder / "patient_diagnosis.txt", [f"{p.number}\t{p.diagnosis}" for p, _ in firsts])
+            _write_lines(folder / "metadata.txt", [_metadata_line(*first) for first in firsts])
+    except (OSError, soundfile.LibsndfileError) as error:
         raise CorpusError(
             f"cannot write a synthetic corpus into {root} ({error}); choose a folder that can be written"
         ) from error
     return Path(root)
 
 
-def read_events(root: Path) -> dict[str, list[Event]]:
-    """The crackles and wheezes of a synthetic corpus, by name of their recording; CorpusError when it has no list."""
-    path = root / SYNTHETIC_EVENTS_FILE
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()[1:]
-    except OSError as error:
-        raise CorpusError(f"{path} cannot be read ({error.strerror}); only a synthetic corpus has one") from error
-    events: dict[str, list[Event]] = {}
-    for name, kind, *numbers in (line.split("\t") for line in lines):
-        start_s, end_s, frequency_hz = map(float, numbers)
-        events.setdefault(name, []).append(Event(kind, start_s, end_s, frequency_hz))
-    return events
-
-
-def _write_corpus(folder: Path, num_patients: int, seed: int, on_progress: Callable[[int, int], None] | None) -> None:
-    """Write every file of the corpus; one random stream for the plan, then one for each recording."""
-    plan_seed = SeedSequence(seed)
-    sessions = plan_sessions(num_patients, default_rng(plan_seed))
-    events: list[str] = ["recording\tkind\tstart_s\tend_s\tfrequency_hz"]
-    for done, (session, own_seed) in enumerate(zip(sessions, plan_seed.spawn(len(sessions)), strict=True), start=1):
-        waveform, breaths, own_events = record(session, default_rng(own_seed))
-        _write_wav(folder / f"{session.name}.wav", waveform, session.sample_rate_hz)
-        _write_lines(
-            folder / f"{session.name}.txt",
-            [f"{b.start_s:.3f}\t{b.end_s:.3f}\t{b.sound.has_crackle:d}\t{b.sound.has_wheeze:d}" for b in breaths],
-        )
-        events += [
-            f"{session.name}\t{e.kind}\t{e.start_s:.4f}\t{e.end_s:.4f}\t{e.frequency_hz:.1f}" for e in own_events
-        ]
-        if on_progress is not None:
-            on_progress(done, len(sessions))
-    firsts = [session for session in sessions if session.index == 1]
-    _write_lines(folder / SYNTHETIC_EVENTS_FILE, events)
-    _write_lines(folder / "official_split.txt", [f"{s.name}\t{s.patient.part}" for s in sessions])
-    _write_lines(folder / "patient_diagnosis.txt", [f"{s.patient.number}\t{s.patient.diagnosis}" for s in firsts])
-    _write_lines(folder / "metadata.txt", [metadata_line(s.patient, s.location) for s in firsts])
-
-
 def _write_lines(path: Path, lines: list[str]) -> None:
     path.write_bytes("".join(f"{line}\n" for line in lines).encode("ascii"))
 
 
-def _write_wav(path: Path, waveform: Waveform, sample_rate_hz: int) -> None:
-    with wave.open(os.fspath(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sample_rate_hz)
-        file.writeframes(np.rint(waveform * 32767).astype("<i2").tobytes())
+def _metadata_line(patient: Patient, location: str) -> str:
+    """Patient, age, sex, then the BMI of an adult or the weight in kg and the height in cm of a child."""
+    age, sex = patient.age_years, "F" if patient.is_female else "M"
+    adult, child = (f"{20 + age / 8:.1f}", "NA", "NA"), ("NA", f"{4 + 2.7 * age:.1f}", f"{56 + 6.2 * age:.1f}")
+    return "\t".join((str(patient.number), str(age), sex, *(child if age < 18 else adult), location))
+
+
+def plan_sessions(num_patients: int, rng: Generator) -> list[Session]:
+    """Who is recorded, where and with what, sorted by name.
+
+    Every patient is recorded two to four times, each time elsewhere on the chest. Within a part the habits are
+    dealt in turn and the devices in shuffled rounds, so that two patients already bring all classes and devices.
+    """
+    num_train = min(max(round(TRAIN_SHARE * num_patients), 2), num_patients - 2)
+    parts = rng.permutation(["train"] * num_train + ["test"] * (num_patients - num_train)).tolist()
+    num_in_part = {"train": 0, "test": 0}
+    devices: dict[str, list[Stethoscope]] = {"train": [], "test": []}
+    sessions = []
+    for number, part in enumerate(parts, start=FIRST_PATIENT):
+        habit = HABITS[num_in_part[part] % len(HABITS)]
+        num_in_part[part] += 1
+        diagnosis = str(rng.choice(habit.diagnoses))
+        age = float(rng.uniform(*AGES_YEARS.get(diagnosis, (2.0, 80.0))))
+        patient = Patient(
+            number,
+            part,
+            habit,
+            diagnosis,
+            age_years=round(age, 0 if age >= 3 else 2),
+            is_female=bool(rng.random() < 0.45),
+            cycle_s=float(rng.uniform(2.0, 3.2)),
+            wheeze_hz=float(2 ** rng.uniform(np.log2(180), np.log2(700))),
+            fine_share=float(rng.choice((0.2, 0.6, 0.9))),
+        )
+        num_recordings = int(rng.integers(2, 5))
+        for index, location in enumerate(rng.permutation(LOCATIONS)[:num_recordings].tolist(), start=1):
+            if not devices[part]:
+                devices[part] = [STETHOSCOPES[i] for i in rng.permutation(len(STETHOSCOPES))]
+            device = devices[part].pop()
+            mode, oversampling = str(rng.choice(device.modes)), int(rng.choice(device.oversamplings))
+            sessions.append(Session(patient, index, location, mode, device, oversampling))
+    return sorted(sessions, key=lambda session: session.name)
 
 
 def record(session: Session, rng: Generator) -> tuple[Waveform, list[Breath], list[Event]]:
@@ -268,8 +212,26 @@ def record(session: Session, rng: Generator) -> tuple[Waveform, list[Breath], li
     breaths = draw_breaths(session.patient, rng)
     rate = session.device.chest_rate_hz
     sound = np.zeros(round((breaths[-1].end_s + rng.uniform(0.1, 0.8)) * rate))
-    _add_breathing(sound, breaths, session, rng)
-    _add_surroundings(sound, session, rng)
+
+    # Breath noise: inspiration of RMS 1 at its height, expiration weaker and darker (over the trachea as strong).
+    is_tracheal = session.location == "Tc"
+    curve, tilt = (sounds.TRACHEAL if is_tracheal else sounds.VESICULAR), rng.uniform(0.92, 1.08)
+    expiration = rng.uniform(0.8, 1.1) if is_tracheal else rng.uniform(0.3, 0.6)
+    in_phases = np.array([(b.start_s, b.turn_s) for b in breaths])
+    out_phases = np.array([(b.turn_s, b.rest_s) for b in breaths])
+    for phases, level, phase_tilt in ((in_phases, 1.0, tilt), (out_phases, expiration, 1.15 * tilt)):
+        noise = shaped_noise(len(sound), rate, curve, rng, tilt=phase_tilt)
+        sound += level * sounds.breath_envelope(len(sound), rate, phases, rng.uniform(0.6, 1.2)) * noise
+
+    # Rumble of the room, the heart (louder on the left), and none to three rustles anywhere.
+    sound += rng.uniform(0.3, 1.0) * shaped_noise(len(sound), rate, sounds.ROOM, rng)
+    beats_per_minute = rng.uniform(95, 130) if session.patient.age_years < 6 else rng.uniform(60, 100)
+    heart = sounds.heart_sounds(len(sound), rate, rng, beats_per_minute=beats_per_minute)
+    sound += rng.uniform(0.2, 3.0 if session.location.endswith("l") else 1.2) * heart
+    for _ in range(int(rng.integers(0, 4))):
+        swell = sounds.rustle(rate, rng, duration_s=rng.uniform(0.1, 0.4))
+        add(sound, rng.uniform(0.5, 2.0) * swell, int(rng.integers(0, len(sound))))
+
     events = []
     crackle_level, wheeze_level = rng.uniform(6.0, 11.0), rng.uniform(1.0, 2.0)
     for breath in breaths:
@@ -288,63 +250,34 @@ def draw_breaths(patient: Patient, rng: Generator) -> list[Breath]:
     num_cycles = int(np.clip(round(rng.uniform(15, 19) / patient.cycle_s), 5, 8))
     always = list(patient.habit.always)
     others = rng.choice(4, size=num_cycles - len(always), p=patient.habit.shares).tolist()
-    sounds = rng.permutation([*always, *others]).tolist()
+    classes = rng.permutation([*always, *others]).tolist()
     start = int(rng.integers(20, 600))
     breaths = []
-    for sound in sounds:
+    for each in classes:
         length = int(1000 * np.clip(patient.cycle_s * rng.normal(1, 0.1), 1.5, 4.0))
         inspiration, expiration = rng.uniform(0.36, 0.44), rng.uniform(0.40, 0.50)
         turn, rest = start + length * inspiration, start + length * (inspiration + expiration)
-        breaths.append(
-            Breath(start / 1000, float(turn) / 1000, float(rest) / 1000, (start + length) / 1000, LungSound(sound))
-        )
+        breaths.append(Breath(start / 1000, turn / 1000, rest / 1000, (start + length) / 1000, LungSound(each)))
         start += length
     return breaths
-
-
-def _add_breathing(sound: Waveform, breaths: list[Breath], session: Session, rng: Generator) -> None:
-    """Breath noise: inspiration of RMS 1 at its height, expiration weaker and darker (over the trachea as strong)."""
-    rate = session.device.chest_rate_hz
-    is_tracheal = session.location == "Tc"
-    curve, tilt = (TRACHEAL if is_tracheal else VESICULAR), rng.uniform(0.92, 1.08)
-    expiration = rng.uniform(0.8, 1.1) if is_tracheal else rng.uniform(0.3, 0.6)
-    in_phases = np.array([(b.start_s, b.turn_s) for b in breaths])
-    out_phases = np.array([(b.turn_s, b.rest_s) for b in breaths])
-    for phases, level, phase_tilt in ((in_phases, 1.0, tilt), (out_phases, expiration, 1.15 * tilt)):
-        noise = shaped_noise(len(sound), rate, curve, rng, tilt=phase_tilt)
-        sound += level * breath_envelope(len(sound), rate, phases, rng.uniform(0.6, 1.2)) * noise
-
-
-def _add_surroundings(sound: Waveform, session: Session, rng: Generator) -> None:
-    """Rumble of the room, the heart (louder on the left), and none to three rustles anywhere."""
-    rate = session.device.chest_rate_hz
-    sound += rng.uniform(0.3, 1.0) * shaped_noise(len(sound), rate, ROOM, rng)
-    is_left = session.location.endswith("l")
-    is_child = session.patient.age_years < 6
-    beats_per_minute = rng.uniform(95, 130) if is_child else rng.uniform(60, 100)
-    heart = heart_sounds(len(sound), rate, rng, beats_per_minute=beats_per_minute)
-    sound += rng.uniform(0.2, 3.0 if is_left else 1.2) * heart
-    for _ in range(int(rng.integers(0, 4))):
-        swell = rustle(rate, rng, duration_s=rng.uniform(0.1, 0.4))
-        add(sound, rng.uniform(0.5, 2.0) * swell, int(rng.integers(0, len(sound))))
 
 
 def _add_crackles(sound: Waveform, breath: Breath, session: Session, rng: Generator, *, level: float) -> list[Event]:
     """Fine crackles late in inspiration, or coarse ones from its beginning on and through the breath."""
     rate = session.device.chest_rate_hz
-    middle = (breath.start_s + breath.turn_s) / 2
     if rng.random() < session.patient.fine_share:
-        kind, first, last, count = FINE, middle, breath.turn_s, int(rng.integers(6, 13))
+        kind, count = sounds.FINE, int(rng.integers(6, 13))
+        first, last = (breath.start_s + breath.turn_s) / 2, breath.turn_s
     else:
-        end = breath.turn_s if rng.random() < 0.5 else breath.rest_s
-        kind, first, last, count = COARSE, breath.start_s + MARGIN_S, end, int(rng.integers(6, 11))
+        first, last = breath.start_s + MARGIN_S, breath.turn_s if rng.random() < 0.5 else breath.rest_s
+        kind, count = sounds.COARSE, int(rng.integers(6, 11))
     slot = (last - first) / count
     events = []
     for slot_start in first + slot * np.arange(count):
         idw_s, two_cycle_s = float(rng.uniform(*kind.idw_s)), float(rng.uniform(*kind.two_cycle_s))
         start = int(np.ceil(rng.uniform(slot_start, slot_start + slot - two_cycle_s) * rate))
         polarity = 1 if rng.random() < 0.8 else -1
-        shape = crackle(rate, idw_s=idw_s, two_cycle_s=two_cycle_s)
+        shape = sounds.crackle(rate, idw_s=idw_s, two_cycle_s=two_cycle_s)
         add(sound, polarity * level * rng.uniform(0.7, 1.3) * shape, start)
         events.append(Event(kind.name, start / rate, start / rate + two_cycle_s, 0.5 / idw_s))
     return events
@@ -359,19 +292,16 @@ def _add_wheezes(sound: Waveform, breath: Breath, session: Session, rng: Generat
         phases.insert(int(rng.integers(0, 2)), (breath.start_s + MARGIN_S, breath.turn_s))
     for phase_start, phase_end in phases[: int(rng.integers(1, 3))]:
         is_low = rng.random() < 0.15
-        frequency_hz = rng.uniform(120, 180) if is_low else session.patient.wheeze_hz * rng.uniform(0.85, 1.15)
+        frequency_hz = float(rng.uniform(120, 180) if is_low else session.patient.wheeze_hz * rng.uniform(0.85, 1.15))
         duration_s = float((phase_end - phase_start) * rng.uniform(0.6, 0.95))
         start = int(np.ceil(rng.uniform(phase_start, phase_end - duration_s) * rate))
-        harmonics = rng.uniform(0.1, 0.5, size=int(rng.integers(1, 4))) * (1.5 if is_low else 1.0)
-        shape = wheeze(
-            rate,
-            frequency_hz=float(frequency_hz),
-            duration_s=duration_s,
-            glide=float(rng.uniform(-0.2, 0.2)),
-            harmonics=tuple(harmonics.tolist()),
+        harmonics = (rng.uniform(0.1, 0.5, size=int(rng.integers(1, 4))) * (1.5 if is_low else 1.0)).tolist()
+        glide = float(rng.uniform(-0.2, 0.2))
+        shape = sounds.wheeze(
+            rate, frequency_hz=frequency_hz, duration_s=duration_s, glide=glide, harmonics=tuple(harmonics)
         )
         # Breath noise falls with frequency: a high wheeze needs less to stand out of it, a low one more.
         loudness = level * (300 / frequency_hz) ** 0.6 * rng.uniform(0.7, 1.3)
         add(sound, loudness * shape, start)
-        events.append(Event("wheeze", start / rate, start / rate + duration_s, float(frequency_hz)))
+        events.append(Event("wheeze", start / rate, start / rate + duration_s, frequency_hz))
     return events

@@ -11,6 +11,7 @@ widths and frequencies follow
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -26,8 +27,7 @@ ROOM: Curve = ((10, -6), (25, 0), (60, -8), (150, -22), (400, -32), (1000, -40),
 RUSTLE: Curve = ((20, -12), (80, 0), (300, -4), (900, -14), (2500, -36))
 
 
-@dataclass(frozen=True)
-class CrackleKind:
+class CrackleKind(NamedTuple):
     """Ranges from which the crackles of one kind are drawn."""
 
     name: str
@@ -62,25 +62,20 @@ class Stethoscope:
         high, low, peak = (
             1j * frequency_hz / corner for corner in (self.high_pass_hz, self.low_pass_hz, self.resonance_hz)
         )
-        gain = 10 ** (self.resonance_db / 20)
-        root2 = np.sqrt(2.0)
-        result: NDArray[np.complex128] = (
-            high**2
-            / (high**2 + root2 * high + 1)
-            / (low**2 + root2 * low + 1)
-            * (peak**2 + peak * gain / 1.5 + 1)
-            / (peak**2 + peak / 1.5 + 1)
-        )
-        return result
+        gain, root2 = 10 ** (self.resonance_db / 20), np.sqrt(2.0)
+        response: NDArray[np.complex128] = high**2 / (high**2 + root2 * high + 1) / (low**2 + root2 * low + 1)
+        response *= peak**2 + peak * gain / 1.5 + 1
+        response /= peak**2 + peak / 1.5 + 1
+        return response
 
     def record(self, sound: Waveform, rng: Generator, *, oversampling: int) -> Waveform:
         """Recording of a sound at the chest's rate: the device's response, a higher rate, its own white noise."""
         length = _fast_length(len(sound) + self.chest_rate_hz // 10)
         frequency_hz = np.fft.rfftfreq(length, 1 / self.chest_rate_hz).astype(np.float64)
         spectrum = np.multiply(np.fft.rfft(sound, length), self.response(frequency_hz))
-        heard: Waveform = np.fft.irfft(spectrum, oversampling * length)[: oversampling * len(sound)]
-        heard *= oversampling
-        return heard + self.noise_floor * rng.standard_normal(len(heard))
+        recorded: Waveform = np.fft.irfft(spectrum, oversampling * length)[: oversampling * len(sound)]
+        recorded *= oversampling
+        return recorded + self.noise_floor * rng.standard_normal(len(recorded))
 
 
 STETHOSCOPES = (

@@ -13,7 +13,7 @@ from scipy import signal
 
 from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Corpus
 from lungsound.data.icbhi import read_icbhi
-from lungsound.data.synthetic import Event, draw_breaths, plan_sessions, read_events, synthesize
+from lungsound.data.synthetic import draw_breaths, plan_sessions, synthesize
 from lungsound.data.synthetic_sounds import (
     COARSE,
     FINE,
@@ -365,35 +365,3 @@ def test_rustle_swells_slowly() -> None:
     assert len(wave) == 800
     assert np.abs(wave[:40]).max() < 0.1 * np.abs(wave).max()
     assert np.abs(wave[-40:]).max() < 0.1 * np.abs(wave).max()
-
-
-# ---- reading the events ----
-
-
-def test_events_are_read_as_they_were_written(
-    synthetic_corpus_dir: Path, events: dict[str, list[dict[str, str]]]
-) -> None:
-    found = read_events(synthetic_corpus_dir)
-    assert {
-        name: [(e.kind, f"{e.start_s:.4f}", f"{e.end_s:.4f}", f"{e.frequency_hz:.1f}") for e in own]
-        for name, own in found.items()
-    } == {
-        name: [(row["kind"], row["start_s"], row["end_s"], row["frequency_hz"]) for row in own]
-        for name, own in events.items()
-        if own  # another test may have asked for those of a recording without any
-    }
-
-
-def test_a_corpus_without_events_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=SYNTHETIC_EVENTS_FILE):
-        read_events(tmp_path)
-
-
-def test_the_band_of_a_crackle_holds_its_energy() -> None:
-    for kind in (FINE, COARSE):
-        idw_s, two_cycle_s = sum(kind.idw_s) / 2, sum(kind.two_cycle_s) / 2
-        power = np.abs(np.fft.rfft(crackle(16000, idw_s=idw_s, two_cycle_s=two_cycle_s), 8192)) ** 2
-        frequency_hz = np.fft.rfftfreq(8192, 1 / 16000)
-        low_hz, high_hz = Event(kind.name, 0.0, two_cycle_s, 0.5 / idw_s).band_hz
-        share = power[(frequency_hz > low_hz) & (frequency_hz < high_hz)].sum() / power.sum()
-        assert 0.80 < share < 0.95
