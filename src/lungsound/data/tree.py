@@ -174,8 +174,8 @@ def assemble(
     recordings: Iterable[Recording],
     cycles: Iterable[Cycle],
     split: Mapping[str, str],
-    problems: Iterable[Problem],
-    notes: Iterable[str],
+    problems: Iterable[Problem] = (),
+    notes: Iterable[str] = (),
     vocabulary: str = "sound4",
     known_patient_parts: frozenset[str] = frozenset(),
 ) -> Corpus:

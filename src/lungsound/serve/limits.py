@@ -10,17 +10,16 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lungsound.errors import SettingsError
@@ -60,18 +59,18 @@ class Limits:
 
 
 STATUS_OF = {
-    "bad request": HTTPStatus.BAD_REQUEST,
-    "unauthorized": HTTPStatus.UNAUTHORIZED,
-    "not found": HTTPStatus.NOT_FOUND,
-    "wrong method": HTTPStatus.METHOD_NOT_ALLOWED,
-    "too large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    "too long": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    "not sound": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    "unusable": HTTPStatus.UNPROCESSABLE_ENTITY,
-    "busy": HTTPStatus.TOO_MANY_REQUESTS,
-    "internal": HTTPStatus.INTERNAL_SERVER_ERROR,
-    "not ready": HTTPStatus.SERVICE_UNAVAILABLE,
-    "timeout": HTTPStatus.GATEWAY_TIMEOUT,
+    "bad request": 400,
+    "unauthorized": 401,
+    "not found": 404,
+    "wrong method": 405,
+    "too large": 413,
+    "too long": 413,
+    "not sound": 415,
+    "unusable": 422,
+    "busy": 429,
+    "internal": 500,
+    "not ready": 503,
+    "timeout": 504,
 }
 RETRY_AFTER_S = 2
 RETRIED = ("busy", "not ready", "timeout")
@@ -84,15 +83,11 @@ class Refusal(Exception):
         super().__init__(" ".join(message.splitlines()))
         self.kind = kind
 
-    @property
-    def status(self) -> int:
-        return STATUS_OF[self.kind].value
-
     def response(self) -> JSONResponse:
         headers = {"WWW-Authenticate": "Bearer"} if self.kind == "unauthorized" else {}
         if self.kind in RETRIED:
             headers["Retry-After"] = str(RETRY_AFTER_S)
-        return JSONResponse({"error": str(self)}, self.status, headers=headers)
+        return JSONResponse({"error": str(self)}, STATUS_OF[self.kind], headers=headers)
 
 
 def log(event: str, **values: Any) -> None:
@@ -131,22 +126,17 @@ class Metrics:
     """Counters of one service, in a registry of its own."""
 
     def __init__(self, *, num_waiting: Callable[[], float], num_requests: Callable[[], float]) -> None:
-        self._registry = registry = CollectorRegistry()
+        own = self._registry = CollectorRegistry()
+        by_route = ("lungsound_request_seconds", "Time from a request's first byte to its response.", ["route"])
         self.requests = Counter(
-            "lungsound_requests", "Requests by route and status.", ["route", "status"], registry=registry
+            "lungsound_requests", "Requests by route and status.", ["route", "status"], registry=own
         )
-        self.seconds = Histogram(
-            "lungsound_request_seconds",
-            "Time from a request's first byte to its response.",
-            ["route"],
-            buckets=BUCKETS_S,
-            registry=registry,
-        )
-        self.cycles = Counter("lungsound_cycles_answered", "Cycles predicted.", registry=registry)
-        self.errors = Counter("lungsound_errors", "Requests and files refused, by kind.", ["kind"], registry=registry)
-        waiting = Gauge("lungsound_queue_length", "Recordings that wait for a thread.", registry=registry)
+        self.seconds = Histogram(*by_route, buckets=BUCKETS_S, registry=own)
+        self.cycles = Counter("lungsound_cycles_answered", "Cycles predicted.", registry=own)
+        self.errors = Counter("lungsound_errors", "Requests and files refused, by kind.", ["kind"], registry=own)
+        waiting = Gauge("lungsound_queue_length", "Recordings that wait for a thread.", registry=own)
         waiting.set_function(num_waiting)
-        places = Gauge("lungsound_requests_in_progress", "Requests that have a place.", registry=registry)
+        places = Gauge("lungsound_requests_in_progress", "Requests that have a place.", registry=own)
         places.set_function(num_requests)
 
     def text(self) -> bytes:
@@ -181,12 +171,6 @@ class RequestFacts:
     refusal: Refusal | None = None
 
 
-def request_facts(request: Request) -> RequestFacts:
-    """Facts that the gate keeps of a request."""
-    facts: RequestFacts = request.state.facts
-    return facts
-
-
 class Gate:
     """An ASGI application before another. `is_local_only`: only requests to this machine by its own names pass.
 
@@ -196,11 +180,8 @@ class Gate:
     def __init__(
         self, app: ASGIApp, *, limits: Limits, metrics: Metrics, token: str | None = None, is_local_only: bool = False
     ) -> None:
-        self.app = app
-        self.limits = limits
-        self.metrics = metrics
-        self.token = token
-        self.is_local_only = is_local_only
+        self.app, self.limits, self.metrics = app, limits, metrics
+        self.token, self.is_local_only = token, is_local_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -208,123 +189,81 @@ class Gate:
             return
         facts, start_s = RequestFacts(uuid4().hex), time.perf_counter()
         scope.setdefault("state", {})["facts"] = facts
-        sending = _Sending(send, facts)
+        max_bytes = self.limits.max_bytes if scope["path"] in WITH_SOUND else MAX_TEXT_BYTES
+
+        async def receive_counted() -> Message:
+            message = await receive()
+            facts.num_bytes += len(message.get("body", b""))
+            if facts.num_bytes > max_bytes:
+                facts.refusal = Refusal("too large", f"more than {max_bytes} bytes were sent, which is the limit")
+                raise facts.refusal
+            return message
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                facts.status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in {**SECURITY_HEADERS, "X-Request-ID": facts.request_id}.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        async def refuse(refusal: Refusal) -> None:
+            facts.error = refusal.kind
+            if not facts.status:
+                await refusal.response()(scope, receive, send_with_headers)
+
         try:
-            await self._pass(scope, _Counting(receive, facts, self._max_bytes(scope)), sending)
+            self._admit(scope, max_bytes)
+            async with asyncio.timeout(self.limits.timeout_s):
+                await self.app(scope, receive_counted, send_with_headers)
+        except TimeoutError:
+            message = f"no answer within {self.limits.timeout_s:g} s; send less, or ask again later"
+            await refuse(Refusal("timeout", message))
+        except Refusal as refusal:
+            await refuse(refusal)
+        except ClientDisconnect:
+            facts.status, facts.error = CLIENT_GONE, "client gone"
         except Exception as error:
-            # The application itself has sent that of a handler already.
-            facts.error = facts.error or "internal"
             log("error", id=facts.request_id, error=place_of(error))
-            if not sending.is_started:
-                refusal = Refusal("internal", f"internal error (bug), request {facts.request_id}")
-                await refusal.response()(scope, receive, sending)
+            await refuse(Refusal("internal", f"internal error (bug), request {facts.request_id}"))
         finally:
             self._note(scope, facts, time.perf_counter() - start_s)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: "_Sending") -> None:
-        try:
-            self._admit(scope)
-            async with asyncio.timeout(self.limits.timeout_s):
-                await self.app(scope, receive, send)
-        except TimeoutError:
-            message = f"no answer within {self.limits.timeout_s:g} s; send less, or ask again later"
-            await self._refuse(Refusal("timeout", message), scope, receive, send)
-        except Refusal as refusal:
-            await self._refuse(refusal, scope, receive, send)
-        except ClientDisconnect:
-            send.facts.status, send.facts.error = CLIENT_GONE, "client gone"
-
-    async def _refuse(self, refusal: Refusal, scope: Scope, receive: Receive, send: "_Sending") -> None:
-        send.facts.error = refusal.kind
-        if not send.is_started:
-            await refusal.response()(scope, receive, send)
-
-    def _admit(self, scope: Scope) -> None:
+    def _admit(self, scope: Scope, max_bytes: int) -> None:
         """Refusal before a byte of the body is read: by its host, its token, and the length that it announces."""
-        headers = Headers(scope=scope)
-        if self.is_local_only and _host(headers.get("host", "")) not in LOCAL_HOSTS:
+        headers, path = Headers(scope=scope), scope["path"]
+        host = headers.get("host", "").lower()
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        if self.is_local_only and name not in LOCAL_HOSTS:
             raise Refusal("bad request", f"without a token only {', '.join(LOCAL_HOSTS)} are accepted, as the host")
-        path = scope["path"]
         if self.token is not None and (path.startswith("/v1/") or path == "/metrics"):
             scheme, _, given = headers.get("authorization", "").partition(" ")
             is_same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.token.encode())
             if scheme.lower() != "bearer" or not is_same:
                 raise Refusal("unauthorized", "a token is needed: send the header 'Authorization: Bearer TOKEN'")
         announced = headers.get("content-length", "0")
-        if announced.isdigit() and int(announced) > self._max_bytes(scope):
-            raise Refusal("too large", f"{announced} bytes announced; at most {self._max_bytes(scope)}")
-
-    def _max_bytes(self, scope: Scope) -> int:
-        return self.limits.max_bytes if scope["path"] in WITH_SOUND else MAX_TEXT_BYTES
+        if announced.isdigit() and int(announced) > max_bytes:
+            raise Refusal("too large", f"{announced} bytes announced; at most {max_bytes}")
 
     def _note(self, scope: Scope, facts: RequestFacts, seconds: float) -> None:
-        route = route_of(scope)
+        # The template of the route: the path of the request may hold a name.
+        is_static = scope["path"].startswith("/static/")
+        route = "/static" if is_static else str(getattr(scope.get("route"), "path", "unknown"))
         if facts.error is not None:
             self.metrics.errors.labels(facts.error).inc()
         self.metrics.requests.labels(route, facts.status).inc()
         self.metrics.seconds.labels(route).observe(seconds)
         self.metrics.cycles.inc(facts.num_cycles)
-        if route.startswith("/health"):
-            return
-        log(
-            "request",
-            id=facts.request_id,
-            method=scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "PUT") else "other",
-            route=route,
-            status=facts.status,
-            ms=round(1000 * seconds, 1),
-            bytes=facts.num_bytes,
-            duration_s=round(facts.duration_s, 3),
-            cycles=facts.num_cycles,
-            error=facts.error,
-        )
-
-
-class _Counting:
-    """Receives a body; Refusal as soon as it is larger than it may be."""
-
-    def __init__(self, receive: Receive, facts: RequestFacts, max_bytes: int) -> None:
-        self.receive, self.facts, self.max_bytes = receive, facts, max_bytes
-
-    async def __call__(self) -> Message:
-        message = await self.receive()
-        self.facts.num_bytes += len(message.get("body", b""))
-        if self.facts.num_bytes > self.max_bytes:
-            self.facts.refusal = Refusal("too large", f"more than {self.max_bytes} bytes were sent, which is the limit")
-            raise self.facts.refusal
-        return message
-
-
-class _Sending:
-    """Sends a response with the headers that all have, and remembers its status."""
-
-    def __init__(self, send: Send, facts: RequestFacts) -> None:
-        self.send, self.facts = send, facts
-        self.is_started = False
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.is_started = True
-            self.facts.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            for name, value in self._headers.items():
-                headers.setdefault(name, value)
-        await self.send(message)
-
-    @property
-    def _headers(self) -> Mapping[str, str]:
-        return {**SECURITY_HEADERS, "X-Request-ID": self.facts.request_id}
-
-
-def route_of(scope: Scope) -> str:
-    """The template of the route that was taken: the path of the request may hold a name."""
-    if scope["path"].startswith("/static/"):
-        return "/static"
-    return str(getattr(scope.get("route"), "path", "unknown"))
-
-
-def _host(header: str) -> str:
-    """The name in a Host header, without its port."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.partition(":")[0].lower()
+        if not route.startswith("/health"):
+            log(
+                "request",
+                id=facts.request_id,
+                method=scope["method"] if scope["method"] in ("GET", "HEAD", "POST", "PUT") else "other",
+                route=route,
+                status=facts.status,
+                ms=round(1000 * seconds, 1),
+                bytes=facts.num_bytes,
+                duration_s=round(facts.duration_s, 3),
+                cycles=facts.num_cycles,
+                error=facts.error,
+            )

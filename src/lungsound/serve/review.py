@@ -4,7 +4,7 @@ import hashlib
 import io
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from lungsound.audio.io import probe, read_channels
 from lungsound.data.convert import icbhi_text, sprsound_text, table_text
-from lungsound.data.corpus import Corpus, Cycle, Recording
+from lungsound.data.corpus import Cycle, Recording
 from lungsound.data.table import read_table
 from lungsound.data.tree import assemble, split_patients
 from lungsound.errors import LungsoundError, SettingsError
@@ -23,7 +23,6 @@ from lungsound.files import write_text
 from lungsound.inference.bulk import sound_files
 from lungsound.inference.prediction import RecordingPrediction, uncertainty
 from lungsound.labels import LABEL_SETS, LabelSet, LungSound, sound_of
-from lungsound.serve import openapi as examples
 from lungsound.serve.limits import Refusal
 from lungsound.serve.uploads import error_text, safe_name
 
@@ -52,7 +51,6 @@ class CorrectedCycle(BaseModel):
 class CorrectedRecording(BaseModel):
     """A recording with its corrected cycles. `patient` is a pseudonym; default: the name up to its first "_"."""
 
-    model_config = ConfigDict(json_schema_extra={"example": examples.CORRECTED})
     name: str
     duration_s: Annotated[FiniteFloat, Field(gt=0)]
     sample_rate_hz: Annotated[int, Field(gt=0)]
@@ -77,26 +75,28 @@ def corrected_text(given: CorrectedRecording, to: CorrectedFormat, label_set: La
     if to not in formats_of(label_set):
         known = ", ".join(formats_of(label_set)) or "none"
         raise Refusal("unusable", f"{to} has no words for label set {label_set.name!r}; formats that have: {known}")
-    recording = recording_of(
-        Path(safe_name(given.name)),
-        duration_s=given.duration_s,
-        sample_rate_hz=given.sample_rate_hz,
-        patient=given.patient,
-    )
+    path = Path(safe_name(given.name))
+    patient = given.patient or _patient(path)
+    recording = Recording(path.stem, patient, path, given.duration_s, given.sample_rate_hz)
     cycles = cycles_of(given.cycles, recording, label_set)
     if to == "icbhi":
         return icbhi_text(cycles)
     if to == "sprsound":
         return sprsound_text(None, cycles)
-    return table_text(corpus_of([recording], cycles, label_set, Path()), Path())
+    return _table_text(cycles, label_set, Path())
 
 
-def recording_of(
-    path: Path, *, duration_s: float, sample_rate_hz: int, name: str | None = None, patient: str | None = None
-) -> Recording:
-    """A recording of the patient whose name its file begins with, as `lungsound.data.folders` has it."""
-    patient = patient or path.stem.partition("_")[0] or path.stem
-    return Recording(name or path.stem, patient, path, duration_s, sample_rate_hz)
+def _patient(path: Path) -> str:
+    """The patient with whose name a file begins, as `lungsound.data.folders` has it."""
+    return path.stem.partition("_")[0] or path.stem
+
+
+def _table_text(cycles: Sequence[Cycle], label_set: LabelSet, folder: Path) -> str:
+    """A table of corrected cycles, split by patient, to lie in a folder."""
+    recordings = {cycle.recording.name: cycle.recording for cycle in cycles}.values()
+    split, _ = split_patients(recordings)
+    corpus = assemble("table", folder, recordings=recordings, cycles=cycles, split=split, vocabulary=label_set.name)
+    return table_text(corpus, folder)
 
 
 def cycles_of(given: Sequence[CorrectedCycle], recording: Recording, label_set: LabelSet) -> list[Cycle]:
@@ -121,22 +121,6 @@ def cycles_of(given: Sequence[CorrectedCycle], recording: Recording, label_set: 
         end_s = min(cycle.end_s, recording.duration_s)
         cycles.append(Cycle(recording, cycle.start_s, end_s, sound.has_crackle, sound.has_wheeze, term))
     return sorted(cycles, key=lambda cycle: (cycle.start_s, cycle.end_s))
-
-
-def corpus_of(recordings: Iterable[Recording], cycles: Iterable[Cycle], label_set: LabelSet, root: Path) -> Corpus:
-    """Corrected recordings as a corpus, split by patient."""
-    kept = tuple(recordings)
-    split, note = split_patients(kept)
-    return assemble(
-        "table",
-        root,
-        recordings=kept,
-        cycles=cycles,
-        split=split,
-        problems=(),
-        notes=[note],
-        vocabulary=label_set.name,
-    )
 
 
 CORRECTIONS = "corrections"
@@ -173,11 +157,13 @@ class ReviewFolder:
         self.folder = folder.resolve()
         self.label_set = label_set
         self.table = self.folder / CORRECTIONS / TABLE
-        paths = [path for path in sound_files([self.folder]) if path.is_file()]
-        names = {path: _name(path.relative_to(self.folder)) for path in paths}
-        ids = {path: hashlib.sha256(name.encode()).hexdigest()[:ID_LENGTH] for path, name in names.items()}
-        self._reviewed = {ids[path]: Reviewed(ids[path], path, name) for path, name in names.items()}
         self._lock = threading.Lock()
+        self._reviewed: dict[str, Reviewed] = {}
+        for path in filter(Path.is_file, sound_files([self.folder])):
+            # The path as text that JSON holds.
+            name = path.relative_to(self.folder).as_posix().encode("utf-8", "backslashreplace").decode()
+            id = hashlib.sha256(name.encode()).hexdigest()[:ID_LENGTH]
+            self._reviewed[id] = Reviewed(id, path, name)
 
     def __iter__(self) -> Iterator[Reviewed]:
         """Most uncertain first; then those that the model was not asked for yet, then those with an error."""
@@ -218,29 +204,18 @@ class ReviewFolder:
     def correct(self, id: str, given: Sequence[CorrectedCycle]) -> None:
         """Keep the corrected cycles of a recording, in place of earlier ones; on disk when this returns."""
         reviewed = self[id]
-        info = probe(reviewed.path)
-        recording = recording_of(
-            reviewed.path,
-            duration_s=info.num_samples / info.sample_rate_hz,
-            sample_rate_hz=info.sample_rate_hz,
-            name=reviewed.name,
-        )
+        info, path = probe(reviewed.path), reviewed.path
+        duration_s = info.num_samples / info.sample_rate_hz
+        recording = Recording(reviewed.name, _patient(path), path, duration_s, info.sample_rate_hz)
         new = cycles_of(given, recording, self.label_set)
         self.table.parent.mkdir(exist_ok=True)
         with self._lock, FileLock(self.table.parent / "lock"):
             cycles = [cycle for cycle in self._read() if cycle.recording.name != reviewed.name] + new
-            recordings = {cycle.recording.name: cycle.recording for cycle in cycles}.values()
-            corpus = corpus_of(recordings, cycles, self.label_set, self.table.parent)
-            write_text(self.table, table_text(corpus, self.table.parent))
+            write_text(self.table, _table_text(cycles, self.label_set, self.table.parent))
 
     def _read(self) -> list[Cycle]:
         """The cycles of the table. CorpusError when somebody made it a table that cannot be read whole."""
         return list(read_table(self.table).require_sound().cycles) if self.table.exists() else []
-
-
-def _name(path: Path) -> str:
-    """The path as text that JSON holds."""
-    return path.as_posix().encode("utf-8", "backslashreplace").decode()
 
 
 def wav_bytes(path: Path) -> bytes:

@@ -1,13 +1,16 @@
 """The service as one ASGI application: predictions, review, facts and health, errors in one line, behind the gate."""
 
+import json
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import unquote
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -18,8 +21,7 @@ from lungsound.errors import DataError, LungsoundError
 from lungsound.inference.formats.tables import record
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import Predictor
-from lungsound.serve import openapi as examples
-from lungsound.serve.limits import STATUS_OF, Gate, Limits, Metrics, Refusal, request_facts
+from lungsound.serve.limits import STATUS_OF, Gate, Limits, Metrics, Refusal
 from lungsound.serve.queue import WorkQueue
 from lungsound.serve.review import (
     SUFFIX,
@@ -38,16 +40,17 @@ from lungsound.serve.uploads import (
     files_of,
     form_of,
     formats,
-    is_form,
-    private_folder,
-    raw_name,
     safe_name,
     save_annotation,
     save_sound,
 )
 
+PREFIX = "lungsound-"  # of a folder that nobody else can read
 STATIC = Path(__file__).parent / "static"
-KIND_OF = {int(status): kind for kind, status in reversed(STATUS_OF.items())}
+KIND_OF = {status: kind for kind, status in reversed(STATUS_OF.items())}
+# Request bodies and examples of responses for the routes' OpenAPI description.
+OPENAPI: dict[str, Any] = json.loads(Path(__file__).with_name("openapi.json").read_text(encoding="utf-8"))
+ERRORS: dict[int | str, dict[str, Any]] = OPENAPI["errors"]
 
 
 @dataclass
@@ -73,14 +76,14 @@ class Service:
         device: str | None = None,
     ) -> dict[str, Any]:
         """The record of a sound. Nothing of the sound is kept, and no request waits on the disk of another."""
-        with private_folder() as folder:
-            path = await save_sound(chunks, folder)
+        with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+            path = await save_sound(chunks, Path(folder))
             if annotation is not None:
-                await save_annotation(annotation, folder)
+                await save_annotation(annotation, path)
             prediction = await self.queue.run(
                 lambda: self.predict_file(path, device=device), is_gone=request.is_disconnected
             )
-        facts = request_facts(request)
+        facts = request.state.facts
         facts.num_cycles += len(prediction.cycles)
         facts.duration_s += prediction.duration_s
         return self.record(prediction, name)
@@ -124,23 +127,53 @@ def application(service: Service, *, token: str | None = None, is_local_only: bo
     app.include_router(_prediction_routes(service))
     if service.folder is not None:
         app.include_router(_review_routes(service, service.folder))
-    _add_model(app, service)
-    _add_health(app, service)
-    _add_page(app)
-    _add_errors(app)
+    app.include_router(_model_routes(service))
+    app.include_router(_health_routes(service))
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html")
+
+    app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
+    for error in (Refusal, LungsoundError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(error, _refuse)
     return Gate(app, limits=service.limits, metrics=service.metrics, token=token, is_local_only=is_local_only)
 
 
-def _prediction_routes(service: Service) -> APIRouter:
-    routes = APIRouter(prefix="/v1")
+async def _refuse(request: Request, error: Exception) -> JSONResponse:
+    """Answer an error with one line of JSON."""
+    facts = request.state.facts
+    if isinstance(error, Refusal):
+        refusal = error
+    elif isinstance(error, LungsoundError):
+        refusal = Refusal("unusable", str(error))
+    elif isinstance(error, HTTPException):
+        # Reading a form or JSON turns a refusal by the gate into an error of its own.
+        refusal = facts.refusal or Refusal(KIND_OF.get(error.status_code, "bad request"), str(error.detail))
+    elif isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        refusal = Refusal("unusable", f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    else:
+        refusal = Refusal("internal", f"internal error (bug), request {facts.request_id}")
+    facts.error = refusal.kind
+    return refusal.response()
 
-    @routes.post("/predictions", **examples.PREDICTION)
+
+def _is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").lower().startswith("multipart/")
+
+
+def _prediction_routes(service: Service) -> APIRouter:
+    routes = APIRouter(prefix="/v1", responses=ERRORS)
+
+    @routes.post("/predictions", **OPENAPI["prediction"])
     async def predict(request: Request) -> dict[str, Any]:
         """Predict one sound: a form with the field `file` (and `annotation`), or the sound as the body."""
         device = request.query_params.get("device") or None
         with service.queue.place():
-            if not is_form(request):
-                name = raw_name(request)
+            if not _is_form(request):
+                query, headers = request.query_params, request.headers
+                name = safe_name(query.get("name") or unquote(headers.get("x-filename", "")))
                 return await service.predict_upload(request.stream(), name=name, request=request, device=device)
             async with form_of(request, max_files=2) as form:
                 files, annotation = files_of(form), form.get("annotation")
@@ -155,10 +188,10 @@ def _prediction_routes(service: Service) -> APIRouter:
                     device=device,
                 )
 
-    @routes.post("/batch", **examples.BATCH)
+    @routes.post("/batch", **OPENAPI["batch"])
     async def batch(request: Request) -> dict[str, Any]:
         """Predict several sounds: a form with as many fields `file`. What fails says why, and stops no other."""
-        if not is_form(request):
+        if not _is_form(request):
             raise Refusal("not sound", "a form (multipart/form-data) with fields 'file' is needed")
         results = []
         with service.queue.place():
@@ -179,7 +212,7 @@ def _prediction_routes(service: Service) -> APIRouter:
 
 
 def _review_routes(service: Service, folder: ReviewFolder) -> APIRouter:
-    routes, queue = APIRouter(prefix="/v1/recordings", responses=examples.ERRORS), service.queue
+    routes, queue = APIRouter(prefix="/v1/recordings", responses=ERRORS), service.queue
 
     @routes.get("")
     async def recordings() -> list[dict[str, Any]]:
@@ -205,7 +238,7 @@ def _review_routes(service: Service, folder: ReviewFolder) -> APIRouter:
             corrected = (await queue.run(folder.corrections)).get(id)
         if reviewed.prediction is None:
             raise Refusal("unusable", reviewed.error or "the recording has no prediction")
-        request_facts(request).num_cycles += len(reviewed.prediction.cycles)
+        request.state.facts.num_cycles += len(reviewed.prediction.cycles)
         cycles = None if corrected is None else [cycle.model_dump() for cycle in corrected]
         return {"id": id, **service.record(reviewed.prediction, reviewed.name), "corrected": cycles}
 
@@ -231,10 +264,11 @@ def _review_routes(service: Service, folder: ReviewFolder) -> APIRouter:
     return routes
 
 
-def _add_model(app: FastAPI, service: Service) -> None:
+def _model_routes(service: Service) -> APIRouter:
+    routes = APIRouter(prefix="/v1")
     label_set, front_end = service.predictor.trained.label_set, service.predictor.trained.front_end
 
-    @app.get("/v1/model", responses={200: {"content": {"application/json": {"example": examples.MODEL}}}})
+    @routes.get("/model", **OPENAPI["model"])
     async def model() -> dict[str, Any]:
         """The model, and the limits of the service."""
         provenance = service.provenance()
@@ -255,22 +289,28 @@ def _add_model(app: FastAPI, service: Service) -> None:
             "is_review": service.folder is not None,
         }
 
-    @app.post("/v1/answers/{format}", responses=examples.ERRORS)
-    async def corrected(format: CorrectedFormat, recording: CorrectedRecording) -> Response:
+    @routes.post("/answers/{format}", responses=ERRORS)
+    async def corrected(
+        format: CorrectedFormat, recording: Annotated[CorrectedRecording, Body(examples=[OPENAPI["corrected"]])]
+    ) -> Response:
         """Cycles that a person corrected, as a file that `lungsound train` reads."""
         content = corrected_text(recording, format, label_set)
         name = f"corrected{SUFFIX[format]}"  # a header holds no name that a person chose
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(content.encode(), media_type="application/octet-stream", headers=headers)
 
+    return routes
 
-def _add_health(app: FastAPI, service: Service) -> None:
-    @app.get("/health/live")
+
+def _health_routes(service: Service) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/health/live")
     async def live() -> dict[str, str]:
         """The process runs."""
         return {"status": "live"}
 
-    @app.get("/health/ready", responses={503: examples.ERRORS[503]})
+    @routes.get("/health/ready", responses={503: ERRORS["503"]})
     async def ready() -> dict[str, str]:
         """The model is loaded, has predicted a probe, and takes requests."""
         if service.queue.is_stopping:
@@ -279,48 +319,9 @@ def _add_health(app: FastAPI, service: Service) -> None:
             raise Refusal("not ready", "the model has not predicted a probe yet")
         return {"status": "ready"}
 
-    @app.get("/metrics", response_class=Response)
+    @routes.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """Counters in Prometheus' text format."""
         return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-
-def _add_page(app: FastAPI) -> None:
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(STATIC / "index.html")
-
-    app.mount("/static", StaticFiles(directory=STATIC, check_dir=False), name="static")
-
-
-def _add_errors(app: FastAPI) -> None:
-    """Answer every error with one line of JSON."""
-
-    def refuse(request: Request, refusal: Refusal) -> JSONResponse:
-        request_facts(request).error = refusal.kind
-        return refusal.response()
-
-    @app.exception_handler(Refusal)
-    async def refused(request: Request, refusal: Refusal) -> JSONResponse:
-        return refuse(request, refusal)
-
-    @app.exception_handler(LungsoundError)
-    async def unusable(request: Request, error: LungsoundError) -> JSONResponse:
-        return refuse(request, Refusal("unusable", str(error)))
-
-    @app.exception_handler(HTTPException)
-    async def failed(request: Request, error: HTTPException) -> JSONResponse:
-        overflow = request_facts(request).refusal  # which reading a form or JSON turns into an error of its own
-        kind = KIND_OF.get(error.status_code, "bad request")
-        return refuse(request, overflow or Refusal(kind, str(error.detail)))
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return refuse(request, Refusal("unusable", f"{where}: {first['msg']}"))
-
-    @app.exception_handler(Exception)
-    async def bug(request: Request, _: Exception) -> JSONResponse:
-        request_id = request_facts(request).request_id
-        return refuse(request, Refusal("internal", f"internal error (bug), request {request_id}"))
+    return routes

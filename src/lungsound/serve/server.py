@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import tempfile
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -19,8 +20,7 @@ from lungsound.page import DISCLAIMER
 from lungsound.serve.limits import LOCAL_HOSTS, Gate, Limits, log, log_uvicorn, place_of
 from lungsound.serve.queue import gathered
 from lungsound.serve.review import ReviewFolder
-from lungsound.serve.routes import Service, application
-from lungsound.serve.uploads import private_folder
+from lungsound.serve.routes import PREFIX, Service, application
 
 PROBE_S = 1.0
 HEADERS_TIMEOUT_S = 5
@@ -30,8 +30,8 @@ def warm(service: Service) -> None:
     """Predict a probe, so that the first request does not wait for what is made once."""
     rate_hz = service.predictor.trained.front_end.sample_rate_hz
     noise = np.random.default_rng(0).normal(0.0, 0.05, int(PROBE_S * rate_hz))
-    with private_folder() as folder:
-        path = folder / "probe.wav"
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+        path = Path(folder) / "probe.wav"
         soundfile.write(path, noise, rate_hz, subtype="PCM_16")
         service.predictor.predict(path)
     service.is_ready = True

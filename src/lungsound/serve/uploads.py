@@ -1,11 +1,9 @@
 """Forms and sounds that were sent: received up to the gate's limit into a private folder, sniffed, checked, deleted."""
 
 import re
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
 
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -58,20 +56,9 @@ async def form_of(request: Request, *, max_files: int) -> AsyncIterator[FormData
         await form.close()
 
 
-def is_form(request: Request) -> bool:
-    return request.headers.get("content-type", "").lower().startswith("multipart/")
-
-
 def files_of(form: FormData) -> list[UploadFile]:
     """The files in the form's fields `file`."""
     return [file for file in form.getlist("file") if isinstance(file, UploadFile)]
-
-
-@contextmanager
-def private_folder() -> Iterator[Path]:
-    """A folder that nobody else can read, gone with all that is in it when the block ends, however it does."""
-    with tempfile.TemporaryDirectory(prefix="lungsound-") as folder:
-        yield Path(folder)
 
 
 async def save_sound(chunks: AsyncIterator[bytes], folder: Path) -> Path:
@@ -91,9 +78,9 @@ async def save_sound(chunks: AsyncIterator[bytes], folder: Path) -> Path:
     return partial.rename(folder / f"{_STEM}.{suffix}")
 
 
-async def save_annotation(chunks: AsyncIterator[bytes], folder: Path) -> None:
+async def save_annotation(chunks: AsyncIterator[bytes], sound: Path) -> None:
     """The annotation beside the sound. Refusal when it is larger than any annotation."""
-    path = folder / f"{_STEM}.txt"
+    path = sound.with_suffix(".txt")
     await _save(chunks, path)
     if path.stat().st_size > MAX_TEXT_BYTES:
         raise Refusal("too large", f"the annotation has more than {MAX_TEXT_BYTES} bytes")
@@ -187,8 +174,3 @@ def safe_name(given: str | None) -> str:
     last = PurePosixPath((given or "").replace("\\", "/")).name
     printable = re.sub(r"\s+", " ", "".join(each if each.isprintable() else " " for each in last)).strip(" .")
     return printable[-MAX_NAME:] or _STEM
-
-
-def raw_name(request: Request) -> str:
-    """The name of a sound that is the body itself: the parameter `name`, or the header `X-Filename`."""
-    return safe_name(request.query_params.get("name") or unquote(request.headers.get("x-filename", "")))

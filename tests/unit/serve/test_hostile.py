@@ -115,7 +115,7 @@ def test_it_is_refused_in_one_line(tiny: Predictor, temporary: Path, kind: str) 
     assert list(temporary.iterdir()) == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     head=st.sampled_from(
         [b"", sound()[:44], sound("FLAC")[:60], sound("OGG")[:80], b"ID3\x03", b"\xff\xfb\x90", MP4, WEBM, ADTS]

@@ -7,9 +7,9 @@ import pytest
 
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
-from lungsound.serve import openapi as examples
 from lungsound.serve import uploads
 from lungsound.serve.limits import Limits
+from lungsound.serve.routes import OPENAPI
 from tests.unit.serve.served import client, recorded, save_tiny, sound
 
 
@@ -103,7 +103,7 @@ def test_the_examples_have_the_keys_of_real_answers(tiny: Predictor) -> None:
     with client(tiny) as http:
         record = http.post("/v1/predictions", files={"file": ("a.wav", sound())}).json()
         model, api = http.get("/v1/model").json(), http.get("/openapi.json").json()
-        corrected = http.post("/v1/answers/icbhi", json=examples.CORRECTED)
+        corrected = http.post("/v1/answers/icbhi", json=OPENAPI["corrected"])
         pages = [http.get("/docs").status_code, http.get("/redoc").status_code]
 
     def example(path: str, method: str) -> dict:
