@@ -32,7 +32,7 @@ from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.ast import Block as AttentionBlock
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.hub import OWN_FILE
-from lungsound.models.weights import HUGGING_FACE_NAMES, HUGGING_FACE_PREFIX, QUERY_KEY_VALUE
+from lungsound.models.weights import LAYOUTS
 from lungsound.page import DISCLAIMER, Block, Bullets, Code, Facts, Heading, render_blocks
 from lungsound.training.checkpoint import TrainedModel, load_model
 
@@ -251,18 +251,18 @@ def hugging_face_weights(model: LungSoundClassifier, *, scale: float) -> dict[st
 
     `scale` is that of the features: `feature_scale`, or 1 where the library's head gets our epsilon afterwards.
     """
-    names = {ours: theirs for theirs, ours in HUGGING_FACE_NAMES.items()}
+    names = {ours: theirs for theirs, ours in LAYOUTS["AST, Hugging Face"].stems.items()}
     weights = {f"{HEAD_NAMES[key[0]]}{key[1:]}": value.clone() for key, value in model.head.state_dict().items()}
     for key, value in model.encoder.state_dict().items():
         block = re.match(r"blocks\.(\d+)\.", key)
-        place = HUGGING_FACE_PREFIX + (f"encoder.layer.{block[1]}." if block else "")
+        place = "audio_spectrogram_transformer." + (f"encoder.layer.{block[1]}." if block else "")
         name = key[block.end() :] if block else key
         stem, _, leaf = name.rpartition(".")
         if name in names:
             weights[f"{place}{names[name]}"] = value.clone()
         elif stem == "attn.qkv":
-            for part, rows in zip(QUERY_KEY_VALUE, value.chunk(3), strict=True):
-                weights[f"{place}{part}.{leaf}"] = rows.clone()
+            for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                weights[f"{place}{names[f'attn.{part}']}.{leaf}"] = rows.clone()
         else:
             factor = scale if stem == "norm" else 1.0
             weights[f"{place}{names[stem]}.{leaf}"] = (value.double() * factor).float()

@@ -29,7 +29,7 @@ from lungsound.files import written_whole
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier, make_classifier
-from lungsound.models.weights import FACTS_KEY
+from lungsound.models.weights import FACTS_KEY, misfit
 
 MODEL_FORMAT = "lungsound model 1"
 CHECKPOINT_FORMAT = "lungsound checkpoint 2"
@@ -204,23 +204,12 @@ def load_model(path: Path) -> TrainedModel:
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: what it keeps of its training set is damaged ({error}); copy it again") from None
     model = make_classifier(architecture, front_end, label_set)
-    load_weights(model, tensors, source=str(path))
+    if problem := misfit(tensors, model.state_dict()):
+        raise WeightsError(
+            f"{path} does not fit this model: {problem}; use weights of the same model size, input size and classes"
+        )
+    model.load_state_dict(tensors)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     calibration = _calibration_in(facts)
     return TrainedModel(model.eval(), front_end, mean, std, label_set, sha256, calibration, domain, devices)
-
-
-@torch.no_grad()
-def load_weights(model: LungSoundClassifier, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy weights into the model; WeightsError naming the first that is missing, unknown or of another shape."""
-    expected = model.state_dict()
-    for name in (*expected, *tensors):
-        given = tuple(tensors[name].shape) if name in tensors else "nothing"
-        wanted = tuple(expected[name].shape) if name in expected else "no such weight"
-        if given != wanted:
-            raise WeightsError(
-                f"{source} does not fit this model: {name} is {given}, expected {wanted}; "
-                "use weights of the same model size, input size and classes"
-            )
-    model.load_state_dict(dict(tensors))

@@ -83,10 +83,10 @@ def assert_gives(made: ConvolutionalEncoder, fbank: torch.Tensor, expected: torc
 # ---- torchvision ----
 
 
-@pytest.mark.parametrize("architecture", PUBLISHED_PARAMETERS)
-def test_the_shapes_made_here_are_those_of_the_published_files(architecture: str) -> None:
-    sizes = [torch.Size(shape).numel() for name, shape in shapes_of(architecture).items() if not is_statistic(name)]
-    assert sum(sizes) == PUBLISHED_PARAMETERS[architecture]
+def test_the_shapes_made_here_are_those_of_the_published_files() -> None:
+    for architecture, expected in PUBLISHED_PARAMETERS.items():
+        sizes = [torch.Size(shape).numel() for name, shape in shapes_of(architecture).items() if not is_statistic(name)]
+        assert sum(sizes) == expected, architecture
 
 
 def is_statistic(name: str) -> bool:
@@ -96,22 +96,29 @@ def is_statistic(name: str) -> bool:
 @pytest.mark.parametrize("architecture", [*RESNET_DEPTHS, *EFFICIENTNET_FACTORS])
 def test_every_weight_of_torchvision_has_its_place(architecture: str) -> None:
     kind = "torchvision ResNet" if architecture in RESNET_DEPTHS else "torchvision EfficientNet"
-    layout = next(layout for layout in LAYOUTS if layout.source_format == kind)
     shapes = {
         key: shape for key, shape in shapes_of(architecture).items() if not key.startswith(("fc.", "classifier."))
     }
-    renamed = layout.rename(list(shapes))
-    found = {renamed[key]: shape for key, shape in shapes.items()}
+    renamed = LAYOUTS[kind].rename(shapes)
+    found = {renamed[key].removeprefix("network."): shape for key, shape in shapes.items()}
     assert len(found) == len(shapes)
-    expected = {
-        name: tuple(value.shape) for name, value in convolutional_encoder(architecture).network.state_dict().items()
-    }
+    with torch.device("meta"):
+        network = convolutional_encoder(architecture).network
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     first = next(iter(expected))
     assert found.pop(first) == (expected[first][0], 3, *expected[first][2:])
     assert found == {name: shape for name, shape in expected.items() if name != first}
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "resnet50", "efficientnet_b0", "efficientnet_b2"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "resnet18",
+        "efficientnet_b0",
+        pytest.param("resnet50", marks=pytest.mark.slow),
+        pytest.param("efficientnet_b2", marks=pytest.mark.slow),
+    ],
+)
 def test_a_file_of_torchvision_gives_torchvisions_features(architecture: str, tmp_path: Path) -> None:
     state = random_state(shapes_of(architecture))
     made = encoder(architecture)
@@ -197,8 +204,8 @@ def test_an_efficientnet_of_hugging_face_is_taken_and_its_differences_are_said(t
     report = load(made, tmp_path)
     assert report.source_format == "Hugging Face EfficientNet"
     assert report.differences == (
-        "batch_norm_eps is 0.001 in the file's config.json and 1e-05 here",
-        "symmetric padding in blocks [16] of the file's model, in all blocks here",
+        "batch_norm_eps is 0.001 in the file and 1e-05 in the encoder",
+        "depthwise_padding is [16] in the file and that of all blocks in the encoder",
     )
     expected = theirs.efficientnet.state_dict()
     found = {name.removeprefix("network."): value for name, value in made.state_dict().items()}
@@ -212,9 +219,9 @@ def test_an_efficientnet_of_hugging_face_is_taken_and_its_differences_are_said(t
     ("config", "match"),
     [
         (None, "need their config.json beside them"),
-        ("{", "cannot be read as the settings of a model"),
-        ("[]", "cannot be read as the settings of a model"),
-        ('{"downsample_in_bottleneck": true}', "downsample_in_bottleneck is true, but false in resnet10"),
+        ("{", "with the settings of the model: "),
+        ("[]", "with the settings of the model: "),
+        ('{"downsample_in_bottleneck": true}', "downsample_in_bottleneck is True, but False in the encoder"),
     ],
 )
 def test_a_folder_of_hugging_face_needs_settings_that_fit(config: str | None, match: str, tmp_path: Path) -> None:
@@ -318,17 +325,14 @@ def assert_refused(made: ConvolutionalEncoder, path: Path, match: str, *, head: 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     deeper = save(tmp_path / "deeper.pth", random_state(resnet_shapes("resnet18")))
     shallower = save(tmp_path / "shallower.pth", random_state(resnet_shapes("resnet10")))
-    wider = save(tmp_path / "wider.pth", random_state(efficientnet_shapes("efficientnet_b2")))
     panns = save(tmp_path / "panns.pth", random_state(cnn6_shapes()))
     fits = "torchvision ResNet weights do not fit"
-    assert_refused(encoder("resnet10"), deeper, rf"{fits} resnet10: no place in it for layer1\.1\.conv1\.weight")
-    assert_refused(encoder("resnet18"), shallower, rf"{fits} resnet18: missing network\.encoder\.stages\.0\.layers\.1")
-    assert_refused(encoder("resnet50"), shallower, rf"{fits} resnet50: layer1\.0\.conv1\.weight is \(64, 64, 3, 3\)")
-    assert_refused(encoder("cnn6"), shallower, rf"{fits} cnn6: no place in it for conv1\.weight")
-    assert_refused(encoder("efficientnet_b1"), wider, r"features\.3\.0\.block\.3\.0\.weight is \(48, 144, 1, 1\)")
+    assert_refused(encoder("resnet10"), deeper, rf"{fits} resnet10: layer1\.1\.conv1\.weight is .*, expected no such")
     assert_refused(
-        encoder("mn04"), panns, r"PANNs CNN weights do not fit mn04: no place in it for conv_block1\.conv1\.weight"
+        encoder("resnet18"), shallower, rf"{fits} resnet18: network\.encoder\.stages\.0\.layers\.1.* is missing"
     )
+    assert_refused(encoder("cnn6"), shallower, rf"{fits} cnn6: conv1\.weight is")
+    assert_refused(encoder("mn04"), panns, r"PANNs CNN weights do not fit mn04: conv_block1\.conv1\.weight is")
 
 
 def test_mn04_of_another_width_is_refused(tmp_path: Path) -> None:
@@ -338,20 +342,17 @@ def test_mn04_of_another_width_is_refused(tmp_path: Path) -> None:
     assert_refused(encoder("mn04"), save(tmp_path / "mn10.pt", state), message)
 
 
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
+def test_what_is_not_explained_is_refused(tmp_path: Path) -> None:
+    made, state = encoder("resnet10"), random_state(resnet_shapes("resnet10"))
+    changes: list[tuple[dict[str, torch.Tensor | None], str]] = [
         ({"bn1.weight": torch.full((64,), float("nan"))}, r"bn1\.weight \(torch\.float32\) holds values that are no"),
         ({"bn1.weight": torch.ones(64, dtype=torch.int32)}, r"bn1\.weight \(torch\.int32\) holds values that are no"),
-        ({"extra.weight": torch.ones(2)}, r"no place in it for extra\.weight"),
-        ({"head.weight": torch.ones(2)}, r"no place in it for head\.weight"),
-        ({"bn1.weight": None}, r"missing network\.embedder\.embedder\.normalization\.weight"),
-    ],
-)
-def test_what_is_not_explained_is_refused(change: dict[str, torch.Tensor | None], match: str, tmp_path: Path) -> None:
-    state = random_state(resnet_shapes("resnet10")) | change
-    path = save(tmp_path / "a.pth", {key: value for key, value in state.items() if value is not None})
-    assert_refused(encoder("resnet10"), path, match)
+        ({"extra.weight": torch.ones(2)}, r"extra\.weight is \(2,\), expected no such weight"),
+        ({"bn1.weight": None}, r"network\.embedder\.embedder\.normalization\.weight is missing"),
+    ]
+    for change, match in changes:
+        changed = {key: value for key, value in (state | change).items() if value is not None}
+        assert_refused(made, save(tmp_path / "a.pth", changed), match)
 
 
 def test_files_of_other_models_are_refused(tmp_path: Path) -> None:
@@ -359,12 +360,12 @@ def test_files_of_other_models_are_refused(tmp_path: Path) -> None:
     assert_refused(
         encoder("cnn6"),
         vit,
-        r"ImageNet ViT weights do not fit cnn6: no place in it for pos_embed",
+        r"ImageNet ViT weights do not fit cnn6: pos_embed is",
     )
     ast = save(
         tmp_path / "ast.pth", {"encoder.cls_token": torch.ones(1, 1, 2), "encoder.pos_embed": torch.ones(1, 3, 2)}
     )
-    assert_refused(encoder("cnn6"), ast, "run of lungsound weights do not fit cnn6: no place")
+    assert_refused(encoder("cnn6"), ast, "run of lungsound weights do not fit cnn6: encoder.* expected no such weight")
 
 
 def test_heads_that_do_not_fit_are_refused(run: Run, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_audioset_and_ssast_share_a_key_and_are_told_apart(tmp_path: Path) -> No
         ("audioset.pth", "AudioSet AST, original", "swapped"),
     ):
         read = read_weights(tmp_path / name)
-        assert (read.source_format, read.published_rule) == (source_format, rule)
+        assert (read.source_format, read.layout.published_rule) == (source_format, rule)
         assert read.places == PatchPlaces(128, 1024, 16, 16)
 
 
@@ -96,8 +96,8 @@ def test_a_run_of_ours_names_its_places_its_classes_and_its_settings(tmp_path: P
     assert read.places.has_patches_of(PatchPlaces(64, 98, 10, 10))
     assert read.places.grid == PatchGrid(5, 9)
     assert (read.label_set, list(read.head), list(read.weights)) == ("sound2", ["head.1.bias"], ["pos_embed"])
-    assert read.settings == {"norm_eps": 1e-5}
-    assert read.ignored == [("projector.bn.x", "projector of that run")]
+    assert read.settings == RUN["model"]
+    assert read.file.ignored == [("projector.bn.x", "projector of that run")]
     assert read_weights(save_run(tmp_path / "model.safetensors", {})).places is None
 
 
@@ -120,4 +120,4 @@ def test_a_run_whose_header_does_not_fit_together_is_refused(tmp_path: Path, fac
 
 def test_other_models_are_not_known(tmp_path: Path) -> None:
     torch.save({"conv0.weight": torch.ones(2)}, tmp_path / "a.pth")
-    assert_refused(tmp_path / "a.pth", "no weights of a known kind, its keys begin with conv0.weight; expected a timm")
+    assert_refused(tmp_path / "a.pth", "no weights of a known kind, its keys begin with conv0.weight; expected one of")

@@ -68,19 +68,18 @@ def spoil(module: nn.Module, *, seed: int = 2) -> None:
 # ---- sizes ----
 
 
-@pytest.mark.parametrize("architecture", PARAMETERS)
-def test_sizes_are_those_of_the_published_networks(architecture: str) -> None:
-    made = encoder(architecture)
-    assert sum(parameter.numel() for parameter in made.parameters()) == PARAMETERS[architecture]
-    assert made.dim == DIMS[architecture]
-    with torch.inference_mode():
-        assert made(fbanks(2, 60, 64)).shape == (2, DIMS[architecture])
+def test_sizes_are_those_of_the_published_networks() -> None:
+    for architecture, num_parameters in PARAMETERS.items():
+        with torch.device("meta"):
+            made = convolutional_encoder(architecture)
+        assert sum(parameter.numel() for parameter in made.parameters()) == num_parameters, architecture
+        assert made.dim == DIMS[architecture]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     architecture=st.sampled_from(["resnet10", "efficientnet_b0", "cnn6", "mn04"]),
-    num_frames=st.integers(50, 800),
+    num_frames=st.integers(50, 400),
     num_mels=st.sampled_from([64, 128]),
 )
 def test_any_size_of_the_filter_bank_gives_a_feature(architecture: str, num_frames: int, num_mels: int) -> None:
@@ -179,7 +178,7 @@ def test_initialisation_has_the_deviations_that_it_says(architecture: str) -> No
 
 @pytest.mark.parametrize(
     ("architecture", "eps", "momentum"),
-    [("resnet50", 1e-5, 0.1), ("efficientnet_b2", 1e-5, 0.1), ("cnn6", 1e-5, 0.1), ("mn04", 1e-3, 0.01)],
+    [("resnet18", 1e-5, 0.1), ("efficientnet_b0", 1e-5, 0.1), ("cnn6", 1e-5, 0.1), ("mn04", 1e-3, 0.01)],
 )
 def test_batch_norms_are_set_as_in_the_published_programs(architecture: str, eps: float, momentum: float) -> None:
     norms = [module for module in encoder(architecture).modules() if isinstance(module, nn.BatchNorm2d)]

@@ -149,7 +149,7 @@ def test_real_deit_tiny(deit_tiny_path: Path) -> None:
     features = encoder(torch.randn(2, 798, 128, generator=torch.Generator().manual_seed(2)))
     assert features.isfinite().all()
     assert (features[0] - features[1]).abs().max() > 1e-3
-    assert str(report).count("\n") == 4
+    assert report.summary().count("\n") == 4
 
 
 # ---- AudioSet AST, original and Hugging Face
@@ -204,7 +204,7 @@ def test_the_same_weights_under_the_original_names(hugging_face: Any, tmp_path: 
     from_folder = make_encoder(num_mels=128, num_frames=798, dim=192, depth=3, num_heads=3)
     report = load(from_folder, tmp_path / "ast")
     assert dict(report.adapted) == {"pos_embed": "12x101 to 12x79 (freq x time), aligned"}
-    assert report.differences == ("norm_eps is 1e-12 in the file and 1e-06 in the encoder",)
+    assert report.differences == ("layer_norm_eps is 1e-12 in the file and 1e-06 in the encoder",)
 
     whole = make_encoder(num_mels=128, num_frames=1024, dim=192, depth=3, num_heads=3)
     assert load(whole, tmp_path / "ast" / "model.safetensors").adapted == ()
@@ -239,7 +239,7 @@ def test_hugging_face_strides_and_settings_come_from_its_config(hugging_face: An
     (folder / "config.json").write_text(json.dumps(config | {"max_length": 400}))
     assert_refused(encoder, folder, "192 patch positions, but its grid of 8x33 needs 264")
     (folder / "config.json").write_text(json.dumps(config | {"time_stride": None}))
-    assert_refused(encoder, folder, "must be whole numbers")
+    assert_refused(encoder, folder, "with the settings of the model: TypeError")
     (folder / "config.json").unlink()
     assert_refused(encoder, folder, "need their config.json beside them")
     tensors = load_file(folder / "model.safetensors")
@@ -324,7 +324,7 @@ def test_the_head_of_a_run_of_our_own_is_taken_when_asked_for(tmp_path: Path) ->
     assert {key for key in report.used if key.startswith("head.")} == set(prefixed("head.", own_head(4)))
     assert {why for _, why in report.ignored} == {"projector of that run", "what that run was trained on"}
     assert report.head_label_set == "sound4"
-    assert "  among them the head of that run, for the classes of sound4" in str(report).splitlines()
+    assert "  among them the head of that run, for the classes of sound4" in report.summary().splitlines()
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_the_head_of_a_run_of_our_own_is_taken_when_asked_for(tmp_path: Path) ->
     [
         (
             own_head(2),
-            r"head.1.weight is \(2, 12\), expected \(4, 12\): a head is taken from a run with the same classes",
+            r"head.1.bias is \(2,\), expected \(4,\): a head is taken from a run with the same classes",
         ),
         (heads("1", num_classes=4), r"head.0.weight is missing, expected \(12,\)"),
         (own_head(4) | heads("2"), r"head.2.bias is \(10,\), expected no such weight"),
@@ -481,9 +481,9 @@ def test_old_serialisation_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"blocks.0.ls1.gamma": torch.ones(12)}, "no place in it for blocks.0.ls1.gamma"),
-        ({"norm.weight": None, "norm.bias": None}, "missing norm.weight, norm.bias"),
-        ({"patch_embed.proj.weight": None}, "missing patch_embed.proj.weight"),
+        ({"blocks.0.ls1.gamma": torch.ones(12)}, r"blocks.0.ls1.gamma is \(12,\), expected no such weight"),
+        ({"norm.weight": None, "norm.bias": None}, "norm.weight is missing, expected"),
+        ({"patch_embed.proj.weight": None}, "patch_embed.proj.weight is missing, expected"),
         ({"patch_embed.proj.weight": torch.ones(12, 3, 8, 8)}, r"is \(12, 1, 8, 8\), expected \(12, 1, 16, 16\)"),
         ({"patch_embed.proj.weight": torch.ones(12, 1, 16, 16)}, r"is \(12, 1, 16, 16\), expected \(dim, 3, 16, 16\)"),
         ({"norm.weight": torch.ones(13)}, r"norm.weight is \(13,\), expected \(12,\)"),
@@ -516,7 +516,7 @@ def test_the_summary_is_a_few_lines(tmp_path: Path) -> None:
     encoder = make_encoder()
     content = as_image_model(random_weights(encoder, num_positions=11)) | heads("head", "head_dist")
     report = load(encoder, saved(tmp_path / "deit.pth", content))
-    assert str(report).splitlines() == [
+    assert report.summary().splitlines() == [
         f"ImageNet ViT, distilled, sha256 {report.sha256[:16]}: 29 parameters used as they are",
         "  adapted patch_embed.proj.weight: sum of the red, green and blue kernels",
         "  adapted pos_embed: 3x3 to 5x9 (freq x time), aligned",
