@@ -1,7 +1,7 @@
-"""A page of blocks, rendered as Markdown or as one HTML file that needs no network and no script.
+"""Reports as Markdown, and as one HTML file that needs no network and no script.
 
-Every text is plain: what looks like markup in it (a patient named `<script>`, a pipe in a table cell) is shown as
-it stands and cannot become markup.
+A report is Markdown, from a template (`fill`) or from blocks; the HTML is made from it. Every text is plain: what looks
+like markup in it (a patient named `<script>`, a pipe in a table cell) is shown as it stands and cannot become markup.
 """
 
 import base64
@@ -10,17 +10,22 @@ import re
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from lungsound.files import write_text
 
+if TYPE_CHECKING:
+    from markdown_it.token import Token
+
 DISCLAIMER = "Research software, not a medical device."
-MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg", ".jpeg": "image/jpeg"}
-# A page with fewer sections is scrolled through; with more it has a list of them at its top.
-FEW_SECTIONS = 3
+MEDIA_TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".jpg": "image/jpeg", ".wav": "audio/wav"}
+FEW_SECTIONS = 3  # a page with more has a list of them at its top
+LONG_CELL = 40  # letters of a table's cell that goes on in the next line
 
 Cell = str | int | float
 
@@ -31,10 +36,6 @@ class Heading:
 
     text: str
     level: int = 2
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.level <= 6:
-            raise ValueError(f"a heading's level is 2 to 6; got {self.level}")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Remark:
-    """A sentence that stands out: a warning, or a note when `is_warning` is false."""
+    """A sentence that stands out: a warning, in bold, or a note."""
 
     text: str
     is_warning: bool = True
@@ -64,8 +65,8 @@ class Bullets:
 class Table:
     """A table; whole numbers and fractions stand to the right, NaN is "n/a".
 
-    `greyed` holds the indices of rows that should be read with care, groups of few patients say. Say beside the
-    table why they are grey: HTML shows them in grey and italics, Markdown has their first cell in italics.
+    `greyed` holds the indices of rows that should be read with care, groups of few patients say: their first cell is in
+    italics, in HTML all of the row is grey. Say beside the table why.
     """
 
     head: Sequence[str]
@@ -75,18 +76,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file (.png, .svg, .jpg). Markdown links to its name, so it must lie beside the page; HTML holds it."""
+    """A picture file (.png, .svg, .jpg) beside the page. Markdown links to its name; HTML holds it."""
 
     path: Path
     alt: str
-
-
-@dataclass(frozen=True)
-class Sound:
-    """A WAV file to listen to; Markdown has only its caption."""
-
-    wav_bytes: bytes
-    caption: str
 
 
 @dataclass(frozen=True)
@@ -103,44 +96,97 @@ class Facts:
     mapping: Mapping[str, Cell]
 
 
-Block = Heading | Paragraph | Remark | Bullets | Table | Picture | Sound | Code | Facts
+Block = Heading | Paragraph | Remark | Bullets | Table | Picture | Code | Facts
 
 
-def render_markdown(title: str, blocks: Sequence[Block]) -> str:
-    """The page as Markdown, one blank line between blocks. Sounds are left out but for their captions."""
-    return f"# {_markdown(title)}\n\n{render_blocks(blocks)}\n*{DISCLAIMER}*\n"
+def fill(template: str, **values: object) -> Markup:
+    """The Markdown of a template of the package, its values as plain text.
+
+    A template may call `blocks(...)`, `facts(...)` and `table(head, rows)`; what is `Markup` already stays as it is.
+    """
+    environment = Environment(
+        loader=PackageLoader("lungsound"),
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else Markup(_markdown(_cell(value))),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        blocks=lambda blocks: Markup(render_blocks(blocks)),
+        facts=lambda facts: Markup(_block(Facts(facts))),
+        table=lambda head, rows: Markup(_block(Table(head, rows))),
+    )
+    return Markup(re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(values)).strip() + "\n")
 
 
 def render_blocks(blocks: Sequence[Block]) -> str:
-    """The blocks alone as Markdown, to stand in a page of someone else's."""
-    return "\n\n".join(_markdown_block(block) for block in blocks) + "\n"
+    """The blocks as Markdown, one blank line between them."""
+    return "\n\n".join(map(_block, blocks)) + "\n"
 
 
-def write_page(stem: Path, title: str, blocks: Sequence[Block]) -> None:
+def render_markdown(title: str, body: str | Sequence[Block]) -> str:
+    """The page as Markdown, from Markdown or blocks."""
+    body = body if isinstance(body, str) else render_blocks(body)
+    return f"# {_markdown(title)}\n\n{body}\n*{DISCLAIMER}*\n"
+
+
+def write_page(stem: Path, title: str, body: str | Sequence[Block]) -> None:
     """Write `<stem>.md` and `<stem>.html`; pictures lie beside them already."""
-    write_text(stem.with_name(f"{stem.name}.md"), render_markdown(title, blocks))
-    write_text(stem.with_name(f"{stem.name}.html"), render_html(title, blocks))
+    body = body if isinstance(body, str) else render_blocks(body)
+    write_text(stem.with_name(f"{stem.name}.md"), render_markdown(title, body))
+    write_text(stem.with_name(f"{stem.name}.html"), render_html(title, body, stem.parent))
 
 
-def render_html(title: str, blocks: Sequence[Block]) -> str:
-    """The page as one HTML document that holds its style, pictures and sounds.
+def render_html(title: str, body: str, folder: Path) -> str:
+    """The page from Markdown as one HTML document that holds its style, and the pictures and sounds of `folder`.
 
-    Raises ValueError for a picture whose suffix is not one of `MEDIA_TYPES`, OSError for one that cannot be read.
+    Raises ValueError for a file whose suffix is not one of `MEDIA_TYPES`, OSError for one that cannot be read.
     """
-    template = resources.files("lungsound").joinpath("templates", "page.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(cell=_cell, picture_uri=_picture_uri, sound_uri=_sound_uri)
-    environment.tests["quantity"] = lambda value: isinstance(value, int | float)
-    sections = [block for block in blocks if isinstance(block, Heading) and block.level == 2]
-    return environment.from_string(template).render(
+    from markdown_it import MarkdownIt
+    from markdown_it.common.utils import escapeHtml
+
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    parser.add_render_rule("table_open", lambda *_: '<div class="scroll" role="region" tabindex="0"><table>\n')
+    parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
+
+    def embed(_: object, tokens: Sequence["Token"], index: int, *__: object) -> str:
+        token = tokens[index]
+        text = escapeHtml("".join(child.content for child in token.children or ()))
+        path = folder / unquote(str(token.attrs["src"]))
+        media_type = MEDIA_TYPES.get(path.suffix.lower())
+        if media_type is None:
+            raise ValueError(f"{path}: a file that ends in {', '.join(MEDIA_TYPES)} is needed")
+        uri = f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+        if media_type == "audio/wav":
+            return f'<span class="caption">{text}</span><audio controls aria-label="{text}" src="{uri}"></audio>'
+        return f'<span class="scroll" tabindex="0"><img src="{uri}" alt="{text}"></span>'
+
+    parser.add_render_rule("image", embed)
+    tokens, sections = parser.parse(body), []
+    for index, token in enumerate(tokens):
+        if token.type == "heading_open" and token.tag == "h2":
+            sections.append("".join(child.content for child in tokens[index + 1].children or ()))
+            token.attrSet("id", f"section-{len(sections)}")
+        elif token.type == "th_open":
+            token.attrSet("scope", "col")
+        elif token.type == "td_open" and tokens[index - 1].type == "tr_open":
+            token.tag = tokens[index + 2].tag = "th"
+            token.attrSet("scope", "row")
+        elif token.type == "td_open" and len(tokens[index + 1].content) > LONG_CELL:
+            token.attrSet("class", "text")
+    page = Environment(loader=PackageLoader("lungsound"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    before, heading, after = parser.renderer.render(tokens, parser.options, {}).partition("<h2 ")
+    return page.get_template("page.html").render(
         title=title,
-        blocks=[(type(block).__name__, block) for block in blocks],
-        sections=[section.text for section in sections] if len(sections) > FEW_SECTIONS else [],
+        before=Markup(before),
+        sections=sections if len(sections) > FEW_SECTIONS else [],
+        after=Markup(heading + after),
         disclaimer=DISCLAIMER,
     )
 
 
-def _markdown_block(block: Block) -> str:
+def _block(block: Block) -> str:
     match block:
         case Heading():
             return f"{'#' * block.level} {_markdown(block.text)}"
@@ -149,58 +195,33 @@ def _markdown_block(block: Block) -> str:
             blank = " " if lead and block.text[:1].isspace() else ""
             return lead + blank + _markdown(block.text)
         case Remark():
-            return f"> **{_markdown(block.text)}**"
+            return f"> **{_markdown(block.text)}**" if block.is_warning else f"> {_markdown(block.text)}"
         case Bullets():
             return "\n".join(f"- {_markdown(item)}" for item in block.items)
-        case Table():
-            return _markdown_table(block)
         case Picture():
             return f"![{_markdown(block.alt)}]({block.path.name})"
-        case Sound():
-            return f"Sound (in the HTML page): {_markdown(block.caption)}"
         case Code():
             longest = max((len(run) for run in re.findall("`+", block.text)), default=0)
             fence = "`" * max(3, longest + 1)
             return f"{fence}\n{block.text.rstrip()}\n{fence}"
         case Facts():
-            facts = [(name, _cell(value)) for name, value in block.mapping.items()]
-            return _markdown_table(Table(("fact", "value"), facts))
+            return _block(Table(("fact", "value"), [(name, _cell(value)) for name, value in block.mapping.items()]))
+        case Table(head, rows, greyed):
+            first = rows[0] if rows else head
+            ruler = ["---:" if column and isinstance(cell, int | float) else "---" for column, cell in enumerate(first)]
+            lines = [list(map(_markdown, head)), ruler, *([_markdown(_cell(cell)) for cell in row] for row in rows)]
+            for index in greyed:
+                lines[index + 2][0] = lines[index + 2][0] and f"*{lines[index + 2][0]}*"
+            return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def _markdown_table(table: Table) -> str:
-    first = table.rows[0] if table.rows else table.head
-    ruler = ["---:" if column and isinstance(cell, int | float) else "---" for column, cell in enumerate(first)]
-    lines = [[_markdown(name, in_table=True) for name in table.head], ruler]
-    for index, row in enumerate(table.rows):
-        cells = [_markdown(_cell(cell), in_table=True) for cell in row]
-        if index in table.greyed and cells[0]:
-            cells[0] = f"*{cells[0]}*"
-        lines.append(cells)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+def _markdown(text: str) -> str:
+    """Plain text on one line as Markdown that shows it as it stands."""
+    text = re.sub(r"([\\`*<|]|(?<!\w)_|_(?!\w)|(?<=\])[(\[:]|&(?=#?\w+;))", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^([#>+-]|\d+[.)](?= ))(?=[# ])", lambda start: f"{start[0][:-1]}\\{start[0][-1]}", text)
 
 
-def _markdown(text: str, *, in_table: bool = False) -> str:
-    """Plain text on one line as Markdown."""
-    text = re.sub(r"([\\`*<])", r"\\\1", " ".join(text.split()))
-    return text.replace("|", "\\|") if in_table else re.sub(r"^([#>+-])(?=[# ])", r"\\\1", text)
-
-
-def _cell(value: Cell) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, float):
         return "n/a" if math.isnan(value) else f"{value:g}"
     return str(value)
-
-
-def _picture_uri(path: Path) -> str:
-    media_type = MEDIA_TYPES.get(path.suffix.lower())
-    if media_type is None:
-        raise ValueError(f"picture {path}: a file that ends in {', '.join(MEDIA_TYPES)} is needed")
-    return _data_uri(path.read_bytes(), media_type)
-
-
-def _sound_uri(wav_bytes: bytes) -> str:
-    return _data_uri(wav_bytes, "audio/wav")
-
-
-def _data_uri(data: bytes, media_type: str) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"

@@ -24,7 +24,7 @@ def test_a_synthetic_corpus_leaks_nothing(synthetic_corpus_dir: Path, tmp_path: 
     assert audit(synthetic_corpus_dir, tmp_path / "out")[0] == 0
 
 
-@pytest.mark.parametrize("suffix", [".ogg", ".mp3"])
+@pytest.mark.parametrize("suffix", [".ogg", pytest.param(".mp3", marks=pytest.mark.slow)])
 def test_a_sound_that_was_coded_again_turned_down_and_trimmed_is_found(
     suffix: str, synthetic_corpus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,8 +1,8 @@
-"""A summary of an audit on the terminal, and a page with pictures beside its JSON."""
+"""A summary of an audit on the terminal, and a page (the template audit.md) with pictures beside its JSON."""
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from lungsound.data.audit import UNKNOWN, Audit, RecordingFinding, SharedPatient, SharedSound, device_bands
+from lungsound.data.audit import Audit, RecordingFinding, SharedPatient, SharedSound
 from lungsound.evaluation.figures import LINE_COLOURS, picture
 from lungsound.files import write_json, write_text
-from lungsound.page import Block, Bullets, Cell, Facts, Heading, Paragraph, Picture, Remark, Table, render_html
+from lungsound.page import Cell, fill, render_html
 
 MAX_ON_TERMINAL = 5  # of one kind
 MAX_ON_PAGE = 200
@@ -23,43 +23,17 @@ MEANINGS = {
     "near-duplicate": "The same sound: re-encoded, resampled, cut, louder or quieter.",
     "simultaneous channels": "Probably the same breaths, recorded at the same time at another place (weaker evidence).",
 }
-SOUND_HEAD = ("one", "part", "other", "part", "offset (s)", "correlation", "coherence", "sd", "patients")
-LIMITS = (
-    "Patients are compared by name: one person under two names is not seen.",
-    "Copies are found through gain, resampling, MP3 or Ogg, and cuts that leave 5 s or more (3.2 s at the least). "
-    "A copy at another speed or pitch, or under louder noise, escapes.",
-    "Simultaneous channels are found for about half the pairs of chest places; those that share no sound escape.",
-    "A band is called limited where it ends well before that of other recordings of its device and rate, or below "
-    "what crackles need. A rise to a higher rate is seen where the sound reaches half the old rate.",
-    "A header whose rate is wrong with nothing else changed is not seen in the sound, but where hardly another "
-    "recording of the device has that rate, where cycles then end after their recording, or the same samples have "
-    "two rates.",
-)
-LIMITS_OF_NAMES = ("Only names were read: patients by their numbers. Shared sounds and defects were not looked for.",)
+WITHIN = "within a part"
 
 
 @dataclass(frozen=True)
 class Group:
-    """Findings of one kind: a line each for the terminal, a row each for the page.
-
-    `greyed` are rows that a waiver covers; `is_open` when one of them is leakage that none covers.
-    """
+    """Findings of one kind, a line each; `is_open` when one of them is leakage that no waiver covers."""
 
     title: str
     lines: Sequence[str]
-    head: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
     meaning: str = ""
-    greyed: frozenset[int] = frozenset()
     is_open: bool = False
-
-    def blocks(self) -> Iterator[Block]:
-        yield Heading(f"{self.title[0].upper()}{self.title[1:]}: {len(self.rows)}", level=3)
-        if self.meaning:
-            yield Paragraph(self.meaning)
-        yield Table(self.head, self.rows[:MAX_ON_PAGE], frozenset(row for row in self.greyed if row < MAX_ON_PAGE))
-        if len(self.rows) > MAX_ON_PAGE:
-            yield Paragraph(f"The first {MAX_ON_PAGE} of {len(self.rows)}; audit.json has all.")
 
 
 def print_audit(audit: Audit, console: Console) -> None:
@@ -72,15 +46,14 @@ def print_audit(audit: Audit, console: Console) -> None:
     head, rows = class_table(audit)
     table = TerminalTable(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column, name in enumerate(head):
-        is_text = column == 0 or name == "device"
-        table.add_column(Text(name), justify="left" if is_text else "right", overflow="fold", min_width=5)
+        table.add_column(Text(name), justify="left" if column < 2 else "right", overflow="fold", min_width=5)
     for row in rows:
         table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
     console.print(table, crop=False)
     for note in audit.notes:
         line(f"note: {note}")
-    problems, defects = problem_groups(audit), defect_groups(audit)
-    for group in (*problems, *defects, *patient_groups(audit), *sound_groups(audit)):
+    problems = problem_groups(audit)
+    for group in (*problems, *defect_groups(audit), *leak_groups(audit)):
         line(f"{group.title}: {len(group.lines)}", "bold red" if group.is_open or group in problems else "bold")
         for each in group.lines[:MAX_ON_TERMINAL]:
             line(f"  {each}")
@@ -99,76 +72,47 @@ def write_audit(audit: Audit, folder: Path) -> Path:
     """Write audit.json, audit.html and its pictures into a folder; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "audit.json", audit.to_json())
-    page = folder / "audit.html"
-    write_text(page, render_html(f"Audit of {audit.name}", page_blocks(audit, folder)))
-    return page
-
-
-def page_blocks(audit: Audit, folder: Path) -> list[Block]:
-    """The page's blocks; the pictures are drawn into the folder."""
-    num_defective = sum(bool(finding.defects) for finding in audit.recordings)
-    kinds = ", ".join(f"{kind} {len(findings)}" for kind, findings in audit.defects().items())
-    defects = f"{num_defective}{f' ({kinds})' if kinds else ''}" if audit.is_audio_read else "no sound was read"
-    blocks: list[Block] = [Remark(verdict(audit), is_warning=not audit.is_clean)]
-    if not audit.is_clean:
-        leaks = [describe(audit, leak) for leak in audit.open_leaks]
-        more = [f"and {len(leaks) - MAX_ON_TERMINAL} more, below"] if len(leaks) > MAX_ON_TERMINAL else []
-        blocks.append(Bullets([*leaks[:MAX_ON_TERMINAL], *more]))
-        blocks += [Paragraph("", lead="What to do"), Bullets(advice(audit))]
-    blocks.append(
-        Facts(
-            {
-                "folder": str(audit.root),
-                "recordings": audit.num_recordings,
-                "patients": audit.num_patients,
-                "parts": ", ".join(audit.parts),
-                "problems of the reader": len(audit.problems),
-                "recordings with a defect": defects,
-            }
-        )
-    )
-    if audit.notes:
-        blocks.append(Bullets(list(audit.notes)))
-
-    blocks.append(Heading("What the parts share"))
-    if audit.unused_waivers:
-        blocks.append(Remark(f"Waivers that name no leak: {', '.join(audit.unused_waivers)}."))
-    sounds = sound_groups(audit)
-    doubled = [group for group in sounds if group.title.endswith(WITHIN)]
-    leaking = [*patient_groups(audit), *(group for group in sounds if group not in doubled)]
-    by_design = patients_by_design(audit)
-    for group in leaking:
-        blocks += group.blocks()
-    if by_design:
-        blocks.append(Paragraph(f"{by_design}; audit.json names them."))
-    if any(group.greyed for group in leaking):
-        blocks.append(Paragraph("Grey: waived."))
-    if not leaking and not by_design:
-        blocks.append(Paragraph("No patient and no sound is in more than one part."))
-
     head, rows = class_table(audit)
-    blocks += [Heading("Classes, parts and devices"), Table(head, rows)]
     counts = {part: Counter[str]() for part in audit.parts}
     for row in audit.tally:
         if row.word is not None and row.part in counts:
             counts[row.part][row.word] += row.num_cycles
     if words := [word for word in head if any(of_part[word] for of_part in counts.values())]:
         draw_classes(counts, words, folder / "classes.png")
-        blocks.append(Picture(folder / "classes.png", "Share of each class in each part"))
-
-    blocks.append(Heading("Names that join with nothing, and other problems"))
-    for group in problem_groups(audit):
-        blocks += group.blocks()
-    if not audit.problems:
-        blocks.append(Paragraph("None: every annotation has its sound, every sound its annotation and its part."))
-    if audit.is_audio_read:
-        blocks += _defect_blocks(audit, folder)
-    if doubled:
-        blocks += [Heading("The same sound twice within a part"), Paragraph("No leak, but counted twice.")]
-    for group in doubled:
-        blocks += group.blocks()
-    limits = LIMITS if audit.is_audio_read else LIMITS_OF_NAMES
-    return [*blocks, Heading("What was looked for, and what can escape"), Bullets(limits)]
+    if measured := [finding for finding in audit.recordings if finding.quality is not None]:
+        draw_bands(measured, folder / "bands.png")
+    num_defective = sum(bool(finding.defects) for finding in audit.recordings)
+    kinds = ", ".join(f"{kind} {len(findings)}" for kind, findings in audit.defects().items())
+    leaks = leak_groups(audit)
+    markdown = fill(
+        "audit.md",
+        audit=audit,
+        verdict=verdict(audit),
+        advice=advice(audit),
+        open_leaks=[describe(audit, leak) for leak in audit.open_leaks],
+        facts_of_audit={
+            "folder": str(audit.root),
+            "recordings": audit.num_recordings,
+            "patients": audit.num_patients,
+            "parts": ", ".join(audit.parts),
+            "problems of the reader": len(audit.problems),
+            "recordings with a defect": f"{num_defective}{f' ({kinds})' if kinds else ''}"
+            if audit.is_audio_read
+            else "no sound was read",
+        },
+        by_design=patients_by_design(audit),
+        leaking=[group for group in leaks if not group.title.endswith(WITHIN)],
+        doubled=[group for group in leaks if group.title.endswith(WITHIN)],
+        problems=problem_groups(audit),
+        defects=defect_groups(audit),
+        class_head=head,
+        class_rows=rows,
+        has_classes=bool(words),
+        has_bands=bool(measured),
+        max_lines=MAX_ON_PAGE,
+    )
+    write_text(folder / "audit.html", render_html(f"Audit of {audit.name}", markdown, folder))
+    return folder / "audit.html"
 
 
 def verdict(audit: Audit) -> str:
@@ -208,8 +152,9 @@ def advice(audit: Audit) -> list[str]:
 
 def describe(audit: Audit, shared: SharedPatient | SharedSound) -> str:
     """One finding in one sentence."""
+    is_leak = isinstance(shared, SharedPatient) or shared.crosses_parts
+    waived = " [waived]" if is_leak and audit.is_waived(shared) else ""
     if isinstance(shared, SharedPatient):
-        waived = " [waived]" if audit.is_waived(shared) else ""
         counts = ", ".join(f"{count} in {part}" for part, count in shared.num_recordings.items())
         return f"patient {shared.patient}: recordings {counts}{waived}"
     audio, (one, other) = shared.audio, (part or "no part" for part in shared.parts)
@@ -217,7 +162,7 @@ def describe(audit: Audit, shared: SharedPatient | SharedSound) -> str:
     if audio.kind != "same samples":
         sentence += f"; correlation {audio.correlation:.2f}, coherence {audio.coherence:.2f}"
         sentence += f" ({audio.deviations:.0f} sd), {audio.offset_s:+.2f} s"
-    return sentence + (" [waived]" if shared.crosses_parts and audit.is_waived(shared) else "")
+    return sentence + waived
 
 
 def patients_by_design(audit: Audit) -> str:
@@ -226,113 +171,40 @@ def patients_by_design(audit: Audit) -> str:
     return f"patients in several parts by design, as the corpus says: {num_patients}" if num_patients else ""
 
 
-def patient_groups(audit: Audit) -> list[Group]:
-    """Patients in several parts, a group for each set of parts."""
-    by_parts: dict[str, list[SharedPatient]] = {}
-    for shared in audit.shared_patients:
-        if not shared.is_by_design:
-            by_parts.setdefault(" and ".join(shared.num_recordings), []).append(shared)
+def leak_groups(audit: Audit) -> list[Group]:
+    """Patients by the parts that they are in; pairs of recordings by the kind of their sound, across parts first."""
+    groups: dict[tuple[str, str], list[SharedPatient | SharedSound]] = {}
+    for patient in audit.shared_patients:
+        if not patient.is_by_design:
+            groups.setdefault((f"patients in {' and '.join(patient.num_recordings)}", ""), []).append(patient)
+    for sound in sorted(audit.shared_sounds, key=lambda shared: not shared.crosses_parts):
+        title = f"{sound.audio.kind} {'across parts' if sound.crosses_parts else WITHIN}"
+        groups.setdefault((title, MEANINGS[sound.audio.kind]), []).append(sound)
+    open_leaks = audit.open_leaks
     return [
-        Group(
-            f"patients in {parts}",
-            [describe(audit, shared) for shared in group],
-            ["patient", *audit.parts],
-            [[shared.patient, *(shared.num_recordings.get(part, 0) for part in audit.parts)] for shared in group],
-            greyed=frozenset(row for row, shared in enumerate(group) if audit.is_waived(shared)),
-            is_open=not all(map(audit.is_waived, group)),
-        )
-        for parts, group in by_parts.items()
+        Group(title, [describe(audit, each) for each in leaks], meaning, any(each in open_leaks for each in leaks))
+        for (title, meaning), leaks in groups.items()
     ]
-
-
-WITHIN = "within a part"
-
-
-def sound_groups(audit: Audit) -> list[Group]:
-    """Pairs of recordings with one sound, a group for each kind, those across parts first."""
-    by_kind: dict[str, list[SharedSound]] = {}
-    for shared in sorted(audit.shared_sounds, key=lambda shared: not shared.crosses_parts):
-        by_kind.setdefault(f"{shared.audio.kind} {'across parts' if shared.crosses_parts else WITHIN}", []).append(
-            shared
-        )
-    return [
-        Group(
-            title,
-            [describe(audit, shared) for shared in group],
-            SOUND_HEAD,
-            [_sound_row(shared) for shared in group],
-            meaning=MEANINGS[group[0].audio.kind],
-            greyed=frozenset(row for row, s in enumerate(group) if s.crosses_parts and audit.is_waived(s)),
-            is_open=any(shared.crosses_parts and not audit.is_waived(shared) for shared in group),
-        )
-        for title, group in by_kind.items()
-    ]
-
-
-def _sound_row(shared: SharedSound) -> list[Cell]:
-    audio = shared.audio
-    one, other = (part or "-" for part in shared.parts)
-    sd = "-" if audio.kind == "same samples" else f"{audio.deviations:.0f}"
-    patients = "same" if shared.patients[0] == shared.patients[1] else " / ".join(shared.patients)
-    return [audio.one, one, audio.other, other, audio.offset_s, audio.correlation, audio.coherence, sd, patients]
 
 
 def problem_groups(audit: Audit) -> list[Group]:
     """Problems of the reader, by kind."""
-    return [
-        Group(
-            kind,
-            [f"{problem.where}: {problem.detail}" for problem in problems],
-            ["kind", "where", "what"],
-            [[problem.kind, problem.where, problem.detail] for problem in problems],
-        )
-        for kind in sorted({problem.kind for problem in audit.problems})
-        if (problems := [problem for problem in audit.problems if problem.kind == kind])
-    ]
+    lines: dict[str, list[str]] = {}
+    for problem in sorted(audit.problems, key=lambda problem: problem.kind):
+        lines.setdefault(problem.kind, []).append(f"{problem.where}: {problem.detail}")
+    return [Group(kind, of_kind) for kind, of_kind in lines.items()]
 
 
 def defect_groups(audit: Audit) -> list[Group]:
     """Recordings with a defect, by kind, the most frequent first."""
     return [
-        Group(
-            kind,
-            [f"{finding.name}: {defect.detail}" for finding, defect in findings],
-            ["recording", "part", "device", "what"],
-            [[finding.name, finding.part, finding.device, defect.detail] for finding, defect in findings],
-        )
+        Group(kind, [f"{finding.name}: {defect.detail}" for finding, defect in findings])
         for kind, findings in audit.defects().items()
     ]
 
 
-def _defect_blocks(audit: Audit, folder: Path) -> Iterator[Block]:
-    yield Heading("Recordings that are not what they should be")
-    groups = defect_groups(audit)
-    if groups:
-        parts = list(dict.fromkeys([*audit.parts, *sorted(finding.part for finding in audit.recordings)]))
-        counts = [[sum(row[1] == part for row in group.rows) for part in parts] for group in groups]
-        kinds: list[list[Cell]] = [
-            [group.title, sum(count), *count] for group, count in zip(groups, counts, strict=True)
-        ]
-        yield Table(["defect", "recordings", *parts], kinds)
-    else:
-        yield Paragraph("No recording is beyond a threshold.")
-    measured = [finding for finding in audit.recordings if finding.quality is not None]
-    bands = device_bands([f.device for f in measured], [f.quality for f in measured if f.quality is not None])
-    if bands:
-        yield Heading("Rates and bands", level=3)
-        head = ["device", "rate (Hz)", "recordings", "band ends (Hz): lowest", "median", "highest"]
-        limits = {group: map(round, (band.lowest_hz, band.limit_hz, band.highest_hz)) for group, band in bands.items()}
-        rows: list[list[Cell]] = [[*group, bands[group].num_recordings, *limit] for group, limit in limits.items()]
-        yield Table(head, rows)
-    if measured:
-        draw_bands(measured, folder / "bands.png")
-        yield Picture(folder / "bands.png", "Where the spectra of the recordings end")
-    for group in groups:
-        yield from group.blocks()
-
-
 def class_table(audit: Audit) -> tuple[list[str], list[list[Cell]]]:
-    """Head and rows: recordings, and cycles by class, of each part and device (where devices are known), and of all."""
+    """Head and rows: recordings, and cycles by class, of each part and device, and of all."""
     order = {part: place for place, part in enumerate(audit.parts)}
     words = list(dict.fromkeys(row.word for row in audit.tally if row.word is not None))
     places = sorted({(row.part, row.device) for row in audit.tally}, key=lambda p: (order.get(p[0], len(order)), p[1]))
@@ -344,10 +216,7 @@ def class_table(audit: Audit) -> tuple[list[str], list[list[Cell]]]:
         rows.append([part, device, num_recordings[part, device], sum(counts), *counts])
     total = [sum(cycles[part, device, word] for part, device in places) for word in words]
     rows.append(["all", "", audit.num_recordings, sum(total), *total])
-    head = ["part", "device", "recordings", "cycles", *words]
-    if {device for _, device in places} == {UNKNOWN}:
-        return [head[0], *head[2:]], [[row[0], *row[2:]] for row in rows]
-    return head, rows
+    return ["part", "device", "recordings", "cycles", *words], rows
 
 
 def draw_classes(counts_of: Mapping[str, Mapping[str, int]], words: Sequence[str], path: Path) -> None:

@@ -4,7 +4,8 @@ Colours are those of Okabe and Ito, told apart by colour-blind readers; values c
 percent. matplotlib is imported on the first drawing only, since it takes longer than all the rest of a report.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE, Counts
 from lungsound.files import written_whole
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -27,42 +27,44 @@ DPI = 100
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
 PALE = "#A6A6A6"
 LINE_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
-LOSS_PANEL, RATE_PANEL, SCORE_PANEL, PARTS_PANEL = "loss (training)", "learning rate", "Score, percent", "percent"
-# Title of a panel to its scale and the columns of a training history that it shows, with their names in print.
+RATE_PANEL, SCORE_PANEL = "learning rate", "Score, percent"
+# Title of a panel to its scale and the columns of a training history that it shows: name in print, colour, line.
 PANELS = {
-    LOSS_PANEL: (
+    "loss (training)": (
         1.0,
         {
-            "loss": "loss",
-            "ce": "cross-entropy",
-            "patchmix_ce": "Patch-Mix cross-entropy",
-            "contrastive": "Patch-Mix contrastive",
+            "loss": ("loss", BLUE, "-"),
+            "ce": ("cross-entropy", ORANGE, "-"),
+            "patchmix_ce": ("Patch-Mix cross-entropy", GREEN, "-"),
+            "contrastive": ("Patch-Mix contrastive", PURPLE, "-"),
         },
     ),
-    RATE_PANEL: (1.0, {"learning_rate": "learning rate"}),
-    SCORE_PANEL: (100.0, {"validation_score": "validation", "test_score": "{test}", "training_score": "training"}),
-    PARTS_PANEL: (
+    RATE_PANEL: (1.0, {"learning_rate": ("learning rate", BLUE, "-")}),
+    SCORE_PANEL: (
         100.0,
         {
-            "validation_specificity": "validation Sp",
-            "test_specificity": "test Sp",
-            "validation_sensitivity": "validation Se",
-            "test_sensitivity": "test Se",
+            "validation_score": ("validation", BLUE, "-"),
+            "test_score": ("{test}", ORANGE, "-"),
+            "training_score": ("training", GREY, ":"),
+        },
+    ),
+    "percent": (
+        100.0,
+        {
+            "validation_specificity": ("validation Sp", BLUE, "-"),
+            "test_specificity": ("test Sp", ORANGE, "-"),
+            "validation_sensitivity": ("validation Se", BLUE, "--"),
+            "test_sensitivity": ("test Se", ORANGE, "--"),
         },
     ),
 }
-# Lines that several panels have look the same in each; others take their place's colour.
-STYLES = {
-    "validation_score": (BLUE, "-"),
-    "test_score": (ORANGE, "-"),
-    "training_score": (GREY, ":"),
-    "validation_specificity": (BLUE, "-"),
-    "test_specificity": (ORANGE, "-"),
-    "validation_sensitivity": (BLUE, "--"),
-    "test_sensitivity": (ORANGE, "--"),
-}
+WINDOW_S, HOP_S = 0.040, 0.010  # of a spectrogram
+LOWEST_HZ, HIGHEST_HZ = 100.0, 2000.0  # heart and handling are louder below
+RANGE_DB = 60.0
 LONG_NAME = 9  # letters of a class that still fit under its column
 HistoryRow = Mapping[str, float | str]
+Floats = npt.NDArray[np.float64]
+Waveform = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -154,18 +156,38 @@ def draw_curves(
     and a part that equals the whole loss is not drawn twice. The test's line says that it chose nothing, unless
     `is_chosen_on_test`. Raises DataError when a value is no number or nothing can be drawn.
     """
-    epochs = _series(history, "epoch")
+    from matplotlib.ticker import MaxNLocator
+
+    epochs, total = _series(history, "epoch"), _series(history, "loss")
     if not epochs.size or np.isnan(epochs).any():
         raise DataError(f"the training history has {len(history)} row(s); one or more are needed, each with its epoch")
-    drawn = {title: columns for title, (_, labels) in PANELS.items() if (columns := _columns(history, labels))}
+    drawn: dict[str, dict[str, Floats]] = {}
+    for title, (_, columns) in PANELS.items():
+        for name in columns:
+            values = _series(history, name)
+            if not np.isnan(values).all() and (name == "loss" or not np.array_equal(values, total)):
+                drawn.setdefault(title, {})[name] = values
     if not drawn:
         names = list(dict.fromkeys(name for row in history for name in row))
         raise DataError(f"the training history has no loss, learning rate or score to draw; its columns are {names}")
     test = "test (chose the epoch)" if is_chosen_on_test else "test (not used to choose)"
     with picture(path, width_inch=8.0, height_inch=0.9 + 1.9 * len(drawn)) as figure:
         panel_axes = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (title, columns) in zip(panel_axes, drawn.items(), strict=True):
-            _draw_panel(axes, epochs, columns, title, test=test)
+        for axes, (title, series) in zip(panel_axes, drawn.items(), strict=True):
+            scale, columns = PANELS[title]
+            for number, (name, values) in enumerate(series.items()):
+                label, colour, line = columns[name]
+                width, marker = 2.0 if number == 0 else 1.2, "o" if len(epochs) <= 30 else ""
+                style = {"color": colour, "linestyle": line, "linewidth": width, "marker": marker, "markersize": 3.5}
+                axes.plot(epochs, scale * values, label=label.format(test=test), **style)
+            if title == SCORE_PANEL:
+                always_normal = 100.0 * ALWAYS_NORMAL_SCORE
+                axes.axhline(always_normal, color=GREY, linestyle="--", linewidth=1.0, label="always normal")
+            axes.set_ylabel(title)
+            axes.grid(axis="y", color="#E5E5E5", linewidth=0.8)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            if title != RATE_PANEL:
+                axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
             if chosen_epoch is not None:
                 axes.axvline(chosen_epoch, color="black", linestyle=":", linewidth=1.4, zorder=0)
         chosen = "" if chosen_epoch is None else f"; dotted: epoch {chosen_epoch}, the one that was evaluated"
@@ -175,61 +197,60 @@ def draw_curves(
         figure.align_ylabels()
 
 
-def _columns(history: Sequence[HistoryRow], names: Iterable[str]) -> dict[str, npt.NDArray[np.float64]]:
-    """The columns that hold a number, without parts of a loss that are the total of it."""
-    series = {name: _series(history, name) for name in names}
-    total = series.get("loss")
-    return {
-        name: values
-        for name, values in series.items()
-        if not np.isnan(values).all() and (total is None or values is total or not np.array_equal(values, total))
-    }
-
-
-def _draw_panel(
-    axes: "Axes",
-    epochs: npt.NDArray[np.float64],
-    columns: Mapping[str, npt.NDArray[np.float64]],
-    title: str,
-    *,
-    test: str,
-) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    scale, labels = PANELS[title]
-    for number, (column, values) in enumerate(columns.items()):
-        colour, line = STYLES.get(column, (LINE_COLOURS[number], "-"))
-        axes.plot(
-            epochs,
-            scale * values,
-            color=colour,
-            linestyle=line,
-            linewidth=2.0 if number == 0 else 1.2,
-            marker="o" if len(epochs) <= 30 else "",
-            markersize=3.5,
-            label=labels[column].format(test=test),
-        )
-    if title == SCORE_PANEL:
-        axes.axhline(100.0 * ALWAYS_NORMAL_SCORE, color=GREY, linestyle="--", linewidth=1.0, label="always normal")
-    axes.set_ylabel(title)
-    axes.grid(axis="y", color="#E5E5E5", linewidth=0.8)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if title != RATE_PANEL:
-        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
-
-
-def _series(history: Sequence[HistoryRow], column: str) -> npt.NDArray[np.float64]:
+def _series(history: Sequence[HistoryRow], column: str) -> Floats:
     """One number per epoch; NaN where the column is missing or blank."""
     values = []
     for row in history:
         text = row.get(column, "")
         try:
-            values.append(float("nan") if text == "" else float(text))
-        except ValueError as error:
-            raise DataError(
-                f"training history: {column} of epoch {row.get('epoch')} is {text!r}, not a number"
-            ) from error
+            values.append(math.nan if text == "" else float(text))
+        except ValueError:
+            epoch = row.get("epoch")
+            raise DataError(f"training history: {column} of epoch {epoch} is {text!r}, not a number") from None
     return np.array(values, dtype=np.float64)
+
+
+def spectrogram(waveform: Waveform, sample_rate_hz: int) -> tuple[Floats, float]:
+    """Level in dB below the loudest bin from 100 Hz up `(frequency, time)`, -60 to 0, and the highest frequency in Hz.
+
+    Hann windows of 40 ms centred every 10 ms from the first sample on, zeros beyond the ends, up to 2 kHz. What is
+    louder below 100 Hz (the heart) is 0 dB too; silence is -60 all over.
+    """
+    size, hop = (max(1, round(seconds * sample_rate_hz)) for seconds in (WINDOW_S, HOP_S))
+    padded = np.pad(np.asarray(waveform, dtype=np.float64), size // 2)
+    padded = np.pad(padded, (0, max(0, size - len(padded))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
+    power = np.abs(np.fft.rfft(frames * np.hanning(size), axis=1)) ** 2
+    lowest, highest = (min(power.shape[1] - 1, int(hz * size / sample_rate_hz)) for hz in (LOWEST_HZ, HIGHEST_HZ))
+    shown = power[:, : highest + 1].T
+    loudest = shown[lowest:].max()
+    relative = shown / loudest if loudest > 0 else np.zeros_like(shown)
+    levels = 10.0 * np.log10(np.clip(relative, 10.0 ** (-RANGE_DB / 10.0), 1.0))
+    return levels, highest * sample_rate_hz / size
+
+
+def draw_spectrogram(samples: Waveform, sample_rate_hz: int, path: Path) -> None:
+    """Draw a sound as PNG: its waveform, and below it its spectrogram, time to the right and frequency up."""
+    levels, highest_hz = spectrogram(samples, sample_rate_hz)
+    with picture(path, width_inch=7.2, height_inch=3.0) as figure:
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[1, 3])
+        above.plot(np.arange(len(samples)) / sample_rate_hz, samples, color="#595959", linewidth=0.5)
+        above.set_yticks([])
+        above.spines["left"].set_visible(False)
+        image = below.imshow(
+            levels,
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
+            cmap="magma",
+            vmin=-RANGE_DB,
+            vmax=0.0,
+            extent=(-HOP_S / 2, (levels.shape[1] - 0.5) * HOP_S, 0.0, highest_hz / 1000.0),
+        )
+        below.set_xlim(0.0, len(samples) / sample_rate_hz)
+        below.set_xlabel("seconds")
+        below.set_ylabel("kHz")
+        figure.colorbar(image, ax=below, label="dB", pad=0.01)
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def _use(trained: TrainedModel, pipeline: Parity, bare: Parity) -> list[Block]:
 
 
 def _shortened(fact: re.Match[str]) -> str:
-    value = re.sub(r"\\([\\`*<|])", r"\1", fact["value"])  # as it was before it was Markdown
+    value = re.sub(r"\\([^\w\s])", r"\1", fact["value"])  # as it was before it was Markdown
     if fact["name"] == "command":
         value = shlex.join(FOLDERS.sub("", word) for word in shlex.split(value))
     else:

@@ -2,11 +2,12 @@
 
 import io
 import json
+import re
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
-import pytest
 from rich.console import Console
 
 from lungsound.audio.quality import Defect, Quality, measure_quality
@@ -17,12 +18,10 @@ from lungsound.evaluation.audit_report import (
     advice,
     class_table,
     describe,
-    page_blocks,
     print_audit,
     verdict,
     write_audit,
 )
-from lungsound.page import Heading, Remark, Table, render_markdown
 
 NOISE = (0.05 * np.random.default_rng(0).standard_normal((1, 16000))).astype(np.float32)
 QUALITY: Quality = measure_quality(NOISE, 4000)
@@ -113,17 +112,11 @@ def test_a_finding_is_one_sentence_with_its_evidence() -> None:
     assert describe(audit, pair(kind="same samples")) == "same samples: a (train) and b (test)"
 
 
-def test_the_class_table_adds_up_and_leaves_out_a_device_that_nobody_knows() -> None:
+def test_the_class_table_adds_up() -> None:
     audit = make_audit()
     head, rows = class_table(audit)
     assert head == ["part", "device", "recordings", "cycles", "normal", "wheeze"]
     assert rows == [["train", "D", 1, 3, 3, 0], ["test", "D", 1, 2, 0, 2], ["all", "", 2, 5, 3, 2]]
-    unknown = replace(
-        audit,
-        tally=tuple(replace(row, device="unknown") for row in audit.tally),
-        recordings=tuple(replace(finding, device="unknown") for finding in audit.recordings),
-    )
-    assert class_table(unknown)[0] == ["part", "recordings", "cycles", "normal", "wheeze"]
 
 
 def test_the_terminal_has_few_of_each_kind_and_says_what_to_do_last() -> None:
@@ -145,33 +138,27 @@ def test_a_narrow_terminal_loses_no_number() -> None:
         assert f"{1111 + i:,}" in text
 
 
+def page_of(audit: Audit, folder: Path) -> str:
+    """The text of the page, a line for each paragraph."""
+    body = write_audit(audit, folder).read_text(encoding="utf-8").partition("<main>")[2]
+    return unescape(re.sub(r"<[^>]+>", "", body))
+
+
 def test_the_page_begins_with_the_verdict_the_leaks_and_what_to_do(tmp_path: Path) -> None:
-    audit = make_audit(PATIENT, pair(), pair("c", "d", part="test"))
-    blocks = page_blocks(audit, tmp_path)
-    assert blocks[0] == Remark(verdict(audit), is_warning=True)
-    text = render_markdown("x", blocks)
-    first = text[: text.index("## ")]
-    for part in ("patient 218", "a (train) and b (test)", "What to do", "--waive 218", "clipped 1"):
+    audit = make_audit(PATIENT, replace(PATIENT, patient="156"), pair(), pair("c", "d", part="test"), waived=("156",))
+    text = page_of(audit, tmp_path)
+    first = text[: text.index("What the parts share", text.index("problems of the reader"))]
+    parts = (verdict(audit), "patient 218", "a (train) and b (test)", "What to do", "--waive 218", "clipped 1")
+    for part in parts:
         assert part in first
     assert "c (test)" not in first
-    titles = [block.text for block in blocks if isinstance(block, Heading) and block.level == 2]
-    assert titles.index("What the parts share") < titles.index("The same sound twice within a part")
-    clean = page_blocks(make_audit(), tmp_path)
-    assert clean[0] == Remark(verdict(make_audit()), is_warning=False)
-    assert "What to do" not in render_markdown("x", clean)
-
-
-def test_waived_rows_are_grey_and_patients_by_design_are_one_sentence(tmp_path: Path) -> None:
-    waived = make_audit(PATIENT, replace(PATIENT, patient="156"), waived=("156",))
-    (table,) = (
-        block for block in page_blocks(waived, tmp_path) if isinstance(block, Table) and block.head[0] == "patient"
-    )
-    assert [row[0] for row in table.rows] == ["218", "156"]
-    assert table.greyed == {1}
+    assert "patient 156: recordings 4 in train, 3 in test [waived]" in text
+    assert text.rindex("c (test)") > text.rindex("The same sound twice within a part")
+    assert "What to do" not in page_of(make_audit(), tmp_path)
     design = make_audit(*(replace(PATIENT, patient=str(i), is_by_design=True) for i in range(30)))
-    blocks = page_blocks(design, tmp_path)
-    assert not any(isinstance(block, Table) and block.head[0] == "patient" for block in blocks)
-    assert "by design, as the corpus says: 30" in render_markdown("x", blocks)
+    text = page_of(design, tmp_path)
+    assert "by design, as the corpus says: 30" in text
+    assert "patient 7" not in text
 
 
 def test_written_files_hold_everything_and_no_name_is_markup(tmp_path: Path) -> None:
@@ -182,12 +169,8 @@ def test_written_files_hold_everything_and_no_name_is_markup(tmp_path: Path) -> 
     text = page.read_text(encoding="utf-8")
     assert bad not in text
     assert "&lt;script&gt;" in text
-    assert sorted(path.name for path in page.parent.iterdir()) == [
-        "audit.html",
-        "audit.json",
-        "bands.png",
-        "classes.png",
-    ]
+    names = ["audit.html", "audit.json", "bands.png", "classes.png"]
+    assert sorted(path.name for path in page.parent.iterdir()) == names
     content = json.loads((page.parent / "audit.json").read_text())
     assert content["shared_sounds"][0]["audio"]["one"] == bad
     assert content["is_clean"] is False
@@ -195,14 +178,14 @@ def test_written_files_hold_everything_and_no_name_is_markup(tmp_path: Path) -> 
 
 def test_an_audit_by_names_says_that_no_sound_was_read(tmp_path: Path) -> None:
     findings = (RecordingFinding("r1", "train", "D", None, ()),)
-    text = render_markdown("x", page_blocks(make_audit(recordings=findings, is_audio_read=False), tmp_path))
+    text = page_of(make_audit(recordings=findings, is_audio_read=False), tmp_path)
     assert "no sound was read" in text
     assert "Recordings that are not what they should be" not in text
 
 
-@pytest.mark.parametrize("number", [200, 201])
-def test_a_long_list_is_cut_and_says_so(number: int, tmp_path: Path) -> None:
-    problems = tuple(Problem("in no split", f"r{i}", "x") for i in range(number))
-    text = render_markdown("x", page_blocks(make_audit(problems=problems), tmp_path))
-    assert ("The first 200 of 201" in text) is (number > 200)
-    assert text.count("in no split") == 200
+def test_a_long_list_is_cut_and_says_so(tmp_path: Path) -> None:
+    for number in (200, 201):
+        problems = tuple(Problem("in no split", f"r{i}", "missing") for i in range(number))
+        text = page_of(make_audit(problems=problems), tmp_path)
+        assert ("The first 200 of 201" in text) is (number > 200)
+        assert text.count(": missing") == 200

@@ -23,7 +23,7 @@ from lungsound.evaluation.calibration_report import (
     verdict,
 )
 from lungsound.evaluation.predictions import Predictions
-from lungsound.page import Remark, Table, render_html, render_markdown
+from lungsound.page import Remark, Table, render_blocks, render_html, render_markdown
 from tests.unit.evaluation.calibrated import drawn_predictions
 
 QUICK = Bootstrap(num_draws=100)
@@ -40,7 +40,7 @@ def test_blocks_hold_the_pictures_that_were_drawn(tmp_path: Path) -> None:
     blocks = calibration_blocks(calibration, drawn_predictions(1, temperature=2.5, name="q"), folder=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(PICTURES)
     assert not any(isinstance(block, Remark) for block in blocks)
-    assert render_html("Calibration", blocks).count("data:image/png") == len(PICTURES)
+    assert render_html("Calibration", render_blocks(blocks), tmp_path).count("data:image/png") == len(PICTURES)
     text = render_markdown("Calibration", blocks)
     assert "Fitted on 360 cycles of 30 validation patients, measured on 360 cycles of 30 test patients" in text
     assert re.search(r"\| temperature \| 2\.\d+ \(above 1: the model was too sure\)", text)

@@ -22,7 +22,7 @@ from lungsound.evaluation.compare_report import (
 from lungsound.evaluation.metrics import confusion_matrix, icbhi_score, two_class_score
 from lungsound.evaluation.predictions import Predictions
 from lungsound.files import to_json
-from lungsound.page import render_html, render_markdown
+from lungsound.page import render_blocks, render_html, render_markdown
 
 CLASSES = ("normal", "crackle", "wheeze", "both")
 
@@ -236,7 +236,7 @@ def test_page_json_and_picture(tmp_path: Path, figures: list[Figure]) -> None:
     page = render_markdown("good against bad", blocks)
     assert f"**{verdict(comparison)}.**" in page
     assert "One seed on each side" in page
-    assert "data:image/png;base64" in render_html("good against bad", blocks)
+    assert "data:image/png;base64" in render_html("good against bad", render_blocks(blocks), tmp_path)
     assert all(len(row) == len(HEAD) for row in comparison_rows(comparison))
     plain = comparison_json([comparison])
     assert plain["parts"][0]["verdict"] == verdict(comparison)

@@ -1,4 +1,3 @@
-import io
 import wave
 from pathlib import Path
 
@@ -7,8 +6,9 @@ import pytest
 from matplotlib.figure import Figure
 from scipy.signal import stft
 
+from lungsound.evaluation.figures import draw_spectrogram, spectrogram
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.report import HardCycle, draw_spectrogram, hardest_rows, spectrogram, wav_bytes
+from lungsound.evaluation.report import HardCycle, hardest_rows, write_sound
 
 CLASSES = ("normal", "crackle", "wheeze")
 
@@ -36,8 +36,9 @@ def cycle_of(waveform: np.ndarray, rate_hz: int = 8000) -> HardCycle:
     return HardCycle.of_row(predictions, 0, waveform=waveform, sample_rate_hz=rate_hz)
 
 
-def read_wav(data: bytes) -> tuple[np.ndarray, int]:
-    with wave.open(io.BytesIO(data)) as file:
+def written_sound(cycle: HardCycle, path: Path) -> tuple[np.ndarray, int]:
+    write_sound(cycle, path)
+    with wave.open(str(path)) as file:
         assert (file.getnchannels(), file.getsampwidth()) == (1, 2)
         samples = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
         return samples, file.getframerate()
@@ -105,7 +106,7 @@ def test_the_spectrogram_of_little_or_nothing(num_samples: int) -> None:
 
 
 def test_the_picture_has_waveform_and_spectrogram(tmp_path: Path, figures: list[Figure]) -> None:
-    draw_spectrogram(cycle_of(tone(500, seconds=0.5)), tmp_path / "s.png")
+    draw_spectrogram(tone(500, seconds=0.5), 8000, tmp_path / "s.png")
     above, below, bar = figures[0].axes
     assert len(above.lines[0].get_xdata()) == 4000
     assert below.get_xlim() == (0.0, 0.5)
@@ -116,15 +117,16 @@ def test_the_picture_has_waveform_and_spectrogram(tmp_path: Path, figures: list[
 
 
 def test_ten_of_the_longest_fit_into_four_megabytes(tmp_path: Path) -> None:
-    noise = np.random.default_rng(4).normal(0, 0.1, 20 * 16000).astype(np.float32)
-    draw_spectrogram(cycle_of(noise, 16000), tmp_path / "s.png")
-    num_bytes = (tmp_path / "s.png").stat().st_size + len(wav_bytes(cycle_of(noise, 16000)))
+    cycle = cycle_of(np.random.default_rng(4).normal(0, 0.1, 20 * 16000).astype(np.float32), 16000)
+    draw_spectrogram(cycle.shown, 16000, tmp_path / "s.png")
+    write_sound(cycle, tmp_path / "s.wav")
+    num_bytes = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert 10 * num_bytes * 4 / 3 < 3_500_000
 
 
 @pytest.mark.parametrize(("rate_hz", "kept_hz"), [(44100, 8000), (16000, 8000), (8000, 8000), (4000, 4000)])
-def test_the_sound_is_a_small_wav_of_the_same_tone(rate_hz: int, kept_hz: int) -> None:
-    samples, found_hz = read_wav(wav_bytes(cycle_of(tone(500, rate_hz=rate_hz), rate_hz)))
+def test_the_sound_is_a_small_wav_of_the_same_tone(rate_hz: int, kept_hz: int, tmp_path: Path) -> None:
+    samples, found_hz = written_sound(cycle_of(tone(500, rate_hz=rate_hz), rate_hz), tmp_path / "s.wav")
     assert (found_hz, len(samples)) == (kept_hz, kept_hz)
     assert np.abs(samples).max() == round(0.9 * 32767)
     middle = samples[kept_hz // 4 : 3 * kept_hz // 4].astype(np.float64)
@@ -132,15 +134,15 @@ def test_the_sound_is_a_small_wav_of_the_same_tone(rate_hz: int, kept_hz: int) -
     assert spectrum.argmax() * kept_hz / len(middle) == pytest.approx(500, abs=2)
 
 
-def test_a_sound_without_bootstrap_keeps_its_samples() -> None:
+def test_a_sound_at_its_own_rate_keeps_its_samples(tmp_path: Path) -> None:
     waveform = np.array([0.0, 0.25, -0.5, 0.125], dtype=np.float32)
-    samples, _ = read_wav(wav_bytes(cycle_of(waveform)))
+    samples, _ = written_sound(cycle_of(waveform), tmp_path / "s.wav")
     np.testing.assert_array_equal(samples, np.round(waveform / 0.5 * 0.9 * 32767))
 
 
-def test_a_long_cycle_is_cut_and_silence_stays_silent() -> None:
+def test_a_long_cycle_is_cut_and_silence_stays_silent(tmp_path: Path) -> None:
     long = cycle_of(tone(500, seconds=9.0))
     assert long.shown_s == 6.0
-    assert len(read_wav(wav_bytes(long))[0]) == 6 * 8000
-    samples, _ = read_wav(wav_bytes(cycle_of(np.zeros(80, dtype=np.float32))))
+    assert len(written_sound(long, tmp_path / "s.wav")[0]) == 6 * 8000
+    samples, _ = written_sound(cycle_of(np.zeros(80, dtype=np.float32)), tmp_path / "s.wav")
     assert samples.tolist() == [0] * 80

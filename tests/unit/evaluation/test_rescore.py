@@ -23,7 +23,7 @@ from lungsound.evaluation.rescore import (
     write_rescore,
 )
 from lungsound.labels import LABEL_SETS
-from lungsound.page import Heading, Paragraph, Remark, Table, render_html, render_markdown
+from lungsound.page import Heading, Paragraph, Remark, Table, render_blocks, render_html, render_markdown
 
 CLASSES = ("normal", "crackle", "wheeze", "both")
 OFFICIAL = np.array([[1289, 150, 120, 20], [300, 280, 49, 20], [150, 35, 180, 20], [40, 40, 30, 33]])
@@ -292,7 +292,7 @@ def test_warnings_and_notes_are_on_the_page() -> None:
     result = of_matrix(OFFICIAL)
     blocks = rescore_blocks([result])
     assert [block.text for block in blocks if isinstance(block, Remark)] == reader_warnings(result)
-    page = render_html("Every metric", blocks)
+    page = render_html("Every metric", render_blocks(blocks), Path())
     assert "a note" in page
     assert "Patients 156 and 218" in page
 

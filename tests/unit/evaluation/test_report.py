@@ -67,15 +67,15 @@ def evaluation() -> Evaluation:
     return evaluate_predictions(predictions_of(), Bootstrap(num_draws=200))
 
 
+def empty_picture(*args: object, **_: object) -> None:
+    next(path for path in args if isinstance(path, Path)).write_bytes(b"")
+
+
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty files for pictures, for tests that read only the words."""
-
-    def draw(*args: object, **_: object) -> None:
-        next(path for path in args if isinstance(path, Path)).write_bytes(b"")
-
     for name in ("draw_confusion", "draw_score_intervals", "draw_curves"):
-        monkeypatch.setattr(report, name, draw)
+        monkeypatch.setattr(report, name, empty_picture)
 
 
 def inputs_of(evaluation: Evaluation, **changed: Any) -> ReportInputs:
@@ -169,16 +169,11 @@ def test_report_files_and_nothing_else(tmp_path: Path, evaluation: Evaluation) -
     names = ["MODEL_CARD.md", *pictures, "report.html", "report.json", "report.md", "subgroups.png"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
     first = {name: (tmp_path / "run" / name).read_bytes() for name in names}
-    write(tmp_path / "run", evaluation, history=HISTORY)
+    page = write(tmp_path / "run", evaluation, history=HISTORY)
+    assert re.findall(r"\]\(([^)]+)\)", page) == ["intervals.png", "confusion.png", "subgroups.png", "curves.png"]
+    assert "| recipe | tiny \\| pipes |\n| pretrained weights | none |" in page
+    assert "| command | lungsound train |\n" in page
     assert {name: (tmp_path / "run" / name).read_bytes() for name in names} == first
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_links_lead_to_files(tmp_path: Path, evaluation: Evaluation) -> None:
-    page = write(tmp_path, evaluation, history=HISTORY)
-    links = re.findall(r"\]\(([^)]+)\)", page)
-    assert links == ["intervals.png", "confusion.png", "subgroups.png", "curves.png"]
-    assert all((tmp_path / link).is_file() for link in links)
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -232,7 +227,7 @@ def test_first_screen(tmp_path: Path, evaluation: Evaluation) -> None:
         f"{100 * score.interval.high:.1f})** on 120 cycles of {evaluation.num_patients} held-out patients, in percent. "
         "Always predicting normal scores 50.0.",
         "",
-        "> **The corpus is synthetic.**",
+        "> The corpus is synthetic.",
         "",
         "- Data: made up; split test",
         "- Trained on: not stated",
@@ -282,27 +277,15 @@ def test_epoch_chosen_on_the_test_split_is_a_warning(tmp_path: Path, evaluation:
 def test_patients_that_training_saw_are_a_warning_and_not_called_held_out(
     tmp_path: Path, evaluation: Evaluation
 ) -> None:
+    page = write(tmp_path, evaluation, num_shared_patients=0, num_validation_patients=3)
+    assert "> **Warning: 3 of the patients also have recordings in validation.**" in page
+    assert "held-out" not in page
     page = write(tmp_path, evaluation, num_shared_patients=2)
     assert "> **Warning: 2 of the patients also have recordings in the training set.**" in page
     one = write(tmp_path, evaluation, num_shared_patients=1)
     assert "> **Warning: 1 of the patients also has recordings in the training set.**" in one
     assert "held-out" not in page
     assert "held-out patients, in percent" not in write(tmp_path, evaluation)
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_patients_that_validated_are_a_warning_and_not_called_held_out(tmp_path: Path, evaluation: Evaluation) -> None:
-    page = write(tmp_path, evaluation, num_shared_patients=0, num_validation_patients=3)
-    assert "> **Warning: 3 of the patients also have recordings in validation.**" in page
-    assert "held-out patients, in percent" not in page
-    assert json.loads((tmp_path / "report.json").read_text())["num_validation_patients"] == 3
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_what_was_tested_and_what_it_was_trained_on_are_two_lines(tmp_path: Path, evaluation: Evaluation) -> None:
-    context = CONTEXT | {"trained on": "icbhi, split official", "protocol": "strict: 5 patients train"}
-    page = write(tmp_path, evaluation, context=context)
-    assert "- Data: made up; split test\n- Trained on: icbhi, split official; strict: 5 patients train\n" in page
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -336,25 +319,6 @@ def test_several_parts_are_in_the_picture_of_intervals(tmp_path: Path, monkeypat
     assert drawn[0][4:] == ["Score, inter", "Score, intra"]
     devices = ["unknown device", "device: LittC2SE", "device: Meditron"]
     assert drawn[1] == ["part: inter", "part: intra", *devices]
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_one_part_needs_no_table(tmp_path: Path, evaluation: Evaluation) -> None:
-    assert "By part of the split" not in write(tmp_path, evaluation)
-    assert len(summary_lines(inputs_of(evaluation))) == 1
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_facts_not_given_are_said_to_be_missing(tmp_path: Path, evaluation: Evaluation) -> None:
-    page = write(tmp_path, evaluation, context={})
-    assert "- Data: not stated\n- Trained on: not stated\n- Weights: not stated\n- Epoch: not stated" in page
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_a_fact_cannot_break_its_table(tmp_path: Path, evaluation: Evaluation) -> None:
-    page = write(tmp_path, evaluation)
-    assert "| recipe | tiny \\| pipes |\n" in page
-    assert "| command | lungsound train |\n" in page
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -403,8 +367,7 @@ def test_a_failing_picture_leaves_the_older_report(
     tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("draw_confusion", "draw_score_intervals"):
-        monkeypatch.setattr(report, name, lambda *_, **__: None)
-    monkeypatch.setattr("lungsound.page._picture_uri", lambda _: "data:,")
+        monkeypatch.setattr(report, name, empty_picture)
     write(tmp_path, evaluation, history=HISTORY)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     other = evaluate_predictions(predictions_of(num_cycles=60), Bootstrap(num_draws=20))
@@ -505,7 +468,7 @@ def test_subgroups_have_tables_and_small_ones_are_greyed(tmp_path: Path, evaluat
     assert "Few patients: F (2). An interval from fewer than 10 patients is itself uncertain." in page
     assert page.count("### By device") == 1
     tags = Tags((tmp_path / "report.html").read_text())
-    assert [row.get("class") for row in tags.named("tr")].count("greyed") == 1 + 3
+    assert len(tags.named("em")) == 1 + 3
     numbers = json.loads((tmp_path / "report.json").read_text())["subgroups"]
     assert list(numbers) == ["sex", "device"]
     assert numbers["sex"][0]["scores"]["score"]["value"] == women.scores.score.value
