@@ -60,15 +60,10 @@ def _train(config: RunConfig, run: RunFolder, *, console: Console, is_reported: 
     # The folder of the run: new, or taken up where it stopped.
     run.start(config)
     progress = run.restore(step)
-    facts = RunFacts.of(
-        corpus,
-        parts,
-        command=shlex.join(sys.argv),
-        device=str(device),
-        precision=precision,
-        pretrained=None if pretrained is None else pretrained.summary(),
+    command = shlex.join(sys.argv)
+    run.write_facts(
+        RunFacts.of(corpus, parts, command=command, device=str(device), precision=precision, pretrained=pretrained)
     )
-    run.write_facts(facts)
 
     # Train to the last epoch; then model.safetensors holds the chosen one.
     with run, ProgressDisplay(console) as display, display.stage("training") as stage:

@@ -27,12 +27,10 @@ from lungsound.data.duplicates import (
 )
 from lungsound.data.icbhi import (
     AUDIO_FOLDER,
-    SPLIT_FILES,
     canonical_name,
     is_icbhi_name,
-    official_split,
-    parse_split,
     read_annotation,
+    read_split,
 )
 from lungsound.data.tree import assemble, files_with_suffix, one_per_name, require_folder
 from lungsound.errors import AnnotationError, AudioError, CorpusError, SettingsError
@@ -144,7 +142,7 @@ def read_names(root: Path, *, split: str = "official") -> Corpus:
         )
     problems: list[Problem] = []
     annotations = one_per_name(paths, "duplicate annotation", problems, canonical=canonical_name)
-    part_of, note = _read_split((folder, folder.absolute().parent), split)
+    part_of, split_origin = read_split((folder, folder.absolute().parent), split)
     recordings, cycles = [], []
     for name, path in annotations.items():
         recording = _recording(name, path)
@@ -159,7 +157,8 @@ def read_names(root: Path, *, split: str = "official") -> Corpus:
         cycles=cycles,
         split={path.stem: part_of[name] for name, path in annotations.items() if name in part_of},
         problems=problems,
-        notes=(note, "by names only: no sound was read"),
+        notes=["by names only: no sound was read"],
+        split_origin=split_origin,
     )
 
 
@@ -174,15 +173,6 @@ def _cycles(recording: Recording, problems: list[Problem]) -> list[Cycle]:
     except AnnotationError as error:
         problems.append(Problem("bad annotation", error.where, error.detail))
         return []
-
-
-def _read_split(places: Sequence[Path], split: str) -> tuple[Mapping[str, str], str]:
-    if split != "official":
-        return parse_split(Path(split)), f"split: from {split}"
-    beside = [place / name for place in places for name in SPLIT_FILES if (place / name).is_file()]
-    if beside:
-        return parse_split(beside[0]), f"split: official, from {beside[0].name}"
-    return official_split(), "split: official, shipped with lungsound"
 
 
 UNKNOWN = "unknown"

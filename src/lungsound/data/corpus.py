@@ -94,6 +94,7 @@ class Corpus:
     "intra"). A recording that is in no part has no entry and stands in `problems`.
     `known_patient_parts` are parts whose patients are by design those of the training set (SPRSound: "intra").
     `vocabulary` is the label set (`lungsound.labels`) whose classes are the words of the cycles.
+    `split_origin` says where the parts come from; empty for the only split that a corpus has.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Corpus:
     notes: tuple[str, ...] = ()
     known_patient_parts: frozenset[str] = frozenset()
     vocabulary: str = "sound4"
+    split_origin: str = ""
 
     def __repr__(self) -> str:
         num_patients = len({recording.patient for recording in self.recordings})

@@ -64,12 +64,12 @@ def read_folders(root: Path, *, label_map: LabelMap | None = None) -> Corpus:
                 cycle = Cycle(recording, 0.0, recording.duration_s, False, False, term=folder.name)
                 placed.append((f"{folder.relative_to(root).as_posix()}/", cycle))
     placed, vocabulary, notes = read_words(placed, label_map, f"{root.name}/", problems)
+    split_origin = ""
     if deep:
         split = {recording.name: recording.path.parent.parent.name for recording in recordings.values()}
         problems += [Problem("bad part", part, why) for part in sorted({*split.values()}) if (why := unfit_part(part))]
     else:
-        split, note = split_patients(recordings.values())
-        notes = [note, *notes]
+        split, split_origin = split_patients(recordings.values())
     return assemble(
         "folders",
         root,
@@ -79,6 +79,7 @@ def read_folders(root: Path, *, label_map: LabelMap | None = None) -> Corpus:
         problems=problems,
         notes=notes,
         vocabulary=vocabulary,
+        split_origin=split_origin,
     )
 
 

@@ -92,7 +92,7 @@ def read_icbhi(root: Path, *, split: str = "official") -> Corpus:
         folder = root / AUDIO_FOLDER
     places = (folder, folder.absolute().parent)
     problems: list[Problem] = []
-    part_of, note = _read_split(places, split)
+    part_of, split_origin = read_split(places, split)
     facts, fact_notes = _read_patients(places, problems)
     sounds = sound_files(folder, problems, canonical=canonical_name)
     texts = [path for path in files_with_suffix(folder, [".txt"]) if path.name not in {*_SIDE_FILES, Path(split).name}]
@@ -118,11 +118,10 @@ def read_icbhi(root: Path, *, split: str = "official") -> Corpus:
             problems.append(Problem("in no split", recording.name, "the split does not name it"))
         else:
             parts[recording.name] = part
-    notes = [note, *fact_notes]
     num_renamed = sum(canonical_name(recording.name) != recording.name for recording in recordings)
     if num_renamed:
-        notes.insert(
-            1, f"{num_renamed} recordings are in the other naming; their device is read from the official name"
+        fact_notes.insert(
+            0, f"{num_renamed} recordings are in the other naming; their device is read from the official name"
         )
     return assemble(
         "synthetic" if (folder / SYNTHETIC_EVENTS_FILE).is_file() else "icbhi",
@@ -131,7 +130,8 @@ def read_icbhi(root: Path, *, split: str = "official") -> Corpus:
         cycles=usable_cycles(cycles, problems),
         split=parts,
         problems=problems,
-        notes=notes,
+        notes=fact_notes,
+        split_origin=split_origin,
     )
 
 
@@ -191,8 +191,8 @@ def _read_cycles(path: Path, recording: Recording, problems: list[Problem]) -> l
 # ---- splits ----
 
 
-def _read_split(places: Sequence[Path], split: str) -> tuple[Mapping[str, str], str]:
-    """Part by canonical name (of a fold: by patient), and a note that says where the split comes from."""
+def read_split(places: Sequence[Path], split: str) -> tuple[Mapping[str, str], str]:
+    """Part by canonical name (of a fold: by patient), and where the split comes from."""
     fold = re.fullmatch(r"fold(\d+)", split)
     if fold is not None:
         if int(fold[1]) >= NUM_FOLDS:
@@ -200,18 +200,18 @@ def _read_split(places: Sequence[Path], split: str) -> tuple[Mapping[str, str], 
         part_of = {
             row[0]: "test" if row[1] == str(int(fold[1])) else "train" for row in manifest_rows("icbhi_folds.tsv")
         }
-        return part_of, f"split: RespireNet's fold {fold[1]} as test, shipped with lungsound"
+        return part_of, f"RespireNet's fold {fold[1]} as test, shipped with lungsound"
     if split == "official":
         path = _first_file(places, SPLIT_FILES)
         if path is None:
-            return official_split(), "split: official, shipped with lungsound"
-        return parse_split(path), f"split: official, from {path.name}"
+            return official_split(), "official, shipped with lungsound"
+        return parse_split(path), f"official, from {path.name}"
     if not Path(split).is_file():
         raise CorpusError(
             f"split {split!r} is neither 'official' nor 'fold0' to 'fold{NUM_FOLDS - 1}' "
             "nor a file of lines 'name<TAB>part'"
         )
-    return parse_split(Path(split)), f"split: from {split}"
+    return parse_split(Path(split)), f"from {split}"
 
 
 def parse_split(path: Path) -> dict[str, str]:

@@ -82,9 +82,9 @@ def read_table(root: Path, *, unit: Unit = "cycle", label_map: LabelMap | None =
             problems.append(Problem("bad row", row.where, str(error)))
     placed, vocabulary, notes = read_words(placed, label_map, path.name, problems)
     split = {recordings[row.sound].name: row.cells.get("split", "") for row in rows}
+    split_origin = ""
     if "split" not in columns:
-        split, note = split_patients(recordings.values())
-        notes = [note, *notes]
+        split, split_origin = split_patients(recordings.values())
     ignored = [column for column in columns if column not in COLUMNS]
     return assemble(
         "table",
@@ -95,6 +95,7 @@ def read_table(root: Path, *, unit: Unit = "cycle", label_map: LabelMap | None =
         problems=problems,
         notes=[*notes, *([f"columns that are not read: {', '.join(ignored)}"] if ignored else [])],
         vocabulary=vocabulary,
+        split_origin=split_origin,
     )
 
 

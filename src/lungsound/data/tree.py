@@ -141,7 +141,7 @@ def usable_cycles(cycles: Iterable[tuple[str, Cycle]], problems: list[Problem]) 
 
 
 def split_patients(recordings: Iterable[Recording]) -> tuple[dict[str, str], str]:
-    """A split of a corpus that has none, by patient: part ("train" or "test") by recording, and a note that says so.
+    """A split of a corpus that has none, by patient: part ("train" or "test") by recording, and words that say so.
 
     The first 60 % of the patients train, in the order of the SHA-256 of their names: the same patients always give
     the same split. Of two or more, at least one trains and one is tested.
@@ -152,10 +152,7 @@ def split_patients(recordings: Iterable[Recording]) -> tuple[dict[str, str], str
     num_train = min(max(1, round(TRAIN_SHARE * len(order))), max(1, len(order) - 1))
     train = set(order[:num_train])
     split = {recording.name: "train" if recording.patient in train else "test" for recording in recordings}
-    return (
-        split,
-        f"split: none given; {len(train)} of {len(order)} patients train, in the order of a hash of their names",
-    )
+    return split, f"none given; {len(train)} of {len(order)} patients train, in the order of a hash of their names"
 
 
 def unfit_part(part: str) -> str | None:
@@ -178,6 +175,7 @@ def assemble(
     notes: Iterable[str] = (),
     vocabulary: str = "sound4",
     known_patient_parts: frozenset[str] = frozenset(),
+    split_origin: str = "",
 ) -> Corpus:
     """The Corpus with everything in its order, which does not depend on the file system's."""
     return Corpus(
@@ -187,9 +185,10 @@ def assemble(
         cycles=tuple(sorted(cycles, key=lambda cycle: (cycle.recording.name, cycle.start_s, cycle.end_s))),
         split=dict(sorted(split.items())),
         problems=tuple(sorted(problems, key=_by_kind_and_place)),
-        notes=tuple(notes),
+        notes=(*([f"split: {split_origin}"] if split_origin else []), *notes),
         vocabulary=vocabulary,
         known_patient_parts=known_patient_parts,
+        split_origin=split_origin,
     )
 
 

@@ -325,9 +325,13 @@ class LoadReport:
     head_label_set: str | None = None
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def source(self) -> str:
+        return f"{self.source_format}, sha256 {self.sha256[:16]}"
+
     def summary(self) -> str:
         """A few lines for the log."""
-        lines = [f"{self.source_format}, sha256 {self.sha256[:16]}: {len(self.used)} parameters used as they are"]
+        lines = [f"{self.source}: {len(self.used)} parameters used as they are"]
         lines += [f"  adapted {key}: {how}" for key, how in self.adapted]
         if self.head_label_set is not None:
             lines.append(f"  among them the head of that run, for the classes of {self.head_label_set}")

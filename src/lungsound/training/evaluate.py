@@ -1,14 +1,13 @@
 """Evaluate a trained run: predictions, scores, report."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from lungsound.audio.front_end import FrontEnd
-from lungsound.config import DataSettings, ModelSettings, RunConfig
+from lungsound.config import DataSettings, RunConfig
 from lungsound.data.batches import Inputs, open_store
 from lungsound.data.corpus import UNKNOWN_LABEL, Corpus
 from lungsound.data.reader import read_corpus
@@ -37,8 +36,8 @@ from lungsound.training.checkpoint import TrainedModel, unfinished
 from lungsound.training.run import RunFacts, RunFolder
 from lungsound.training.trainer import Progress
 
-SPLIT_NOTE = "split: "  # how the readers' notes on the split begin
 NUM_NAMED = 10  # patients in a note; SPRSound's intra test alone shares 160
+KNOWN, VALIDATES = "known to the training set", "in validation"  # patients that the run has met
 EVALUATION_BATCH_SIZE = 8  # on a CPU larger ones are slower per cycle
 
 SYNTHETIC_NOTE = (
@@ -118,17 +117,15 @@ def report_on(
     """Predict the cycles of `rows` with the run's model in float32, write predictions and report; its path.
 
     `data` says how the corpus was read, `progress` is that of the finished run. The Score and what to know of it are
-    printed.
+    printed. Only in the run's own folder the report has the three ways to choose the epoch.
     """
-    config = run.config()
     folder = run.path if out_dir is None else out_dir
     path = folder / run.predictions.name
-    trained, where = run.trained_model(), find_device(device or config.train.device)
+    trained, where = run.trained_model(), find_device(device or run.config().train.device)
     write_predictions(path, predict_corpus(trained, corpus, rows, device=where, console=console))
     predictions = read_predictions(path)  # the file is what the report is made from
-    inputs = report_inputs(
-        run, trained, corpus, rows, predictions, data=data, progress=progress, is_own=out_dir is None
-    )
+    columns = columns_of(run, progress) if out_dir is None else ()
+    inputs = report_inputs(run, trained, corpus, predictions, data=data, progress=progress, columns=columns)
     report = write_report(folder, inputs)
     for line in summary_lines(inputs):
         console.print(line, highlight=False, markup=False)
@@ -139,58 +136,62 @@ def report_inputs(
     run: RunFolder,
     trained: TrainedModel,
     corpus: Corpus,
-    rows: Sequence[int],
     predictions: Predictions,
     *,
     data: DataSettings,
     progress: Progress,
-    is_own: bool,
+    columns: Sequence[Columns],
 ) -> ReportInputs:
-    """Everything that the report is made from; `is_own`: on the run's own test set, so with its three columns."""
+    """Everything that the report is made from."""
     config, facts = run.config(), run.facts()
-    are_same = _are_patients_the_same(facts, corpus)
-    known = known_patients(facts, predictions) if are_same else KnownPatients()
-    chosen_epoch = progress.best_epochs.get(COLUMN_OF[config.train.selection], 0)
-    selection = _selection(config, is_chosen=chosen_epoch > 0, is_other_corpus=not are_same)
-    context = _context(config, facts, data, corpus, rows, selection)
+    # The same number is the same patient in any part of a real corpus, but not in two synthetic ones.
+    are_patients_the_same = corpus.fingerprint == facts.corpus.fingerprint or (
+        corpus.name == facts.corpus.name and not corpus.is_synthetic
+    )
+    met = known_patients(facts, predictions) if are_patients_the_same else {}
+    both_sides, validating = (sorted(p for p, group in met.items() if group == each) for each in (KNOWN, VALIDATES))
+    selection: str = config.train.selection
+    chosen_epoch = progress.best_epochs.get(COLUMN_OF[selection], 0)
+    notes = [SYNTHETIC_NOTE] if corpus.is_synthetic else []
+    named = {
+        "Patients on both sides of the split": both_sides,
+        "Patients of the test who validate too": validating,
+        "Patients of the test whose cycles in the training set were left out": facts.left_out_patients,
+    }
+    notes += [f"{what}: {first_names(patients)}." for what, patients in named.items() if patients]
+    if selection != "last" and not chosen_epoch:
+        notes.append(f"{NONE_CHOSEN.capitalize()}: the last epoch was kept.")
+        selection = "last"
+    if selection == BEST_ON_TEST and not are_patients_the_same:
+        selection = BEST_ON_OTHER_TEST
     table = CycleTable.of(predictions)
     return ReportInputs(
         predictions=predictions,
         evaluation=evaluate_predictions(predictions),
-        context=context | {"model hash": trained.sha256},
-        notes=_notes(corpus, facts, known, is_unchosen=config.train.selection != "last" and not chosen_epoch),
+        context=_context(config, facts, data, corpus, predictions.parts)
+        | {"epoch selection": selection, "model hash": trained.sha256},
+        notes=notes,
         history=progress.history,
         chosen_epoch=chosen_epoch or None,
-        num_shared_patients=len(known.train) if are_same else None,
-        num_validation_patients=len(known.validation),
-        columns=columns_of(run, progress, config, facts) if is_own else (),
-        subgroups=subgroups(corpus, predictions, known),
+        num_shared_patients=len(both_sides) if are_patients_the_same else None,
+        num_validation_patients=len(validating),
+        columns=columns,
+        subgroups=subgroups(corpus, predictions, met),
         calibration=trained.calibration,
         metrics=[rescore(table.counts([part]), epoch="unknown", bootstrap=Bootstrap()) for part in table.part_names()],
         hardest=hard_cycles(corpus, predictions, trained.front_end),
     )
 
 
-@dataclass(frozen=True)
-class KnownPatients:
-    """Patients of the test whom the run has met: who train, and who validate."""
-
-    train: tuple[str, ...] = ()
-    validation: tuple[str, ...] = ()
-
-    def group(self, patient: str) -> str:
-        if patient in self.train:
-            return "known to the training set"
-        return "in validation" if patient in self.validation else "new"
+def known_patients(facts: RunFacts, predictions: Predictions) -> dict[str, str]:
+    """The tested patients whom the run has met: `KNOWN` or `VALIDATES` by name."""
+    tested = set(predictions.patients)
+    return dict.fromkeys(tested & set(facts.patients[VALIDATION]), VALIDATES) | dict.fromkeys(
+        tested & set(facts.patients["train"]), KNOWN
+    )
 
 
-def known_patients(facts: RunFacts, predictions: Predictions) -> KnownPatients:
-    """The tested patients who trained the run with these facts, and who validated."""
-    parts = (sorted(set(facts.patients[part]) & set(predictions.patients)) for part in ("train", VALIDATION))
-    return KnownPatients(*map(tuple, parts))
-
-
-def subgroups(corpus: Corpus, predictions: Predictions, known: KnownPatients) -> tuple[Subgroups, ...]:
+def subgroups(corpus: Corpus, predictions: Predictions, met: Mapping[str, str]) -> tuple[Subgroups, ...]:
     """Scores by place, age group, sex, diagnosis; and by whether the run had met the patient, where it had met any."""
     recording_of = {cycle.key: cycle.recording for cycle in corpus.cycles}
     recordings = [recording_of[key] for key in predictions.keys]
@@ -200,8 +201,8 @@ def subgroups(corpus: Corpus, predictions: Predictions, known: KnownPatients) ->
         "sex": [recording.sex or "" for recording in recordings],
         "diagnosis": [recording.diagnosis or "" for recording in recordings],
     }
-    if known != KnownPatients():
-        by_fact["patient"] = [known.group(patient) for patient in predictions.patients]
+    if met:
+        by_fact["patient"] = [met.get(patient, "new") for patient in predictions.patients]
     return score_subgroups(predictions, by_fact)
 
 
@@ -218,46 +219,20 @@ def hard_cycles(corpus: Corpus, predictions: Predictions, front_end: FrontEnd) -
     return hardest
 
 
-def columns_of(run: RunFolder, progress: Progress, config: RunConfig, facts: RunFacts) -> list[Columns]:
+def columns_of(run: RunFolder, progress: Progress) -> list[Columns]:
     """The three columns of a run, for each part of the test; none of a run that keeps no predictions of its epochs."""
+    train = run.config().train
     unwatched = unwatched_columns(
-        is_test_watched=config.train.is_test_watched or COLUMN_OF[config.train.selection] == TEST,
-        has_validation=facts.num_cycles["validation"] > 0,
+        is_test_watched=train.is_test_watched or COLUMN_OF[train.selection] == TEST,
+        has_validation=run.facts().num_cycles[VALIDATION] > 0,
     )
-    columns, epochs = run.columns(), progress.best_epochs | {LAST: config.train.epochs}
+    columns, epochs = run.columns(), progress.best_epochs | {LAST: train.epochs}
     parts = sorted({part for predictions in columns.values() for part in predictions.parts} - {VALIDATION})
     return [read_columns([columns], [epochs], part=part, unwatched=unwatched) for part in parts]
 
 
-def _are_patients_the_same(facts: RunFacts, corpus: Corpus) -> bool:
-    """True when a patient's name stands for the same person in this corpus and in the one that was trained on."""
-    trained_on = facts.corpus
-    is_same = corpus.fingerprint == trained_on.fingerprint
-    # The same number is the same patient in any part of a real corpus, but not in two synthetic ones.
-    return is_same or (corpus.name == trained_on.name and not corpus.is_synthetic)
-
-
-def _selection(config: RunConfig, *, is_chosen: bool, is_other_corpus: bool) -> str:
-    """The way in which the epoch was chosen, a key of `report.EPOCH_SELECTIONS`."""
-    selection = config.train.selection if is_chosen else "last"
-    return BEST_ON_OTHER_TEST if selection == BEST_ON_TEST and is_other_corpus else selection
-
-
-def _notes(corpus: Corpus, facts: RunFacts, known: KnownPatients, *, is_unchosen: bool) -> list[str]:
-    notes = [SYNTHETIC_NOTE] if corpus.is_synthetic else []
-    if known.train:
-        notes.append(f"Patients on both sides of the split: {_named(known.train)}.")
-    if known.validation:
-        notes.append(f"Patients of the test who validate too: {_named(known.validation)}.")
-    if facts.left_out_patients:
-        left_out = _named(facts.left_out_patients)
-        notes.append(f"Patients of the test whose cycles in the training set were left out: {left_out}.")
-    if is_unchosen:
-        notes.append(f"{NONE_CHOSEN.capitalize()}: the last epoch was kept.")
-    return notes
-
-
-def _named(patients: Sequence[str]) -> str:
+def first_names(patients: Sequence[str]) -> str:
+    """The first `NUM_NAMED` of the patients, and how many more there are."""
     more = f" and {len(patients) - NUM_NAMED} more" if len(patients) > NUM_NAMED else ""
     return f"{', '.join(patients[:NUM_NAMED])}{more}"
 
@@ -280,34 +255,33 @@ def predict_corpus(
 
 
 def _context(
-    config: RunConfig,
-    facts: RunFacts,
-    data: DataSettings,
-    corpus: Corpus,
-    rows: Sequence[int],
-    selection: str,
+    config: RunConfig, facts: RunFacts, data: DataSettings, corpus: Corpus, parts: Sequence[str]
 ) -> dict[str, str]:
-    trained_on = facts.corpus
-    test = sorted({corpus.split[corpus.cycles[row].recording.name] for row in rows})
-    trained_split = split_words(trained_on.name, trained_on.notes, config.data.split)
-    trained_corpus = _named_corpus(trained_on.name, f"{facts.num_cycles['train']} cycles", config.data)
-    pretrained = config.model.pretrained
+    """What was run, by name, in the order of the report."""
+    trained_on, num_cycles, model = facts.corpus, facts.num_cycles["train"], config.model
+    tested = sorted(set(parts))
+    trained_split = split_words(trained_on.name, trained_on.split_origin, config.data.split)
+    num_patients = {part: len(names) for part, names in facts.patients.items()}
+    left_out = f"{len(facts.left_out_patients)} that the test has too" if facts.left_out_patients else "none"
+    strict = f"strict: {num_patients['train']} patients train, {num_patients[VALIDATION]} validate, {left_out} left out"
+    published = "published: all of the training set trains, no patient is held out"
+    size = f"AST {model.size}" + (", average token" if model.pooling == "average_token" else "")
     return {
         "corpus": _named_corpus(corpus.name, f"{len(corpus.recordings)} recordings", data),
-        "split": f"{split_words(corpus.name, corpus.notes, data.split)}; tested on {', '.join(test)}",
-        "trained on": f"{trained_corpus}; split {trained_split}",
-        "pretrained weights": "none, random initialisation" if pretrained == "none" else pretrained,
-        "protocol": _protocol_sentence(config.data.protocol, facts),
-        "epoch selection": selection,
+        "split": f"{split_words(corpus.name, corpus.split_origin, data.split)}; tested on {', '.join(tested)}",
+        "trained on": f"{_named_corpus(trained_on.name, f'{num_cycles} cycles', config.data)}; split {trained_split}",
+        "pretrained weights": "none, random initialisation" if model.pretrained == "none" else model.pretrained,
+        "protocol": published if config.data.protocol == "published" else strict,
+        "epoch selection": config.train.selection,
         "recipe": config.name,
         "objective": config.objective.name,
-        "model": _model_name(config.model),
+        "model": size if model.architecture == "ast" else model.architecture,
         "labels": config.data.label_set,
         "input": f"{config.audio.duration_s:g} s, {config.audio.num_mels} mels",
         "epochs": str(config.train.epochs),
         "batch size": str(config.train.batch_size),
         "seed": str(config.train.seed),
-        "training cycles": str(facts.num_cycles["train"]),
+        "training cycles": str(num_cycles),
         "device and precision": f"{facts.device}, {facts.precision}; evaluated in fp32",
         "command": facts.command,
         "revision": str(facts.revision),
@@ -316,37 +290,18 @@ def _context(
     }
 
 
-def _protocol_sentence(name: str, facts: RunFacts) -> str:
-    """The division of the run's patients, from the settings' name of the protocol and the run's facts."""
-    patients = {part: len(names) for part, names in facts.patients.items()}
-    if name == "published":
-        return "published: all of the training set trains, no patient is held out"
-    left_out = facts.left_out_patients
-    shared = f"{len(left_out)} that the test has too left out" if left_out else "none left out"
-    return f"strict: {patients['train']} patients train, {patients['validation']} validate, {shared}"
-
-
-def split_words(corpus_name: str, notes: Sequence[str], setting: str) -> str:
-    """The origin of a corpus's parts: as its reader noted, else as its kind has them.
+def split_words(corpus_name: str, origin: str, setting: str) -> str:
+    """The origin of a corpus's parts: as its reader says, else as its kind has them.
 
     `setting` is data.split, which says no more than "official" of corpora that have one split only.
     """
     if setting.startswith(DEVICE_SPLIT):
         return f"the device {setting.removeprefix(DEVICE_SPLIT)} against all others"
-    noted = [note.removeprefix(SPLIT_NOTE) for note in notes if note.startswith(SPLIT_NOTE)]
-    own = {"table": "that of the table", "folders": "that of the folders"}.get(corpus_name, setting)
-    return "; ".join(noted) or own
+    return origin or {"table": "that of the table", "folders": "that of the folders"}.get(corpus_name, setting)
 
 
 def _named_corpus(name: str, size: str, data: DataSettings) -> str:
     """The corpus, what of it was kept, and what its words were read by."""
-    kept = [f"devices {', '.join(data.devices)}"] if data.devices else []
-    kept += [f"modes {', '.join(data.modes)}"] if data.modes else []
+    kept = {"devices": data.devices, "modes": data.modes}
     words = [f"labels read by {Path(data.label_map).name}"] if data.label_map else []
-    return "; ".join([f"{name}, {size}", *kept, *words])
-
-
-def _model_name(model: ModelSettings) -> str:
-    if model.architecture != "ast":
-        return model.architecture
-    return f"AST {model.size}" + (", average token" if model.pooling == "average_token" else "")
+    return "; ".join([f"{name}, {size}", *(f"{k} {', '.join(v)}" for k, v in kept.items() if v), *words])

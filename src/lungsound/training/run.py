@@ -36,6 +36,7 @@ from lungsound.errors import CorpusError, SettingsError, WeightsError
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lungsound.evaluation.selection import NAMES
 from lungsound.files import write_json, written_whole
+from lungsound.models.weights import LoadReport
 from lungsound.training.checkpoint import (
     CHECKPOINT_FORMAT,
     TrainedModel,
@@ -60,6 +61,7 @@ class CorpusFacts(BaseModel):
     num_cycles: int
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+    split_origin: str = ""
     fingerprint: str
 
 
@@ -72,6 +74,8 @@ class RunFacts(BaseModel):
     device: str
     precision: str
     pretrained: str | None
+    weights: str = "not known"
+    """Format and hash of the pretrained weights, or "random"."""
     corpus: CorpusFacts
     num_cycles: dict[str, int]
     patients: dict[str, tuple[str, ...]]
@@ -81,7 +85,7 @@ class RunFacts(BaseModel):
 
     @classmethod
     def of(
-        cls, corpus: Corpus, parts: Parts, *, command: str, device: str, precision: str, pretrained: str | None
+        cls, corpus: Corpus, parts: Parts, *, command: str, device: str, precision: str, pretrained: LoadReport | None
     ) -> "RunFacts":
         """Facts of a run that starts now, by this program on this machine."""
         rows = {"train": parts.train, "validation": parts.validation, "test": parts.test}
@@ -91,7 +95,8 @@ class RunFacts(BaseModel):
             command=command,
             device=device,
             precision=precision,
-            pretrained=pretrained,
+            pretrained=None if pretrained is None else pretrained.summary(),
+            weights="random" if pretrained is None else pretrained.source,
             corpus=CorpusFacts(
                 name=corpus.name,
                 root=str(corpus.root),
@@ -99,6 +104,7 @@ class RunFacts(BaseModel):
                 num_cycles=len(corpus.cycles),
                 problems=tuple(map(str, corpus.problems)),
                 notes=corpus.notes,
+                split_origin=corpus.split_origin,
                 fingerprint=corpus.fingerprint,
             ),
             num_cycles={name: len(rows[name]) for name in rows},

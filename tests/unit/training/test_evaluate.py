@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lungsound.config import DataSettings
+from lungsound.data.reader import read_corpus
+from lungsound.evaluation.predictions import Predictions
+from lungsound.training.evaluate import (
+    KNOWN,
+    VALIDATES,
+    data_to_test,
+    first_names,
+    known_patients,
+    split_words,
+    subgroups,
+)
+from lungsound.training.run import RunFacts
+from tests.unit.data.trees import write_icbhi, write_sound
+
+PATIENTS = ("101", "102", "103", "103")
+NAMES = tuple(f"{patient}_{place}_Al_sc_Meditron" for place, patient in enumerate(PATIENTS, 1))
+
+
+@pytest.fixture
+def answers() -> Predictions:
+    """Two cycles of each of four recordings, of three patients."""
+    labels = np.array([0, 1] * 4)
+    return Predictions(
+        keys=tuple(f"{name}#{start}" for name in NAMES for start in ("0.100-0.500", "0.500-1.500")),
+        patients=tuple(patient for patient in PATIENTS for _ in range(2)),
+        devices=("Meditron",) * 8,
+        parts=("test",) * 8,
+        labels=labels,
+        probabilities=0.6 * np.eye(4)[labels] + 0.1,
+        classes=("normal", "crackle", "wheeze", "both"),
+    )
+
+
+def test_patients_that_validated_are_not_called_new(tmp_path: Path, answers: Predictions) -> None:
+    folder = write_icbhi(tmp_path, dict.fromkeys(NAMES, "0.1\t0.5\t0\t0\n0.5\t1.5\t1\t0\n"))
+    split = "".join(f"{name}\ttest\n" for name in NAMES)
+    (folder / "official_split.txt").write_text(split)
+    corpus = read_corpus(folder, is_strict=False)
+    patients = {"train": ("101", "900"), "validation": ("102", "901"), "test": PATIENTS}
+    facts = RunFacts.model_construct(patients=patients)
+    known = known_patients(facts, answers)
+    assert known == {"101": KNOWN, "102": VALIDATES}
+    groups = {found.fact: found.groups for found in subgroups(corpus, answers, known)}["patient"]
+    assert [(group.name, group.num_cycles) for group in groups] == [
+        ("in validation", 2),
+        ("known to the training set", 2),
+        ("new", 4),
+    ]
+    only_validated = subgroups(corpus, answers, {"103": VALIDATES})
+    (groups,) = (found.groups for found in only_validated if found.fact == "patient")
+    assert [group.name for group in groups] == ["in validation", "new"]
+    assert "patient" not in {found.fact for found in subgroups(corpus, answers, {})}
+
+
+def test_the_split_is_what_the_corpus_did() -> None:
+    for name, origin, setting, words in (
+        ("icbhi", "official, from x.txt", "official", "official, from x.txt"),
+        ("sprsound", "", "official", "official"),
+        ("table", "", "official", "that of the table"),
+        ("table", "none given; 3 of 5 patients train", "official", "none given; 3 of 5 patients train"),
+        ("folders", "", "official", "that of the folders"),
+        ("icbhi", "official, shipped", "device:Litt3200", "the device Litt3200 against all others"),
+    ):
+        assert split_words(name, origin, setting) == words
+
+
+def test_a_table_without_a_split_column_is_not_split_officially(tmp_path: Path) -> None:
+    write_icbhi(tmp_path, {NAMES[0]: "", NAMES[1]: ""})
+    lines = ["path,label,patient", *(f"{name}.wav,normal,{name[:3]}" for name in NAMES[:2])]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    corpus = read_corpus(tmp_path / "t.csv")
+    assert split_words(corpus.name, corpus.split_origin, "official").startswith("none given; 1 of 2 patients train")
+
+
+def test_a_report_names_no_more_than_ten_patients() -> None:
+    for num_patients, end in ((1, "0"), (10, "8, 9"), (11, "8, 9 and 1 more"), (160, "and 150 more")):
+        named = first_names([str(number) for number in range(num_patients)])
+        assert named.startswith("0")
+        assert named.endswith(end)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Path:
+    """A table in words of its own, and one in those of a label set."""
+    for name, words in (("own", ("clear", "whistle")), ("known", ("normal", "wheeze"))):
+        write_sound(tmp_path / name / "a.wav")
+        write_sound(tmp_path / name / "b.wav")
+        lines = [f"{sound}.wav,{word},{sound}" for sound, word in zip("ab", words, strict=True)]
+        (tmp_path / name / "t.csv").write_text("\n".join(["path,label,patient", *lines]))
+    return tmp_path
+
+
+TRAINED = DataSettings(label_map="own.toml", devices=("Meditron",), modes=("sc",), test_parts=("inter",))
+
+
+def test_the_corpus_that_a_run_was_trained_on_is_read_as_then(tables: Path) -> None:
+    trained = TRAINED.model_copy(update={"root": str(tables / "own")})
+    for root in (None, tables / "own", tables / "known" / ".." / "own"):
+        assert data_to_test(trained, root, None) == trained
+        other = data_to_test(trained, root, Path("new.toml"))
+        assert other == trained.model_copy(update={"label_map": "new.toml"})
+
+
+def test_another_corpus_is_read_whole_and_by_the_map_of_the_run_only_when_its_words_need_one(tables: Path) -> None:
+    trained = TRAINED.model_copy(update={"root": "elsewhere", "label_set": "sound2"})
+    own, known = (data_to_test(trained, tables / name, None) for name in ("own", "known"))
+    whole = DataSettings(root=str(tables / "own"), label_set="sound2")
+    assert own == whole.model_copy(update={"label_map": "own.toml"})
+    assert known == whole.model_copy(update={"root": str(tables / "known")})
+    assert data_to_test(trained, tables / "own", Path("new.toml")).label_map == "new.toml"
