@@ -18,8 +18,8 @@ def test_published_confusion_matrices(case: dict[str, Any], tmp_path: Path) -> N
     path = tmp_path / "confusion.json"
     path.write_text(json.dumps(case["confusion"]), encoding="utf-8")
     classes = ("normal", "crackle", "wheeze", "both", "other")[: len(case["confusion"])]
-    (counts,) = read_parts(path, ReadOptions(classes=classes), [])
-    result = rescore(counts, epoch="unknown", bootstrap=Bootstrap())
+    (counts,) = read_parts(path, ReadOptions(classes=classes))
+    result = rescore(counts, epoch="unknown", bootstrap=Bootstrap(num_draws=10))
     values = {metric.key: 100 * metric.estimate.value for metric in result.metrics}
     reading = "two_class_" if case["is_two_class"] else ""
     ours = [values[key] for key in ("specificity", f"{reading}sensitivity", f"{reading}score")]

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -17,12 +15,9 @@ if TYPE_CHECKING:
 
 
 NUM_SHOWN_SCORES = 3
-INDENT = (0, 0, 0, 2)
 
 
 class Epoch(StrEnum):
-    """Selection of the epoch that the predictions come from."""
-
     LAST = "last"
     VALIDATION = "validation"
     TEST = "test"
@@ -49,10 +44,7 @@ def rescore(
     ] = None,
     epoch: Annotated[
         Epoch | None,
-        typer.Option(
-            metavar="EPOCH",
-            help="Epoch of the predictions: last, best on validation or test, or unknown.",
-        ),
+        typer.Option(metavar="EPOCH", help="Epoch of the predictions: last, best on validation or test, or unknown."),
     ] = None,
     seed: SeedOption = 0,
     label: Annotated[str | None, _column("Column with the true class.")] = None,
@@ -98,9 +90,8 @@ def rescore(
     if file.is_dir():
         file = file_of_run(file, KEPT if epoch is None or epoch is Epoch.UNKNOWN else epoch.value)
     chosen = epoch.value if epoch is not None else epoch_of_file(file)
-    results = [
-        rescore_counts(each, epoch=chosen, bootstrap=Bootstrap(seed)) for each in read_parts(file, options, part or [])
-    ]
+    parts = read_parts(file, options, part or [])
+    results = [rescore_counts(counts, epoch=chosen, bootstrap=Bootstrap(seed)) for counts in parts]
     for result in results:
         _print(result)
     console.print(NOTICE, highlight=False)
@@ -110,8 +101,8 @@ def rescore(
 
 
 def _print(result: "Rescored") -> None:
-    """Print the warnings, then the table of metrics."""
-    from lungsound.evaluation.rescore import reader_warnings, summary
+    """Print the warnings, the table of metrics and the best published numbers of each task."""
+    from lungsound.evaluation.rescore import reader_warnings, resample_notes, summary
 
     if result.part:
         console.print(f"Part {result.part}", style="bold", highlight=False)
@@ -125,28 +116,21 @@ def _print(result: "Rescored") -> None:
         table.add_column(name, max_width=width, no_wrap=name == "value")
     for metric in result.metrics:
         style = "bold" if metric.is_beside_published else ""
-        title = Group(Text(metric.name, style=style), Padding(Text(metric.definition, style="dim"), INDENT))
-        table.add_row(title, Text(metric.text, style=style), Text(metric.beside))
+        title = Text.assemble((metric.name, style), (f"\n{metric.definition}", "dim"))
+        table.add_row(title, Text(metric.text, style=style), metric.beside)
     for each in result.per_class:
-        counts = (
-            f"{each.num_cycles} cycles, predicted {each.num_answered} times; precision {result.text(each.precision)}"
-        )
-        recall = Group(Text(f"Recall of {each.name}"), Padding(Text(counts, style="dim"), INDENT))
-        table.add_row(recall, Text(result.text(each.recall)), Text("same class, same cycles"))
+        counts = f"{each.num_cycles} cycles, predicted {each.num_answered} times"
+        title = Text.assemble(f"Recall of {each.name}", (f"\n{counts}; precision {result.text(each.precision)}", "dim"))
+        table.add_row(title, result.text(each.recall), "same class, same cycles")
     console.print(table)
-    for note in result.resample_notes:
+    for note in resample_notes(result):
         console.print(f"  {note}", highlight=False)
-    _print_published(result)
-
-
-def _print_published(result: "Rescored") -> None:
-    """Print the best published numbers of each task, and those that do not belong beside them."""
     beside = [score for score in result.published if score.not_comparable is None and score.score is not None]
     for task in dict.fromkeys(score.task for score in beside):
         best = sorted((s for s in beside if s.task == task), key=lambda s: -(s.score or 0.0))
-        ours = result.text(result.estimate_beside(best[0]))
         shown = ", ".join(f"{score.name} {score.score:.2f}" for score in best[:NUM_SHOWN_SCORES])
         more = f" and {len(best) - NUM_SHOWN_SCORES} more (see --out)" if len(best) > NUM_SHOWN_SCORES else ""
+        ours = result.text(result.estimate_beside(best[0]))
         console.print(f"Published, {task}: {shown}{more}. This file: {ours}.", highlight=False)
     for score in result.published:
         if score.not_comparable is not None:

@@ -1,25 +1,25 @@
 """Bootstrap intervals over patients and, of several trainings, over seeds.
 
-The cycles of one patient resemble each other, so patients are drawn again, not cycles. What a value is read from
-(confusion matrices, sums) is kept for each patient; a resample is a weighted sum of these, and thousands take
-milliseconds.
+The cycles of one patient resemble each other, so patients are drawn again, not cycles. Confusion matrices or sums are
+kept for each patient; a resample is a weighted sum of these, and thousands take milliseconds.
 
 The middle 95 % of the resamples is too narrow for few patients. Hesterberg ("What teachers should know about the
 bootstrap", The American Statistician 69, 2015) takes wider percentiles, Phi(+-t sqrt(n / (n - 1))) with the quantile t
 of Student's distribution with n - 1 degrees of freedom. Patients with many cycles count for more than others, so here
 the degrees of freedom are those that the jackknife over patients supports (`effective_degrees`), and n is one more.
-`tests/unit/evaluation/test_simulated_coverage.py` holds the coverage, and prints it with `-m slow -s`.
+`tests/unit/evaluation/test_simulated_coverage.py` measures the coverage.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
-from lungsound.evaluation.metrics import Counts, Fractions, Statistic, of_resamples, ratio
+from lungsound.evaluation.metrics import Counts, Fractions, MacroMean, Statistic, ratio
 from lungsound.evaluation.predictions import Predictions
 
 Weights = npt.NDArray[np.int64]
@@ -29,8 +29,7 @@ NUM_DRAWS = 4000
 LEVEL = 0.95
 # Below this how much patients differ is hardly known, and so is whether the interval is wide enough.
 FEW_PATIENTS = 10
-# No resample lies outside what its patients have: the widest interval of n holds their median in 1 - 2^(1 - n) of
-# cases, 88 % of 4 patients and 94 % of 5.
+# The widest interval of n patients contains their median in 1 - 2^(1 - n) of cases: 88 % of 4 patients, 94 % of 5.
 LEAST_PATIENTS = 5
 
 
@@ -38,9 +37,9 @@ LEAST_PATIENTS = 5
 class Interval:
     """A bootstrap interval; `low` and `high` are NaN when none can be given, and `problem` says why.
 
-    `num_undefined` of the `num_draws` resamples had no value (no abnormal cycle was drawn, say) and were left out; when
-    they are more than half, what is left says little of the rest, and no interval is given.
-    `num_seeds` is the least number of trainings on either side; with 1 the chance of training is not covered.
+    `num_undefined` of the `num_draws` resamples had no value (no abnormal cycle was drawn, say) and were left out; more
+    than half leave no interval. `num_seeds` is the least number of trainings on either side; with 1 the chance of
+    training is not covered.
     """
 
     low: float
@@ -97,12 +96,7 @@ class Bootstrap:
     num_draws: int = NUM_DRAWS
     level: float = LEVEL
 
-    def __post_init__(self) -> None:
-        if self.num_draws < 1 or not 0.0 < self.level < 1.0:
-            raise ValueError(f"1 or more draws and a level between 0 and 1 are needed; got {self}")
-
     def generator(self) -> np.random.Generator:
-        """A new generator from the seed."""
         return np.random.default_rng(self.seed)
 
     def estimate(
@@ -120,12 +114,9 @@ class Bootstrap:
         the difference to that one, on the same patients. `generator` is one from the seed unless given.
         """
         generator = generator or self.generator()
-        sides = [value_of] if minus is None else [value_of, minus]
-        everyone = np.ones((1, num_patients), dtype=np.int64)
         weights = draw_patient_weights(num_patients, generator=generator, num_draws=self.num_draws)
-        value, *others = (float(_by_seed(side, everyone).mean()) for side in sides)
-        by_side = [_by_seed(side, weights) for side in sides]
-        values = by_side[0].mean(axis=1) - sum(side.mean(axis=1) for side in by_side[1:])
+        by_side = _by_side(value_of, minus, weights)
+        values = _difference(by_side)
         interval = Interval(
             low=math.nan,
             high=math.nan,
@@ -136,14 +127,16 @@ class Bootstrap:
             num_seeds=min(side.shape[1] for side in by_side),
         )
         if num_patients > 1 and interval.num_undefined < self.num_draws:
-            spread = jackknife(value_of, num_patients, minus=minus)
-            degrees = spread.joint_degrees(float(np.nanvar(values)))
+            left_out = jackknife(value_of, num_patients, minus=minus)
+            degrees = left_out.joint_degrees(float(np.nanvar(values)))
             # Two to five seeds are too few to be drawn again: their effect is drawn from the normal distribution.
-            values = values + math.sqrt(spread.seed_variance) * generator.standard_normal(self.num_draws)
+            values = values + math.sqrt(left_out.seed_variance) * generator.standard_normal(self.num_draws)
             if interval.problem is None:
-                low, high = expanded_percentiles(values[~np.isnan(values)], degrees, level=self.level)
+                tail = NormalDist().cdf(-expanded_quantile(degrees, level=self.level))
+                low, high = np.quantile(values[~np.isnan(values)], [tail, 1.0 - tail]).tolist()
                 interval = replace(interval, low=low, high=high)
-        return Estimate(value - sum(others), interval)
+        everyone = np.ones((1, num_patients), dtype=np.int64)
+        return Estimate(float(_difference(_by_side(value_of, minus, everyone))[0]), interval)
 
     def of_counts(self, confusions: Counts, statistic: Statistic) -> Estimate:
         """`statistic`, a fraction, of counts `(patient, true class, predicted class)`."""
@@ -182,31 +175,20 @@ class Bootstrap:
     ) -> Estimate:
         """Mean over patients of the mean value of their cycles `where`, each patient counting the same."""
         sums, counts = _sums_and_counts(values, patients, where).T
-        has_any = counts > 0
-        return self._ratio_of_sums(np.stack([np.where(has_any, ratio(sums, counts), 0.0), has_any], axis=1))
+        return self._ratio_of_sums(np.stack([np.nan_to_num(ratio(sums, counts)), counts > 0], axis=1))
 
     def _ratio_of_sums(self, sums: Fractions) -> Estimate:
         def value_of(weights: Weights) -> Fractions:
-            drawn = weights.astype(np.float64) @ sums
-            return ratio(drawn[:, 0], drawn[:, 1])
+            return ratio(*(weights.astype(np.float64) @ sums).T)
 
         return self.estimate(value_of, len(sums))
 
 
 def draw_patient_weights(num_patients: int, *, generator: np.random.Generator, num_draws: int) -> Weights:
     """Number of times that each patient is taken in each resample `(draw, patient)`; rows sum to the patients."""
-    if num_patients < 1:
-        raise ValueError("no patient to draw from: 1 or more are needed")
     picks = generator.integers(0, num_patients, (num_draws, num_patients))
     cells = picks + num_patients * np.arange(num_draws)[:, None]
     return np.bincount(cells.ravel(), minlength=cells.size).reshape(cells.shape).astype(np.int64)
-
-
-def expanded_percentiles(values: Fractions, degrees: float, *, level: float) -> tuple[float, float]:
-    """Ends of the interval from the defined values of resamples `(draw,)`, by Hesterberg's percentiles."""
-    tail = NormalDist().cdf(-expanded_quantile(degrees, level=level))
-    low, high = np.quantile(values, [tail, 1.0 - tail]).tolist()
-    return low, high
 
 
 def expanded_quantile(degrees: float, *, level: float) -> float:
@@ -225,10 +207,10 @@ def student_t_quantile(probability: float, degrees: float) -> float:
 class Jackknife:
     """A value and how it depends on single patients and seeds.
 
-    `influences` `(patient,)`, of mean 0, are how much each patient pulls the value its way, from leaving it out; NaN
-    when there is one without whom the value is not defined. `degrees` of freedom are what their spread rests on.
-    `seed_variances` are what the chance of training adds to the variance of the value, for each side of several seeds,
-    with degrees of freedom.
+    `influences` `(patient,)`, of mean 0, are how far each patient pulls the value, from leaving it out; NaN when the
+    value is not defined without one of them. `degrees` of freedom are those of their variance. `seed_variances` are
+    what the chance of training adds to the variance of the value, for each side of several seeds, with degrees of
+    freedom.
     """
 
     value: float
@@ -258,21 +240,19 @@ class Jackknife:
 def jackknife(value_of: ValueOf, num_patients: int, *, minus: ValueOf | None = None) -> Jackknife:
     """Leave out each of two or more patients in turn; arguments as `Bootstrap.estimate`."""
     everyone = np.ones((1, num_patients), dtype=np.int64)
-    all_but_one = np.ones((num_patients, num_patients), dtype=np.int64) - np.eye(num_patients, dtype=np.int64)
-    value, left_out, seed_variances = 0.0, np.zeros(num_patients), []
-    for sign, side in ((1.0, value_of), (-1.0, minus)):
-        if side is None:
-            continue
-        by_seed, by_seed_left_out = _by_seed(side, everyone)[0], _by_seed(side, all_but_one)
-        value += sign * float(by_seed.mean())
-        left_out += sign * by_seed_left_out.mean(axis=1)
-        if len(by_seed) > 1:
-            seed_variances.append((_seed_variance(by_seed, by_seed_left_out), len(by_seed) - 1))
-    return Jackknife(value, _influences(left_out), effective_degrees(left_out), tuple(seed_variances))
+    by_side = _by_side(value_of, minus, everyone)
+    by_side_left_out = _by_side(value_of, minus, 1 - np.eye(num_patients, dtype=np.int64))
+    left_out = _difference(by_side_left_out)
+    seed_variances = tuple(
+        (_seed_variance(by_seed[0], of_side), by_seed.shape[1] - 1)
+        for by_seed, of_side in zip(by_side, by_side_left_out, strict=True)
+        if by_seed.shape[1] > 1
+    )
+    return Jackknife(float(_difference(by_side)[0]), _influences(left_out), effective_degrees(left_out), seed_variances)
 
 
 def effective_degrees(left_out: Fractions) -> float:
-    """Degrees of freedom of a value's spread, from the values without each patient `(patient,)`; n - 1 at most.
+    """Degrees of freedom of a value's variance, from the values without each patient `(patient,)`; n - 1 at most.
 
     The variance of n values of this kurtosis rests on 2n / (kurtosis - 1) degrees of freedom (O'Neill, "Some useful
     moment results in sampling problems", The American Statistician 68, 2014), and on n - 1 however flat they are: the
@@ -289,22 +269,27 @@ def effective_degrees(left_out: Fractions) -> float:
     return 1.0 / math.hypot((kurtosis - 1.0) / (2 * num_patients), 1.0 / (num_patients - 1))
 
 
-def _by_seed(value_of: ValueOf, weights: Weights) -> Fractions:
-    """The values `(draw, seed)`, also of what has one training only."""
-    return value_of(weights).reshape(len(weights), -1)
+def _by_side(value_of: ValueOf, minus: ValueOf | None, weights: Weights) -> list[Fractions]:
+    """The values `(draw, seed)` of each side."""
+    return [side(weights).reshape(len(weights), -1) for side in (value_of, minus) if side is not None]
+
+
+def _difference(by_side: Sequence[Fractions]) -> Fractions:
+    """The mean over seeds `(draw,)` of the first side, minus that of the second if there is one."""
+    first, *others = (side.mean(axis=1) for side in by_side)
+    return np.asarray(first - others[0] if others else first)
 
 
 def _influences(left_out: Fractions) -> Fractions:
-    """Influence of each patient, from the values without it `(patient, ...)`."""
     return np.asarray((len(left_out) - 1) * (left_out.mean(axis=0) - left_out))
 
 
 def _seed_variance(by_seed: Fractions, left_out: Fractions) -> float:
     """Variance of the mean of the values `(seed,)` that is due to the seeds alone.
 
-    Seeds differ in what they predict for single patients too. That is in the spread over patients already, so its part
-    in the variance between seeds is taken off: what is left of the influences, from the values without each patient
-    `(patient, seed)`, after the means of patients and of seeds (a two-way layout).
+    Seeds differ in what they predict for single patients too. The variance over patients has that already, so it is
+    taken off: the residue of the influences, from the values without each patient `(patient, seed)`, after the means of
+    patients and of seeds (a two-way layout).
     """
     num_patients, num_seeds = left_out.shape
     influences = _influences(left_out)
@@ -350,7 +335,7 @@ def value_of_runs(runs: Counts, statistic: Statistic) -> ValueOf:
 
     A mean over classes is over those of all the run's patients, whatever classes a resample has.
     """
-    of_resample = of_resamples(statistic, runs.sum(axis=1))
+    of_resample = partial(statistic, all_counts=runs.sum(axis=1)) if isinstance(statistic, MacroMean) else statistic
     # As float64, which counts these whole numbers exactly: products of integer matrices are many times slower.
     counts = runs.astype(np.float64)
     return lambda weights: of_resample(np.tensordot(weights.astype(np.float64), counts, axes=(1, 1)).astype(np.int64))

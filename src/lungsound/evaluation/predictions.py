@@ -12,14 +12,11 @@ probabilities carry as many digits as it takes to read back the same float64. Cl
 import csv
 import gzip
 import io
-import math
 import re
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -60,13 +57,7 @@ class Predictions:
             object.__setattr__(self, name, array)
         for name in ("keys", "patients", "devices", "parts", "classes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        self._check_shapes()
-        problem = _first_problem(self.keys, self.patients, self.labels, self.probabilities)
-        if problem is not None:
-            row, what = problem
-            raise DataError(f"prediction {row + 1} ({self.keys[row]}): {what}")
 
-    def _check_shapes(self) -> None:
         num_cycles, num_classes = len(self.keys), len(self.classes)
         if num_cycles == 0:
             raise DataError("predictions of no cycle: at least one is needed")
@@ -81,14 +72,32 @@ class Predictions:
                 f"probabilities of shapes {wanted}; got {shapes}"
             )
 
+        seen: set[str] = set()
+        sums = self.probabilities.sum(axis=1)
+        is_distribution = (self.probabilities.min(axis=1) >= 0.0) & (np.abs(sums - 1.0) <= SUM_TOLERANCE)
+        for row, (key, label) in enumerate(zip(self.keys, self.labels.tolist(), strict=True)):
+            problem = None
+            if not _KEY.fullmatch(key):
+                problem = "no key: <recording>#<start>-<end> is needed, with seconds as 0.500-2.250"
+            elif key in seen:
+                problem = "the key comes a second time; each cycle has one row"
+            elif not self.patients[row]:
+                problem = "the patient is blank; intervals are over patients, so each cycle needs one"
+            elif not 0 <= label < num_classes:
+                problem = f"label {label} is outside 0 to {num_classes - 1}"
+            elif not is_distribution[row]:
+                problem = (
+                    f"probabilities {self.probabilities[row].tolist()} must be numbers from 0 to 1 that sum to 1 "
+                    f"within {SUM_TOLERANCE}; their sum is {sums[row]:.6g}"
+                )
+            if problem is not None:
+                raise DataError(f"prediction {row + 1} ({key}): {problem}")
+            seen.add(key)
+
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
         """The most probable class of each cycle `(cycle,)`; the first of equals."""
         return np.asarray(np.argmax(self.probabilities, axis=1), dtype=np.int64)
-
-    def of_device(self, device: str) -> "Predictions":
-        """The cycles that this device recorded, in the same order."""
-        return self.of_rows([row for row, name in enumerate(self.devices) if name == device])
 
     def of_part(self, part: str) -> "Predictions":
         """The cycles of this part of the split, in the same order."""
@@ -117,94 +126,6 @@ class Predictions:
         )
 
 
-def _first_problem(
-    keys: Sequence[str],
-    patients: Sequence[str],
-    labels: npt.NDArray[np.int64],
-    probabilities: npt.NDArray[np.float64],
-) -> tuple[int, str] | None:
-    """Index of the first row that breaks a rule of `Predictions`, and which rule; None when all is well."""
-    seen: set[str] = set()
-    num_classes = probabilities.shape[1]
-    for row, (key, patient, label, shares) in enumerate(
-        zip(keys, patients, labels.tolist(), probabilities.tolist(), strict=True)
-    ):
-        if not _KEY.fullmatch(key):
-            return row, f"{key!r} is no key: <recording>#<start>-<end> is needed, with seconds as 0.500-2.250"
-        if key in seen:
-            return row, f"key {key!r} comes a second time; each cycle has one row"
-        seen.add(key)
-        if not patient:
-            return row, "the patient is blank; intervals are over patients, so each cycle needs one"
-        if not 0 <= label < num_classes:
-            return row, f"label {label} is outside 0 to {num_classes - 1}"
-        if not all(math.isfinite(share) and share >= 0.0 for share in shares):
-            return row, f"probabilities must be numbers from 0 to 1; got {shares}"
-        if abs(sum(shares) - 1.0) > SUM_TOLERANCE:
-            return row, f"probabilities sum to {sum(shares):.6g}; they must sum to 1 within {SUM_TOLERANCE}"
-    return None
-
-
-def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Write a predictions file; `read_predictions` gives back the same bits. An older file is replaced.
-
-    A name that ends in .gz is compressed; the same predictions give the same bytes.
-    """
-    classes = predictions.classes
-    with written_whole(path) as partial, opened(partial, "w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*FIXED_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)])
-        for key, patient, device, part, label, answer, shares in zip(
-            predictions.keys,
-            predictions.patients,
-            predictions.devices,
-            predictions.parts,
-            predictions.labels.tolist(),
-            predictions.predicted.tolist(),
-            predictions.probabilities.tolist(),
-            strict=True,
-        ):
-            writer.writerow([key, patient, device, part, classes[label], classes[answer], *map(repr, shares)])
-
-
-def read_predictions(path: Path) -> Predictions:
-    """Read a predictions file. Raises DataError that names the file, the line and what is wrong with it."""
-    try:
-        with opened(path, "r") as file:
-            reader = csv.reader(file, strict=True)
-            numbered = [(reader.line_num, row) for row in reader]
-    except (OSError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"predictions file {path} cannot be read: {reason}") from error
-    except (UnicodeDecodeError, csv.Error, zlib.error) as error:
-        raise DataError(f"predictions file {path} is not a CSV file in UTF-8: {error}") from error
-    if not numbered:
-        raise DataError(f"predictions file {path} is empty: a header line and one line per cycle are needed")
-    classes = _classes_of_header(path, numbered[0][1])
-    lines, rows = [line for line, _ in numbered[1:]], [row for _, row in numbered[1:]]
-    if not rows:
-        raise DataError(f"predictions file {path} has a header but no cycle: one line per cycle is needed")
-    labels, written_classes, probabilities = [], [], []
-    for line, row in zip(lines, rows, strict=True):
-        label, written, shares = _parse_row(path, line, row, classes)
-        labels.append(label)
-        written_classes.append(written)
-        probabilities.append(shares)
-    keys, patients, devices, parts = (tuple(row[column] for row in rows) for column in range(4))
-    label_array, share_array = np.array(labels, dtype=np.int64), np.array(probabilities, dtype=np.float64)
-    problem = _first_problem(keys, patients, label_array, share_array)
-    if problem is not None:
-        raise DataError(f"{path}, line {lines[problem[0]]}: {problem[1]}")
-    predictions = Predictions(keys, patients, devices, parts, label_array, share_array, classes)
-    for line, written, computed in zip(lines, written_classes, predictions.predicted.tolist(), strict=True):
-        if written != computed:
-            raise DataError(
-                f"{path}, line {line}: the answer is {classes[written]!r} but the most probable class is "
-                f"{classes[computed]!r}; they must agree"
-            )
-    return predictions
-
-
 def joined(folds: Sequence[Predictions]) -> Predictions:
     """All rows of predictions of different cycles with the same classes. DataError when a cycle comes twice."""
     if len({fold.classes for fold in folds}) != 1:
@@ -228,54 +149,124 @@ def rounded(predictions: Predictions, digits: int) -> Predictions:
     return replace(predictions, probabilities=probabilities)
 
 
-@contextmanager
-def opened(path: Path, mode: Literal["r", "w"]) -> Iterator[TextIO]:
-    """The file as text in UTF-8, compressed if its name ends in .gz (or, half written, in .gz.partial).
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Write a predictions file; `read_predictions` gives back the same bits. An older file is replaced.
 
-    What is compressed holds neither time nor name. Raises OSError, EOFError, UnicodeDecodeError or zlib.error for what
-    cannot be read.
+    A name that ends in .gz is compressed; the same predictions give the same bytes.
     """
-    is_compressed = path.name.removesuffix(".partial").endswith(".gz")
-    encoding = "utf-8-sig" if mode == "r" else "utf-8"
-    with path.open(f"{mode}b") as plain:
-        binary = gzip.GzipFile(filename="", mode=f"{mode}b", fileobj=plain, mtime=0) if is_compressed else plain
-        with io.TextIOWrapper(binary, encoding=encoding, newline="") as text:
-            yield text
+    classes = predictions.classes
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*FIXED_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)])
+    names = zip(predictions.keys, predictions.patients, predictions.devices, predictions.parts, strict=True)
+    numbers = zip(
+        predictions.labels.tolist(), predictions.predicted.tolist(), predictions.probabilities.tolist(), strict=True
+    )
+    for row, (label, predicted, shares) in zip(names, numbers, strict=True):
+        writer.writerow([*row, classes[label], classes[predicted], *map(repr, shares)])
+    data = text.getvalue().encode("utf-8")
+    with written_whole(path) as partial, partial.open("wb") as file:
+        if path.suffix == ".gz":
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
+                compressed.write(data)
+        else:
+            file.write(data)
 
 
-def _classes_of_header(path: Path, header: list[str]) -> tuple[str, ...]:
-    missing = [name for name in FIXED_COLUMNS if name not in header]
-    if missing:
-        raise DataError(f"{path}, line 1: no column {missing[0]!r}; the header must be {_header_text()}")
-    columns = header[len(FIXED_COLUMNS) :]
-    if tuple(header[: len(FIXED_COLUMNS)]) != FIXED_COLUMNS or not all(
-        c.startswith(PROBABILITY_PREFIX) for c in columns
-    ):
-        raise DataError(f"{path}, line 1: the header is {','.join(header)}; it must be {_header_text()}")
-    classes = tuple(column.removeprefix(PROBABILITY_PREFIX) for column in columns)
-    if len(classes) < 2 or len(set(classes)) != len(classes) or "" in classes:
+def read_predictions(path: Path) -> Predictions:
+    """Read a predictions file. Raises DataError that names the file, the line and what is wrong with it."""
+    table = CsvTable.parse(path, read_text(path))
+    fixed, columns = tuple(table.header[: len(FIXED_COLUMNS)]), table.header[len(FIXED_COLUMNS) :]
+    if fixed != FIXED_COLUMNS or not all(name.startswith(PROBABILITY_PREFIX) for name in columns):
         raise DataError(
-            f"{path}, line 1: two or more probability columns with different names are needed; got {columns}"
+            f"{path}, line 1: the header is {','.join(table.header)}; it must be {','.join(FIXED_COLUMNS)},"
+            "p_<class 0>,p_<class 1>,..."
         )
-    return classes
+    classes = tuple(column.removeprefix(PROBABILITY_PREFIX) for column in columns)
+    keys, patients, devices, parts = (table.column(name) for name in FIXED_COLUMNS[:4])
+    labels, predicted = (table.class_indices(name, classes) for name in FIXED_COLUMNS[4:])
+    try:
+        predictions = Predictions(keys, patients, devices, parts, labels, table.probabilities(columns), classes)
+    except DataError as error:
+        raise DataError(f"{path}, {error}") from None
+    if (is_other := predicted != predictions.predicted).any():
+        row = int(is_other.argmax())
+        raise DataError(
+            f"{path}, line {table.lines[row]}: the answer is {classes[predicted[row]]!r} but the most probable class "
+            f"is {classes[predictions.predicted[row]]!r}; they must agree"
+        )
+    return predictions
 
 
-def _header_text() -> str:
-    return ",".join(FIXED_COLUMNS) + ",p_<class 0>,p_<class 1>,..."
+def read_text(path: Path) -> str:
+    """Text of a file in UTF-8, decompressed if its name ends in .gz."""
+    try:
+        data = path.read_bytes()
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except (UnicodeDecodeError, zlib.error) as error:
+        raise DataError(f"{path} is no text in UTF-8: a CSV or JSON file is needed") from error
 
 
-def _parse_row(path: Path, line: int, row: list[str], classes: tuple[str, ...]) -> tuple[int, int, list[float]]:
-    """Label, predicted class and probabilities of one line."""
-    num_columns = len(FIXED_COLUMNS) + len(classes)
-    if len(row) != num_columns:
-        raise DataError(f"{path}, line {line}: {len(row)} columns where the header has {num_columns}")
-    for column, name in (("label", row[4]), ("answer", row[5])):
-        if name not in classes:
-            raise DataError(f"{path}, line {line}: unknown {column} {name!r}; the classes are {', '.join(classes)}")
-    shares = []
-    for name, text in zip(classes, row[len(FIXED_COLUMNS) :], strict=True):
+@dataclass(frozen=True)
+class CsvTable:
+    """A CSV file with a header and one row per cycle; `lines` are the numbers of the rows' lines.
+
+    All its errors are DataErrors that name the file, the line and what is wrong with it.
+    """
+
+    path: Path
+    header: list[str]
+    lines: list[int]
+    rows: list[list[str]]
+
+    @classmethod
+    def parse(cls, path: Path, text: str) -> "CsvTable":
+        """Parse the text of the file; blank lines are skipped."""
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         try:
-            shares.append(float(text))
-        except ValueError as error:
-            raise DataError(f"{path}, line {line}: {PROBABILITY_PREFIX}{name} is {text!r}, not a number") from error
-    return classes.index(row[4]), classes.index(row[5]), shares
+            numbered = [(reader.line_num, row) for row in reader if row]
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: no valid CSV ({error})") from error
+        if len(numbered) < 2:
+            raise DataError(f"{path} has no row: a header and one row per cycle are needed")
+        (_, header), *body = numbered
+        for line, row in body:
+            if len(row) != len(header):
+                raise DataError(f"{path}, line {line}: {len(row)} columns where the header has {len(header)}")
+        return cls(path, header, [line for line, _ in body], [row for _, row in body])
+
+    def column(self, name: str) -> tuple[str, ...]:
+        """Cells of the column of this name."""
+        if self.header.count(name) != 1:
+            columns = ", ".join(self.header)
+            raise DataError(f"{self.path}, line 1: needs one column {name!r}; its columns are {columns}")
+        place = self.header.index(name)
+        return tuple(row[place] for row in self.rows)
+
+    def class_indices(self, name: str, classes: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Indices `(cycle,)` of the classes in the column of this name."""
+        cells = self.column(name)
+        for line, cell in zip(self.lines, cells, strict=True):
+            if cell not in classes:
+                raise DataError(
+                    f"{self.path}, line {line}: {name} is {cell!r}, none of the classes {', '.join(classes)}"
+                )
+        return np.array([classes.index(cell) for cell in cells], dtype=np.int64)
+
+    def probabilities(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Probabilities `(cycle, class)` in the columns of these names."""
+        shares = []
+        for line, cells in zip(self.lines, zip(*map(self.column, names), strict=True), strict=True):
+            try:
+                row = [float(cell) for cell in cells]
+            except ValueError:
+                row = [np.nan]
+            if not (min(row) >= 0.0 and abs(sum(row) - 1.0) <= SUM_TOLERANCE):
+                raise DataError(
+                    f"{self.path}, line {line}: {', '.join(cells)} are no probabilities; they must sum to 1 within "
+                    f"{SUM_TOLERANCE}"
+                )
+            shares.append(row)
+        return np.array(shares)

@@ -14,9 +14,8 @@ from lungsound.evaluation.selection import LAST, NAMES, TEST, VALIDATION
 KEPT = "kept"
 EPOCHS = (KEPT, LAST, VALIDATION, TEST)
 UNKNOWN = "unknown"
-SUFFIXES = (".csv", ".csv.gz")
 _SEED = re.compile(r"seed(\d+)(\.csv|\.csv\.gz)?")
-# As settings and reports call them. The choice by another corpus's test is, as by validation, one on other cycles.
+# As settings and reports name them. The choice by another corpus's test is, as by validation, one on other cycles.
 _CHOICES = {LAST: LAST, VALIDATION: VALIDATION, "best_on_test": TEST, "best_on_other_test": VALIDATION}
 _CHOICE_PHRASES = {
     LAST: "is the last",
@@ -42,18 +41,17 @@ def read_runs(path: Path, epoch: str = KEPT) -> MethodRuns:
     """Read the test rows of every run under `path`, one for each seed, in the order of the seeds.
 
     `path` is a run folder, a predictions file, or a folder with `seed0`, `seed1`, ... (run folders) or `seed0.csv`, ...
-    in it. `epoch` says which epoch's predictions: "kept" (predictions.csv), or the last, that chosen on validation or
-    that chosen on test (epochs/<name>.csv). DataError when there is no such file, or runs differ in more than the seed.
+    in it. `epoch` names the epoch of the predictions: "kept" (predictions.csv), or the last, that chosen on validation
+    or that chosen on test (epochs/<name>.csv). DataError when there is no such file, or runs differ in more than the
+    seed.
     """
-    if epoch not in EPOCHS:
-        raise DataError(f"there is no epoch {epoch!r}: {', '.join(EPOCHS)} are known")
     files = files_of(path, epoch)
     runs = [read_test_rows(file) for file in files]
     for run in runs[1:]:
         if run.classes != runs[0].classes or set(run.keys) != set(runs[0].keys):
             raise DataError(f"the runs in {path} were not tested on the same cycles and classes: give them one by one")
     folders = {file.parent.parent if file.parent.name == "epochs" else file.parent for file in files}
-    unfinished = tuple(sorted(folder for folder in folders if is_unfinished(folder)))
+    unfinished = tuple(sorted(filter(is_unfinished, folders)))
     return MethodRuns(tuple(runs), frozenset(map(epoch_of_file, files)), unfinished)
 
 
@@ -73,27 +71,26 @@ def files_of(path: Path, epoch: str) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"no {path}: give a run folder, a predictions file, or a folder of runs seed0, seed1, ...")
-    if _existing(path, "predictions") or (path / "epochs").is_dir():
-        return [_file_of_run(path, epoch)]
+
+    def existing(name: str) -> Path | None:
+        paths = (path / f"{name}.csv", path / f"{name}.csv.gz")
+        return next(filter(Path.is_file, paths), None)
+
+    name = "predictions" if epoch == KEPT else f"epochs/{epoch}"
+    if (file := existing(name)) is not None:
+        return [file]
+    if existing("predictions") or (path / "epochs").is_dir():
+        if is_unfinished(path):
+            raise DataError(f"{path} is not finished: no {name}.csv yet; 'lungsound train' with --resume goes on")
+        if epochs := [other for other in EPOCHS[1:] if existing(f"epochs/{other}")]:
+            raise DataError(f"{path} has no {name}.csv; it has the epochs {', '.join(epochs)}: choose one with --epoch")
+        raise DataError(
+            f"{path} has no {name}.csv: it was not trained by the strict protocol, give its predictions.csv"
+        )
     by_seed = {int(match[1]): child for child in path.iterdir() if (match := _SEED.fullmatch(child.name))}
     if not by_seed:
         raise DataError(f"{path} holds no predictions.csv and no runs seed0, seed1, ...: give the folder of a run")
     return [file for seed in sorted(by_seed) for file in files_of(by_seed[seed], epoch)]
-
-
-def _file_of_run(folder: Path, epoch: str) -> Path:
-    name = "predictions" if epoch == KEPT else f"epochs/{epoch}"
-    if (file := _existing(folder, name)) is not None:
-        return file
-    if is_unfinished(folder):
-        raise DataError(f"{folder} is not finished: no {name}.csv yet; 'lungsound train' with --resume goes on")
-    if epochs := [other for other in EPOCHS[1:] if _existing(folder, f"epochs/{other}")]:
-        raise DataError(f"{folder} has no {name}.csv; it has the epochs {', '.join(epochs)}: choose one with --epoch")
-    raise DataError(f"{folder} has no {name}.csv: it was not trained by the strict protocol, give its predictions.csv")
-
-
-def _existing(folder: Path, name: str) -> Path | None:
-    return next((path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
 
 
 def epoch_of_file(file: Path) -> str:
@@ -123,7 +120,7 @@ def epoch_warnings(first: MethodRuns, second: MethodRuns) -> list[str]:
     """Reasons why the Scores of A and B are not alike, or too high: choices of epochs, and runs not at their end."""
     sides = {"A": first, "B": second}
     warnings = [
-        f"{name} is not finished: {folder} has no report. These are the predictions of an epoch on the way."
+        f"{name} is not finished: {folder} has no report. Its predictions are of an epoch before the end."
         for name, side in sides.items()
         for folder in side.unfinished
     ]

@@ -1,8 +1,8 @@
-"""Scores with intervals over patients: of all cycles, of each class, device and part, of groups by any other fact."""
+"""Scores with intervals over patients: of all cycles, of each class, and of groups of cycles."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lungsound.errors import DataError
 from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate, patient_confusions
@@ -64,13 +64,6 @@ class GroupScores:
     num_patients: int
     scores: ScoreEstimates
 
-    @classmethod
-    def of(cls, name: str, members: Predictions, bootstrap: Bootstrap) -> "GroupScores":
-        """From the cycles of the group."""
-        confusions = patient_confusions(members)
-        scores = ScoreEstimates.of_counts(confusions, bootstrap)
-        return cls(name, int(confusions.sum()), len(confusions), scores)
-
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -99,26 +92,36 @@ class Evaluation:
 def evaluate_predictions(predictions: Predictions, bootstrap: Bootstrap | None = None) -> Evaluation:
     """Every number of a report; the intervals of one group share their resamples."""
     bootstrap = bootstrap or Bootstrap()
-    confusions = patient_confusions(predictions)
-    devices, parts = sorted(set(predictions.devices)), sorted(set(predictions.parts))
+    confusions, classes = patient_confusions(predictions), predictions.classes
     two_class = ScoreEstimates.of_counts(fold_to_two_classes(confusions), bootstrap)
+    devices, parts = sorted(set(predictions.devices)), sorted(set(predictions.parts))
     return Evaluation(
-        classes=predictions.classes,
+        classes=classes,
         num_cycles=len(predictions.keys),
         num_recordings=len({key.rpartition("#")[0] for key in predictions.keys}),
         num_patients=len(confusions),
         confusion=confusions.sum(axis=0),
         all_classes=ScoreEstimates.of_counts(confusions, bootstrap),
-        two_class=two_class if len(predictions.classes) > 2 else None,
+        two_class=two_class if len(classes) > 2 else None,
         accuracy=bootstrap.of_counts(confusions, accuracy),
         macro_f1=bootstrap.of_counts(confusions, macro_f1),
-        per_class=tuple(
-            class_scores(index, name, confusions, bootstrap) for index, name in enumerate(predictions.classes)
-        ),
-        by_device=tuple(GroupScores.of(name, predictions.of_device(name), bootstrap) for name in devices),
-        by_part=tuple(GroupScores.of(name, predictions.of_part(name), bootstrap) for name in parts),
+        per_class=tuple(class_scores(index, name, confusions, bootstrap) for index, name in enumerate(classes)),
+        by_device=_group_scores(predictions, predictions.devices, devices, bootstrap),
+        by_part=_group_scores(predictions, predictions.parts, parts, bootstrap),
         interval_seed=bootstrap.seed,
     )
+
+
+def _group_scores(
+    predictions: Predictions, values: Sequence[str], names: Sequence[str], bootstrap: Bootstrap
+) -> tuple[GroupScores, ...]:
+    """Scores of the groups of these names, in their order; `values` name the group of each row."""
+    groups = []
+    for name in names:
+        confusions = patient_confusions(predictions.of_rows([row for row, each in enumerate(values) if each == name]))
+        scores = ScoreEstimates.of_counts(confusions, bootstrap)
+        groups.append(GroupScores(name, int(confusions.sum()), len(confusions), scores))
+    return tuple(groups)
 
 
 def class_scores(index: int, name: str, confusions: Counts, bootstrap: Bootstrap) -> ClassScores:
@@ -168,7 +171,7 @@ class Subgroups:
     def warning(self) -> str | None:
         """Sentence that names the small groups; None when none is."""
         names = [
-            f"{self.name(group)} ({group.num_patients})" for group in map(self.groups.__getitem__, sorted(self.small))
+            f"{self.name(group)} ({group.num_patients})" for group in self.groups if group.num_patients < FEW_PATIENTS
         ]
         return f"Few patients: {', '.join(names)}. {FEW_IS_ROUGH}" if names else None
 
@@ -179,8 +182,7 @@ def score_subgroups(
     """Scores with intervals over patients for each group that each fact makes.
 
     `facts` maps a fact's name to one value for each row of the predictions, "" where it is unknown. A fact that is
-    unknown for all rows gives no groups. A patient with recordings in several groups counts in each. Raises DataError
-    when a fact has not one value a row.
+    unknown for all rows gives no groups. A patient with recordings in several groups counts in each.
     """
     bootstrap = bootstrap or Bootstrap()
     subgroups = []
@@ -190,11 +192,8 @@ def score_subgroups(
                 f"fact '{fact}' has {len(values)} value(s) for {len(predictions.keys)} cycles; give one for each row"
             )
         if any(values):
-            # `of_part` picks rows by the column of parts, which here holds the fact instead.
-            by_value = replace(predictions, parts=tuple(values))
             names = sorted(set(values), key=_in_reading_order)
-            groups = (GroupScores.of(name, by_value.of_part(name), bootstrap) for name in names)
-            subgroups.append(Subgroups(fact, tuple(groups)))
+            subgroups.append(Subgroups(fact, _group_scores(predictions, values, names, bootstrap)))
     return tuple(subgroups)
 
 

@@ -25,7 +25,7 @@ from lungsound.evaluation.report import (
     summary_lines,
     write_report,
 )
-from lungsound.evaluation.rescore import CycleTable, rescore
+from lungsound.evaluation.rescore import PatientCounts, rescore
 from lungsound.evaluation.scores import Subgroups, age_groups, evaluate_predictions, score_subgroups
 from lungsound.evaluation.selection import LAST, NONE_CHOSEN, TEST, Columns, read_columns, unwatched_columns
 from lungsound.labels import LABEL_SETS
@@ -164,7 +164,6 @@ def report_inputs(
         selection = "last"
     if selection == BEST_ON_TEST and not are_patients_the_same:
         selection = BEST_ON_OTHER_TEST
-    table = CycleTable.of(predictions)
     return ReportInputs(
         predictions=predictions,
         evaluation=evaluate_predictions(predictions),
@@ -178,7 +177,10 @@ def report_inputs(
         columns=columns,
         subgroups=subgroups(corpus, predictions, met),
         calibration=trained.calibration,
-        metrics=[rescore(table.counts([part]), epoch="unknown", bootstrap=Bootstrap()) for part in table.part_names()],
+        metrics=[
+            rescore(PatientCounts.of(predictions, [part]), epoch="unknown", bootstrap=Bootstrap())
+            for part in dict.fromkeys(predictions.parts)
+        ],
         hardest=hard_cycles(corpus, predictions, trained.front_end),
     )
 

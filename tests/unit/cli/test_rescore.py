@@ -87,37 +87,31 @@ def test_probabilities_are_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "The most probable class is scored" in out
 
 
-@pytest.mark.parametrize(
-    ("place", "settings", "text"),
-    [
-        ("epochs/test.csv", None, "The epoch was chosen on the test set itself"),
-        ("epochs/last.csv", None, None),
-        ("epochs/test.csv.gz", None, "The epoch was chosen on the test set itself"),
-        ("predictions.csv", {"train": {"selection": "best_on_test"}}, "The epoch was chosen on the test set itself"),
-        ("predictions.csv", {"train": {"selection": "validation"}}, None),
-        ("predictions.csv", {"other": 1}, "How the epoch was chosen is not stated"),
-        ("predictions.csv", None, "How the epoch was chosen is not stated"),
-    ],
-)
-def test_epoch_of_a_run_of_ours(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, settings: dict[str, object] | None, text: str | None
-) -> None:
-    path = tmp_path / place
-    path.parent.mkdir(exist_ok=True)
+def test_epoch_of_a_run_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    on_test, not_stated = "The epoch was chosen on the test set itself", "How the epoch was chosen is not stated"
     rows = predictions_of(["normal", "wheeze"]).encode()
-    path.write_bytes(gzip.compress(rows) if path.suffix == ".gz" else rows)
-    if settings is not None:
-        (tmp_path / "config.json").write_text(json.dumps(settings))
-    out = run(capsys, path)
-    assert ("epoch was chosen" in out) == (text is not None)
-    assert text is None or text in out
+    for place, settings, text in (
+        ("a/epochs/test.csv", None, on_test),
+        ("b/epochs/last.csv.gz", None, ""),
+        ("c/predictions.csv", {"train": {"selection": "best_on_test"}}, on_test),
+        ("d/predictions.csv", {"other": 1}, not_stated),
+        ("e/predictions.csv", None, not_stated),
+    ):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True)
+        path.write_bytes(gzip.compress(rows) if path.suffix == ".gz" else rows)
+        if settings is not None:
+            (path.parent / "config.json").write_text(json.dumps(settings))
+        out = run(capsys, path)
+        assert ("epoch was chosen" in out) == bool(text), place
+        assert text in out, place
 
 
 def test_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kept, last, other = (tmp_path / name for name in ("a/predictions.csv", "b/epochs/last.csv.gz", "runs/seed0.csv"))
-    for path in (kept, last, other):
+    best, last, other = (tmp_path / name for name in ("a/predictions.csv", "b/epochs/last.csv.gz", "runs/seed0.csv"))
+    for path in (best, last, other):
         path.parent.mkdir(parents=True)
-    kept.write_text(predictions_of(["normal", "crackle", "wheeze"]))
+    best.write_text(predictions_of(["normal", "crackle", "wheeze"]))
     last.write_bytes(gzip.compress(predictions_of(["normal", "wheeze"]).encode()))
     assert "3 cycles of 3 patients" in run(capsys, tmp_path / "a")
     assert "3 cycles of 3 patients" in run(capsys, tmp_path / "a", "--epoch", "unknown")
@@ -129,15 +123,15 @@ def test_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(DataError, match=r"not trained by the strict protocol, give its predictions\.csv"):
         run(capsys, tmp_path / "a", "--epoch", "test")
     for name in ("seed0.csv", "seed1.csv"):
-        (tmp_path / "runs" / name).write_text(kept.read_text())
+        (tmp_path / "runs" / name).write_text(best.read_text())
     with pytest.raises(DataError, match=r"holds 2 runs: rescore reads one, .*seed0"):
         run(capsys, tmp_path / "runs")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--classes", "a"], ["--label", "x"], ["--probability", "x"]])
-def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "p.csv"
     path.write_text("1,2\n3,4\n")
-    with pytest.raises(LungsoundError) as caught:
-        run(capsys, path, *arguments)
-    assert "\n" not in str(caught.value)
+    for arguments in ([], ["--classes", "a"], ["--label", "x"], ["--probability", "x"]):
+        with pytest.raises(LungsoundError) as caught:
+            run(capsys, path, *arguments)
+        assert "\n" not in str(caught.value)

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from lungsound.evaluation.bootstrap import (
     count_by_patient,
     draw_patient_weights,
     effective_degrees,
-    expanded_percentiles,
     jackknife,
     patient_confusions,
     sum_by_patient,
@@ -122,21 +120,16 @@ def test_patients_that_are_alike_give_a_point() -> None:
     assert (interval.low, interval.high) == (0.625, 0.625)
 
 
-def test_one_patient_gives_no_interval() -> None:
-    interval = Bootstrap().of_counts(np.array([[[3, 1], [1, 1]]]), mean_score).interval
-    assert math.isnan(interval.low)
-    assert math.isnan(interval.high)
-    assert interval.problem == "one patient: how patients differ cannot be seen"
-
-
-def test_four_patients_give_no_interval() -> None:
+def test_fewer_than_five_patients_give_no_interval() -> None:
     four = np.array([[[3, 1], [1, 1]], [[2, 2], [0, 4]]] * 2)
-    interval = Bootstrap().of_counts(four, mean_score).interval
-    assert math.isnan(interval.low)
-    assert math.isnan(interval.high)
-    assert interval.problem == "4 patients: how patients differ can hardly be seen"
-    five = Bootstrap().of_counts(np.concatenate([four, four[:1]]), mean_score).interval
-    assert five.problem is None
+    for confusions, problem in (
+        (four[:1], "one patient: how patients differ cannot be seen"),
+        (four, "4 patients: how patients differ can hardly be seen"),
+        (np.concatenate([four, four[:1]]), None),
+    ):
+        interval = Bootstrap().of_counts(confusions, mean_score).interval
+        assert interval.problem == problem
+        assert math.isnan(interval.low) == math.isnan(interval.high) == (problem is not None)
 
 
 def test_resamples_without_a_value_are_left_out_and_counted() -> None:
@@ -148,25 +141,20 @@ def test_resamples_without_a_value_are_left_out_and_counted() -> None:
     assert interval.problem is None
 
 
-@pytest.mark.parametrize(("num_rare", "has_interval"), [(1, True), (2, False)])
-def test_interval_of_a_macro_mean_is_over_the_same_classes(num_rare: int, has_interval: bool) -> None:
+def test_interval_of_a_macro_mean_is_over_the_same_classes() -> None:
     # A class of one patient is missing in (1 - 1/8)^8 = 34 % of the resamples, one of two such classes in 58 %.
-    confusions = np.zeros((8, 4, 4), dtype=np.int64)
-    confusions[:, 0, 0], confusions[:, 0, 1], confusions[:, 1, 1] = 8, 2, 10
-    for rare in range(num_rare):
-        confusions[rare, 2 + rare, 0] = 5
-    estimate = Bootstrap(0, 10_000).of_counts(confusions, macro_recall)
-    assert estimate.value == pytest.approx(1.8 / (2 + num_rare))
-    interval = estimate.interval
-    expected = 1 - 2 * (1 - 1 / 8) ** 8 + (1 - 2 / 8) ** 8 if num_rare == 2 else 1 - (1 - 1 / 8) ** 8
-    assert 1 - interval.num_undefined / interval.num_draws == pytest.approx(expected, abs=0.02)
-    assert (interval.problem is None) == has_interval
-    if has_interval:
-        assert (interval.low, interval.high) == (pytest.approx(0.6), pytest.approx(0.6))
-    else:
-        assert math.isnan(interval.low)
-        assert math.isnan(interval.high)
-        assert "the value is defined in 4" in (interval.problem or "")
+    for num_rare, is_complete in ((1, 1 - (1 - 1 / 8) ** 8), (2, 1 - 2 * (1 - 1 / 8) ** 8 + (1 - 2 / 8) ** 8)):
+        confusions = np.zeros((8, 4, 4), dtype=np.int64)
+        confusions[:, 0, 0], confusions[:, 0, 1], confusions[:, 1, 1] = 8, 2, 10
+        for rare in range(num_rare):
+            confusions[rare, 2 + rare, 0] = 5
+        estimate = Bootstrap(0, 10_000).of_counts(confusions, macro_recall)
+        assert estimate.value == pytest.approx(1.8 / (2 + num_rare))
+        interval = estimate.interval
+        assert 1 - interval.num_undefined / interval.num_draws == pytest.approx(is_complete, abs=0.02)
+        ends = (0.6, 0.6) if num_rare == 1 else (math.nan, math.nan)
+        assert (interval.low, interval.high) == pytest.approx(ends, nan_ok=True)
+        assert (interval.problem is None) == (num_rare == 1)
 
 
 def test_value_defined_nowhere() -> None:
@@ -184,34 +172,19 @@ def test_estimate_is_the_value_over_all_patients() -> None:
     assert estimate.value == float(mean_score(confusions.sum(axis=0)))
 
 
-def test_estimate_in_percent() -> None:
-    assert Estimate(0.6234, Interval(0.551, 0.69, 0.95, 10, 5)).in_percent() == "62.3 (55.1 to 69.0)"
-    assert Estimate(0.6234, Interval(math.nan, math.nan, 0.95, 10, 1)).in_percent() == "62.3 (n/a)"
-
-
-def test_no_patient_is_refused() -> None:
-    with pytest.raises(ValueError, match="no patient"):
-        draw_patient_weights(0, generator=rng(), num_draws=10)
-
-
-@pytest.mark.parametrize(("num_draws", "level"), [(0, 0.95), (10, 0.0), (10, 1.0), (10, 95.0)])
-def test_no_draw_and_a_level_that_is_no_fraction_are_refused(num_draws: int, level: float) -> None:
-    with pytest.raises(ValueError, match="1 or more draws and a level between 0 and 1"):
-        Bootstrap(0, num_draws, level)
-
-
-def test_expanded_percentiles_against_scipy() -> None:
-    values = rng(3).normal(size=5000)
-    for degrees in (2.5, 9.0, 40.0):
-        tail = expanded_tail(degrees)
-        expected = tuple(np.quantile(values, [tail, 1 - tail]))
-        assert expanded_percentiles(values, degrees, level=0.95) == pytest.approx(expected, rel=1e-9)
+def test_estimates_as_text() -> None:
+    interval, none = Interval(0.551, 0.69, 0.95, 10, 5), Interval(math.nan, math.nan, 0.95, 10, 1)
+    assert Estimate(0.6234, interval).in_percent() == "62.3 (55.1 to 69.0)"
+    assert Estimate(0.6234, none).in_percent() == "62.3 (n/a)"
+    assert Estimate(0.6234, interval).in_points() == "+62.3 (+55.1 to +69.0)"
+    assert Estimate(0.6234, interval).in_units(digits=3) == "0.623 (0.551 to 0.690)"
+    assert Estimate(math.nan, interval).in_units(digits=3) == "n/a"
 
 
 def test_many_patients_give_the_plain_percentiles_as_scipy_does() -> None:
     values = rng(1).normal(size=(1, 400))
-    ours = Bootstrap(2, 20_000).estimate(lambda weights: weights @ values[0] / weights.sum(axis=1), 400).interval
-    theirs = stats.bootstrap(values, np.mean, method="percentile", n_resamples=20_000, rng=rng(3)).confidence_interval
+    ours = Bootstrap(2, 6_000).estimate(lambda weights: weights @ values[0] / weights.sum(axis=1), 400).interval
+    theirs = stats.bootstrap(values, np.mean, method="percentile", n_resamples=6_000, rng=rng(3)).confidence_interval
     width = theirs.high - theirs.low
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.03 * width)
 
@@ -256,7 +229,7 @@ def test_seeds_that_differ_widen_the_interval_by_their_variance() -> None:
     right = np.array([10, 12, 14, 16, 18])
     runs[:, :, 0, 0] = runs[:, :, 1, 1] = right[:, None]
     runs[:, :, 0, 1] = runs[:, :, 1, 0] = 20 - right[:, None]
-    estimate = Bootstrap(1, num_draws=200_000).of_runs(runs, mean_score)
+    estimate = Bootstrap(1, num_draws=50_000).of_runs(runs, mean_score)
     assert estimate.value == pytest.approx(0.7)
     se = np.std(right / 20, ddof=1) / math.sqrt(5)
     half = se * stats.t.ppf(0.975, 4) * math.sqrt(5 / 4)
@@ -276,23 +249,18 @@ def test_a_difference_is_paired_over_patients() -> None:
     assert alone.high - alone.low > 0.2
 
 
-def test_one_patient_gives_no_interval_over_seeds_either() -> None:
-    interval = Bootstrap().of_runs(runs_of(3, num_patients=1), mean_score).interval
-    assert interval.problem == "one patient: how patients differ cannot be seen"
-
-
 def mean_of(values: np.ndarray):  # type: ignore[no-untyped-def]
     return lambda weights: weights @ values / weights.sum(axis=1, keepdims=values.ndim == 2)
 
 
 def test_patient_sd_of_a_mean_is_the_deviation_of_the_values() -> None:
     values = np.random.default_rng(0).normal(5.0, 2.0, 30)
-    spread = jackknife(mean_of(values), 30)
-    assert spread.value == pytest.approx(values.mean())
-    assert spread.patient_sd == pytest.approx(values.std(ddof=1))
-    np.testing.assert_allclose(spread.influences, values - values.mean(), atol=1e-12)
-    assert spread.seed_variances == ()
-    assert spread.seed_variance == 0.0
+    left_out = jackknife(mean_of(values), 30)
+    assert left_out.value == pytest.approx(values.mean())
+    assert left_out.patient_sd == pytest.approx(values.std(ddof=1))
+    np.testing.assert_allclose(left_out.influences, values - values.mean(), atol=1e-12)
+    assert left_out.seed_variances == ()
+    assert left_out.seed_variance == 0.0
 
 
 def test_degrees_are_those_of_the_kurtosis_at_most_n_minus_1() -> None:
@@ -313,33 +281,33 @@ def test_degrees_are_those_of_the_kurtosis_at_most_n_minus_1() -> None:
 def test_seed_variance_is_that_between_seeds_less_what_patients_share() -> None:
     # A two-way layout: value = patient + seed + noise of both; the mean over many sets is the seeds' own variance / S.
     generator, found = np.random.default_rng(2), []
-    for _ in range(400):
+    for _ in range(200):
         noise = generator.normal(0.0, 2.0, (30, 3))
         values = generator.normal(0.0, 1.0, (30, 1)) + generator.normal(0.0, 1.0, (1, 3)) + noise
-        spread = jackknife(mean_of(values), 30)
-        ((variance, degrees),) = spread.seed_variances
+        left_out = jackknife(mean_of(values), 30)
+        ((variance, degrees),) = left_out.seed_variances
         assert degrees == 2
         residues = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
         shared = (residues**2).sum() / (29 * 2) / 30
         assert variance == pytest.approx(max(0.0, values.mean(axis=0).var(ddof=1) - shared) / 3)
         found.append(variance)
-    assert np.mean(found) == pytest.approx(1.0 / 3.0, rel=0.15)
+    assert np.mean(found) == pytest.approx(1.0 / 3.0, rel=0.2)
 
 
 def test_a_difference_has_the_seeds_of_both_sides() -> None:
     generator = np.random.default_rng(3)
     first, second = generator.normal(size=(20, 3)), generator.normal(size=(20, 5))
-    spread = jackknife(mean_of(first), 20, minus=mean_of(second))
-    assert spread.value == pytest.approx(first.mean() - second.mean())
-    assert [degrees for _, degrees in spread.seed_variances] == [2, 4]
+    left_out = jackknife(mean_of(first), 20, minus=mean_of(second))
+    assert left_out.value == pytest.approx(first.mean() - second.mean())
+    assert [degrees for _, degrees in left_out.seed_variances] == [2, 4]
     per_patient = first.mean(axis=1) - second.mean(axis=1)
-    assert spread.patient_sd == pytest.approx(per_patient.std(ddof=1))
+    assert left_out.patient_sd == pytest.approx(per_patient.std(ddof=1))
 
 
 def test_joint_degrees_by_hand() -> None:
-    spread = Jackknife(0.5, np.zeros(10), 9.0, ((0.04, 2), (0.01, 4)))
+    left_out = Jackknife(0.5, np.zeros(10), 9.0, ((0.04, 2), (0.01, 4)))
     expected = 0.10**2 / (0.05**2 / 9 + 0.04**2 / 2 + 0.01**2 / 4)
-    assert spread.joint_degrees(0.05) == pytest.approx(expected)
+    assert left_out.joint_degrees(0.05) == pytest.approx(expected)
     assert Jackknife(0.5, np.zeros(10), 9.0, ()).joint_degrees(0.05) == pytest.approx(9.0)
     assert Jackknife(0.5, np.zeros(10), 9.0, ()).joint_degrees(0.0) == 9.0
 
@@ -368,10 +336,3 @@ def test_counts_take_the_same_patients_as_values() -> None:
     assert confusions.tolist() == [[[0, 1], [0, 0]], [[2, 1], [0, 0]], [[0, 1], [0, 0]], [[1, 0], [0, 0]]]
     bootstrap = Bootstrap(2, num_draws=400)
     assert bootstrap.of_counts(confusions, accuracy) == bootstrap.mean(right, PATIENTS, where=where)
-
-
-def test_numbers_that_are_no_fractions() -> None:
-    interval = Interval(0.38, 0.45, 0.95, 100, 9)
-    assert Estimate(0.4123, interval).in_units(digits=3) == "0.412 (0.380 to 0.450)"
-    assert Estimate(0.4123, replace(interval, num_patients=1)).in_units(digits=2) == "0.41 (n/a)"
-    assert Estimate(float("nan"), interval).in_units(digits=3) == "n/a"

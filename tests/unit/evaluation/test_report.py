@@ -25,7 +25,7 @@ from lungsound.evaluation.metrics import (
 )
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.report import HardCycle, ReportInputs, hardest_rows, summary_lines, write_report
-from lungsound.evaluation.rescore import CycleTable, rescore
+from lungsound.evaluation.rescore import PatientCounts, rescore
 from lungsound.evaluation.scores import Evaluation, evaluate_predictions, score_subgroups
 from lungsound.evaluation.selection import read_columns
 from lungsound.page import Block, Heading, Picture
@@ -485,7 +485,7 @@ def test_sections_stand_in_order_and_their_pictures_move_along(
 
     monkeypatch.setattr(report, "calibration_blocks", calibration_blocks)
     column = read_columns([{"last": predictions_of()}], [{"last": 3}], part="test", unwatched={})
-    metrics = [rescore(CycleTable.of(predictions_of()).counts(["test"]), epoch="last", bootstrap=Bootstrap(0, 20))]
+    metrics = [rescore(PatientCounts.of(predictions_of(), ["test"]), epoch="last", bootstrap=Bootstrap(0, 20))]
     more = {"columns": [column], "calibration": object(), "metrics": metrics, "num_validation_patients": 2}
     page = write(tmp_path, evaluation, **more)
     places = [page.index(text) for text in ("| reading |", "| last epoch |", "intervals.png", "## By class")]

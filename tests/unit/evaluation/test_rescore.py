@@ -8,15 +8,15 @@ import pytest
 from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.metrics import confusion_matrix, mean_score
 from lungsound.evaluation.rescore import (
-    METRICS,
     NO_COLUMN,
-    RANKING_METRICS,
     CycleTable,
     MetricValue,
     PatientCounts,
     Rescored,
+    known_numbers,
     metric_table_blocks,
     reader_warnings,
+    resample_notes,
     rescore,
     rescore_blocks,
     summary,
@@ -57,22 +57,27 @@ def drawn_table(num_cycles: int = 300, num_patients: int = 20) -> CycleTable:
     )
 
 
+def counted(table: CycleTable) -> PatientCounts:
+    return PatientCounts.of(table, [""])
+
+
 def value(result: Rescored, key: str) -> MetricValue:
     return next(metric for metric in result.metrics if metric.key == key)
 
 
 def test_every_metric_has_a_name_a_definition_and_a_column() -> None:
-    result = scored(drawn_table().counts([""]))
+    result = scored(counted(drawn_table()))
     keys = [metric.key for metric in result.metrics]
-    left_out = {"challenge_sensitivity", "average_score"}  # the same as Se and Score without a Poor Quality class
-    assert keys == [metric.key for metric in METRICS if metric.key not in left_out] + list(RANKING_METRICS)
+    # Without a Poor Quality class the same as Se and Score.
+    left_out = {"challenge_sensitivity", "average_score"}
+    assert keys == [metric.key for metric in known_numbers().metrics if metric.key not in left_out]
     assert len({metric.name for metric in result.metrics}) == len(keys)
     assert all(metric.definition and metric.beside for metric in result.metrics)
 
 
 def test_values_are_those_of_the_metrics_and_intervals_are_over_patients() -> None:
     table = drawn_table()
-    counts = table.counts([""])
+    counts = counted(table)
     result = scored(counts, seed=5, num_draws=200)
     confusion = confusion_matrix(table.labels, table.predicted, 4)
     np.testing.assert_array_equal(counts.confusion, confusion)
@@ -85,17 +90,17 @@ def test_values_are_those_of_the_metrics_and_intervals_are_over_patients() -> No
 def test_interval_of_an_area_is_that_of_the_resampled_rows() -> None:
     sklearn_metrics = pytest.importorskip("sklearn.metrics")
     table = drawn_table(num_cycles=120, num_patients=12)
-    found = value(scored(table.counts([""]), num_draws=300), "abnormal_auroc").estimate
+    area = value(scored(counted(table), num_draws=300), "abnormal_auroc").estimate
     theirs = sklearn_metrics.roc_auc_score(table.labels != 0, 1 - table.probabilities[:, 0])
-    assert found.value == pytest.approx(theirs)
+    assert area.value == pytest.approx(theirs)
     generator, patients = np.random.default_rng(1), np.array(table.patients)
     values = []
-    for _ in range(120):
+    for _ in range(60):
         taken = generator.choice(np.unique(patients), 12)
         rows = np.concatenate([np.flatnonzero(patients == patient) for patient in taken])
         values.append(sklearn_metrics.roc_auc_score(table.labels[rows] != 0, 1 - table.probabilities[rows, 0]))
     low, high = np.quantile(values, [0.025, 0.975])
-    assert (found.interval.low, found.interval.high) == pytest.approx((low, high), abs=0.05)
+    assert (area.interval.low, area.interval.high) == pytest.approx((low, high), abs=0.06)
 
 
 def test_official_icbhi_matrix_stands_beside_its_columns() -> None:
@@ -169,55 +174,50 @@ def test_a_matrix_has_no_interval() -> None:
     assert value(result, "cohen_kappa").text == "0.38"  # no fraction, so not in percent
 
 
-@pytest.mark.parametrize(
-    ("num_patients", "text"),
-    [(20, None), (5, "there are only 5 patients"), (1, "one patient cannot show how patients differ")],
-)
-def test_warnings_about_intervals(num_patients: int, text: str | None) -> None:
-    warnings = reader_warnings(scored(drawn_table(100, num_patients).counts([""])))
-    found = [warning for warning in warnings if "ntervals" in warning]
-    assert len(found) == (text is not None)
-    assert text is None or text in found[0]
+def test_warnings_about_intervals() -> None:
+    for num_patients, text in ((20, ""), (5, "there are only 5 patients"), (1, "one patient cannot show how")):
+        warnings = reader_warnings(scored(counted(drawn_table(100, num_patients))))
+        about = " ".join(warning for warning in warnings if "ntervals" in warning)
+        assert bool(about) == bool(text), num_patients
+        assert text in about
 
 
-@pytest.mark.parametrize(
-    ("epoch", "parts", "text"),
-    [
-        ("test", (), "chosen on the test set itself"),
+def test_the_part_that_chose_the_epoch_is_optimistic() -> None:
+    on_test, on_validation = "chosen on the test set itself", "chosen on the validation set itself: this score is optim"
+    for epoch, parts, text in (
+        ("test", (), on_test),
         ("unknown", (), "is not stated"),
-        ("last", (), None),
-        ("test", ("validation",), None),
-        ("test", ("train",), None),
-        ("test", ("inter",), "chosen on the test set itself"),
-        ("test", ("validation", "test"), "chosen on the test set itself"),
-        ("validation", ("validation",), "chosen on the validation set itself: this score is optimistic"),
-        ("validation", ("test",), None),
-        ("validation", (), None),
-        ("last", ("validation",), None),
+        ("last", (), ""),
+        ("test", ("validation",), ""),
+        ("test", ("train",), ""),
+        ("test", ("inter",), on_test),
+        ("test", ("validation", "test"), on_test),
+        ("validation", ("validation",), on_validation),
+        ("validation", ("test",), ""),
+        ("validation", (), ""),
+        ("last", ("validation",), ""),
         ("unknown", ("validation",), "is not stated"),
-    ],
-)
-def test_the_part_that_chose_the_epoch_is_optimistic(epoch: str, parts: tuple[str, ...], text: str | None) -> None:
-    warnings = reader_warnings(of_matrix(OFFICIAL, parts=parts, epoch=epoch))
-    found = [warning for warning in warnings if "epoch" in warning.lower()]
-    assert len(found) == (text is not None)
-    assert text is None or text in found[0]
+    ):
+        warnings = reader_warnings(of_matrix(OFFICIAL, parts=parts, epoch=epoch))
+        about = " ".join(warning for warning in warnings if "epoch" in warning.lower())
+        assert bool(about) == bool(text), (epoch, parts)
+        assert text in about
 
 
-@pytest.mark.parametrize(("num_rare", "shown"), [(1, "60.0 (60.0 to 60.0)"), (2, "45.0 (n/a)")])
-def test_resamples_without_a_class_are_counted(num_rare: int, shown: str) -> None:
-    confusions = np.zeros((8, 4, 4), dtype=np.int64)
-    confusions[:, 0, 0], confusions[:, 0, 1], confusions[:, 1, 1] = 8, 2, 10
-    for rare in range(num_rare):
-        confusions[rare, 2 + rare, 0] = 5
-    result = scored(PatientCounts(CLASSES, confusions, has_patients=True), num_draws=500)
-    macro_recall = value(result, "macro_recall")
-    assert macro_recall.text == shown
-    (note,) = result.resample_notes
-    assert f"in {macro_recall.estimate.interval.num_undefined} of 500 resamples: Macro recall (UAR), Macro sp" in note
-    assert "Sensitivity" not in note
-    assert metric_table_blocks(result)[1:] == [Paragraph(note)]
-    assert scored(drawn_table().counts([""]), num_draws=200).resample_notes == []
+def test_resamples_without_a_class_are_counted() -> None:
+    for num_rare, shown in ((1, "60.0 (60.0 to 60.0)"), (2, "45.0 (n/a)")):
+        confusions = np.zeros((8, 4, 4), dtype=np.int64)
+        confusions[:, 0, 0], confusions[:, 0, 1], confusions[:, 1, 1] = 8, 2, 10
+        for rare in range(num_rare):
+            confusions[rare, 2 + rare, 0] = 5
+        result = scored(PatientCounts(CLASSES, confusions, has_patients=True), num_draws=500)
+        macro_recall = value(result, "macro_recall")
+        assert macro_recall.text == shown
+        (note,) = resample_notes(result)
+        assert f"{macro_recall.estimate.interval.num_undefined} of 500 resamples: Macro recall (UAR), Macro sp" in note
+        assert "Sensitivity" not in note
+        assert metric_table_blocks(result)[1:] == [Paragraph(note)]
+    assert resample_notes(scored(counted(drawn_table()), num_draws=200)) == []
 
 
 def test_warning_names_three_scores_of_the_same_predictions() -> None:
@@ -227,7 +227,7 @@ def test_warning_names_three_scores_of_the_same_predictions() -> None:
         assert f"{100 * value(result, key).estimate.value:.1f}" in warning
 
 
-def test_always_normal_is_said_to_be_no_better() -> None:
+def test_always_normal_is_no_better() -> None:
     always_normal = np.zeros((4, 4), dtype=np.int64)
     always_normal[:, 0] = OFFICIAL.sum(axis=1)
     assert any("not above the 50.0" in warning for warning in reader_warnings(of_matrix(always_normal)))
@@ -252,7 +252,7 @@ def test_summary() -> None:
         "2756 cycles, ICBHI 2017, official test set, 4 classes; classes normal, crackle, wheeze, both. Values in "
         "percent."
     )
-    text = summary(scored(drawn_table().counts([""])))
+    text = summary(scored(counted(drawn_table())))
     assert "300 cycles of 20 patients; classes" in text
     assert text.endswith("In brackets: 95 % intervals over patients.")
 
@@ -304,7 +304,7 @@ def test_parts_have_sections_of_their_own() -> None:
 
 
 def test_json_reads_back(tmp_path: Path) -> None:
-    by_patients = scored(drawn_table().counts([""]))
+    by_patients = scored(counted(drawn_table()))
     page = write_rescore(tmp_path, Path("f.csv"), [of_matrix(OFFICIAL), by_patients])
     assert page.name == "rescore.html"
     plain = json.loads((tmp_path / "rescore.json").read_text())

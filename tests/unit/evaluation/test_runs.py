@@ -63,7 +63,7 @@ def test_an_epoch_without_its_validation_rows(tmp_path: Path) -> None:
         read_runs(tmp_path, "test")
 
 
-def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     write_predictions(tmp_path / "a" / "predictions.csv", predictions())
     with pytest.raises(DataError, match=r"not trained by the strict protocol, give its predictions\.csv"):
         read_runs(tmp_path / "a", "last")
@@ -73,8 +73,6 @@ def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
         read_runs(tmp_path / "missing")
     with pytest.raises(DataError, match=r"holds no predictions\.csv and no runs seed0"):
         read_runs(tmp_path)
-    with pytest.raises(DataError, match="there is no epoch 'best'"):
-        read_runs(tmp_path / "a", "best")
 
 
 def test_seeds_that_were_tested_on_different_cycles_are_refused(tmp_path: Path) -> None:
@@ -94,21 +92,18 @@ def run_folder(folder: Path, selection: str, *, chosen: str | None = None, is_fi
     return folder
 
 
-@pytest.mark.parametrize(
-    ("selection", "chosen", "told"),
-    [
+def test_a_run_states_how_its_epoch_was_chosen(tmp_path: Path) -> None:
+    for selection, chosen, choice in (
         ("last", None, "last"),
         ("validation", None, "validation"),
         ("best_on_test", None, "test"),
         ("best_on_test", "last", "last"),  # no epoch could be chosen
         ("best_on_test", "best_on_other_test", "validation"),  # chosen on other cycles than these
         ("new rule", None, "unknown"),
-    ],
-)
-def test_a_run_tells_how_its_epoch_was_chosen(tmp_path: Path, selection: str, chosen: str | None, told: str) -> None:
-    run = run_folder(tmp_path, selection, chosen=chosen)
-    assert read_runs(run).choices == {epoch_of_file(run / "predictions.csv")} == {told}
-    assert read_runs(run, "test").choices == {epoch_of_file(run / "epochs" / "test.csv.gz")} == {"test"}
+    ):
+        run = run_folder(tmp_path, selection, chosen=chosen)
+        assert read_runs(run).choices == {epoch_of_file(run / "predictions.csv")} == {choice}, (selection, chosen)
+        assert read_runs(run, "test").choices == {epoch_of_file(run / "epochs" / "test.csv.gz")} == {"test"}
 
 
 def test_a_file_by_itself_does_not_tell_its_epoch(tmp_path: Path) -> None:
@@ -125,29 +120,24 @@ def test_a_run_without_a_report_is_not_finished(tmp_path: Path) -> None:
     assert side.unfinished == (run,)
     assert epoch_of_file(run / "predictions.csv") == "test"
     (first, *_) = epoch_warnings(read_runs(run_folder(tmp_path / "done", "last"), "test"), side)
-    assert first == f"B is not finished: {run} has no report. These are the predictions of an epoch on the way."
+    assert first == f"B is not finished: {run} has no report. Its predictions are of an epoch before the end."
     with pytest.raises(DataError, match=r"run is not finished: no epochs/last\.csv yet; .* --resume goes on"):
         read_runs(run, "last")
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "told"),
-    [
-        ({"last"}, {"last"}, []),
-        ({"unknown"}, {"unknown"}, []),
-        ({"last"}, {"validation"}, ["The epoch of A is the last, that of B was chosen on other cycles"]),
-        ({"last"}, {"unknown"}, ["The epoch of A is the last, that of B was chosen in a way that is not known"]),
+def test_choices_that_differ_or_looked_at_the_test_are_warnings() -> None:
+    on_test = "chosen by the Score on these cycles, which may be too high"
+    for first, second, warnings in (
+        ("last", "last", []),
+        ("unknown", "unknown", []),
+        ("last", "validation", ["The epoch of A is the last, that of B was chosen on other cycles"]),
+        ("last", "unknown", ["The epoch of A is the last, that of B was chosen in a way that is not known"]),
         (
-            {"test"},
-            {"last"},
-            [
-                "The epoch of A was chosen on the test itself, that of B is the last",
-                "The epoch of A was chosen by the Score on these cycles, which may be too high",
-            ],
+            "test",
+            "last",
+            ["The epoch of A was chosen on the test itself, that of B is the last", f"The epoch of A was {on_test}"],
         ),
-        ({"test"}, {"test"}, ["The epochs of A and B were chosen by the Score on these cycles, which may be too high"]),
-    ],
-)
-def test_choices_that_differ_or_looked_at_the_test_are_told(first: set[str], second: set[str], told: list[str]) -> None:
-    sides = (MethodRuns((), frozenset(choices)) for choices in (first, second))
-    assert [warning.split(":")[0] for warning in epoch_warnings(*sides)] == told
+        ("test", "test", [f"The epochs of A and B were {on_test}"]),
+    ):
+        sides = (MethodRuns((), frozenset({choice})) for choice in (first, second))
+        assert [warning.split(":")[0] for warning in epoch_warnings(*sides)] == warnings, (first, second)
