@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lungsound.cli.shared import NOTICE, console
+from lungsound.cli.shared import NOTICE, console, print_table
+from lungsound.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from lungsound.evaluation.calibration import Calibration
     from lungsound.evaluation.predictions import Predictions
 
 
-FORMAT = "lungsound calibration report 2"
-TITLE = "Calibration"
+FORMAT = "lungsound calibration report 3"
 
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
 ValidationOption = Annotated[
@@ -33,22 +33,9 @@ class Rows:
 
     fitted_on: "Predictions"
     measured_on: "Predictions"
-    kept: "Calibration | None" = None
-
-    @property
-    def remarks(self) -> list[str]:
-        """Remark on patients who are in both, with different cycles."""
-        num_shared = len(set(self.fitted_on.patients) & set(self.measured_on.patients))
-        names = "1 patient" if num_shared == 1 else f"{num_shared} patients"
-        return [f"Validation and the test share {names}: the measurements are optimistic."] if num_shared else []
-
-    @property
-    def sensitivities(self) -> tuple[float, ...]:
-        """Wanted sensitivities of the operating points, unless others are given."""
-        from lungsound.evaluation.calibration import WANTED_SENSITIVITY
-
-        points = () if self.kept is None else self.kept.operating_points
-        return tuple(point.wanted_sensitivity for point in points) or (WANTED_SENSITIVITY,)
+    kept: "Calibration | None"
+    sensitivities: Sequence[float]
+    remarks: list[str]
 
 
 def calibrate(
@@ -72,9 +59,19 @@ def calibrate(
 
     Measures it on the test set and writes calibration.html, calibration.md and calibration.json.
     """
-    from lungsound.errors import SettingsError
+    from pydantic import TypeAdapter
+
+    from lungsound.evaluation.bootstrap import Bootstrap
     from lungsound.evaluation.calibration import WANTED_COVERAGE, fit_calibration
-    from lungsound.evaluation.calibration_report import difference
+    from lungsound.evaluation.calibration_report import (
+        CalibrationMeasures,
+        calibration_blocks,
+        difference,
+        measure_calibration,
+        verdict,
+    )
+    from lungsound.files import write_json
+    from lungsound.page import write_page
 
     if keep and run is None:
         raise SettingsError("--keep stores the calibration in the model of a run: give its folder as RUN")
@@ -83,20 +80,36 @@ def calibrate(
     folder = out or run
     if folder is None:
         raise SettingsError("calibrating predictions files needs a folder for the page: give --out DIR")
-    rows = _rows(run, validation, test, is_kept_replaced=keep)
-    wanted = next(value for value in (error, coverage, WANTED_COVERAGE) if value is not None)
+    rows = _rows(run, validation, test)
     calibration = fit_calibration(
         rows.fitted_on,
         abstain_for="coverage" if error is None else "error",
-        abstain_value=wanted,
+        abstain_value=error or coverage or WANTED_COVERAGE,
         sensitivities=rows.sensitivities,
     )
     remarks = rows.remarks
     if run is not None and not keep and (remark := difference(calibration, rows.kept)):
         remarks.append(remark)
     _print(*(f"Warning: {problem}" for problem in (*remarks, *calibration.problems)))
-    _write_page(calibration, rows.measured_on, folder, remarks)
-    if keep and run is not None:
+    measures = measure_calibration(calibration, rows.measured_on, Bootstrap())
+    numbers = {
+        "format": FORMAT,
+        "remarks": remarks,
+        "calibration": calibration.to_plain(),
+        "measures": TypeAdapter(CalibrationMeasures).dump_python(measures),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "calibration.json", numbers)
+    blocks = calibration_blocks(calibration, rows.measured_on, folder=folder, measures=measures, remarks=remarks)
+    write_page(folder / "calibration", "Calibration", blocks)
+    _print(
+        f"scaling: {'temperature' if calibration.is_scaled else 'none'}; {calibration.reason}",
+        f"ECE before scaling, corrected for chance, percent: {measures.before.top_label.corrected_in_percent()}",
+        f"ECE after scaling, corrected for chance, percent: {measures.after.top_label.corrected_in_percent()}",
+        f"{verdict(measures.after.top_label)} {NOTICE}",
+        f"page: {folder / 'calibration.html'}",
+    )
+    if keep:
         _keep(run, calibration, commands="'lungsound evaluate'")
 
 
@@ -129,35 +142,40 @@ def operate(
     Chooses them on validation patients and measures them on the test set. Those of a RUN apply to the probabilities of
     'predict', scaled by the model's calibration.
     """
-    from lungsound.errors import SettingsError
     from lungsound.evaluation.bootstrap import Bootstrap
-    from lungsound.evaluation.calibration import fit_calibration, with_operating_points
-    from lungsound.evaluation.calibration_measures import PREVALENCES, measure_operating_points
-    from lungsound.evaluation.calibration_report import operating_lines
+    from lungsound.evaluation.calibration import fit_calibration
+    from lungsound.evaluation.calibration_report import PREVALENCES, measure_operating_points, operating_table
 
     if keep and run is None:
         raise SettingsError("--keep stores the thresholds in the model of a run: give its folder as RUN")
     rows = _rows(run, validation, test)
-    wanted = sensitivity or rows.sensitivities
-    if rows.kept is None:
-        calibration = fit_calibration(rows.fitted_on, sensitivities=wanted)
-    else:
-        calibration = with_operating_points(rows.kept, rows.fitted_on, sensitivities=wanted)
+    calibration = fit_calibration(rows.fitted_on, sensitivities=sensitivity or rows.sensitivities)
+    if (kept := rows.kept) is not None:
+        here, there = ((each.num_cycles, each.num_patients, each.is_scaled) for each in (calibration, kept))
+        if here != there:
+            raise DataError(
+                f"the calibration that the model keeps was fitted on {there[0]} cycles of {there[1]} patients, here "
+                f"are {here[0]} of {here[1]}: put a new one into the model with 'lungsound calibrate RUN --keep'"
+            )
+        calibration = kept.model_copy(update={"operating_points": calibration.operating_points})
     measures = measure_operating_points(calibration, rows.measured_on, prevalence or PREVALENCES, Bootstrap())
+    _print(*(f"Warning: {problem}" for problem in (*rows.remarks, *calibration.problems)))
+    table = operating_table(measures)
+    print_table(table.head, table.rows)
     _print(
-        *(f"Warning: {problem}" for problem in (*rows.remarks, *calibration.operating_problems)),
-        *operating_lines(measures, calibration),
+        f"Abnormal when P(abnormal) = 1 - P(normal), probabilities {calibration.scaling}, reaches the threshold.",
         *(["predictions.csv holds the probabilities before scaling."] if run and calibration.is_scaled else []),
-        f"In percent, with intervals over test patients. {NOTICE}",
+        f"In percent, on the test, with intervals over patients. {NOTICE}",
     )
-    if keep and run is not None:
+    if keep:
         _keep(run, calibration, commands="'lungsound evaluate' and 'lungsound calibrate'")
 
 
-def _keep(run: Path, calibration: "Calibration", *, commands: str) -> None:
+def _keep(run: Path | None, calibration: "Calibration", *, commands: str) -> None:
     """Store the calibration in the run's model; pages show it once `commands` have written them anew."""
     from lungsound.training.checkpoint import add_to_model
 
+    assert run is not None
     model = run / "model.safetensors"
     add_to_model(model, calibration=calibration, domain=None)
     _print(f"stored in {model}; pages show it after {commands} of the run")
@@ -168,49 +186,22 @@ def _print(*lines: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _write_page(calibration: "Calibration", test: "Predictions", folder: Path, remarks: Sequence[str]) -> None:
-    """Write calibration.md, .html, .json and their pictures; print a summary."""
-    from pydantic import TypeAdapter
-
-    from lungsound.evaluation.bootstrap import Bootstrap
-    from lungsound.evaluation.calibration_measures import CalibrationMeasures, measure_calibration
-    from lungsound.evaluation.calibration_report import draw_calibration, fitted_facts, measured_blocks, verdict
-    from lungsound.files import write_json
-    from lungsound.page import write_page
-
-    measures = measure_calibration(calibration, test, Bootstrap())
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_calibration(calibration, measures, test, folder, Bootstrap())
-    numbers = {
-        "format": FORMAT,
-        "remarks": list(remarks),
-        "calibration": calibration.to_plain(),
-        "measures": TypeAdapter(CalibrationMeasures).dump_python(measures),
-    }
-    write_json(folder / "calibration.json", numbers)
-    write_page(folder / "calibration", TITLE, measured_blocks(calibration, measures, folder=folder, remarks=remarks))
-    _print(
-        f"scaling: {fitted_facts(calibration)['scaling']}",
-        f"ECE before scaling, corrected for chance, percent: {measures.before.top_label.corrected_in_percent()}",
-        f"ECE after scaling, corrected for chance, percent: {measures.after.top_label.corrected_in_percent()}",
-        f"{verdict(measures.after.top_label)} {NOTICE}",
-        f"page: {folder / 'calibration.html'}",
-    )
-
-
-def _rows(run: Path | None, validation: Path | None, test: Path | None, *, is_kept_replaced: bool = False) -> Rows:
-    from lungsound.errors import DataError, SettingsError
+def _rows(run: Path | None, validation: Path | None, test: Path | None) -> Rows:
+    from lungsound.evaluation.calibration import WANTED_SENSITIVITY
+    from lungsound.evaluation.predictions import VALIDATION_PART, read_predictions
     from lungsound.evaluation.runs import read_test_rows
 
+    kept = None
     if run is None and validation is not None and test is not None:
-        rows = Rows(_validation_rows(validation), read_test_rows(test))
+        fitted_on, measured_on = read_predictions(validation), read_test_rows(test)
+        if VALIDATION_PART in fitted_on.parts:
+            fitted_on = fitted_on.of_part(VALIDATION_PART)
     elif run is not None and validation is None and test is None:
-        rows = _rows_of_run(run, is_kept_replaced=is_kept_replaced)
+        fitted_on, measured_on, kept = _rows_of_run(run)
     else:
         raise SettingsError(
             "give either a RUN, or --validation FILE and --test FILE, predictions of different patients"
         )
-    fitted_on, measured_on = rows.fitted_on, rows.measured_on
     if fitted_on.classes != measured_on.classes:
         raise DataError(
             f"validation has the classes {', '.join(fitted_on.classes)}, the test {', '.join(measured_on.classes)}: "
@@ -221,19 +212,15 @@ def _rows(run: Path | None, validation: Path | None, test: Path | None, *, is_ke
             f"{len(shared)} cycles are in validation and in the test, {shared[0]} among them: give predictions of "
             "different patients"
         )
-    return rows
+    num_shared = len(set(fitted_on.patients) & set(measured_on.patients))
+    names = "1 patient" if num_shared == 1 else f"{num_shared} patients"
+    remarks = [f"Validation and the test share {names}: the measurements are optimistic."] if num_shared else []
+    points = () if kept is None else kept.operating_points
+    sensitivities = [point.wanted_sensitivity for point in points] or [WANTED_SENSITIVITY]
+    return Rows(fitted_on, measured_on, kept, sensitivities, remarks)
 
 
-def _validation_rows(file: Path) -> "Predictions":
-    """Rows of the part "validation" if the file has that part, else all of its rows."""
-    from lungsound.evaluation.predictions import VALIDATION_PART, read_predictions
-
-    predictions = read_predictions(file)
-    return predictions.of_part(VALIDATION_PART) if VALIDATION_PART in predictions.parts else predictions
-
-
-def _rows_of_run(run: Path, *, is_kept_replaced: bool) -> Rows:
-    from lungsound.errors import SettingsError, WeightsError
+def _rows_of_run(run: Path) -> "tuple[Predictions, Predictions, Calibration | None]":
     from lungsound.evaluation.predictions import VALIDATION_PART
     from lungsound.evaluation.selection import LAST
     from lungsound.training.callbacks import COLUMN_OF
@@ -252,11 +239,4 @@ def _rows_of_run(run: Path, *, is_kept_replaced: bool) -> Rows:
             f"{run} has no epochs/{column}.csv with validation and test rows: train it with data.protocol=strict, or "
             "give --validation FILE and --test FILE"
         )
-    try:
-        kept = read_calibration(folder.model)
-    except WeightsError as error:
-        if not is_kept_replaced:
-            raise
-        _print(f"Warning: {error}")
-        kept = None
-    return Rows(predictions.of_part(VALIDATION_PART), test, kept)
+    return predictions.of_part(VALIDATION_PART), test, read_calibration(folder.model)

@@ -1,11 +1,14 @@
 """The parts that commands share: the console, options with one meaning, and the printing of errors and reports."""
 
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 NOTICE = "Research software, not a medical device."
 
@@ -31,6 +34,13 @@ LabelMapOption = Annotated[
 AsPublishedOption = Annotated[
     bool, typer.Option("--as-published", help="Use the settings of the published program (docs/paper.md).")
 ]
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    table = Table(*head, box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console.print(table)
 
 
 def print_report(report: Path) -> None:

@@ -1,43 +1,26 @@
 """Calibration of a model's probabilities, fitted on validation patients and kept with the model.
 
-Temperature scaling (Guo et al., ICML 2017), softmax(log p / T), never changes the most probable class. T minimises the
-mean negative log-likelihood, in which every cycle counts the same. Cycles of one patient are no separate evidence:
-whether to scale is decided by cross-validation over patients, and all thresholds are set on probabilities scaled
-without the patient's own fold, as those of a new patient are.
+Temperature scaling (Guo et al., ICML 2017), softmax(log p / T), never changes the most probable class. Whether to scale
+is decided by cross-validation over patients, and all thresholds are set on probabilities scaled without the patient's
+own fold, as those of a new patient are.
 
-Prediction sets (split conformal): a class is in the set when its probability is at least a threshold (LAC, Sadinle et
-al. 2019: the smallest sets on average; adaptive sets, APS, are larger and were not chosen). One threshold serves all
-classes, or each class has its own (class-conditional, Mondrian), which evens out the coverage of classes. The most
-probable class is always in the set: that can only add coverage, and no set is empty.
-
-Cycles of one patient are not exchangeable, patients are. Each validation patient therefore weighs the same, whatever
-the number of cycles, and a new patient, as one more, counts as never covered (hierarchical conformal prediction, Lee,
-Barber and Willett 2023). The promise: of one cycle, drawn at random from a new patient like the validation patients,
-the set holds the class with at least the level's probability; class-conditional, the same for one cycle of that class.
-It says nothing of one given patient, of a device that validation did not have, or of cycles pooled over patients.
-With too few patients (fewer than 9 for 90 %, 19 for 95 %) no threshold can promise it and the class is always in.
-
-Abstention: a prediction whose confidence, the probability of its class, is below a threshold is withheld.
-
-Operating points: a cycle is called abnormal when P(abnormal) = 1 - P(normal) reaches the threshold that a wanted
-sensitivity needs.
-
-The epoch may have been chosen on the same patients: what the thresholds promise is then a little optimistic, and the
-values measured on the test set (`calibration_measures`) stand beside it.
+Prediction sets are split conformal: a class is in the set when its probability reaches a threshold (LAC, Sadinle et al.
+2019), one for all classes or one for each. Patients are exchangeable, their cycles are not: each validation patient
+weighs the same, and a new patient, as one more, counts as never covered (hierarchical conformal prediction, Lee, Barber
+and Willett 2023). `docs/evaluation.md` says what the sets promise, and what they do not.
 """
 
 import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lungsound.errors import DataError, WeightsError
+from lungsound.errors import WeightsError
 from lungsound.evaluation.bootstrap import FEW_PATIENTS
 from lungsound.evaluation.predictions import Predictions
 
@@ -51,8 +34,7 @@ LEVELS = (0.9, 0.95)
 WANTED_COVERAGE = 0.8
 WANTED_SENSITIVITY = 0.9
 # An error that holds on the cycles of fewer patients says nothing of others.
-MIN_ANSWERED_PATIENTS = 5
-
+MIN_PREDICTED_PATIENTS = 5
 # The smallest probability whose logarithm is taken; scikit-learn's log_loss has the same.
 SMALLEST = float(np.finfo(np.float64).eps)
 TEMPERATURE_RANGE = (0.05, 20.0)
@@ -63,13 +45,11 @@ NUM_FOLDS = 5
 _ROUNDING = 1e-9
 
 
-class _Kept(BaseModel):
-    """Base of what is kept with a model."""
-
+class _Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ConformalThresholds(_Kept):
+class ConformalThresholds(_Stored):
     """The smallest probability that puts a class into the set, for one level; 0 puts every class in, always.
 
     `of_class` are the thresholds of class-conditional sets. The numbers of patients are those they rest on.
@@ -81,20 +61,17 @@ class ConformalThresholds(_Kept):
     num_patients: int
     num_class_patients: tuple[int, ...]
 
-    @property
-    def classes_always_in(self) -> tuple[int, ...]:
-        """Classes that too few patients have for a class-conditional threshold."""
-        needed = patients_needed(self.level)
-        return tuple(k for k, num in enumerate(self.num_class_patients) if num < needed)
-
     def sets(self, probabilities: Floats, *, is_class_conditional: bool = False) -> Flags:
-        """Membership of the classes in the set `(..., class)`, of calibrated probabilities `(..., class)`."""
+        """Membership of the classes in the set `(..., class)`, of calibrated probabilities `(..., class)`.
+
+        The most probable class is always in: that can only add coverage, and no set is empty.
+        """
         smallest = np.array(self.of_class) if is_class_conditional else self.threshold
         is_top = np.arange(probabilities.shape[-1]) == probabilities.argmax(axis=-1)[..., None]
         return np.asarray((probabilities >= smallest) | is_top)
 
 
-class AbstentionThreshold(_Kept):
+class AbstentionThreshold(_Stored):
     """Predictions with less confidence than `threshold` are withheld; its purpose, and its effect on validation."""
 
     threshold: Share
@@ -104,8 +81,8 @@ class AbstentionThreshold(_Kept):
     validation_error: float
 
 
-class OperatingPoint(_Kept):
-    """A threshold on P(abnormal), the wanted sensitivity, and the numbers of abnormal cycles and patients behind it.
+class OperatingPoint(_Stored):
+    """A cycle is called abnormal when P(abnormal) = 1 - P(normal) reaches `threshold`.
 
     `validation_specificity` is None without a normal validation cycle.
     """
@@ -117,18 +94,8 @@ class OperatingPoint(_Kept):
     num_abnormal: int
     num_abnormal_patients: int
 
-    @property
-    def problem(self) -> str | None:
-        """Reason why the threshold should not be leant on; None when nothing speaks against it."""
-        if self.num_abnormal_patients >= FEW_PATIENTS:
-            return None
-        return (
-            f"Validation has abnormal cycles of only {self.num_abnormal_patients} patients (at least {FEW_PATIENTS} "
-            "are needed): the threshold may be far off for other patients."
-        )
 
-
-class Calibration(_Kept):
+class Calibration(_Stored):
     """Fitted on `num_cycles` validation cycles of `num_patients` patients; probabilities given to it are the model's.
 
     `temperature` is None when the probabilities are left as they are; `reason` says how that was decided. `abstain` is
@@ -166,8 +133,8 @@ class Calibration(_Kept):
         return f"after temperature scaling with T {self.temperature:.3f}"
 
     @property
-    def problems(self) -> tuple[str, ...]:
-        """Reasons not to lean on this calibration, in sentences; empty when nothing speaks against it."""
+    def problems(self) -> list[str]:
+        """Reasons not to lean on this calibration, in sentences."""
         problems = []
         if self.num_patients < FEW_PATIENTS:
             problems.append(
@@ -175,30 +142,25 @@ class Calibration(_Kept):
                 "may not hold for others."
             )
         if self.abstain is None:
+            problems.append("No threshold keeps the wanted error on validation: no prediction is withheld.")
+        num_patients = max((point.num_abnormal_patients for point in self.operating_points), default=0)
+        if num_patients < FEW_PATIENTS:
             problems.append(
-                "No threshold keeps the wanted error on validation cycles of five patients or more: no prediction is "
-                "withheld."
+                f"Validation has abnormal cycles of {num_patients} patients (at least {FEW_PATIENTS} are needed): "
+                + ("the operating point may be far off for others." if num_patients else "there is no operating point.")
             )
-        problems += self.operating_problems
         for each in self.sets:
             if each.threshold == 0.0:
                 problems.append(
                     f"Sets at {100 * each.level:g} % always hold every class: {each.num_patients} validation patients "
                     "cannot promise more."
                 )
-            if always := [self.classes[k] for k in each.classes_always_in]:
+            elif always := [name for name, least in zip(self.classes, each.of_class, strict=True) if least == 0.0]:
                 problems.append(
                     f"Class-conditional sets at {100 * each.level:g} % always hold {', '.join(always)}: too few "
                     "validation patients have such cycles."
                 )
-        return tuple(problems)
-
-    @property
-    def operating_problems(self) -> tuple[str, ...]:
-        """The problems of the operating points alone."""
-        if not self.operating_points:
-            return ("Validation has no abnormal cycle: there is no operating point.",)
-        return tuple(dict.fromkeys(point.problem for point in self.operating_points if point.problem))
+        return problems
 
     def apply(self, probabilities: npt.ArrayLike) -> Floats:
         """Calibrated probabilities `(..., class)` of the model's `(..., class)`."""
@@ -207,23 +169,14 @@ class Calibration(_Kept):
             raise ValueError(f"probabilities of {len(self.classes)} classes are needed; got shape {shares.shape}")
         return scaled(shares, self.temperature)
 
-    def prediction_set(
-        self, probabilities: npt.ArrayLike, *, level: float = LEVELS[0], is_class_conditional: bool = False
-    ) -> Flags:
-        """Membership of the classes in the set `(..., class)` of the model's probabilities `(..., class)`.
-
-        Raises DataError for a level that no thresholds are kept for.
-        """
-        for each in self.sets:
-            if math.isclose(each.level, level):
-                return each.sets(self.apply(probabilities), is_class_conditional=is_class_conditional)
-        known = ", ".join(f"{each.level:g}" for each in self.sets)
-        raise DataError(f"no prediction sets at level {level:g} are kept with this model; it has {known or 'none'}")
+    def prediction_set(self, probabilities: npt.ArrayLike) -> Flags:
+        """Membership of the classes in the set at the first level `(..., class)`, of the model's probabilities."""
+        return self.sets[0].sets(self.apply(probabilities))
 
     def is_abstaining(self, probabilities: npt.ArrayLike) -> Flags:
         """True where the prediction is withheld `(...)`, of the model's probabilities `(..., class)`."""
         threshold = 0.0 if self.abstain is None else self.abstain.threshold
-        return np.asarray(confidence_of(self.apply(probabilities)) < threshold)
+        return np.asarray(self.apply(probabilities).max(axis=-1) < threshold)
 
     @property
     def id(self) -> str:
@@ -243,8 +196,7 @@ class Calibration(_Kept):
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "values"
             raise WeightsError(
-                f"the calibration in the model cannot be used ({place}: {first['msg']}): calibrate it anew with "
-                "'lungsound calibrate RUN --keep'"
+                f"the calibration in the model cannot be used ({place}: {first['msg']}): train or export the model anew"
             ) from None
 
 
@@ -260,107 +212,55 @@ def fit_calibration(
     With fewer than 6 patients nothing is scaled; thresholds that too few patients support put every class into the
     set; `Calibration.problems` says so. Raises ValueError for wanted values outside 0 to 1.
     """
+    if not all(0.0 < value <= 1.0 for value in (abstain_value, *sensitivities)):
+        raise ValueError(f"a wanted share lies above 0 and not above 1; got {abstain_value} and {sensitivities}")
     labels, patients = validation.labels, validation.patients
-    choice = choose_temperature(validation.probabilities, labels, patients)
-    confidence, is_wrong = confidence_of(choice.held_out), choice.held_out.argmax(axis=1) != labels
+    temperature, held_out, reason = choose_temperature(validation.probabilities, labels, patients)
+    is_wrong = held_out.argmax(axis=1) != labels
     return Calibration(
         classes=validation.classes,
-        temperature=choice.temperature,
-        reason=choice.reason,
-        sets=tuple(fit_thresholds(choice.held_out, labels, patients, level=level) for level in LEVELS),
-        abstain=choose_abstention(confidence, is_wrong, patients, wanted=abstain_for, value=abstain_value),
-        operating_points=_operating_points(choice.held_out, validation, sensitivities),
+        temperature=temperature,
+        reason=reason,
+        sets=tuple(fit_thresholds(held_out, labels, patients, level=level) for level in LEVELS),
+        abstain=choose_abstention(held_out.max(axis=1), is_wrong, patients, wanted=abstain_for, value=abstain_value),
+        operating_points=tuple(
+            choose_operating_point(held_out, labels, patients, sensitivity=wanted)
+            for wanted in sensitivities
+            if (labels > 0).any()
+        ),
         num_cycles=len(labels),
         num_patients=len(set(patients)),
     )
 
 
-def with_operating_points(
-    calibration: Calibration, validation: Predictions, *, sensitivities: Sequence[float]
-) -> Calibration:
-    """The calibration with operating points for these wanted sensitivities, on its own scaling.
+def choose_temperature(
+    probabilities: Floats, labels: Labels, patients: Sequence[str]
+) -> tuple[float | None, Floats, str]:
+    """Temperature (None: no scaling), probabilities `(cycle, class)` scaled without the patient's fold, and the reason.
 
-    `validation` are the cycles that it was fitted on; DataError when they are plainly others.
-    """
-    given = (validation.classes, len(validation.labels), len(set(validation.patients)))
-    fitted = (calibration.classes, calibration.num_cycles, calibration.num_patients)
-    if given != fitted:
-        raise DataError(
-            f"the calibration that the model keeps was fitted on {fitted[1]} cycles of {fitted[2]} patients, here are "
-            f"{given[1]} of {given[2]}: put a new one into the model with 'lungsound calibrate RUN --keep'"
-        )
-    held_out = validation.probabilities
-    if calibration.is_scaled:
-        held_out = scaled_without_own_fold(held_out, validation.labels, validation.patients)
-    points = _operating_points(held_out, validation, sensitivities)
-    return calibration.model_copy(update={"operating_points": points})
-
-
-def _operating_points(
-    held_out: Floats, validation: Predictions, sensitivities: Sequence[float]
-) -> tuple[OperatingPoint, ...]:
-    if not (validation.labels > 0).any():
-        return ()
-    return tuple(
-        choose_operating_point(held_out, validation.labels, validation.patients, sensitivity=wanted)
-        for wanted in sensitivities
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class TemperatureChoice:
-    """The chosen temperature, None for no scaling, why, and the probabilities of patients that it was not fitted on.
-
-    `held_out` `(cycle, class)` are scaled without the patient's fold.
-    """
-
-    temperature: float | None
-    held_out: Floats
-    reason: str
-
-
-def choose_temperature(probabilities: Floats, labels: Labels, patients: Sequence[str]) -> TemperatureChoice:
-    """Fit a temperature, or none, by cross-validation over patients in five folds.
-
-    Probabilities are scaled when the loss on held-out patients falls by more than one standard error of the difference
-    (over patients); with fewer than 6 patients nothing is fitted.
+    Patients are assigned to five folds by falling number of cycles, in turn. Probabilities are scaled when the loss on
+    held-out patients falls by more than one standard error of the difference (over patients).
     """
     names, patient = np.unique(np.array(patients), return_inverse=True)
     if len(names) < MIN_PATIENTS:
         are = "patient is" if len(names) == 1 else "patients are"
-        reason = f"{len(names)} validation {are} fewer than the {MIN_PATIENTS} that scaling needs"
-        return TemperatureChoice(None, probabilities, reason)
-    held_out = scaled_without_own_fold(probabilities, labels, patients)
+        return None, probabilities, f"{len(names)} validation {are} fewer than the {MIN_PATIENTS} that scaling needs"
+    fold_of_patient = np.empty(len(names), dtype=np.int64)
+    fold_of_patient[np.argsort(-np.bincount(patient), kind="stable")] = np.arange(len(names)) % NUM_FOLDS
+    held_out = np.empty_like(probabilities)
+    for fold in range(NUM_FOLDS):
+        is_held = fold_of_patient[patient] == fold
+        held_out[is_held] = scaled(probabilities[is_held], fit_temperature(probabilities[~is_held], labels[~is_held]))
     losses = [negative_log_likelihood(shares, labels) for shares in (probabilities, held_out)]
     gains = np.bincount(patient, losses[0]) - np.bincount(patient, losses[1])
-    is_scaled = bool(gains.sum() > gains.std(ddof=1) * math.sqrt(len(gains)))
-    return TemperatureChoice(
-        fit_temperature(probabilities, labels) if is_scaled else None,
-        held_out if is_scaled else probabilities,
-        f"chosen by cross-validation over {len(names)} validation patients",
-    )
-
-
-def scaled_without_own_fold(probabilities: Floats, labels: Labels, patients: Sequence[str]) -> Floats:
-    """Probabilities `(cycle, class)` of each patient, scaled by the temperature of the other folds.
-
-    Patients are assigned to five folds by falling number of cycles, in turn, so nothing is drawn.
-    """
-    _, patient = np.unique(np.array(patients), return_inverse=True)
-    counts = np.bincount(patient)
-    fold_of_patient = np.empty(len(counts), dtype=np.int64)
-    fold_of_patient[np.argsort(-counts, kind="stable")] = np.arange(len(counts)) % NUM_FOLDS
-    fold = fold_of_patient[patient]
-    held_out = np.empty_like(probabilities)
-    for number in range(NUM_FOLDS):
-        is_held = fold == number
-        temperature = fit_temperature(probabilities[~is_held], labels[~is_held])
-        held_out[is_held] = scaled(probabilities[is_held], temperature)
-    return held_out
+    reason = f"chosen by cross-validation over {len(names)} validation patients"
+    if gains.sum() > gains.std(ddof=1) * math.sqrt(len(gains)):
+        return fit_temperature(probabilities, labels), held_out, reason
+    return None, probabilities, reason
 
 
 def fit_temperature(probabilities: Floats, labels: Labels) -> float:
-    """Temperature of least mean negative log-likelihood, within 0.05 to 20.
+    """Temperature of least mean negative log-likelihood over cycles, within 0.05 to 20.
 
     The loss is convex in 1 / T, so its derivative crosses 0 once.
     """
@@ -373,8 +273,6 @@ def fit_temperature(probabilities: Floats, labels: Labels) -> float:
         return float((softmax(inverse * logs) * logs).sum(axis=1).mean()) - hits
 
     low, high = 1.0 / TEMPERATURE_RANGE[1], 1.0 / TEMPERATURE_RANGE[0]
-    if slope(1.0) == 0.0:
-        return 1.0
     if slope(low) >= 0.0:
         return TEMPERATURE_RANGE[1]
     if slope(high) <= 0.0:
@@ -388,7 +286,7 @@ def scaled(probabilities: Floats, temperature: float | None) -> Floats:
 
 
 def softmax(logits: Floats) -> Floats:
-    """Probabilities `(..., class)` that sum to 1."""
+    """Probabilities `(..., class)` that sum to 1; scipy has the same, but whoever predicts needs no scipy."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
@@ -400,11 +298,6 @@ def negative_log_likelihood(probabilities: Floats, labels: Labels) -> Floats:
 
 def _log(probabilities: Floats) -> Floats:
     return np.asarray(np.log(np.maximum(probabilities, SMALLEST)))
-
-
-def patients_needed(level: float) -> int:
-    """Fewest patients with which a threshold can promise the level: n / (n + 1) must reach it."""
-    return math.ceil(level / (1.0 - level) - _ROUNDING)
 
 
 def fit_thresholds(
@@ -428,8 +321,6 @@ def patient_threshold(true_shares: Floats, patients: npt.NDArray[np.str_], *, le
 
     A cycle of one of n patients with m cycles weighs 1 / ((n + 1) m): the patient to come has the weight that is left.
     """
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"the level of a prediction set lies between 0 and 1; got {level}")
     names, patient = np.unique(patients, return_inverse=True)
     weights = 1.0 / (np.bincount(patient)[patient] * (len(names) + 1.0))
     order = np.argsort(-true_shares, kind="stable")
@@ -437,30 +328,15 @@ def patient_threshold(true_shares: Floats, patients: npt.NDArray[np.str_], *, le
     return float(true_shares[order][is_reached.argmax()]) if is_reached.any() else 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class RiskCoverage:
-    """The curve, from the most confident cycles to all: entries `(step,)` at each confidence that occurs.
+def risk_coverage(confidence: Floats, is_wrong: Flags) -> tuple[Floats, Floats, Floats]:
+    """Thresholds, coverage and risk `(step,)` from the most confident cycles to all, at each confidence that occurs.
 
     Coverage is the share of cycles that are not withheld, risk the share of wrong predictions among them.
     """
-
-    thresholds: Floats
-    coverage: Floats
-    risk: Floats
-
-
-def confidence_of(probabilities: Floats) -> Floats:
-    """Probability of the predicted class `(...)`."""
-    return np.asarray(probabilities.max(axis=-1))
-
-
-def risk_coverage(confidence: Floats, is_wrong: Flags) -> RiskCoverage:
-    """The curve of cycles `(cycle,)`; those of equal confidence are withheld together."""
     order = np.argsort(-confidence, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(confidence[order])), len(order) - 1)
-    num_answered = ends + 1.0
-    num_wrong = np.cumsum(is_wrong[order])[ends]
-    return RiskCoverage(confidence[order][ends], num_answered / len(order), num_wrong / num_answered)
+    num_predicted = ends + 1.0
+    return confidence[order][ends], num_predicted / len(order), np.cumsum(is_wrong[order])[ends] / num_predicted
 
 
 def choose_abstention(
@@ -476,32 +352,23 @@ def choose_abstention(
     None when no threshold keeps the error on cycles of at least 5 patients. An error kept on validation is a little
     optimistic: it was looked for.
     """
-    if not 0.0 < value <= 1.0:
-        raise ValueError(f"a wanted {wanted} lies above 0 and not above 1; got {value}")
-    curve = risk_coverage(confidence, is_wrong)
+    thresholds, coverage, risk = risk_coverage(confidence, is_wrong)
     if wanted == "coverage":
-        steps = np.flatnonzero(curve.coverage >= value - _ROUNDING)[:1]
+        steps = np.flatnonzero(coverage >= value - _ROUNDING)[:1]
     else:
-        steps = np.flatnonzero(curve.risk <= value + _ROUNDING)[-1:]
+        steps = np.flatnonzero(risk <= value + _ROUNDING)[-1:]
     if not steps.size:
         return None
     step = steps[0]
-    threshold = float(curve.thresholds[step])
-    num_answered_patients = len(np.unique(np.array(patients)[confidence >= threshold]))
-    if wanted == "error" and num_answered_patients < MIN_ANSWERED_PATIENTS:
+    if wanted == "error" and len(set(np.array(patients)[confidence >= thresholds[step]])) < MIN_PREDICTED_PATIENTS:
         return None
     return AbstentionThreshold(
-        threshold=threshold,
+        threshold=float(thresholds[step]),
         wanted=wanted,
         wanted_value=value,
-        validation_coverage=float(curve.coverage[step]),
-        validation_error=float(curve.risk[step]),
+        validation_coverage=float(coverage[step]),
+        validation_error=float(risk[step]),
     )
-
-
-def abnormal_probability(probabilities: Floats) -> Floats:
-    """P(abnormal) `(...)` of probabilities `(..., class)`: class 0 is normal."""
-    return np.asarray(1.0 - probabilities[..., 0])
 
 
 def choose_operating_point(
@@ -511,9 +378,7 @@ def choose_operating_point(
 
     On other patients the sensitivity is as often below what is wanted as above.
     """
-    if not 0.0 < sensitivity <= 1.0:
-        raise ValueError(f"a wanted sensitivity lies above 0 and not above 1; got {sensitivity}")
-    scores, is_abnormal = abnormal_probability(probabilities), labels > 0
+    scores, is_abnormal = 1.0 - probabilities[:, 0], labels > 0
     num_abnormal = int(is_abnormal.sum())
     num_needed = max(1, math.ceil(sensitivity * num_abnormal - _ROUNDING))
     threshold = float(-np.sort(-scores[is_abnormal])[num_needed - 1])

@@ -1,145 +1,486 @@
-"""The section of a report on calibration and abstention: what was fitted on validation, what it gives on the test.
+"""A calibration on the test set: its measures, and the section of a report with them and their pictures.
 
-Its pictures: reliability, risk against coverage, coverage of prediction sets by class and device.
+The expected calibration error (ECE) puts cycles into bins by their confidence and takes the mean over cycles of
+|mean confidence - share predicted right| of their bin. Noise alone keeps it above 0, more so in small sets: beside it
+stand the ECE that a perfectly calibrated model would show by chance, and an estimate without that part.
+
+Both, and the interval, rest on the differences d of the bins and on their noise e, which is how resamples of patients
+vary around d. A true set of differences t * d would have shown sum |t * d + e|. The interval holds the t for which the
+ECE that was seen lies in the middle 95 % of these; the estimate is the t for which it is their median. The lower end is
+0 when chance alone can give the ECE that was seen. `docs/decisions.md` says why, and how often the interval holds.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
 
-from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate
-from lungsound.evaluation.calibration import Calibration, Floats, OperatingPoint, confidence_of, risk_coverage
-from lungsound.evaluation.calibration_measures import (
-    NUM_BINS,
-    CalibrationError,
-    CalibrationMeasures,
-    LevelMeasures,
-    OperatingMeasures,
-    ProbabilityErrors,
-    bin_of,
-    equal_width_edges,
-    measure_calibration,
+from lungsound.evaluation.bootstrap import (
+    FEW_PATIENTS,
+    Bootstrap,
+    Estimate,
+    Interval,
+    Weights,
+    count_by_patient,
+    draw_patient_weights,
+    expanded_quantile,
+    jackknife,
+    sum_by_patient,
 )
-from lungsound.evaluation.figures import BLUE, GREY, ORANGE, picture
+from lungsound.evaluation.calibration import (
+    Calibration,
+    Flags,
+    Floats,
+    Labels,
+    OperatingPoint,
+    negative_log_likelihood,
+    risk_coverage,
+)
+from lungsound.evaluation.figures import BLUE, GREY, ORANGE, ScoreLine, draw_score_intervals, picture
+from lungsound.evaluation.metrics import Counts, Fractions, mean_score, ratio, sensitivity, specificity
 from lungsound.evaluation.predictions import Predictions
-from lungsound.page import Block, Bullets, Cell, Facts, Heading, Paragraph, Picture, Remark, Table
+from lungsound.page import Block, Cell, Facts, Heading, Paragraph, Picture, Remark, Table
 
+NUM_BINS = 10  # with 15, also common, the few cycles of a lung-sound test set leave more noise than calibration to see
+EDGES = np.linspace(0.0, 1.0, NUM_BINS + 1)
+# Prevalences of abnormal cycles for which predictive values are given; that of the test set comes first.
+PREVALENCES = (0.1, 0.3)
+RELIABILITY, RISK, COVERAGE = "reliability.png", "risk_coverage.png", "set_coverage.png"
 GRID = "#E5E5E5"
 NUM_BAND_STEPS = 20
-RELIABILITY, RISK, COVERAGE = "reliability.png", "risk_coverage.png", "set_coverage.png"
-PICTURES = (RELIABILITY, RISK, COVERAGE)
-ONE_THRESHOLD, OF_CLASS = "one threshold", "one per class"
-FEW = f"Rows of fewer than {FEW_PATIENTS} patients are grey."
 
 
-def calibration_blocks(calibration: Calibration, test: Predictions, *, folder: Path) -> list[Block]:
-    """Measure on the test rows, draw the pictures (`PICTURES`) into `folder`, and make the section.
+@dataclass(frozen=True)
+class CalibrationError:
+    """An ECE: as it was seen, what chance alone gives on average, and without chance, with an interval.
 
-    Raises DataError when the classes of the test are not those of the calibration.
+    Of fewer than 10 patients only what was seen; the others are NaN.
     """
-    measures = measure_calibration(calibration, test, Bootstrap())
-    draw_calibration(calibration, measures, test, folder, Bootstrap())
-    return measured_blocks(calibration, measures, folder=folder)
+
+    seen: float
+    by_chance: float
+    corrected: Estimate
+
+    @property
+    def problem(self) -> str | None:
+        """Reason why there is neither a correction nor an interval; None when there are."""
+        num_patients = self.corrected.interval.num_patients
+        return f"too few patients ({num_patients} of {FEW_PATIENTS})" if num_patients < FEW_PATIENTS else None
+
+    def corrected_in_percent(self) -> str:
+        """For readers: "4.1 (0.0 to 9.2)", or why there is none."""
+        return self.corrected.in_percent() if self.problem is None else f"n/a: {self.problem}"
 
 
-def measured_blocks(
-    calibration: Calibration, measures: CalibrationMeasures, *, folder: Path, remarks: Sequence[str] = ()
+@dataclass(frozen=True)
+class ProbabilityErrors:
+    """Errors of one set of probabilities; ECE as a fraction, Brier score 0 to 2, log-likelihood in nats."""
+
+    top_label: CalibrationError
+    brier: Estimate
+    negative_log_likelihood: Estimate
+
+
+@dataclass(frozen=True)
+class SetMeasures:
+    """Coverage and size of sets on cycles of some kind; `promised` is the coverage over patients, as the level is."""
+
+    group: str
+    num_cycles: int
+    num_patients: int
+    promised: Estimate
+    of_cycles: Estimate
+    size: Estimate
+
+
+@dataclass(frozen=True)
+class LevelMeasures:
+    """Sets of one level and kind: over all cycles, by true class, by device (when there are two)."""
+
+    level: float
+    is_class_conditional: bool
+    all_cycles: SetMeasures
+    by_class: tuple[SetMeasures, ...]
+    by_device: tuple[SetMeasures, ...]
+
+    @property
+    def groups(self) -> tuple[SetMeasures, ...]:
+        return (self.all_cycles, *self.by_class, *self.by_device)
+
+    @property
+    def thresholds(self) -> str:
+        return "one per class" if self.is_class_conditional else "one threshold"
+
+
+@dataclass(frozen=True)
+class AbstainMeasures:
+    """Effect of abstention on the cycles of one device, or on all: shares, and the Score of the cycles not withheld."""
+
+    group: str
+    num_cycles: int
+    num_patients: int
+    coverage: Estimate
+    error: Estimate
+    score: Estimate
+
+
+@dataclass(frozen=True)
+class OperatingMeasures:
+    """Effect of a threshold on the cycles of a test set; the predictive values are for `prevalence`.
+
+    `prevalence` is the share of abnormal cycles where the model is to be used; it may be that of the test set itself.
+    Intervals of the predictive values hold for a known prevalence: only sensitivity and specificity are uncertain.
+    """
+
+    point: OperatingPoint
+    sensitivity: Estimate
+    specificity: Estimate
+    prevalence: float
+    ppv: Estimate
+    npv: Estimate
+    is_test_prevalence: bool
+
+
+@dataclass(frozen=True)
+class CalibrationMeasures:
+    """Everything measured on the test set; its field names are keys of `calibration.json`."""
+
+    num_cycles: int
+    num_patients: int
+    before: ProbabilityErrors
+    after: ProbabilityErrors
+    sets: tuple[LevelMeasures, ...]
+    abstaining: tuple[AbstainMeasures, ...]
+    operating: tuple[OperatingMeasures, ...]
+
+
+def measure_calibration(calibration: Calibration, test: Predictions, bootstrap: Bootstrap) -> CalibrationMeasures:
+    """Measure on cycles that nothing was fitted on; their classes are those of the calibration."""
+    calibrated = calibration.apply(test.probabilities)
+    before, after = (
+        probability_errors(each, test.labels, test.patients, bootstrap) for each in (test.probabilities, calibrated)
+    )
+    return CalibrationMeasures(
+        num_cycles=len(test.labels),
+        num_patients=len(set(test.patients)),
+        before=before,
+        after=after,
+        sets=tuple(
+            measure_sets(
+                each.level, is_conditional, each.sets(calibrated, is_class_conditional=is_conditional), test, bootstrap
+            )
+            for each in calibration.sets
+            for is_conditional in (False, True)
+        ),
+        abstaining=measure_abstention(~calibration.is_abstaining(test.probabilities), test, bootstrap),
+        operating=measure_operating_points(calibration, test, PREVALENCES, bootstrap),
+    )
+
+
+def probability_errors(
+    probabilities: Floats, labels: Labels, patients: Sequence[str], bootstrap: Bootstrap
+) -> ProbabilityErrors:
+    """Compute all errors over the same resamples of patients."""
+    is_right = probabilities.argmax(axis=1) == labels
+    return ProbabilityErrors(
+        top_label=calibration_error(probabilities.max(axis=1), is_right, patients, bootstrap),
+        brier=bootstrap.mean(brier_scores(probabilities, labels), patients),
+        negative_log_likelihood=bootstrap.mean(negative_log_likelihood(probabilities, labels), patients),
+    )
+
+
+def brier_scores(probabilities: Floats, labels: Labels) -> Floats:
+    """Brier score of each cycle `(cycle,)`: sum over classes of (probability - truth)^2, from 0 to 2."""
+    return np.asarray(((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2).sum(axis=1))
+
+
+def bin_of(values: Floats) -> npt.NDArray[np.int64]:
+    """Bin of each value; a value on an edge falls below it."""
+    return np.searchsorted(EDGES[1:-1], values, side="left").astype(np.int64)
+
+
+def calibration_error(
+    confidence: Floats, is_right: Flags, patients: Sequence[str], bootstrap: Bootstrap
+) -> CalibrationError:
+    """ECE of cycles `(cycle,)`, corrected for chance, with its interval."""
+    # For each cycle the difference in its bin, 0 in the others, and a 1 that counts it.
+    columns = np.zeros((len(confidence), NUM_BINS + 1))
+    columns[np.arange(len(confidence)), bin_of(confidence)] = confidence - is_right
+    columns[:, -1] = 1.0
+    sums = sum_by_patient(columns, patients)
+    num_patients = len(sums)
+
+    def means(weights: Weights) -> Floats:
+        drawn = weights.astype(np.float64) @ sums
+        return np.asarray(drawn[:, :-1] / drawn[:, -1:])
+
+    difference = means(np.ones((1, num_patients), dtype=np.int64))[0]
+    seen = float(np.abs(difference).sum())
+    interval = Interval(math.nan, math.nan, bootstrap.level, bootstrap.num_draws, num_patients)
+    if num_patients < FEW_PATIENTS:
+        return CalibrationError(seen, math.nan, Estimate(math.nan, interval))
+    weights = draw_patient_weights(num_patients, generator=bootstrap.generator(), num_draws=bootstrap.num_draws)
+    deviations = means(weights) - difference
+    # Resamples of n patients vary less than sets of n patients do, by (n - 1) / n in variance.
+    noise = deviations * math.sqrt(num_patients / (num_patients - 1))
+    degrees = jackknife(lambda weights: np.abs(means(weights)).sum(axis=1), num_patients).degrees
+    tail = (1.0 - bootstrap.level) / 2.0
+    wide = deviations * (expanded_quantile(degrees, level=bootstrap.level) / NormalDist().inv_cdf(1.0 - tail))
+    low, high = (seen * _stretch(difference, wide, share) for share in (1.0 - tail, tail))
+    corrected = Estimate(seen * _stretch(difference, noise, 0.5), replace(interval, low=low, high=high))
+    return CalibrationError(seen, float(np.abs(noise).sum(axis=1).mean()), corrected)
+
+
+def _stretch(difference: Floats, noise: Floats, share: float) -> float:
+    """The t from 0 at which `share` of the sums |t * difference + noise| lie below sum |difference|; 0 if fewer at 0.
+
+    `difference` is `(bin,)`, `noise` `(draw, bin)`.
+    """
+    seen = np.abs(difference).sum()
+
+    def share_below(stretch: float) -> float:
+        return float((np.abs(stretch * difference + noise).sum(axis=1) <= seen).mean())
+
+    if seen == 0.0 or share_below(0.0) <= share:
+        return 0.0
+    low, high = 0.0, 1.0
+    while share_below(high) > share:
+        low, high = high, 2.0 * high
+    for _ in range(20):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if share_below(middle) > share else (low, middle)
+    return (low + high) / 2.0
+
+
+def measure_sets(
+    level: float, is_class_conditional: bool, sets: Flags, test: Predictions, bootstrap: Bootstrap
+) -> LevelMeasures:
+    """Measure coverage and size of the sets `(cycle, class)`."""
+    is_covered = np.take_along_axis(sets, test.labels[:, None], axis=1)[:, 0]
+
+    def measure(group: str, where: Flags) -> SetMeasures:
+        members = tuple(np.array(test.patients)[where].tolist())
+        return SetMeasures(
+            group,
+            len(members),
+            len(set(members)),
+            promised=bootstrap.mean_of_patients(is_covered[where], members),
+            of_cycles=bootstrap.mean(is_covered[where], members),
+            size=bootstrap.mean(sets[where].sum(axis=1), members),
+        )
+
+    everything, *devices = _groups(test)
+    classes = [(name, test.labels == k) for k, name in enumerate(test.classes) if (test.labels == k).any()]
+    by_class, by_device = (tuple(measure(*group) for group in groups) for groups in (classes, devices))
+    return LevelMeasures(level, is_class_conditional, measure(*everything), by_class, by_device)
+
+
+def _groups(predictions: Predictions) -> Iterator[tuple[str, Flags]]:
+    """Name and cycles `(cycle,)` of all together, then of each device when there are two or more."""
+    devices, names = np.array(predictions.devices), sorted(set(predictions.devices))
+    yield "all cycles", np.ones(len(devices), dtype=np.bool_)
+    if len(names) > 1:
+        yield from ((name or "unknown device", devices == name) for name in names)
+
+
+def measure_abstention(is_predicted: Flags, test: Predictions, bootstrap: Bootstrap) -> tuple[AbstainMeasures, ...]:
+    """Coverage, error and Score of the cycles not withheld `(cycle,)`: of all, and by device when there are two."""
+
+    def measure(group: str, where: Flags) -> AbstainMeasures:
+        members, is_kept = tuple(np.array(test.patients)[where].tolist()), is_predicted[where]
+        labels, predicted = test.labels[where], test.predicted[where]
+        counts = count_by_patient(members, labels, predicted, num_classes=len(test.classes), where=is_kept)
+        return AbstainMeasures(
+            group,
+            len(members),
+            len(set(members)),
+            coverage=bootstrap.mean(is_kept, members),
+            error=bootstrap.mean(predicted != labels, members, where=is_kept),
+            score=bootstrap.of_counts(counts, mean_score),
+        )
+
+    return tuple(measure(*group) for group in _groups(test))
+
+
+def measure_operating_points(
+    calibration: Calibration, test: Predictions, prevalences: Sequence[float], bootstrap: Bootstrap
+) -> tuple[OperatingMeasures, ...]:
+    """Measure each operating point at the prevalence of the test set and at each of `prevalences` (0 to 1)."""
+    scores = 1.0 - calibration.apply(test.probabilities)[:, 0]
+    is_abnormal = (test.labels > 0).astype(np.int64)
+    measures = []
+    for point in calibration.operating_points:
+        is_called = (scores >= point.threshold).astype(np.int64)
+        counts = count_by_patient(test.patients, is_abnormal, is_called, num_classes=2)
+        se, sp = (bootstrap.of_counts(counts, statistic) for statistic in (sensitivity, specificity))
+        for number, prevalence in enumerate((float(is_abnormal.mean()), *prevalences)):
+            ppv, npv = (
+                bootstrap.of_counts(counts, partial(predictive_value, is_called=is_positive, prevalence=prevalence))
+                for is_positive in (True, False)
+            )
+            measures.append(OperatingMeasures(point, se, sp, prevalence, ppv, npv, number == 0))
+    return tuple(measures)
+
+
+def predictive_value(counts: Counts, *, is_called: bool, prevalence: float) -> Fractions:
+    """PPV (or NPV, of cycles not called) `(...)` by Bayes' rule from counts `(..., true, called)`; NaN without any."""
+    if is_called:
+        right, wrong = sensitivity(counts) * prevalence, (1.0 - specificity(counts)) * (1.0 - prevalence)
+    else:
+        right, wrong = specificity(counts) * (1.0 - prevalence), (1.0 - sensitivity(counts)) * prevalence
+    return ratio(right, right + wrong)
+
+
+def calibration_blocks(
+    calibration: Calibration,
+    test: Predictions,
+    *,
+    folder: Path,
+    measures: CalibrationMeasures | None = None,
+    remarks: Sequence[str] = (),
 ) -> list[Block]:
-    """The section with what was fitted and measured, and `remarks` on it; the pictures lie in `folder`."""
+    """The section, `remarks` below its head; measured here unless `measures` are given. Draws into `folder`."""
+    measures = measures or measure_calibration(calibration, test, Bootstrap())
+    draw_calibration(calibration, measures, test, folder)
     patients = "patient" if calibration.num_patients == 1 else "patients"
+    # All sets over all cycles, those of the first level by true class and by device too.
+    sets = [(each, group) for n, each in enumerate(measures.sets) for group in each.groups[: None if n < 2 else 1]]
     return [
         Heading("Calibration and abstention"),
         Paragraph(
             f"Fitted on {calibration.num_cycles} cycles of {calibration.num_patients} validation {patients}, measured "
             f"on {measures.num_cycles} cycles of {measures.num_patients} test patients. No test cycle was fitted on. "
-            "Intervals are over patients."
+            f"Intervals are over patients; rows of fewer than {FEW_PATIENTS} patients are grey."
         ),
         *map(Remark, (*remarks, *calibration.problems)),
         Facts(fitted_facts(calibration)),
-        *_error_blocks(calibration, measures.before, measures.after),
+        Heading("How well calibrated the probabilities are", level=3),
+        Paragraph(verdict(measures.after.top_label)),
+        _error_table(measures, is_scaled=calibration.is_scaled),
         Picture(folder / RELIABILITY, "Share predicted right against confidence"),
-        *_set_blocks(measures.sets),
+        Heading("Prediction sets", level=3),
+        Paragraph(
+            "A set at 90 % is promised to hold the true class of one cycle, drawn at random from a new patient like "
+            "those of validation, with 90 % probability: over patients and over validation sets, not for one given "
+            "patient or device. Coverage over patients is what the promise is about; coverage of cycles counts each "
+            "cycle the same. With one threshold per class the promise holds for the cycles of each class."
+        ),
+        Table(
+            (*WHO, "promised", "thresholds", "coverage over patients", "coverage of cycles", "mean number of classes"),
+            [
+                (
+                    *_who(group),
+                    f"{100 * each.level:g} %",
+                    each.thresholds,
+                    group.promised.in_percent(),
+                    group.of_cycles.in_percent(),
+                    group.size.in_units(digits=2),
+                )
+                for each, group in sets
+            ],
+            _rows_of_few([group for _, group in sets]),
+        ),
         Picture(folder / COVERAGE, "Coverage of prediction sets by class and device"),
-        *_abstain_blocks(calibration, measures),
+        Heading("Abstention", level=3),
+        Table(
+            (*WHO, "not withheld, %", "wrong among them, %", "Score of them"),
+            [
+                (*_who(each), *(estimate.in_percent() for estimate in (each.coverage, each.error, each.score)))
+                for each in measures.abstaining
+            ],
+            _rows_of_few(measures.abstaining),
+        ),
         Picture(folder / RISK, "Risk against coverage"),
-        *operating_blocks(measures.operating, calibration),
+        Heading("Operating points: normal against abnormal", level=3),
+        Paragraph(
+            f"A cycle is called abnormal when its P(abnormal) = 1 - P(normal), probabilities {calibration.scaling}, "
+            "reaches the threshold. The threshold reaches the wanted sensitivity on validation cycles; on other "
+            "patients it comes out above or below. PPV and NPV follow by Bayes' rule for the stated prevalence, taken "
+            "as known. All in percent."
+        ),
+        operating_table(measures.operating),
     ]
 
 
-def difference(shown: Calibration, kept: Calibration | None) -> str | None:
-    """Remark beside `shown` when the run's model keeps another calibration, or none; None when it keeps this."""
-    if kept is None:
-        return "The model of this run keeps no calibration: 'predict' uses nothing of this. --keep puts it in."
-    here, there = (
-        fitted_facts(each)
-        | {_wanted(point): f"P(abnormal) of {point.threshold:.4f}" for point in each.operating_points}
-        for each in (shown, kept)
-    )
-    others = [f"{name}: {text}" for name, text in there.items() if here.get(name) != text]
-    others += [f"{name}: none" for name in here if name not in there]
-    if not others:
-        return None
-    return (
-        f"The model of this run keeps another calibration, which 'predict' uses ({'; '.join(others)}). "
-        "--keep puts this one in its place."
+WHO = ("cycles of", "cycles", "patients")
+
+
+def _who(each: SetMeasures | AbstainMeasures) -> tuple[Cell, ...]:
+    return each.group, each.num_cycles, each.num_patients
+
+
+def _rows_of_few(groups: Sequence[SetMeasures | AbstainMeasures]) -> frozenset[int]:
+    return frozenset(row for row, each in enumerate(groups) if each.num_patients < FEW_PATIENTS)
+
+
+def _error_table(measures: CalibrationMeasures, *, is_scaled: bool) -> Table:
+    columns = {"before scaling": measures.before, "after": measures.after} if is_scaled else {"value": measures.after}
+    errors = [(each.top_label, each.brier, each.negative_log_likelihood) for each in columns.values()]
+    return Table(
+        ("lower is better", *columns),
+        [
+            (f"ECE in {NUM_BINS} bins, percent", *(_percent(ece.seen) for ece, _, _ in errors)),
+            ("ECE by chance alone", *(_percent(ece.by_chance) for ece, _, _ in errors)),
+            ("ECE, corrected for chance", *(ece.corrected_in_percent() for ece, _, _ in errors)),
+            ("Brier score, 0 to 2", *(brier.in_units(digits=3) for _, brier, _ in errors)),
+            ("negative log-likelihood, nats", *(loss.in_units(digits=3) for _, _, loss in errors)),
+        ],
     )
 
 
-def _wanted(point: OperatingPoint) -> str:
-    return f"abnormal, wanted sensitivity {100 * point.wanted_sensitivity:g} %"
+def operating_table(operating: Sequence[OperatingMeasures]) -> Table:
+    rows = []
+    for each in operating:
+        prevalence = f"{100 * each.prevalence:.1f}" + (" (the test's)" if each.is_test_prevalence else "")
+        se, sp, ppv, npv = (e.in_percent() for e in (each.sensitivity, each.specificity, each.ppv, each.npv))
+        wanted = f"{100 * each.point.wanted_sensitivity:g}"
+        rows.append((wanted, f"{each.point.threshold:.4f}", se, sp, prevalence, ppv, npv))
+    return Table(("wanted Se", "threshold", "Se", "Sp", "prevalence", "PPV", "NPV"), rows)
 
 
 def fitted_facts(calibration: Calibration) -> dict[str, str]:
-    """Names and values of what was fitted, but for operating points."""
+    """Names and values of what was fitted."""
     temperature, abstain = calibration.temperature, calibration.abstain
     facts = {"scaling": f"{'none' if temperature is None else 'temperature'}; {calibration.reason}"}
     if temperature is not None:
         side, judgement = ("above", "too sure") if temperature > 1.0 else ("below", "not sure enough")
         facts["temperature"] = f"{temperature:.3f} ({side} 1: the model was {judgement})"
     for each in calibration.sets:
-        of_class = zip(calibration.classes, each.of_class, strict=True)
+        by_class = zip(calibration.classes, each.of_class, strict=True)
         facts[f"sets at {100 * each.level:g} %"] = (
             f"probability of {each.threshold:.4f} or more; by class "
-            + ", ".join(f"{name} {value:.3f}" for name, value in of_class)
+            + ", ".join(f"{name} {value:.3f}" for name, value in by_class)
         )
     if abstain is not None:
         facts["predictions withheld"] = (
-            f"below {abstain.threshold:.3f}, chosen for {abstain.wanted} {100 * abstain.wanted_value:g} %"
+            f"below {abstain.threshold:.3f}, chosen for {abstain.wanted} {100 * abstain.wanted_value:g} %; on "
+            f"validation {_percent(abstain.validation_coverage)} % not withheld, "
+            f"{_percent(abstain.validation_error)} % of them wrong"
+        )
+    for point in calibration.operating_points:
+        facts[f"abnormal, wanted sensitivity {100 * point.wanted_sensitivity:g} %"] = (
+            f"P(abnormal) of {point.threshold:.4f} or more"
         )
     return facts
 
 
-def _error_blocks(calibration: Calibration, before: ProbabilityErrors, after: ProbabilityErrors) -> list[Block]:
-    both = {"before": before, "after": after} if calibration.is_scaled else {"none": after}
-    names = {
-        f"ECE, {NUM_BINS} bins of equal width": "top_label",
-        f"ECE, {NUM_BINS} bins of equal mass": "top_label_equal_mass",
-        "class-wise ECE, equal width": "class_wise",
-    }
-    rows = []
-    for name, field in names.items():
-        for scaling, errors in both.items():
-            error: CalibrationError = getattr(errors, field)
-            rows.append((name, scaling, *map(_percent, (error.seen, error.by_chance)), error.corrected_in_percent()))
-    parts = {
-        "its uncertainty (of always predicting the classes' shares)": "uncertainty",
-        "its resolution (higher is better)": "resolution",
-        "its reliability": "reliability",
-    }
-    columns = both.values()
-    scores = [
-        ("negative log-likelihood, nats", *(each.negative_log_likelihood.in_units(digits=3) for each in columns)),
-        ("Brier score, 0 to 2", *(each.brier.in_units(digits=3) for each in columns)),
-        *((name, *(f"{getattr(each.brier_parts, part):.4f}" for each in columns)) for name, part in parts.items()),
-    ]
-    return [
-        Heading("How well calibrated the probabilities are", level=3),
-        Paragraph(verdict(after.top_label)),
-        Table(("error, percent", "scaling", "seen", "by chance alone", "corrected for chance"), rows),
-        Table(("score, lower is better", *(both if calibration.is_scaled else ("value",))), scores),
-    ]
+def difference(shown: Calibration, kept: Calibration | None) -> str | None:
+    """Remark beside `shown` when the run's model keeps another calibration, or none; None when it keeps this."""
+    if kept is None:
+        return "The model of this run keeps no calibration: 'predict' uses nothing of this. --keep puts it in."
+    here, there = fitted_facts(shown), fitted_facts(kept)
+    others = [f"{name}: {there.get(name, 'none')}" for name in there | here if here.get(name) != there.get(name)]
+    if not others:
+        return None
+    return (
+        f"The model of this run keeps another calibration, which 'predict' uses ({'; '.join(others)}). "
+        "--keep puts this one in its place."
+    )
 
 
 def verdict(error: CalibrationError) -> str:
@@ -155,147 +496,46 @@ def verdict(error: CalibrationError) -> str:
     return f"The probabilities are off by more than chance: ECE {error.corrected.in_percent()} %, corrected for chance."
 
 
-def _set_blocks(sets: Sequence[LevelMeasures]) -> list[Block]:
-    def values(promised: Estimate, of_cycles: Estimate, size: Estimate) -> tuple[str, str, str]:
-        return promised.in_percent(), of_cycles.in_percent(), size.in_units(digits=2)
-
-    kinds = [OF_CLASS if each.is_class_conditional else ONE_THRESHOLD for each in sets]
-    rows = []
-    for each, kind in zip(sets, kinds, strict=True):
-        everyone = each.all_cycles
-        rows.append((f"{100 * each.level:g} %", kind, *values(everyone.promised, everyone.of_cycles, everyone.size)))
-    groups: list[tuple[Cell, ...]] = []
-    greyed = set()
-    for level, kind in zip(sets[:2], kinds, strict=False):
-        for group in (*level.by_class, *level.by_device):
-            if group.num_patients < FEW_PATIENTS:
-                greyed.add(len(groups))
-            measured = values(group.promised, group.of_cycles, group.size)
-            groups.append((group.group, kind, group.num_cycles, group.num_patients, *measured))
-    columns = ("coverage over patients", "coverage of cycles", "mean number of classes")
-    return [
-        Heading("Prediction sets", level=3),
-        Bullets(
-            (
-                "A set at 90 % is promised to hold the true class of one cycle, drawn at random from a new patient, "
-                "with 90 % probability: over patients like those of validation, not for one given patient or device.",
-                "Coverage over patients is what the promise is about: each patient counts the same. Coverage of cycles "
-                "counts each cycle the same.",
-                "With one threshold per class the promise holds for the cycles of each class. A class that too few "
-                "validation patients have is in every set.",
-                "The promise is kept on average over sets of validation patients; with one set, the smaller the more, "
-                "coverage can come out below it. The intervals are over test patients alone.",
-                "The promise supposes that the epoch was not chosen on the validation patients; where it was, it is a "
-                "little optimistic.",
-            )
-        ),
-        Table(("promised", "thresholds", *columns), rows),
-        Paragraph(f"At {100 * sets[0].level:g} %, by true class and by device. {FEW}"),
-        Table(("cycles of", "thresholds", "cycles", "patients", *columns), groups, frozenset(greyed)),
-    ]
-
-
-def _abstain_blocks(calibration: Calibration, measures: CalibrationMeasures) -> list[Block]:
-    abstain = calibration.abstain
-    rows: list[tuple[Cell, ...]] = [
-        (
-            each.group,
-            each.num_cycles,
-            each.num_patients,
-            *(estimate.in_percent() for estimate in (each.coverage, each.error, each.score)),
-        )
-        for each in measures.abstaining
-    ]
-    greyed = frozenset(row for row, each in enumerate(measures.abstaining) if each.num_patients < FEW_PATIENTS)
-    chosen = "No threshold was found; no prediction is withheld."
-    if abstain is not None:
-        chosen = (
-            f"Predictions with a probability under {abstain.threshold:.3f} ({calibration.scaling}) are withheld: "
-            f"chosen for {abstain.wanted} {100 * abstain.wanted_value:g} %, it answered "
-            f"{_percent(abstain.validation_coverage)} % of validation cycles with "
-            f"{_percent(abstain.validation_error)} % of them wrong."
-        )
-    area = measures.area_under_risk_coverage.in_percent()
-    return [
-        Heading("Abstention", level=3),
-        Paragraph(f"{chosen} Area under the risk-coverage curve on the test: {area} %. {FEW}"),
-        Table(
-            ("cycles of", "cycles", "patients", "not withheld, %", "wrong among them, %", "Score of them"), rows, greyed
-        ),
-    ]
-
-
-def operating_blocks(operating: Sequence[OperatingMeasures], calibration: Calibration) -> list[Block]:
-    """Operating points: wanted sensitivity, threshold, what it gives on the test."""
-    if not operating:
-        return []
-    rows = []
-    for each in operating:
-        estimates = (each.sensitivity, each.specificity, each.ppv, each.npv)
-        wanted, threshold = f"{100 * each.point.wanted_sensitivity:g}", f"{each.point.threshold:.4f}"
-        se, sp, ppv, npv = (estimate.in_percent() for estimate in estimates)
-        rows.append((wanted, threshold, se, sp, _prevalence(each), ppv, npv))
-    return [
-        Heading("Operating points: normal against abnormal", level=3),
-        Paragraph(
-            f"A cycle is called abnormal when its P(abnormal) = 1 - P(normal), probabilities {calibration.scaling}, "
-            "reaches the threshold. The threshold reaches the wanted sensitivity on validation cycles; on other "
-            "patients it comes out above or below. PPV and NPV follow by Bayes' rule for the stated prevalence, taken "
-            "as known. All in percent."
-        ),
-        Table(("wanted Se", "threshold", "Se", "Sp", "prevalence", "PPV", "NPV"), rows),
-    ]
-
-
-def operating_lines(operating: Sequence[OperatingMeasures], calibration: Calibration) -> list[str]:
-    """The same for a terminal: a few lines for each wanted sensitivity, in percent."""
-    lines = [f"Thresholds are for P(abnormal) = 1 - P(normal), probabilities {calibration.scaling}."][: len(operating)]
-    for number, each in enumerate(operating):
-        if number == 0 or each.point != operating[number - 1].point:
-            lines += [
-                f"wanted sensitivity {100 * each.point.wanted_sensitivity:g}: abnormal when P(abnormal) is "
-                f"{each.point.threshold:.4f} or more",
-                f"  on the test: sensitivity {each.sensitivity.in_percent()}, "
-                f"specificity {each.specificity.in_percent()}",
-            ]
-        lines.append(f"  prevalence {_prevalence(each)}: PPV {each.ppv.in_percent()}, NPV {each.npv.in_percent()}")
-    return lines
-
-
-def _prevalence(each: OperatingMeasures) -> str:
-    return f"{100 * each.prevalence:.1f}" + (" (the test's)" if each.is_test_prevalence else "")
-
-
 def _percent(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{100 * value:.1f}"
 
 
-def draw_calibration(
-    calibration: Calibration, measures: CalibrationMeasures, test: Predictions, folder: Path, bootstrap: Bootstrap
-) -> None:
+def draw_calibration(calibration: Calibration, measures: CalibrationMeasures, test: Predictions, folder: Path) -> None:
     """Draw reliability, risk against coverage, and coverage of the first level's sets into `folder`."""
-    scaled = calibration.apply(test.probabilities)
-    panels = {"Before": test.probabilities, "After scaling": scaled}
-    draw_reliability(
-        panels if calibration.is_scaled else {"As the model gives them": scaled}, test, folder / RELIABILITY, bootstrap
-    )
+    calibrated = calibration.apply(test.probabilities)
+    panels = {"Before": test.probabilities, "After scaling": calibrated}
+    if not calibration.is_scaled:
+        panels = {"As the model gives them": calibrated}
+    draw_reliability(panels, test, folder / RELIABILITY, Bootstrap())
     threshold = None if calibration.abstain is None else calibration.abstain.threshold
-    draw_risk_coverage(scaled, test, folder / RISK, bootstrap, threshold=threshold)
-    draw_set_coverage(measures.sets[0], measures.sets[1], folder / COVERAGE)
+    draw_risk_coverage(calibrated, test, folder / RISK, Bootstrap(), threshold=threshold)
+    level = measures.sets[0].level
+    lines = [
+        ScoreLine(
+            f"{group.group}, {each.thresholds}",
+            group.promised,
+            group.num_cycles,
+            is_headline=group is each.all_cycles,
+            is_small=group.num_patients < FEW_PATIENTS,
+        )
+        for each in measures.sets[:2]
+        for group in each.groups
+    ]
+    title = f"Coverage of sets at {100 * level:g} %"
+    draw_score_intervals(lines, folder / COVERAGE, what=title, dashed=level, dashed_name="the level of the sets")
 
 
 def draw_reliability(panels: dict[str, Floats], test: Predictions, path: Path, bootstrap: Bootstrap) -> None:
     """Draw the share right against confidence for each title's probabilities `(cycle, class)`, with intervals.
 
-    The bins are those of the top-label ECE that hold any cycle; below stand their numbers of cycles.
+    The bins are those of the ECE that hold any cycle; below stand their numbers of cycles.
     """
-    names, edges = np.array(test.patients), equal_width_edges()
+    names = np.array(test.patients)
     with picture(path, width_inch=0.6 + 4.0 * len(panels), height_inch=5.0) as figure:
         rows = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1])
-        for column, (title, probabilities) in enumerate(panels.items()):
-            above, below = rows[0, column], rows[1, column]
-            confidence, is_right = confidence_of(probabilities), probabilities.argmax(axis=1) == test.labels
-            bins = bin_of(confidence, edges)
+        for above, below, (title, probabilities) in zip(*rows, panels.items(), strict=True):
+            confidence, is_right = probabilities.max(axis=1), probabilities.argmax(axis=1) == test.labels
+            bins = bin_of(confidence)
             above.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1.0)
             points = []
             for number in np.unique(bins):
@@ -304,7 +544,7 @@ def draw_reliability(panels: dict[str, Floats], test: Predictions, path: Path, b
                 points.append((100.0 * confidence[members].mean(), 100.0 * right.value))
                 ends = [100.0 * right.interval.low, 100.0 * right.interval.high]  # NaN, not drawn, without an interval
                 above.plot([points[-1][0]] * 2, ends, color=BLUE, linewidth=1.6)
-                below.bar(100.0 * edges[number] + 5.0, int(members.sum()), width=9.0, color=BLUE)
+                below.bar(100.0 * EDGES[number] + 5.0, int(members.sum()), width=9.0, color=BLUE)
             above.plot(*zip(*points, strict=True), color=BLUE, marker="o", markersize=5, linewidth=1.0)
             above.set(title=title, xlim=(0, 100), ylim=(-3, 103))
             above.grid(color=GRID, linewidth=0.8)
@@ -318,73 +558,26 @@ def draw_risk_coverage(
     probabilities: Floats, test: Predictions, path: Path, bootstrap: Bootstrap, *, threshold: float | None
 ) -> None:
     """Draw the share of wrong predictions against that of cycles not withheld, with intervals; mark the threshold."""
-    confidence, is_wrong = confidence_of(probabilities), probabilities.argmax(axis=1) != test.labels
-    curve, ideal = risk_coverage(confidence, is_wrong), np.linspace(0.01, 1.0, 100)
-    steps = np.unique(np.linspace(0, len(curve.risk) - 1, NUM_BAND_STEPS + 1).round().astype(np.int64)[1:])
-    bands = [
-        bootstrap.mean(is_wrong, test.patients, where=confidence >= curve.thresholds[step]).interval for step in steps
-    ]
+    confidence, is_wrong = probabilities.max(axis=1), probabilities.argmax(axis=1) != test.labels
+    thresholds, coverage, risk = risk_coverage(confidence, is_wrong)
+    steps = np.unique(np.linspace(0, len(risk) - 1, NUM_BAND_STEPS + 1).round().astype(np.int64)[1:])
+    bands = [bootstrap.mean(is_wrong, test.patients, where=confidence >= thresholds[step]).interval for step in steps]
     with picture(path, width_inch=6.4, height_inch=4.2) as figure:
         axes = figure.add_subplot()
-        axes.fill_between(
-            100.0 * curve.coverage[steps],
-            [100.0 * band.low for band in bands],
-            [100.0 * band.high for band in bands],
-            color=BLUE,
-            alpha=0.18,
-            linewidth=0.0,
-            label=f"{100 * bootstrap.level:g} % interval over patients",
-        )
-        axes.plot(100.0 * curve.coverage, 100.0 * curve.risk, color=BLUE, linewidth=1.8, label="this model")
+        low, high = [100.0 * band.low for band in bands], [100.0 * band.high for band in bands]
+        label = f"{100 * bootstrap.level:g} % interval over patients"
+        axes.fill_between(100.0 * coverage[steps], low, high, color=BLUE, alpha=0.18, linewidth=0.0, label=label)
+        axes.plot(100.0 * coverage, 100.0 * risk, color=BLUE, linewidth=1.8, label="this model")
         # A confidence that puts every wrong prediction last.
-        least = np.maximum(0.0, ideal - (1.0 - is_wrong.mean())) / ideal
-        axes.plot(100.0 * ideal, 100.0 * least, color=GREY, linestyle=":", linewidth=1.4, label="wrong ones last")
-        if threshold is not None and (is_answered := confidence >= threshold).any():
-            axes.plot(
-                [100.0 * is_answered.mean()],
-                [100.0 * is_wrong[is_answered].mean()],
-                "o",
-                color=ORANGE,
-                markersize=8,
-                label=f"threshold {threshold:.2f}, from validation",
-            )
-        axes.set_xlim(0, 101)
+        shares = np.linspace(0.01, 1.0, 100)
+        least = np.maximum(0.0, shares - (1.0 - is_wrong.mean())) / shares
+        axes.plot(100.0 * shares, 100.0 * least, color=GREY, linestyle=":", linewidth=1.4, label="wrong ones last")
+        if threshold is not None and (is_predicted := confidence >= threshold).any():
+            at = [100.0 * is_predicted.mean()], [100.0 * is_wrong[is_predicted].mean()]
+            axes.plot(*at, "o", color=ORANGE, markersize=8, label=f"threshold {threshold:.2f}, from validation")
+        axes.set(xlim=(0, 101), xlabel="not withheld, percent of cycles (most confident first)")
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("not withheld, percent of cycles (most confident first)")
         axes.set_ylabel("wrong, percent of these")
         axes.set_title(f"Risk and coverage, {len(confidence)} cycles of {len(set(test.patients))} patients")
         axes.grid(color=GRID, linewidth=0.8)
         axes.legend(loc="upper left")
-
-
-def draw_set_coverage(plain: LevelMeasures, conditional: LevelMeasures, path: Path) -> None:
-    """Draw the coverage over patients of plain and of class-conditional sets for each group, first on top."""
-    num_groups, names, ends = len(plain.groups), [], [0.0 + plain.level]
-    with picture(path, width_inch=8.0, height_inch=1.3 + 0.5 * num_groups) as figure:
-        axes = figure.add_subplot()
-        axes.axvline(100.0 * plain.level, color=GREY, linestyle="--", linewidth=1.0, zorder=0)
-        for row, pair in enumerate(zip(plain.groups, conditional.groups, strict=True)):
-            for measures, colour, shift in zip(pair, (BLUE, ORANGE), (-0.14, 0.14), strict=True):
-                estimate, at = measures.promised, row + shift
-                low, high = estimate.interval.low, estimate.interval.high  # NaN, not drawn, without an interval
-                axes.plot([100 * low, 100 * high], [at, at], color=colour, linewidth=2.0)
-                axes.plot([100 * estimate.value], [at], "o", color=colour, markersize=6)
-                text = f"{estimate.in_percent()}; {measures.size.value:.2f} classes"
-                side = axes.get_yaxis_transform()
-                axes.text(1.02, at, text, transform=side, va="center", color=colour, fontsize=8)
-                ends += [end for end in (estimate.value, low) if math.isfinite(end)]
-            patients = "1 patient" if pair[0].num_patients == 1 else f"{pair[0].num_patients} patients"
-            names.append(f"{pair[0].group}\n{pair[0].num_cycles} cycles, {patients}")
-        axes.plot([], [], "o-", color=BLUE, label="one threshold")
-        axes.plot([], [], "o-", color=ORANGE, label="one threshold per class")
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.02), ncols=2, borderaxespad=0.0)
-        axes.set_yticks(range(num_groups), names, fontsize=9)
-        axes.set_ylim(num_groups - 0.5, -0.6)
-        axes.set_xlim(math.floor(10.0 * min(ends)) * 10.0 - 2.0, 102)
-        axes.set_xlabel(
-            f"percent of cycles whose set holds the class, mean over patients (dashed: {100 * plain.level:g} %)"
-        )
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="x", color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)

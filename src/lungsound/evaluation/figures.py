@@ -108,14 +108,21 @@ def draw_confusion(confusion: Counts, classes: Sequence[str], path: Path) -> Non
         axes.spines[:].set_visible(False)
 
 
-def draw_score_intervals(lines: Sequence[ScoreLine], path: Path, *, what: str = "Value") -> None:
+def draw_score_intervals(
+    lines: Sequence[ScoreLine],
+    path: Path,
+    *,
+    what: str = "Value",
+    dashed: float = ALWAYS_NORMAL_SCORE,
+    dashed_name: str = "the Score of always predicting normal",
+) -> None:
     """Draw each value with its interval, in percent, first line on top, with numbers of cycles and patients.
 
-    `what` begins the title: what the values are.
+    `what` begins the title: what the values are. A dashed line marks the value `dashed`.
     """
     with picture(path, width_inch=8.0, height_inch=1.2 + 0.42 * len(lines)) as figure:
         axes = figure.add_subplot()
-        axes.axvline(100.0 * ALWAYS_NORMAL_SCORE, color=GREY, linestyle="--", linewidth=1.0, zorder=0)
+        axes.axvline(100.0 * dashed, color=GREY, linestyle="--", linewidth=1.0, zorder=0)
         names = []
         for row, line in enumerate(lines):
             interval = line.estimate.interval
@@ -138,7 +145,7 @@ def draw_score_intervals(lines: Sequence[ScoreLine], path: Path, *, what: str = 
         axes.set_yticks(range(len(lines)), names, fontsize=9)
         axes.set_ylim(len(lines) - 0.5, -0.6)
         axes.set_xlim(-2, 102)
-        axes.set_xlabel("percent (dashed: the Score of always predicting normal)")
+        axes.set_xlabel(f"percent (dashed: {dashed_name})")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color="#E5E5E5", linewidth=0.8)
