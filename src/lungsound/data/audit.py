@@ -148,14 +148,14 @@ def read_names(root: Path, *, split: str = "official") -> Corpus:
         recording = _recording(name, path)
         recordings.append(recording)
         cycles.extend(_cycles(recording, problems))
-        if name not in part_of:
+        if part_of(name) is None:
             problems.append(Problem("in no split", recording.name, "the split does not name it"))
     return assemble(
         "icbhi",
         root,
         recordings=recordings,
         cycles=cycles,
-        split={path.stem: part_of[name] for name, path in annotations.items() if name in part_of},
+        split={path.stem: part for name, path in annotations.items() if (part := part_of(name)) is not None},
         problems=problems,
         notes=["by names only: no sound was read"],
         split_origin=split_origin,

@@ -14,7 +14,7 @@ Meditron mix devices.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,11 @@ from lungsound.data.tree import (
     files_with_suffix,
     manifest_rows,
     one_per_name,
+    paired,
     read_recording,
     require_folder,
     sound_files,
     text_lines,
-    unpaired,
     usable_cycles,
 )
 from lungsound.errors import AnnotationError, CorpusError, DataError
@@ -38,7 +38,6 @@ AUDIO_FOLDER = "ICBHI_final_database"
 SPLIT_FILES = ("official_split.txt", "ICBHI_challenge_train_test.txt")
 DEMOGRAPHIC_FILES = ("metadata.txt", "demographic_info.txt", "ICBHI_Challenge_demographic_information.txt")
 DIAGNOSIS_FILES = ("patient_diagnosis.txt", "patient_diagnosis.csv", "ICBHI_Challenge_diagnosis.txt")
-NUM_FOLDS = 5
 # Text files of the official archive and its page that are no annotations.
 _SIDE_FILES = {"filename_format.txt", "filename_differences.txt", "patient_list_foldwise.txt"}
 _SIDE_FILES |= {*SPLIT_FILES, *DEMOGRAPHIC_FILES, *DIAGNOSIS_FILES}
@@ -97,32 +96,29 @@ def read_icbhi(root: Path, *, split: str = "official") -> Corpus:
     sounds = sound_files(folder, problems, canonical=canonical_name)
     texts = [path for path in files_with_suffix(folder, [".txt"]) if path.name not in {*_SIDE_FILES, Path(split).name}]
     annotations = one_per_name(texts, "duplicate annotation", problems, canonical=canonical_name)
-    problems.extend(unpaired(sounds, annotations, is_name=is_icbhi_name, expected=_NAME_FORM))
     recordings: list[Recording] = []
     cycles: list[tuple[str, Cycle]] = []
     parts: dict[str, str] = {}
-    is_fold = re.fullmatch(r"fold\d+", split) is not None
-    for name, path in sounds.items():
-        parsed = _NAME.fullmatch(name)
-        if parsed is None:
-            continue
+    num_renamed = 0
+    for name, sound, annotation, parsed in paired(sounds, annotations, _NAME, _NAME_FORM, problems):
         own = {key: parsed[key] for key in ("patient", "location", "mode", "device")}
-        recording = read_recording(path, problems, name=path.stem, **own, **facts.get(parsed["patient"], {}))
+        recording = read_recording(sound, problems, name=sound.stem, **own, **facts.get(parsed["patient"], {}))
         if recording is None:
             continue
         recordings.append(recording)
-        if name in annotations:
-            cycles += _read_cycles(annotations[name], recording, problems)
-        part = part_of.get(parsed["patient"] if is_fold else name)
+        num_renamed += name != recording.name
+        if annotation is not None:
+            try:
+                for position, (line, fields) in enumerate(read_annotation(annotation)):
+                    cycles.append((f"{annotation.name} line {line}", Cycle(recording, *fields, position=position)))
+            except AnnotationError as error:
+                problems.append(Problem("bad annotation", error.where, error.detail))
+        part = part_of(name)
         if part is None:
             problems.append(Problem("in no split", recording.name, "the split does not name it"))
         else:
             parts[recording.name] = part
-    num_renamed = sum(canonical_name(recording.name) != recording.name for recording in recordings)
-    if num_renamed:
-        fact_notes.insert(
-            0, f"{num_renamed} recordings are in the other naming; their device is read from the official name"
-        )
+    renamed = f"{num_renamed} recordings are in the other naming; their device is read from the official name"
     return assemble(
         "synthetic" if (folder / SYNTHETIC_EVENTS_FILE).is_file() else "icbhi",
         root,
@@ -130,7 +126,7 @@ def read_icbhi(root: Path, *, split: str = "official") -> Corpus:
         cycles=usable_cycles(cycles, problems),
         split=parts,
         problems=problems,
-        notes=fact_notes,
+        notes=[*([renamed] if num_renamed else []), *fact_notes],
         split_origin=split_origin,
     )
 
@@ -175,43 +171,26 @@ def _parse_line(fields: Sequence[str]) -> tuple[float, float, bool, bool]:
     return start_s, end_s, fields[2] == "1", fields[3] == "1"
 
 
-def _read_cycles(path: Path, recording: Recording, problems: list[Problem]) -> list[tuple[str, Cycle]]:
-    """Cycles of an annotation file with their places; a "bad annotation" leaves the recording without cycles."""
-    try:
-        annotation = read_annotation(path)
-    except AnnotationError as error:
-        problems.append(Problem("bad annotation", error.where, error.detail))
-        return []
-    return [
-        (f"{path.name} line {line}", Cycle(recording, *fields, position=position))
-        for position, (line, fields) in enumerate(annotation)
-    ]
-
-
 # ---- splits ----
 
 
-def read_split(places: Sequence[Path], split: str) -> tuple[Mapping[str, str], str]:
-    """Part by canonical name (of a fold: by patient), and where the split comes from."""
-    fold = re.fullmatch(r"fold(\d+)", split)
-    if fold is not None:
-        if int(fold[1]) >= NUM_FOLDS:
-            raise CorpusError(f"split {split!r} does not exist: there are 'fold0' to 'fold{NUM_FOLDS - 1}'")
-        part_of = {
-            row[0]: "test" if row[1] == str(int(fold[1])) else "train" for row in manifest_rows("icbhi_folds.tsv")
-        }
-        return part_of, f"RespireNet's fold {fold[1]} as test, shipped with lungsound"
+def read_split(places: Sequence[Path], split: str) -> tuple[Callable[[str], str | None], str]:
+    """Part of a recording by its canonical name, and where the split comes from."""
     if split == "official":
         path = _first_file(places, SPLIT_FILES)
         if path is None:
-            return official_split(), "official, shipped with lungsound"
-        return parse_split(path), f"official, from {path.name}"
+            return official_split().get, "official, shipped with lungsound"
+        return parse_split(path).get, f"official, from {path.name}"
+    fold = re.fullmatch("fold([0-4])", split)
+    if fold is not None:
+        part_of = {patient: "test" if own == fold[1] else "train" for patient, own in manifest_rows("icbhi_folds.tsv")}
+        origin = f"RespireNet's fold {fold[1]} as test, shipped with lungsound"
+        return lambda name: part_of.get(name.partition("_")[0]), origin
     if not Path(split).is_file():
         raise CorpusError(
-            f"split {split!r} is neither 'official' nor 'fold0' to 'fold{NUM_FOLDS - 1}' "
-            "nor a file of lines 'name<TAB>part'"
+            f"split {split!r} is none of 'official', 'fold0' to 'fold4' and a file of name<TAB>part lines"
         )
-    return parse_split(Path(split)), f"from {split}"
+    return parse_split(Path(split)).get, f"from {split}"
 
 
 def parse_split(path: Path) -> dict[str, str]:
@@ -252,16 +231,14 @@ def _read_patients(places: Sequence[Path], problems: list[Problem]) -> tuple[dic
             notes.append(f"{what} are unknown: none of {', '.join(names)} is there")
             continue
         try:
-            lines = text_lines(path, DataError)
+            for number, line in text_lines(path, DataError):
+                row = re.split(r"[,\s]+", line.strip())
+                try:
+                    facts.setdefault(row[0], {}).update(parse(row))
+                except ValueError as error:
+                    problems.append(Problem("bad patient facts", f"{path.name} line {number}", str(error)))
         except DataError as error:
             problems.append(Problem("bad patient facts", error.where, error.detail))
-            continue
-        for number, line in lines:
-            row = re.split(r"[,\s]+", line.strip())
-            try:
-                facts.setdefault(row[0], {}).update(parse(row))
-            except ValueError as error:
-                problems.append(Problem("bad patient facts", f"{path.name} line {number}", str(error)))
     return facts, notes
 
 
@@ -276,7 +253,10 @@ def _parse_demographics(row: Sequence[str]) -> dict[str, Any]:
     """
     if len(row) not in (6, 7):
         raise ValueError(f"{len(row)} fields, expected 'patient age sex bmi weight_kg height_cm'")
-    age_years, bmi, weight_kg, height_cm = (_number_or_none(row[column]) for column in (1, 3, 4, 5))
+    numbers = [None if text == "NA" else float(text) for text in (row[1], *row[3:6])]
+    if not all(number is None or 0 < number < 1000 for number in numbers):
+        raise ValueError(f"{row[1:6]} has an impossible age, body-mass index, weight or height")
+    age_years, bmi, weight_kg, height_cm = numbers
     if bmi is None and weight_kg is not None and height_cm is not None:
         bmi = weight_kg / (height_cm / 100) ** 2
     return {"age_years": age_years, "sex": None if row[2] == "NA" else row[2], "bmi": bmi}
@@ -286,15 +266,3 @@ def _parse_diagnosis(row: Sequence[str]) -> dict[str, Any]:
     if len(row) != 2:
         raise ValueError(f"{len(row)} fields, expected 'patient diagnosis'")
     return {"diagnosis": row[1]}
-
-
-def _number_or_none(text: str) -> float | None:
-    if text == "NA":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is neither a number nor NA") from None
-    if not 0 < value < 1000:
-        raise ValueError(f"{text!r} is no age, body-mass index, weight or height")
-    return value

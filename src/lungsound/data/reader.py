@@ -5,7 +5,7 @@ from typing import Literal
 
 from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus, relabelled
 from lungsound.data.file_facts import file_facts
-from lungsound.data.folders import is_folders, read_folders
+from lungsound.data.folders import class_folders, read_folders
 from lungsound.data.icbhi import AUDIO_FOLDER, is_icbhi_name, read_icbhi
 from lungsound.data.sprsound import is_sprsound, read_sprsound
 from lungsound.data.table import SUFFIXES, read_table, table_file, tables_in
@@ -78,7 +78,7 @@ def find_kind(root: Path) -> Kind:
         return "table"
     if files_with_suffix(root, AUDIO_SUFFIXES):
         return "icbhi"
-    if is_folders(root):
+    if any(class_folders(root)):
         return "folders"
     raise CorpusError(
         f"no corpus in {root}: looked for ICBHI (sound files with .txt beside them, or a folder {AUDIO_FOLDER}), "

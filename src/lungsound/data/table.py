@@ -18,17 +18,19 @@ Cells of a .tsv are separated by tabs, those of a .csv by commas, or semicolons 
 """
 
 import csv
-import math
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
 
-from lungsound.data.corpus import Corpus, Cycle, Placed, Problem, Recording, read_words
+from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat, ValidationError
+
+from lungsound.data.corpus import Corpus, Cycle, Problem, Recording, in_known_words, relabelled
 from lungsound.data.tree import (
     assemble,
     files_with_suffix,
+    first_fault,
     read_recording,
     require_folder,
     split_patients,
@@ -40,28 +42,43 @@ from lungsound.labels import LabelMap, Unit
 
 SUFFIXES = (".csv", ".tsv")
 FACTS = ("device", "location", "mode", "age_years", "sex", "bmi", "diagnosis")
-COLUMNS = ("path", "start_s", "end_s", "label", "crackle", "wheeze", "patient", "split", *FACTS, "name")
-_OTHER_NAMES = {"start": "start_s", "end": "end_s"}
 # What every line of one recording must say alike.
-_OF_RECORDING = ("name", "patient", "split", *FACTS)
-_FLAGS = {"0": False, "false": False, "1": True, "true": True}
-_SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
+OF_RECORDING = ("name", "patient", "split", *FACTS)
+OTHER_NAMES = {"start": "start_s", "end": "end_s"}
+SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
+
+Number = Annotated[FiniteFloat, Field(ge=0)]
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One line: where it stands, the path of its sound in one spelling, and its cells by column but for blank ones."""
+class Row(BaseModel):
+    """One line, without its blank cells."""
 
-    where: str
-    sound: str
-    cells: Mapping[str, str]
+    path: str
+    start_s: Number | None = None
+    end_s: Number | None = None
+    label: str | None = None
+    crackle: bool = False
+    wheeze: bool = False
+    patient: str
+    split: str = ""
+    device: str | None = None
+    location: str | None = None
+    mode: str | None = None
+    age_years: Number | None = None
+    sex: Annotated[Literal["M", "F"] | None, BeforeValidator(lambda word: SEXES.get(word.lower(), word))] = None
+    bmi: Number | None = None
+    diagnosis: str | None = None
+    name: str | None = None
+
+
+COLUMNS = tuple(Row.model_fields)
 
 
 def read_table(root: Path, *, unit: Unit = "cycle", label_map: LabelMap | None = None) -> Corpus:
     """The corpus in a table: `root` is the file, or a folder that holds exactly one.
 
     unit: "recording" when whole recordings are told apart: then no line may name a start and an end.
-    label_map: what the labels (or the flags, as normal, crackle, wheeze, both) mean; without, see `read_words`.
+    label_map: what the labels (or the flags, as normal, crackle, wheeze, both) mean; without, see `in_known_words`.
 
     Problems: "bad row", "contradicting rows" (it says else than an earlier line of its recording), whose cycle is
     left out; "unknown label", "bad sound file", "duplicate recording", and those of `usable_cycles`.
@@ -70,33 +87,98 @@ def read_table(root: Path, *, unit: Unit = "cycle", label_map: LabelMap | None =
     looks like a slip of the pen. Other columns are not read, and stand in `notes`.
     """
     path = table_file(root)
-    problems: list[Problem] = []
-    columns, rows = _read_rows(path, problems)
-    recordings, rows = _read_recordings(rows, path.parent, problems)
-    placed: Placed = []
-    for position, row in enumerate(rows):
-        try:
-            cycle = _read_cycle(row, recordings[row.sound], unit)
-            placed.append((row.where, replace(cycle, position=position)))
-        except ValueError as error:
-            problems.append(Problem("bad row", row.where, str(error)))
-    placed, vocabulary, notes = read_words(placed, label_map, path.name, problems)
-    split = {recordings[row.sound].name: row.cells.get("split", "") for row in rows}
-    split_origin = ""
-    if "split" not in columns:
-        split, split_origin = split_patients(recordings.values())
+    columns, lines = read_lines(path)
+    _check_columns(columns, path)
+    needed = [name for name in ("path", "label", "crackle", "wheeze", "patient", "split") if name in columns]
+    problems, rows = [], []
+    for number, values in lines:
+        where = f"{path.name} line {number}"
+        cells = {column: value for column, value in zip(columns, values, strict=False) if value}
+        blank = [name for name in needed if name not in cells]
+        fault = unfit_part(cells.get("split", "train"))
+        if blank:
+            fault = f"{' and '.join(blank)} left blank, but needed on every line"
+        if len(values) != len(columns):
+            fault = f"{len(values)} cells, but line 1 names {len(columns)} columns"
+        if fault is None:
+            rows.append((where, cells))
+        else:
+            problems.append(Problem("bad row", where, fault))
     ignored = [column for column in columns if column not in COLUMNS]
-    return assemble(
-        "table",
+    notes = [f"columns that are not read: {', '.join(ignored)}"] if ignored else []
+    return corpus_of_rows("table", root, path.parent, rows, problems, notes=notes, unit=unit, label_map=label_map)
+
+
+def corpus_of_rows(
+    name: str,
+    root: Path,
+    folder: Path,
+    rows: Sequence[tuple[str, Mapping[str, str]]],
+    problems: list[Problem],
+    *,
+    notes: Sequence[str] = (),
+    unit: Unit = "cycle",
+    label_map: LabelMap | None = None,
+) -> Corpus:
+    """The corpus of the cycles in some rows, each a place and the cells that are not blank; sounds lie in `folder`."""
+    first: dict[str, tuple[str, Row]] = {}
+    recordings: dict[str, Recording] = {}
+    split: dict[str, str] = {}
+    cycles: list[tuple[str, Cycle]] = []
+    sound_of_name: dict[str, str] = {}
+    split_origin = ""
+    for position, (where, cells) in enumerate(rows):
+        try:
+            row = Row.model_validate(cells)
+        except ValidationError as error:
+            problems.append(Problem("bad row", where, first_fault(error)))
+            continue
+        sound = posixpath.normpath(row.path)
+        if sound not in first:
+            recording = read_recording(
+                folder / sound,
+                problems,
+                name=row.name or str(PurePosixPath(sound).with_suffix("")),
+                patient=row.patient,
+                where=where if where == sound else f"{where}: {sound}",
+                **row.model_dump(include=set(FACTS)),
+            )
+            same = sound if recording is None else sound_of_name.setdefault(recording.name, sound)
+            if same != sound:
+                detail = f"{sound} has the same name as {same}: rename one, or give them names in a column 'name'"
+                problems.append(Problem("duplicate recording", where, detail))
+            elif recording is not None:
+                recordings[sound], split[recording.name] = recording, row.split
+        earlier_where, earlier = first.setdefault(sound, (where, row))
+        differing = [name for name in OF_RECORDING if getattr(row, name) != getattr(earlier, name)]
+        if differing:
+            given = ", ".join(f"{name} {cells.get(name, '')!r}" for name in differing)
+            detail = f"{given}, but {earlier_where} says otherwise of {sound}: make them agree"
+            problems.append(Problem("contradicting rows", where, detail))
+        elif (row.start_s is None) != (row.end_s is None):
+            detail = "one of start_s and end_s is blank: fill both, or none for the whole recording"
+            problems.append(Problem("bad row", where, detail))
+        elif row.start_s is not None and unit == "recording":
+            detail = "start_s and end_s, but the label set tells whole recordings apart: leave them blank"
+            problems.append(Problem("bad row", where, detail))
+        elif sound in recordings:
+            own = recordings[sound]
+            end_s = own.duration_s if row.end_s is None else row.end_s
+            cycle = Cycle(own, row.start_s or 0.0, end_s, row.crackle, row.wheeze, row.label, position)
+            cycles.append((where, cycle))
+    if not any("split" in cells for _, cells in rows):
+        split, split_origin = split_patients(recordings.values())
+    corpus = assemble(
+        name,
         root,
         recordings=recordings.values(),
-        cycles=usable_cycles(placed, problems),
+        cycles=usable_cycles(cycles, problems),
         split=split,
         problems=problems,
-        notes=[*notes, *([f"columns that are not read: {', '.join(ignored)}"] if ignored else [])],
-        vocabulary=vocabulary,
+        notes=notes,
         split_origin=split_origin,
     )
+    return in_known_words(corpus) if label_map is None else relabelled(corpus, label_map)
 
 
 def table_file(root: Path) -> Path:
@@ -122,6 +204,19 @@ def tables_in(folder: Path) -> list[Path]:
     return tables
 
 
+def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Columns of a CSV or TSV file (lower case), and its other lines with their numbers; CorpusError for no text."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first_line = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=_delimiter(first_line, path), strict=True)
+            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CorpusError(f"cannot be read as a table in UTF-8 ({error})", path=path) from None
+    return _columns(first_line, path), [(number, cells) for number, cells in lines[1:] if any(cells)]
+
+
 def _delimiter(first_line: str, path: Path) -> str:
     if path.suffix.lower() == ".tsv":
         return "\t"
@@ -130,7 +225,7 @@ def _delimiter(first_line: str, path: Path) -> str:
 
 def _columns(first_line: str, path: Path) -> list[str]:
     names = next(csv.reader([first_line], delimiter=_delimiter(first_line, path)), [])
-    return [_OTHER_NAMES.get(name.strip().lower(), name.strip().lower()) for name in names]
+    return [OTHER_NAMES.get(name.strip().lower(), name.strip().lower()) for name in names]
 
 
 def _missing(columns: Sequence[str]) -> list[str]:
@@ -156,115 +251,3 @@ def _check_columns(columns: Sequence[str], path: Path) -> None:
             detail = f"unknown column {column!r}: write {meant[0]!r} if that is meant, else rename it"
     if detail is not None:
         raise CorpusError(detail, path=path, line=1)
-
-
-def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Columns of a CSV or TSV file (lower case), and its other lines with their numbers; CorpusError for no text."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first_line = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=_delimiter(first_line, path), strict=True)
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(f"cannot be read as a table in UTF-8 ({error})", path=path) from None
-    return _columns(first_line, path), [(number, cells) for number, cells in lines[1:] if any(cells)]
-
-
-def _read_rows(path: Path, problems: list[Problem]) -> tuple[list[str], list[_Row]]:
-    """The columns, and the lines that have as many cells and none blank that is needed."""
-    columns, lines = read_lines(path)
-    _check_columns(columns, path)
-    needed = [name for name in ("path", "label", "crackle", "wheeze", "patient", "split") if name in columns]
-    rows = []
-    for number, values in lines:
-        where = f"{path.name} line {number}"
-        cells = {column: value for column, value in zip(columns, values, strict=False) if value}
-        blank = [name for name in needed if name not in cells]
-        problem = unfit_part(cells.get("split", "train"))
-        if blank:
-            problem = f"{' and '.join(blank)} left blank, but needed on every line"
-        if len(values) != len(columns):
-            problem = f"{len(values)} cells, but line 1 names {len(columns)} columns"
-        if problem is not None:
-            problems.append(Problem("bad row", where, problem))
-        else:
-            rows.append(_Row(where, posixpath.normpath(cells["path"]), cells))
-    return columns, rows
-
-
-def _read_recordings(
-    rows: Iterable[_Row], folder: Path, problems: list[Problem]
-) -> tuple[dict[str, Recording], list[_Row]]:
-    """Recordings by the path of their sound, and the rows that agree with the first row of theirs."""
-    first: dict[str, _Row] = {}
-    recordings: dict[str, Recording] = {}
-    sound_of: dict[str, str] = {}
-    kept = []
-    for row in rows:
-        if row.sound not in first:
-            recording = _read(row, folder, problems)
-            if recording is not None and sound_of.setdefault(recording.name, row.sound) != row.sound:
-                same = sound_of[recording.name]
-                detail = f"{row.sound} has the same name as {same}: give them names in a column 'name'"
-                problems.append(Problem("duplicate recording", row.where, detail))
-            elif recording is not None:
-                recordings[row.sound] = recording
-        earlier = first.setdefault(row.sound, row)
-        differing = [name for name in _OF_RECORDING if row.cells.get(name) != earlier.cells.get(name)]
-        if differing:
-            given = ", ".join(f"{name} {row.cells.get(name, '')!r}" for name in differing)
-            detail = f"{given}, but {earlier.where} says otherwise of {row.sound}: make them agree"
-            problems.append(Problem("contradicting rows", row.where, detail))
-        elif row.sound in recordings:
-            kept.append(row)
-    return recordings, kept
-
-
-def _read(row: _Row, folder: Path, problems: list[Problem]) -> Recording | None:
-    cells = row.cells
-    try:
-        age_years, bmi = _number(cells, "age_years"), _number(cells, "bmi")
-        sex = _SEXES[cells["sex"].lower()] if "sex" in cells else None
-    except (ValueError, KeyError) as error:
-        detail = f"sex {cells['sex']!r}, expected M or F, or blank" if isinstance(error, KeyError) else str(error)
-        problems.append(Problem("bad row", row.where, detail))
-        return None
-    name = cells.get("name", str(PurePosixPath(row.sound).with_suffix("")))
-    facts = {key: cells.get(key) for key in FACTS} | {"age_years": age_years, "sex": sex, "bmi": bmi}
-    where = f"{row.where}: {row.sound}"
-    return read_recording(folder / row.sound, problems, name=name, patient=cells["patient"], where=where, **facts)
-
-
-def _read_cycle(row: _Row, recording: Recording, unit: Unit) -> Cycle:
-    """The cycle of a row, its label as its term. ValueError for times or flags that are none."""
-    cells = row.cells
-    start_s, end_s = _number(cells, "start_s"), _number(cells, "end_s")
-    if (start_s is None) != (end_s is None):
-        raise ValueError("one of start_s and end_s is blank: fill both, or none for the whole recording")
-    if start_s is not None and unit == "recording":
-        raise ValueError("start_s and end_s, but the label set tells whole recordings apart: leave them blank")
-    flags = {name: _FLAGS.get(cells.get(name, "0").lower()) for name in ("crackle", "wheeze")}
-    for name, flag in flags.items():
-        if flag is None:
-            raise ValueError(f"{name} is {cells[name]!r}, expected 0 or 1, false or true")
-    return Cycle(
-        recording,
-        0.0 if start_s is None else start_s,
-        recording.duration_s if end_s is None else end_s,
-        has_crackle=bool(flags["crackle"]),
-        has_wheeze=bool(flags["wheeze"]),
-        term=cells.get("label"),
-    )
-
-
-def _number(cells: Mapping[str, str], name: str) -> float | None:
-    if name not in cells:
-        return None
-    try:
-        value = float(cells[name])
-    except ValueError:
-        raise ValueError(f"{name} is {cells[name]!r}, expected a number") from None
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name} is {cells[name]!r}, expected 0 or more")
-    return value

@@ -5,11 +5,14 @@ Whatever is odd becomes a Problem in the list that is passed in; nothing is drop
 
 import hashlib
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus, Cycle, Problem, Recording
 from lungsound.data.file_facts import file_facts
@@ -32,6 +35,14 @@ def require_folder(root: Path) -> Path:
     if not root.is_dir():
         raise CorpusError(f"{root} is a file: give the folder of a corpus, or a table (.csv, .tsv)")
     return root
+
+
+def first_fault(error: ValidationError) -> str:
+    """Place, given value and reason of the first thing that is wrong."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    given = "" if first["type"] == "missing" else f" is {reprlib.repr(first['input'])}"
+    return f"{place}{given}: {first['msg']}" if place else str(first["msg"])
 
 
 def text_lines(path: Path, error: type[DataError]) -> list[tuple[int, str]]:
@@ -74,18 +85,31 @@ def sound_files(folder: Path, problems: list[Problem], *, canonical: Callable[[s
     return one_per_name(paths, "duplicate recording", problems, canonical=canonical)
 
 
-def unpaired(
-    sounds: Mapping[str, Path], annotations: Mapping[str, Path], *, is_name: Callable[[str], bool], expected: str
-) -> list[Problem]:
-    """Problems of the names: "unknown name", "missing annotation", "annotation without audio"."""
-    stray = [path for path in (*sounds.values(), *annotations.values()) if not is_name(path.stem)]
-    silent = [annotations[name] for name in annotations.keys() - sounds.keys() if is_name(name)]
-    unlabelled = [sounds[name] for name in sounds.keys() - annotations.keys() if is_name(name)]
-    return [
-        *(Problem("unknown name", path.name, f"expected {expected}") for path in stray),
-        *(Problem("annotation without audio", path.name, "no sound file of this name") for path in silent),
-        *(Problem("missing annotation", path.stem, "no annotation file of this name") for path in unlabelled),
-    ]
+def paired(
+    sounds: Mapping[str, Path],
+    annotations: Mapping[str, Path],
+    name_form: re.Pattern[str],
+    expected: str,
+    problems: list[Problem],
+) -> list[tuple[str, Path, Path | None, re.Match[str]]]:
+    """Name, sound, annotation and parsed name of each sound file whose name is of the form.
+
+    Problems: "unknown name", "missing annotation", "annotation without audio".
+    """
+    pairs = []
+    for name in sorted({*sounds, *annotations}):
+        sound, annotation, parsed = sounds.get(name), annotations.get(name), name_form.fullmatch(name)
+        if parsed is None:
+            stray = [path for path in (sound, annotation) if path is not None]
+            problems += [Problem("unknown name", path.name, f"expected {expected}") for path in stray]
+        elif sound is None:
+            silent = annotations[name].name
+            problems.append(Problem("annotation without audio", silent, "no sound file of this name"))
+        else:
+            if annotation is None:
+                problems.append(Problem("missing annotation", sound.stem, "no annotation file of this name"))
+            pairs.append((name, sound, annotation, parsed))
+    return pairs
 
 
 def read_recording(
@@ -178,20 +202,20 @@ def assemble(
     split_origin: str = "",
 ) -> Corpus:
     """The Corpus with everything in its order, which does not depend on the file system's."""
+
+    def by_kind_and_place(problem: Problem) -> tuple[str, list[str | int]]:
+        # Numbers in a place count as such: line 2 before line 10.
+        return problem.kind, [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", problem.where)]
+
     return Corpus(
         name=name,
         root=root,
         recordings=tuple(sorted(recordings, key=lambda recording: recording.name)),
         cycles=tuple(sorted(cycles, key=lambda cycle: (cycle.recording.name, cycle.start_s, cycle.end_s))),
         split=dict(sorted(split.items())),
-        problems=tuple(sorted(problems, key=_by_kind_and_place)),
+        problems=tuple(sorted(problems, key=by_kind_and_place)),
         notes=(*([f"split: {split_origin}"] if split_origin else []), *notes),
         vocabulary=vocabulary,
         known_patient_parts=known_patient_parts,
         split_origin=split_origin,
     )
-
-
-def _by_kind_and_place(problem: Problem) -> tuple[str, list[str | int]]:
-    """The order of problems; numbers in a place count as such: line 2 before line 10."""
-    return problem.kind, [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", problem.where)]

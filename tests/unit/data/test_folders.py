@@ -76,7 +76,7 @@ def test_own_names_need_a_label_map(tmp_path):
     label_map = tmp_path / "map.toml"
     label_map.write_text('label_set = "sound4"\n[classes]\nclear = "normal"\n')
     corpus = read_corpus(tmp_path, is_strict=False, label_map=label_map)
-    assert [(p.kind, p.where) for p in corpus.problems] == [("unknown label", "sibilus/")]
+    assert [(p.kind, p.where) for p in corpus.problems] == [("unknown label", "sibilus/a#0.000-2.000")]
     assert [cycle.sound.word for cycle in corpus.cycles] == ["normal"]
 
 
@@ -87,8 +87,8 @@ def test_what_is_wrong_is_named(tmp_path):
     found = [str(problem) for problem in read_folders(tmp_path).problems]
     assert [text.split(": ")[:2] for text in found] == [
         ["bad part", "validation"],
-        ["bad sound file", "e.wav"],
-        ["duplicate recording", "a.wav"],
+        ["bad sound file", "train/normal/e.wav"],
+        ["duplicate recording", "train/normal/a.wav"],
         ["misplaced file", "c.wav"],
         ["no patient", "train/normal/_d.wav"],
     ]

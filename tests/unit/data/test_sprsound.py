@@ -102,28 +102,28 @@ def test_known_twin_of_train_and_intra_is_noted(tmp_path):
     assert any("hold the same sound" in note for note in read_sprsound(tmp_path).notes)
 
 
-@pytest.mark.parametrize(
-    ("content", "detail"),
-    [
-        ("{not json", "cannot be read as JSON"),
-        ("[]", "no list 'event_annotation'"),
-        ('{"event_annotation": "none"}', "no list 'event_annotation'"),
-        ('{"event_annotation": [{"start": "1", "end": "900"}]}', "event 1"),
-        ('{"event_annotation": ["Normal"]}', "event 1"),
-        ('{"event_annotation": [{"start": "a", "end": "900", "type": "Normal"}]}', "expected milliseconds"),
-        ('{"event_annotation": [{"start": null, "end": "900", "type": "Normal"}]}', "expected milliseconds"),
-        ('{"event_annotation": [{"start": "-1", "end": "900", "type": "Normal"}]}', "not times"),
-        ('{"event_annotation": [{"start": "1", "end": "NaN", "type": "Normal"}]}', "not times"),
-    ],
-)
-def test_bad_annotation_leaves_no_cycle(tmp_path, content, detail):
-    add(tmp_path, TRAIN, "train").write_text(content)
-    corpus = read_sprsound(tmp_path)
-    problem = only_problem(corpus)
-    assert (problem.kind, problem.where) == ("bad annotation", f"{TRAIN}.json")
-    assert detail in problem.detail
-    assert len(corpus.recordings) == 1
-    assert (corpus.cycles, corpus.notes) == ((), ())
+def test_bad_annotation_leaves_no_cycle(tmp_path):
+    path = add(tmp_path, TRAIN, "train")
+    for content in (
+        "{not json",
+        "[]",
+        "[" * 100_000,
+        '{"event_annotation": "none"}',
+        '{"event_annotation": [{"start": "1", "end": "900"}]}',
+        '{"event_annotation": ["Normal"]}',
+        '{"event_annotation": [{"start": "a", "end": "900", "type": "Normal"}]}',
+        '{"event_annotation": [{"start": null, "end": "900", "type": "Normal"}]}',
+        '{"event_annotation": [{"start": "-1", "end": "900", "type": "Normal"}]}',
+        '{"event_annotation": [{"start": "1", "end": "NaN", "type": "Normal"}]}',
+        '{"event_annotation": [], "record_annotation": ["CAS"]}',
+    ):
+        path.write_text(content)
+        corpus = read_sprsound(tmp_path)
+        problem = only_problem(corpus)
+        assert (problem.kind, problem.where) == ("bad annotation", f"{TRAIN}.json"), content
+        assert "\n" not in problem.detail
+        assert len(corpus.recordings) == 1
+        assert (corpus.cycles, corpus.notes) == ((), ())
 
 
 def test_cycles_that_cannot_be_used(tmp_path):
@@ -210,8 +210,3 @@ def test_unknown_word_for_a_recording_leaves_it_out_of_the_record_task_only(tmp_
     assert "CAS & DAS" in problem.detail
     assert corpus.cycles == ()
     assert len(read_corpus(tmp_path).cycles) == 1
-
-
-def test_word_for_a_recording_must_be_a_word(tmp_path):
-    add(tmp_path, TRAIN, "train", record=["CAS"])
-    assert only_problem(read_sprsound(tmp_path)).kind == "bad annotation"

