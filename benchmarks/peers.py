@@ -182,7 +182,7 @@ def published_features(folder: Path, front_end: FrontEnd) -> list[Tensor]:
         waveform = _resampled(torch.from_numpy(samples).mean(dim=1), rate_hz, front_end.sample_rate_hz)
         waveform = fade(waveform, num_samples=front_end.num_fade_samples)
         for line in np.loadtxt(annotation, ndmin=2):
-            cycle = front_end.cycle(waveform, start_s=line[0], end_s=line[1])
+            cycle = front_end.fit(front_end.cut(waveform, start_s=line[0], end_s=line[1]))
             features.append(published_filter_bank(cycle, front_end))
     return features
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lungsound.audio.augment import Mask, SpecAugmentDraw, apply_specaugment
+from lungsound.audio.augment import SpecAugmentDraw, apply_specaugment
 from lungsound.audio.filter_bank import (
     AUDIOSET_MEAN,
     AUDIOSET_STATISTICS,
@@ -308,8 +308,9 @@ class TestPipeline:
 def published_draw(case: dict[str, Any]) -> SpecAugmentDraw:
     """The draws of a golden case: alternately a width (a float, truncated) and a start; two frequency masks first."""
     numbers = [draw[3] for draw in case["draws"]]
-    masks = tuple(Mask(start=start, width=int(width)) for width, start in zip(numbers[::2], numbers[1::2], strict=True))
-    return SpecAugmentDraw(frequency=masks[:2], time=masks[2:], is_applied=case["applied"])
+    pairs = zip(numbers[::2], numbers[1::2], strict=True)
+    masks = tuple(slice(int(start), int(start) + int(width)) for width, start in pairs)
+    return SpecAugmentDraw(frequency=masks[:2], time=masks[2:])
 
 
 SPECAUGMENT_CASES = [

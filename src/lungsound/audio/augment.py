@@ -15,25 +15,15 @@ from torch import Tensor
 
 from lungsound.config import AugmentSettings
 from lungsound.config import WaveformChange as Kind
-from lungsound.errors import SettingsError
 from lungsound.extras import load
 
 
 @dataclass(frozen=True)
-class Mask:
-    """Bins [start, start + width) of an axis; a width of 0 masks nothing."""
-
-    start: int
-    width: int
-
-
-@dataclass(frozen=True)
 class SpecAugmentDraw:
-    """The masks for one filter bank. Without `is_applied` there are none."""
+    """The masks for one filter bank: bins of an axis; an empty slice masks nothing."""
 
-    frequency: tuple[Mask, ...]
-    time: tuple[Mask, ...]
-    is_applied: bool
+    frequency: tuple[slice, ...] = ()
+    time: tuple[slice, ...] = ()
 
 
 def draw_specaugment(
@@ -43,26 +33,31 @@ def draw_specaugment(
 
     Where only the first `num_encoded` frames are encoded, time masks lie in them, and are shorter in proportion: one
     made for the complete input may hide all of a short cycle, which is there again and again in the padding that is
-    encoded.
-
-    A width is int(U(0, max)), so at most max - 1; max is limited to the length of the axis. The start is any at which
-    the mask fits, the last one included (the published program draws it with random.randint). The gate "probability"
-    applies with the settings' probability; "published" when a standard normal number is at most 1 (84 % of the time),
-    whatever the probability is. `generator` is one of the CPU's.
+    encoded. A width is int(U(0, max)), so at most max - 1; max is limited to the length of the axis. The start is any
+    at which the mask fits, the last one included (the published program draws it with random.randint). The gate
+    "published" applies when a standard normal number is at most 1, 84 % of the time. `generator` is one of the CPU's.
     """
     if settings.gate == "published":
         is_applied = torch.randn((), generator=generator).item() <= 1
     else:
         is_applied = torch.rand((), generator=generator).item() < settings.probability
     if not is_applied:
-        return SpecAugmentDraw(frequency=(), time=(), is_applied=False)
+        return SpecAugmentDraw()
+
+    def draw_masks(number: int, size: int, max_width: int) -> tuple[slice, ...]:
+        masks = []
+        for _ in range(number):
+            width = int(torch.rand((), generator=generator, dtype=torch.float64).item() * min(max_width, size))
+            start = int(torch.randint(size - width + 1, (), generator=generator).item())
+            masks.append(slice(start, start + width))
+        return tuple(masks)
+
     num_maskable = num_frames if num_encoded is None else num_encoded
-    max_width = round(settings.max_time_width * num_maskable / num_frames)
-    frequency = [
-        _draw_mask(num_mels, settings.max_frequency_width, generator) for _ in range(settings.num_frequency_masks)
-    ]
-    time = [_draw_mask(num_maskable, max_width, generator) for _ in range(settings.num_time_masks)]
-    return SpecAugmentDraw(tuple(frequency), tuple(time), is_applied=True)
+    max_time_width = round(settings.max_time_width * num_maskable / num_frames)
+    return SpecAugmentDraw(
+        frequency=draw_masks(settings.num_frequency_masks, num_mels, settings.max_frequency_width),
+        time=draw_masks(settings.num_time_masks, num_maskable, max_time_width),
+    )
 
 
 def apply_specaugment(fbank: Tensor, draw: SpecAugmentDraw, *, fill: Literal["mean", "zero"]) -> Tensor:
@@ -71,26 +66,11 @@ def apply_specaugment(fbank: Tensor, draw: SpecAugmentDraw, *, fill: Literal["me
     "mean" fills frequency masks with the mean of the whole input, time masks with the mean after the frequency masks.
     """
     masked = fbank.clone()
-    _fill_masks(masked.T, draw.frequency, fill)
-    _fill_masks(masked, draw.time, fill)
+    for axis, masks in ((masked.T, draw.frequency), (masked, draw.time)):
+        value = masked.mean() if fill == "mean" else masked.new_zeros(())
+        for mask in masks:
+            axis[mask] = value
     return masked
-
-
-def _draw_mask(size: int, max_width: int, generator: torch.Generator) -> Mask:
-    width = int(torch.rand((), generator=generator, dtype=torch.float64).item() * min(max_width, size))
-    start = int(torch.randint(size - width + 1, (), generator=generator).item())
-    return Mask(start=start, width=width)
-
-
-def _fill_masks(fbank: Tensor, masks: Sequence[Mask], fill: str) -> None:
-    """Fill the masks along the first axis, in place, all with one value taken before the first of them."""
-    if fill not in ("mean", "zero"):
-        raise SettingsError(f"unknown SpecAugment fill '{fill}': use 'mean' or 'zero'")
-    value = fbank.mean() if fill == "mean" else fbank.new_zeros(())
-    for mask in masks:
-        if mask.start + mask.width > len(fbank):
-            raise ValueError(f"{mask} ends beyond an axis of {len(fbank)}: draw it for this filter bank's size")
-        fbank[mask.start : mask.start + mask.width] = value
 
 
 # Unit of `WaveformChange.amount`, and the range from which it is drawn evenly. Loudness, pitch and warp have the
@@ -138,12 +118,14 @@ def change_waveform(waveform: Tensor, change: WaveformChange, *, sample_rate_hz:
     or spreads what is above, so that the Nyquist frequency stays; here that may be lost, or nothing may come there.
     """
     if change.kind == "noise":
-        return _add_noise(waveform, snr_db=change.amount, seed=change.noise_seed)
+        # White Gaussian; its expected power is that of the waveform divided by 10 ** (dB / 10).
+        generator = torch.Generator().manual_seed(change.noise_seed)
+        noise = torch.randn(waveform.shape, generator=generator, dtype=waveform.dtype)
+        return waveform + noise * (waveform.square().mean().sqrt() * 10 ** (-change.amount / 20))
     if change.kind == "loudness":
         return waveform * change.amount
-    stretch = load("python_stretch", extra="augment").Signalsmith.Stretch(
-        0
-    )  # a seed: without one it takes one from the system
+    seed = 0  # without one it takes one from the system
+    stretch = load("python_stretch", extra="augment").Signalsmith.Stretch(seed)
     stretch.preset(1, sample_rate_hz)
     if change.kind == "speed":
         stretch.setTimeFactor(change.amount)
@@ -158,9 +140,3 @@ def check_installed(kinds: Sequence[Kind]) -> None:
     """SettingsError when one of `kinds` needs a package that is not installed."""
     if STRETCHED & set(kinds):
         load("python_stretch", extra="augment")
-
-
-def _add_noise(waveform: Tensor, *, snr_db: float, seed: int) -> Tensor:
-    """White Gaussian noise whose expected power is that of the whole waveform divided by 10 ** (snr_db / 10)."""
-    noise = torch.randn(waveform.shape, generator=torch.Generator().manual_seed(seed), dtype=waveform.dtype)
-    return waveform + noise * (waveform.square().mean().sqrt() * 10 ** (-snr_db / 20))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -25,6 +24,7 @@ EFFICIENTAT_RATE_HZ = 32000
 EFFICIENTAT_TOP_HZ = 15000.0
 EFFICIENTAT_OFFSET = 1e-5  # added to the power: silence gives log(1e-5) = -11.512925
 
+FRAME_MS, HOP_MS = 25, 10
 PREEMPHASIS = 0.97
 LOG_FLOOR = 1.1920929e-07  # the float32 epsilon: silence gives log(2 ** -23) = -15.942385
 BLOCK_MELS = 16  # of one product on the CPU: few bins have weight in all of them
@@ -39,6 +39,7 @@ class LogMel(nn.Module):
 
     At 16 kHz with 128 mels filter 3 catches no FFT bin and is always at the floor; pretrained weights expect that.
     `high_hz` None means the Nyquist frequency. Call it outside autocast: bfloat16 is too coarse for the logarithm.
+    AudioError for a waveform shorter than one frame.
     """
 
     window: Tensor
@@ -46,20 +47,12 @@ class LogMel(nn.Module):
     paired_banks: Tensor
 
     def __init__(
-        self,
-        *,
-        sample_rate_hz: int = 16000,
-        num_mels: int = 128,
-        low_hz: float = 20.0,
-        high_hz: float | None = None,
-        frame_ms: float = 25,
-        hop_ms: float = 10,
+        self, *, sample_rate_hz: int = 16000, num_mels: int = 128, low_hz: float = 20.0, high_hz: float | None = None
     ) -> None:
         super().__init__()
-        self.frame_size = int(sample_rate_hz * frame_ms / 1000)
-        self.hop_size = int(sample_rate_hz * hop_ms / 1000)
+        self.frame_size, self.hop_size = (int(sample_rate_hz * each_ms / 1000) for each_ms in (FRAME_MS, HOP_MS))
         if self.frame_size < 2 or self.hop_size < 1:
-            raise SettingsError(f"frames of {frame_ms} ms every {hop_ms} ms are too short at {sample_rate_hz} Hz")
+            raise SettingsError(f"frames of {FRAME_MS} ms every {HOP_MS} ms are too short at {sample_rate_hz} Hz")
         self.fft_size = 1 << (self.frame_size - 1).bit_length()
         banks = mel_banks(
             num_mels, fft_size=self.fft_size, sample_rate_hz=sample_rate_hz, low_hz=low_hz, high_hz=high_hz
@@ -69,20 +62,19 @@ class LogMel(nn.Module):
         self.register_buffer("mel_banks", banks.T.to(torch.get_default_dtype()).contiguous(), persistent=False)
         # A row for the real and one for the imaginary part of each bin: a sum of squares without a pass of its own.
         self.register_buffer("paired_banks", self.mel_banks.repeat_interleave(2, dim=0), persistent=False)
-        self._blocks = _blocks(self.paired_banks)
+        # Neighbouring mels, and the rows of the banks in which one of them has weight.
+        self._blocks: list[tuple[slice, slice]] = []
+        for first in range(0, num_mels, BLOCK_MELS):
+            mels = slice(first, first + BLOCK_MELS)
+            rows = self.paired_banks[:, mels].any(dim=1).nonzero()
+            self._blocks.append((slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 1), mels))
 
     def num_frames(self, num_samples: int) -> int:
         """Frames in a waveform of this many samples; 0 when it is shorter than one frame."""
         return max(0, 1 + (num_samples - self.frame_size) // self.hop_size)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Raises AudioError for a waveform shorter than one frame."""
-        if waveform.shape[-1] < self.frame_size:
-            raise AudioError(
-                f"a waveform of {waveform.shape[-1]} samples is shorter than one frame of {self.frame_size}; "
-                "take a longer one, or fit it to a duration first"
-            )
-        return _by_clips(self._log_mel, waveform)
+        return _clip_by_clip(self._log_mel, waveform, least=self.frame_size)
 
     def _log_mel(self, waveform: Tensor) -> Tensor:
         # In the recipe's order, on whose rounding bins close to the floor depend, but without copies: frames are made
@@ -95,12 +87,12 @@ class LogMel(nn.Module):
         torch.sub(frames[..., 1:], inside, out=inside).mul_(self.window[1:])
         spectrum: Tensor = torch.fft.rfft(padded)
         squares = torch.view_as_real(spectrum).square_().flatten(-2)
-        return self._energies(squares).clamp_(min=LOG_FLOOR).log_()
-
-    def _energies(self, squares: Tensor) -> Tensor:
         if squares.device.type != "cpu" or torch.compiler.is_compiling():
-            return squares @ self.paired_banks
-        return torch.cat([squares[..., bins] @ self.paired_banks[bins, mels] for bins, mels in self._blocks], dim=-1)
+            energies = squares @ self.paired_banks
+        else:
+            parts = [squares[..., bins] @ self.paired_banks[bins, mels] for bins, mels in self._blocks]
+            energies = torch.cat(parts, dim=-1)
+        return energies.clamp_(min=LOG_FLOOR).log_()
 
 
 class EfficientATLogMel(nn.Module):
@@ -110,15 +102,15 @@ class EfficientATLogMel(nn.Module):
     1024 samples every 320 that are centred, with the waveform mirrored at both ends, a symmetric Hann window over the
     middle 800 of each, power spectrum, Kaldi's triangles from 0 to 15000 Hz, natural logarithm of power + 1e-5.
 
-    The weights were trained on this at 32 kHz: another rate is a SettingsError. Call it outside autocast.
+    The weights were trained on this at 32 kHz: another rate is a SettingsError. Call it outside autocast. AudioError
+    for a waveform that is too short to be mirrored.
     """
 
     window: Tensor
     mel_banks: Tensor
 
-    fft_size = 1024
-    window_size = 800
-    hop_size = 320
+    fft_size, window_size, hop_size = 1024, 800, 320
+    least_samples = fft_size // 2 + 2  # what mirroring both ends needs
 
     def __init__(self, *, sample_rate_hz: int = EFFICIENTAT_RATE_HZ, num_mels: int = 128) -> None:
         super().__init__()
@@ -128,27 +120,17 @@ class EfficientATLogMel(nn.Module):
                 f"set audio.sample_rate_hz to {EFFICIENTAT_RATE_HZ}, or audio.filter_bank to kaldi"
             )
         banks = mel_banks(
-            num_mels,
-            fft_size=self.fft_size,
-            sample_rate_hz=sample_rate_hz,
-            low_hz=0.0,
-            high_hz=EFFICIENTAT_TOP_HZ,
+            num_mels, fft_size=self.fft_size, sample_rate_hz=sample_rate_hz, low_hz=0.0, high_hz=EFFICIENTAT_TOP_HZ
         )
         self.register_buffer("window", torch.hann_window(self.window_size, periodic=False), persistent=False)
         self.register_buffer("mel_banks", banks.T.to(torch.get_default_dtype()).contiguous(), persistent=False)
 
     def num_frames(self, num_samples: int) -> int:
         """Frames in a waveform of this many samples; 0 when it is too short to be mirrored at its ends."""
-        return 0 if num_samples < self.fft_size // 2 + 2 else 1 + (num_samples - 1) // self.hop_size
+        return 0 if num_samples < self.least_samples else 1 + (num_samples - 1) // self.hop_size
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Raises AudioError for a waveform that is too short to be mirrored at its ends."""
-        if self.num_frames(waveform.shape[-1]) == 0:
-            raise AudioError(
-                f"a waveform of {waveform.shape[-1]} samples is shorter than the {self.fft_size // 2 + 2} that "
-                "mirroring its ends needs; take a longer one, or fit it to a duration first"
-            )
-        return _by_clips(self._log_mel, waveform)
+        return _clip_by_clip(self._log_mel, waveform, least=self.least_samples)
 
     def _log_mel(self, waveform: Tensor) -> Tensor:
         emphasised = waveform[..., 1:] - PREEMPHASIS * waveform[..., :-1]
@@ -160,21 +142,16 @@ class EfficientATLogMel(nn.Module):
         return (power @ self.mel_banks + EFFICIENTAT_OFFSET).log()
 
 
-def _by_clips(log_mel: Callable[[Tensor], Tensor], waveform: Tensor) -> Tensor:
+def _clip_by_clip(log_mel: Callable[[Tensor], Tensor], waveform: Tensor, *, least: int) -> Tensor:
     """Filter banks of a batch of waveforms, on the CPU one at a time: more would fall out of the processor's cache."""
+    if waveform.shape[-1] < least:
+        raise AudioError(
+            f"a waveform of {waveform.shape[-1]} samples is shorter than the {least} that a filter bank needs; "
+            "take a longer one, or fit it to a duration first"
+        )
     if waveform.device.type == "cpu" and not torch.compiler.is_compiling():
         return torch.cat([log_mel(clip) for clip in torch.split(waveform, 1)])
     return log_mel(waveform)
-
-
-def _blocks(banks: Tensor) -> list[tuple[slice, slice]]:
-    """Neighbouring mels, and the rows of the banks (bin, mel) in which one of them has weight."""
-    blocks = []
-    for first in range(0, banks.shape[1], BLOCK_MELS):
-        mels = slice(first, first + BLOCK_MELS)
-        rows = banks[:, mels].any(dim=1).nonzero()
-        blocks.append((slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 1), mels))
-    return blocks
 
 
 def mel_banks(
@@ -207,28 +184,17 @@ def normalize(fbank: Tensor, *, mean: float, std: float) -> Tensor:
     return (fbank - mean) / (2 * std)
 
 
-@dataclass(frozen=True)
-class FbankSums:
-    """Number of values of a filter bank, their sum and the sum of their squares, in float64."""
-
-    count: int
-    total: float
-    total_squares: float
-
-
-def fbank_sums(fbank: Tensor) -> FbankSums:
-    """Sums of a filter bank of any shape; the last digits may depend on the number of torch's threads."""
+def fbank_sums(fbank: Tensor) -> tuple[int, float, float]:
+    """Number of values, their sum and that of their squares; the last digits may depend on torch's threads."""
     values = fbank.double().flatten()
-    return FbankSums(values.numel(), float(values.sum()), float(values @ values))
+    return values.numel(), float(values.sum()), float(values @ values)
 
 
-def fbank_statistics(sums: Iterable[FbankSums]) -> tuple[float, float]:
-    """Mean and standard deviation of all values of some filter banks."""
+def fbank_statistics(sums: Iterable[tuple[int, float, float]]) -> tuple[float, float]:
+    """Mean and standard deviation of all values of some filter banks, from their `fbank_sums`."""
     count, total, total_squares = 0, 0.0, 0.0
-    for one in sums:
-        count += one.count
-        total += one.total
-        total_squares += one.total_squares
+    for one_count, one_total, one_squares in sums:
+        count, total, total_squares = count + one_count, total + one_total, total_squares + one_squares
     if count == 0:
         raise AudioError("no filter banks to take the mean and the standard deviation of; give at least one")
     mean = total / count

@@ -11,7 +11,6 @@ that both have counts in one window only, a steady hum hardly at all.
 
 import math
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,7 @@ _BLOCK = 256  # a frame with a silent stretch as long as this, 64 ms, has no fin
 
 WINDOW = RATE_HZ  # 1 s
 MIN_WINDOWS = 4
+LOW_BIN, HIGH_BIN = round(LOWEST_HZ * WINDOW / RATE_HZ), round(HIGHEST_HZ * WINDOW / RATE_HZ)
 MAX_LAG_S = 0.4  # the noise of a coherence is taken from lags up to here
 _LAG_RATE_HZ = 2 * int(HIGHEST_HZ)
 
@@ -45,12 +45,9 @@ class Agreement:
     windows taper. Both keep their size, not their sign.
     """
 
-    lag_s: float
-    coherence: float
-    deviations: float
-
-
-NO_AGREEMENT = Agreement(0.0, 0.0, 0.0)
+    lag_s: float = 0.0
+    coherence: float = 0.0
+    deviations: float = 0.0
 
 
 def fingerprint(waveform: Samples) -> Fingerprint:
@@ -63,7 +60,8 @@ def fingerprint(waveform: Samples) -> Fingerprint:
         return np.zeros((0, NUM_BANDS), np.int8)
     frames = np.lib.stride_tricks.sliding_window_view(waveform, FRAME)[::HOP]
     power = np.abs(np.fft.rfft(frames * np.hanning(FRAME).astype(np.float32), axis=1)) ** 2
-    edges = _band_edges()
+    edges_hz = np.geomspace(LOWEST_HZ, HIGHEST_HZ, NUM_BANDS + 2)  # of the 33 bands
+    edges = np.searchsorted(np.fft.rfftfreq(FRAME, 1 / RATE_HZ), edges_hz)
     summed = np.concatenate([np.zeros((num_frames, 1)), power.cumsum(axis=1, dtype=np.float64)], axis=1)
     bands = np.log(np.maximum(np.diff(summed[:, edges], axis=1), 1e-30))
     differences = np.diff(bands, axis=1)
@@ -78,12 +76,10 @@ def whitened_windows(waveform: Samples) -> Windows:
 
     A window with a silent stretch of 64 ms is all zero.
     """
-    low, high = _window_bins()
-    num_windows = max(0, (waveform.size - WINDOW) // (WINDOW // 2) + 1)
-    if num_windows == 0:
-        return np.zeros((0, high - low), np.complex64)
+    if waveform.size < WINDOW:
+        return np.zeros((0, HIGH_BIN - LOW_BIN), np.complex64)
     frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[:: WINDOW // 2]
-    spectra = np.fft.rfft(frames * np.hanning(WINDOW).astype(np.float32), axis=1)[:, low:high]
+    spectra = np.fft.rfft(frames * np.hanning(WINDOW).astype(np.float32), axis=1)[:, LOW_BIN:HIGH_BIN]
     size = np.abs(spectra)
     kept = _sounding(frames)[:, np.newaxis] & (size > 0)
     return np.asarray(np.where(kept, spectra / np.where(size > 0, size, 1), 0), dtype=np.complex64)
@@ -92,17 +88,16 @@ def whitened_windows(waveform: Samples) -> Windows:
 def agreement(one: Windows, other: Windows, *, max_lag_s: float) -> Agreement:
     """The largest coherence of two waveforms within `max_lag_s`, from the windows that are at the same time.
 
-    None of it (`NO_AGREEMENT`) with fewer than 4 windows, 2.5 s, without silence.
+    None of it (zeros) with fewer than 4 windows, 2.5 s, without silence.
     """
     num_windows = min(len(one), len(other))
     is_sounding = one[:num_windows].any(axis=1) & other[:num_windows].any(axis=1)
     if int(is_sounding.sum()) < MIN_WINDOWS:
-        return NO_AGREEMENT
-    low, high = _window_bins()
+        return Agreement()
     cross = np.zeros((int(is_sounding.sum()), _LAG_RATE_HZ * WINDOW // RATE_HZ // 2 + 1), np.complex64)
-    cross[:, low:high] = one[:num_windows][is_sounding].conj() * other[:num_windows][is_sounding]
+    cross[:, LOW_BIN:HIGH_BIN] = one[:num_windows][is_sounding].conj() * other[:num_windows][is_sounding]
     num_lags = 2 * (cross.shape[1] - 1)
-    coherences = np.fft.irfft(cross, n=num_lags, axis=1) * (num_lags / 2 / (high - low))
+    coherences = np.fft.irfft(cross, n=num_lags, axis=1) * (num_lags / 2 / (HIGH_BIN - LOW_BIN))
     lags = np.arange(-round(MAX_LAG_S * _LAG_RATE_HZ), round(MAX_LAG_S * _LAG_RATE_HZ) + 1)
     typical = np.median(coherences[:, lags], axis=0)
     is_near = np.abs(lags) <= max_lag_s * _LAG_RATE_HZ
@@ -138,14 +133,3 @@ def _sounding(frames: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     num_blocks = frames.shape[1] // _BLOCK
     blocks = frames[:, : num_blocks * _BLOCK].reshape(len(frames), num_blocks, _BLOCK)
     return np.asarray((blocks.std(axis=2) > SILENCE_RMS).all(axis=1))
-
-
-@cache
-def _band_edges() -> npt.NDArray[np.int64]:
-    """FFT bin at which each of the 33 bands begins, and where the last ends."""
-    edges = np.geomspace(LOWEST_HZ, HIGHEST_HZ, NUM_BANDS + 2)
-    return np.searchsorted(np.fft.rfftfreq(FRAME, 1 / RATE_HZ), edges)
-
-
-def _window_bins() -> tuple[int, int]:
-    return round(LOWEST_HZ * WINDOW / RATE_HZ), round(HIGHEST_HZ * WINDOW / RATE_HZ)

@@ -72,11 +72,10 @@ class FrontEnd:
 
     def read(self, path: Path) -> Tensor:
         """Waveform (samples,) of a recording: mono, resampled, faded at both ends."""
-        waveform = read_waveform(path, sample_rate_hz=self.sample_rate_hz)
-        return fade(waveform, num_samples=self.num_fade_samples)
+        return self.prepare(read_waveform(path, sample_rate_hz=self.sample_rate_hz), self.sample_rate_hz)
 
     def prepare(self, waveform: Tensor, from_hz: int) -> Tensor:
-        """Prepare a decoded mono recording (samples,) as `read` does: resample it and fade its ends."""
+        """A decoded mono recording (samples,), resampled and its ends faded."""
         return fade(resample(waveform, from_hz, self.sample_rate_hz), num_samples=self.num_fade_samples)
 
     def cut(self, waveform: Tensor, *, start_s: float, end_s: float) -> Tensor:
@@ -86,10 +85,6 @@ class FrontEnd:
     def fit(self, waveform: Tensor) -> Tensor:
         """Waveform (num_samples,) of a cycle of any length."""
         return fit(waveform, self.num_samples, padding=self.audio.padding, fade_samples=self.num_fade_samples)
-
-    def cycle(self, waveform: Tensor, *, start_s: float, end_s: float) -> Tensor:
-        """Waveform (num_samples,) of one cycle of a recording read by `read`."""
-        return self.fit(self.cut(waveform, start_s=start_s, end_s=end_s))
 
     @torch.no_grad()
     def filter_banks(self, waveforms: Tensor) -> Tensor:

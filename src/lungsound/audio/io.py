@@ -38,12 +38,11 @@ def resample(waveform: Tensor, from_hz: int, to_hz: int) -> Tensor:
     """
     if from_hz == to_hz:
         return waveform
-    step, num_phases = _reduced(from_hz, to_hz)
+    step, num_phases, width = _period(from_hz, to_hz)
     num_periods, kernels = _block_kernels(from_hz, to_hz)
     row_step, row_phases = num_periods * step, num_periods * num_phases
     num_resampled = -(-len(waveform) * num_phases // step)
     num_rows = -(-num_resampled // row_phases)
-    width = _kernel_width(step, num_phases)
     padded = F.pad(waveform, (width, num_rows * row_step + width + 1 - len(waveform)))
     rows = waveform.new_empty(num_rows, row_phases)
     for block, kernel in enumerate(kernels):
@@ -60,8 +59,8 @@ def _block_kernels(from_hz: int, to_hz: int) -> tuple[int, list[Tensor]]:
     One kernel of all 160 phases of 44.1 -> 16 kHz would be zeros for nine tenths. A row is as long as the taps of a
     block at least: samples of neighbouring rows are then a matrix that needs no copy.
     """
-    step, num_phases = _reduced(from_hz, to_hz)
-    most_taps = (BLOCK_PHASES - 1) * step // num_phases + 2 * _kernel_width(step, num_phases) + 2
+    step, num_phases, width = _period(from_hz, to_hz)
+    most_taps = (BLOCK_PHASES - 1) * step // num_phases + 2 * width + 2
     num_periods = -(-most_taps // step)
     end = num_periods * num_phases
     kernels = [
@@ -77,9 +76,8 @@ def resample_kernel(from_hz: int, to_hz: int, *, first_phase: int = 0, num_phase
     Output sample i stands at input time i * from_hz / to_hz; that is its phase. The cut-off is .99 of the lower
     Nyquist frequency, the Hann window spans 6 zero crossings of the sinc on each side.
     """
-    step, period = _reduced(from_hz, to_hz)
+    step, period, width = _period(from_hz, to_hz)
     cutoff = ROLLOFF * min(1.0, period / step)
-    width = _kernel_width(step, period)
     end_phase = first_phase + (period if num_phases is None else num_phases)
     first_tap = first_phase * step // period - width
     last_tap = (end_phase - 1) * step // period + width
@@ -90,15 +88,11 @@ def resample_kernel(from_hz: int, to_hz: int, *, first_phase: int = 0, num_phase
     return (torch.sinc(offset) * window * cutoff).unsqueeze(1)
 
 
-def _reduced(from_hz: int, to_hz: int) -> tuple[int, int]:
-    """Input and output samples of one period, after which the places of both meet again."""
+def _period(from_hz: int, to_hz: int) -> tuple[int, int, int]:
+    """Input and output samples until both meet again, and input samples on each side of an output one that count."""
     common = math.gcd(from_hz, to_hz)
-    return from_hz // common, to_hz // common
-
-
-def _kernel_width(step: int, num_phases: int) -> int:
-    """Input samples on each side of an output sample that have weight."""
-    return math.ceil(ZERO_CROSSINGS * step / (ROLLOFF * min(step, num_phases)))
+    step, num_phases = from_hz // common, to_hz // common
+    return step, num_phases, math.ceil(ZERO_CROSSINGS * step / (ROLLOFF * min(step, num_phases)))
 
 
 def fade(waveform: Tensor, *, num_samples: int, is_in: bool = True, is_out: bool = True) -> Tensor:
@@ -165,10 +159,8 @@ def decoded(path: Path) -> io.BytesIO:
     blocks = list(decoded_blocks(path))
     if not blocks:
         raise AudioError("has 0 samples; remove it, or convert it again", path=path)
-    file = io.BytesIO()
-    soundfile.write(
-        file, np.concatenate([block for block, _ in blocks], axis=1).T, blocks[0][1], format="WAV", subtype="FLOAT"
-    )
+    file, samples = io.BytesIO(), np.concatenate([block for block, _ in blocks], axis=1)
+    soundfile.write(file, samples.T, blocks[0][1], format="WAV", subtype="FLOAT")
     file.seek(0)
     return file
 
@@ -203,9 +195,9 @@ UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile says of a FLAC stream whose header
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """Facts in the header of a sound file. `num_samples` counts samples per channel."""
+    """Facts in the header of a sound file."""
 
-    num_samples: int
+    num_samples: int  # of each channel
     sample_rate_hz: int
     num_channels: int
 
@@ -245,9 +237,8 @@ def _read(path: Path) -> tuple[Tensor, int]:
             dtype = "int16" if file.subtype == "PCM_16" else "float32"
             samples = file.read(file.frames, dtype=dtype, always_2d=True)
         except soundfile.LibsndfileError as error:
-            raise AudioError(
-                f"cannot be decoded ({error.error_string}); copy or convert the file again", path=path
-            ) from error
+            reason = error.error_string
+            raise AudioError(f"cannot be decoded ({reason}); copy or convert the file again", path=path) from error
         num_promised, rate_hz = file.frames, file.samplerate
     if len(samples) < num_promised:
         raise _truncated(path, num_promised, len(samples))
@@ -255,10 +246,7 @@ def _read(path: Path) -> tuple[Tensor, int]:
     if dtype == "int16":
         return channels / 2**15, rate_hz
     if not channels.abs().max().isfinite():
-        num_bad = int((~torch.isfinite(channels)).any(dim=1).sum())
-        raise AudioError(
-            f"has {num_bad} samples that are infinite or not a number; record or convert it again", path=path
-        )
+        raise AudioError("has samples that are infinite or not a number; record or convert it again", path=path)
     return channels, rate_hz
 
 
@@ -279,18 +267,17 @@ def _open(path: Path) -> soundfile.SoundFile:
         ) from error
     except TypeError as error:  # a headerless format, by its suffix: soundfile would need the rate
         raise AudioError("has no header that gives its sample rate; convert it to WAV or FLAC", path=path) from error
-    if file.frames in (0, UNKNOWN_FRAMES):
-        file.close()
-        count = "0 samples" if file.frames == 0 else "no length in its header"
-        raise AudioError(f"has {count}; remove it, or convert it again", path=path)
-    if not MIN_RATE_HZ <= file.samplerate <= MAX_RATE_HZ:
-        file.close()
-        raise AudioError(
-            f"has a sample rate of {file.samplerate} Hz by its header, beyond {MIN_RATE_HZ} to {MAX_RATE_HZ}; "
-            "convert it again, at its true rate",
-            path=path,
-        )
-    return file
+    if file.frames == 0:
+        problem = "0 samples; remove it, or convert it again"
+    elif file.frames == UNKNOWN_FRAMES:
+        problem = "no length in its header; convert it again"
+    elif MIN_RATE_HZ <= file.samplerate <= MAX_RATE_HZ:
+        return file
+    else:
+        rate = f"a sample rate of {file.samplerate} Hz by its header"
+        problem = f"{rate}, beyond {MIN_RATE_HZ} to {MAX_RATE_HZ}; convert it again, at its true rate"
+    file.close()
+    raise AudioError(f"has {problem}", path=path)
 
 
 def _check_riff(path: Path, raw: BinaryIO) -> None:

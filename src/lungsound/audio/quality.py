@@ -1,19 +1,7 @@
 """Quality of a recording: defects of the signal, and sounds beside the lungs.
 
-Defects are clipping, silence, dropouts, offset, and a band narrower than the rate. Every measure is a plain function of
-a waveform (samples,) whose full scale is 1. The thresholds were set on ICBHI (289 recordings) and SPRSound (2,683),
-which are named where they speak for a number.
-
-Sounds beside the lungs are mains hum, a voice, the heart; they are measured at 4 kHz, in the middle two minutes of a
-longer recording. Their thresholds were set on all 289 recordings of ICBHI and on 482 of the training set of SPRSound,
-and on sounds injected into them (docs/results.md).
-
-- Hum: lines at the mains' frequency and its multiples, above the spectrum beside them.
-- A voice: the spectrum of a frame ripples at a pitch of 80 to 400 Hz over the whole band. The spectrum is flattened
-  first, so that a wheeze, which is one line or a few, counts by so few bins (the idea of the cepstrum: Noll, "Cepstrum
-  pitch determination", JASA 41 (1967) 293). What keeps its pitch for half a second is no talk: a rhonchus has many
-  harmonics too. A voice is reported where it lasts through most of the recording.
-- The heart: the level below 150 Hz rises and falls 46 to 182 times a minute, and lies far above the breath's.
+Every measure is a plain function of a waveform (samples,) whose full scale is 1. The thresholds were set on ICBHI (289
+recordings) and SPRSound (2,683), those of sounds beside the lungs also on sounds injected into them (docs/results.md).
 """
 
 import math
@@ -26,6 +14,7 @@ import torch
 from lungsound.audio.io import resample
 
 Samples = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float64]
 
 LOWEST_DBFS = -200.0  # of nothing but zeros
 
@@ -33,22 +22,17 @@ LOWEST_DBFS = -200.0  # of nothing but zeros
 # in ICBHI 75 have two or more, up to 19 % of their samples, all at full scale.
 MIN_FLAT_SAMPLES = 3
 MIN_FLAT_RUNS = 2
-# A signal of few steps repeats its extreme without being clipped: below -40 dBFS a 16-bit peak has 328 steps.
-MIN_CLIP_LEVEL = 0.01
+MIN_CLIP_LEVEL = 0.01  # a signal of few steps repeats its extreme without being clipped
 MAX_CLIPPED_SHARE = 1e-4
-
 # Floats reach beyond full scale: decoders of MP3 and OGG by a few dB, samples that were never scaled by 90.
 MAX_PEAK_DBFS = 6.0
-
 # Equal samples in a row. The longest such run in SPRSound, 16 bit at a median of -43 dBFS, is 30 ms.
 MIN_SILENCE_S = 0.050
 MAX_SILENCE_S = 0.5
 # The quietest recording of SPRSound has -68 dBFS, of ICBHI -48; rounding to 16 bit alone makes -101.
 MIN_RMS_DBFS = -80.0
-
 # SPRSound's largest offset is 0.0005; 31 recordings of ICBHI have more than 0.01, up to 0.18.
 MAX_DC_OFFSET = 0.01
-
 # Where a fine crackle usually is strongest (Bohadana, Izbicki & Kraman, NEJM 2014). The spectra of SPRSound end at 758
 # to 2566 Hz, half of them below 898 Hz, since its stethoscope cuts there; ICBHI's lowest ends at 715 Hz.
 MIN_BAND_HZ = 650.0
@@ -57,7 +41,6 @@ MIN_BAND_HZ = 650.0
 STEEP_DB = 20.0
 STEEP_WIDTH = 0.06
 FLOOR_MARGIN_DB = 6.0
-
 STANDARD_RATES_HZ = (4000, 8000, 10000, 11025, 16000, 22050, 24000, 32000, 44100, 48000)
 # At the old half rate, beyond what the slope before it promises. A resampler leaves little more than rounding above it
 # (mirror images at -60 dB); Meditron's own filter falls as far at 1.7 kHz, but into noise 30 dB above rounding.
@@ -66,17 +49,42 @@ MIN_EDGE_DB = 14.0
 CLEAR_EDGE_DB = 35.0
 MAX_ABOVE_ROUNDING_DB = 20.0
 ROUNDING_16_BIT_DB = -101.1
-
 MAX_CHANNEL_DIFFERENCE_DB = -60.0
-
 # What is left of a recording without its silence: most of it, and one breath as fast as an infant's.
 MAX_SILENT_SHARE = 0.5
 MIN_SOUND_S = 1.4
 MOSTLY_SILENT, TOO_SHORT = "mostly silent", "too short"
+FRAME, MIN_FRAME = 2048, 256
+SMOOTHED_BINS = 9
 
-_FRAME = 2048
-_MIN_FRAME = 256
-_SMOOTHED_BINS = 9
+# Sounds beside the lungs are measured at 4 kHz, in the middle two minutes of a longer recording.
+HUM, SPEECH, HEART = "mains hum", "speech", "heart sounds dominate"
+RATE_HZ = 4000
+MAX_LENGTH_S = 120
+# The same at 47, 53, 56 and 64 Hz, where no mains is, stays below 7.1 dB in all 771 recordings; at 50 Hz one eighth of
+# ICBHI's has 10 to 30 dB.
+MIN_HUM_DB = 10.0
+MAINS_HZ = (50, 60)
+NUM_LINES = 8
+LINE_WIDTH_HZ, BESIDE_HZ = 0.75, (3.0, 12.0)
+HUM_FRAME = 8192
+# Of noise 0.23 at the median. The largest share of frames is 0.28 in both corpora.
+MIN_VOICING = 0.4
+MIN_SPOKEN_SHARE = 0.35
+VOICE_FRAME, VOICE_HOP = 256, 64
+VOICE_BAND_HZ, PITCH_HZ = (80.0, 1900.0), (80.0, 400.0)
+FLATTENED_BINS = 51  # 200 Hz to either side
+MAX_RIPPLE = 1.0
+# A tone: in half a second four fifths of the frames are voiced, within 3 % of one pitch. A voice that talks glides; a
+# rhonchus, which has many harmonics too, does not.
+STEADY_FRAMES, STEADY_PITCH, STEADY_SHARE = 31, 0.03, 0.8
+# Beyond both are 1 in 100 recordings of ICBHI and none of SPRSound.
+MIN_BEAT, MIN_HEART_DB = 0.45, 20.0
+HEART_BAND_HZ, BREATH_BAND_HZ = (20.0, 150.0), (150.0, 800.0)
+HEART_FRAME, HEART_HOP = 160, 80
+BEAT_S = (0.33, 1.3)
+TREND_S = 1.5
+MAX_FALL_DB = 20.0  # below the median the level of a pause says nothing
 
 
 @dataclass(frozen=True)
@@ -119,19 +127,18 @@ def measure_quality(channels: Samples, sample_rate_hz: int) -> Quality:
     """The measures of a recording (channel, samples) at the rate that its header says."""
     mono: Samples = channels.mean(axis=0, dtype=np.float32)
     silences = silent_stretches(mono, sample_rate_hz)
-    num_samples = mono.size
     lengths = [end - start for start, end in silences]
     return Quality(
         sample_rate_hz=sample_rate_hz,
         num_channels=len(channels),
-        duration_s=num_samples / sample_rate_hz,
+        duration_s=mono.size / sample_rate_hz,
         rms_dbfs=rms_dbfs(mono),
         peak_dbfs=_decibels(float(np.abs(mono).max())),
         dc_offset=float(mono.mean(dtype=np.float64)),
         clipped_share=max(clipped_share(channel) for channel in channels),
-        silent_share=sum(lengths) / num_samples,
+        silent_share=sum(lengths) / mono.size,
         longest_silence_s=max(lengths, default=0) / sample_rate_hz,
-        num_dropouts=sum(start > 0 and end < num_samples for start, end in silences),
+        num_dropouts=sum(start > 0 and end < mono.size for start, end in silences),
         band=occupied_band(mono, sample_rate_hz),
         upsampled_from_hz=upsampled_from_hz(mono, sample_rate_hz),
         num_dead_channels=sum(rms_dbfs(channel) < MIN_RMS_DBFS for channel in channels),
@@ -142,10 +149,10 @@ def measure_quality(channels: Samples, sample_rate_hz: int) -> Quality:
 def find_defects(quality: Quality) -> tuple[Defect, ...]:
     """Defects of the signal: measures beyond their thresholds, whatever other recordings of the corpus are like."""
     defects = []
-    num_dead, num_channels = quality.num_dead_channels, quality.num_channels
-    if quality.rms_dbfs < MIN_RMS_DBFS and num_dead == 0 and num_channels > 1:
+    is_quiet, num_dead, num_channels = quality.rms_dbfs < MIN_RMS_DBFS, quality.num_dead_channels, quality.num_channels
+    if is_quiet and num_dead == 0 and num_channels > 1:
         defects.append(Defect("channels cancel", "each holds sound; their mean, which the model gets, does not"))
-    elif quality.rms_dbfs < MIN_RMS_DBFS and num_dead in (0, num_channels):
+    elif is_quiet and num_dead in (0, num_channels):
         defects.append(Defect("silent", f"{quality.rms_dbfs:.0f} dBFS"))
     elif num_dead:
         defects.append(Defect("dead channel", f"{num_dead} of {num_channels} channels hold no sound"))
@@ -157,10 +164,8 @@ def find_defects(quality: Quality) -> tuple[Defect, ...]:
         share = f"{100 * quality.silent_share:.0f} % of the recording"
         defects.append(Defect("digital silence", f"{share}, {quality.longest_silence_s:.1f} s in one stretch"))
     elif quality.num_dropouts:
-        longest_ms = 1000 * quality.longest_silence_s
-        defects.append(
-            Defect("dropouts", f"{quality.num_dropouts} stretches of equal samples, up to {longest_ms:.0f} ms")
-        )
+        longest = f"up to {1000 * quality.longest_silence_s:.0f} ms"
+        defects.append(Defect("dropouts", f"{quality.num_dropouts} stretches of equal samples, {longest}"))
     if abs(quality.dc_offset) >= MAX_DC_OFFSET:
         defects.append(Defect("DC offset", f"{quality.dc_offset:+.3f} of full scale"))
     difference_db = quality.channel_difference_db
@@ -169,7 +174,7 @@ def find_defects(quality: Quality) -> tuple[Defect, ...]:
     if quality.upsampled_from_hz is not None:
         detail = f"as if recorded at {quality.upsampled_from_hz} Hz, its header says {quality.sample_rate_hz} Hz"
         defects.append(Defect("upsampled", detail))
-    elif quality.band is not None and quality.band.limit_hz < MIN_BAND_HZ and quality.rms_dbfs >= MIN_RMS_DBFS:
+    elif quality.band is not None and quality.band.limit_hz < MIN_BAND_HZ and not is_quiet:
         detail = f"nothing above {quality.band.limit_hz:.0f} Hz: fine crackles lie about {MIN_BAND_HZ:.0f} Hz"
         defects.append(Defect("band-limited", detail))
     return tuple(defects)
@@ -199,11 +204,9 @@ def clipped_share(waveform: Samples) -> float:
     """
     num_clipped = 0
     for extreme in (waveform.max(), waveform.min()):
-        if abs(extreme) < MIN_CLIP_LEVEL:
-            continue
         starts, ends = _runs(waveform == extreme)
         lengths = (ends - starts)[ends - starts >= MIN_FLAT_SAMPLES]
-        if len(lengths) >= MIN_FLAT_RUNS:
+        if abs(extreme) >= MIN_CLIP_LEVEL and len(lengths) >= MIN_FLAT_RUNS:
             num_clipped += int(lengths.sum())
     return num_clipped / waveform.size
 
@@ -213,38 +216,33 @@ def silent_stretches(waveform: Samples, sample_rate_hz: int) -> list[tuple[int, 
     starts, ends = _runs(np.diff(waveform) == 0)
     ends = ends + 1  # n equal steps are n + 1 equal samples
     is_long = ends - starts >= MIN_SILENCE_S * sample_rate_hz
-    extremes = [value for value in (waveform.max(), waveform.min()) if abs(value) >= MIN_CLIP_LEVEL]
     is_varied = waveform.max() > waveform.min()
-    return [
-        (int(start), int(end))
-        for start, end in zip(starts[is_long], ends[is_long], strict=True)
-        if not (is_varied and waveform[start] in extremes)
-    ]
+    flat_tops = [value for value in (waveform.max(), waveform.min()) if is_varied and abs(value) >= MIN_CLIP_LEVEL]
+    stretches = zip(starts[is_long].tolist(), ends[is_long].tolist(), strict=True)
+    return [(start, end) for start, end in stretches if waveform[start] not in flat_tops]
 
 
 def occupied_band(waveform: Samples, sample_rate_hz: int) -> Band | None:
     """End of the spectrum: the last frequency above the rounding noise of the samples, or a wall before it.
 
-    The spectrum is the median over frames of 2048 samples (a power of two down to 256 in short recordings; None below
-    that and in silence), smoothed. The rounding noise is that of the recording's own step, a twelfth of its square.
-    A wall is a fall by `STEEP_DB` within 12 % of a frequency to a level that nothing above it exceeds, and which is at
-    most `MAX_ABOVE_ROUNDING_DB` above rounding: sound that falls into a microphone's noise goes on in that noise.
+    None for silence and for less than `MIN_FRAME` samples. The rounding noise is that of the recording's own step, a
+    twelfth of its square. A wall is a fall by `STEEP_DB` within 12 % of a frequency to a level that nothing above it
+    exceeds, and which is at most `MAX_ABOVE_ROUNDING_DB` above rounding: sound that falls into a microphone's noise
+    goes on in that noise.
     """
-    frame = _frame(waveform)
-    level_db = None if frame is None else _median_spectrum_db(waveform, frame)
+    level_db = _median_spectrum_db(waveform)
     if level_db is None:
         return None
-    num_bins = len(level_db)
-    floor_db = _rounding_db(waveform)
+    num_bins, floor_db = len(level_db), _rounding_db(waveform)
     above = np.flatnonzero(level_db > floor_db + FLOOR_MARGIN_DB)
     end = int(above[-1]) + 1 if above.size else 0
     highest_above = np.maximum.accumulate(level_db[::-1])[::-1]
     bins = np.arange(num_bins)
-    is_inside = (1 + STEEP_WIDTH) * bins <= num_bins - 1
-    before = level_db[((1 - STEEP_WIDTH) * bins[is_inside]).astype(np.int64)]
-    after = highest_above[np.ceil((1 + STEEP_WIDTH) * bins[is_inside]).astype(np.int64)]
+    bins = bins[(1 + STEEP_WIDTH) * bins <= num_bins - 1]
+    before = level_db[((1 - STEEP_WIDTH) * bins).astype(np.int64)]
+    after = highest_above[np.ceil((1 + STEEP_WIDTH) * bins).astype(np.int64)]
     # No wall within the first bins, where 12 % of a frequency is less than what the smoothing spans.
-    is_wide = bins[is_inside] * STEEP_WIDTH >= _SMOOTHED_BINS / 2
+    is_wide = bins * STEEP_WIDTH >= SMOOTHED_BINS / 2
     is_into_rounding = after <= max(floor_db, ROUNDING_16_BIT_DB) + MAX_ABOVE_ROUNDING_DB
     fall = np.where(is_wide & is_into_rounding, before - np.maximum(after, floor_db), 0.0)
     wall = int(fall.argmax())
@@ -257,13 +255,11 @@ def upsampled_from_hz(waveform: Samples, sample_rate_hz: int) -> int | None:
     """The standard rate, at most 5/6 of the header's, at which the content seems to have been recorded; None: no sign.
 
     The sign is an edge at half the old rate: the level falls by `MIN_EDGE_DB` more than the slope before it promises,
-    down to `MAX_ABOVE_ROUNDING_DB` above rounding or less, or by `CLEAR_EDGE_DB`. Of the 2,972 recordings at hand of
-    ICBHI and SPRSound none has it; of 15 that were planted by each of three resamplers in each device of ICBHI at
-    16 kHz, 8 to 15 are found; in Litt3200 and SPRSound, whose sound ends before half the old rate, none.
-    A recording that was interpolated without a filter, or plays too slow or too fast by a wrong header, has none.
+    down to `MAX_ABOVE_ROUNDING_DB` above rounding or less, or by `CLEAR_EDGE_DB`. No recording of ICBHI and SPRSound
+    has it; of 15 that were planted by each of three resamplers in each device of ICBHI at 16 kHz, 8 to 15 are found;
+    in Litt3200 and SPRSound, whose sound ends before half the old rate, none.
     """
-    frame = _frame(waveform)
-    level_db = None if frame is None else _median_spectrum_db(waveform, frame)
+    level_db = _median_spectrum_db(waveform)
     if level_db is None:
         return None
     floor_db = max(_rounding_db(waveform), ROUNDING_16_BIT_DB)
@@ -271,75 +267,63 @@ def upsampled_from_hz(waveform: Samples, sample_rate_hz: int) -> int | None:
     edges_db: dict[int, float] = {}
     for rate_hz in STANDARD_RATES_HZ:
         if 1.2 * rate_hz <= sample_rate_hz:
-            edge_db, above_db = _edge(level_db, rate_hz / sample_rate_hz)
+            # The fall beyond the slope before the place of the edge, and the level after it.
+            places = np.arange(len(level_db)) / (len(level_db) - 1) / (rate_hz / sample_rate_hz)
+            far_db, near_db, above_db = (
+                float(np.median(level_db[(places >= low) & (places <= high)]))
+                for low, high in ((0.55, 0.7), (0.75, 0.88), (1.15, 1.35))
+            )
+            slope_db_per_octave = max(0.0, (far_db - near_db) / math.log2(0.815 / 0.625))
+            edge_db = near_db - above_db - slope_db_per_octave * math.log2(1.25 / 0.815)
             if above_db <= floor_db + MAX_ABOVE_ROUNDING_DB or edge_db >= CLEAR_EDGE_DB:
                 edges_db[rate_hz] = edge_db
-    highest = max(edges_db.values(), default=-math.inf)
-    if highest < MIN_EDGE_DB:
-        return None
+    highest_db = max(edges_db.values(), default=-math.inf)
     # 10000 and 11025 Hz have nearly the same edge: the lower one holds the content too.
-    return min(rate_hz for rate_hz, edge_db in edges_db.items() if edge_db >= max(MIN_EDGE_DB, highest - 6))
-
-
-def _edge(level_db: npt.NDArray[np.float64], place: float) -> tuple[float, float]:
-    """Fall of the level at a place (1: the last bin) beyond its slope before, and the level after, in dB."""
-    bins = np.arange(len(level_db)) / (len(level_db) - 1) / place
-    far, near, above = (
-        float(np.median(level_db[(bins >= low) & (bins <= high)]))
-        for low, high in ((0.55, 0.7), (0.75, 0.88), (1.15, 1.35))
-    )
-    slope_db_per_octave = max(0.0, (far - near) / math.log2(0.815 / 0.625))
-    return near - above - slope_db_per_octave * math.log2(1.25 / 0.815), above
+    rates_hz = [rate_hz for rate_hz, edge_db in edges_db.items() if edge_db >= max(MIN_EDGE_DB, highest_db - 6)]
+    return min(rates_hz, default=None)
 
 
 def channel_difference_db(channels: Samples) -> float:
     """Rest of a channel when the one most like it, at the best gain, is taken away, in dB of itself."""
     centred = channels.astype(np.float64) - channels.mean(axis=1, dtype=np.float64, keepdims=True)
-    energies = (centred**2).sum(axis=1)
-    smallest = math.inf
-    for one in range(len(centred)):
-        for other in range(len(centred)):
-            if one != other and energies[one] > 0 and energies[other] > 0:
-                gain = centred[one] @ centred[other] / energies[other]
-                rest = ((centred[one] - gain * centred[other]) ** 2).sum()
-                smallest = min(smallest, float(rest / energies[one]))
-    return 0.0 if math.isinf(smallest) else _decibels(math.sqrt(smallest))
+    sounding = [channel for channel in centred if channel.any()]
+    shares = []
+    for number, channel in enumerate(sounding):
+        for other in sounding[:number] + sounding[number + 1 :]:
+            rest = channel - (channel @ other) / (other @ other) * other
+            shares.append(float((rest @ rest) / (channel @ channel)))
+    return _decibels(math.sqrt(min(shares))) if shares else 0.0
 
 
-def _median_spectrum_db(waveform: Samples, frame: int) -> npt.NDArray[np.float64] | None:
-    """Power of white noise that would give this level, in each bin; smoothed by a median over bins."""
+def _median_spectrum_db(waveform: Samples) -> Values | None:
+    """Power of white noise that would give this level, in each bin; smoothed by a median over bins.
+
+    The median over frames of 2048 samples, a power of two down to 256 in short recordings; None below that and in
+    silence.
+    """
+    frame = min(FRAME, 1 << max(0, waveform.size.bit_length() - 1))
     frames = waveform[: waveform.size // frame * frame].reshape(-1, frame)
     sounding = frames[frames.std(axis=1) > 0]
-    if not len(sounding):
+    if frame < MIN_FRAME or not len(sounding):
         return None
     window = np.hanning(frame + 1)[:-1].astype(np.float32)
     power = np.abs(np.fft.rfft((sounding - sounding.mean(axis=1, keepdims=True)) * window, axis=1)) ** 2
     # The power of a bin of noise is exponentially distributed: its median is ln 2 of its mean.
     white = np.median(power, axis=0) / math.log(2) / float((window.astype(np.float64) ** 2).sum())
-    padded = np.pad(white, _SMOOTHED_BINS // 2, mode="edge")
-    smoothed = np.median(np.lib.stride_tricks.sliding_window_view(padded, _SMOOTHED_BINS), axis=1)
+    padded = np.pad(white, SMOOTHED_BINS // 2, mode="edge")
+    smoothed = np.median(np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED_BINS), axis=1)
     return np.asarray(10 * np.log10(np.maximum(smoothed, 1e-20)))
 
 
-def _frame(waveform: Samples) -> int | None:
-    """Samples of a frame of the spectrum; None when the waveform is too short for one."""
-    longest = 1 << (waveform.size.bit_length() - 1) if waveform.size else 0
-    return min(_FRAME, longest) if longest >= _MIN_FRAME else None
-
-
 def _rounding_db(waveform: Samples) -> float:
-    """Level of the noise that rounding to the waveform's own steps makes."""
-    return 10 * math.log10(_step(waveform) ** 2 / 12)
-
-
-def _step(waveform: Samples) -> float:
-    """The smallest step between two values of 16-bit samples; else that of 24 bit."""
+    """Level of the noise that rounding to the smallest step of 16-bit samples makes; to 24 bit for any others."""
     scaled = waveform * np.float32(32768)
-    whole = np.rint(scaled)
-    if not np.array_equal(scaled, whole) or np.abs(whole).max() > 32768:  # floats may be beyond full scale
-        return 2.0**-23
-    values = np.flatnonzero(np.bincount(whole.astype(np.int64) + 32768))
-    return float(np.diff(values).min()) / 32768 if len(values) > 1 else 1 / 32768
+    rounded = np.rint(scaled)
+    step = 2.0**-23
+    if np.array_equal(scaled, rounded) and np.abs(rounded).max() <= 32768:  # floats may be beyond full scale
+        values = np.flatnonzero(np.bincount(rounded.astype(np.int64) + 32768))
+        step = float(np.diff(values).min()) / 32768 if len(values) > 1 else 1 / 32768
+    return 10 * math.log10(step**2 / 12)
 
 
 def _runs(is_in: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -352,47 +336,13 @@ def _decibels(amplitude: float) -> float:
     return max(LOWEST_DBFS, 20 * math.log10(amplitude)) if amplitude > 0 else LOWEST_DBFS
 
 
-Values = npt.NDArray[np.float64]
-
-HUM, SPEECH, HEART = "mains hum", "speech", "heart sounds dominate"
-
-RATE_HZ = 4000
-MAX_LENGTH_S = 120
-
-# The same at 47, 53, 56 and 64 Hz, where no mains is, stays below 7.1 dB in all 771 recordings; at 50 Hz one eighth of
-# ICBHI's has 10 to 30 dB.
-MIN_HUM_DB = 10.0
-MAINS_HZ = (50, 60)
-NUM_LINES = 8
-LINE_WIDTH_HZ, BESIDE_HZ = 0.75, (3.0, 12.0)
-HUM_FRAME = 8192
-
-# Of noise 0.23 at the median. The largest share of frames is 0.28 in both corpora.
-MIN_VOICING = 0.4
-MIN_SPOKEN_SHARE = 0.35
-VOICE_FRAME, VOICE_HOP = 256, 64
-VOICE_BAND_HZ, PITCH_HZ = (80.0, 1900.0), (80.0, 400.0)
-FLATTENED_BINS = 51  # 200 Hz to either side
-MAX_RIPPLE = 1.0
-# A tone: in half a second four fifths of the frames are voiced, within 3 % of one pitch. A voice that talks glides.
-STEADY_FRAMES, STEADY_PITCH, STEADY_SHARE = 31, 0.03, 0.8
-
-# Beyond both are 1 in 100 recordings of ICBHI and none of SPRSound.
-MIN_BEAT, MIN_HEART_DB = 0.45, 20.0
-HEART_BAND_HZ, BREATH_BAND_HZ = (20.0, 150.0), (150.0, 800.0)
-HEART_FRAME, HEART_HOP = 160, 80
-BEAT_S = (0.33, 1.3)
-TREND_S = 1.5
-MAX_FALL_DB = 20.0  # below the median the level of a pause says nothing
-
-
 @dataclass(frozen=True)
 class OtherSounds:
     """Measures of one recording; zeros where it is too short to be measured.
 
     `hum_db`: the second strongest of the mains' lines above what lies beside it. `spoken_share`: of the frames.
-    `beat`: the autocorrelation of the level below 150 Hz at the best heart rate, up to 1; `heart_db`: how far that
-    level lies above the one from 150 to 800 Hz.
+    `beat`: the autocorrelation of the level below 150 Hz at the best heart rate, 46 to 182 a minute, up to 1;
+    `heart_db`: how far that level lies above the one from 150 to 800 Hz.
     """
 
     hum_db: float
@@ -411,8 +361,7 @@ def measure_other_sounds(waveform: Samples, sample_rate_hz: int) -> OtherSounds:
     sound = sound - sound.mean()
     hum_db, mains_hz = max((line_db(sound, mains_hz), mains_hz) for mains_hz in MAINS_HZ)
     is_speech = is_spoken(sound)
-    beat, heart_db = heart_beat(sound)
-    return OtherSounds(hum_db, mains_hz, float(is_speech.mean()) if is_speech.size else 0.0, beat, heart_db)
+    return OtherSounds(hum_db, mains_hz, float(is_speech.mean()) if is_speech.size else 0.0, *heart_beat(sound))
 
 
 def find_other_sounds(sounds: OtherSounds) -> tuple[Defect, ...]:
@@ -421,9 +370,8 @@ def find_other_sounds(sounds: OtherSounds) -> tuple[Defect, ...]:
     if sounds.hum_db >= MIN_HUM_DB:
         defects.append(Defect(HUM, f"lines of {sounds.mains_hz} Hz, {sounds.hum_db:.0f} dB above their neighbours"))
     if sounds.spoken_share >= MIN_SPOKEN_SHARE:
-        defects.append(
-            Defect(SPEECH, f"{100 * sounds.spoken_share:.0f} % of the recording is voiced, at a pitch that glides")
-        )
+        share = f"{100 * sounds.spoken_share:.0f} %"
+        defects.append(Defect(SPEECH, f"{share} of the recording is voiced, at a pitch that glides"))
     if sounds.beat >= MIN_BEAT and sounds.heart_db >= MIN_HEART_DB:
         defects.append(Defect(HEART, f"a beat {sounds.heart_db:.0f} dB above the breath"))
     return tuple(defects)
@@ -467,19 +415,24 @@ def is_spoken(sound: Values) -> npt.NDArray[np.bool_]:
 def voicing(sound: Values) -> tuple[Values, Values]:
     """Share of the spectrum that one pitch explains, up to about 1, and that pitch in Hz, (frame,) each.
 
-    Of a waveform (samples,) at `RATE_HZ`.
+    Of a waveform (samples,) at `RATE_HZ`. The spectrum is flattened first, so that a wheeze, which is one line or a
+    few, counts by so few bins (the idea of the cepstrum: Noll, JASA 41 (1967) 293).
     """
-    size = 2 * VOICE_FRAME
+    size, half = 2 * VOICE_FRAME, FLATTENED_BINS // 2
     frequency_hz = np.fft.rfftfreq(size, 1 / RATE_HZ)
     is_inside = (frequency_hz >= VOICE_BAND_HZ[0]) & (frequency_hz <= VOICE_BAND_HZ[1])
     level = _power(sound, VOICE_FRAME, VOICE_HOP, size)[:, is_inside] ** 0.25
     # Of each bin the ripple about the mean of its neighbours, as far as they are in the band.
-    ripple = level / np.maximum(_mean_of_neighbours(level), 1e-12) - 1
-    ripple = np.where(level > 0, np.minimum(ripple, MAX_RIPPLE), 0)
-    whole = np.zeros((len(ripple), len(frequency_hz)))
-    whole[:, is_inside] = ripple
+    sums = np.cumsum(np.pad(level, ((0, 0), (half + 1, half))), axis=1)
+    counts = np.cumsum(np.pad(np.ones(level.shape[1]), (half + 1, half)))
+    means = (sums[:, FLATTENED_BINS:] - sums[:, :-FLATTENED_BINS]) / (
+        counts[FLATTENED_BINS:] - counts[:-FLATTENED_BINS]
+    )
+    ripple = np.where(level > 0, np.minimum(level / np.maximum(means, 1e-12) - 1, MAX_RIPPLE), 0)
+    spectrum = np.zeros((len(ripple), len(frequency_hz)))
+    spectrum[:, is_inside] = ripple
     # The product with a cosine over frequency, over that of a cosine with itself; lags in samples at `RATE_HZ`.
-    periodic = np.fft.irfft(whole, axis=1) * size / 2
+    periodic = np.fft.irfft(spectrum, axis=1) * size / 2
     first, end = int(RATE_HZ / PITCH_HZ[1]), int(RATE_HZ / PITCH_HZ[0]) + 1
     lag = first + periodic[:, first:end].argmax(axis=1)
     before, peak, after = (np.take_along_axis(periodic, (lag + step)[:, np.newaxis], 1)[:, 0] for step in (-1, 0, 1))
@@ -509,11 +462,11 @@ def heart_beat(sound: Values) -> tuple[float, float]:
     energy = float(swing @ swing)
     if energy == 0.0:
         return 0.0, 0.0
-    alike = [
+    similarities = [
         float(swing[lag:] @ swing[:-lag]) / energy * len(swing) / (len(swing) - lag)
         for lag in range(int(BEAT_S[0] * frames_per_s), num_lags)
     ]
-    return max(alike), float(10 * np.log10(low.mean() / middle.mean()))
+    return max(similarities), float(10 * np.log10(low.mean() / middle.mean()))
 
 
 def _power(sound: Values, frame: int, hop: int, size: int) -> Values:
@@ -522,13 +475,3 @@ def _power(sound: Values, frame: int, hop: int, size: int) -> Values:
         return np.zeros((0, size // 2 + 1))
     frames = np.lib.stride_tricks.sliding_window_view(sound, frame)[::hop]
     return np.asarray(np.abs(np.fft.rfft(frames * np.hanning(frame), size, axis=1)) ** 2)
-
-
-def _mean_of_neighbours(level: Values) -> Values:
-    """Mean over the `FLATTENED_BINS` bins about each bin (frame, bin), of those that there are."""
-    half = FLATTENED_BINS // 2
-    sums = np.cumsum(np.pad(level, ((0, 0), (half + 1, half))), axis=1)
-    counts = np.cumsum(np.pad(np.ones(level.shape[1]), (half + 1, half)))
-    return np.asarray(
-        (sums[:, FLATTENED_BINS:] - sums[:, :-FLATTENED_BINS]) / (counts[FLATTENED_BINS:] - counts[:-FLATTENED_BINS])
-    )

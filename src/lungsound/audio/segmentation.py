@@ -4,11 +4,11 @@ Breath noise swells fast at the onset of inspiration and dies away slowly: aroun
 SPRSound) the level between 150 and 600 Hz rises within a third of a second, more than at any other time of the cycle,
 the onset of expiration included. The heart and the room lie mostly below that band. So
 
-1. the level in that band every 40 ms, in decibels (`band_level_db`);
-2. its rise: the mean over the half second after less that over the 0.6 s before (`level_rise`);
+1. the level in that band every 40 ms, in decibels;
+2. its rise: the mean over the half second after less that over the 0.6 s before;
 3. for each of `NUM_PERIODS` breathing periods the onsets with the largest sum of rises, less a penalty on spacings that
    differ from the period: dynamic programming as in Ellis, "Beat tracking by dynamic programming", Journal of New Music
-   Research 36 (2007) 51 (`best_onsets`);
+   Research 36 (2007) 51;
 4. of these the period whose sum is largest for its number of onsets. Two bursts make a cycle: to take expirations for
    onsets too doubles the number, and pays only when they rise nearly as much.
 
@@ -44,7 +44,6 @@ MIN_DURATION_S = 2 * SHORTEST_PERIOD_S
 SILENCE_POWER = 1e-14
 # In steady noise the rises found are 0.5 to 1.2 dB; 99 of 100 training recordings have more than 2.8 dB.
 MIN_RISE_DB = 2.0
-MIN_CONFIDENCE = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,21 @@ def segment_cycles(waveform: npt.NDArray[np.float32], sample_rate_hz: int) -> Se
     deviation = float(rise.std())
     if deviation == 0.0:
         return Segmentation((), problem="the level does not change")
-    onsets, period_s = _choose_period(rise / deviation)
+    duration_s, best_value = len(rise) * FRAME_S, -math.inf
+    periods_s = np.geomspace(SHORTEST_PERIOD_S, min(LONGEST_PERIOD_S, duration_s / 2), NUM_PERIODS)
+    candidates = best_onsets(rise / deviation, periods_s)
+    for (candidate, value), candidate_s in zip(candidates, periods_s.tolist(), strict=True):
+        # A sum of n values of deviation 1 has deviation sqrt(n).
+        usual = (math.log(candidate_s / USUAL_PERIOD_S) / PERIOD_SPREAD) ** 2
+        weighed = value / math.sqrt(len(candidate)) - 0.5 * usual
+        if weighed > best_value:
+            best_value, onsets, period_s = weighed, candidate, candidate_s
     rise_db = float(np.median(rise[onsets]))
     confidence = periodicity(rise, period_s)
     if rise_db < MIN_RISE_DB:
         problem = f"the level rises by {rise_db:.1f} dB only, as noise does"
         return Segmentation((), period_s, rise_db, confidence, problem)
-    if confidence < MIN_CONFIDENCE:
+    if confidence < 0:
         return Segmentation((), period_s, rise_db, confidence, f"no rhythm (autocorrelation {confidence:.2f})")
     # Between frames i - 1 and i, which are twice as long as they are apart.
     onsets_s = ((first + onsets + 0.5) * FRAME_S - ONSET_LEAD_S).tolist()
@@ -143,19 +150,6 @@ def periodicity(values: Values, period_s: float) -> float:
     return max(float(centred[lag:] @ centred[:-lag]) for lag in lags) / float(centred @ centred)
 
 
-def _choose_period(strength: Values) -> tuple[npt.NDArray[np.int64], float]:
-    """Onsets (frames) and period of the candidate with the largest sum for its number of onsets."""
-    duration_s = len(strength) * FRAME_S
-    periods_s = np.geomspace(SHORTEST_PERIOD_S, min(LONGEST_PERIOD_S, duration_s / 2), NUM_PERIODS)
-    best_value, best = -math.inf, (np.zeros(0, dtype=np.int64), math.nan)
-    for (onsets, value), period_s in zip(best_onsets(strength, periods_s), periods_s.tolist(), strict=True):
-        # A sum of n values of deviation 1 has deviation sqrt(n).
-        weighed = value / math.sqrt(len(onsets)) - 0.5 * (math.log(period_s / USUAL_PERIOD_S) / PERIOD_SPREAD) ** 2
-        if weighed > best_value:
-            best_value, best = weighed, (onsets, period_s)
-    return best
-
-
 def best_onsets(strength: Values, periods_s: Values) -> list[tuple[npt.NDArray[np.int64], float]]:
     """For each period the frames i_1 < i_2 < ... of largest value, one at least, and that value.
 
@@ -179,16 +173,14 @@ def best_onsets(strength: Values, periods_s: Values) -> list[tuple[npt.NDArray[n
         previous[is_later, frame] = frame - longest + best[is_later]
         value[:, longest + frame] = strength[frame] + np.where(is_later, earlier[rows, best], -end_penalty[:, frame])
     total = value[:, longest:] - end_penalty[:, ::-1]
-    return [(_trace(previous[row], int(total[row].argmax())), float(total[row].max())) for row in rows]
-
-
-def _trace(previous: npt.NDArray[np.int64], frame: int) -> npt.NDArray[np.int64]:
-    """The onsets up to `frame`, from the one before each (-1: none)."""
-    onsets = []
-    while frame >= 0:
-        onsets.append(frame)
-        frame = int(previous[frame])
-    return np.array(onsets[::-1], dtype=np.int64)
+    best_of_periods = []
+    for row in rows:
+        onsets, frame = [], int(total[row].argmax())
+        while frame >= 0:
+            onsets.append(frame)
+            frame = int(previous[row, frame])
+        best_of_periods.append((np.array(onsets[::-1], dtype=np.int64), float(total[row].max())))
+    return best_of_periods
 
 
 def cycles_between(onsets_s: Iterable[float], *, start_s: float, end_s: float, min_partial_s: float) -> Cycles:

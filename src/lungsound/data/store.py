@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lungsound.audio import filter_bank, io
 from lungsound.audio import front_end as front_ends
-from lungsound.audio.filter_bank import FbankSums, fbank_statistics, fbank_sums
+from lungsound.audio.filter_bank import fbank_statistics, fbank_sums
 from lungsound.audio.front_end import FrontEnd
 from lungsound.data.corpus import Cycle
 from lungsound.errors import DataError, LungsoundError
@@ -146,8 +146,8 @@ class Rows:
             facts_file.flush()
 
             def write(row: int, values: NDArray[np.float32], num_samples: int) -> None:
-                sums = fbank_sums(torch.from_numpy(values))
-                facts = np.array((num_samples, sums.total, sums.total_squares, zlib.crc32(values.data), 0), FACTS)
+                _, total, total_squares = fbank_sums(torch.from_numpy(values))
+                facts = np.array((num_samples, total, total_squares, zlib.crc32(values.data), 0), FACTS)
                 facts["own_crc32"] = zlib.crc32(facts.tobytes()[:-4])
                 _write_at(values_file.fileno(), values.data, 4 * int(self.starts[row]))
                 _write_at(facts_file.fileno(), facts.data, row * FACTS.itemsize)
@@ -188,9 +188,7 @@ class FilterBanks:
         """Mean and standard deviation of all values of some rows; no row is read for them."""
         count = self.shape[1] * self.shape[2]
         facts = self._rows.facts
-        return fbank_statistics(
-            FbankSums(count, float(facts["total"][row]), float(facts["total_squares"][row])) for row in rows
-        )
+        return fbank_statistics((count, float(facts["total"][row]), float(facts["total_squares"][row])) for row in rows)
 
 
 class Waveforms:

@@ -84,7 +84,7 @@ def test_each_row_is_the_filter_bank_of_its_cycle(cycles: tuple[Cycle, ...], tmp
     assert found.shape == (15, FRONT_END.num_frames, 16)
     for row, cycle in zip(everything(found), cycles, strict=True):
         waveform = FRONT_END.read(cycle.recording.path)
-        clip = FRONT_END.cycle(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
+        clip = FRONT_END.fit(FRONT_END.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s))
         np.testing.assert_allclose(row, FRONT_END.filter_banks(clip.unsqueeze(0))[0], atol=1e-5)
     assert found.num_samples.tolist() == [8000, 9600, 12800] * 5
     assert seen[-1] == (15, 15)
