@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lungsound.cli.shared import NOTICE, SeedOption, console
-from lungsound.files import short_names, to_json, write_json
+from lungsound.files import short_names, to_json
 
 if TYPE_CHECKING:
     from lungsound.evaluation.compare import Comparison
@@ -23,8 +23,6 @@ CORRELATION = 0.5
 
 
 class Epoch(StrEnum):
-    """Epoch whose predictions are compared."""
-
     KEPT = "kept"
     LAST = "last"
     VALIDATION = "validation"
@@ -58,7 +56,7 @@ def compare(
     """
     from lungsound.evaluation.bootstrap import Bootstrap
     from lungsound.evaluation.compare import compare_runs
-    from lungsound.evaluation.compare_report import comparison_json
+    from lungsound.evaluation.compare_report import comparison_json, write_comparison
     from lungsound.evaluation.runs import epoch_warnings, read_runs
 
     first, second = (read_runs(path, epoch.value) for path in (run_a, run_b))
@@ -74,9 +72,9 @@ def compare(
             _print_comparison(comparison)
         console.print(f"Scores in percent, differences in points, intervals over patients. {NOTICE}", highlight=False)
     if out is not None:
-        _write(out, comparisons, numbers, warnings)
+        page = write_comparison(out, comparisons, numbers, warnings)
         if not is_json:
-            console.print(f"page: {out / 'compare.html'}", highlight=False, soft_wrap=True)
+            console.print(f"page: {page}", highlight=False, soft_wrap=True)
 
 
 def power(
@@ -197,16 +195,3 @@ def _print_plan(plan: "Plan", wanted_power: float) -> None:
         num_patients, low, high = (number or "no number" for number in (each.num_patients, each.low, each.high))
         table.add_row(f"{100 * each.difference:g}", f"{num_patients} ({low} to {high})")
     console.print(table)
-
-
-def _write(out: Path, comparisons: "Sequence[Comparison]", numbers: dict[str, Any], warnings: Sequence[str]) -> None:
-    from lungsound.evaluation.compare_report import comparison_blocks, draw_comparison
-    from lungsound.page import write_page
-
-    out.mkdir(parents=True, exist_ok=True)
-    pictures = [out / f"compare-{number}.png" for number in range(len(comparisons))]
-    for comparison, picture in zip(comparisons, pictures, strict=True):
-        draw_comparison(comparison, picture)
-    first, second = comparisons[0].names
-    write_page(out / "compare", f"{first} against {second}", comparison_blocks(comparisons, pictures, warnings))
-    write_json(out / "compare.json", numbers)

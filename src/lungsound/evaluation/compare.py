@@ -5,8 +5,7 @@ leaves out 0 and the p of the permutation test is below 1 - level as well. In ev
 distinguishable (`tests/unit/evaluation/test_simulated.py`).
 
 The permutation test exchanges the predictions of A and B for whole patients. Sp and Se are sums of what single patients
-contribute, over numbers of cycles that no method changes: to exchange A and B for one patient is to turn the sign of
-what that patient adds to the difference.
+contribute, over numbers of cycles that no method changes: the exchange turns the sign of what the patient adds.
 """
 
 import math
@@ -56,17 +55,15 @@ def contributions_to(first: Counts, second: Counts, terms: Sequence[int]) -> Con
 
     Both sides are `(seed, patient, true class, predicted class)` on the same cycles; the mean over seeds is taken.
     """
-    num_cycles = _normal_and_abnormal(first[0].sum(axis=-1))
+
+    def by_term(by_class: Counts | Fractions) -> Fractions:
+        return np.stack([by_class[:, 0], by_class[:, 1:].sum(axis=1)]).astype(np.float64)[list(terms)]
+
+    num_cycles = by_term(first[0].sum(axis=-1))
     totals = num_cycles.sum(axis=1, keepdims=True)
     totals[totals == 0.0] = np.nan
-    right = [_normal_and_abnormal(np.diagonal(runs, axis1=-2, axis2=-1).mean(axis=0)) for runs in (first, second)]
-    rows = list(terms)
-    return Contributions(((right[0] - right[1]) / totals / len(rows))[rows], (num_cycles / totals)[rows])
-
-
-def _normal_and_abnormal(by_class: Counts | Fractions) -> Fractions:
-    """Sums `(2, patient)` over the normal class and over all others, from `(patient, class)`."""
-    return np.stack([by_class[:, 0], by_class[:, 1:].sum(axis=1)]).astype(np.float64)
+    right = [by_term(np.diagonal(runs, axis1=-2, axis2=-1).mean(axis=0)) for runs in (first, second)]
+    return Contributions((right[0] - right[1]) / totals / len(terms), num_cycles / totals)
 
 
 def permutation_test(
@@ -192,43 +189,40 @@ def compare_runs(
     sides = on_same_cycles(first, second, names, is_common_only=is_common_only)
     comparisons = []
     for part in sorted(set(sides[0][0].parts)):
-        ours, theirs = (confusions_of([run.of_part(part) for run in runs]) for runs in sides)
-        rows = sides[0][0].of_part(part)
-        comparisons.append(
-            Comparison(
-                names=names,
-                part=part,
-                num_cycles=len(rows.keys),
-                num_seeds=(len(ours), len(theirs)),
-                patients=tuple(sorted(set(rows.patients))),
-                contributions=contributions_to(ours, theirs, (NORMAL, ABNORMAL)).by_patient,
-                differences=tuple(
-                    _difference(name, ours, theirs, bootstrap)
-                    for name in STATISTICS
-                    if name != FOLDED_SCORE or len(rows.classes) > 2
-                ),
-            )
+        ours, theirs = ([run.of_part(part) for run in runs] for runs in sides)
+        counts, rows = (confusions_of(ours), confusions_of(theirs)), ours[0]
+        lines = [name for name in STATISTICS if name != FOLDED_SCORE or len(rows.classes) > 2]
+        comparison = Comparison(
+            names=names,
+            part=part,
+            num_cycles=len(rows.keys),
+            num_seeds=(len(ours), len(theirs)),
+            patients=tuple(sorted(set(rows.patients))),
+            contributions=contributions_to(*counts, (NORMAL, ABNORMAL)).by_patient,
+            differences=tuple(_difference(name, *counts, bootstrap) for name in lines),
         )
+        comparisons.append(comparison)
     return tuple(comparisons)
 
 
 def _difference(name: str, first: Counts, second: Counts, bootstrap: Bootstrap) -> Difference:
     """A minus B in one value; both `(seed, patient, true class, predicted class)`, the same patients and cycles."""
     statistic, terms = STATISTICS[name]
-    generator = bootstrap.generator()
+    generator, num_patients = bootstrap.generator(), first.shape[1]
     difference = bootstrap.of_runs(first, statistic, minus=second, generator=generator)
-    spread = None
-    if first.shape[1] > 1:
-        spread = jackknife(value_of_runs(first, statistic), first.shape[1], minus=value_of_runs(second, statistic))
     fold = fold_to_two_classes if name == FOLDED_SCORE else np.asarray
     contributions = contributions_to(fold(first), fold(second), terms)
+    standardised = math.nan
+    if num_patients > 1:
+        left_out = jackknife(value_of_runs(first, statistic), num_patients, minus=value_of_runs(second, statistic))
+        standardised = left_out.value / left_out.patient_sd if left_out.patient_sd > 0.0 else math.nan
     return Difference(
         name=name,
         first=float(statistic(first.sum(axis=1)).mean()),
         second=float(statistic(second.sum(axis=1)).mean()),
         difference=difference,
         p_value=permutation_test(contributions, generator=generator),
-        standardised=math.nan if spread is None or not spread.patient_sd > 0.0 else spread.value / spread.patient_sd,
+        standardised=standardised,
         num_better=int((contributions.by_patient > 0).sum()),
         num_worse=int((contributions.by_patient < 0).sum()),
     )
@@ -260,8 +254,6 @@ def on_same_cycles(
     for run in (*sides[0], *sides[1]):
         is_other = (run.labels != reference.labels) | (np.array(run.patients) != np.array(reference.patients))
         if is_other.any():
-            raise DataError(
-                f"{order[int(is_other.argmax())]} has another label or patient in {names[0]} than in {names[1]}: "
-                "use one corpus"
-            )
+            key = order[int(is_other.argmax())]
+            raise DataError(f"{key} has another label or patient in {names[0]} than in {names[1]}: use one corpus")
     return sides

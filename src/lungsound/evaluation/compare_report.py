@@ -4,60 +4,80 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lungsound.evaluation.bootstrap import FEW_PATIENTS
 from lungsound.evaluation.compare import MAX_EXACT_PATIENTS, NUM_PERMUTATIONS, Comparison, Difference
 from lungsound.evaluation.figures import BLUE, GREY, ORANGE, picture
-from lungsound.page import Block, Bullets, Heading, Paragraph, Picture, Remark, Table
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
-def draw_comparison(comparison: Comparison, path: Path) -> None:
-    """Draw the differences A minus B with their intervals above, what patients add to the Score's below, in points."""
-    num_lines = len(comparison.differences)
-    with picture(path, width_inch=8.0, height_inch=3.6 + 0.42 * num_lines) as figure:
-        upper, lower = figure.subplots(2, 1, height_ratios=[0.42 * num_lines + 0.4, 2.4])
-        _draw_intervals(upper, comparison)
-        _draw_patients(lower, comparison)
-
-
-def _draw_intervals(axes: "Axes", comparison: Comparison) -> None:
-    axes.axvline(0.0, color=GREY, linestyle="--", linewidth=1.0, zorder=0)
-    for row, line in enumerate(comparison.differences):
-        interval = line.difference.interval
-        colour, width = (BLUE, 3.0) if row == 0 else (GREY, 1.6)
-        if interval.problem is None:
-            axes.plot([100 * interval.low, 100 * interval.high], [row, row], color=colour, linewidth=width)
-        axes.plot([100 * line.difference.value], [row], "o", color=colour, markersize=4 + width)
-        axes.text(1.02, row, line.difference.in_points(), transform=axes.get_yaxis_transform(), va="center")
-    axes.set_yticks(range(len(comparison.differences)), [line.name for line in comparison.differences])
-    axes.set_ylim(len(comparison.differences) - 0.5, -0.5)
-    axes.set_xlabel("A minus B, percent points")
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    level = comparison.score.difference.interval.level
-    axes.set_title(f"A: {comparison.names[0]}; B: {comparison.names[1]}. Difference and {100 * level:g} % interval")
-
-
-def _draw_patients(axes: "Axes", comparison: Comparison) -> None:
-    """Bars from the patient that speaks most for A to the one that speaks most for B; they sum to the difference."""
-    parts = 100 * np.sort(comparison.contributions)[::-1]
-    axes.bar(np.arange(1, len(parts) + 1), parts, color=np.where(parts > 0, BLUE, ORANGE), width=0.9)
-    axes.axhline(0.0, color="black", linewidth=0.8)
-    axes.set_xlim(0.4, len(parts) + 0.6)
-    axes.set_xlabel(f"{len(parts)} patients, from A better to B better")
-    axes.set_ylabel("points of the\ndifference of Scores")
-    if len(parts) <= 20:
-        axes.set_xticks(range(1, len(parts) + 1))
-
+from lungsound.files import write_json
+from lungsound.page import fill, write_page
 
 HEAD = ("value", "A", "B", "A minus B", "p", "effect", "for A, B")
 FORMAT = "lungsound comparison 1"
+
+
+def write_comparison(
+    folder: Path, comparisons: Sequence[Comparison], numbers: dict[str, Any], warnings: Sequence[str]
+) -> Path:
+    """Write compare.md, compare.html, compare.json (`numbers`) and a picture for each part; the path of the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, comparison in enumerate(comparisons):
+        draw_comparison(comparison, folder / f"compare-{index}.png")
+    first, second = comparisons[0].names
+    parts = [
+        {"part": each.part, "verdict": verdict(each), "summary": summary(each), "remarks": remarks(each)}
+        | {"rows": comparison_rows(each)}
+        for each in comparisons
+    ]
+    page = fill(
+        "compare.md",
+        names=(first, second),
+        warnings=warnings,
+        comparisons=parts,
+        head=HEAD,
+        interval=comparisons[0].score.difference.interval,
+        max_exact_patients=MAX_EXACT_PATIENTS,
+        num_permutations=NUM_PERMUTATIONS,
+    )
+    write_page(folder / "compare", f"{first} against {second}", page)
+    write_json(folder / "compare.json", numbers)
+    return folder / "compare.html"
+
+
+def draw_comparison(comparison: Comparison, path: Path) -> None:
+    """Draw the differences A minus B with their intervals above, what patients add to the Score's below, in points.
+
+    The bars go from the patient that speaks most for A to the one that speaks most for B; they sum to the difference.
+    """
+    num_lines, level = len(comparison.differences), comparison.score.difference.interval.level
+    with picture(path, width_inch=8.0, height_inch=3.6 + 0.42 * num_lines) as figure:
+        upper, lower = figure.subplots(2, 1, height_ratios=[0.42 * num_lines + 0.4, 2.4])
+        upper.axvline(0.0, color=GREY, linestyle="--", linewidth=1.0, zorder=0)
+        for row, line in enumerate(comparison.differences):
+            interval = line.difference.interval
+            colour, width = (BLUE, 3.0) if row == 0 else (GREY, 1.6)
+            if interval.problem is None:
+                upper.plot([100 * interval.low, 100 * interval.high], [row, row], color=colour, linewidth=width)
+            upper.plot([100 * line.difference.value], [row], "o", color=colour, markersize=4 + width)
+            upper.text(1.02, row, line.difference.in_points(), transform=upper.get_yaxis_transform(), va="center")
+        upper.set_yticks(range(num_lines), [line.name for line in comparison.differences])
+        upper.set_ylim(num_lines - 0.5, -0.5)
+        upper.set_xlabel("A minus B, percent points")
+        upper.tick_params(axis="y", length=0)
+        upper.spines["left"].set_visible(False)
+        first, second = comparison.names
+        upper.set_title(f"A: {first}; B: {second}. Difference and {100 * level:g} % interval")
+
+        bars = 100 * np.sort(comparison.contributions)[::-1]
+        lower.bar(np.arange(1, len(bars) + 1), bars, color=np.where(bars > 0, BLUE, ORANGE), width=0.9)
+        lower.axhline(0.0, color="black", linewidth=0.8)
+        lower.set_xlim(0.4, len(bars) + 0.6)
+        lower.set_xlabel(f"{len(bars)} patients, from A better to B better")
+        lower.set_ylabel("points of the\ndifference of Scores")
+        if len(bars) <= 20:
+            lower.set_xticks(range(1, len(bars) + 1))
 
 
 def verdict(comparison: Comparison) -> str:
@@ -95,13 +115,11 @@ def remarks(comparison: Comparison) -> list[str]:
         lone = "A" if num_first == 1 else "B"
         remarks.append(f"{lone} has one seed: it stands for this trained model, not for its method.")
     _, specificity, sensitivity = comparison.differences[:3]
-    if specificity.is_distinguishable and sensitivity.is_distinguishable:
-        up, down = specificity.difference.value, sensitivity.difference.value
-        if up * down < 0.0:
-            remarks.append(
-                f"A and B trade Sp for Se: A has {100 * up:+.1f} points of Sp and {100 * down:+.1f} of Se. The Score "
-                "weighs both alike."
-            )
+    sp, se = 100 * specificity.difference.value, 100 * sensitivity.difference.value
+    if specificity.is_distinguishable and sensitivity.is_distinguishable and sp * se < 0.0:
+        remarks.append(
+            f"A and B trade Sp for Se: A has {sp:+.1f} points of Sp and {se:+.1f} of Se. The Score weighs both alike."
+        )
     num_patients, num_moved = len(comparison.patients), comparison.score.num_better + comparison.score.num_worse
     if num_patients < FEW_PATIENTS:
         remarks.append(f"{num_patients} patients: an interval from fewer than {FEW_PATIENTS} is itself uncertain.")
@@ -113,94 +131,44 @@ def remarks(comparison: Comparison) -> list[str]:
 
 def comparison_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """Lines of the table, in the order of `HEAD`; values in percent, differences in points."""
-    return [
-        (
-            each.name,
-            _percent(each.first),
-            _percent(each.second),
-            each.difference.in_points(),
-            _p(each),
-            "n/a" if math.isnan(each.standardised) else f"{each.standardised:+.2f}",
-            f"{each.num_better}, {each.num_worse}",
-        )
-        for each in comparison.differences
-    ]
+    rows: list[tuple[str, ...]] = []
+    for each in comparison.differences:
+        first, second = ("n/a" if math.isnan(value) else f"{100 * value:.1f}" for value in (each.first, each.second))
+        effect = "n/a" if math.isnan(each.standardised) else f"{each.standardised:+.2f}"
+        better = f"{each.num_better}, {each.num_worse}"
+        rows.append((each.name, first, second, each.difference.in_points(), _p(each), effect, better))
+    return rows
 
 
 def summary(comparison: Comparison) -> str:
     """Numbers of cycles, patients and seeds that were compared."""
+
+    def count(number: int, unit: str) -> str:
+        return f"{number} {unit}{'' if number == 1 else 's'}"
+
     part = f" of {comparison.part}" if comparison.part else ""
-    seeds = " and ".join(_count(number, "seed") for number in comparison.num_seeds)
-    patients = _count(len(comparison.patients), "patient")
-    return f"{_count(comparison.num_cycles, 'cycle')}{part}, {patients}; {seeds}"
-
-
-def comparison_blocks(
-    comparisons: Sequence[Comparison], pictures: Sequence[Path], warnings: Sequence[str] = ()
-) -> list[Block]:
-    """The page: `warnings` and verdicts first, then a section for each part of the test."""
-    first, second = comparisons[0].names
-    blocks: list[Block] = [Paragraph(f"A is {first}, B is {second}."), *map(Remark, warnings)]
-    for comparison, image in zip(comparisons, pictures, strict=True):
-        blocks += [
-            Heading(comparison.part or "all cycles"),
-            Paragraph(f" {summary(comparison)}.", lead=f"{verdict(comparison)}."),
-            *(Remark(remark) for remark in remarks(comparison)),
-            Table(HEAD, comparison_rows(comparison)),
-            Picture(image, "Differences by patient, and the difference of Scores with its interval"),
-        ]
-    return [*blocks, Heading("How to read this"), Bullets(_explanations(comparisons[0]))]
-
-
-def _explanations(comparison: Comparison) -> list[str]:
-    interval = comparison.score.difference.interval
-    return [
-        "Scores in percent, means over seeds; differences in percent points. 2 classes: normal or not, any abnormal "
-        "prediction fits an abnormal cycle.",
-        f"In brackets: {100 * interval.level:g} % interval of the difference from {interval.num_draws} resamples of "
-        "whole patients, the same for A and B; where there are several seeds their effect is drawn as well.",
-        "p: permutation test. A's and B's predictions are exchanged for whole patients, in all ways when at most "
-        f"{MAX_EXACT_PATIENTS} patients are predicted differently, else in {NUM_PERMUTATIONS}. It takes the runs as "
-        "they are: the chance of training is in the interval only.",
-        "Effect: the difference over the deviation of what single patients contribute to it (Cohen's d of paired "
-        "values; 0.2 is called small, 0.5 medium, 0.8 large).",
-        "For A, B: for how many patients A, or B, adds more to the value.",
-        "Verdict: better when the interval of the difference of Scores leaves out 0 and p is below "
-        f"{1 - interval.level:.2g} as well; else not distinguishable, which does not mean equal: the interval says how "
-        "large a difference may be. Sp, Se and the last line do not decide, and are not corrected for being several.",
-    ]
+    seeds = " and ".join(count(number, "seed") for number in comparison.num_seeds)
+    return f"{count(comparison.num_cycles, 'cycle')}{part}, {count(len(comparison.patients), 'patient')}; {seeds}"
 
 
 def comparison_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     """All numbers as fractions, for `files.to_json`."""
-    return {
-        "format": FORMAT,
-        "unit": "fraction",
-        "A": comparisons[0].names[0],
-        "B": comparisons[0].names[1],
-        "parts": [
-            {
-                "part": each.part,
-                "verdict": verdict(each),
-                "is_distinguishable": each.score.is_distinguishable,
-                "remarks": remarks(each),
-                "num_cycles": each.num_cycles,
-                "num_seeds": list(each.num_seeds),
-                "differences": [dataclasses.asdict(difference) for difference in each.differences],
-                "patients": dict(zip(each.patients, each.contributions.tolist(), strict=True)),
-            }
-            for each in comparisons
-        ],
-    }
+    first, second = comparisons[0].names
+    parts = [
+        {
+            "part": each.part,
+            "verdict": verdict(each),
+            "is_distinguishable": each.score.is_distinguishable,
+            "remarks": remarks(each),
+            "num_cycles": each.num_cycles,
+            "num_seeds": each.num_seeds,
+            "differences": [dataclasses.asdict(difference) for difference in each.differences],
+            "patients": dict(zip(each.patients, each.contributions, strict=True)),
+        }
+        for each in comparisons
+    ]
+    return {"format": FORMAT, "unit": "fraction", "A": first, "B": second, "parts": parts}
 
 
 def _p(difference: Difference) -> str:
     return "n/a" if math.isnan(difference.p_value) else f"{difference.p_value:.2g}"
-
-
-def _percent(fraction: float) -> str:
-    return "n/a" if math.isnan(fraction) else f"{100 * fraction:.1f}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

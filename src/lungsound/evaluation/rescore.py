@@ -21,7 +21,7 @@ from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.scores import ClassScores, class_scores
 from lungsound.evaluation.selection import TEST, VALIDATION
 from lungsound.files import write_json
-from lungsound.page import Block, Bullets, Cell, Heading, Paragraph, Remark, Table, write_page
+from lungsound.page import Block, Paragraph, Table, fill, write_page
 
 NO_COLUMN = "no published column"
 POOR_QUALITY = "Poor Quality"  # a class of SPRSound's recordings that is neither normal nor abnormal
@@ -356,56 +356,36 @@ def resample_notes(result: Rescored) -> list[str]:
     ]
 
 
-def rescore_blocks(results: Sequence[Rescored]) -> list[Block]:
-    """The page's blocks: a section for each part of the file."""
-    blocks: list[Block] = []
-    for result in results:
-        counts = result.counts
-        by_class: list[tuple[Cell, ...]] = []
-        for each in result.per_class:
-            shares = [result.text(share) for share in (each.recall, each.precision, each.f1)]
-            by_class.append((each.name, each.num_cycles, each.num_answered, *shares))
-        confusion = zip(counts.classes, counts.confusion.tolist(), strict=True)
-        blocks += [
-            Heading(f"Part {result.part}" if result.part else "All rows"),
-            Paragraph(summary(result)),
-            *map(Remark, reader_warnings(result)),
-            Heading("Metrics", 3),
-            *metric_table_blocks(result),
-            Heading("By class", 3),
-            Table(("class", "cycles", "predicted", "recall", "precision", "F1"), by_class),
-            Heading("Confusion matrix: true class (rows), predicted class (columns)", 3),
-            Table(("", *counts.classes), [(name, *row) for name, row in confusion]),
-            *_published_blocks(result),
-        ]
-        if counts.notes:
-            blocks += [Heading("How the file was read", 3), Bullets(counts.notes)]
-    return blocks
+PUBLISHED_HEAD = ("method", "from", "task", "Sp", "Se", "Score", "epoch chosen", "this file minus it")
 
 
-def _published_blocks(result: Rescored) -> list[Block]:
-    rows, apart = [], []
+def published_rows(result: Rescored) -> list[tuple[str, ...]]:
+    """Lines of the table of published numbers that ours can be compared with, in the order of `PUBLISHED_HEAD`."""
+    rows = []
     for score in sorted(result.published, key=lambda score: (score.task, score.score or 0.0)):
-        if score.not_comparable is not None:
-            number = "" if score.score is None else f" ({score.score:.2f})"
-            apart.append(f"{score.name}{number}: {score.not_comparable}.")
-            continue
-        source = score.paper if score.year is None else f"{score.paper} {score.year}"
-        cells = ["" if each is None else f"{each:.2f}" for each in (score.specificity, score.sensitivity, score.score)]
-        cells[2] += "" if score.score_sd is None else f" \N{PLUS-MINUS SIGN} {score.score_sd:.2f}"
-        ours = result.estimate_beside(score).value
-        difference = "" if score.score is None or math.isnan(ours) else f"{100 * ours - score.score:+.1f}"
-        rows.append((score.name, source, score.task, *cells, EPOCHS[score.epoch], difference))
-    if not rows:
-        return []
-    head = ("method", "from", "task", "Sp", "Se", "Score", "epoch chosen", "this file minus it")
-    blocks: list[Block] = [Heading("Published numbers of this test set, in percent", 3), Table(head, rows)]
-    return blocks + ([Paragraph("Published too, but not to stand beside:"), Bullets(apart)] if apart else [])
+        if score.not_comparable is None:
+            source = score.paper if score.year is None else f"{score.paper} {score.year}"
+            numbers = (score.specificity, score.sensitivity, score.score)
+            cells = ["" if number is None else f"{number:.2f}" for number in numbers]
+            cells[2] += "" if score.score_sd is None else f" \N{PLUS-MINUS SIGN} {score.score_sd:.2f}"
+            ours = result.estimate_beside(score).value
+            difference = "" if score.score is None or math.isnan(ours) else f"{100 * ours - score.score:+.1f}"
+            rows.append((score.name, source, score.task, *cells, EPOCHS[score.epoch], difference))
+    return rows
 
 
 def write_rescore(folder: Path, source: Path, results: Sequence[Rescored]) -> Path:
     """Write rescore.md, rescore.html and rescore.json; return the path of the HTML page."""
-    write_page(folder / "rescore", f"Every metric of {source.name}", rescore_blocks(results))
+    page = fill(
+        "rescore.md",
+        results=results,
+        warnings=reader_warnings,
+        summary=summary,
+        metric_table_blocks=metric_table_blocks,
+        published_head=PUBLISHED_HEAD,
+        published_rows=published_rows,
+    )
+    write_page(folder / "rescore", f"Every metric of {source.name}", page)
     parts = [_part_json(result) for result in results]
     write_json(
         folder / "rescore.json",

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -11,18 +12,16 @@ from lungsound.evaluation.bootstrap import Bootstrap, Estimate, Interval
 from lungsound.evaluation.compare import Comparison, Difference, compare_runs
 from lungsound.evaluation.compare_report import (
     HEAD,
-    comparison_blocks,
     comparison_json,
     comparison_rows,
-    draw_comparison,
     remarks,
     summary,
     verdict,
+    write_comparison,
 )
 from lungsound.evaluation.metrics import confusion_matrix, icbhi_score, two_class_score
 from lungsound.evaluation.predictions import Predictions
 from lungsound.files import to_json
-from lungsound.page import render_blocks, render_html, render_markdown
 
 CLASSES = ("normal", "crackle", "wheeze", "both")
 
@@ -116,8 +115,8 @@ def test_better_and_not_distinguishable() -> None:
     assert score.is_distinguishable
     low, high = (100 * value for value in (score.difference.interval.low, score.difference.interval.high))
     points = f"{100 * score.difference.value:.1f} points of Score"
-    said = f"good is better by {points} (95 % interval {low:.1f} to {high:.1f}, p ="
-    assert verdict(compared(good, bad)).startswith(said)
+    start = f"good is better by {points} (95 % interval {low:.1f} to {high:.1f}, p ="
+    assert verdict(compared(good, bad)).startswith(start)
     (turned,) = compare_runs([bad], [good], names=("bad", "good"), bootstrap=Bootstrap(num_draws=500))
     assert verdict(turned).startswith(
         f"good is better by {100 * score.difference.value:.1f} points of Score (95 % interval"
@@ -141,7 +140,7 @@ def test_interval_and_test_must_agree() -> None:
     assert "do not agree" not in verdict(with_score(-0.01, 0.05, 0.5))
 
 
-def test_several_seeds_are_averaged_and_said() -> None:
+def test_several_seeds_are_averaged() -> None:
     first = [answered(0.8, seed=n) for n in range(3)]
     second = [answered(0.6, seed=n) for n in range(5, 7)]
     (comparison,) = compare_runs(first, second, bootstrap=Bootstrap(num_draws=500))
@@ -160,7 +159,7 @@ def test_several_seeds_are_averaged_and_said() -> None:
     )
 
 
-def test_few_patients_and_a_trade_are_said() -> None:
+def test_few_patients_and_a_trade_are_remarks() -> None:
     few = compared(answered(0.9, num_patients=4), answered(0.3, num_patients=4, seed=1))
     assert "4 patients: an interval from fewer than 10 is itself uncertain." in remarks(few)
     assert "Only 4 patients are predicted differently: p cannot be less than 0.125." in remarks(few)
@@ -227,18 +226,20 @@ def test_one_patient_or_no_abnormal_cycle() -> None:
 
 def test_page_json_and_picture(tmp_path: Path, figures: list[Figure]) -> None:
     comparison = compared(answered(0.9), answered(0.4, seed=1))
-    draw_comparison(comparison, tmp_path / "c.png")
+    numbers = comparison_json([comparison])
+    page = write_comparison(tmp_path, [comparison], numbers, ["a warning"])
     bars = [patch.get_height() for patch in figures[0].axes[1].patches]
     np.testing.assert_allclose(bars, 100 * np.sort(comparison.contributions)[::-1])
     points = [line.get_xdata() for line in figures[0].axes[0].lines if line.get_marker() == "o"]
     np.testing.assert_allclose(np.concatenate(points), [100 * line.difference.value for line in comparison.differences])
-    blocks = comparison_blocks([comparison], [tmp_path / "c.png"])
-    page = render_markdown("good against bad", blocks)
-    assert f"**{verdict(comparison)}.**" in page
-    assert "One seed on each side" in page
-    assert "data:image/png;base64" in render_html("good against bad", render_blocks(blocks), tmp_path)
+    text = (tmp_path / "compare.md").read_text()
+    assert "A is good, B is bad." in text
+    assert text.index("> **a warning**") < text.index(f"**{verdict(comparison)}.** 240 cycles of test, 20 patients;")
+    assert text.index("> **One seed on each side") < text.index("| value | A | B |") < text.index("(compare-0.png)")
+    assert "p is below 0.05 as well" in text
+    assert "data:image/png;base64" in page.read_text()
     assert all(len(row) == len(HEAD) for row in comparison_rows(comparison))
-    plain = comparison_json([comparison])
-    assert plain["parts"][0]["verdict"] == verdict(comparison)
-    assert plain["parts"][0]["differences"][0]["difference"]["value"] == comparison.score.difference.value
-    assert sum(plain["parts"][0]["patients"].values()) == pytest.approx(comparison.score.difference.value)
+    assert json.loads((tmp_path / "compare.json").read_text()) == json.loads(to_json(numbers, indent=None))
+    assert numbers["parts"][0]["verdict"] == verdict(comparison)
+    assert numbers["parts"][0]["differences"][0]["difference"]["value"] == comparison.score.difference.value
+    assert sum(numbers["parts"][0]["patients"].values()) == pytest.approx(comparison.score.difference.value)

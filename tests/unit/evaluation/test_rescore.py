@@ -15,15 +15,15 @@ from lungsound.evaluation.rescore import (
     Rescored,
     known_numbers,
     metric_table_blocks,
+    published_rows,
     reader_warnings,
     resample_notes,
     rescore,
-    rescore_blocks,
     summary,
     write_rescore,
 )
 from lungsound.labels import LABEL_SETS
-from lungsound.page import Heading, Paragraph, Remark, Table, render_blocks, render_html, render_markdown
+from lungsound.page import Paragraph
 
 CLASSES = ("normal", "crackle", "wheeze", "both")
 OFFICIAL = np.array([[1289, 150, 120, 20], [300, 280, 49, 20], [150, 35, 180, 20], [40, 40, 30, 33]])
@@ -90,7 +90,7 @@ def test_values_are_those_of_the_metrics_and_intervals_are_over_patients() -> No
 def test_interval_of_an_area_is_that_of_the_resampled_rows() -> None:
     sklearn_metrics = pytest.importorskip("sklearn.metrics")
     table = drawn_table(num_cycles=120, num_patients=12)
-    area = value(scored(counted(table), num_draws=300), "abnormal_auroc").estimate
+    area = value(scored(counted(table), num_draws=200), "abnormal_auroc").estimate
     theirs = sklearn_metrics.roc_auc_score(table.labels != 0, 1 - table.probabilities[:, 0])
     assert area.value == pytest.approx(theirs)
     generator, patients = np.random.default_rng(1), np.array(table.patients)
@@ -243,8 +243,9 @@ def test_no_normal_cycle_is_no_number() -> None:
     assert any("Without a cycle, and left out of macro means: normal" in each for each in reader_warnings(result))
 
 
-def tables(result: Rescored) -> list[Table]:
-    return [block for block in rescore_blocks([result]) if isinstance(block, Table)]
+def page_of(folder: Path, *results: Rescored) -> str:
+    write_rescore(folder, Path("f.csv"), results)
+    return (folder / "rescore.md").read_text(encoding="utf-8")
 
 
 def test_summary() -> None:
@@ -257,21 +258,26 @@ def test_summary() -> None:
     assert text.endswith("In brackets: 95 % intervals over patients.")
 
 
-def test_tables_of_the_page() -> None:
+def test_tables_of_the_page(tmp_path: Path) -> None:
     result = of_matrix(OFFICIAL)
-    metrics, by_class, confusion, published = tables(result)
-    assert metrics.head == ("metric", "value", "may stand beside", "what it is")
-    assert metrics.rows[2] == (
-        "ICBHI Score, exact class",
-        "61.8",
-        "Score of ICBHI, 4 classes",
-        "mean of Sp and Se; SPRSound's average score (AS)",
+    page = page_of(tmp_path, result)
+    assert f"| metric | value | may stand beside | what it is |\n{'| --- ' * 4}|\n" in page
+    assert (
+        "| ICBHI Score, exact class | 61.8 | Score of ICBHI, 4 classes | mean of Sp and Se; SPRSound's average" in page
     )
-    assert len(metrics.rows) == len(result.metrics)
-    recall, precision, f1 = 1289 / 1579, 1289 / 1779, 2 * 1289 / (1579 + 1779)
-    assert by_class.rows[0] == ("normal", 1579, 1779, *(f"{100 * share:.1f}" for share in (recall, precision, f1)))
-    assert confusion.rows[1] == ("crackle", 300, 280, 49, 20)
-    rows = {row[0]: row for row in published.rows}
+    assert all(f"| {metric.name} | {metric.text} |" in page for metric in result.metrics)
+    recall, precision, f1 = (100 * share for share in (1289 / 1579, 1289 / 1779, 2 * 1289 / (1579 + 1779)))
+    assert f"| normal | 1579 | 1779 | {recall:.1f} | {precision:.1f} | {f1:.1f} |" in page
+    assert "| | normal | crackle | wheeze | both |\n| --- | ---: | ---: | ---: | ---: |\n| normal | 1289 |" in page
+    assert "| crackle | 300 | 280 | 49 | 20 |" in page
+    assert "> **Patients 156 and 218" in page
+    assert "### How the file was read\n\n- a note" in page
+    assert "a note" in (tmp_path / "rescore.html").read_text(encoding="utf-8")
+
+
+def test_published_numbers_on_the_page(tmp_path: Path) -> None:
+    result = of_matrix(OFFICIAL)
+    rows = {row[0]: row for row in published_rows(result)}
     ours = 100 * (1289 / 1579 + (280 + 180 + 33) / 1177) / 2
     assert rows["AST, Patch-Mix contrastive"][3:] == (
         "81.66",
@@ -284,23 +290,15 @@ def test_tables_of_the_page() -> None:
     two_class = 100 * (1289 / 1579 + (1177 - 490) / 1177) / 2
     assert rows["AST, Patch-Mix contrastive, read as 2 classes"][-1] == f"{two_class - 68.71:+.1f}"
     assert not {"SAM-AST", "MVST", "RespireNet, five folds"} & rows.keys()
-    page = render_markdown("t", rescore_blocks([result]))
-    assert "SAM-AST (68.10): its sensitivity is counted in 2 classes" in page
+    page = page_of(tmp_path, result)
+    assert all(f"| {name} | " in page for name in rows)
+    assert "- SAM-AST (68.10): its sensitivity is counted in 2 classes" in page
 
 
-def test_warnings_and_notes_are_on_the_page() -> None:
-    result = of_matrix(OFFICIAL)
-    blocks = rescore_blocks([result])
-    assert [block.text for block in blocks if isinstance(block, Remark)] == reader_warnings(result)
-    page = render_html("Every metric", render_blocks(blocks), Path())
-    assert "a note" in page
-    assert "Patients 156 and 218" in page
-
-
-def test_parts_have_sections_of_their_own() -> None:
-    blocks = rescore_blocks([of_matrix(OFFICIAL // 2, parts=(part,)) for part in ("inter", "intra")])
-    assert [b.text for b in blocks if isinstance(b, Heading) and b.level == 2] == ["Part inter", "Part intra"]
-    assert "Published numbers" not in render_markdown("t", blocks)
+def test_parts_have_sections_of_their_own(tmp_path: Path) -> None:
+    page = page_of(tmp_path, *(of_matrix(OFFICIAL // 2, parts=(part,)) for part in ("inter", "intra")))
+    assert [line for line in page.splitlines() if line.startswith("## ")] == ["## Part inter", "## Part intra"]
+    assert "Published numbers" not in page
 
 
 def test_json_reads_back(tmp_path: Path) -> None:
