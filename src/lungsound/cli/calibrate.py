@@ -65,7 +65,7 @@ def calibrate(
     from lungsound.evaluation.calibration import WANTED_COVERAGE, fit_calibration
     from lungsound.evaluation.calibration_report import (
         CalibrationMeasures,
-        calibration_blocks,
+        calibration_section,
         difference,
         measure_calibration,
         verdict,
@@ -100,8 +100,8 @@ def calibrate(
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "calibration.json", numbers)
-    blocks = calibration_blocks(calibration, rows.measured_on, folder=folder, measures=measures, remarks=remarks)
-    write_page(folder / "calibration", "Calibration", blocks)
+    section = calibration_section(calibration, rows.measured_on, folder=folder, measures=measures, remarks=remarks)
+    write_page(folder / "calibration", "Calibration", section)
     _print(
         f"scaling: {'temperature' if calibration.is_scaled else 'none'}; {calibration.reason}",
         f"ECE before scaling, corrected for chance, percent: {measures.before.top_label.corrected_in_percent()}",
@@ -144,7 +144,12 @@ def operate(
     """
     from lungsound.evaluation.bootstrap import Bootstrap
     from lungsound.evaluation.calibration import fit_calibration
-    from lungsound.evaluation.calibration_report import PREVALENCES, measure_operating_points, operating_table
+    from lungsound.evaluation.calibration_report import (
+        OPERATING_HEAD,
+        PREVALENCES,
+        measure_operating_points,
+        operating_rows,
+    )
 
     if keep and run is None:
         raise SettingsError("--keep stores the thresholds in the model of a run: give its folder as RUN")
@@ -160,8 +165,7 @@ def operate(
         calibration = kept.model_copy(update={"operating_points": calibration.operating_points})
     measures = measure_operating_points(calibration, rows.measured_on, prevalence or PREVALENCES, Bootstrap())
     _print(*(f"Warning: {problem}" for problem in (*rows.remarks, *calibration.problems)))
-    table = operating_table(measures)
-    print_table(table.head, table.rows)
+    print_table(OPERATING_HEAD, operating_rows(measures))
     _print(
         f"Abnormal when P(abnormal) = 1 - P(normal), probabilities {calibration.scaling}, reaches the threshold.",
         *(["predictions.csv holds the probabilities before scaling."] if run and calibration.is_scaled else []),

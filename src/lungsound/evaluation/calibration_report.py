@@ -19,6 +19,7 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
 from lungsound.evaluation.bootstrap import (
     FEW_PATIENTS,
@@ -44,13 +45,14 @@ from lungsound.evaluation.calibration import (
 from lungsound.evaluation.figures import BLUE, GREY, ORANGE, ScoreLine, draw_score_intervals, picture
 from lungsound.evaluation.metrics import Counts, Fractions, mean_score, ratio, sensitivity, specificity
 from lungsound.evaluation.predictions import Predictions
-from lungsound.page import Block, Cell, Facts, Heading, Paragraph, Picture, Remark, Table
+from lungsound.page import fill
 
 NUM_BINS = 10  # with 15, also common, the few cycles of a lung-sound test set leave more noise than calibration to see
 EDGES = np.linspace(0.0, 1.0, NUM_BINS + 1)
 # Prevalences of abnormal cycles for which predictive values are given; that of the test set comes first.
 PREVALENCES = (0.1, 0.3)
 RELIABILITY, RISK, COVERAGE = "reliability.png", "risk_coverage.png", "set_coverage.png"
+OPERATING_HEAD = ("wanted Se", "threshold", "Se", "Sp", "prevalence", "PPV", "NPV")
 GRID = "#E5E5E5"
 NUM_BAND_STEPS = 20
 
@@ -336,111 +338,41 @@ def predictive_value(counts: Counts, *, is_called: bool, prevalence: float) -> F
     return ratio(right, right + wrong)
 
 
-def calibration_blocks(
+def calibration_section(
     calibration: Calibration,
     test: Predictions,
     *,
     folder: Path,
     measures: CalibrationMeasures | None = None,
     remarks: Sequence[str] = (),
-) -> list[Block]:
-    """The section, `remarks` below its head; measured here unless `measures` are given. Draws into `folder`."""
+) -> Markup:
+    """The section as Markdown; measured here unless `measures` are given. Draws its pictures into `folder`."""
     measures = measures or measure_calibration(calibration, test, Bootstrap())
     draw_calibration(calibration, measures, test, folder)
-    patients = "patient" if calibration.num_patients == 1 else "patients"
-    # All sets over all cycles, those of the first level by true class and by device too.
-    sets = [(each, group) for n, each in enumerate(measures.sets) for group in each.groups[: None if n < 2 else 1]]
-    return [
-        Heading("Calibration and abstention"),
-        Paragraph(
-            f"Fitted on {calibration.num_cycles} cycles of {calibration.num_patients} validation {patients}, measured "
-            f"on {measures.num_cycles} cycles of {measures.num_patients} test patients. No test cycle was fitted on. "
-            f"Intervals are over patients; rows of fewer than {FEW_PATIENTS} patients are grey."
-        ),
-        *map(Remark, (*remarks, *calibration.problems)),
-        Facts(fitted_facts(calibration)),
-        Heading("How well calibrated the probabilities are", level=3),
-        Paragraph(verdict(measures.after.top_label)),
-        _error_table(measures, is_scaled=calibration.is_scaled),
-        Picture(folder / RELIABILITY, "Share predicted right against confidence"),
-        Heading("Prediction sets", level=3),
-        Paragraph(
-            "A set at 90 % is promised to hold the true class of one cycle, drawn at random from a new patient like "
-            "those of validation, with 90 % probability: over patients and over validation sets, not for one given "
-            "patient or device. Coverage over patients is what the promise is about; coverage of cycles counts each "
-            "cycle the same. With one threshold per class the promise holds for the cycles of each class."
-        ),
-        Table(
-            (*WHO, "promised", "thresholds", "coverage over patients", "coverage of cycles", "mean number of classes"),
-            [
-                (
-                    *_who(group),
-                    f"{100 * each.level:g} %",
-                    each.thresholds,
-                    group.promised.in_percent(),
-                    group.of_cycles.in_percent(),
-                    group.size.in_units(digits=2),
-                )
-                for each, group in sets
-            ],
-            _rows_of_few([group for _, group in sets]),
-        ),
-        Picture(folder / COVERAGE, "Coverage of prediction sets by class and device"),
-        Heading("Abstention", level=3),
-        Table(
-            (*WHO, "not withheld, %", "wrong among them, %", "Score of them"),
-            [
-                (*_who(each), *(estimate.in_percent() for estimate in (each.coverage, each.error, each.score)))
-                for each in measures.abstaining
-            ],
-            _rows_of_few(measures.abstaining),
-        ),
-        Picture(folder / RISK, "Risk against coverage"),
-        Heading("Operating points: normal against abnormal", level=3),
-        Paragraph(
-            f"A cycle is called abnormal when its P(abnormal) = 1 - P(normal), probabilities {calibration.scaling}, "
-            "reaches the threshold. The threshold reaches the wanted sensitivity on validation cycles; on other "
-            "patients it comes out above or below. PPV and NPV follow by Bayes' rule for the stated prevalence, taken "
-            "as known. All in percent."
-        ),
-        operating_table(measures.operating),
-    ]
-
-
-WHO = ("cycles of", "cycles", "patients")
-
-
-def _who(each: SetMeasures | AbstainMeasures) -> tuple[Cell, ...]:
-    return each.group, each.num_cycles, each.num_patients
-
-
-def _rows_of_few(groups: Sequence[SetMeasures | AbstainMeasures]) -> frozenset[int]:
-    return frozenset(row for row, each in enumerate(groups) if each.num_patients < FEW_PATIENTS)
-
-
-def _error_table(measures: CalibrationMeasures, *, is_scaled: bool) -> Table:
-    columns = {"before scaling": measures.before, "after": measures.after} if is_scaled else {"value": measures.after}
-    errors = [(each.top_label, each.brier, each.negative_log_likelihood) for each in columns.values()]
-    return Table(
-        ("lower is better", *columns),
-        [
-            (f"ECE in {NUM_BINS} bins, percent", *(_percent(ece.seen) for ece, _, _ in errors)),
-            ("ECE by chance alone", *(_percent(ece.by_chance) for ece, _, _ in errors)),
-            ("ECE, corrected for chance", *(ece.corrected_in_percent() for ece, _, _ in errors)),
-            ("Brier score, 0 to 2", *(brier.in_units(digits=3) for _, brier, _ in errors)),
-            ("negative log-likelihood, nats", *(loss.in_units(digits=3) for _, _, loss in errors)),
-        ],
+    return fill(
+        "calibration.md",
+        calibration=calibration,
+        measures=measures,
+        remarks=list(remarks),
+        fitted=fitted_facts(calibration),
+        verdict=verdict(measures.after.top_label),
+        operating_head=OPERATING_HEAD,
+        operating=operating_rows(measures.operating),
+        num_bins=NUM_BINS,
+        few_patients=FEW_PATIENTS,
+        percent=_percent,
     )
 
 
-def operating_table(operating: Sequence[OperatingMeasures]) -> Table:
-    rows = []
+def operating_rows(operating: Sequence[OperatingMeasures]) -> list[tuple[str, ...]]:
+    """Cells below `OPERATING_HEAD`."""
+    rows: list[tuple[str, ...]] = []
     for each in operating:
         prevalence = f"{100 * each.prevalence:.1f}" + (" (the test's)" if each.is_test_prevalence else "")
         se, sp, ppv, npv = (e.in_percent() for e in (each.sensitivity, each.specificity, each.ppv, each.npv))
         wanted = f"{100 * each.point.wanted_sensitivity:g}"
         rows.append((wanted, f"{each.point.threshold:.4f}", se, sp, prevalence, ppv, npv))
-    return Table(("wanted Se", "threshold", "Se", "Sp", "prevalence", "PPV", "NPV"), rows)
+    return rows
 
 
 def fitted_facts(calibration: Calibration) -> dict[str, str]:

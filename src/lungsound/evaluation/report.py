@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from lungsound.evaluation.bootstrap import FEW_PATIENTS, Estimate
 from lungsound.evaluation.calibration import Calibration
-from lungsound.evaluation.calibration_report import calibration_blocks
+from lungsound.evaluation.calibration_report import calibration_section
 from lungsound.evaluation.figures import (
     HistoryRow,
     ScoreLine,
@@ -35,7 +35,7 @@ from lungsound.evaluation.rescore import Rescored, metric_table_blocks
 from lungsound.evaluation.scores import FEW_IS_ROUGH, Evaluation, Subgroups
 from lungsound.evaluation.selection import COLUMN_HEAD, RULE, Columns, column_rows
 from lungsound.files import write_json, write_text
-from lungsound.page import Block, Remark, fill, render_blocks, render_html, render_markdown
+from lungsound.page import fill, render_html, render_markdown
 
 FORMAT = "lungsound report 2"
 REPORT, MODEL_CARD = "report.md", "MODEL_CARD.md"
@@ -244,11 +244,11 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
         for number, cycle in enumerate(inputs.hardest, 1):
             draw_spectrogram(cycle.shown, cycle.sample_rate_hz, staging / "hardest" / f"{number}.png")
             write_sound(cycle, staging / "hardest" / f"{number}.wav")
-        calibration: list[Block] = []
+        calibration = Markup("")
         if inputs.calibration is not None:
-            calibration = calibration_blocks(inputs.calibration, inputs.predictions, folder=staging)
-            if num := inputs.num_validation_patients:
-                calibration.append(Remark(f"Validation has {num} of these patients too: this is optimistic."))
+            num = inputs.num_validation_patients
+            remarks = [f"Validation has {num} of these patients too: this is optimistic."] if num else []
+            calibration = calibration_section(inputs.calibration, inputs.predictions, folder=staging, remarks=remarks)
         elsewhere = {*MODEL_FACTS, *EVALUATION_FACTS, *VERSION_FACTS, EPOCH_SELECTION}
         epoch = "" if inputs.chosen_epoch is None else f"epoch {inputs.chosen_epoch}; "
         values = {
@@ -261,7 +261,7 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
             "column_head": COLUMN_HEAD,
             "rule": RULE,
             "group_lines": group_lines,
-            "calibration": Markup(render_blocks(calibration)) if calibration else "",
+            "calibration": calibration,
             "metrics": [(result.part, metric_table_blocks(result)) for result in inputs.metrics],
             "max_sound_s": MAX_SOUND_S,
             "few_patients": FEW_PATIENTS,

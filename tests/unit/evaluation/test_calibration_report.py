@@ -20,8 +20,8 @@ from lungsound.evaluation.calibration_report import (
     RELIABILITY,
     RISK,
     brier_scores,
-    calibration_blocks,
     calibration_error,
+    calibration_section,
     difference,
     draw_reliability,
     draw_risk_coverage,
@@ -34,7 +34,7 @@ from lungsound.evaluation.calibration_report import (
     verdict,
 )
 from lungsound.evaluation.predictions import Predictions
-from lungsound.page import Block, Remark, Table, render_blocks, render_html, render_markdown
+from lungsound.page import render_html
 from tests.unit.evaluation.calibrated import drawn_predictions
 
 Floats = npt.NDArray[np.float64]
@@ -229,28 +229,26 @@ def test_everything_is_measured_on_the_scaled_probabilities() -> None:
     assert ours.operating[0].sensitivity.value == pytest.approx(called[test.labels > 0].mean())
 
 
-def blocks_of(
-    calibration: Calibration, test: Predictions, monkeypatch: pytest.MonkeyPatch, *remarks: str
-) -> list[Block]:
+def section_of(calibration: Calibration, test: Predictions, monkeypatch: pytest.MonkeyPatch, *remarks: str) -> str:
     """The section without its pictures."""
     monkeypatch.setattr(calibration_report, "draw_calibration", lambda *_: None)
     measures = measure_calibration(calibration, test, QUICK)
-    return calibration_blocks(calibration, test, folder=Path(), measures=measures, remarks=remarks)
+    return calibration_section(calibration, test, folder=Path(), measures=measures, remarks=remarks)
 
 
 def test_blocks_hold_the_pictures_that_were_drawn(tmp_path: Path, figures: list[Figure]) -> None:
     calibration = fit_calibration(drawn_predictions(0, temperature=2.5))
     test = drawn_predictions(1, temperature=2.5, name="q")
     measures = measure_calibration(calibration, test, QUICK)
-    blocks = calibration_blocks(calibration, test, folder=tmp_path, measures=measures)
+    text = calibration_section(calibration, test, folder=tmp_path, measures=measures)
     assert {path.name for path in tmp_path.iterdir()} == {RELIABILITY, RISK, COVERAGE}
-    assert not any(isinstance(block, Remark) for block in blocks)
-    assert render_html("Calibration", render_blocks(blocks), tmp_path).count("data:image/png") == 3
-    text = render_markdown("Calibration", blocks)
+    assert "> **" not in text
+    assert render_html("Calibration", text, tmp_path).count("data:image/png") == 3
     assert "Fitted on 360 cycles of 30 validation patients, measured on 360 cycles of 30 test patients" in text
     assert re.search(r"\| temperature \| 2\.\d+ \(above 1: the model was too sure\)", text)
     assert "1 - P(normal), probabilities after temperature scaling with T 2." in text
-    assert "| lower is better | before scaling | after |" in text
+    assert f"| ECE, corrected for chance | {measures.before.top_label.corrected_in_percent()} |" in text
+    assert text.count("| all cycles | 360 | 30 | 95 % |") == 2
     axes = figures[2].axes[0]  # coverage: both kinds of sets for each group
     dots = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
     assert dots == pytest.approx([100 * group.promised.value for each in measures.sets[:2] for group in each.groups])
@@ -262,13 +260,11 @@ def test_blocks_hold_the_pictures_that_were_drawn(tmp_path: Path, figures: list[
 def test_few_patients_are_remarked_on_and_greyed(monkeypatch: pytest.MonkeyPatch) -> None:
     few = fit_calibration(drawn_predictions(3, num_patients=4))
     test = drawn_predictions(4, devices=("a",) * 5 + ("b",), name="q")
-    blocks = blocks_of(few, test, monkeypatch, "Mind the gap.")
-    assert blocks[2:4] == [Remark("Mind the gap."), Remark(few.problems[0])]
-    text = render_markdown("Calibration", blocks)
+    text = section_of(few, test, monkeypatch, "Mind the gap.")
+    assert f"> **Mind the gap.**\n\n> **{few.problems[0]}**\n\n" in text
     assert "| scaling | none; 4 validation patients are fewer than the 6" in text
-    assert "before" not in text
-    greyed = [[table.rows[row][0] for row in sorted(table.greyed)] for table in blocks if isinstance(table, Table)]
-    assert [names for names in greyed if names] == [["b", "b"], ["b"]]
+    assert text.count("\n| *b* | 60 | 5 | ") == 2 + 1
+    assert text.count("\n| a | 300 | 25 | ") == 2 + 1
 
 
 def test_the_verdict_is_about_chance(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +280,7 @@ def test_the_verdict_is_about_chance(monkeypatch: pytest.MonkeyPatch) -> None:
         assert verdict(few) == f"Whether the probabilities are calibrated cannot be seen: {reason}."
         interval = few.corrected.interval
         assert all(map(math.isnan, (few.by_chance, few.corrected.value, interval.low, interval.high)))
-        assert f"n/a: {reason}" in render_markdown("Calibration", blocks_of(unscaled, test, monkeypatch))
+        assert f"n/a: {reason}" in section_of(unscaled, test, monkeypatch)
 
 
 def test_a_remark_names_what_the_model_keeps_instead() -> None:

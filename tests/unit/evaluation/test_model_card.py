@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 
 from lungsound.evaluation import report
 from lungsound.evaluation.bootstrap import Bootstrap
@@ -9,7 +10,6 @@ from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.report import ReportInputs, write_report
 from lungsound.evaluation.scores import Evaluation, evaluate_predictions, score_subgroups
 from lungsound.evaluation.selection import read_columns
-from lungsound.page import Heading, Paragraph
 
 CONTEXT = {
     "corpus": "icbhi, 288 recordings",
@@ -108,8 +108,8 @@ def test_the_card_gives_subgroups_and_calibration(
     tmp_path: Path, predictions: Predictions, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subgroups = score_subgroups(predictions, {"sex": ["F"] * 6 + ["M"] * 84}, Bootstrap(num_draws=20))
-    section = [Heading("Calibration and abstention"), Paragraph("ECE 3.0")]
-    monkeypatch.setattr(report, "calibration_blocks", lambda *_, **__: section)
+    section = Markup("## Calibration and abstention\n\nECE 3.0")
+    monkeypatch.setattr(report, "calibration_section", lambda *_, **__: section)
     page = card(tmp_path, predictions, evaluation, subgroups=subgroups, calibration=object())
     found = sections(page)
     assert "| *F* | 6 | 6 |" in found["Scores by group"]

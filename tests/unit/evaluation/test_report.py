@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 
 from lungsound.errors import DataError
 from lungsound.evaluation import report
@@ -28,7 +29,6 @@ from lungsound.evaluation.report import HardCycle, ReportInputs, hardest_rows, s
 from lungsound.evaluation.rescore import PatientCounts, rescore
 from lungsound.evaluation.scores import Evaluation, evaluate_predictions, score_subgroups
 from lungsound.evaluation.selection import read_columns
-from lungsound.page import Block, Heading, Picture
 
 CONTEXT = {
     "corpus": "made up",
@@ -478,12 +478,12 @@ def test_subgroups_have_tables_and_small_ones_are_greyed(tmp_path: Path, evaluat
 def test_sections_stand_in_order_and_their_pictures_move_along(
     tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def calibration_blocks(_: object, test: Predictions, *, folder: Path) -> list[Block]:
+    def calibration_section(_: object, test: Predictions, *, folder: Path, remarks: list[str]) -> Markup:
         assert test.keys == predictions_of().keys
         (folder / "reliability.png").write_bytes(b"made up")
-        return [Heading("Calibration"), Picture(folder / "reliability.png", "Reliability")]
+        return Markup(f"## Calibration\n\n![Reliability](reliability.png)\n\n{remarks[0]}")
 
-    monkeypatch.setattr(report, "calibration_blocks", calibration_blocks)
+    monkeypatch.setattr(report, "calibration_section", calibration_section)
     column = read_columns([{"last": predictions_of()}], [{"last": 3}], part="test", unwatched={})
     metrics = [rescore(PatientCounts.of(predictions_of(), ["test"]), epoch="last", bootstrap=Bootstrap(0, 20))]
     more = {"columns": [column], "calibration": object(), "metrics": metrics, "num_validation_patients": 2}
@@ -501,13 +501,13 @@ def test_sections_stand_in_order_and_their_pictures_move_along(
 def test_a_failing_section_leaves_the_older_report(
     tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(*_: object, folder: Path) -> list[Block]:
+    def failing(*_: object, folder: Path, **_more: object) -> Markup:
         (folder / "half.png").write_bytes(b"")
         raise DataError("no validation rows")
 
     write(tmp_path, evaluation)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr(report, "calibration_blocks", failing)
+    monkeypatch.setattr(report, "calibration_section", failing)
     with pytest.raises(DataError, match="no validation rows"):
         write(tmp_path, evaluation, notes=["newer"], calibration=object())
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
