@@ -7,8 +7,8 @@ therefore compared with the baseline of its device and rate.
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from lungsound.data.icbhi import (
     read_split,
 )
 from lungsound.data.tree import assemble, files_with_suffix, one_per_name, require_folder
-from lungsound.errors import AnnotationError, AudioError, CorpusError, SettingsError
+from lungsound.errors import AnnotationError, CorpusError, SettingsError
 
 # Fewer recordings of one device and rate give no baseline.
 MIN_GROUP = 10
@@ -47,89 +47,53 @@ RARE_RATE_SHARE = 0.02
 MIN_RECORDINGS_OF_DEVICE = 50
 
 
-@dataclass(frozen=True)
-class DeviceBand:
-    """Ends of the spectra of one device and rate: `limit_hz` is their median."""
+def compare_with_devices(
+    devices: Sequence[str], qualities: Sequence[Quality]
+) -> tuple[list[tuple[Defect, ...]], list[str]]:
+    """Defects of each recording that show beside the others of its device, and a sentence on each narrow device.
 
-    num_recordings: int
-    lowest_hz: float
-    limit_hz: float
-    highest_hz: float
-
-
-def device_bands(devices: Sequence[str], qualities: Sequence[Quality]) -> dict[tuple[str, int], DeviceBand]:
-    """Band of each device and rate with a recording long enough to tell where its spectrum ends."""
-    limits: dict[tuple[str, int], list[float]] = {}
-    for device, quality in zip(devices, qualities, strict=True):
-        if quality.band is not None:
-            limits.setdefault((device, quality.sample_rate_hz), []).append(quality.band.limit_hz)
-    return {
-        group: DeviceBand(len(group_limits), min(group_limits), float(np.median(group_limits)), max(group_limits))
-        for group, group_limits in sorted(limits.items())
-    }
-
-
-def find_outliers(devices: Sequence[str], qualities: Sequence[Quality]) -> list[tuple[Defect, ...]]:
-    """Defects of each recording that show beside the others of its device.
-
-    "band-limited": its spectrum ends below `MIN_BAND_SHARE` of where others of its device and rate end. "rare rate":
-    hardly any other of its device has its rate; so a wrong header shows where all others have one rate.
+    "band-limited": its spectrum ends below `MIN_BAND_SHARE` of where others of its device and rate end, and no other
+    defect says so already. "rare rate": hardly any other of its device has its rate; so a wrong header shows where all
+    others have one rate.
     """
-    bands = device_bands(devices, qualities)
-    rates = Counter((device, quality.sample_rate_hz) for device, quality in zip(devices, qualities, strict=True))
-    num_of_device = Counter(devices)
+    places = [(device, quality.sample_rate_hz) for device, quality in zip(devices, qualities, strict=True)]
+    num_of_place, num_of_device = Counter(places), Counter(devices)
+    limits: dict[tuple[str, int], list[float]] = {}
+    for place, quality in zip(places, qualities, strict=True):
+        if quality.band is not None:
+            limits.setdefault(place, []).append(quality.band.limit_hz)
+    medians = {place: float(np.median(of_place)) for place, of_place in limits.items() if len(of_place) >= MIN_GROUP}
     outliers = []
-    for device, quality in zip(devices, qualities, strict=True):
-        defects = []
-        group = bands.get((device, quality.sample_rate_hz))
-        if group is not None and _is_narrow(quality, group):
-            limit_hz = f"{quality.band.limit_hz:.0f}" if quality.band is not None else ""
-            detail = f"nothing above {limit_hz} Hz; the {group.num_recordings} of its kind usually reach"
-            defects.append(Defect("band-limited", f"{detail} {group.limit_hz:.0f} Hz"))
-        count, num_all = rates[device, quality.sample_rate_hz], num_of_device[device]
-        if num_all >= MIN_RECORDINGS_OF_DEVICE and count <= RARE_RATE_SHARE * num_all:
-            defects.append(Defect("rare rate", _rare(quality.sample_rate_hz, count, device, rates)))
+    for place, quality in zip(places, qualities, strict=True):
+        (device, rate_hz), defects = place, []
+        is_told_apart = quality.upsampled_from_hz is None and quality.rms_dbfs >= MIN_RMS_DBFS
+        if quality.band is not None and is_told_apart and place in medians:
+            limit_hz, usual_hz = quality.band.limit_hz, medians[place]
+            if MIN_BAND_HZ <= limit_hz < MIN_BAND_SHARE * usual_hz:
+                usual = f"the {len(limits[place])} of its kind usually reach {usual_hz:.0f} Hz"
+                defects.append(Defect("band-limited", f"nothing above {limit_hz:.0f} Hz; {usual}"))
+        num, num_all = num_of_place[place], num_of_device[device]
+        if num_all >= MIN_RECORDINGS_OF_DEVICE and num <= RARE_RATE_SHARE * num_all:
+            num_common, common_hz = max((n, hz) for (other, hz), n in num_of_place.items() if other == device)
+            detail = f"its header says {rate_hz} Hz, as {num} of this device do; {num_common} say {common_hz} Hz: if "
+            defects.append(Defect("rare rate", f"{detail}the header is wrong, it plays too fast or too slow"))
         outliers.append(tuple(defects))
-    return outliers
-
-
-def describe_narrow_devices(bands: Mapping[tuple[str, int], DeviceBand]) -> list[str]:
-    """One sentence for each device and rate whose recordings all hold less than their rate could."""
-    return [
-        f"{group.num_recordings:,} recordings at {rate_hz} Hz (device: {device}): half of the spectra end below "
-        f"{group.limit_hz:.0f} Hz, all between {group.lowest_hz:.0f} and {group.highest_hz:.0f} Hz, where the rate "
-        f"could hold {rate_hz // 2} Hz; that is how they were recorded, not a defect of some"
-        for (device, rate_hz), group in bands.items()
-        if group.num_recordings >= MIN_GROUP and group.limit_hz < NARROW_BAND * rate_hz / 2
+    sentences = [
+        f"{len(limits[device, rate_hz]):,} recordings at {rate_hz} Hz (device: {device}): half of the spectra end "
+        f"below {usual_hz:.0f} Hz, all between {min(limits[device, rate_hz]):.0f} and "
+        f"{max(limits[device, rate_hz]):.0f} Hz, where the rate could hold {rate_hz // 2} Hz; that is how they were "
+        "recorded, not a defect of some"
+        for (device, rate_hz), usual_hz in sorted(medians.items())
+        if usual_hz < NARROW_BAND * rate_hz / 2
     ]
-
-
-def _is_narrow(quality: Quality, group: DeviceBand) -> bool:
-    """True for a band that is narrow for its group where no other defect says so already."""
-    if quality.band is None or quality.upsampled_from_hz is not None or quality.rms_dbfs < MIN_RMS_DBFS:
-        return False
-    limit_hz = quality.band.limit_hz
-    return group.num_recordings >= MIN_GROUP and MIN_BAND_HZ <= limit_hz < MIN_BAND_SHARE * group.limit_hz
-
-
-def _rare(rate_hz: int, count: int, device: str, rates: Mapping[tuple[str, int], int]) -> str:
-    common_hz, num_common = max(
-        ((other_hz, number) for (of, other_hz), number in rates.items() if of == device), key=lambda item: item[1]
-    )
-    return (
-        f"its header says {rate_hz} Hz, as {count} of this device do; {num_common} say {common_hz} Hz: if the header "
-        "is wrong, it plays too fast or too slow"
-    )
+    return outliers, sentences
 
 
 def read_names(root: Path, *, split: str = "official") -> Corpus:
     """The recordings that ICBHI's annotation files in `root` name, with their cycles and parts, and without sounds.
 
-    split: "official" (a split file beside the annotations or one folder up, else the one shipped here) or the path of
-        a file of lines `name<TAB>part`.
-
-    The length of a recording is not known (NaN), its rate is 0, its path is that of its annotation. Raises CorpusError
-    when `root` is no folder, has no such file, or the split cannot be read.
+    `split` is as in `read_icbhi`. The length of a recording is not known (NaN), its rate is 0, its path is that of its
+    annotation. Raises CorpusError when `root` is no folder, has no such file, or the split cannot be read.
     """
     folder = require_folder(root)
     if (root / AUDIO_FOLDER).is_dir():
@@ -141,38 +105,28 @@ def read_names(root: Path, *, split: str = "official") -> Corpus:
             "101_1b1_Al_sc_Meditron.txt; leave --names-only out to read another corpus"
         )
     problems: list[Problem] = []
-    annotations = one_per_name(paths, "duplicate annotation", problems, canonical=canonical_name)
     part_of, split_origin = read_split((folder, folder.absolute().parent), split)
     recordings, cycles = [], []
-    for name, path in annotations.items():
-        recording = _recording(name, path)
+    for name, path in one_per_name(paths, "duplicate annotation", problems, canonical=canonical_name).items():
+        patient, _, location, mode, device = name.split("_")
+        recording = Recording(path.stem, patient, path, math.nan, 0, location=location, mode=mode, device=device)
         recordings.append(recording)
-        cycles.extend(_cycles(recording, problems))
-        if part_of(name) is None:
-            problems.append(Problem("in no split", recording.name, "the split does not name it"))
+        try:
+            cycles += [Cycle(recording, *fields) for _, fields in read_annotation(path)]
+        except AnnotationError as error:
+            problems.append(Problem("bad annotation", error.where, error.detail))
+    parts = {recording.name: part_of(canonical_name(recording.name)) for recording in recordings}
+    problems += [Problem("in no split", name, "the split does not name it") for name, part in parts.items() if not part]
     return assemble(
         "icbhi",
         root,
         recordings=recordings,
         cycles=cycles,
-        split={path.stem: part for name, path in annotations.items() if (part := part_of(name)) is not None},
+        split={name: part for name, part in parts.items() if part},
         problems=problems,
         notes=["by names only: no sound was read"],
         split_origin=split_origin,
     )
-
-
-def _recording(name: str, path: Path) -> Recording:
-    patient, _, location, mode, device = name.split("_")
-    return Recording(path.stem, patient, path, math.nan, 0, location=location, mode=mode, device=device)
-
-
-def _cycles(recording: Recording, problems: list[Problem]) -> list[Cycle]:
-    try:
-        return [Cycle(recording, *fields) for _, fields in read_annotation(recording.path)]
-    except AnnotationError as error:
-        problems.append(Problem("bad annotation", error.where, error.detail))
-        return []
 
 
 UNKNOWN = "unknown"
@@ -322,18 +276,26 @@ def audit_corpus(
         )
         raise CorpusError(f"no recordings in {corpus.root} that could be audited; {first}")
     patient_of = {recording.name: recording.patient for recording in corpus.recordings}
-    findings = [_finding(corpus, recording) for recording in corpus.recordings]
+    qualities: dict[str, Quality] = {}
+    defects: dict[str, tuple[Defect, ...]] = {}
     shared: list[SharedAudio] = []
     notes = list(corpus.notes)
     if is_audio_read:
+        decoded: list[tuple[Recording, Measured]] = []
         results = measure_recordings(corpus.recordings, num_workers=num_workers, on_progress=on_progress)
-        findings = [_finding(corpus, r, result) for r, result in zip(corpus.recordings, results, strict=True)]
-        findings, narrow = _compare_with_devices(findings)
-        notes += narrow
-        decoded = [(r, m) for r, m in zip(corpus.recordings, results, strict=True) if isinstance(m, Measured)]
-        recordings, measured = [r for r, _ in decoded], [m for _, m in decoded]
+        for recording, result in zip(corpus.recordings, results, strict=True):
+            if isinstance(result, Measured):
+                decoded.append((recording, result))
+                qualities[recording.name] = result.quality
+            else:
+                defects[recording.name] = (Defect("unreadable", str(result)),)
+        recordings, measured = [recording for recording, _ in decoded], [result for _, result in decoded]
+        devices = [recording.device or UNKNOWN for recording in recordings]
+        unusual, narrow = compare_with_devices(devices, [result.quality for result in measured])
+        for recording, result, more in zip(recordings, measured, unusual, strict=True):
+            defects[recording.name] = result.defects + more
         shared = find_shared_audio(recordings, measured, num_workers=num_workers, on_progress=on_progress)
-        notes += [
+        notes += narrow + [
             f"patient {patient} has too many recordings to look for simultaneous channels in all pairs"
             for patient in crowded_patients(recordings)
         ]
@@ -354,7 +316,16 @@ def audit_corpus(
             for audio in shared
         ),
         tally=tuple(_count_classes(corpus)),
-        recordings=tuple(findings),
+        recordings=tuple(
+            RecordingFinding(
+                recording.name,
+                corpus.split.get(recording.name, NO_PART),
+                recording.device or UNKNOWN,
+                qualities.get(recording.name),
+                defects.get(recording.name, ()),
+            )
+            for recording in corpus.recordings
+        ),
         problems=corpus.problems,
         notes=tuple(notes),
         waived=tuple(dict.fromkeys(waived)),
@@ -378,59 +349,32 @@ def _shared_patients(corpus: Corpus) -> list[SharedPatient]:
     for recording in corpus.recordings:
         if recording.name in corpus.split:
             counts.setdefault(recording.patient, Counter())[corpus.split[recording.name]] += 1
-    return [
-        SharedPatient(
-            patient,
-            {part: parts[part] for part in corpus.parts if part in parts},
-            is_by_design=_is_by_design(parts, corpus.known_patient_parts),
-        )
-        for patient, parts in sorted(counts.items())
-        if len(parts) > 1
-    ]
-
-
-def _is_by_design(parts: Collection[str], known_patient_parts: frozenset[str]) -> bool:
-    """True when every two of the parts are the training set and one that is said to hold its patients."""
-    return all(TRAIN in pair and set(pair) - {TRAIN} <= known_patient_parts for pair in combinations(parts, 2))
+    shared = []
+    for patient, num_of_part in sorted(counts.items()):
+        if len(num_of_part) > 1:
+            parts = {part: num_of_part[part] for part in corpus.parts if part in num_of_part}
+            # By design: every two of the parts are the training set and one that is said to hold its patients.
+            is_by_design = all(
+                TRAIN in pair and set(pair) - {TRAIN} <= corpus.known_patient_parts for pair in combinations(parts, 2)
+            )
+            shared.append(SharedPatient(patient, parts, is_by_design))
+    return shared
 
 
 def _count_classes(corpus: Corpus) -> list[CountRow]:
     def place(recording: Recording) -> tuple[str, str]:
         return corpus.split.get(recording.name, NO_PART), recording.device or UNKNOWN
 
-    cycles: Counter[tuple[str | None, str, str]] = Counter()
+    keys = [(cycle.word, *place(cycle.recording)) for cycle in corpus.cycles]
     names: dict[tuple[str | None, str, str], set[str]] = {}
-    for cycle in corpus.cycles:
-        key = (cycle.word, *place(cycle.recording))
-        cycles[key] += 1
+    for key, cycle in zip(keys, corpus.cycles, strict=True):
         names.setdefault(key, set()).add(cycle.recording.name)
     with_cycles = {cycle.recording.name for cycle in corpus.cycles}
     for recording in corpus.recordings:
         if recording.name not in with_cycles:
             names.setdefault((None, *place(recording)), set()).add(recording.name)
-    words = list(dict.fromkeys(cycle.word for cycle in sorted(corpus.cycles, key=lambda cycle: cycle.sound)))
+    num_cycles: Counter[tuple[str | None, str, str]] = Counter(keys)
+    words = [*dict.fromkeys(cycle.word for cycle in sorted(corpus.cycles, key=lambda cycle: cycle.sound)), None]
     parts = [*corpus.parts, NO_PART]
-    rows = [CountRow(*key, cycles[key], len(recordings)) for key, recordings in names.items()]
-    return sorted(
-        rows,
-        key=lambda row: (words.index(row.word) if row.word in words else len(words), parts.index(row.part), row.device),
-    )
-
-
-def _finding(corpus: Corpus, recording: Recording, result: Measured | AudioError | None = None) -> RecordingFinding:
-    part, device = corpus.split.get(recording.name, NO_PART), recording.device or UNKNOWN
-    if isinstance(result, Measured):
-        return RecordingFinding(recording.name, part, device, result.quality, result.defects)
-    defects = () if result is None else (Defect("unreadable", str(result)),)
-    return RecordingFinding(recording.name, part, device, None, defects)
-
-
-def _compare_with_devices(findings: Sequence[RecordingFinding]) -> tuple[list[RecordingFinding], list[str]]:
-    """The findings with defects that show beside others of a device, and sentences on whole devices."""
-    qualities = {place: finding.quality for place, finding in enumerate(findings) if finding.quality is not None}
-    devices = [findings[place].device for place in qualities]
-    unusual = dict(zip(qualities, find_outliers(devices, list(qualities.values())), strict=True))
-    compared = [
-        replace(finding, defects=finding.defects + unusual.get(place, ())) for place, finding in enumerate(findings)
-    ]
-    return compared, describe_narrow_devices(device_bands(devices, list(qualities.values())))
+    rows = [CountRow(*key, num_cycles[key], len(recordings)) for key, recordings in names.items()]
+    return sorted(rows, key=lambda row: (words.index(row.word), parts.index(row.part), row.device))

@@ -1,7 +1,6 @@
 """Train a table of the paper: every row with every seed, one run after the other, skipping what is done."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,52 +98,35 @@ def reproduce(
     planned = plan_runs(table, data=data, out=out, num_seeds=num_seeds, settings=settings)
     if not data.exists():
         raise CorpusError(f"no folder {data}: give the folder of a corpus, or a table")
-    with _lock(out):
-        changes = table.changes(settings)
-        results, failures = _carry_out(
-            planned, console, write=lambda so_far: write_results(out / name, table, so_far, changes=changes)
-        )
-        if results:
-            write_results(out / name, table, results, changes=changes).print(console)
-            console.print(f"table: {out / f'{name}.md'}", highlight=False, soft_wrap=True)
-    return [f"{', '.join(runs)}: {message}" for message, runs in failures.items()]
-
-
-def _carry_out(
-    planned: Sequence[PlannedRun], console: Console, *, write: Callable[[Mapping[str, list[RunResult]]], object]
-) -> tuple[dict[str, list[RunResult]], dict[str, list[str]]]:
-    """Results by folder of the row, and by message the runs that failed with it; `write` is called after a training."""
-    fingerprints: dict[DataSettings, str] = {}
-    results: dict[str, list[RunResult]] = {}
-    failures: dict[str, list[str]] = {}
-    for number, run in enumerate(planned, start=1):
-        name = f"{run.row.name}, seed {run.seed}"
-        console.print(f"[{number} of {len(planned)}] {name}: {run.row.command()}", highlight=False, soft_wrap=True)
-        try:
-            is_trained = run.carry_out(fingerprints, console)
-            results.setdefault(run.row.folder, []).append(read_result(run.folder))
-        except RunInterrupted:
-            raise RunInterrupted("stopped; the same command goes on from there") from None
-        except LungsoundError as error:
-            failures.setdefault(str(error), []).append(name)
-            console.print(f"  {error}", highlight=False, soft_wrap=True)
-            continue
-        if is_trained:
-            write(results)
-    return results, failures
-
-
-@contextmanager
-def _lock(out: Path) -> Iterator[None]:
-    """Hold the folder while its runs are trained; given back by the system when the process ends in any way."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"{out} cannot be made a folder ({error.strerror}): give another --out") from None
-    try:
-        with FileLock(out / ".lock", blocking=False):
-            yield
+        lock = FileLock(out / ".lock", blocking=False).acquire()  # given back when the process ends in any way
     except Timeout:
         raise SettingsError(
             f"another 'lungsound reproduce' is at work in {out}: wait for it or give another --out"
         ) from None
+    except OSError as error:
+        raise SettingsError(f"{out} cannot be made a folder ({error.strerror}): give another --out") from None
+    fingerprints: dict[DataSettings, str] = {}
+    results: dict[str, list[RunResult]] = {}
+    failures: dict[str, list[str]] = {}
+    with lock:
+        changes = table.changes(settings)
+        for number, run in enumerate(planned, start=1):
+            title = f"{run.row.name}, seed {run.seed}"
+            console.print(f"[{number} of {len(planned)}] {title}: {run.row.command()}", highlight=False, soft_wrap=True)
+            try:
+                is_trained = run.carry_out(fingerprints, console)
+                results.setdefault(run.row.folder, []).append(read_result(run.folder))
+            except RunInterrupted:
+                raise RunInterrupted("stopped; the same command goes on from there") from None
+            except LungsoundError as error:
+                failures.setdefault(str(error), []).append(title)
+                console.print(f"  {error}", highlight=False, soft_wrap=True)
+            else:
+                if is_trained:
+                    write_results(out / name, table, results, changes=changes, console=Console(quiet=True))
+        if results:
+            write_results(out / name, table, results, changes=changes, console=console)
+            console.print(f"table: {out / f'{name}.md'}", highlight=False, soft_wrap=True)
+    return [f"{', '.join(runs)}: {message}" for message, runs in failures.items()]

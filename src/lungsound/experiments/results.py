@@ -4,7 +4,7 @@ import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from textwrap import wrap
@@ -74,13 +74,12 @@ class RunResult:
         for part, confusions in self.confusions.items():
             counts = confusions.sum(axis=0)
             exact, folded = icbhi_score(counts), two_class_score(counts).score if len(counts) > 2 else None
-            scores[part] = {
-                "score": exact.score,
-                "specificity": exact.specificity,
-                "sensitivity": exact.sensitivity,
-                "two_class": folded,
-            }
+            scores[part] = {"score": exact.score, **asdict(exact), "two_class": folded}
         return scores
+
+    def to_json(self) -> dict[str, Any]:
+        names = ("seed", "parts", "corpus", "num_recordings", "epochs", "selection", "chosen_epoch", "weights")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,13 +112,21 @@ class RowResults:
             return None
         return estimate.interval.low, estimate.interval.high
 
+    def to_json(self) -> dict[str, Any]:
+        parts = {}
+        for part, estimate in self.estimates.items():
+            interval, (_, deviation) = estimate.interval, mean_and_deviation(self.values(part, "score"))
+            parts[part] = {"mean_score": estimate.value, "sd_over_seeds": deviation, "num_seeds": len(self.runs)}
+            parts[part] |= {name: getattr(interval, name) for name in ("low", "high", "level", "num_patients")}
+        row = self.row.model_dump(exclude_none=True)
+        return {"row": row, "parts": parts, "runs": [run.to_json() for run in self.runs]}
+
 
 def read_result(folder: Path) -> RunResult:
     """The result of a finished run, from its predictions file and its facts."""
     run = RunFolder(folder)
     config, facts, predictions = run.config(), run.facts(), read_predictions(run.predictions)
     best_epoch = run.progress().best_epochs.get(COLUMN_OF[config.train.selection], 0)
-    pretrained = facts.pretrained
     return RunResult(
         seed=config.train.seed,
         confusions={part: patient_confusions(predictions.of_part(part)) for part in sorted(set(predictions.parts))},
@@ -128,87 +135,37 @@ def read_result(folder: Path) -> RunResult:
         epochs=config.train.epochs,
         selection=config.train.selection if best_epoch else "last",
         chosen_epoch=best_epoch or config.train.epochs,
-        weights="random" if pretrained is None else pretrained.splitlines()[0].partition(":")[0],
+        weights=facts.weights,
     )
 
 
-@dataclass(frozen=True)
-class ResultsPage:
-    """A table of results as it is written and printed."""
-
-    title: str
-    blocks: Sequence[Block]
-
-    def print(self, console: Console) -> None:
-        """Print it; on a narrow terminal cells go on in the next line, nothing is cut off."""
-        console.print(self.title, highlight=False, markup=False)
-        for block in self.blocks:
-            if isinstance(block, Heading | Paragraph):
-                console.print(block.text, highlight=False, markup=False)
-            elif isinstance(block, PageTable):
-                drawn = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False, collapse_padding=True)
-                for name in block.head:
-                    drawn.add_column(name, overflow="fold")
-                for row in block.rows:
-                    drawn.add_row(*(Text(str(cell)) for cell in row))
-                console.print(drawn)
-
-
 def write_results(
-    path: Path, table: Table, results: Mapping[str, Sequence[RunResult]], *, changes: Sequence[str]
-) -> ResultsPage:
-    """Write `<path>.md`, `<path>.json` and a picture for each part of the split; `results` are by folder of the row.
+    path: Path, table: Table, results: Mapping[str, Sequence[RunResult]], *, changes: Sequence[str], console: Console
+) -> None:
+    """Write `<path>.md`, `<path>.json` and a picture for each part of the split, and print the tables.
 
-    When data or number of seeds are not the paper's, or there are settings that `changes` its runs, the title says
-    that the scores are not comparable with its own.
+    `results` are by folder of the row. When data or number of seeds are not the paper's, or there are settings that
+    `changes` its runs, the title says that the scores are not comparable with its own.
     """
     rows = [RowResults.of(row, results.get(row.folder, ())) for row in table.rows]
     title = _title(table.title, rows, changes)
+    console.print(title, highlight=False, markup=False)
     blocks: list[Block] = []
     for part in dict.fromkeys(part for row in rows for run in row.runs for part in run.confusions):
         pictured = path.with_name(f"{path.name}-{re.sub(NO_FILE_NAME, '_', part)}.png")
         draw_results(pictured, title=f"{title}. Tested on {part}", rows=rows, part=part)
         cells = [_cells(row, part) for row in rows]
         blocks += [Heading(f"Tested on {part}"), PageTable(HEAD, cells), Picture(pictured, "Scores")]
-    page = ResultsPage(title, [*blocks, Paragraph(FOOT)])
-    values = [
-        {
-            "row": each.row.model_dump(exclude_none=True),
-            "parts": {part: _summary(each, part) for part in each.estimates},
-            "runs": [_run_json(run) for run in each.runs],
-        }
-        for each in rows
-    ]
-    write_json(path.with_name(f"{path.name}.json"), {"title": title, "rows": values})
-    write_text(path.with_name(f"{path.name}.md"), render_markdown(page.title, page.blocks))
-    return page
-
-
-def _run_json(run: RunResult) -> dict[str, Any]:
-    return {
-        "seed": run.seed,
-        "parts": run.parts,
-        "corpus": run.corpus,
-        "num_recordings": run.num_recordings,
-        "epochs": run.epochs,
-        "selection": run.selection,
-        "chosen_epoch": run.chosen_epoch,
-        "weights": run.weights,
-    }
-
-
-def _summary(results: RowResults, part: str) -> dict[str, float | int]:
-    """Mean, deviation and interval of the Score."""
-    estimate, (_, deviation) = results.estimates[part], mean_and_deviation(results.values(part, "score"))
-    return {
-        "mean_score": estimate.value,
-        "sd_over_seeds": deviation,
-        "low": estimate.interval.low,
-        "high": estimate.interval.high,
-        "level": estimate.interval.level,
-        "num_seeds": len(results.runs),
-        "num_patients": estimate.interval.num_patients,
-    }
+        console.print(f"Tested on {part}", highlight=False, markup=False)
+        printed = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False, collapse_padding=True)
+        for name in HEAD:
+            printed.add_column(name, overflow="fold")  # on a narrow terminal nothing is cut off
+        for line in cells:
+            printed.add_row(*map(Text, line))
+        console.print(printed)
+    console.print(FOOT, highlight=False, markup=False)
+    write_json(path.with_name(f"{path.name}.json"), {"title": title, "rows": [row.to_json() for row in rows]})
+    write_text(path.with_name(f"{path.name}.md"), render_markdown(title, [*blocks, Paragraph(FOOT)]))
 
 
 def _title(title: str, rows: Sequence[RowResults], changes: Sequence[str]) -> str:

@@ -98,46 +98,58 @@ def missing_study(folder: Path) -> str | None:
     return f"'lungsound study show STUDY' wants STUDY/{STUDY_FILE}, which you write: {STUDY_HOLDS}"
 
 
-def read_study(folder: Path) -> Study:
-    """The study of a folder; DataError when it is none."""
+def study_blocks(folder: Path) -> list[Block]:
+    """The study as blocks of a page: every number is computed from the kept predictions; DataError when it is none."""
     path = folder / STUDY_FILE
     try:
-        return Study.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        study = Study.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise DataError(
             f"{folder} holds no study: {path.name} cannot be read ({error.strerror}); write one: {STUDY_HOLDS}"
         ) from None
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise DataError(f"{path} is not well formed: {' '.join(str(error).split())}") from None
-
-
-def study_blocks(folder: Path) -> list[Block]:
-    """The study as blocks of a page: every number is computed from the kept predictions."""
-    study = read_study(folder)
     make = _column_blocks if study.kind == "columns" else _left_out_blocks
     return [Heading(study.title), Paragraph(study.text), *make(folder, study.methods)]
 
 
 def _column_blocks(folder: Path, methods: Sequence[Method]) -> list[Block]:
-    runs = {method.name: [_predictions(seed) for seed in _seeds(folder / method.folder)] for method in methods}
-    facts = {method.name: [_facts(seed) for seed in _seeds(folder / method.folder)] for method in methods}
+    kept = {method.name: _kept_runs(folder / method.folder) for method in methods}
+    runs = {name: [predictions for predictions, _ in seeds] for name, seeds in kept.items()}
+    facts = {name: [facts for _, facts in seeds] for name, seeds in kept.items()}
     first = next(iter(runs.values()))[0]
     blocks: list[Block] = []
     for part in sorted(set(first[LAST].parts)):
         rows: list[tuple[str, ...]] = []
         for name, of_method in runs.items():
+            train, num_cycles = facts[name][0]["settings"]["train"], facts[name][0]["num_cycles"]
+            unwatched = unwatched_columns(
+                is_test_watched=train["is_test_watched"] or train["selection"] == "best_on_test",
+                has_validation=num_cycles[VALIDATION] > 0,
+            )
             epochs = [each["epochs"] for each in facts[name]]
-            columns = read_columns(of_method, epochs, part=part, unwatched=_unwatched(facts[name][0]))
+            columns = read_columns(of_method, epochs, part=part, unwatched=unwatched)
             rows += [(name if number == 0 else "", *row) for number, row in enumerate(column_rows(columns))]
         tested = Paragraph(_tested_patients(first[LAST].of_part(part), [each for of in facts.values() for each in of]))
         blocks += [Heading(f"Tested on {part}", level=3), tested, Table(("method", *COLUMN_HEAD), rows)]
-    return [*blocks, Paragraph(RULE), *_verdicts(runs)]
 
-
-def _unwatched(facts: Mapping[str, Any]) -> dict[str, str]:
-    train = facts["settings"]["train"]
-    is_test_watched = train["is_test_watched"] or train["selection"] == "best_on_test"
-    return unwatched_columns(is_test_watched=is_test_watched, has_validation=facts["num_cycles"][VALIDATION] > 0)
+    (one, ours), (other, theirs) = list(runs.items())[:2]
+    lines: list[str] = []
+    once: dict[str, None] = {}
+    for column, name in NAMES.items():
+        if all(column in run for run in (*ours, *theirs)):
+            for each in compare_runs(
+                [run[column] for run in ours], [run[column] for run in theirs], names=(one, other)
+            ):
+                lines.append(f"{name}, {each.part}: {verdict(each)}")
+                once |= dict.fromkeys(remarks(each))
+    lines += [
+        f"{name}: not compared, since not every run has it"
+        for column, name in NAMES.items()
+        if not all(column in run for run in (*ours, *theirs))
+    ]
+    said = f"What lungsound compare says (A: {one}, B: {other}):"
+    return [*blocks, Paragraph(RULE), Paragraph(said), Bullets([*lines, *once])]
 
 
 def _tested_patients(predictions: Predictions, facts: Sequence[Mapping[str, Any]]) -> str:
@@ -152,36 +164,21 @@ def _tested_patients(predictions: Predictions, facts: Sequence[Mapping[str, Any]
     return f"{len(predictions.keys):,} cycles of {len(tested)} patients, of whom {shared}."
 
 
-def _verdicts(runs: Mapping[str, Sequence[Mapping[str, Predictions]]]) -> list[Block]:
-    """The verdict of `compare` on the first two methods, for each column and part."""
-    (first, ours), (second, theirs) = list(runs.items())[:2]
-    compared = {
-        name: compare_runs([run[column] for run in ours], [run[column] for run in theirs], names=(first, second))
-        for column, name in NAMES.items()
-        if all(column in run for run in (*ours, *theirs))
-    }
-    lines = [f"{name}, {each.part}: {verdict(each)}" for name, parts in compared.items() for each in parts]
-    lines += [f"{name}: not compared, since not every run has it" for name in NAMES.values() if name not in compared]
-    once = dict.fromkeys(remark for parts in compared.values() for each in parts for remark in remarks(each))
-    return [Paragraph(f"What lungsound compare says (A: {first}, B: {second}):"), Bullets([*lines, *once])]
-
-
 def _left_out_blocks(folder: Path, methods: Sequence[Method]) -> list[Block]:
     blocks: list[Block] = []
     pooled_runs = []
     for method in methods:
-        names = sorted(path.name for path in (folder / method.folder).iterdir() if path.is_dir())
-        folds = {name: _seeds(folder / method.folder / name) for name in names}
-        runs = {name: [_predictions(seed)[LAST] for seed in seeds] for name, seeds in folds.items()}
+        folds = sorted(path for path in (folder / method.folder).iterdir() if path.is_dir())
+        kept = {fold.name: _kept_runs(fold) for fold in folds}
+        runs = {name: [predictions[LAST] for predictions, _ in seeds] for name, seeds in kept.items()}
         pooled_runs.append(pooled(runs))
-        facts = {name: [_facts(seed) for seed in seeds] for name, seeds in folds.items()}
+        facts = {name: [facts for _, facts in seeds] for name, seeds in kept.items()}
         blocks += [Heading(method.name, level=3), left_out_table(runs, facts)]
     if len(methods) > 1:
         pair = methods[0].name, methods[1].name
         compared = compare_runs(*pooled_runs[:2], names=pair)
         intro = f"What lungsound compare says of all cycles together (A: {pair[0]}, B: {pair[1]}):"
-        lines = [line for each in compared for line in (verdict(each), *remarks(each))]
-        blocks += [Paragraph(intro), Bullets(lines)]
+        blocks += [Paragraph(intro), Bullets([line for each in compared for line in (verdict(each), *remarks(each))])]
     return blocks
 
 
@@ -192,8 +189,17 @@ def left_out_table(
 
     In the last row each cycle is predicted by a model that did not train on what the cycle was recorded with.
     """
-    rows = [_left_out_row(name, of_fold, facts[name]) for name, of_fold in runs.items()]
-    return Table(LEFT_OUT_HEAD, [*rows, _left_out_row(POOLED, pooled(runs), ())] if len(rows) > 1 else rows)
+    rows: list[tuple[Cell, ...]] = []
+    for name, of_fold in {**runs, **({POOLED: pooled(runs)} if len(runs) > 1 else {})}.items():
+        trained: list[Cell] = ["", ""]  # of the row of all
+        if name in facts:
+            counts = ([each["num_cycles"]["train"], len(each["patients"]["train"])] for each in facts[name])
+            # One number when all seeds have the same, else the least and the most.
+            trained = [n[0] if len(set(n)) == 1 else f"{min(n)} to {max(n)}" for n in zip(*counts, strict=True)]
+        scores = score_runs(of_fold)
+        values = (value.in_percent() for value in (scores.score, scores.specificity, scores.sensitivity))
+        rows.append((name, len(of_fold[0].keys), len(set(of_fold[0].patients)), *trained, *values))
+    return Table(LEFT_OUT_HEAD, rows)
 
 
 def pooled(runs: Mapping[str, Sequence[Predictions]]) -> list[Predictions]:
@@ -201,41 +207,17 @@ def pooled(runs: Mapping[str, Sequence[Predictions]]) -> list[Predictions]:
     return [joined(folds) for folds in zip(*runs.values(), strict=False)]
 
 
-def _left_out_row(name: str, runs: Sequence[Predictions], facts: Sequence[Mapping[str, Any]]) -> tuple[Cell, ...]:
-    scores = score_runs(runs)
-    trained_on = ([each["num_cycles"]["train"] for each in facts], [len(each["patients"]["train"]) for each in facts])
-    return (
-        name,
-        len(runs[0].keys),
-        len(set(runs[0].patients)),
-        *map(_least_to_most, trained_on),
-        *(value.in_percent() for value in (scores.score, scores.specificity, scores.sensitivity)),
-    )
-
-
-def _least_to_most(counts: Sequence[int]) -> Cell:
-    """One number when all seeds have the same, else the least and the most; nothing of the row of all."""
-    if not counts:
-        return ""
-    return min(counts) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-
-
-def _seeds(folder: Path) -> list[Path]:
+def _kept_runs(folder: Path) -> list[tuple[dict[str, Predictions], dict[str, Any]]]:
+    """For each seed the kept predictions, by column, and the facts."""
     seeds = sorted(path for path in folder.glob("seed*") if (path / RUN_FILE).is_file())
     if not seeds:
         raise DataError(f"{folder} holds no kept runs: fill it with 'lungsound study keep RUN {folder}/seed0'")
-    return seeds
-
-
-def _predictions(seed: Path) -> dict[str, Predictions]:
-    """The kept predictions of a run, by column."""
-    paths = {name: seed / "epochs" / f"{name}.csv.gz" for name in NAMES}
-    return {name: read_predictions(path) for name, path in paths.items() if path.is_file()}
-
-
-def _facts(seed: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((seed / RUN_FILE).read_text(encoding="utf-8"))
-    return facts
+    kept = []
+    for seed in seeds:
+        paths = {name: seed / "epochs" / f"{name}.csv.gz" for name in NAMES}
+        predictions = {name: read_predictions(path) for name, path in paths.items() if path.is_file()}
+        kept.append((predictions, json.loads((seed / RUN_FILE).read_text(encoding="utf-8"))))
+    return kept
 
 
 def write_between(path: Path, name: str, text: str) -> None:

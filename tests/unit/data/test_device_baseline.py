@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lungsound.audio.quality import Band, Quality, measure_quality
-from lungsound.data.audit import MIN_GROUP, describe_narrow_devices, device_bands, find_outliers
+from lungsound.data.audit import MIN_GROUP, compare_with_devices
 
 NOISE = (0.05 * np.random.default_rng(0).standard_normal((1, 16000))).astype(np.float32)
 PLAIN = measure_quality(NOISE, 8000)
@@ -17,35 +17,23 @@ def ending_at(limit_hz: float, *, rate_hz: int = 8000) -> Quality:
 
 
 def kinds(devices: list[str], qualities: list[Quality]) -> list[list[str]]:
-    return [[defect.kind for defect in defects] for defects in find_outliers(devices, qualities)]
+    return [[defect.kind for defect in defects] for defects in compare_with_devices(devices, qualities)[0]]
 
 
 def test_a_limit_that_all_have_is_one_sentence_and_no_defect() -> None:
     qualities = [ending_at(850.0 + i) for i in range(101)]
     devices = ["unknown"] * 101
     assert kinds(devices, qualities) == [[]] * 101
-    sentences = describe_narrow_devices(device_bands(devices, qualities))
+    sentences = compare_with_devices(devices, qualities)[1]
     assert len(sentences) == 1
     for part in ("101 recordings", "8000 Hz", "below 900 Hz", "850 and 950 Hz", "4000 Hz"):
         assert part in sentences[0]
 
 
 def test_a_group_that_fills_its_rate_or_is_small_is_no_sentence() -> None:
-    assert describe_narrow_devices(device_bands(["a"] * 20, [ending_at(3000.0)] * 20)) == []
-    assert len(describe_narrow_devices(device_bands(["a"] * 20, [ending_at(2999.0)] * 20))) == 1
-    assert describe_narrow_devices(device_bands(["a"] * (MIN_GROUP - 1), [ending_at(900.0)] * (MIN_GROUP - 1))) == []
-
-
-def test_usual_is_that_of_the_device_and_the_rate() -> None:
-    devices = ["a"] * 3 + ["b"] * 2
-    qualities = [ending_at(x) for x in (1.0, 2.0, 9.0)] + [ending_at(5.0), ending_at(5.0, rate_hz=4000)]
-    usual = device_bands(devices, qualities)
-    assert {group: (u.num_recordings, u.lowest_hz, u.limit_hz, u.highest_hz) for group, u in usual.items()} == {
-        ("a", 8000): (3, 1.0, 2.0, 9.0),
-        ("b", 4000): (1, 5.0, 5.0, 5.0),
-        ("b", 8000): (1, 5.0, 5.0, 5.0),
-    }
-    assert device_bands(["a"], [replace(PLAIN, band=None)]) == {}
+    assert compare_with_devices(["a"] * 20, [ending_at(3000.0)] * 20)[1] == []
+    assert len(compare_with_devices(["a"] * 20, [ending_at(2999.0)] * 20)[1]) == 1
+    assert compare_with_devices(["a"] * (MIN_GROUP - 1), [ending_at(900.0)] * (MIN_GROUP - 1))[1] == []
 
 
 @pytest.mark.parametrize(("limit_hz", "found"), [(1499.0, ["band-limited"]), (1500.0, []), (640.0, [])])
@@ -71,7 +59,7 @@ def test_few_others_silence_and_upsampling_say_nothing_about_the_band() -> None:
 def test_a_header_with_another_rate_than_all_others_of_the_device_is_found() -> None:
     qualities = [ending_at(3900.0)] * 49 + [ending_at(7800.0, rate_hz=16000)]
     assert kinds(["a"] * 50, qualities) == [[]] * 49 + [["rare rate"]]
-    detail = find_outliers(["a"] * 50, qualities)[-1][0].detail
+    detail = compare_with_devices(["a"] * 50, qualities)[0][-1][0].detail
     assert "16000 Hz, as 1 of this device" in detail
     assert "49 say 8000 Hz" in detail
 

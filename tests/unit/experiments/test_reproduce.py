@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +34,15 @@ PLAIN = Row(
 MIXED = Row(name="mixed", recipe="patchmix_ce", set=(RANDOM,))
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LUNGSOUND_CACHE", str(tmp_path_factory.getbasetemp() / "tables-cache"))
+LOST = Row(name="lost", recipe="ce", set=("model.pretrained=no-such-weights",))
+BOTH = Table(title="T", rows=(LOST, PLAIN))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNGSOUND_CACHE", str(tmp_path_factory.getbasetemp() / "tables-cache"))
+        yield
 
 
 def run(table: Table, data: Path, out: Path, *, num_seeds: int = 2) -> tuple[list[str], str]:
@@ -92,26 +99,31 @@ def test_a_table_gives_means_and_deviations_over_seeds(tmp_path: Path) -> None:
     assert summary["num_seeds"] == 2
 
 
-def test_what_is_done_is_not_trained_again(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
-    table = Table(title="One row", rows=(PLAIN,))
-    run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
-    model = tmp_path / "runs" / PLAIN.folder / "seed0" / "model.safetensors"
+@pytest.fixture(scope="module")
+def first_call(synthetic_corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], str]:
+    """The folder of a table of which one row fails and one is trained, the failures, and what was printed."""
+    out = tmp_path_factory.mktemp("first")
+    return out, *run(BOTH, synthetic_corpus_dir, out, num_seeds=1)
+
+
+def test_a_row_that_fails_is_named_and_the_others_go_on(first_call: tuple[Path, list[str], str]) -> None:
+    out, failures, printed = first_call
+    assert len(failures) == 1
+    assert failures[0].startswith("lost, seed 0: weights 'no-such-weights': no such file")
+    page = (out / "t.md").read_text()
+    assert "| lost |  | not run |" in page
+    assert "| 1 | 1 of 1, last | random |" in page
+    assert "no-such-weights" in printed
+
+
+def test_what_is_done_is_not_trained_again(first_call: tuple[Path, list[str], str], synthetic_corpus_dir: Path) -> None:
+    out, _, _ = first_call
+    model = out / "runs" / PLAIN.folder / "seed0" / "model.safetensors"
     before = model.stat().st_mtime_ns
-    failures, printed = run(table, synthetic_corpus_dir, tmp_path, num_seeds=2)
+    failures, printed = run(Table(title="T", rows=(PLAIN,)), synthetic_corpus_dir, out, num_seeds=1)
     assert failures == []
     assert model.stat().st_mtime_ns == before
     assert printed.count("done already") == 1
-    assert (tmp_path / "runs" / PLAIN.folder / "seed1" / "report.json").is_file()
-
-
-def test_a_row_that_fails_is_named_and_the_others_go_on(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
-    lost = Row(name="lost", recipe="ce", set=("model.pretrained=no-such-weights",))
-    failures, printed = run(Table(title="T", rows=(lost, PLAIN)), synthetic_corpus_dir, tmp_path, num_seeds=1)
-    assert len(failures) == 1
-    assert failures[0].startswith("lost, seed 0: weights 'no-such-weights': no such file")
-    page = (tmp_path / "t.md").read_text()
-    assert "| lost |  | not run |" in page
-    assert "no-such-weights" in printed
 
 
 @pytest.mark.slow
@@ -168,8 +180,7 @@ def test_a_mistake_of_our_own_is_not_taken_for_the_users(
 
 
 def test_a_failure_of_several_runs_is_one_line(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
-    lost = Row(name="lost", recipe="ce", set=("model.pretrained=no-such-weights",))
-    failures, printed = run(Table(title="T", rows=(lost,)), synthetic_corpus_dir, tmp_path)
+    failures, printed = run(Table(title="T", rows=(LOST,)), synthetic_corpus_dir, tmp_path)
     (failure,) = failures
     assert failure.startswith("lost, seed 0, lost, seed 1: weights 'no-such-weights'")
     assert "table:" not in printed
@@ -246,7 +257,7 @@ def test_the_title_says_what_is_not_the_papers(tmp_path: Path) -> None:
             for row, num in zip(table.rows, seeds, strict=True)
             if num
         }
-        write_results(tmp_path / "t", table, results, changes=changes)
+        write_results(tmp_path / "t", table, results, changes=changes, console=Console(quiet=True))
         return (tmp_path / "t.md").read_text().splitlines()[0]
 
     assert title() == "# T (ICBHI, 920 recordings)"
@@ -269,7 +280,7 @@ def test_nothing_is_cut_off_on_a_narrow_terminal(tmp_path: Path) -> None:
     weights = "run of lungsound, sha256 41eb7b5539748b16"
     result = RunResult(0, counts, "icbhi", 920, 50, "best_on_test", 50, weights)
     console = Console(record=True, width=80, quiet=False, force_terminal=False)
-    write_results(tmp_path / "t", table, {PLAIN.folder: [result]}, changes=()).print(console)
+    write_results(tmp_path / "t", table, {PLAIN.folder: [result]}, changes=(), console=console)
     printed = console.export_text()
     assert "\N{HORIZONTAL ELLIPSIS}" not in printed
     table_lines = [line for line in printed.splitlines() if "|" not in line]

@@ -14,7 +14,6 @@ from lungsound.experiments.study import (
     POOLED,
     left_out_table,
     pooled,
-    read_study,
     study_blocks,
     write_between,
 )
@@ -147,7 +146,7 @@ def test_what_is_no_study_is_named(content: str | None, told: str, tmp_path: Pat
     if content is not None:
         (tmp_path / "study.toml").write_text(content)
     with pytest.raises(DataError, match=told) as caught:
-        read_study(tmp_path)
+        study_blocks(tmp_path)
     assert "\n" not in str(caught.value)
 
 

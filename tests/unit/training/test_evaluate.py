@@ -1,10 +1,12 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lungsound.config import DataSettings
+from lungsound.config import DataSettings, load_config
 from lungsound.data.reader import read_corpus
+from lungsound.data.splits import Parts
 from lungsound.evaluation.predictions import Predictions
 from lungsound.training.evaluate import (
     KNOWN,
@@ -12,6 +14,7 @@ from lungsound.training.evaluate import (
     data_to_test,
     first_names,
     known_patients,
+    report_inputs,
     split_words,
     subgroups,
 )
@@ -114,3 +117,39 @@ def test_another_corpus_is_read_whole_and_by_the_map_of_the_run_only_when_its_wo
     assert own == whole.model_copy(update={"label_map": "own.toml"})
     assert known == whole.model_copy(update={"root": str(tables / "known")})
     assert data_to_test(trained, tables / "own", Path("new.toml")).label_map == "new.toml"
+
+
+@pytest.mark.parametrize(
+    ("selection", "best_epochs", "is_elsewhere", "shown"),
+    [
+        ("best_on_test", {"test": 3}, False, "best_on_test"),
+        ("best_on_test", {"test": 3}, True, "best_on_other_test"),
+        ("best_on_test", {}, True, "last"),
+        ("validation", {"validation": 3}, True, "validation"),
+    ],
+)
+def test_what_chose_the_epoch_also_on_another_corpus(
+    selection: str,
+    best_epochs: dict[str, int],
+    is_elsewhere: bool,
+    shown: str,
+    tmp_path: Path,
+    answers: Predictions,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = write_icbhi(tmp_path, dict.fromkeys(NAMES, "0.1\t0.5\t0\t0\n0.5\t1.5\t1\t0\n"))
+    corpus = read_corpus(folder, is_strict=False)
+    parts = Parts(train=(0,), validation=(), test=(1,), left_out=())
+    facts = RunFacts.of(corpus, parts, command="", device="cpu", precision="fp32", pretrained=None)
+    if is_elsewhere:
+        other = facts.corpus.model_copy(update={"name": "sprsound", "fingerprint": "0"})
+        facts = facts.model_copy(update={"corpus": other})
+    config = load_config("demo", [f"train.selection={selection}"])
+    run = SimpleNamespace(config=lambda: config, facts=lambda: facts)
+    trained = SimpleNamespace(sha256="0", calibration=None, front_end=None)
+    monkeypatch.setattr("lungsound.training.evaluate.hard_cycles", lambda *_: ())
+    progress = SimpleNamespace(best_epochs=best_epochs, history=())
+    inputs = report_inputs(run, trained, corpus, answers, data=config.data, progress=progress, columns=())  # type: ignore[arg-type]
+    assert inputs.context["epoch selection"] == shown
+    assert (inputs.num_shared_patients is None) == is_elsewhere
+    assert ("no epoch had" in " ".join(inputs.notes).lower()) == (not best_epochs)
