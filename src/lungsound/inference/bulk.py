@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,15 +27,7 @@ from lungsound.files import write_text, written_whole
 from lungsound.inference.explain import Explanation, check_explainable, explain_cycles
 from lungsound.inference.formats.tables import patients_csv, prediction_of, record
 from lungsound.inference.formats.write import check_formats, write_format
-from lungsound.inference.pages import (
-    MAX_EXPLAINED,
-    Explain,
-    mel_centres_hz,
-    most_uncertain,
-    numbered_cycles,
-    page_name,
-    write_review_pages,
-)
+from lungsound.inference.pages import mel_centres_hz, most_uncertain, page_name, write_review_pages
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.inference.recording import LoadedRecording
@@ -45,6 +37,7 @@ SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
 PAGES = "html"  # a format of its own: it needs the sound and the model
 STORE = "recordings"  # folder of the predictions one by one
 RELEVANCE_FORMAT = "lungsound relevance 1"
+MAX_EXPLAINED = 8  # cycles of a recording
 
 
 @dataclass(frozen=True)
@@ -82,10 +75,20 @@ def predict_many(
     if is_explained:
         check_explainable(predictor.trained)
     tables = [name for name in formats if name != PAGES]
-    patient_of = _patient_of(patient_pattern)
+    try:
+        finder = None if patient_pattern is None else re.compile(patient_pattern)
+    except re.error as error:
+        raise SettingsError(f"patient pattern {patient_pattern!r} is no regular expression ({error})") from None
+    if finder is not None and finder.groups < 1:
+        raise SettingsError(f"patient pattern {patient_pattern!r} has no group: put the patient's part in ( )")
     files, provenance = sound_files(paths), predictor.provenance(datetime.now(UTC))
     check_formats(tables, predictor.trained.label_set, files)
     store = PredictionStore(out, provenance)
+
+    def patient_of(path: Path) -> str | None:
+        match = None if finder is None else finder.search(path.stem)
+        return match[1] or None if match else None
+
     wanted = [
         path
         for path in files
@@ -114,9 +117,13 @@ def predict_many(
             def explain(prediction: RecordingPrediction, waveform: Tensor) -> list[Explanation]:
                 return explain_cycles(predictor.trained, waveform, most_uncertain(prediction, MAX_EXPLAINED))
 
-            created = provenance.created
-            written += _pages(
-                predictor, predictions, out / "review", created, explain if is_explained else None, console
+            written += write_review_pages(
+                predictor,
+                predictions,
+                out / "review",
+                created=provenance.created,
+                explain=explain if is_explained else None,
+                console=console,
             )
     return BulkResult(len(wanted) - len(errors), len(files) - len(wanted), tuple(errors), tuple(written))
 
@@ -140,46 +147,28 @@ def explain_many(predictor: Predictor, paths: Sequence[Path], *, out: Path, cons
     arrays: list[Path] = []
 
     def explain(prediction: RecordingPrediction, waveform: Tensor) -> list[Explanation]:
-        explanations = explain_cycles(predictor.trained, waveform, numbered_cycles(prediction))
+        front_end = predictor.trained.front_end
+        explanations = explain_cycles(predictor.trained, waveform, list(enumerate(prediction.cycles, start=1)))
+        values: dict[str, Any] = {f"relevance_{each.number}": each.relevance.numpy() for each in explanations}
+        values |= {
+            "start_s": np.array([cycle.start_s for cycle in prediction.cycles]),
+            "end_s": np.array([cycle.end_s for cycle in prediction.cycles]),
+            "best_guess": np.array([cycle.best_guess for cycle in prediction.cycles], dtype=str),
+            "frame_s": np.array(front_end.log_mel.hop_size / front_end.sample_rate_hz),
+            "mel_hz": np.array(mel_centres_hz(front_end)),
+            "path": np.array(prediction.path_text),
+            "model_sha256": np.array(predictor.trained.sha256),
+            "format": np.array(RELEVANCE_FORMAT),
+        }
         arrays.append((out / page_name(prediction)).with_suffix(".npz"))
-        _write_relevance(arrays[-1], predictor, prediction, explanations)
+        with written_whole(arrays[-1]) as partial, partial.open("wb") as file:
+            np.savez(file, **values)
         return explanations
 
-    pages = _pages(predictor, predictions, out, datetime.now(UTC), explain, console) if predictions else []
+    if not predictions:
+        return BulkResult(0, 0, tuple(errors), ())
+    pages = write_review_pages(predictor, predictions, out, created=datetime.now(UTC), explain=explain, console=console)
     return BulkResult(len(predictions), 0, tuple(errors), (*pages, *arrays))
-
-
-def _write_relevance(
-    path: Path, predictor: Predictor, prediction: RecordingPrediction, explanations: Sequence[Explanation]
-) -> None:
-    front_end = predictor.trained.front_end
-    values: dict[str, Any] = {f"relevance_{each.number}": each.relevance.numpy() for each in explanations}
-    values |= {
-        "start_s": np.array([each.cycle.start_s for each in explanations]),
-        "end_s": np.array([each.cycle.end_s for each in explanations]),
-        "best_guess": np.array([each.cycle.best_guess for each in explanations], dtype=str),
-        "frame_s": np.array(front_end.log_mel.hop_size / front_end.sample_rate_hz),
-        "mel_hz": np.array(mel_centres_hz(front_end)),
-        "path": np.array(prediction.path_text),
-        "model_sha256": np.array(predictor.trained.sha256),
-        "format": np.array(RELEVANCE_FORMAT),
-    }
-    with written_whole(path) as partial, partial.open("wb") as file:
-        np.savez(file, **values)
-
-
-def _pages(
-    predictor: Predictor,
-    predictions: Sequence[RecordingPrediction],
-    out: Path,
-    created: datetime,
-    explain: Explain | None,
-    console: Console,
-) -> list[Path]:
-    with track(console, "pages") as on_progress:
-        return write_review_pages(
-            predictor, predictions, out, created=created, explain=explain, on_progress=on_progress
-        )
 
 
 def failure(path: Path, error: Exception) -> str:
@@ -277,21 +266,3 @@ def _load(
             if len(coming) > 2 * num_workers:
                 yield coming.popleft()
         yield from coming
-
-
-def _patient_of(pattern: str | None) -> Callable[[Path], str | None]:
-    """Function from a recording to its patient, by the recording's name."""
-    if pattern is None:
-        return lambda _: None
-    try:
-        finder = re.compile(pattern)
-    except re.error as error:
-        raise SettingsError(f"patient pattern {pattern!r} is no regular expression ({error})") from None
-    if finder.groups < 1:
-        raise SettingsError(f"patient pattern {pattern!r} has no group: put the patient's part in ( )")
-
-    def patient(path: Path) -> str | None:
-        match = finder.search(path.stem)
-        return match.group(1) or None if match else None
-
-    return patient

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from rich.console import Console
 from torch import Tensor
 
 from lungsound.audio.filter_bank import normalize
-from lungsound.data.corpus import Corpus
 from lungsound.data.splits import load_corpus
 from lungsound.data.store import cut_cycles
 from lungsound.errors import LungsoundError, SettingsError
@@ -80,69 +79,48 @@ def embed(
     parts of it. A recording that fails stops no other; errors in a corpus raise, as does SettingsError for an
     `out` of another kind.
     """
-    write = None if out is None else _writer(Path(out))
+    out = None if out is None else Path(out)
+    if out is not None and out.suffix not in WRITERS:
+        raise SettingsError(f"features are written as {', '.join(WRITERS)}, got {str(out)!r}: name such a file")
+    if out is not None and out.suffix == ".parquet":
+        load_pyarrow()
     recordings = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     if recordings and data_root is not None:
         raise SettingsError("give recordings or a corpus (--data DIR, in Python data_root), not both")
     console, file = console or Console(), find_model(model)
     trained = load_model(file)
     trained.model.to(find_device(device))
-    if recordings:
-        embeddings = embed_recordings(trained, sound_files(recordings), find_by=find_by, console=console)
-    else:
-        settings = RunFolder(file.parent).config().data
-        data = data_to_test(settings, None if data_root is None else Path(data_root), None)
-        embeddings = embed_corpus(trained, load_corpus(data), console=console)
-    if out is not None and write is not None:
-        with written_whole(Path(out)) as partial:
-            write(embeddings, partial)
+    front_end, parts, cycles, errors = trained.front_end, [features(trained, [])], [], []
+    with track(console, "features") as on_progress:
+        if recordings:
+            files = sound_files(recordings)
+            for number, path in enumerate(files, start=1):
+                try:
+                    loaded = load_recording(path, front_end, find_by=find_by, is_silence_kept=True)
+                except LungsoundError as error:
+                    errors.append(failure(path, error))
+                else:
+                    parts.append(features(trained, [torch.from_numpy(each.waveform) for each in loaded.stretches]))
+                    for each in loaded.stretches:
+                        key = f"{path}#{each.start_s:.3f}-{each.end_s:.3f}"
+                        cycles.append(EmbeddedCycle(key, str(path), each.start_s, each.end_s))
+                on_progress(number, len(files))
+        else:
+            settings = RunFolder(file.parent).config().data
+            corpus = load_corpus(data_to_test(settings, None if data_root is None else Path(data_root), None))
+            for cycle in corpus.cycles:
+                recording, times = cycle.recording, (cycle.start_s, cycle.end_s)
+                part = corpus.split.get(recording.name, "")
+                cycles.append(EmbeddedCycle(cycle.key, recording.name, *times, cycle.word, recording.patient, part))
+            num_workers = torch.get_num_threads()
+            for waveforms in cut_cycles(corpus.cycles, front_end, lambda _, each: each, num_workers=num_workers):
+                parts.append(features(trained, waveforms))
+                on_progress(sum(map(len, parts)), len(cycles))
+    embeddings = Embeddings(tuple(cycles), np.concatenate(parts), trained.sha256, tuple(errors))
+    if out is not None:
+        with written_whole(out) as partial:
+            WRITERS[out.suffix](embeddings, partial)
     return embeddings
-
-
-def embed_corpus(trained: TrainedModel, corpus: Corpus, *, console: Console) -> Embeddings:
-    """Features of all cycles of a corpus, in its order."""
-    cycles = tuple(
-        EmbeddedCycle(
-            cycle.key,
-            cycle.recording.name,
-            cycle.start_s,
-            cycle.end_s,
-            label=cycle.word,
-            patient=cycle.recording.patient,
-            part=corpus.split.get(cycle.recording.name, ""),
-        )
-        for cycle in corpus.cycles
-    )
-    parts, num_done = [], 0
-    with track(console, "features") as on_progress:
-        for waveforms in cut_cycles(
-            corpus.cycles, trained.front_end, lambda _, waveforms: waveforms, num_workers=torch.get_num_threads()
-        ):
-            parts.append(features(trained, waveforms))
-            num_done += len(waveforms)
-            on_progress(num_done, len(cycles))
-    return Embeddings(cycles, np.concatenate(parts), trained.sha256)
-
-
-def embed_recordings(
-    trained: TrainedModel, files: Sequence[Path], *, find_by: FindBy = "auto", console: Console
-) -> Embeddings:
-    """Features of the cycles of sound files (`load_recording` finds them); the key names the file by its path."""
-    parts, cycles, errors = [features(trained, [])], [], []
-    with track(console, "features") as on_progress:
-        for number, path in enumerate(files, start=1):
-            try:
-                loaded = load_recording(path, trained.front_end, find_by=find_by)
-            except LungsoundError as error:
-                errors.append(failure(path, error))
-            else:
-                parts.append(features(trained, loaded.waveforms))
-                cycles += [
-                    EmbeddedCycle(f"{path}#{each.start_s:.3f}-{each.end_s:.3f}", str(path), each.start_s, each.end_s)
-                    for each in loaded.stretches
-                ]
-            on_progress(number, len(files))
-    return Embeddings(tuple(cycles), np.concatenate(parts), trained.sha256, tuple(errors))
 
 
 def features(trained: TrainedModel, waveforms: Sequence[Tensor]) -> NDArray[np.float32]:
@@ -157,16 +135,6 @@ def features(trained: TrainedModel, waveforms: Sequence[Tensor]) -> NDArray[np.f
             yield fbank, None if None in own else torch.tensor(own)
 
     return predict_cycles(trained.model, inputs(), device=next(trained.model.parameters()).device)[1]
-
-
-def _writer(out: Path) -> Callable[[Embeddings, Path], None]:
-    """Writer for a file of this suffix; SettingsError for any other, and without the extra that it needs."""
-    writers = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
-    if out.suffix not in writers:
-        raise SettingsError(f"features are written as {', '.join(writers)}, got {str(out)!r}: name such a file")
-    if out.suffix == ".parquet":
-        load_pyarrow()
-    return writers[out.suffix]
 
 
 def _columns(embeddings: Embeddings) -> dict[str, list[str | float]]:
@@ -196,3 +164,6 @@ def _write_parquet(embeddings: Embeddings, path: Path) -> None:
     columns["features"] = arrow.FixedSizeListArray.from_arrays(flat, embeddings.features.shape[1])
     facts = {"format": FORMAT, "model_sha256": embeddings.model_sha256}
     parquet.write_table(arrow.table(columns, metadata={METADATA_KEY: json.dumps(facts)}), path)
+
+
+WRITERS = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}

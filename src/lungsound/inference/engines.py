@@ -13,14 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
-from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor
 
 from lungsound.audio.filter_bank import normalize
 from lungsound.errors import SettingsError, WeightsError
@@ -37,11 +37,14 @@ from lungsound.inference.graph import (
     probes,
 )
 from lungsound.models.classifier import predict_cycles
-from lungsound.progress import track
+from lungsound.progress import OnProgress, track
 from lungsound.training.checkpoint import TrainedModel
 
 BATCH_SIZE = 4  # on a CPU larger ones bring nothing per cycle, and take more memory
 CPU = torch.device("cpu")
+
+Floats = NDArray[np.float32]
+Outputs = tuple[Floats, Floats]
 
 
 class Engine(ABC):
@@ -52,46 +55,40 @@ class Engine(ABC):
         self.trained = trained
         self.batch_size = batch_size
 
-    def predict(self, waveforms: Sequence[Tensor], *, on_progress: Callable[[int], None] | None = None) -> Tensor:
-        """Probabilities (cycle, class) alone, as `run` gives them."""
-        return self.run(waveforms, on_progress=on_progress)[0]
-
-    def run(
-        self, waveforms: Sequence[Tensor], *, on_progress: Callable[[int], None] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def predict(self, waveforms: Sequence[Floats], *, on_progress: OnProgress | None = None) -> Outputs:
         """Probabilities (cycle, class) and features of the domain (cycle, feature), in the order of `waveforms`.
 
-        Both are float32 on the CPU; there are no features (cycle, 0) for a model that keeps no domain. Waveforms are
-        those of cycles as `FrontEnd.cut` gives them, each (samples,) of any length. They are fitted to the model's
-        input a batch at a time, those that take equally much of it together. `on_progress` gets the number done.
+        There are no features (cycle, 0) for a model that keeps no domain. Waveforms are those of cycles as
+        `FrontEnd.cut` gives them, each (samples,) of any length. They are fitted to the model's input a batch at a
+        time, those that take equally much of it together. `on_progress` gets the numbers done and in all.
         """
-        front_end, domain = self.trained.front_end, self.trained.domain
-        probabilities, num_done = torch.empty(len(waveforms), len(self.trained.label_set.classes)), 0
-        features = torch.empty(len(waveforms), 0 if domain is None else len(domain.mean))
-        sizes = [self.trained.num_input_samples(len(waveform)) for waveform in waveforms]
+        trained, front_end, domain = self.trained, self.trained.front_end, self.trained.domain
+        probabilities = np.empty((len(waveforms), len(trained.label_set.classes)), np.float32)
+        features = np.empty((len(waveforms), 0 if domain is None else len(domain.mean)), np.float32)
+        sizes, num_done = [trained.num_input_samples(len(waveform)) for waveform in waveforms], 0
         for _, group in groupby(sorted(range(len(sizes)), key=sizes.__getitem__), key=sizes.__getitem__):
-            of_one_length = list(group)
-            for first in range(0, len(of_one_length), self.batch_size):
-                places = of_one_length[first : first + self.batch_size]
-                clips = torch.stack([self.trained.input_of(waveforms[place]) for place in places])
-                probabilities[places], fbanks = self._outputs(clips)
+            of_one_size = list(group)
+            for first in range(0, len(of_one_size), self.batch_size):
+                places = of_one_size[first : first + self.batch_size]
+                cycles = [torch.from_numpy(waveforms[place]) for place in places]
+                probabilities[places], fbanks = self._outputs(torch.stack([*map(trained.input_of, cycles)]).numpy())
                 if domain is not None:
                     if not front_end.is_padding_encoded:  # the domain's are of frames that no encoder sees, too
-                        fbanks = front_end.filter_banks_of([waveforms[place] for place in places])
-                    features[places] = torch.from_numpy(spectral_features(fbanks.numpy()))
+                        fbanks = front_end.filter_banks_of(cycles).numpy()
+                    features[places] = spectral_features(fbanks)
                 num_done += len(places)
                 if on_progress is not None:
-                    on_progress(num_done)
+                    on_progress(num_done, len(waveforms))
         return probabilities, features
 
     @abstractmethod
-    def _outputs(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities (batch, class) and filter banks (batch, time, mel), not normalised, float32 on the CPU.
+    def _outputs(self, clips: Floats) -> Outputs:
+        """Probabilities (batch, class) and filter banks (batch, time, mel), not normalised, of inputs (batch, samples).
 
-        Of inputs (batch, samples) (`TrainedModel.input_of`).
+        The inputs are as `TrainedModel.input_of` makes them.
         """
 
-    def _not_normalized(self, fbanks: Tensor) -> Tensor:
+    def _not_normalized(self, fbanks: Floats) -> Floats:
         return fbanks * (2 * self.trained.std) + self.trained.mean
 
 
@@ -103,12 +100,12 @@ class TorchEngine(Engine):
         self.device, self.is_bf16 = device, is_bf16
         trained.model.to(device).eval()
 
-    def _outputs(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+    def _outputs(self, clips: Floats) -> Outputs:
         trained = self.trained
-        fbanks = trained.front_end.filter_banks(clips)
+        fbanks = trained.front_end.filter_banks(torch.from_numpy(clips))
         inputs = [(normalize(fbanks, mean=trained.mean, std=trained.std), None)]
         probabilities, _ = predict_cycles(trained.model, inputs, device=self.device, is_bf16=self.is_bf16)
-        return torch.from_numpy(probabilities), fbanks
+        return probabilities, fbanks.numpy()
 
 
 class OnnxEngine(Engine):
@@ -125,9 +122,9 @@ class OnnxEngine(Engine):
         path = str(exported(trained))
         self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    def _outputs(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        probabilities, fbanks = self._session.run([PROBABILITIES, FILTER_BANK], {WAVEFORM: clips.numpy()})
-        return torch.from_numpy(probabilities), self._not_normalized(torch.from_numpy(fbanks))
+    def _outputs(self, clips: Floats) -> Outputs:
+        probabilities, fbanks = self._session.run([PROBABILITIES, FILTER_BANK], {WAVEFORM: clips})
+        return probabilities, self._not_normalized(fbanks)
 
 
 class OpenVinoEngine(Engine):
@@ -159,11 +156,9 @@ class OpenVinoEngine(Engine):
         settings["INFERENCE_PRECISION_HINT"] = "bf16" if is_bf16 else "f32"
         self._rest = core.compile_model(rest, "CPU", settings)
 
-    def _outputs(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        waveforms = clips.numpy()
-        fbanks = self._front(waveforms)[0]
-        probabilities = torch.from_numpy(self._rest([fbanks, waveforms])[0].copy())
-        return probabilities, self._not_normalized(torch.from_numpy(fbanks.copy()))
+    def _outputs(self, clips: Floats) -> Outputs:
+        fbanks = self._front(clips)[0]
+        return self._rest([fbanks, clips])[0], self._not_normalized(fbanks)
 
 
 @dataclass(frozen=True)
@@ -234,49 +229,35 @@ class Parity:
         return self.num_cycles >= self.LEAST_CYCLES and self.share >= self.LEAST_SHARE
 
 
-def parity(exact: Tensor, probabilities: Tensor) -> Parity:
+def parity(exact: Floats, probabilities: Floats) -> Parity:
     """Parity of probabilities (cycle, class) with the exact ones."""
     if exact.shape != probabilities.shape or not len(exact):
-        raise ValueError(f"probabilities {tuple(probabilities.shape)} cannot be compared with {tuple(exact.shape)}")
-    share = float((exact.argmax(dim=1) == probabilities.argmax(dim=1)).double().mean())
-    difference = float(torch.nan_to_num((exact - probabilities).abs(), nan=float("inf")).max())
-    return Parity(len(exact), share, difference)
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One engine on some cycles. Infinite seconds: a float32 engine that is wrong on the probes of `graph.probes`."""
-
-    parity: Parity
-    seconds_per_cycle: float
+        raise ValueError(f"probabilities {probabilities.shape} cannot be compared with {exact.shape}")
+    share = float((exact.argmax(axis=1) == probabilities.argmax(axis=1)).mean())
+    return Parity(len(exact), share, float(np.nan_to_num(np.abs(exact - probabilities), nan=np.inf).max()))
 
 
 def measure(
-    trained: TrainedModel, names: Sequence[str], waveforms: Sequence[Tensor], *, console: Console
-) -> dict[str, Measurement]:
-    """Parity and speed of torch and of engines on the CPU, in one pass over the waveforms, after one over the probes.
+    trained: TrainedModel, names: Sequence[str], waveforms: Sequence[Floats], *, console: Console
+) -> dict[str, tuple[Parity, float]]:
+    """Parity and seconds per cycle of torch and of engines on the CPU, after one pass over the probes.
 
-    The seconds of a cycle are the median over batches. The speeds are kept for `select`.
+    The seconds, infinite for a float32 engine that is wrong on the probes, are kept for `select`.
     """
+    exact: list[Floats] = []
     clips, measured = list(probes(trained)), {}
-    exact = exact_clips = torch.empty(0)
     for name in dict.fromkeys(["torch", *names]):
         engine = make(name, trained)
-        of_clips, marks = engine.predict(clips), [(0, time.perf_counter())]
         with track(console, name) as on_progress:
-
-            def mark(num_done: int, on_progress: Callable[[int, int], None] = on_progress) -> None:
-                marks.append((num_done, time.perf_counter()))  # noqa: B023 (called within the iteration)
-                on_progress(num_done, len(waveforms))
-
-            probabilities = engine.predict(waveforms, on_progress=mark)
-        if name == "torch":
-            exact, exact_clips = probabilities, of_clips
-        taken_s = median((end_s - start_s) / (after - before) for (before, start_s), (after, end_s) in pairwise(marks))
-        is_wrong = not REGISTRY[name].is_bf16 and not parity(exact_clips, of_clips).is_exact
-        measured[name] = Measurement(parity(exact, probabilities), float("inf") if is_wrong else taken_s)
-    speeds = _read_speeds(trained) | {name: each.seconds_per_cycle for name, each in measured.items()}
-    write_text(_speeds_path(trained), json.dumps(speeds, indent=2) + "\n")
+            of_clips, start_s = engine.predict(clips)[0], time.perf_counter()
+            probabilities = engine.predict(waveforms, on_progress=on_progress)[0]
+            seconds = (time.perf_counter() - start_s) / len(waveforms)
+        exact = exact or [of_clips, probabilities]
+        is_wrong = not REGISTRY[name].is_bf16 and not parity(exact[0], of_clips).is_exact
+        measured[name] = (parity(exact[1], probabilities), float("inf") if is_wrong else seconds)
+    path, speeds = _known_speeds(trained)
+    speeds |= {name: seconds for name, (_, seconds) in measured.items()}
+    write_text(path, json.dumps(speeds, indent=2) + "\n")
     return measured
 
 
@@ -288,21 +269,15 @@ def speeds_of(trained: TrainedModel, names: Sequence[str]) -> dict[str, float]:
 
     What is not known yet is measured on the probes (seconds for each engine).
     """
-    known = _read_speeds(trained)
+    _, known = _known_speeds(trained)
     if missing := [name for name in names if name not in known]:
         measured = measure(trained, missing, list(probes(trained)) * NUM_ROUNDS, console=Console(quiet=True))
-        known |= {name: measured[name].seconds_per_cycle for name in missing}
+        known |= {name: measured[name][1] for name in missing}
     return {name: known[name] for name in names}
 
 
-def _read_speeds(trained: TrainedModel) -> dict[str, float]:
-    path = _speeds_path(trained)
-    speeds: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return speeds
-
-
-def _speeds_path(trained: TrainedModel) -> Path:
-    """The file of this processor, its threads, and the versions of the libraries."""
+def _known_speeds(trained: TrainedModel) -> tuple[Path, dict[str, float]]:
+    """File of the speeds on this processor with its threads and the versions of the libraries, and what it holds."""
     processor = next((line for line in _cpu_info() if line.startswith("model name")), platform.processor())
     facts = [platform.machine(), processor, str(torch.get_num_threads())]
     for package in ("torch", "onnxruntime", "openvino"):
@@ -311,7 +286,8 @@ def _speeds_path(trained: TrainedModel) -> Path:
         except PackageNotFoundError:
             facts.append("none")
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-    return exported_path(trained).with_name(f"speeds-{key}.json")
+    path = exported_path(trained).with_name(f"speeds-{key}.json")
+    return path, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _cpu_info() -> list[str]:
@@ -347,25 +323,24 @@ def read_parity(folder: Path, trained: TrainedModel) -> dict[str, Parity]:
 
 
 def select(name: str, trained: TrainedModel, *, folder: Path | None, device: torch.device) -> Engine:
-    """Make the engine that `name` asks for.
+    """Make the engine that `name` asks for: the fastest of `candidates` for "auto" and "exact", else the one named.
 
-    "exact": the fastest float32 engine whose probabilities are those of torch to `EXACT_TOLERANCE`, on the probes and,
-    where that was measured, on real cycles. "auto": the fastest of these and of the others that were measured in
-    `folder`, that of the model file, to decide as torch in 99 % of the cycles; without such a measurement "exact". Only
-    engines whose graph was exported take part, so without an export both are torch. Any other name: that engine,
-    measured or not. On a GPU "exact" and "auto" are torch.
+    On a GPU "exact" and "auto" are torch.
     """
-    if name not in (AUTO, EXACT):
-        return make(name, trained, device=device)
-    names = candidates(name, trained, folder) if device.type == "cpu" else ["torch"]
-    if len(names) == 1:
-        return make(names[0], trained, device=device)
-    speeds = speeds_of(trained, names)
-    return make(min(names, key=speeds.__getitem__), trained, device=device)
+    if name in (AUTO, EXACT):
+        names = candidates(name, trained, folder) if device.type == "cpu" else ["torch"]
+        speeds = speeds_of(trained, names) if len(names) > 1 else {}
+        name = min(names, key=lambda each: speeds.get(each, 0.0))
+    return make(name, trained, device=device)
 
 
 def candidates(name: str, trained: TrainedModel, folder: Path | None) -> list[str]:
-    """Names of the engines that "auto" or "exact" selects from; torch is always one of them."""
+    """Names of the engines that "auto" or "exact" selects from, torch always among them.
+
+    "exact": those of float32 whose probabilities are torch's to `EXACT_TOLERANCE` on the probes and, where that was
+    measured, on real cycles. "auto": also those that were measured in `folder`, that of the model file, to decide as
+    torch in 99 % of the cycles. Only engines whose graph was exported take part.
+    """
     names = available(trained)
     measured = {} if folder is None else read_parity(folder, trained)
     exact = [each for each in names if not REGISTRY[each].is_bf16 and (each not in measured or measured[each].is_exact)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lungsound.audio.filter_bank import normalize
 from lungsound.audio.front_end import FrontEnd
@@ -50,12 +51,11 @@ def explain_cycles(
     trained: TrainedModel, waveform: Tensor, cycles: Sequence[tuple[int, CyclePrediction]]
 ) -> list[Explanation]:
     """Explain numbered cycles of a recording (samples,) as `FrontEnd.read` gives it; about a second a cycle."""
-    front_end, classes = trained.front_end, trained.label_set.classes
     explanations = []
     for number, cycle in cycles:
-        cut = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
-        bins = relevance(trained, cut, class_index=classes.index(cycle.best_guess))
-        explanations.append(Explanation(number, cycle, bins))
+        cut = trained.front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
+        class_index = trained.label_set.classes.index(cycle.best_guess)
+        explanations.append(Explanation(number, cycle, relevance(trained, cut, class_index=class_index)))
     return explanations
 
 
@@ -91,14 +91,11 @@ def patch_relevance(
 
 def spread_over_bins(relevance: Tensor, encoder: AudioSpectrogramTransformer) -> Tensor:
     """Relevance (time, mel) on the CPU from (patch,): mean of the patches over a bin, 0 where there is none."""
-    sums, counts = torch.zeros(2, encoder.num_frames, encoder.num_mels).unbind()
-    for place, value in enumerate(relevance.tolist()):
-        row, column = divmod(place, encoder.grid.time)
-        first_mel, first_frame = row * encoder.stride, column * encoder.stride
-        bins = (slice(first_frame, first_frame + PATCH_SIZE), slice(first_mel, first_mel + PATCH_SIZE))
-        sums[bins] += value
-        counts[bins] += 1
-    return sums / counts.clamp(min=1)
+    of_patches = torch.stack([relevance, torch.ones_like(relevance)]).cpu().unsqueeze(1).expand(-1, PATCH_SIZE**2, -1)
+    size = (encoder.num_mels, encoder.num_frames)
+    sums, counts = functional.fold(of_patches, size, PATCH_SIZE, stride=encoder.stride).squeeze(1).mT
+    means: Tensor = sums / counts.clamp(min=1)
+    return means
 
 
 def relevance(trained: TrainedModel, waveform: Tensor, *, class_index: int | None = None) -> Tensor:

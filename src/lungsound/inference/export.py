@@ -5,21 +5,18 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from lungsound.config import DataSettings
 from lungsound.data.splits import load_corpus, rows_to_test
 from lungsound.data.store import waveforms_of
 from lungsound.errors import SettingsError
-from lungsound.inference.engines import REGISTRY, Parity, available, measure, write_parity
+from lungsound.inference.engines import REGISTRY, Floats, Parity, available, measure, write_parity
 from lungsound.inference.graph import exported
 from lungsound.inference.hugging_face import write_hugging_face
 from lungsound.inference.model_files import write_onnx, write_openvino, write_torch
 from lungsound.training.checkpoint import TrainedModel, load_model, model_file
 from lungsound.training.evaluate import data_to_test
 from lungsound.training.run import RunFolder
-
-NUM_CYCLES = 500
 
 
 def export_run(run: Path, *, data_root: Path | None, num_cycles: int, console: Console) -> Path:
@@ -34,7 +31,7 @@ def export_run(run: Path, *, data_root: Path | None, num_cycles: int, console: C
     table = Table(title=f"Engines on {len(cycles)} cycles", title_justify="left")
     for column in ("engine", "ms per cycle", "same class as torch", "largest difference", "used by"):
         table.add_column(column)
-    for name, (parity, seconds) in ((name, (each.parity, each.seconds_per_cycle)) for name, each in measured.items()):
+    for name, (parity, seconds) in measured.items():
         is_exact = not REGISTRY[name].is_bf16 and parity.is_exact
         used_by = "exact, auto" if is_exact else "auto" if parity.is_enough else "by name only"
         numbers = (f"{1000 * seconds:.1f}", f"{parity.share:.1%}", f"{parity.largest_difference:.1e}")
@@ -45,7 +42,7 @@ def export_run(run: Path, *, data_root: Path | None, num_cycles: int, console: C
         f"{Parity.LEAST_SHARE:.0%} of at least {Parity.LEAST_CYCLES} cycles.",
         highlight=False,
     )
-    return write_parity(model_file(run).parent, trained, {name: each.parity for name, each in measured.items()})
+    return write_parity(model_file(run).parent, trained, {name: parity for name, (parity, _) in measured.items()})
 
 
 def export_files(run: Path, *, to: str, out: Path, data_root: Path | None, num_cycles: int, console: Console) -> None:
@@ -55,12 +52,12 @@ def export_files(run: Path, *, to: str, out: Path, data_root: Path | None, num_c
     """
     trained, cycles = _model_and_cycles(run, data_root, num_cycles)
     if to == "hf":
-        parity = write_hugging_face(model_file(run), out, cycles)
-        checked = {"fitted cycles through the pipeline": parity.pipeline, "unpadded cycles": parity.bare}
+        fitted, unpadded = write_hugging_face(model_file(run), out, cycles)
+        checked = {"fitted cycles through the pipeline": fitted, "unpadded cycles": unpadded}
+    elif to == "openvino":
+        checked = {"cycles, without asking for float32": write_openvino(trained, out, cycles)}
     else:
-        write = {"onnx": write_onnx, "openvino": write_openvino, "torch": write_torch}[to]
-        what = "cycles, without asking for float32" if to == "openvino" else "cycles"
-        checked = {what: write(trained, out, cycles)}
+        checked = {"cycles": {"onnx": write_onnx, "torch": write_torch}[to](trained, out, cycles)}
     for name, each in checked.items():
         console.print(
             f"{each.num_cycles} {name}: {each.share:.1%} of the same class as torch, largest difference in "
@@ -70,7 +67,7 @@ def export_files(run: Path, *, to: str, out: Path, data_root: Path | None, num_c
         )
 
 
-def _model_and_cycles(run: Path, data_root: Path | None, num_cycles: int) -> tuple[TrainedModel, list[Tensor]]:
+def _model_and_cycles(run: Path, data_root: Path | None, num_cycles: int) -> tuple[TrainedModel, list[Floats]]:
     """The model of a run, and waveforms of cycles drawn from the test set that it is checked on."""
     if num_cycles < 1:
         raise SettingsError(f"an export needs at least one cycle to be checked on, got {num_cycles}")
@@ -86,4 +83,5 @@ def _model_and_cycles(run: Path, data_root: Path | None, num_cycles: int) -> tup
     rows = np.random.default_rng(0).permutation(rows_to_test(corpus, data.test_parts))[:num_cycles]
     if not len(rows):
         raise SettingsError(f"{corpus.name} has no test cycles to check an export on; give another corpus with --data")
-    return trained, waveforms_of([corpus.cycles[row] for row in sorted(map(int, rows))], trained.front_end)
+    waveforms = waveforms_of([corpus.cycles[row] for row in sorted(map(int, rows))], trained.front_end)
+    return trained, [waveform.numpy() for waveform in waveforms]

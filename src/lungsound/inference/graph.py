@@ -10,8 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,67 +24,44 @@ from lungsound.files import cache_root, written_whole
 from lungsound.training.checkpoint import TrainedModel
 
 
-class PowerSpectrum(nn.Module):
-    """Waveform (batch, samples) to the power spectrum weighted by mel filters (batch, frame, mel), by matrices.
+class FilterBankGraph(nn.Module):
+    """A front end's log-mel of plain operations: waveform (batch, samples) to (batch, frame, mel), not normalised.
 
-    Everything from a frame to its spectrum is linear (the mean's removal, pre-emphasis, window, Fourier transform),
-    so one matrix holds it: `steps` (sample of the frame, 2 * bin), real parts before imaginary ones. Frames are put
-    together from blocks as long as the greatest common divisor of frame and hop.
+    Everything from a frame to its spectrum is linear (Kaldi's removal of the mean and pre-emphasis, window, Fourier
+    transform), so one matrix holds it: `steps` (sample of the frame, 2 * bin), real parts before imaginary ones. Frames
+    are put together from blocks as long as the greatest common divisor of frame and hop.
     """
 
     steps: Tensor
     mel_banks: Tensor
 
-    def __init__(self, spectrum: Tensor, mel_banks: Tensor, *, hop_size: int) -> None:
-        """`spectrum` (sample, bin), complex: what each sample of a frame gives. `mel_banks` (bin, mel)."""
+    def __init__(self, log_mel: LogMel | EfficientATLogMel) -> None:
         super().__init__()
-        self.frame_size, self.hop_size = len(spectrum), hop_size
-        self.block_size = math.gcd(self.frame_size, hop_size)
-        self.register_buffer("steps", torch.cat([spectrum.real, spectrum.imag], dim=1).to(mel_banks.dtype))
-        self.register_buffer("mel_banks", torch.cat([mel_banks, mel_banks]))
+        self.is_kaldi, self.hop_size, window = isinstance(log_mel, LogMel), log_mel.hop_size, log_mel.window.double()
+        self.frame_size = len(window)
+        self.block_size = math.gcd(self.frame_size, self.hop_size)
+        frames = torch.eye(self.frame_size, dtype=torch.float64)
+        if self.is_kaldi:
+            frames = frames - frames.mean(dim=-1, keepdim=True)
+            frames = frames - PREEMPHASIS * torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
+        spectrum = torch.fft.rfft(frames * window, n=log_mel.fft_size)
+        steps = torch.cat([spectrum.real, spectrum.imag], dim=1)
+        self.register_buffer("steps", steps.to(log_mel.mel_banks.dtype))
+        self.register_buffer("mel_banks", torch.cat([log_mel.mel_banks, log_mel.mel_banks]))
 
     def forward(self, waveform: Tensor) -> Tensor:
+        if not self.is_kaldi:
+            emphasised = waveform[:, 1:] - PREEMPHASIS * waveform[:, :-1]
+            margin = self.frame_size // 2  # a frame is mirrored as far as its window reaches
+            waveform = functional.pad(emphasised, (margin, margin), mode="reflect")
         num_frames = 1 + (waveform.shape[1] - self.frame_size) // self.hop_size
         num_blocks, step = waveform.shape[1] // self.block_size, self.hop_size // self.block_size
         blocks = torch.unflatten(waveform[:, : num_blocks * self.block_size], 1, (num_blocks, self.block_size))
         end = (num_frames - 1) * step + 1
         frames = [blocks[:, place : place + end : step] for place in range(self.frame_size // self.block_size)]
         spectrum = torch.cat(frames, dim=-1) @ self.steps
-        return spectrum.square() @ self.mel_banks
-
-
-class KaldiGraph(nn.Module):
-    """`LogMel` of plain operations."""
-
-    def __init__(self, log_mel: LogMel) -> None:
-        super().__init__()
-        frames = torch.eye(log_mel.frame_size, dtype=torch.float64)
-        frames = frames - frames.mean(dim=-1, keepdim=True)
-        before = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
-        windowed = (frames - PREEMPHASIS * before) * log_mel.window.double()
-        spectrum = torch.fft.rfft(windowed, n=log_mel.fft_size)
-        self.power = PowerSpectrum(spectrum, log_mel.mel_banks, hop_size=log_mel.hop_size)
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        power: Tensor = self.power(waveform)
-        return power.clamp(min=LOG_FLOOR).log()
-
-
-class EfficientATGraph(nn.Module):
-    """`EfficientATLogMel` of plain operations."""
-
-    def __init__(self, log_mel: EfficientATLogMel) -> None:
-        super().__init__()
-        windowed = torch.eye(log_mel.window_size, dtype=torch.float64) * log_mel.window.double()
-        spectrum = torch.fft.rfft(windowed, n=log_mel.fft_size)
-        self.power = PowerSpectrum(spectrum, log_mel.mel_banks, hop_size=log_mel.hop_size)
-        self.margin = log_mel.window_size // 2  # a frame is mirrored as far as its window reaches
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        emphasised = waveform[:, 1:] - PREEMPHASIS * waveform[:, :-1]
-        mirrored = functional.pad(emphasised, (self.margin, self.margin), mode="reflect")
-        power: Tensor = self.power(mirrored)
-        return (power + EFFICIENTAT_OFFSET).log()
+        power = spectrum.square() @ self.mel_banks
+        return power.clamp(min=LOG_FLOOR).log() if self.is_kaldi else (power + EFFICIENTAT_OFFSET).log()
 
 
 class PredictionGraph(nn.Module):
@@ -93,8 +72,7 @@ class PredictionGraph(nn.Module):
 
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
-        log_mel = trained.front_end.log_mel
-        self.front = KaldiGraph(log_mel) if isinstance(log_mel, LogMel) else EfficientATGraph(log_mel)
+        self.front = FilterBankGraph(trained.front_end.log_mel)
         self.model = trained.model
         self.mean, self.std = trained.mean, trained.std
 
@@ -118,13 +96,36 @@ def exported_path(trained: TrainedModel) -> Path:
     return cache_root() / "engines" / folder / FILE_NAME
 
 
+@torch.inference_mode()
 def exported(trained: TrainedModel) -> Path:
-    """Export the graph unless it is there; two programs that start at once wait for each other. Its path."""
-    path = exported_path(trained)
+    """Export the model with its filter bank unless it is there, and return the path; programs wait for each other.
+
+    It takes any batch size, and any length where padding is not encoded. WeightsError, and no file, when its
+    probabilities of the probes are not those of torch.
+    """
+    path, front_end = exported_path(trained), trained.front_end
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name("lock")):
-        if not path.exists():
-            _export(trained, path)
+        if path.exists():
+            return path
+        runtime, clips = load("onnxruntime", extra="onnx"), torch.from_numpy(probes(trained))
+        least = trained.num_input_samples(1)
+        sizes = {0: torch.export.Dim("batch", min=1)}
+        if not front_end.is_padding_encoded:
+            sizes[1] = torch.export.Dim("samples", min=least, max=front_end.num_samples)
+        program = to_onnx(PredictionGraph(trained), clips, outputs=[PROBABILITIES, FILTER_BANK], sizes=sizes)
+        with written_whole(path) as partial:
+            program.save(str(partial))
+            session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+            for given in (clips[:, :least], clips):
+                fbank = normalize(front_end.filter_banks(given), mean=trained.mean, std=trained.std)
+                probabilities = torch.from_numpy(session.run([PROBABILITIES], {WAVEFORM: given.numpy()})[0])
+                difference = float((probabilities - trained.model(fbank).softmax(dim=1)).abs().max())
+                if not difference <= EXACT_TOLERANCE:  # NaN is none either
+                    raise WeightsError(
+                        f"the exported graph differs from torch by {difference:.1e} in probability, more than "
+                        f"{EXACT_TOLERANCE:g}; take the engine 'torch'"
+                    )
     return path
 
 
@@ -132,7 +133,7 @@ def to_onnx(module: nn.Module, example: Tensor, *, outputs: Sequence[str], sizes
     """torch's ONNX program of a module on waveforms (batch, samples) whose dimensions `sizes` may vary."""
     load("onnxscript", extra="onnx")
     with quiet():
-        program = torch.onnx.export(
+        return torch.onnx.export(
             module.eval(),
             (example,),
             input_names=[WAVEFORM],
@@ -142,12 +143,9 @@ def to_onnx(module: nn.Module, example: Tensor, *, outputs: Sequence[str], sizes
             dynamo=True,
             verbose=False,
         )
-    if program is None:
-        raise WeightsError("torch made no ONNX graph of the model: take the engine 'torch'")
-    return program
 
 
-def probes(trained: TrainedModel) -> Tensor:
+def probes(trained: TrainedModel) -> NDArray[np.float32]:
     """Fitted waveforms (probe, num_samples) of a swelling noise with a tone, soft and loud: the same every time."""
     generator = torch.Generator().manual_seed(0)
     num_samples, rate_hz = trained.front_end.num_samples, trained.front_end.sample_rate_hz
@@ -156,35 +154,8 @@ def probes(trained: TrainedModel) -> Tensor:
     noise = noise / noise.abs().amax(dim=1, keepdim=True)
     swell = torch.sin(torch.pi * time_s / 2).square()
     tone = 0.1 * torch.sin(2 * torch.pi * 300 * time_s)
-    loudness = torch.tensor([[0.02], [0.5]])
-    return loudness * swell * (noise + tone)
-
-
-@torch.inference_mode()
-def _export(trained: TrainedModel, path: Path) -> None:
-    """Write the model with its filter bank; any batch size, and any length where padding is not encoded.
-
-    WeightsError, and no file, when its probabilities of the probes are not those of torch.
-    """
-    runtime = load("onnxruntime", extra="onnx")
-    front_end, clips = trained.front_end, probes(trained)
-    least = trained.num_input_samples(1)
-    sizes = {0: torch.export.Dim("batch", min=1)}
-    if not front_end.is_padding_encoded:
-        sizes[1] = torch.export.Dim("samples", min=least, max=front_end.num_samples)
-    program = to_onnx(PredictionGraph(trained), clips, outputs=[PROBABILITIES, FILTER_BANK], sizes=sizes)
-    with written_whole(path) as partial:
-        program.save(str(partial))
-        session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-        for given in (clips[:, :least], clips):
-            fbank = normalize(front_end.filter_banks(given), mean=trained.mean, std=trained.std)
-            probabilities = torch.from_numpy(session.run([PROBABILITIES], {WAVEFORM: given.numpy()})[0])
-            difference = float((probabilities - trained.model(fbank).softmax(dim=1)).abs().max())
-            if not difference <= EXACT_TOLERANCE:  # NaN is none either
-                raise WeightsError(
-                    f"the exported graph differs from torch by {difference:.1e} in probability, more than "
-                    f"{EXACT_TOLERANCE:g}; take the engine 'torch'"
-                )
+    clips: NDArray[np.float32] = (torch.tensor([[0.02], [0.5]]) * swell * (noise + tone)).numpy()
+    return clips
 
 
 @contextlib.contextmanager

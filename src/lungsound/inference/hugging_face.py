@@ -8,13 +8,12 @@ README.md                                                   the model card, as t
 import json
 import math
 import re
-import shlex
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -25,132 +24,102 @@ from lungsound.errors import SettingsError
 from lungsound.evaluation.report import MODEL_CARD
 from lungsound.extras import load
 from lungsound.files import write_text
-from lungsound.inference.engines import Parity, TorchEngine, parity
+from lungsound.inference.engines import Floats, Parity, TorchEngine, parity
 from lungsound.inference.graph import quiet
 from lungsound.inference.model_files import LICENSE, checked, facts_of, written_together
+from lungsound.inference.templates import render
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.ast import Block as AttentionBlock
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.hub import OWN_FILE
 from lungsound.models.weights import LAYOUTS
-from lungsound.page import DISCLAIMER, Block, Bullets, Code, Facts, Heading, render_blocks
+from lungsound.page import DISCLAIMER
 from lungsound.training.checkpoint import TrainedModel, load_model
 
-# Facts of the run's card in which paths may stand, and the folders of a path unless it goes down from here.
-WITH_PATHS = re.compile(r"^\| (?P<name>command|pretrained weights) \| (?P<value>.*) \|$", re.MULTILINE)
-FOLDERS = re.compile(r"(?<![^=\"\[, ])(?:~[^/\\]*|\.\.?|[A-Za-z]:)?[/\\](?:[^\"]*[/\\])?(?=[^/\\])")
-CARD = "README.md"
-TAGS = ("audio-classification", "lung-sounds", "respiratory-sounds", "audio-spectrogram-transformer")
-REPEATED = """\
-    whole = numpy.resize(cycle, {num_samples})  # repeats it
-    whole[{first_faded}:] *= numpy.linspace(1, 0, {num_faded})
-    return whole"""
-ZEROS = """\
-    before = ({num_samples} - len(cycle)) // 2
-    return numpy.pad(cycle, (before, {num_samples} - len(cycle) - before))"""
-USE = """\
-import numpy
-from transformers import pipeline
-
-classify = pipeline("audio-classification", model="DIR")
+# The row of the run's card on the command, and the folders of pretrained weights: where they lie is nobody's business.
+PRIVATE = re.compile(
+    r"^\| command \| .*\n|(?<=^\| pretrained weights \| )(?!hf://).*(?:/|\\\\)(?=[^/]+ \|$)", re.MULTILINE
+)
+RATE_HZ = 16000  # the only one at which the library's own filter bank has the frames that we have
+HEAD_NAMES = {"0": "classifier.layernorm", "1": "classifier.dense"}
 
 
-def fitted(cycle):
-    \"\"\"A cycle (samples,) at {rate_hz} Hz as the model was trained on it: {duration_s:g} s.\"\"\"
-    if len(cycle) > {num_samples}:
-        return cycle[:{num_samples}]
-{padding}
+def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Floats]) -> tuple[Parity, Parity]:
+    """Write the folder, checked by the library on `cycles`: waveforms (samples,) as `FrontEnd.cut` gives them.
 
-
-classify(fitted(cycle))"""
-
-
-def model_card(folder: Path, trained: TrainedModel, *, run: Path, pipeline: Parity, bare: Parity) -> Path:
-    """Write README.md into `folder`: how to use the pipeline, and what the run's own card says; its path.
-
-    The scores of the run's report.json stand in the front matter. `pipeline` and `bare` are as in HuggingFaceExport.
-    Of the paths in the run's card the last names are left: where they lie is nobody's business.
+    Returns the parity of the library's pipeline with torch on cycles fitted to the input as the card says, and on the
+    cycles as they are, which it pads with zeros of its own. What the run's folder says of the model (MODEL_CARD.md,
+    report.json) goes into the card. SettingsError for a model that the library has no equal of, without the library,
+    and for a folder that holds a model which was not exported; WeightsError, and no files, when the probabilities of
+    the library's model, from our filter bank, are others.
     """
-    card = run / MODEL_CARD
+    trained = load_model(model_file)
+    check_expressible(trained)
+    if (folder / "model.safetensors").exists() and not (folder / OWN_FILE).exists():
+        raise SettingsError(f"{folder} holds a model that was not exported, maybe a run: give another --out")
+    with quiet():
+        library = load("transformers", extra="baselines")
+    front_end, classes, scale = trained.front_end, trained.label_set.classes, feature_scale(trained.model)
+    with written_together(folder) as staging:
+        weights = hugging_face_weights(trained.model, scale=scale)
+        (staging / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
+        facts = facts_of(trained) | {"feature_scale": scale}
+        configs = {
+            "config.json": hugging_face_config(trained.model) | {"lungsound": facts},
+            "preprocessor_config.json": extractor_config(trained),
+        }
+        for name, values in configs.items():
+            (staging / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        shutil.copyfile(model_file, staging / OWN_FILE)
+        with quiet():
+            library.utils.logging.disable_progress_bar()
+            pipeline = library.pipeline("audio-classification", model=str(staging), top_k=len(classes), device="cpu")
+
+            def probabilities_of(cycle: Floats) -> Floats:
+                fbank = front_end.filter_banks(front_end.fit(torch.from_numpy(cycle[0])).unsqueeze(0))
+                logits = pipeline.model(normalize(fbank, mean=trained.mean, std=trained.std)).logits
+                probabilities: Floats = logits.softmax(dim=1).numpy()
+                return probabilities
+
+            def piped(waveforms: Sequence[Floats]) -> Floats:
+                scores = [{each["label"]: each["score"] for each in pipeline(one)} for one in waveforms]
+                return np.array([[each[name] for name in classes] for each in scores], np.float32)
+
+            checked(trained, cycles, probabilities_of)
+            exact = TorchEngine(trained).predict(cycles)[0]
+            fitted = parity(exact, piped([front_end.fit(torch.from_numpy(cycle)).numpy() for cycle in cycles]))
+            unpadded = parity(exact, piped(cycles))
+        write_card(staging, trained, run=model_file.parent, fitted=fitted, unpadded=unpadded)
+    return fitted, unpadded
+
+
+def write_card(folder: Path, trained: TrainedModel, *, run: Path, fitted: Parity, unpadded: Parity) -> None:
+    """Write README.md into `folder`: how to use the pipeline, its parity, and what the run's own card says.
+
+    The scores of the run's report.json stand in the front matter.
+    """
+    card, report, front_end = run / MODEL_CARD, run / "report.json", trained.front_end
     title, _, rest = card.read_text(encoding="utf-8").partition("\n") if card.is_file() else ("", "", "")
-    if not title:
-        title = "# Model card: lungsound model"
-        is_scored = (run / "report.json").is_file()
-        known = "Of its evaluation the scores above are known" if is_scored else "No evaluation of this model is known"
-        rest = f"\n{known}.\n\n*{DISCLAIMER}*\n"
     for picture in re.findall(r"^!\[.*\]\(([^()/]+)\)$", rest, re.MULTILINE):
         shutil.copyfile(run / picture, folder / picture)
-    rest = WITH_PATHS.sub(_shortened, rest)
-    write_text(folder / CARD, f"{_front_matter(run)}{title}\n\n{render_blocks(_use(trained, pipeline, bare))}{rest}")
-    return folder / CARD
-
-
-def fitting_code(trained: TrainedModel) -> str:
-    """The lines of Python that the card gives for the pipeline."""
-    front_end = trained.front_end
-    num_samples = front_end.num_samples
-    num_faded = min(front_end.num_fade_samples, num_samples)
-    values = {"num_samples": num_samples, "num_faded": num_faded, "first_faded": num_samples - num_faded}
-    padding = (REPEATED if front_end.audio.padding == "repeat" else ZEROS).format(**values)
-    return USE.format(
-        padding=padding, rate_hz=front_end.sample_rate_hz, duration_s=front_end.audio.duration_s, **values
+    text = render(
+        "hugging_face.md",
+        title=title or "# Model card: lungsound model",
+        card=PRIVATE.sub("", rest),
+        results=_results(json.loads(report.read_text(encoding="utf-8"))) if report.is_file() else None,
+        fitted=fitted,
+        unpadded=unpadded,
+        rate_hz=front_end.sample_rate_hz,
+        duration_s=f"{front_end.audio.duration_s:g}",
+        fade_ms=f"{1000 * front_end.audio.fade_s:g}",
+        padding=front_end.audio.padding,
+        num_samples=front_end.num_samples,
+        num_faded=min(front_end.num_fade_samples, front_end.num_samples),
+        is_calibrated=trained.calibration is not None,
+        license=LICENSE,
+        disclaimer=DISCLAIMER,
     )
-
-
-def _use(trained: TrainedModel, pipeline: Parity, bare: Parity) -> list[Block]:
-    front_end, calibration = trained.front_end, trained.calibration
-    scaling = "They are not calibrated."
-    if calibration is not None:
-        scaling = (
-            "They are not calibrated; the calibration that was learnt (softmax(log p / temperature), where there is a "
-            "temperature) stands in config.json under lungsound.calibration."
-        )
-    return [
-        Heading("With transformers"),
-        Code(fitting_code(trained)),
-        Bullets(
-            [
-                f"The input is one breathing cycle, mono, full scale 1, at {front_end.sample_rate_hz} Hz, cut from a "
-                f"recording whose first and last {1000 * front_end.audio.fade_s:g} ms are faded. The pipeline cuts no "
-                f"cycles: of a longer sound it takes the first {front_end.audio.duration_s:g} s.",
-                f"Fit each cycle to {front_end.audio.duration_s:g} s as above: so the pipeline gave lungsound's "
-                f"classes on {_share(pipeline)} (largest difference in probability {pipeline.largest_difference:.1e}).",
-                "A shorter sound is not silence to the pipeline: it fills the filter bank with zeros, which are loud "
-                f"there. Without fitting it gave lungsound's classes on {_share(bare)}.",
-                f"Scores are the model's probabilities. {scaling}",
-                f"License: {LICENSE}.",
-                "lungsound itself reads recordings, cuts, fits and calibrates: lungsound.Predictor.load takes "
-                "lungsound.safetensors of this folder, or the folder's name on the Hub.",
-            ]
-        ),
-    ]
-
-
-def _shortened(fact: re.Match[str]) -> str:
-    value = re.sub(r"\\([^\w\s])", r"\1", fact["value"])  # as it was before it was Markdown
-    if fact["name"] == "command":
-        value = shlex.join(FOLDERS.sub("", word) for word in shlex.split(value))
-    else:
-        value = FOLDERS.sub("", value)
-    return render_blocks([Facts({fact["name"]: value})]).splitlines()[-1]
-
-
-def _share(parity: Parity) -> str:
-    return f"{round(parity.share * parity.num_cycles)} of {parity.num_cycles} real cycles"
-
-
-def _front_matter(run: Path) -> str:
-    """YAML between lines of dashes; values as JSON, which YAML holds."""
-    values: dict[str, Any] = {
-        "license": "unknown",
-        "library_name": "transformers",
-        "pipeline_tag": "audio-classification",
-        "tags": list(TAGS),
-    }
-    report = run / "report.json"
-    if report.is_file():
-        values |= _results(json.loads(report.read_text(encoding="utf-8")))
-    return "\n".join(["---", *(f"{name}: {json.dumps(value)}" for name, value in values.items()), "---", "", ""])
+    write_text(folder / "README.md", text)
 
 
 def _results(report: dict[str, Any]) -> dict[str, Any]:
@@ -161,56 +130,9 @@ def _results(report: dict[str, Any]) -> dict[str, Any]:
         {"type": name, "name": name.capitalize(), "value": report["all_classes"][name]["value"]}
         for name in ("score", "specificity", "sensitivity")
     ]
-    result = {
-        "task": {"type": "audio-classification"},
-        "dataset": {"type": corpus.partition(",")[0], "name": f"{corpus}, {context.get('split', 'split not stated')}"},
-        "metrics": metrics,
-    }
-    name = context.get("recipe", "lungsound model")
-    return {"metrics": ["specificity", "sensitivity"], "model-index": [{"name": name, "results": [result]}]}
-
-
-RATE_HZ = 16000  # the only one at which the library's own filter bank has the frames that we have
-HEAD_NAMES = {"0": "classifier.layernorm", "1": "classifier.dense"}
-
-
-@dataclass(frozen=True)
-class HuggingFaceExport:
-    """Parity of the library with torch, on the same cycles.
-
-    weights     from our filter bank: what its model computes
-    pipeline    its pipeline on cycles fitted to the input as the card says
-    bare        its pipeline on the cycles as they are, which it pads with zeros of its own
-    """
-
-    weights: Parity
-    pipeline: Parity
-    bare: Parity
-
-
-def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Tensor]) -> HuggingFaceExport:
-    """Write the folder, checked by the library on `cycles`: waveforms (samples,) as `FrontEnd.cut` gives them.
-
-    What the run's folder says of the model (MODEL_CARD.md, report.json) goes into the card. SettingsError for a model
-    that the library has no equal of, without the library, and for a folder that holds a model which was not exported;
-    WeightsError, and no files, when its probabilities are others.
-    """
-    trained = load_model(model_file)
-    check_expressible(trained)
-    if (folder / "model.safetensors").exists() and not (folder / OWN_FILE).exists():
-        raise SettingsError(f"{folder} holds a model that was not exported, maybe a run: give another --out")
-    with quiet():
-        library = load("transformers", extra="baselines")
-    with written_together(folder) as staging:
-        weights = hugging_face_weights(trained.model, scale=feature_scale(trained.model))
-        (staging / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
-        facts = facts_of(trained) | {"feature_scale": feature_scale(trained.model)}
-        _write(staging / "config.json", hugging_face_config(trained.model) | {"lungsound": facts})
-        _write(staging / "preprocessor_config.json", extractor_config(trained))
-        shutil.copyfile(model_file, staging / OWN_FILE)
-        measured = _measure(trained, staging, cycles, library)
-        model_card(staging, trained, run=model_file.parent, pipeline=measured.pipeline, bare=measured.bare)
-    return measured
+    dataset = {"type": corpus.partition(",")[0], "name": f"{corpus}, {context.get('split', 'split not stated')}"}
+    result = {"task": {"type": "audio-classification"}, "dataset": dataset, "metrics": metrics}
+    return {"name": context.get("recipe", "lungsound model"), "results": [result]}
 
 
 def check_expressible(trained: TrainedModel) -> None:
@@ -308,28 +230,3 @@ def extractor_config(trained: TrainedModel) -> dict[str, Any]:
         "padding_value": 0.0,
         "return_attention_mask": False,
     }
-
-
-def _measure(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor], library: Any) -> HuggingFaceExport:
-    front_end, classes = trained.front_end, trained.label_set.classes
-    with quiet():
-        library.utils.logging.disable_progress_bar()
-        pipeline = library.pipeline("audio-classification", model=str(folder), top_k=len(classes), device="cpu")
-
-        def logits_of(cycle: Tensor) -> Tensor:
-            fbank = front_end.filter_banks(front_end.fit(cycle[0]).unsqueeze(0))
-            logits: Tensor = pipeline.model(normalize(fbank, mean=trained.mean, std=trained.std)).logits
-            return logits.softmax(dim=1)
-
-        def piped(waveforms: Sequence[Tensor]) -> Tensor:
-            scores = [{each["label"]: each["score"] for each in pipeline(one.numpy())} for one in waveforms]
-            return torch.tensor([[each[name] for name in classes] for each in scores])
-
-        weights = checked(trained, cycles, logits_of)
-        exact = TorchEngine(trained).predict(cycles)
-        fitted = parity(exact, piped([front_end.fit(cycle) for cycle in cycles]))
-        return HuggingFaceExport(weights, fitted, parity(exact, piped(cycles)))
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,17 +23,14 @@ from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.extras import load
 from lungsound.files import written_whole
-from lungsound.inference.engines import Parity, TorchEngine, parity
+from lungsound.inference.engines import Floats, Parity, TorchEngine, parity
 from lungsound.inference.graph import PROBABILITIES, WAVEFORM, PredictionGraph, exported, quiet, to_onnx
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.training.checkpoint import TrainedModel
 
 NOTE = "research software, not a medical device"
 LICENSE = "not stated; the terms of the training corpus and of the pretrained weights hold"
-ONNX_NAME, OPENVINO_NAME, TORCH_NAME = "model.onnx", "model.xml", "model.pt2"
 FACTS = "lungsound"  # section of an OpenVINO file; with .json the name in a torch archive
-# The smaller of two sizes; min() would have the graph choose one of them for good.
-_least: Callable[[int, int], int] = torch.sym_min
 # Of waveforms (batch, samples). torch takes a size of one for a constant.
 ANY_LENGTH = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("samples", min=2)}
 
@@ -86,9 +84,10 @@ class FittingGraph(nn.Module):
         if front_end.is_padding_encoded:
             return front_end.num_samples
         assert isinstance(log_mel, LogMel)
-        num_frames = _least((num_own + log_mel.hop_size - 1) // log_mel.hop_size, front_end.num_frames)
+        least: Callable[[int, int], int] = torch.sym_min  # min() would have the graph choose one of two for good
+        num_frames = least((num_own + log_mel.hop_size - 1) // log_mel.hop_size, front_end.num_frames)
         num_frames = (num_frames + self.stride - 1) // self.stride * self.stride - self.stride + PATCH_SIZE
-        return _least(front_end.num_samples, log_mel.frame_size + (num_frames - 1) * log_mel.hop_size)
+        return least(front_end.num_samples, log_mel.frame_size + (num_frames - 1) * log_mel.hop_size)
 
 
 class WaveformGraph(nn.Module):
@@ -96,53 +95,41 @@ class WaveformGraph(nn.Module):
 
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
-        self.fit = FittingGraph(trained)
-        self.predict = PredictionGraph(trained)
+        self.fit, self.predict = FittingGraph(trained), PredictionGraph(trained)
 
     def forward(self, waveform: Tensor) -> Tensor:
         probabilities: Tensor = self.predict(self.fit(waveform))[0]
         return probabilities
 
 
-def write_onnx(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Parity:
+def write_onnx(trained: TrainedModel, folder: Path, cycles: Sequence[Floats]) -> Parity:
     """Write model.onnx into `folder`: `waveform` (batch, samples), any size of both, to `probabilities`.
 
-    The facts stand in its metadata, lists and dicts as JSON. `cycles` are waveforms as `FrontEnd.cut` gives them, on
-    which ONNX Runtime must predict as torch does; its parity is returned. WeightsError, and no file, when not.
+    The facts stand in its metadata, lists and dicts as JSON. It is the engines' graph behind one that fits cycles of
+    any length to its input. `cycles` are waveforms as `FrontEnd.cut` gives them, on which ONNX Runtime must predict as
+    torch does; its parity is returned. WeightsError, and no file, when not.
     """
     onnx, runtime = load("onnx", extra="onnx"), load("onnxruntime", extra="onnx")
-    with written_whole(folder / ONNX_NAME) as partial:
-        model = _joined(trained)
-        onnx.helper.set_model_props(model, {name: _text(value) for name, value in facts_of(trained).items()})
-        model.doc_string = NOTE
-        onnx.save(model, str(partial))
-        session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-        return checked(trained, cycles, lambda clip: torch.from_numpy(session.run(None, {WAVEFORM: clip.numpy()})[0]))
-
-
-def _joined(trained: TrainedModel) -> Any:
-    """The engines' graph behind one that fits cycles of any length to its input."""
-    onnx = load("onnx", extra="onnx")
     compose = load("onnx.compose", extra="onnx")
     predicting = compose.add_prefix(onnx.load(str(exported(trained))), "predict_")
-    first = to_onnx(FittingGraph(trained), _clips(trained), outputs=["clip"], sizes=ANY_LENGTH).model_proto
-    first.ir_version = predicting.ir_version
-    joined = compose.merge_models(
-        first,
-        predicting,
-        io_map=[("clip", f"predict_{WAVEFORM}")],
-        outputs=[f"predict_{PROBABILITIES}"],
-        name=FACTS,
-        producer_name=FACTS,
-    )
-    for node in joined.graph.node:
-        node.output[:] = [PROBABILITIES if each == f"predict_{PROBABILITIES}" else each for each in node.output]
+    fitting = to_onnx(FittingGraph(trained), _clips(trained), outputs=["clip"], sizes=ANY_LENGTH).model_proto
+    fitting.ir_version = predicting.ir_version
+    last = f"predict_{PROBABILITIES}"
+    io_map = [("clip", f"predict_{WAVEFORM}")]
+    model = compose.merge_models(fitting, predicting, io_map=io_map, outputs=[last], name=FACTS, producer_name=FACTS)
+    for node in model.graph.node:
+        node.output[:] = [PROBABILITIES if each == last else each for each in node.output]
         del node.metadata_props[:]  # where on this machine the line of the program lies that made it
-    joined.graph.output[0].name = PROBABILITIES
-    return joined
+    model.graph.output[0].name = PROBABILITIES
+    onnx.helper.set_model_props(model, {name: _text(value) for name, value in facts_of(trained).items()})
+    model.doc_string = NOTE
+    with written_whole(folder / "model.onnx") as partial:
+        onnx.save(model, str(partial))
+        session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+        return checked(trained, cycles, lambda clip: session.run(None, {WAVEFORM: clip})[0])
 
 
-def write_openvino(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Parity:
+def write_openvino(trained: TrainedModel, folder: Path, cycles: Sequence[Floats]) -> Parity:
     """Write model.xml and model.bin into `folder`, in float32; the facts stand in rt_info. Else as `write_onnx`.
 
     It must be exact when it is asked for float32. Its parity without being asked is returned.
@@ -151,35 +138,28 @@ def write_openvino(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]
     core = openvino.Core()
     with tempfile.TemporaryDirectory() as name:
         write_onnx(trained, Path(name), cycles)
-        model = core.read_model(str(Path(name) / ONNX_NAME))
+        model = core.read_model(str(Path(name) / "model.onnx"))
     for key, value in facts_of(trained).items():
         model.set_rt_info(_text(value), [FACTS, key])
     with written_together(folder) as staging:
-        openvino.save_model(model, str(staging / OPENVINO_NAME), compress_to_fp16=False)
-        _keep_float32(staging / OPENVINO_NAME)
-        asked, unasked = (
-            core.compile_model(str(staging / OPENVINO_NAME), "CPU", hints)
-            for hints in ({"INFERENCE_PRECISION_HINT": "f32"}, {})
-        )
-        checked(trained, cycles, lambda clip: torch.from_numpy(asked(clip.numpy())[0].copy()))
-        return compared(trained, cycles, lambda clip: torch.from_numpy(unasked(clip.numpy())[0].copy()))
+        path = staging / "model.xml"
+        openvino.save_model(model, str(path), compress_to_fp16=False)
+        # Mark every layer as one that is not to be computed in less than its own precision, which Python can do in the
+        # file alone. On processors with bfloat16 OpenVINO takes it without being asked, and the logarithm of a soft
+        # band is then wrong by tens of percents.
+        tree = ElementTree.parse(path)
+        for layer in tree.iterfind("layers/layer"):
+            mark = ElementTree.Element("rt_info")
+            ElementTree.SubElement(mark, "attribute", name="precise", version="0")
+            layer.insert(0 if layer.find("data") is None else 1, mark)
+        tree.write(path, encoding="utf-8", xml_declaration=True)
+        asked = core.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        unasked = core.compile_model(str(path), "CPU", {})
+        checked(trained, cycles, lambda clip: asked(clip)[0].copy())
+        return checked(trained, cycles, lambda clip: unasked(clip)[0].copy(), is_exact_needed=False)
 
 
-def _keep_float32(path: Path) -> None:
-    """Mark every layer of an OpenVINO file as one that is not to be computed in less than its own precision.
-
-    On processors that have bfloat16, OpenVINO takes it without being asked, and the logarithm of a soft band is then
-    wrong by tens of percents. Python can set this mark in the file alone.
-    """
-    tree = ElementTree.parse(path)
-    for layer in tree.iterfind("layers/layer"):
-        mark = ElementTree.Element("rt_info")
-        ElementTree.SubElement(mark, "attribute", name="precise", version="0")
-        layer.insert(0 if layer.find("data") is None else 1, mark)
-    tree.write(path, encoding="utf-8", xml_declaration=True)
-
-
-def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -> Parity:
+def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Floats]) -> Parity:
     """Write model.pt2 into `folder`: `torch.export.load(path).module()(waveform)` needs no lungsound.
 
     The facts are the extra file lungsound.json. SettingsError for a model that leaves out its padding: how much it
@@ -190,7 +170,7 @@ def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -
             "a model with audio.is_padding_encoded=false cannot be a torch program, whose shapes would hang on the "
             "length of the cycle: export it to onnx or openvino, or load it with lungsound.Predictor"
         )
-    with written_whole(folder / TORCH_NAME) as partial, quiet():
+    with written_whole(folder / "model.pt2") as partial, quiet():
         program = torch.export.export(
             WaveformGraph(trained).eval(), (_clips(trained),), dynamic_shapes={"waveform": ANY_LENGTH}
         )
@@ -199,7 +179,7 @@ def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Tensor]) -
         with partial.open("wb") as file:
             torch.export.save(program, file, extra_files={f"{FACTS}.json": json.dumps(facts_of(trained))})
         module = torch.export.load(partial).module()
-        return checked(trained, cycles, module)
+        return checked(trained, cycles, lambda clip: module(torch.from_numpy(clip)).numpy())
 
 
 @contextmanager
@@ -216,27 +196,28 @@ def written_together(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging)
 
 
-def checked(trained: TrainedModel, cycles: Sequence[Tensor], predict: Callable[[Tensor], Tensor]) -> Parity:
-    """`compared`, or WeightsError when the probabilities are not torch's."""
-    measured = compared(trained, cycles, predict)
-    if not measured.is_exact:
+@torch.inference_mode()
+def checked(
+    trained: TrainedModel,
+    cycles: Sequence[Floats],
+    predict: Callable[[Floats], Floats],
+    *,
+    is_exact_needed: bool = True,
+) -> Parity:
+    """Parity of `predict`, (1, samples) to probabilities (1, class), with torch; each cycle at its own length.
+
+    SettingsError without any cycle; WeightsError for other probabilities than torch's, unless not `is_exact_needed`.
+    """
+    if not cycles:
+        raise SettingsError("an export is checked on cycles, and there are none: give a corpus with --data")
+    exact = TorchEngine(trained).predict(cycles)[0]
+    measured = parity(exact, np.concatenate([predict(cycle[None]) for cycle in cycles]))
+    if is_exact_needed and not measured.is_exact:
         raise WeightsError(
             f"the exported model differs from torch by {measured.largest_difference:.1e} in probability on real "
             "cycles: it was not kept; another version of torch or of the extra may do better"
         )
     return measured
-
-
-@torch.inference_mode()
-def compared(trained: TrainedModel, cycles: Sequence[Tensor], predict: Callable[[Tensor], Tensor]) -> Parity:
-    """Parity of `predict`, (1, samples) to probabilities (1, class), with torch.
-
-    Each cycle (samples,) is predicted at its own length. SettingsError without any.
-    """
-    if not cycles:
-        raise SettingsError("an export is checked on cycles, and there are none: give a corpus with --data")
-    exact = TorchEngine(trained).predict(cycles)
-    return parity(exact, torch.cat([predict(cycle.unsqueeze(0)) for cycle in cycles]))
 
 
 def _clips(trained: TrainedModel) -> Tensor:

@@ -14,11 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 
@@ -31,10 +30,13 @@ from lungsound.inference.prediction import (
     CyclePrediction,
     Provenance,
     RecordingPrediction,
+    lanes,
     margin,
     uncertainty,
 )
 from lungsound.inference.predictor import Predictor
+from lungsound.inference.templates import render
+from lungsound.progress import track
 
 PLAYED_PEAK, MAX_GAIN = 0.9, 40.0  # quiet recordings are raised, as the service's page does
 MAX_COLUMNS = 6000  # of a picture; longer recordings have means of neighbouring frames
@@ -48,16 +50,9 @@ TICKS_S = (0.5, 1, 2, 5, 10, 30, 60, 300)
 MAX_TICKS = 24
 MIN_SHARE = 0.25  # of the strongest box, below which none is drawn
 INDEX = "index.html"
-MAX_EXPLAINED = 8
-CYCLES_FROM = {
-    "annotation": "cycles from the annotation",
-    "segmentation": "cycles from segmentation",
-    "windows": "sliding windows, not breathing cycles",
-}
 NUM_TONES = 7  # of the style; classes beyond share the last
 _CHANGED_S = 0.01  # a file whose duration differs by more is not the one that was predicted
 
-Numbered = list[tuple[int, CyclePrediction]]
 Explain = Callable[[RecordingPrediction, Tensor], Sequence[Explanation]]
 
 
@@ -68,7 +63,7 @@ def write_review_pages(
     *,
     created: datetime,
     explain: Explain | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    console: Console,
 ) -> list[Path]:
     """Write a page for each prediction into the folder `out`, and for several `index.html`, the first path returned.
 
@@ -76,33 +71,20 @@ def write_review_pages(
     `explain` gets a prediction and its waveform (samples,) and returns the explanations that the page shows. Same input
     (with `created`, which needs a time zone), same bytes.
     """
-    templates, shared = _templates(), _shared(predictor.provenance(created))
-    names = [page_name(prediction) for prediction in predictions]
+    shared = _shared(predictor.provenance(created))
+    paths = [out / page_name(prediction) for prediction in predictions]
     index = INDEX if len(predictions) > 1 else None
-    for number, (name, prediction) in enumerate(zip(names, predictions, strict=True), start=1):
-        values = _recording(predictor, prediction, explain)
-        page = templates.get_template("review_recording.html").render({**shared, **values, "index": index})
-        write_text(out / name, page, is_shared=True)
-        if on_progress is not None:
+    with track(console, "pages") as on_progress:
+        for number, (path, prediction) in enumerate(zip(paths, predictions, strict=True), start=1):
+            values = {**shared, **_recording(predictor, prediction, explain), "index": index}
+            write_text(path, render("review_recording.html", **values), is_shared=True)
             on_progress(number, len(predictions))
-    paths = [out / name for name in names]
     if index is None:
         return paths
     titles = short_names([Path(prediction.path_text) for prediction in predictions])
-    rows: list[dict[str, Any]] = [
-        {
-            "href": name,
-            "path": prediction.path_text,
-            "title": title,
-            "prediction": prediction,
-            "uncertainty": uncertainty(prediction),
-            "num_uncertain": sum(cycle.is_uncertain for cycle in prediction.cycles),
-        }
-        for name, prediction, title in zip(names, predictions, titles, strict=True)
-    ]
-    rows.sort(key=lambda row: (-row["uncertainty"], row["path"]))
-    page = templates.get_template("review_index.html").render({**shared, "title": "Recordings", "rows": rows})
-    write_text(out / INDEX, page, is_shared=True)
+    rows = [*zip([path.name for path in paths], titles, predictions, map(uncertainty, predictions), strict=True)]
+    rows.sort(key=lambda row: (-row[3], row[2].path_text))
+    write_text(out / INDEX, render("review_index.html", **shared, title="Recordings", rows=rows), is_shared=True)
     return [out / INDEX, *paths]
 
 
@@ -112,27 +94,10 @@ def page_name(prediction: RecordingPrediction) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', prediction.name)[:80]}-{place}.html"
 
 
-def numbered_cycles(prediction: RecordingPrediction) -> Numbered:
-    """The cycles with their numbers from 1."""
-    return list(enumerate(prediction.cycles, start=1))
-
-
-def most_uncertain(prediction: RecordingPrediction, num: int) -> Numbered:
-    """The `num` most uncertain cycles, in order of time."""
-    numbered = numbered_cycles(prediction)
+def most_uncertain(prediction: RecordingPrediction, num: int) -> list[tuple[int, CyclePrediction]]:
+    """The `num` most uncertain cycles with their numbers from 1, in order of time."""
+    numbered = enumerate(prediction.cycles, start=1)
     return sorted(sorted(numbered, key=lambda each: (not each[1].is_uncertain, margin(each[1])))[:num])
-
-
-def _templates() -> Environment:
-    templates = Environment(
-        loader=PackageLoader("lungsound"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters.update(percent=lambda share: f"{100 * share:.0f} %", seconds=lambda time_s: f"{time_s:.2f}")
-    return templates
 
 
 def _shared(provenance: Provenance) -> dict[str, Any]:
@@ -140,10 +105,7 @@ def _shared(provenance: Provenance) -> dict[str, Any]:
     package = resources.files("lungsound")
     service, own = package / "serve" / "static", package / "templates"
     style = "".join(file.read_text(encoding="utf-8") for file in (service / "page.css", own / "review.css"))
-    script = (own / "review.js").read_text(encoding="utf-8")
-    classes = provenance.label_set.classes
-    settings = (f"{name} {'none' if value is None else value}" for name, value in provenance.settings.items())
-    low_hz, high_hz = provenance.band_hz
+    script, classes = (own / "review.js").read_text(encoding="utf-8"), provenance.label_set.classes
     return {
         "style": Markup(style),
         "script": Markup(script),
@@ -152,17 +114,7 @@ def _shared(provenance: Provenance) -> dict[str, Any]:
         "classes": classes,
         "marks": marks(classes),
         "tones": {name: min(index, NUM_TONES - 1) for index, name in enumerate(classes)},
-        "made_by": {
-            "model": provenance.model,
-            "its SHA-256": provenance.model_sha256,
-            "calibration": provenance.calibration or "none",
-            "settings": ", ".join(settings),
-            "classes": f"{', '.join(classes)} ({provenance.label_set.name})",
-            "frequencies": f"{low_hz:g} to {high_hz:g} Hz",
-            "lungsound": provenance.lungsound_version,
-            "page written": provenance.created_text,
-        },
-        "note": provenance.note,
+        "provenance": provenance,
         "rule": RULE,
     }
 
@@ -176,17 +128,6 @@ def marks(classes: Sequence[str]) -> dict[str, str]:
     }
 
 
-def lanes(spans_s: Sequence[tuple[float, float]]) -> list[int]:
-    """Row of each stretch (start, end), in order of time, such that those of one row never overlap."""
-    ends: list[float] = []
-    rows = []
-    for start_s, end_s in spans_s:
-        row = next((row for row, taken_until_s in enumerate(ends) if taken_until_s <= start_s), len(ends))
-        ends[row : row + 1] = [end_s]
-        rows.append(row)
-    return rows
-
-
 def _recording(predictor: Predictor, prediction: RecordingPrediction, explain: Explain | None) -> dict[str, Any]:
     """Values of a recording's page."""
     front_end = predictor.trained.front_end
@@ -197,40 +138,31 @@ def _recording(predictor: Predictor, prediction: RecordingPrediction, explain: E
         problem = f"No sound: {' '.join(str(error).split())}."
     if waveform is not None and abs(len(waveform) / front_end.sample_rate_hz - prediction.duration_s) > _CHANGED_S:
         waveform, problem = None, "No sound: the file has another duration than the recording that was predicted."
-    explanations = [] if waveform is None or explain is None else explain(prediction, waveform)
     rows = lanes([(cycle.start_s, cycle.end_s) for cycle in prediction.cycles])
-    named = {"patient": prediction.patient, "device": prediction.device}
+    explained = []
+    if waveform is not None and explain is not None:
+        for each in explain(prediction, waveform):
+            cycle = each.cycle
+            cut = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)[: front_end.num_samples]
+            num_frames = front_end.log_mel.num_frames(len(cut))
+            values = {
+                "number": each.number,
+                "cycle": cycle,
+                "picture": _png(_fbank(cut, front_end)) if num_frames else "",
+                "picture_width": 100 * num_frames / len(each.relevance),
+                "boxes": boxes(each.relevance, front_end),
+                "input_s": min(cycle.end_s - cycle.start_s, front_end.audio.duration_s),
+            }
+            explained.append(values)
     return {
         "title": PurePosixPath(prediction.path_text).name,
         "prediction": prediction,
-        "facts": [
-            prediction.path_text,
-            f"{prediction.duration_s:.1f} s",
-            f"{prediction.sample_rate_hz / 1000:g} kHz",
-            CYCLES_FROM[prediction.cycles_from],
-            *(f"{name} {value}" for name, value in named.items() if value is not None),
-        ],
         "problem": problem,
         "sound": None if waveform is None else sound(waveform, front_end),
-        "cycles": [(*each, row) for each, row in zip(numbered_cycles(prediction), rows, strict=True)],
+        "cycles": list(zip(range(1, len(rows) + 1), prediction.cycles, rows, strict=True)),
         "num_lanes": 1 + max(rows, default=0),
         "scaling": predictor.scaling,
-        "explained": [_explained(each, waveform, front_end) for each in explanations if waveform is not None],
-    }
-
-
-def _explained(explanation: Explanation, waveform: Tensor, front_end: FrontEnd) -> dict[str, Any]:
-    """Values of the picture of a cycle with its relevance drawn."""
-    cycle = explanation.cycle
-    cut = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)[: front_end.num_samples]
-    num_frames = front_end.log_mel.num_frames(len(cut))
-    return {
-        "number": explanation.number,
-        "cycle": cycle,
-        "picture": _png(_fbank(cut, front_end)) if num_frames else "",
-        "picture_width": 100 * num_frames / len(explanation.relevance),
-        "boxes": boxes(explanation.relevance, front_end),
-        "input_s": min(cycle.end_s - cycle.start_s, front_end.audio.duration_s),
+        "explained": explained,
     }
 
 
@@ -243,19 +175,28 @@ def sound(waveform: Tensor, front_end: FrontEnd) -> dict[str, Any]:
     """
     log_mel, rate_hz = front_end.log_mel, front_end.sample_rate_hz
     duration_s = len(waveform) / rate_hz
-    gain = min(MAX_GAIN, PLAYED_PEAK / max(float(waveform.abs().max()), 1e-6))
+    loudest = max(float(waveform.abs().max()), 1e-6)
+    gain = min(MAX_GAIN, PLAYED_PEAK / loudest)
     flac = io.BytesIO()
     samples = (32767 * (gain * waveform).clamp(-1, 1)).round().to(torch.int16).numpy()
     soundfile.write(flac, samples, rate_hz, format="FLAC", subtype="PCM_16")
-    num_frames = log_mel.num_frames(len(waveform))
+    num_frames, banks, places = log_mel.num_frames(len(waveform)), log_mel.mel_banks, []
+    for frequency_hz in MARKS_HZ:  # each at the mel that has most of it
+        fft_bin = round(frequency_hz * log_mel.fft_size / rate_hz)
+        if fft_bin < len(banks) and bool(banks[fft_bin].any()):
+            text = f"{frequency_hz} Hz" if frequency_hz < 1000 else f"{frequency_hz / 1000:g} kHz"
+            places.append((100 * (1 - (int(banks[fft_bin].argmax()) + 0.5) / banks.shape[1]), text))
+    parts = np.array_split((waveform / loudest).numpy(), min(NUM_WAVE_COLUMNS, len(waveform)))
+    outline = [(column, part.max()) for column, part in enumerate(parts)]
+    outline += reversed([(column, part.min()) for column, part in enumerate(parts)])
     step_s = next((step_s for step_s in TICKS_S if duration_s / step_s <= MAX_TICKS), TICKS_S[-1])
     return {
         "flac": _base64(flac),
         "gain": gain,
         "picture": _png(_fbank(waveform, front_end)) if num_frames else "",
         "picture_width": min(100.0, 100 * num_frames * log_mel.hop_size / len(waveform)),
-        "wave": _wave(waveform),
-        "marks": _frequency_marks(front_end),
+        "wave": " ".join(f"{NUM_WAVE_COLUMNS / len(parts) * column:g},{1 - level:.3f}" for column, level in outline),
+        "marks": places,
         "ticks": [(100 * time_s / duration_s, f"{time_s:g} s") for time_s in np.arange(0, duration_s, step_s)],
         "duration_s": duration_s,
     }
@@ -325,24 +266,3 @@ def _png(fbank: Tensor) -> str:
 
 def _base64(content: io.BytesIO) -> str:
     return base64.b64encode(content.getvalue()).decode("ascii")
-
-
-def _wave(waveform: Tensor) -> str:
-    samples: npt.NDArray[np.float32] = (waveform / waveform.abs().max().clamp(min=1e-6)).numpy()
-    parts = np.array_split(samples, min(NUM_WAVE_COLUMNS, len(samples)))
-    step = NUM_WAVE_COLUMNS / len(parts)
-    upper = [f"{step * column:g},{1 - part.max():.3f}" for column, part in enumerate(parts)]
-    lower = [f"{step * column:g},{1 - part.min():.3f}" for column, part in enumerate(parts)]
-    return " ".join([*upper, *reversed(lower)])
-
-
-def _frequency_marks(front_end: FrontEnd) -> list[tuple[float, str]]:
-    """Marks of frequencies in a picture of mels, each at the mel that has most of it."""
-    banks = front_end.log_mel.mel_banks
-    places = []
-    for frequency_hz in MARKS_HZ:
-        fft_bin = round(frequency_hz * front_end.log_mel.fft_size / front_end.sample_rate_hz)
-        if fft_bin < len(banks) and bool(banks[fft_bin].any()):
-            text = f"{frequency_hz} Hz" if frequency_hz < 1000 else f"{frequency_hz / 1000:g} kHz"
-            places.append((100 * (1 - (int(banks[fft_bin].argmax()) + 0.5) / banks.shape[1]), text))
-    return places

@@ -4,12 +4,12 @@ Values that cannot be are a bug and raise ValueError: a probability that is no n
 rounded to the microsecond here, so that no format rounds again and neighbours never overlap by rounding.
 """
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AwareDatetime, Field, FiniteFloat, StringConstraints
+from pydantic.dataclasses import dataclass
 
 from lungsound.labels import LabelSet
 from lungsound.page import DISCLAIMER
@@ -18,7 +18,12 @@ CyclesFrom = Literal["annotation", "segmentation", "windows"]
 UNCERTAIN = "uncertain"
 TIME_DECIMALS = 6
 SEPARATOR = ";"  # between the names in one cell
-_TOLERANCE = 1e-6  # of a probability in float32 above 1
+
+Seconds = Annotated[
+    float, Field(ge=0, allow_inf_nan=False), AfterValidator(lambda seconds: round(seconds, TIME_DECIMALS))
+]
+Probability = Annotated[float, Field(ge=0, le=1 + 1e-6, allow_inf_nan=False)]  # in float32 it may be above 1
+Name = Annotated[str, StringConstraints(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -29,20 +34,16 @@ class CyclePrediction:
     classes that cannot be ruled out (empty without a calibration).
     """
 
-    start_s: float
-    end_s: float
+    start_s: Seconds
+    end_s: Seconds
     best_guess: str
-    probabilities: Mapping[str, float]
+    probabilities: dict[str, Probability]
     is_uncertain: bool = False
     possible: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("start_s", "end_s"):
-            object.__setattr__(self, name, _to_microseconds(getattr(self, name), name))
         if self.start_s >= self.end_s:
             raise ValueError(f"a cycle from {self.start_s} to {self.end_s} s: it needs a microsecond at least")
-        if not all(0.0 <= share <= 1.0 + _TOLERANCE for share in self.probabilities.values()):
-            raise ValueError(f"probabilities are numbers from 0 to 1; got {dict(self.probabilities)}")
         unknown = {self.best_guess, *self.possible} - self.probabilities.keys()
         if unknown:
             raise ValueError(f"{min(unknown)!r} has no probability; there are {', '.join(self.probabilities)}")
@@ -69,25 +70,18 @@ class RecordingPrediction:
     """
 
     path: Path
-    duration_s: float
+    duration_s: Seconds
     sample_rate_hz: int
     cycles_from: CyclesFrom
-    cycles: tuple[CyclePrediction, ...]
+    cycles: Annotated[
+        tuple[CyclePrediction, ...],
+        AfterValidator(lambda cycles: tuple(sorted(cycles, key=lambda each: (each.start_s, each.end_s)))),
+    ]
     aggregate: CyclePrediction | None = None
-    patient: str | None = None
-    device: str | None = None
+    patient: Name | None = None
+    device: Name | None = None
     quality: tuple[str, ...] = ()
-    out_of_domain: float | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "duration_s", _to_microseconds(self.duration_s, "duration_s"))
-        by_time = sorted(self.cycles, key=lambda cycle: (cycle.start_s, cycle.end_s))
-        object.__setattr__(self, "cycles", tuple(by_time))
-        if self.out_of_domain is not None and not math.isfinite(self.out_of_domain):
-            raise ValueError(f"{self.path}: out_of_domain is {self.out_of_domain}, a number is needed")
-        for name in ("patient", "device"):
-            if getattr(self, name) == "":
-                raise ValueError(f"{self.path}: an unknown {name} is None, not blank")
+    out_of_domain: FiniteFloat | None = None
 
     @property
     def name(self) -> str:
@@ -111,15 +105,13 @@ class Provenance:
     model: str
     label_set: LabelSet
     band_hz: tuple[float, float]
-    settings: Mapping[str, str | int | float | bool | None]
+    settings: dict[str, str | int | float | bool | None]
     calibration: str | None
     lungsound_version: str
-    created: datetime
+    created: AwareDatetime
     note: str = DISCLAIMER
 
     def __post_init__(self) -> None:
-        if self.created.tzinfo is None:
-            raise ValueError(f"created is {self.created.isoformat()}, which has no time zone")
         for name in self.label_set.classes:
             if not name.isprintable() or SEPARATOR in name:
                 raise ValueError(f"class {name!r}: a name is on one line, without {SEPARATOR!r}")
@@ -128,12 +120,6 @@ class Provenance:
     def created_text(self) -> str:
         """ISO 8601 with seconds and time zone."""
         return self.created.isoformat(timespec="seconds")
-
-
-def _to_microseconds(seconds: float, name: str) -> float:
-    if not (math.isfinite(seconds) and seconds >= 0.0):
-        raise ValueError(f"{name} is {seconds}: a time from 0 s is needed")
-    return round(float(seconds), TIME_DECIMALS)
 
 
 RULE = (
@@ -166,6 +152,17 @@ def _mean(predictions: Sequence[CyclePrediction], weights: Sequence[float], end_
     best_guess = max(probabilities, key=probabilities.__getitem__)
     uncertain = sum(weight for weight, prediction in weighted if prediction.is_uncertain)
     return CyclePrediction(0.0, end_s, best_guess, probabilities, is_uncertain=2 * uncertain >= total)
+
+
+def lanes(spans_s: Sequence[tuple[float, float]]) -> list[int]:
+    """Row of each stretch (start, end), in order of time, such that those of one row never overlap."""
+    ends: list[float] = []
+    rows = []
+    for start_s, end_s in spans_s:
+        row = next((row for row, taken_until_s in enumerate(ends) if taken_until_s <= start_s), len(ends))
+        ends[row : row + 1] = [end_s]
+        rows.append(row)
+    return rows
 
 
 def uncertainty(prediction: RecordingPrediction) -> float:

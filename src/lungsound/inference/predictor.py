@@ -6,9 +6,6 @@ from importlib.metadata import version
 from itertools import compress
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lungsound.inference.engines import AUTO, Engine, select
 from lungsound.inference.prediction import CyclePrediction, Provenance, RecordingPrediction, aggregate_cycles
 from lungsound.inference.recording import FindBy, LoadedRecording, load_recording
@@ -75,11 +72,6 @@ class Predictor:
         return self.trained.calibration is not None
 
     @property
-    def is_scaled(self) -> bool:
-        """True when the calibration scales probabilities; few patients, or calibrated ones, give no scaling."""
-        return self.trained.calibration is not None and self.trained.calibration.is_scaled
-
-    @property
     def scaling(self) -> str | None:
         """Effect of the calibration on the model's probabilities, in words; None without a calibration."""
         return None if self.trained.calibration is None else self.trained.calibration.scaling
@@ -104,33 +96,34 @@ class Predictor:
         Raises AudioError or AnnotationError.
         """
         loaded = load_recording(Path(recording), self.trained.front_end, find_by=self.find_by, spans_s=spans_s)
-        return self.predict_loaded(loaded if spans_s is not None else loaded.without_silence(), patient, device)
+        return self.predict_loaded(loaded, patient, device)
 
     def load_recording(self, path: Path) -> LoadedRecording:
         """Load the cycles with sound for `predict_loaded`; several threads may do it at once."""
-        return load_recording(path, self.trained.front_end, find_by=self.find_by).without_silence()
+        return load_recording(path, self.trained.front_end, find_by=self.find_by)
 
     def predict_loaded(
         self, loaded: LoadedRecording, patient: str | None = None, device: str | None = None
     ) -> RecordingPrediction:
         """Predict each stretch of a loaded recording, and the recording as the aggregate of those with sound."""
-        outputs, features = self.engine.run(loaded.waveforms)
-        probabilities, domain = outputs.double().numpy(), self.trained.domain
-        scores: Sequence[float | None] = [None] * len(features)
-        if domain is not None and len(features):
-            scores = domain.scores(features.numpy()).tolist()
+        stretches, domain, calibration = loaded.stretches, self.trained.domain, self.trained.calibration
+        outputs, features = self.engine.predict([stretch.waveform for stretch in stretches])
+        scores = domain.scores(features).tolist() if domain is not None and stretches else []
         is_recording_withheld = is_withheld(loaded.quality)
-        cycles = [
-            self._cycle(
-                stretch.start_s,
-                stretch.end_s,
-                row,
-                is_withheld=is_recording_withheld or stretch.is_silent or score == HIGHEST_SCORE,
-            )
-            for stretch, row, score in zip(loaded.stretches, probabilities, scores, strict=True)
-        ]
-        is_sounding = [not stretch.is_silent for stretch in loaded.stretches]
-        score = score_of([each for each in compress(scores, is_sounding) if each is not None])
+        cycles = []
+        for place, (stretch, row) in enumerate(zip(stretches, outputs.astype(float), strict=True)):
+            is_unlike = bool(scores) and scores[place] == HIGHEST_SCORE
+            is_uncertain = is_recording_withheld or stretch.is_silent or is_unlike
+            possible: tuple[str, ...] = ()
+            probabilities, best_guess = row, self.classes[int(row.argmax())]
+            if calibration is not None:
+                probabilities = calibration.apply(row)
+                is_uncertain = is_uncertain or bool(calibration.is_abstaining(row))
+                possible = tuple(compress(self.classes, calibration.prediction_set(row)))
+            shares = dict(zip(self.classes, probabilities.tolist(), strict=True))
+            cycles.append(CyclePrediction(stretch.start_s, stretch.end_s, best_guess, shares, is_uncertain, possible))
+        is_sounding = [not stretch.is_silent for stretch in stretches]
+        score = score_of(list(compress(scores, is_sounding)))
         return RecordingPrediction(
             path=loaded.path,
             duration_s=loaded.duration_s,
@@ -142,20 +135,6 @@ class Predictor:
             device=device,
             quality=(*loaded.quality, *remark_on_score(score), *remark_on_device(device, self.trained.devices)),
             out_of_domain=score,
-        )
-
-    def _cycle(self, start_s: float, end_s: float, row: NDArray[np.float64], *, is_withheld: bool) -> CyclePrediction:
-        best_guess, calibration = self.classes[int(row.argmax())], self.trained.calibration
-        if calibration is None:
-            shares = dict(zip(self.classes, row.tolist(), strict=True))
-            return CyclePrediction(start_s, end_s, best_guess, shares, is_uncertain=is_withheld)
-        return CyclePrediction(
-            start_s,
-            end_s,
-            best_guess,
-            dict(zip(self.classes, calibration.apply(row).tolist(), strict=True)),
-            is_uncertain=is_withheld or bool(calibration.is_abstaining(row)),
-            possible=tuple(compress(self.classes, calibration.prediction_set(row))),
         )
 
     def provenance(self, created: datetime) -> Provenance:

@@ -1,13 +1,13 @@
 """A recording loaded for prediction: its quality, the places of its cycles, and their waveforms."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from lungsound.audio.front_end import FrontEnd
 from lungsound.audio.io import read_channels
@@ -33,7 +33,7 @@ from lungsound.inference.withholding import SILENT_CYCLES
 
 FindBy = Literal["auto", "annotation", "segmentation", "windows"]
 WINDOW_OVERLAP = 0.5
-ANNOTATED_SHORT = ("annotation", TOO_SHORT)  # a person has marked a cycle in it
+Spans = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Stretch:
 
     start_s: float
     end_s: float
-    waveform: Tensor
+    waveform: NDArray[np.float32]
     is_silent: bool
 
 
@@ -60,58 +60,60 @@ class LoadedRecording:
     stretches: tuple[Stretch, ...]
     quality: tuple[str, ...]
 
-    @property
-    def waveforms(self) -> list[Tensor]:
-        return [stretch.waveform for stretch in self.stretches]
-
-    def without_silence(self) -> "LoadedRecording":
-        """Without the stretches that hold too little sound, of which the quality remarks then tell."""
-        sounding = tuple(stretch for stretch in self.stretches if not stretch.is_silent)
-        is_partly_silent = 0 < len(sounding) < len(self.stretches)
-        return replace(
-            self, stretches=sounding, quality=(*self.quality, SILENT_CYCLES) if is_partly_silent else self.quality
-        )
-
 
 def load_recording(
-    path: Path, front_end: FrontEnd, *, find_by: FindBy = "auto", spans_s: Sequence[tuple[float, float]] | None = None
+    path: Path, front_end: FrontEnd, *, find_by: FindBy, spans_s: Spans | None = None, is_silence_kept: bool = False
 ) -> LoadedRecording:
     """Read a recording and cut it into its cycles, or at `spans_s` (start, end).
 
     "auto" takes the cycles of the annotation beside it (`annotated_spans`), else looks for breathing, else takes
     windows of the model's input that overlap by half; "annotation" takes none but annotated ones, "segmentation"
-    windows where there is no breathing. Raises AudioError for a recording that cannot be read, AnnotationError for an
+    windows where there is no breathing. Cycles with too little sound are left out, with a remark, unless
+    `is_silence_kept`; spans never are. Raises AudioError for a recording that cannot be read, AnnotationError for an
     annotation that is needed and missing, or that cannot be read.
     """
     channels, rate_hz = read_channels(path)
     mono: Samples = channels.mean(axis=0, dtype=np.float32)
+    duration_s, remarks = len(mono) / rate_hz, []
     cycles_from: CyclesFrom = "annotation"
-    problem = None
-    if spans_s is None:
-        cycles_from, spans_s, problem = _find(path, mono, rate_hz, find_by=find_by, window_s=front_end.audio.duration_s)
-    waveform = front_end.prepare(torch.from_numpy(mono), rate_hz)
-    quality = measure_quality(channels, rate_hz)
-    too_little = [each for each in find_too_little_sound(quality) if (cycles_from, each.kind) != ANNOTATED_SHORT]
-    defects = (*find_defects(quality), *too_little, *find_other_sounds(measure_other_sounds(mono, rate_hz)))
-    return LoadedRecording(
-        path=path,
-        duration_s=len(mono) / rate_hz,
-        sample_rate_hz=rate_hz,
-        cycles_from=cycles_from,
-        stretches=tuple(
-            Stretch(
-                start_s,
-                end_s,
-                front_end.cut(waveform, start_s=start_s, end_s=end_s),
-                _is_silent(mono[int(start_s * rate_hz) : int(end_s * rate_hz)], rate_hz),
+    is_silence_kept = is_silence_kept or spans_s is not None
+    if spans_s is None and find_by in ("auto", "annotation"):
+        spans_s = annotated_spans(path, duration_s)
+        if spans_s is None and find_by == "annotation":
+            raise AnnotationError(
+                f"no annotation {path.stem}.txt beside it; take another --cycles, in Python find_by", path=path
             )
-            for start_s, end_s in spans_s
-        ),
-        quality=(
-            *(defect.kind for defect in defects),
-            *([] if problem is None else [f"no breathing found: {problem}"]),
-        ),
-    )
+    if spans_s is None and find_by in ("auto", "segmentation"):
+        segmentation = segment_cycles(mono, rate_hz)
+        if segmentation.problem is None:
+            cycles_from, spans_s = "segmentation", segmentation.cycles
+        else:
+            remarks = [f"no breathing found: {segmentation.problem}"]
+    if spans_s is None:
+        window_s = front_end.audio.duration_s
+        cycles_from = "windows"
+        spans_s = sliding_windows(duration_s, length_s=window_s, hop_s=(1 - WINDOW_OVERLAP) * window_s)
+    waveform = front_end.prepare(torch.from_numpy(mono), rate_hz)
+    stretches = [
+        Stretch(
+            start_s,
+            end_s,
+            front_end.cut(waveform, start_s=start_s, end_s=end_s).numpy(),
+            _is_silent(mono[int(start_s * rate_hz) : int(end_s * rate_hz)], rate_hz),
+        )
+        for start_s, end_s in spans_s
+    ]
+    sounding = [stretch for stretch in stretches if not stretch.is_silent]
+    if not is_silence_kept:
+        remarks += [SILENT_CYCLES] if 0 < len(sounding) < len(stretches) else []
+        stretches = sounding
+    quality = measure_quality(channels, rate_hz)
+    too_little = find_too_little_sound(quality)
+    if cycles_from == "annotation":  # somebody has marked a cycle in it, however short it is
+        too_little = tuple(each for each in too_little if each.kind != TOO_SHORT)
+    defects = (*find_defects(quality), *too_little, *find_other_sounds(measure_other_sounds(mono, rate_hz)))
+    remarks = [*(defect.kind for defect in defects), *remarks]
+    return LoadedRecording(path, duration_s, rate_hz, cycles_from, tuple(stretches), tuple(remarks))
 
 
 def annotated_spans(recording: Path, duration_s: float) -> tuple[tuple[float, float], ...] | None:
@@ -128,28 +130,6 @@ def annotated_spans(recording: Path, duration_s: float) -> tuple[tuple[float, fl
         if fault is not None:
             raise AnnotationError(": ".join(fault), path=annotation, line=line)
     return tuple(sorted(spans_s))
-
-
-def _find(
-    path: Path, mono: Samples, rate_hz: int, *, find_by: FindBy, window_s: float
-) -> tuple[CyclesFrom, tuple[tuple[float, float], ...], str | None]:
-    """Origin and places of the cycles, and why segmentation found none where it was tried."""
-    problem = None
-    if find_by in ("auto", "annotation"):
-        annotated = annotated_spans(path, len(mono) / rate_hz)
-        if annotated is not None:
-            return "annotation", annotated, None
-        if find_by == "annotation":
-            raise AnnotationError(
-                f"no annotation {path.stem}.txt beside it; take another --cycles, in Python find_by", path=path
-            )
-    if find_by in ("auto", "segmentation"):
-        segmentation = segment_cycles(mono, rate_hz)
-        if segmentation.problem is None:
-            return "segmentation", segmentation.cycles, None
-        problem = segmentation.problem
-    windows = sliding_windows(len(mono) / rate_hz, length_s=window_s, hop_s=(1 - WINDOW_OVERLAP) * window_s)
-    return "windows", windows, problem
 
 
 def _is_silent(samples: Samples, rate_hz: int) -> bool:

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import torch
 from starlette.requests import ClientDisconnect
-from torch import Tensor
 
-from lungsound.inference.engines import Engine
+from lungsound.inference.engines import Engine, Floats, Outputs
+from lungsound.progress import OnProgress
 from lungsound.serve.limits import Refusal
 
 Result = TypeVar("Result")
@@ -79,9 +79,6 @@ class WorkQueue:
 GPU_BATCH_SIZE = 32
 
 
-Outputs = tuple[Tensor, Tensor]
-
-
 class GatheringEngine(Engine):
     """Predicts with `engine` in a thread of its own, which no other thread uses.
 
@@ -93,17 +90,17 @@ class GatheringEngine(Engine):
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine.name, engine.trained, batch_size=engine.batch_size)
         self._engine = engine
-        self._waiting: SimpleQueue[tuple[Sequence[Tensor], Future[Outputs]] | None] = SimpleQueue()
+        self._waiting: SimpleQueue[tuple[Sequence[Floats], Future[Outputs]] | None] = SimpleQueue()
         self._thread = Thread(target=self._run_all, name="engine", daemon=True)
         self._thread.start()
 
-    def run(self, waveforms: Sequence[Tensor], *, on_progress: Callable[[int], None] | None = None) -> Outputs:
-        """As `Engine.run`; `on_progress` gets the number when all are done."""
+    def predict(self, waveforms: Sequence[Floats], *, on_progress: OnProgress | None = None) -> Outputs:
+        """As `Engine.predict`; `on_progress` is called when all are done."""
         future: Future[Outputs] = Future()
         self._waiting.put((waveforms, future))
         outputs = future.result()
         if on_progress is not None:
-            on_progress(len(waveforms))
+            on_progress(len(waveforms), len(waveforms))
         return outputs
 
     def close(self) -> None:
@@ -127,9 +124,9 @@ class GatheringEngine(Engine):
             if is_last:
                 return
 
-    def _run_together(self, requests: Sequence[tuple[Sequence[Tensor], Future[Outputs]]]) -> None:
+    def _run_together(self, requests: Sequence[tuple[Sequence[Floats], Future[Outputs]]]) -> None:
         try:
-            probabilities, features = self._engine.run([each for waveforms, _ in requests for each in waveforms])
+            probabilities, features = self._engine.predict([each for waveforms, _ in requests for each in waveforms])
         except Exception as error:
             for _, future in requests:
                 future.set_exception(error)
@@ -140,7 +137,7 @@ class GatheringEngine(Engine):
             future.set_result((probabilities[rows], features[rows]))
             first += len(waveforms)
 
-    def _outputs(self, clips: Tensor) -> Outputs:
+    def _outputs(self, clips: Floats) -> Outputs:
         return self._engine._outputs(clips)
 
 

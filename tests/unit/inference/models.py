@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, ModelSettings
@@ -31,10 +32,10 @@ def saved_model(
     return load_model(path)
 
 
-def waveforms(trained: TrainedModel, *, num: int = 7) -> list[Tensor]:
+def waveforms(trained: TrainedModel, *, num: int = 7) -> list[NDArray[np.float32]]:
     """Cycles of noise, each of another length (0.3 to 1.5 of the model's input) and loudness."""
     generator = torch.Generator().manual_seed(5)
     lengths = torch.linspace(0.3, 1.5, num) * trained.front_end.num_samples
     order = torch.randperm(num, generator=generator)
     noises = [torch.randn(int(lengths[place]), generator=generator) for place in order]
-    return [noise * 10 ** -float(place % 4) for place, noise in enumerate(noises)]
+    return [(noise * 10 ** -float(place % 4)).numpy() for place, noise in enumerate(noises)]

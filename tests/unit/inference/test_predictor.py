@@ -156,12 +156,11 @@ def test_a_calibration_scales_probabilities_or_leaves_them(
 ) -> None:
     trained = load_model(model_path)
     assert not Predictor(trained).is_calibrated
-    assert not Predictor(trained).is_scaled
     plain = Predictor(trained).predict(recording).cycles
     calibration = four_classes(fit_calibration(drawn_predictions(0, num_patients=num_patients, temperature=2.5)))
     calibrated = Predictor(replace(trained, calibration=calibration))
     assert calibrated.is_calibrated
-    assert calibrated.is_scaled == is_scaled
+    assert calibration.is_scaled == is_scaled
     answers = calibrated.predict(recording).cycles
     assert ([answer.probabilities for answer in answers] == [answer.probabilities for answer in plain]) != is_scaled
 
@@ -278,4 +277,4 @@ def test_every_engine_gives_the_features_of_the_domain(name: str, model_path: Pa
     trained = with_domain(model_path, recording)
     cycles = [trained.front_end.read(recording)[:length] for length in (9000, 16000, 20000)]
     expected = spectral_features(trained.front_end.filter_banks_of(cycles).numpy())
-    np.testing.assert_allclose(make(name, trained).run(cycles)[1].numpy(), expected, atol=1e-3)
+    np.testing.assert_allclose(make(name, trained).predict([each.numpy() for each in cycles])[1], expected, atol=1e-3)

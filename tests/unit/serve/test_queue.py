@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from lungsound.inference.engines import Engine
+from lungsound.inference.engines import Engine, Floats, Outputs
 from lungsound.inference.predictor import Predictor
 from lungsound.serve.queue import GPU_BATCH_SIZE, gathered
 from tests.unit.serve.test_limits import wait_for
@@ -26,30 +26,30 @@ class Held(Engine):
         self.asked: list[list[float]] = []
         self.may_go = threading.Event()
 
-    def run(self, waveforms: Sequence[Tensor], **_: object) -> tuple[Tensor, Tensor]:
+    def predict(self, waveforms: Sequence[Floats], **_: object) -> Outputs:
         self.asked.append([float(waveform[0]) for waveform in waveforms])
         assert self.may_go.wait(10)
         if -1.0 in self.asked[-1]:
             raise ValueError("a cycle that cannot be")
-        return torch.tensor(self.asked[-1]).unsqueeze(1), torch.empty(len(waveforms), 0)
+        return np.float32(self.asked[-1])[:, None], np.empty((len(waveforms), 0), np.float32)
 
-    def _outputs(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+    def _outputs(self, clips: Floats) -> Outputs:
         raise NotImplementedError
 
 
-def cycles(*values: float) -> list[Tensor]:
-    return [torch.full((3,), value) for value in values]
+def cycles(*values: float) -> list[Floats]:
+    return [np.full(3, value, np.float32) for value in values]
 
 
 def test_answers_are_those_of_the_engine_alone(tiny: Predictor) -> None:
-    waveforms = [torch.randn(16000, generator=torch.Generator().manual_seed(seed)) for seed in range(12)]
-    expected = tiny.engine.predict(waveforms)
+    waveforms = [np.random.default_rng(seed).normal(size=16000).astype(np.float32) for seed in range(12)]
+    expected = tiny.engine.predict(waveforms)[0]
     engine = gathered(tiny.engine, CPU)
     with ThreadPoolExecutor(6) as pool:
         parts = [pool.submit(engine.predict, waveforms[first : first + 2]) for first in range(0, 12, 2)]
-        found = torch.cat([part.result(20) for part in parts])
+        found = np.concatenate([part.result(20)[0] for part in parts])
     engine.close()
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
     assert engine.name == tiny.engine.name
 
 
@@ -68,7 +68,7 @@ def test_those_who_wait_share_a_batch_until_it_is_full(batch_size: int, asked: l
             # The first is being computed, the others wait in the order in which they came.
             wait_for(lambda: held.asked if number == 0 else engine._waiting.qsize() == number)  # noqa: B023
         held.may_go.set()
-        found = [future.result(10)[:, 0].tolist() for future in futures]
+        found = [future.result(10)[0][:, 0].tolist() for future in futures]
     engine.close()
     assert found == [[float(waveform[0]) for waveform in each] for each in given]
     assert held.asked == asked
@@ -80,7 +80,7 @@ def test_an_error_reaches_those_it_belongs_to_and_ends_nothing() -> None:
     engine = gathered(held, CPU)
     with pytest.raises(ValueError, match="a cycle that cannot be"):
         engine.predict(cycles(-1.0))
-    assert engine.predict(cycles(2.0)).tolist() == [[2.0]]
+    assert engine.predict(cycles(2.0))[0].tolist() == [[2.0]]
     engine.close()
 
 
@@ -96,7 +96,7 @@ def test_close_answers_what_was_asked_before() -> None:
         wait_for(lambda: engine._waiting.qsize() == 2)
         held.may_go.set()
         closing.result(10)
-    assert [future.result(0).tolist() for future in futures] == [[[1.0]], [[2.0]]]
+    assert [future.result(0)[0].tolist() for future in futures] == [[[1.0]], [[2.0]]]
 
 
 def test_batches_are_larger_on_a_gpu() -> None:

@@ -5,11 +5,13 @@ written for every cycle.
 """
 
 import json
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from lungsound.errors import SettingsError
 from lungsound.inference.formats.tables import PROBABILITY_PREFIX, record
-from lungsound.inference.prediction import SEPARATOR, TIME_DECIMALS, CyclePrediction, Provenance, RecordingPrediction
+from lungsound.inference.prediction import SEPARATOR, TIME_DECIMALS, Provenance, RecordingPrediction, lanes
+from lungsound.inference.templates import render
 from lungsound.labels import LABEL_SETS, LabelSet, LungSound, sound_of
 
 if TYPE_CHECKING:
@@ -72,56 +74,19 @@ def textgrid_text(prediction: RecordingPrediction, _: Provenance) -> str:
     """
     # An annotation may end a little behind its recording.
     end_s = max([prediction.duration_s, *(cycle.end_s for cycle in prediction.cycles)])
-    tiers: list[list[CyclePrediction]] = [[]]
-    for cycle in prediction.cycles:
-        free = next((tier for tier in tiers if not tier or tier[-1].end_s <= cycle.start_s), None)
-        if free is None:
-            tiers.append([cycle])
-        else:
-            free.append(cycle)
-    lines = [
-        'File type = "ooTextFile"',
-        'Object class = "TextGrid"',
-        "",
-        *_span(0.0, end_s),
-        "tiers? <exists>",
-        f"size = {len(tiers)}",
-        "item []:",
-    ]
-    for number, tier in enumerate(tiers, start=1):
-        intervals = _intervals(tier, end_s)
-        name = TIER if number == 1 else f"{TIER} {number}"
-        lines += [f"    item [{number}]:", '        class = "IntervalTier"', f"        name = {_quoted(name)}"]
-        lines += [f"        {line}" for line in _span(0.0, end_s)]
-        lines.append(f"        intervals: size = {len(intervals)}")
-        for index, (start_s, stop_s, text) in enumerate(intervals, start=1):
-            lines.append(f"        intervals [{index}]:")
-            lines += [f"            {line}" for line in (*_span(start_s, stop_s), f"text = {_quoted(text)}")]
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _intervals(cycles: list[CyclePrediction], end_s: float) -> list[tuple[float, float, str]]:
-    """Start, end and text of the cycles (without overlap, in order) and of the gaps between them."""
-    intervals: list[tuple[float, float, str]] = []
-    reached_s = 0.0
-    for start_s, stop_s, text in [
-        *((cycle.start_s, cycle.end_s, cycle.caption) for cycle in cycles),
-        (end_s, end_s, ""),
-    ]:
-        if reached_s < start_s:
-            intervals.append((reached_s, start_s, ""))
-        if start_s < stop_s:
-            intervals.append((start_s, stop_s, text))
-        reached_s = stop_s
-    return intervals
-
-
-def _span(start_s: float, end_s: float) -> tuple[str, str]:
-    return f"xmin = {start_s:.{TIME_DECIMALS}f}", f"xmax = {end_s:.{TIME_DECIMALS}f}"
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"'
+    rows = lanes([(cycle.start_s, cycle.end_s) for cycle in prediction.cycles])
+    tiers = []
+    for tier in range(1 + max(rows, default=0)):
+        intervals, reached_s = [], 0.0
+        for cycle in compress(prediction.cycles, [row == tier for row in rows]):
+            if reached_s < cycle.start_s:
+                intervals.append((reached_s, cycle.start_s, ""))
+            intervals.append((cycle.start_s, cycle.end_s, cycle.caption))
+            reached_s = cycle.end_s
+        if reached_s < end_s:
+            intervals.append((reached_s, end_s, ""))
+        tiers.append(intervals)
+    return render("TextGrid", name=TIER, end_s=end_s, tiers=tiers)
 
 
 def icbhi_prediction_text(prediction: RecordingPrediction, _: Provenance) -> str | None:
@@ -142,18 +107,13 @@ def sprsound_prediction_text(prediction: RecordingPrediction, provenance: Proven
     return json.dumps({**json.loads(content), RECORD_KEY: record(prediction, provenance)}, allow_nan=False)
 
 
-def require_icbhi_words(label_set: LabelSet) -> None:
-    """Raise SettingsError unless each class is one of the four sounds."""
-    _require("icbhi", label_set, LABEL_SETS["sound4"].classes, [n for n in label_set.classes if sound_of(n) is None])
-
-
-def require_sprsound_words(label_set: LabelSet) -> None:
-    """Raise SettingsError unless each class is a type of SPRSound's events, or of its recordings."""
-    known = LABEL_SETS["sprsound_record5" if label_set.unit == "recording" else "sprsound_event7"].classes
-    _require("sprsound", label_set, known, [name for name in label_set.classes if name not in known])
-
-
-def _require(to: str, label_set: LabelSet, known: tuple[str, ...], unknown: list[str]) -> None:
+def require_words(to: str, label_set: LabelSet) -> None:
+    """SettingsError unless each class is one of the four sounds (icbhi), or of SPRSound's events or recordings."""
+    if to == "icbhi":
+        known, unknown = LABEL_SETS["sound4"].classes, [name for name in label_set.classes if sound_of(name) is None]
+    else:
+        known = LABEL_SETS["sprsound_record5" if label_set.unit == "recording" else "sprsound_event7"].classes
+        unknown = [name for name in label_set.classes if name not in known]
     if unknown:
         raise SettingsError(
             f"{to} has no word for {', '.join(map(repr, unknown))} of label set {label_set.name!r}; its words are "

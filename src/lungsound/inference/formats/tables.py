@@ -76,24 +76,19 @@ def _cycle_record(cycle: CyclePrediction) -> dict[str, Any]:
 
 def prediction_of(values: Mapping[str, Any]) -> RecordingPrediction:
     """Prediction that `record` was made from, without its provenance."""
-    shared = ("duration_s", "sample_rate_hz", "cycles_from", "patient", "device", "out_of_domain")
+
+    def cycle(of: dict[str, Any]) -> CyclePrediction:
+        is_uncertain = of["answer"] == UNCERTAIN
+        return CyclePrediction(
+            **{name: each for name, each in of.items() if name != "answer"}, is_uncertain=is_uncertain
+        )
+
+    shared = ("duration_s", "sample_rate_hz", "cycles_from", "patient", "device", "quality", "out_of_domain")
     return RecordingPrediction(
         path=Path(values["path"]),
-        cycles=tuple(_cycle_of(cycle) for cycle in values["cycles"]),
-        aggregate=None if values["whole"] is None else _cycle_of(values["whole"]),
-        quality=tuple(values["quality"]),
+        cycles=tuple(map(cycle, values["cycles"])),
+        aggregate=None if values["whole"] is None else cycle(values["whole"]),
         **{name: values[name] for name in shared},
-    )
-
-
-def _cycle_of(values: Mapping[str, Any]) -> CyclePrediction:
-    return CyclePrediction(
-        values["start_s"],
-        values["end_s"],
-        values["best_guess"],
-        values["probabilities"],
-        is_uncertain=values["answer"] == UNCERTAIN,
-        possible=tuple(values["possible"]),
     )
 
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,7 @@ from lungsound.inference.formats.annotations import (
     audacity_text,
     icbhi_prediction_text,
     raven_text,
-    require_icbhi_words,
-    require_sprsound_words,
+    require_words,
     sprsound_prediction_text,
     textgrid_text,
 )
@@ -63,12 +63,12 @@ FORMATS = {
     "audacity": Format(".audacity.txt", single=audacity_text),
     "raven": Format(".raven.txt", single=raven_text),
     "textgrid": Format(".TextGrid", single=textgrid_text),
-    "icbhi": Format(".txt", single=icbhi_prediction_text, require=require_icbhi_words, is_annotation=True),
+    "icbhi": Format(".txt", single=icbhi_prediction_text, require=partial(require_words, "icbhi"), is_annotation=True),
     "sprsound": Format(
         ".json",
         single=sprsound_prediction_text,
         has_provenance=True,
-        require=require_sprsound_words,
+        require=partial(require_words, "sprsound"),
         is_annotation=True,
     ),
     "fhir": Format(".fhir.json", single=fhir_text, has_provenance=True),
@@ -111,8 +111,14 @@ def write_format(
     lungsound did not write; ValueError when a prediction is not about the label set's classes.
     """
     check_formats([to], provenance.label_set, [prediction.path for prediction in predictions])
-    _check_classes(predictions, provenance.label_set.classes)
-    chosen = FORMATS[to]
+    chosen, classes = FORMATS[to], provenance.label_set.classes
+    for prediction in predictions:
+        for cycle in (*prediction.cycles, *([] if prediction.aggregate is None else [prediction.aggregate])):
+            if tuple(cycle.probabilities) != classes:
+                given = ", ".join(cycle.probabilities)
+                raise ValueError(
+                    f"{prediction.path}: probabilities of {given}, but the classes are {', '.join(classes)}"
+                )
     if chosen.table is not None:
         facts = {"format_version": FORMAT_VERSION, "provenance": provenance_record(provenance)}
         path = out / f"{TABLE_NAME}{chosen.suffix}"
@@ -143,13 +149,3 @@ def _write(path: Path, content: str | bytes | None, beside: dict[str, Any] | Non
 
 def _beside(path: Path) -> Path:
     return path.with_name(path.name + BESIDE)
-
-
-def _check_classes(predictions: Sequence[RecordingPrediction], classes: tuple[str, ...]) -> None:
-    for prediction in predictions:
-        for cycle in (*prediction.cycles, *([] if prediction.aggregate is None else [prediction.aggregate])):
-            if tuple(cycle.probabilities) != classes:
-                given = ", ".join(cycle.probabilities)
-                raise ValueError(
-                    f"{prediction.path}: probabilities of {given}, but the classes are {', '.join(classes)}"
-                )
