@@ -101,7 +101,9 @@ def test_the_word_for_a_whole_recording_is_sprsounds_record_annotation(tmp_path:
     provenance = replace(PROVENANCE, label_set=four)
     for answer, word in ((replace(ANSWER, cycles=(whole,), aggregate=whole), "CAS & DAS"), (SILENT, None)):
         (tmp_path / "x.json").write_text(sprsound_prediction_text(answer, provenance), encoding="utf-8")
-        assert sprsound.read_annotation(tmp_path / "x.json") == sprsound.Annotation("x.json", word, ())
+        assert sprsound.read_annotation(tmp_path / "x.json") == sprsound.Annotation(
+            record_annotation=word, event_annotation=[]
+        )
 
 
 def test_label_sets_that_a_format_can_say_are_let_through() -> None:
