@@ -3,18 +3,15 @@
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from lungsound.cli.shared import NOTICE, SeedOption, console
+from lungsound.cli.shared import NOTICE, SeedOption, console, print_table
 from lungsound.files import short_names, to_json
 
 if TYPE_CHECKING:
     from lungsound.evaluation.compare import Comparison
-    from lungsound.evaluation.power import Plan
 
 POWER_FORMAT = "lungsound power 1"
 DEFAULT_POINTS = (1.0, 2.0, 3.0, 5.0, 10.0)
@@ -105,31 +102,48 @@ def power(
     same cycles, or of one method and an assumed correlation.
     """
     from lungsound.errors import SettingsError
+    from lungsound.evaluation.compare import on_same_cycles
     from lungsound.evaluation.power import plan_like_runs
     from lungsound.evaluation.runs import epoch_warnings, read_runs
 
     if run_b is not None and correlation is not None:
         raise SettingsError("--correlation stands for a second method: leave it out, or leave out RUN_B")
     correlation = CORRELATION if correlation is None else correlation
-    first = read_runs(run_a, epoch.value)
-    second = None if run_b is None else read_runs(run_b, epoch.value)
-    plans = plan_like_runs(
-        first.runs,
-        None if second is None else second.runs,
-        [points / 100 for points in difference or DEFAULT_POINTS],
-        names=("A", "B") if run_b is None else _names(run_a, run_b),
-        correlation=correlation,
-        power=wanted_power,
-        is_common_only=common,
-    )
-    warnings = [] if second is None else epoch_warnings(first, second)
+    first, warnings = read_runs(run_a, epoch.value), []
+    sides = [list(first.runs)]
+    if run_b is not None:
+        second = read_runs(run_b, epoch.value)
+        sides = on_same_cycles(first.runs, second.runs, _names(run_a, run_b), is_common_only=common)
+        warnings = epoch_warnings(first, second)
+    differences = [points / 100 for points in difference or DEFAULT_POINTS]
+    plans = plan_like_runs(sides, differences, correlation=correlation, power=wanted_power)
     if is_json:
-        parts = list(map(_plan_json, plans))
+        parts = [
+            {
+                "part": plan.part,
+                "num_patients": plan.num_patients,
+                "detectable_points": 100 * plan.detectable,
+                "needed": [
+                    {"points": round(100 * each, 6), "num_patients": num_patients, "low": low, "high": high}
+                    for each, (num_patients, low, high) in plan.needed.items()
+                ],
+            }
+            for plan in plans
+        ]
         print(to_json({"format": POWER_FORMAT, "power": wanted_power, "warnings": warnings, "parts": parts}, indent=1))
         return
     _print_warnings(warnings)
-    for each in plans:
-        _print_plan(each, wanted_power)
+    for plan in plans:
+        console.print(
+            f"{plan.part + ': ' if plan.part else ''}these {plan.num_patients} patients find "
+            f"{100 * plan.detectable:.1f} points or more with a power of {100 * wanted_power:g} %",
+            highlight=False,
+        )
+        rows = []
+        for each, sizes in plan.needed.items():
+            num_patients, low, high = (number or "no number" for number in sizes)
+            rows.append((f"{100 * each:g}", f"{num_patients} ({low} to {high})"))
+        print_table(("difference, points", "patients needed"), rows)
     basis = "from the two methods' predictions" if run_b else f"two methods that correlate {correlation:g}"
     console.print(
         f"At 5 %, two-sided, {basis}; in brackets for the interval of how patients differ. {NOTICE}", highlight=False
@@ -151,47 +165,8 @@ def _print_comparison(comparison: "Comparison") -> None:
     from lungsound.evaluation.compare_report import HEAD, comparison_rows, remarks, summary, verdict
 
     console.print(f"A: {comparison.names[0]}   B: {comparison.names[1]}   ({summary(comparison)})", highlight=False)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in HEAD:
-        table.add_column(name)
-    for row in comparison_rows(comparison):
-        table.add_row(*map(Text, row))
-    console.print(table)
+    print_table(HEAD, comparison_rows(comparison))
     console.print(verdict(comparison), style="bold", highlight=False)
     for remark in remarks(comparison):
         console.print(f"! {remark}", style="yellow", highlight=False)
     console.print()
-
-
-def _plan_json(plan: "Plan") -> dict[str, Any]:
-    needed = [
-        {
-            "points": round(100 * each.difference, 6),
-            "num_patients": each.num_patients,
-            "low": each.low,
-            "high": each.high,
-        }
-        for each in plan.needed
-    ]
-    return {
-        "part": plan.part,
-        "num_patients": plan.num_patients,
-        "detectable_points": 100 * plan.detectable,
-        "needed": needed,
-    }
-
-
-def _print_plan(plan: "Plan", wanted_power: float) -> None:
-    where = f"{plan.part}: " if plan.part else ""
-    console.print(
-        f"{where}these {plan.num_patients} patients find {100 * plan.detectable:.1f} points or more with a power of "
-        f"{100 * wanted_power:g} %",
-        highlight=False,
-    )
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("difference, points", justify="right")
-    table.add_column("patients needed", justify="right")
-    for each in plan.needed:
-        num_patients, low, high = (number or "no number" for number in (each.num_patients, each.low, each.high))
-        table.add_row(f"{100 * each.difference:g}", f"{num_patients} ({low} to {high})")
-    console.print(table)
