@@ -10,7 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from lungsound.evaluation.figures import (
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.rescore import Rescored, metric_table_blocks
 from lungsound.evaluation.scores import FEW_IS_ROUGH, Evaluation, Subgroups
-from lungsound.evaluation.selection import COLUMN_HEAD, RULE, Columns, column_rows
+from lungsound.evaluation.selection import COLUMN_HEAD, RULE
 from lungsound.files import write_json, write_text
 from lungsound.page import fill, render_html, render_markdown
 
@@ -140,7 +140,7 @@ class ReportInputs:
     chosen_epoch: int | None = None
     num_shared_patients: int | None = None
     num_validation_patients: int = 0
-    columns: Sequence[Columns] = ()
+    columns: Mapping[str, Sequence[tuple[str, ...]]] = field(default_factory=dict)
     subgroups: Sequence[Subgroups] = ()
     calibration: Calibration | None = None
     metrics: Sequence[Rescored] = ()
@@ -257,7 +257,7 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
             "interval": evaluation.all_classes.score.interval,
             "data": _joined(context, {"corpus": "", "split": "split "}),
             "trained_on": _joined(context, {"trained on": "", "protocol": ""}),
-            "columns": [(each.part, column_rows(each)) for each in inputs.columns],
+            "columns": list(inputs.columns.items()),
             "column_head": COLUMN_HEAD,
             "rule": RULE,
             "group_lines": group_lines,

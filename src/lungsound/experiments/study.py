@@ -24,7 +24,6 @@ from lungsound.evaluation.selection import (
     NAMES,
     RULE,
     column_rows,
-    read_columns,
     score_runs,
     unwatched_columns,
 )
@@ -128,8 +127,8 @@ def _column_blocks(folder: Path, methods: Sequence[Method]) -> list[Block]:
                 has_validation=num_cycles[VALIDATION] > 0,
             )
             epochs = [each["epochs"] for each in facts[name]]
-            columns = read_columns(of_method, epochs, part=part, unwatched=unwatched)
-            rows += [(name if number == 0 else "", *row) for number, row in enumerate(column_rows(columns))]
+            columns = column_rows(of_method, epochs, part=part, unwatched=unwatched)
+            rows += [(name if number == 0 else "", *row) for number, row in enumerate(columns)]
         tested = Paragraph(_tested_patients(first[LAST].of_part(part), [each for of in facts.values() for each in of]))
         blocks += [Heading(f"Tested on {part}", level=3), tested, Table(("method", *COLUMN_HEAD), rows)]
 

@@ -27,7 +27,7 @@ from lungsound.evaluation.report import (
 )
 from lungsound.evaluation.rescore import PatientCounts, rescore
 from lungsound.evaluation.scores import Subgroups, age_groups, evaluate_predictions, score_subgroups
-from lungsound.evaluation.selection import LAST, NONE_CHOSEN, TEST, Columns, read_columns, unwatched_columns
+from lungsound.evaluation.selection import LAST, NONE_CHOSEN, TEST, column_rows, unwatched_columns
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import find_device, predict_cycles
 from lungsound.progress import track
@@ -124,7 +124,7 @@ def report_on(
     trained, where = run.trained_model(), find_device(device or run.config().train.device)
     write_predictions(path, predict_corpus(trained, corpus, rows, device=where, console=console))
     predictions = read_predictions(path)  # the file is what the report is made from
-    columns = columns_of(run, progress) if out_dir is None else ()
+    columns = columns_of(run, progress) if out_dir is None else {}
     inputs = report_inputs(run, trained, corpus, predictions, data=data, progress=progress, columns=columns)
     report = write_report(folder, inputs)
     for line in summary_lines(inputs):
@@ -140,7 +140,7 @@ def report_inputs(
     *,
     data: DataSettings,
     progress: Progress,
-    columns: Sequence[Columns],
+    columns: Mapping[str, Sequence[tuple[str, ...]]],
 ) -> ReportInputs:
     """Everything that the report is made from."""
     config, facts = run.config(), run.facts()
@@ -221,8 +221,8 @@ def hard_cycles(corpus: Corpus, predictions: Predictions, front_end: FrontEnd) -
     return hardest
 
 
-def columns_of(run: RunFolder, progress: Progress) -> list[Columns]:
-    """The three columns of a run, for each part of the test; none of a run that keeps no predictions of its epochs."""
+def columns_of(run: RunFolder, progress: Progress) -> dict[str, list[tuple[str, ...]]]:
+    """The table of three columns for each part of the test; none of a run that keeps no predictions of its epochs."""
     train = run.config().train
     unwatched = unwatched_columns(
         is_test_watched=train.is_test_watched or COLUMN_OF[train.selection] == TEST,
@@ -230,7 +230,7 @@ def columns_of(run: RunFolder, progress: Progress) -> list[Columns]:
     )
     columns, epochs = run.columns(), progress.best_epochs | {LAST: train.epochs}
     parts = sorted({part for predictions in columns.values() for part in predictions.parts} - {VALIDATION})
-    return [read_columns([columns], [epochs], part=part, unwatched=unwatched) for part in parts]
+    return {part: column_rows([columns], [epochs], part=part, unwatched=unwatched) for part in parts}
 
 
 def first_names(patients: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.report import ReportInputs, write_report
 from lungsound.evaluation.scores import Evaluation, evaluate_predictions, score_subgroups
-from lungsound.evaluation.selection import read_columns
+from lungsound.evaluation.selection import column_rows
 
 CONTEXT = {
     "corpus": "icbhi, 288 recordings",
@@ -94,7 +94,7 @@ def test_every_fact_stands_once(tmp_path: Path, predictions: Predictions, evalua
 def test_the_card_gives_the_scores_and_how_the_epoch_was_chosen(
     tmp_path: Path, predictions: Predictions, evaluation: Evaluation
 ) -> None:
-    columns = [read_columns([{"last": predictions}], [{"last": 7}], part="test", unwatched={})]
+    columns = {"test": column_rows([{"last": predictions}], [{"last": 7}], part="test")}
     page = card(tmp_path, predictions, evaluation, chosen_epoch=7, columns=columns)
     text = sections(page)["Scores"]
     score = evaluation.all_classes

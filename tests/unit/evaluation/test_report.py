@@ -28,7 +28,7 @@ from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.report import HardCycle, ReportInputs, hardest_rows, summary_lines, write_report
 from lungsound.evaluation.rescore import PatientCounts, rescore
 from lungsound.evaluation.scores import Evaluation, evaluate_predictions, score_subgroups
-from lungsound.evaluation.selection import read_columns
+from lungsound.evaluation.selection import column_rows
 
 CONTEXT = {
     "corpus": "made up",
@@ -484,9 +484,9 @@ def test_sections_stand_in_order_and_their_pictures_move_along(
         return Markup(f"## Calibration\n\n![Reliability](reliability.png)\n\n{remarks[0]}")
 
     monkeypatch.setattr(report, "calibration_section", calibration_section)
-    column = read_columns([{"last": predictions_of()}], [{"last": 3}], part="test", unwatched={})
+    columns = {"test": column_rows([{"last": predictions_of()}], [{"last": 3}], part="test")}
     metrics = [rescore(PatientCounts.of(predictions_of(), ["test"]), epoch="last", bootstrap=Bootstrap(0, 20))]
-    more = {"columns": [column], "calibration": object(), "metrics": metrics, "num_validation_patients": 2}
+    more = {"columns": columns, "calibration": object(), "metrics": metrics, "num_validation_patients": 2}
     page = write(tmp_path, evaluation, **more)
     places = [page.index(text) for text in ("| reading |", "| last epoch |", "intervals.png", "## By class")]
     places += [page.index(text) for text in ("## By group", "## Calibration", "(reliability.png)")]
@@ -531,8 +531,8 @@ def test_curves_know_whether_the_test_chose_the_epoch(
 @pytest.mark.usefixtures("no_pictures")
 def test_the_columns_are_three_also_when_the_run_has_one(tmp_path: Path, evaluation: Evaluation) -> None:
     reasons = {"validation": "no patient was held out"}
-    column = read_columns([{"last": predictions_of()}], [{"last": 3}], part="test", unwatched=reasons)
-    page = write(tmp_path, evaluation, columns=[column])
+    columns = {"test": column_rows([{"last": predictions_of()}], [{"last": 3}], part="test", unwatched=reasons)}
+    page = write(tmp_path, evaluation, columns=columns)
     table = page.split("| epoch | which | ")[1].split("\n\n")[0].splitlines()[2:]
     assert [row.split(" | ")[1] for row in table] == [
         "3",

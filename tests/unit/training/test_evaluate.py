@@ -149,7 +149,7 @@ def test_what_chose_the_epoch_also_on_another_corpus(
     trained = SimpleNamespace(sha256="0", calibration=None, front_end=None)
     monkeypatch.setattr("lungsound.training.evaluate.hard_cycles", lambda *_: ())
     progress = SimpleNamespace(best_epochs=best_epochs, history=())
-    inputs = report_inputs(run, trained, corpus, answers, data=config.data, progress=progress, columns=())  # type: ignore[arg-type]
+    inputs = report_inputs(run, trained, corpus, answers, data=config.data, progress=progress, columns={})  # type: ignore[arg-type]
     assert inputs.context["epoch selection"] == shown
     assert (inputs.num_shared_patients is None) == is_elsewhere
     assert ("no epoch had" in " ".join(inputs.notes).lower()) == (not best_epochs)
