@@ -71,20 +71,18 @@ class Estimate:
 
     def in_percent(self) -> str:
         """Percent: "62.3 (55.1 to 69.0)", "62.3 (n/a)" without an interval, "n/a" without a value."""
-        return self._text(100.0, ".1f")
+        return self.in_units(scale=100.0)
 
     def in_points(self) -> str:
         """Difference in percent points, with signs: "+1.9 (-0.4 to +4.0)"."""
-        return self._text(100.0, "+.1f")
+        return self.in_units(scale=100.0, sign="+")
 
-    def in_units(self, *, digits: int) -> str:
-        """Value as it is: "0.412 (0.380 to 0.450)"."""
-        return self._text(1.0, f".{digits}f")
-
-    def _text(self, scale: float, form: str) -> str:
+    def in_units(self, *, digits: int = 1, scale: float = 1.0, sign: str = "") -> str:
+        """Value as it is, or times `scale`: "0.412 (0.380 to 0.450)"."""
         if math.isnan(self.value):
             return "n/a"
-        value, low, high = (format(scale * each, form) for each in (self.value, self.interval.low, self.interval.high))
+        numbers = (self.value, self.interval.low, self.interval.high)
+        value, low, high = (f"{scale * number:{sign}.{digits}f}" for number in numbers)
         return f"{value} (n/a)" if self.interval.problem is not None else f"{value} ({low} to {high})"
 
 
@@ -109,9 +107,9 @@ class Bootstrap:
     ) -> Estimate:
         """A value with its interval; all other estimates come down to it.
 
-        `value_of` maps how often each patient is taken `(draw, patient)` to the value then, NaN where it has none:
-        `(draw,)`, or `(draw, seed)` for several trainings, of which the mean is taken. With `minus` the estimate is of
-        the difference to that one, on the same patients. `generator` is one from the seed unless given.
+        `value_of` maps how often each patient is taken `(draw, patient)` to the value, NaN where it has none, `(draw,)`
+        or `(draw, seed)` for several trainings, of which the mean is taken. With `minus` the estimate is of the
+        difference to that one, on the same patients. `generator` is one from the seed unless given.
         """
         generator = generator or self.generator()
         weights = draw_patient_weights(num_patients, generator=generator, num_draws=self.num_draws)
@@ -150,11 +148,10 @@ class Bootstrap:
         minus: Counts | None = None,
         generator: np.random.Generator | None = None,
     ) -> Estimate:
-        """Mean over seeds of `statistic` when other seeds and other patients might have come.
+        """Mean over seeds of `statistic`, a fraction, of runs `(seed, patient, true class, predicted class)`.
 
-        `runs` is `(seed, patient, true class, predicted class)`, the same patients in all. With `minus`, runs of
-        another method on the same patients, the estimate is of the difference. `statistic` is a fraction: the interval
-        ends at 0 and 1, that of a difference at -1 and 1.
+        With `minus`, runs of another method on the same patients, the estimate is of the difference. The interval is
+        over seeds and patients; it ends at 0 and 1, that of a difference at -1 and 1.
         """
         estimate = self.estimate(
             value_of_runs(runs, statistic),
@@ -178,10 +175,7 @@ class Bootstrap:
         return self._ratio_of_sums(np.stack([np.nan_to_num(ratio(sums, counts)), counts > 0], axis=1))
 
     def _ratio_of_sums(self, sums: Fractions) -> Estimate:
-        def value_of(weights: Weights) -> Fractions:
-            return ratio(*(weights.astype(np.float64) @ sums).T)
-
-        return self.estimate(value_of, len(sums))
+        return self.estimate(lambda weights: ratio(*(weights.astype(np.float64) @ sums).T), len(sums))
 
 
 def draw_patient_weights(num_patients: int, *, generator: np.random.Generator, num_draws: int) -> Weights:
@@ -205,12 +199,11 @@ def student_t_quantile(probability: float, degrees: float) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Jackknife:
-    """A value and how it depends on single patients and seeds.
+    """A value and its dependence on single patients and seeds.
 
-    `influences` `(patient,)`, of mean 0, are how far each patient pulls the value, from leaving it out; NaN when the
-    value is not defined without one of them. `degrees` of freedom are those of their variance. `seed_variances` are
-    what the chance of training adds to the variance of the value, for each side of several seeds, with degrees of
-    freedom.
+    `influences` `(patient,)`, of mean 0, are how far each patient pulls the value, from leaving it out (NaN when the
+    value is not defined without one of them), with the `degrees` of freedom of their variance. `seed_variances` are
+    what the chance of training adds to the variance, for each side of several seeds, with degrees of freedom.
     """
 
     value: float
@@ -220,7 +213,7 @@ class Jackknife:
 
     @property
     def patient_sd(self) -> float:
-        """Deviation of the influences: over n patients the value's standard error is patient_sd / sqrt(n)."""
+        """Deviation of the influences: patient_sd / sqrt(n) is the value's standard error over n patients."""
         return math.sqrt(float((self.influences**2).sum()) / (len(self.influences) - 1))
 
     @property
@@ -254,10 +247,9 @@ def jackknife(value_of: ValueOf, num_patients: int, *, minus: ValueOf | None = N
 def effective_degrees(left_out: Fractions) -> float:
     """Degrees of freedom of a value's variance, from the values without each patient `(patient,)`; n - 1 at most.
 
-    The variance of n values of this kurtosis rests on 2n / (kurtosis - 1) degrees of freedom (O'Neill, "Some useful
-    moment results in sampling problems", The American Statistician 68, 2014), and on n - 1 however flat they are: the
-    two are joined as 1 / degrees = sqrt(1 / first^2 + 1 / second^2). A patient without whom there is no value counts as
-    one far off.
+    The variance of n values of this kurtosis has 2n / (kurtosis - 1) degrees of freedom (O'Neill, "Some useful moment
+    results in sampling problems", The American Statistician 68, 2014), but n - 1 at most: the two are joined as
+    1 / degrees = sqrt(1 / first^2 + 1 / second^2). A patient without whom there is no value counts as one far off.
     """
     num_patients = len(left_out)
     is_undefined = np.isnan(left_out)
@@ -287,9 +279,9 @@ def _influences(left_out: Fractions) -> Fractions:
 def _seed_variance(by_seed: Fractions, left_out: Fractions) -> float:
     """Variance of the mean of the values `(seed,)` that is due to the seeds alone.
 
-    Seeds differ in what they predict for single patients too. The variance over patients has that already, so it is
-    taken off: the residue of the influences, from the values without each patient `(patient, seed)`, after the means of
-    patients and of seeds (a two-way layout).
+    Seeds differ in what they predict for single patients too, which is in the variance over patients already. It is
+    taken off: the residue of the influences, from the values without each patient `(patient, seed)`, after the means
+    of patients and of seeds (a two-way layout).
     """
     num_patients, num_seeds = left_out.shape
     influences = _influences(left_out)
@@ -302,9 +294,8 @@ def _seed_variance(by_seed: Fractions, left_out: Fractions) -> float:
 
 def patient_confusions(predictions: Predictions) -> Counts:
     """One confusion matrix per patient `(patient, true class, predicted class)`, patients sorted by name."""
-    return count_by_patient(
-        predictions.patients, predictions.labels, predictions.predicted, num_classes=len(predictions.classes)
-    )
+    patients, labels, num_classes = predictions.patients, predictions.labels, len(predictions.classes)
+    return count_by_patient(patients, labels, predictions.predicted, num_classes=num_classes)
 
 
 def count_by_patient(

@@ -16,6 +16,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -72,26 +73,21 @@ class Predictions:
                 f"probabilities of shapes {wanted}; got {shapes}"
             )
 
+        sums, least = self.probabilities.sum(axis=1), self.probabilities.min(axis=1)
         seen: set[str] = set()
-        sums = self.probabilities.sum(axis=1)
-        is_distribution = (self.probabilities.min(axis=1) >= 0.0) & (np.abs(sums - 1.0) <= SUM_TOLERANCE)
         for row, (key, label) in enumerate(zip(self.keys, self.labels.tolist(), strict=True)):
-            problem = None
+            where = f"prediction {row + 1} ({key})"
             if not _KEY.fullmatch(key):
-                problem = "no key: <recording>#<start>-<end> is needed, with seconds as 0.500-2.250"
-            elif key in seen:
-                problem = "the key comes a second time; each cycle has one row"
-            elif not self.patients[row]:
-                problem = "the patient is blank; intervals are over patients, so each cycle needs one"
-            elif not 0 <= label < num_classes:
-                problem = f"label {label} is outside 0 to {num_classes - 1}"
-            elif not is_distribution[row]:
-                problem = (
-                    f"probabilities {self.probabilities[row].tolist()} must be numbers from 0 to 1 that sum to 1 "
-                    f"within {SUM_TOLERANCE}; their sum is {sums[row]:.6g}"
-                )
-            if problem is not None:
-                raise DataError(f"prediction {row + 1} ({key}): {problem}")
+                raise DataError(f"{where}: no key: <recording>#<start>-<end> is needed, with seconds as 0.500-2.250")
+            if key in seen:
+                raise DataError(f"{where}: the key comes a second time; each cycle has one row")
+            if not self.patients[row]:
+                raise DataError(f"{where}: the patient is blank; intervals are over patients, so each cycle needs one")
+            if not 0 <= label < num_classes:
+                raise DataError(f"{where}: label {label} is outside 0 to {num_classes - 1}")
+            if not (least[row] >= 0.0 and abs(sums[row] - 1.0) <= SUM_TOLERANCE):
+                shares = self.probabilities[row].tolist()
+                raise DataError(f"{where}: {shares} must be numbers from 0 to 1 that sum to 1 within {SUM_TOLERANCE}")
             seen.add(key)
 
     @property
@@ -115,30 +111,21 @@ class Predictions:
 
     def of_rows(self, rows: Sequence[int]) -> "Predictions":
         """These rows, in this order."""
-        return Predictions(
-            keys=tuple(self.keys[row] for row in rows),
-            patients=tuple(self.patients[row] for row in rows),
-            devices=tuple(self.devices[row] for row in rows),
-            parts=tuple(self.parts[row] for row in rows),
-            labels=self.labels[rows],
-            probabilities=self.probabilities[rows],
-            classes=self.classes,
-        )
+        columns = (self.keys, self.patients, self.devices, self.parts)
+        keys, patients, devices, parts = (tuple(column[row] for row in rows) for column in columns)
+        labels, probabilities = self.labels[rows], self.probabilities[rows]
+        return Predictions(keys, patients, devices, parts, labels, probabilities, self.classes)
 
 
 def joined(folds: Sequence[Predictions]) -> Predictions:
     """All rows of predictions of different cycles with the same classes. DataError when a cycle comes twice."""
     if len({fold.classes for fold in folds}) != 1:
         raise DataError(f"predictions of {len(folds)} folds with different classes cannot be joined")
-    return Predictions(
-        keys=tuple(key for fold in folds for key in fold.keys),
-        patients=tuple(patient for fold in folds for patient in fold.patients),
-        devices=tuple(device for fold in folds for device in fold.devices),
-        parts=tuple(part for fold in folds for part in fold.parts),
-        labels=np.concatenate([fold.labels for fold in folds]),
-        probabilities=np.concatenate([fold.probabilities for fold in folds]),
-        classes=folds[0].classes,
-    )
+    columns = zip(*((fold.keys, fold.patients, fold.devices, fold.parts) for fold in folds), strict=True)
+    keys, patients, devices, parts = (tuple(chain.from_iterable(column)) for column in columns)
+    labels = np.concatenate([fold.labels for fold in folds])
+    probabilities = np.concatenate([fold.probabilities for fold in folds])
+    return Predictions(keys, patients, devices, parts, labels, probabilities, folds[0].classes)
 
 
 def rounded(predictions: Predictions, digits: int) -> Predictions:
@@ -158,12 +145,10 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*FIXED_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)])
-    names = zip(predictions.keys, predictions.patients, predictions.devices, predictions.parts, strict=True)
-    numbers = zip(
-        predictions.labels.tolist(), predictions.predicted.tolist(), predictions.probabilities.tolist(), strict=True
-    )
-    for row, (label, predicted, shares) in zip(names, numbers, strict=True):
-        writer.writerow([*row, classes[label], classes[predicted], *map(repr, shares)])
+    texts = zip(predictions.keys, predictions.patients, predictions.devices, predictions.parts, strict=True)
+    named = ([classes[index] for index in indices] for indices in (predictions.labels, predictions.predicted))
+    for row, label, predicted, shares in zip(texts, *named, predictions.probabilities.tolist(), strict=True):
+        writer.writerow([*row, label, predicted, *map(repr, shares)])
     data = text.getvalue().encode("utf-8")
     with written_whole(path) as partial, partial.open("wb") as file:
         if path.suffix == ".gz":

@@ -257,7 +257,7 @@ def rescore(counts: PatientCounts, *, epoch: str, bootstrap: Bootstrap) -> Resco
         values.append(
             MetricValue(metric.key, metric.name, metric.definition, estimate, text, beside, column is not None)
         )
-    per_class = tuple(class_scores(index, name, counts.confusions, bootstrap) for index, name in enumerate(classes))
+    per_class = class_scores(classes, counts.confusions, bootstrap)
     return Rescored(counts, epoch, tuple(values), per_class, test_set, two_class_test_set)
 
 

@@ -5,22 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lungsound.errors import DataError
+from lungsound.evaluation import metrics
 from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate, patient_confusions
-from lungsound.evaluation.metrics import (
-    ALWAYS_NORMAL_SCORE,
-    Counts,
-    Statistic,
-    accuracy,
-    f1,
-    fold_to_two_classes,
-    macro_f1,
-    mean_score,
-    precision,
-    recall,
-    sensitivity,
-    specificity,
-)
+from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE, Counts, Statistic
 from lungsound.evaluation.predictions import Predictions
+
+FEW_IS_ROUGH = f"An interval from fewer than {FEW_PATIENTS} patients is itself uncertain."
+# First completed year and name of each band. Children's bands are those of ICH E11 for trials in children (infants and
+# toddlers, children, adolescents): in a children's hospital "under 18" would be one group of everybody.
+GENERAL_BANDS = ((0, "0 to 17 years"), (18, "18 to 64 years"), (65, "65 years and over"))
+CHILDREN_BANDS = ((0, "0 to 1 years"), (2, "2 to 11 years"), (12, "12 to 18 years"))
+OLDEST_CHILD_YEARS = 18
 
 
 @dataclass(frozen=True)
@@ -32,14 +27,10 @@ class ScoreEstimates:
     sensitivity: Estimate
 
     @classmethod
-    def of_counts(cls, confusions: Counts, bootstrap: Bootstrap) -> "ScoreEstimates":
-        """From confusion matrices `(patient, true class, predicted class)`."""
-        return cls.of_runs(confusions[None], bootstrap)
-
-    @classmethod
     def of_runs(cls, runs: Counts, bootstrap: Bootstrap) -> "ScoreEstimates":
         """Means over seeds, from `(seed, patient, true class, predicted class)`."""
-        return cls(*(bootstrap.of_runs(runs, statistic) for statistic in (mean_score, specificity, sensitivity)))
+        statistics = (metrics.mean_score, metrics.specificity, metrics.sensitivity)
+        return cls(*(bootstrap.of_runs(runs, statistic) for statistic in statistics))
 
 
 @dataclass(frozen=True)
@@ -93,21 +84,20 @@ def evaluate_predictions(predictions: Predictions, bootstrap: Bootstrap | None =
     """Every number of a report; the intervals of one group share their resamples."""
     bootstrap = bootstrap or Bootstrap()
     confusions, classes = patient_confusions(predictions), predictions.classes
-    two_class = ScoreEstimates.of_counts(fold_to_two_classes(confusions), bootstrap)
-    devices, parts = sorted(set(predictions.devices)), sorted(set(predictions.parts))
+    two_class = ScoreEstimates.of_runs(metrics.fold_to_two_classes(confusions)[None], bootstrap)
     return Evaluation(
         classes=classes,
         num_cycles=len(predictions.keys),
         num_recordings=len({key.rpartition("#")[0] for key in predictions.keys}),
         num_patients=len(confusions),
         confusion=confusions.sum(axis=0),
-        all_classes=ScoreEstimates.of_counts(confusions, bootstrap),
+        all_classes=ScoreEstimates.of_runs(confusions[None], bootstrap),
         two_class=two_class if len(classes) > 2 else None,
-        accuracy=bootstrap.of_counts(confusions, accuracy),
-        macro_f1=bootstrap.of_counts(confusions, macro_f1),
-        per_class=tuple(class_scores(index, name, confusions, bootstrap) for index, name in enumerate(classes)),
-        by_device=_group_scores(predictions, predictions.devices, devices, bootstrap),
-        by_part=_group_scores(predictions, predictions.parts, parts, bootstrap),
+        accuracy=bootstrap.of_counts(confusions, metrics.accuracy),
+        macro_f1=bootstrap.of_counts(confusions, metrics.macro_f1),
+        per_class=class_scores(classes, confusions, bootstrap),
+        by_device=_group_scores(predictions, predictions.devices, sorted(set(predictions.devices)), bootstrap),
+        by_part=_group_scores(predictions, predictions.parts, sorted(set(predictions.parts)), bootstrap),
         interval_seed=bootstrap.seed,
     )
 
@@ -119,36 +109,29 @@ def _group_scores(
     groups = []
     for name in names:
         confusions = patient_confusions(predictions.of_rows([row for row, each in enumerate(values) if each == name]))
-        scores = ScoreEstimates.of_counts(confusions, bootstrap)
+        scores = ScoreEstimates.of_runs(confusions[None], bootstrap)
         groups.append(GroupScores(name, int(confusions.sum()), len(confusions), scores))
     return tuple(groups)
 
 
-def class_scores(index: int, name: str, confusions: Counts, bootstrap: Bootstrap) -> ClassScores:
-    """Scores of the class of this index, from `(patient, true class, predicted class)`."""
+def class_scores(classes: Sequence[str], confusions: Counts, bootstrap: Bootstrap) -> tuple[ClassScores, ...]:
+    """Scores of each class, from `(patient, true class, predicted class)`."""
 
-    def estimate(statistic: Statistic) -> Estimate:
+    def estimate(statistic: Statistic, index: int) -> Estimate:
         return bootstrap.of_counts(confusions, lambda counts: statistic(counts)[..., index])
 
-    confusion = confusions.sum(axis=0)
-    return ClassScores(
-        name=name,
-        num_cycles=int(confusion[index].sum()),
-        num_answered=int(confusion[:, index].sum()),
-        num_patients=int((confusions[:, index].sum(axis=-1) > 0).sum()),
-        recall=estimate(recall),
-        precision=estimate(precision),
-        f1=estimate(f1),
+    return tuple(
+        ClassScores(
+            name=name,
+            num_cycles=int(confusions[:, index].sum()),
+            num_answered=int(confusions[:, :, index].sum()),
+            num_patients=int(confusions[:, index].any(axis=-1).sum()),
+            recall=estimate(metrics.recall, index),
+            precision=estimate(metrics.precision, index),
+            f1=estimate(metrics.f1, index),
+        )
+        for index, name in enumerate(classes)
     )
-
-
-FEW_IS_ROUGH = f"An interval from fewer than {FEW_PATIENTS} patients is itself uncertain."
-
-# First completed year and name of each band. Children's bands are those of ICH E11 for trials in children (infants and
-# toddlers, children, adolescents): in a children's hospital "under 18" would be one group of everybody.
-GENERAL_BANDS = ((0, "0 to 17 years"), (18, "18 to 64 years"), (65, "65 years and over"))
-CHILDREN_BANDS = ((0, "0 to 1 years"), (2, "2 to 11 years"), (12, "12 to 18 years"))
-OLDEST_CHILD_YEARS = 18
 
 
 @dataclass(frozen=True)
@@ -170,9 +153,8 @@ class Subgroups:
     @property
     def warning(self) -> str | None:
         """Sentence that names the small groups; None when none is."""
-        names = [
-            f"{self.name(group)} ({group.num_patients})" for group in self.groups if group.num_patients < FEW_PATIENTS
-        ]
+        small = (self.groups[index] for index in sorted(self.small))
+        names = [f"{self.name(group)} ({group.num_patients})" for group in small]
         return f"Few patients: {', '.join(names)}. {FEW_IS_ROUGH}" if names else None
 
 
@@ -187,10 +169,6 @@ def score_subgroups(
     bootstrap = bootstrap or Bootstrap()
     subgroups = []
     for fact, values in facts.items():
-        if len(values) != len(predictions.keys):
-            raise DataError(
-                f"fact '{fact}' has {len(values)} value(s) for {len(predictions.keys)} cycles; give one for each row"
-            )
         if any(values):
             names = sorted(set(values), key=_in_reading_order)
             subgroups.append(Subgroups(fact, _group_scores(predictions, values, names, bootstrap)))

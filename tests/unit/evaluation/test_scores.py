@@ -75,14 +75,8 @@ def test_a_fact_that_is_nowhere_known_is_left_out(predictions: Predictions) -> N
     assert score_subgroups(predictions, {"diagnosis": [""] * NUM_CYCLES}) == ()
 
 
-def test_a_fact_needs_a_value_for_each_row(predictions: Predictions) -> None:
-    with pytest.raises(DataError, match=r"fact 'sex' has 2 value\(s\) for 200 cycles"):
-        score_subgroups(predictions, {"sex": ["F", "M"]})
-
-
-@pytest.mark.parametrize(
-    ("ages", "groups"),
-    [
+def test_ages_in_completed_years() -> None:
+    for ages, groups in (
         (
             [0.0, 17.99, 18.0, 64.9, 65.0, 93.0, None],
             ["0 to 17"] * 2 + ["18 to 64"] * 2 + ["65 years and over"] * 2 + [""],
@@ -91,14 +85,29 @@ def test_a_fact_needs_a_value_for_each_row(predictions: Predictions) -> None:
         ([5.0, 19.0], ["0 to 17", "18 to 64"]),
         ([None, None], ["", ""]),
         ([], []),
-    ],
-)
-def test_ages_in_completed_years(ages: list[float | None], groups: list[str]) -> None:
-    expected = [name + " years" if name and "years" not in name else name for name in groups]
-    assert list(age_groups(ages)) == expected
+    ):
+        expected = [name + " years" if name and "years" not in name else name for name in groups]
+        assert list(age_groups(ages)) == expected
+    for age in (-1.0, float("nan")):
+        with pytest.raises(DataError, match="ages are 0 or more, and blank when unknown"):
+            age_groups([age])
 
 
-@pytest.mark.parametrize("age", [-1.0, float("nan")])
-def test_no_age_is_negative(age: float) -> None:
-    with pytest.raises(DataError, match="ages are 0 or more, and blank when unknown"):
-        age_groups([age])
+def test_interval_of_macro_f1_is_over_resamples_with_every_class() -> None:
+    # 12 patients with normal and crackle; only the first has wheeze: it is missed with probability (11/12)^12.
+    labels = np.array([0, 1] * 12 + [2])
+    predictions = Predictions(
+        keys=tuple(f"r#{i}-{i + 1}" for i in range(25)),
+        patients=(*(f"p{i // 2:02}" for i in range(24)), "p00"),
+        devices=("",) * 25,
+        parts=("test",) * 25,
+        labels=labels,
+        probabilities=np.eye(3)[np.where(labels == 2, 0, labels)],
+        classes=("normal", "crackle", "wheeze"),
+    )
+    evaluation = evaluate_predictions(predictions, Bootstrap(num_draws=4000))
+    assert evaluation.macro_f1.value == pytest.approx((24 / 25 + 1 + 0) / 3)
+    interval = evaluation.macro_f1.interval
+    assert interval.num_undefined / interval.num_draws == pytest.approx((11 / 12) ** 12, abs=0.03)
+    assert interval.high < 2 / 3  # 1 when resamples without wheeze are means over the other two
+    assert evaluation.accuracy.interval.num_undefined == 0
