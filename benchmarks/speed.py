@@ -44,7 +44,7 @@ from benchmarks.measure import (
 from benchmarks.peers import TransformersPredictions, published_features, transformers
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import DataSettings, load_config
-from lungsound.data.batches import open_store, training_batches, training_inputs
+from lungsound.data.batches import training_batches, training_inputs
 from lungsound.data.splits import divide, load_corpus
 from lungsound.data.store import open_filter_banks, waveforms_of
 from lungsound.errors import LungsoundError, SettingsError
@@ -149,7 +149,7 @@ def data_lines(bench: Bench) -> list[Line]:
 
         def cold(config: Any = config, front_end: Any = front_end) -> None:
             with cache_in(bench.work / "cold"):
-                open_store(open_filter_banks, "", load_corpus(config.data), front_end, console=Console(quiet=True))
+                open_filter_banks(load_corpus(config.data), front_end, console=Console(quiet=True))
             shutil.rmtree(bench.work / "cold")
 
         padded = FrontEnd(config.audio.model_copy(update={"is_padding_encoded": True}))

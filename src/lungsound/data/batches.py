@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,17 +23,8 @@ from lungsound.data.corpus import Corpus
 from lungsound.data.splits import Parts
 from lungsound.data.store import FilterBanks, Waveforms, open_filter_banks, open_waveforms
 from lungsound.errors import SettingsError
-from lungsound.files import cache_root
 from lungsound.labels import LABEL_SETS, LabelSet
-from lungsound.progress import track
 from lungsound.randomness import generator_at
-
-
-class FilterBankRows(Protocol):
-    """Filter banks (cycle, time, mel) before normalisation: an array, or `FilterBanks` on disk."""
-
-    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.float32]:
-        """A copy of some rows."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +47,10 @@ class Batch:
 class Inputs:
     """All cycles of a corpus as the encoder's input: filter banks with labels (cycle,) and, as in `Batch`, num_frames.
 
-    `mean` and `std` normalise the filter banks.
+    The filter banks (cycle, time, mel) are not normalised yet; `mean` and `std` normalise them.
     """
 
-    fbanks: FilterBankRows
+    fbanks: FilterBanks | NDArray[np.float32]
     labels: Tensor
     num_frames: Tensor | None
     num_classes: int
@@ -72,17 +62,10 @@ class Inputs:
         cls, corpus: Corpus, fbanks: FilterBanks, front_end: FrontEnd, label_set: LabelSet, *, mean: float, std: float
     ) -> "Inputs":
         """Inputs of the cycles of a corpus whose filter banks these are."""
+        labels = [label_set.label(sound=c.sound, diagnosis=c.recording.diagnosis, term=c.term) for c in corpus.cycles]
         own = [front_end.num_own_frames(num_samples) for num_samples in fbanks.num_samples.tolist()]
-        return cls(
-            fbanks,
-            torch.tensor(
-                [label_set.label(sound=c.sound, diagnosis=c.recording.diagnosis, term=c.term) for c in corpus.cycles]
-            ),
-            None if front_end.is_padding_encoded else torch.tensor(own),
-            label_set.num_classes,
-            mean,
-            std,
-        )
+        num_frames = None if front_end.is_padding_encoded else torch.tensor(own)
+        return cls(fbanks, torch.tensor(labels), num_frames, label_set.num_classes, mean, std)
 
     def class_counts(self, rows: Sequence[int]) -> list[int]:
         return torch.bincount(self.labels[list(rows)], minlength=self.num_classes).tolist()
@@ -167,7 +150,7 @@ def training_inputs(config: RunConfig, corpus: Corpus, parts: Parts, *, console:
     if _is_waveform_changed(config.augment):
         check_installed(config.augment.waveform)  # before anything is computed
     front_end = FrontEnd(config.audio)
-    fbanks = open_store(open_filter_banks, "filter banks", corpus, front_end, console=console)
+    fbanks = open_filter_banks(corpus, front_end, console=console)
     is_audioset = config.audio.statistics == "audioset"
     mean, std = AUDIOSET_STATISTICS[config.audio.filter_bank] if is_audioset else fbanks.statistics(parts.train)
     return Inputs.of(corpus, fbanks, front_end, LABEL_SETS[config.data.label_set], mean=mean, std=std)
@@ -180,7 +163,7 @@ def training_batches(
     change = None
     if _is_waveform_changed(config.augment):
         front_end = FrontEnd(config.audio)
-        waveforms = open_store(open_waveforms, "waveforms", corpus, front_end, console=console)
+        waveforms = open_waveforms(corpus, front_end, console=console)
         change = waveform_changes(config.augment, waveforms, front_end)
     batches = TrainingBatches(inputs, parts.train, config.train, change=change, augment=specaugment(config.augment))
     batch_size = config.train.batch_size
@@ -195,23 +178,6 @@ def training_batches(
             "which has no negatives and no batch statistics: change train.batch_size or drop the last batch"
         )
     return batches
-
-
-Store = TypeVar("Store", FilterBanks, Waveforms)
-
-
-def open_store(
-    open_: Callable[..., Store], what: str, corpus: Corpus, front_end: FrontEnd, *, console: Console
-) -> Store:
-    """Filter banks or waveforms of all cycles of the corpus, from the cache or made with a progress bar."""
-    with track(console, what) as on_progress:
-        return open_(
-            corpus.cycles,
-            front_end,
-            cache_dir=cache_root() / "filter-banks",
-            fingerprint=corpus.fingerprint,
-            on_progress=on_progress,
-        )
 
 
 def _is_waveform_changed(augment: AugmentSettings) -> bool:

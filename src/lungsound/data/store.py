@@ -22,23 +22,25 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import Tensor
 
 from lungsound.audio import filter_bank, io
 from lungsound.audio import front_end as front_ends
 from lungsound.audio.filter_bank import fbank_statistics, fbank_sums
 from lungsound.audio.front_end import FrontEnd
-from lungsound.data.corpus import Cycle
+from lungsound.data.corpus import Corpus, Cycle
 from lungsound.errors import DataError, LungsoundError
+from lungsound.files import cache_root
+from lungsound.progress import track
 
 FACTS = np.dtype(
     [("num_samples", "<i8"), ("total", "<f8"), ("total_squares", "<f8"), ("values_crc32", "<u4"), ("own_crc32", "<u4")]
 )
 WAIT_S = 0.5
-Made = TypeVar("Made")
-OnProgress = Callable[[int, int], None]
 # Their source defines what a row is, beside the settings of the front end.
 DEFINITION = (io, filter_bank, front_ends)
+Made = TypeVar("Made")
 
 
 def cut_cycles(
@@ -46,15 +48,14 @@ def cut_cycles(
     front_end: FrontEnd,
     use: Callable[[range, list[Tensor]], Made],
     *,
-    num_workers: int,
     is_wanted: Callable[[range], bool] = lambda _: True,
 ) -> Iterator[Made]:
     """Results of `use` for each recording's rows and the waveforms (samples,) of its cycles, in order.
 
-    Recordings of which no row is wanted are left out. The others are read, and `use` is called, in `num_workers`
-    threads, each with one thread of torch: the numbers do not depend on how many there are. Reading, the filter bank
+    Recordings of which no row is wanted are left out. The others are read, and `use` is called, in as many threads as
+    torch has, each with one thread of torch: the numbers do not depend on how many there are. Reading, the filter bank
     and writing leave Python's lock alone for nearly all of their time, so threads do as well as processes here and
-    need no copies. At most two recordings a worker wait to be taken.
+    need no copies. At most two recordings a thread wait to be taken.
     """
 
     def work(rows: range, group: list[Cycle]) -> Made:
@@ -62,7 +63,7 @@ def cut_cycles(
         return use(rows, [front_end.cut(recording, start_s=cycle.start_s, end_s=cycle.end_s) for cycle in group])
 
     num_threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
     waiting: deque[Future[Made]] = deque()
     first = 0
     try:
@@ -71,7 +72,7 @@ def cut_cycles(
             rows = range(first, first := first + len(own))
             if is_wanted(rows):
                 waiting.append(pool.submit(work, rows, own))
-            if len(waiting) > 2 * num_workers:
+            if len(waiting) > 2 * num_threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -82,16 +83,12 @@ def cut_cycles(
 
 def waveforms_of(cycles: Sequence[Cycle], front_end: FrontEnd) -> list[Tensor]:
     """Waveforms (samples,) of cycles, in their order; no recording is kept as a whole."""
-
-    def copies(_: range, waveforms: list[Tensor]) -> list[Tensor]:
-        return [waveform.clone() for waveform in waveforms]
-
-    parts = cut_cycles(cycles, front_end, copies, num_workers=torch.get_num_threads())
+    parts = cut_cycles(cycles, front_end, lambda _, waveforms: [waveform.clone() for waveform in waveforms])
     return [waveform for part in parts for waveform in part]
 
 
 class Rows:
-    """Rows of float32 of given sizes in a folder, for reading; each is checked when it is read first."""
+    """Rows of float32 of given sizes in a folder; each is checked when it is read first."""
 
     def __init__(self, folder: Path, sizes: Sequence[int]) -> None:
         self.folder = folder
@@ -107,9 +104,9 @@ class Rows:
             return
         content = facts.read_bytes()
         if len(content) == self.facts.nbytes:
-            found = np.frombuffer(content, FACTS)
-            valid = [zlib.crc32(row.tobytes()[:-4]) == row["own_crc32"] for row in found]
-            self.facts[valid] = found[valid]
+            stored = np.frombuffer(content, FACTS)
+            valid = [zlib.crc32(row.tobytes()[:-4]) == row["own_crc32"] for row in stored]
+            self.facts[valid] = stored[valid]
 
     @property
     def is_written(self) -> NDArray[np.bool_]:
@@ -149,20 +146,15 @@ class Rows:
                 _, total, total_squares = fbank_sums(torch.from_numpy(values))
                 facts = np.array((num_samples, total, total_squares, zlib.crc32(values.data), 0), FACTS)
                 facts["own_crc32"] = zlib.crc32(facts.tobytes()[:-4])
-                _write_at(values_file.fileno(), values.data, 4 * int(self.starts[row]))
-                _write_at(facts_file.fileno(), facts.data, row * FACTS.itemsize)
+                for file, content, offset in (
+                    (values_file, values.data, 4 * int(self.starts[row])),
+                    (facts_file, facts.data, row * FACTS.itemsize),
+                ):
+                    if os.pwrite(file.fileno(), content, offset) != content.nbytes:
+                        raise OSError("the disk is full")
                 self.facts[row] = facts
 
             yield write
-
-    def remove(self) -> None:
-        for name in ("facts", "values"):
-            (self.folder / name).unlink()
-
-
-def _write_at(file: int, content: memoryview, offset: int) -> None:
-    if os.pwrite(file, content, offset) != content.nbytes:
-        raise OSError("the disk is full")
 
 
 class FilterBanks:
@@ -205,78 +197,60 @@ class Waveforms:
         return torch.from_numpy(self._rows.row(row, int(self._rows.facts["num_samples"][row])).copy())
 
 
-def open_filter_banks(
-    cycles: Sequence[Cycle],
-    front_end: FrontEnd,
-    *,
-    cache_dir: Path,
-    fingerprint: str,
-    num_workers: int | None = None,
-    on_progress: OnProgress | None = None,
-) -> FilterBanks:
-    """Filter banks of `cycles`, in their order.
+def open_filter_banks(corpus: Corpus, front_end: FrontEnd, *, console: Console) -> FilterBanks:
+    """Filter banks of the corpus's cycles, in their order.
 
-    They are computed once for a corpus (`fingerprint`: its audio and annotations) and a front end, and kept under
-    `cache_dir`. Of runs that start at once one computes and the others wait for it; what was broken off is taken up
-    where it stopped. The numbers do not depend on `num_workers` (default: as many as torch has threads).
+    They are computed once, with a progress bar, for a corpus's audio and annotations and a front end, and kept in the
+    cache. Of runs that start at once one computes and the others wait for it; what was broken off is taken up where
+    it stopped.
     """
+    # One at a time: what is made on the way stays in the processor's cache.
+    rows = _open(
+        "filter banks",
+        corpus,
+        front_end,
+        [front_end.num_frames * front_end.num_mels] * len(corpus.cycles),
+        lambda waveform: front_end.filter_banks_of([waveform])[0].numpy(),
+        console=console,
+    )
+    return FilterBanks(rows, front_end.num_frames, front_end.num_mels)
 
-    def values_of(waveform: Tensor) -> NDArray[np.float32]:
-        # One at a time: what is made on the way stays in the processor's cache.
-        return front_end.filter_banks_of([waveform])[0].numpy()
 
-    folder = cache_dir / f"{key_of(cycles, front_end, fingerprint)}.filter-banks"
-    rows = Rows(folder, [front_end.num_frames * front_end.num_mels] * len(cycles))
-    _make(rows, cycles, front_end, values_of, num_workers=num_workers, on_progress=on_progress)
-    return FilterBanks(rows.open(), front_end.num_frames, front_end.num_mels)
-
-
-def open_waveforms(
-    cycles: Sequence[Cycle],
-    front_end: FrontEnd,
-    *,
-    cache_dir: Path,
-    fingerprint: str,
-    num_workers: int | None = None,
-    on_progress: OnProgress | None = None,
-) -> Waveforms:
-    """Waveforms of `cycles`, in their order, kept beside their filter banks as these are."""
+def open_waveforms(corpus: Corpus, front_end: FrontEnd, *, console: Console) -> Waveforms:
+    """Waveforms of the corpus's cycles, in their order, kept beside their filter banks as these are."""
     # A cycle that ends after its recording is cut shorter: its row is not filled.
-    sizes = [
-        int(cycle.end_s * front_end.sample_rate_hz) - int(cycle.start_s * front_end.sample_rate_hz) for cycle in cycles
-    ]
-    rows = Rows(cache_dir / f"{key_of(cycles, front_end, fingerprint)}.waveforms", sizes)
-    _make(rows, cycles, front_end, lambda waveform: waveform.numpy(), num_workers=num_workers, on_progress=on_progress)
-    return Waveforms(rows.open())
+    rate = front_end.sample_rate_hz
+    sizes = [int(cycle.end_s * rate) - int(cycle.start_s * rate) for cycle in corpus.cycles]
+    return Waveforms(_open("waveforms", corpus, front_end, sizes, lambda waveform: waveform.numpy(), console=console))
 
 
-def key_of(cycles: Sequence[Cycle], front_end: FrontEnd, fingerprint: str) -> str:
-    """Name of what is kept of these cycles: another one whenever it would be something else."""
+def key_of(corpus: Corpus, front_end: FrontEnd) -> str:
+    """Name of what is kept of a corpus's cycles: another one whenever it would be something else."""
     sources, settings = [inspect.getsource(module) for module in DEFINITION], str(front_end.definition)
-    identity = "\n".join([*sources, str(FACTS), settings, fingerprint, *(cycle.key for cycle in cycles)])
-    return hashlib.sha256(identity.encode()).hexdigest()[:24]
+    identity = [*sources, str(FACTS), settings, corpus.fingerprint, *(cycle.key for cycle in corpus.cycles)]
+    return hashlib.sha256("\n".join(identity).encode()).hexdigest()[:24]
 
 
-def _make(
-    rows: Rows,
-    cycles: Sequence[Cycle],
+def _open(
+    what: str,
+    corpus: Corpus,
     front_end: FrontEnd,
+    sizes: Sequence[int],
     values_of: Callable[[Tensor], NDArray[np.float32]],
     *,
-    num_workers: int | None,
-    on_progress: OnProgress | None,
-) -> None:
-    """Write the missing rows. Nothing is kept after an error in the corpus, which is another one once it is mended."""
+    console: Console,
+) -> Rows:
+    """Rows of the corpus's cycles, those that are missing written first.
+
+    Nothing is kept after an error in the corpus, which is another one once it is mended.
+    """
+    kind = what.replace(" ", "-")
+    rows = Rows(cache_root() / "filter-banks" / f"{key_of(corpus, front_end)}.{kind}", sizes)
     if rows.is_written.all():
-        return
-
-    def report() -> None:
-        if on_progress is not None:
-            on_progress(int(rows.is_written.sum()), len(rows.facts))
-
+        return rows.open()
     try:
         rows.folder.mkdir(parents=True, exist_ok=True)
-        with _alone(rows, report), rows.writer() as write:
+        with track(console, what) as on_progress, _alone(rows, on_progress), rows.writer() as write:
 
             def write_all(places: range, waveforms: list[Tensor]) -> None:
                 for row, waveform in zip(places, waveforms, strict=True):
@@ -285,21 +259,22 @@ def _make(
             def is_missing(places: range) -> bool:
                 return not rows.is_written[places].all()
 
-            num_threads = num_workers or torch.get_num_threads()
-            for _ in cut_cycles(cycles, front_end, write_all, num_workers=num_threads, is_wanted=is_missing):
-                report()
+            for _ in cut_cycles(corpus.cycles, front_end, write_all, is_wanted=is_missing):
+                on_progress(int(rows.is_written.sum()), len(sizes))
     except LungsoundError:
-        rows.remove()
+        for name in ("facts", "values"):
+            (rows.folder / name).unlink()
         raise
     except OSError as error:
         raise DataError(
             f"cannot be written ({error.strerror or error}); make room, or set LUNGSOUND_CACHE to another folder",
             path=rows.folder,
         ) from error
+    return rows.open()
 
 
 @contextmanager
-def _alone(rows: Rows, report: Callable[[], None]) -> Iterator[None]:
+def _alone(rows: Rows, on_progress: Callable[[int, int], None]) -> Iterator[None]:
     """Hold the lock of the folder; until it is free, report how far the process that holds it has come."""
     lock = FileLock(rows.folder / "lock")
     while not lock.is_locked:
@@ -308,7 +283,7 @@ def _alone(rows: Rows, report: Callable[[], None]) -> Iterator[None]:
         except Timeout:
             rows.load_facts()
             if rows.is_written.any():
-                report()
+                on_progress(int(rows.is_written.sum()), len(rows.facts))
     try:
         yield
     finally:

@@ -112,8 +112,7 @@ def embed(
                 recording, times = cycle.recording, (cycle.start_s, cycle.end_s)
                 part = corpus.split.get(recording.name, "")
                 cycles.append(EmbeddedCycle(cycle.key, recording.name, *times, cycle.word, recording.patient, part))
-            num_workers = torch.get_num_threads()
-            for waveforms in cut_cycles(corpus.cycles, front_end, lambda _, each: each, num_workers=num_workers):
+            for waveforms in cut_cycles(corpus.cycles, front_end, lambda _, each: each):
                 parts.append(features(trained, waveforms))
                 on_progress(sum(map(len, parts)), len(cycles))
     embeddings = Embeddings(tuple(cycles), np.concatenate(parts), trained.sha256, tuple(errors))

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import DataSettings, RunConfig
-from lungsound.data.batches import Inputs, open_store
+from lungsound.data.batches import Inputs
 from lungsound.data.corpus import UNKNOWN_LABEL, Corpus
 from lungsound.data.reader import read_corpus
 from lungsound.data.splits import DEVICE_SPLIT, VALIDATION, load_corpus, rows_to_test
@@ -243,7 +243,7 @@ def predict_corpus(
     trained: TrainedModel, corpus: Corpus, rows: Sequence[int], *, device: torch.device, console: Console
 ) -> Predictions:
     """Probabilities of a trained model for some cycles of a corpus, with what they are keyed by."""
-    fbanks = open_store(open_filter_banks, "filter banks", corpus, trained.front_end, console=console)
+    fbanks = open_filter_banks(corpus, trained.front_end, console=console)
     inputs = Inputs.of(corpus, fbanks, trained.front_end, trained.label_set, mean=trained.mean, std=trained.std)
     with track(console, "evaluation") as on_progress:
         probabilities, _ = predict_cycles(
