@@ -83,20 +83,13 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Code:
-    """Text whose lines and blanks count: a command, a table file."""
-
-    text: str
-
-
-@dataclass(frozen=True)
 class Facts:
     """Names and values."""
 
     mapping: Mapping[str, Cell]
 
 
-Block = Heading | Paragraph | Remark | Bullets | Table | Picture | Code | Facts
+Block = Heading | Paragraph | Remark | Bullets | Table | Picture | Facts | Markup  # what is Markdown already
 
 
 def fill(template: str, **values: object) -> Markup:
@@ -200,10 +193,8 @@ def _block(block: Block) -> str:
             return "\n".join(f"- {_markdown(item)}" for item in block.items)
         case Picture():
             return f"![{_markdown(block.alt)}]({block.path.name})"
-        case Code():
-            longest = max((len(run) for run in re.findall("`+", block.text)), default=0)
-            fence = "`" * max(3, longest + 1)
-            return f"{fence}\n{block.text.rstrip()}\n{fence}"
+        case Markup():
+            return block
         case Facts():
             return _block(Table(("fact", "value"), [(name, _cell(value)) for name, value in block.mapping.items()]))
         case Table(head, rows, greyed):

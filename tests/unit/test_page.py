@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from jinja2 import DictLoader
+from markupsafe import Markup
 
 from lungsound.page import (
     Block,
     Bullets,
-    Code,
     Facts,
     Heading,
     Paragraph,
@@ -80,7 +80,6 @@ def every_block(text: str, picture: Path) -> list[Block]:
         Bullets([text]),
         Table([text, text], [[text, text]], greyed={0}),
         Picture(picture, text),
-        Code(text),
         Facts({text: text}),
     ]
 
@@ -96,8 +95,7 @@ def test_markdown_of_every_block(picture: Path) -> None:
         Bullets(["one", "two"]),
         Table(["part", "cycles", "share", "note"], [["a|b", 3, 0.25, "x"], ["c", 4, math.nan, "y\nz"]], greyed={1}),
         Picture(picture, "Curves"),
-        Code("a\n  b\n"),
-        Code("```\nx\n```"),
+        Markup("*as it is*"),
         Facts({"seed": 0, "recipe": "tiny | pipes"}),
     ]
     assert render_markdown("A run", blocks) == (
@@ -105,7 +103,7 @@ def test_markdown_of_every_block(picture: Path) -> None:
         "> **few patients**\n\n> made up\n\n- one\n- two\n\n"
         "| part | cycles | share | note |\n| --- | ---: | ---: | --- |\n"
         "| a\\|b | 3 | 0.25 | x |\n| *c* | 4 | n/a | y z |\n\n"
-        "![Curves](curve.png)\n\n```\na\n  b\n```\n\n````\n```\nx\n```\n````\n\n"
+        "![Curves](curve.png)\n\n*as it is*\n\n"
         "| fact | value |\n| --- | --- |\n| seed | 0 |\n| recipe | tiny \\| pipes |\n\n"
         "*Research software, not a medical device.*\n"
     )

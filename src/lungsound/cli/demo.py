@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lungsound.config import load_config
-from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Corpus, Cycle
+from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Cycle
 from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic import synthesize
 from lungsound.errors import SettingsError
@@ -28,14 +28,13 @@ def run_demo(
     data: Path | None, out: Path, *, num_patients: int, seed: int, epochs: int | None, console: Console
 ) -> None:
     """Run the demo in the folder `out`; an earlier demo's corpus and run there are replaced."""
-    root = data
-    if root is None:
-        root = out / "corpus"
+    root, run_dir = data or out / "corpus", out / "run"
+    is_demo_run = (run_dir / "config.json").is_file() and RunFolder(run_dir).config().name == RUN_NAME
+    _remove(run_dir, is_ours=is_demo_run)
+    if data is None:
         _remove(root, is_ours=(root / SYNTHETIC_EVENTS_FILE).is_file())
         console.print(f"Making a synthetic corpus of {num_patients} patients in {root}", highlight=False)
         synthesize_with_bar(root, num_patients=num_patients, seed=seed, console=console)
-    run_dir = out / "run"
-    _remove(run_dir, is_ours=_is_demo_run(run_dir))
     overrides = [f"name={RUN_NAME}", f"data.root={root.absolute()}", f"train.seed={seed}"]
     overrides += [] if epochs is None else [f"train.epochs={epochs}"]
     config = load_config("demo", overrides)
@@ -48,29 +47,22 @@ def run_demo(
         report = train(config, run_dir, console=console)
     except RunInterrupted:
         raise RunInterrupted("stopped; run the demo again to start over") from None
-    _predict_one(read_corpus(root), run_dir, console)
 
-    console.print()
-    console.print("Research software, not a medical device.")
-    console.print(f"report: {report}", highlight=False, soft_wrap=True)
-
-
-def _predict_one(corpus: Corpus, run_dir: Path, console: Console) -> None:
-    """Predict one recording of a patient without recordings in the training set, preferably with crackles and wheezes;
-    print a remark when there is no such patient."""
-    seen = {cycle.recording.patient for cycle in corpus.part("train")}
-    unseen = [cycle for cycle in corpus.cycles if cycle.recording.patient not in seen]
-    if not unseen:
+    # Predict one recording of a patient without recordings in the training set, preferably with crackles and wheezes.
+    corpus = read_corpus(root)
+    trained = {cycle.recording.patient for cycle in corpus.part("train")}
+    unseen = [cycle for cycle in corpus.cycles if cycle.recording.patient not in trained]
+    if unseen:
+        recording = next((c.recording for c in unseen if c.sound is LungSound.BOTH), unseen[0].recording)
+        truth = sorted((c for c in unseen if c.recording == recording), key=lambda c: (c.start_s, c.end_s))
+        console.print(f"\nPrediction for one recording of a patient who is not in the training set: {recording.path}")
+        predictor, spans_s = Predictor.load(run_dir), [(cycle.start_s, cycle.end_s) for cycle in truth]
+        cycles = predictor.predict(recording.path, spans_s=spans_s).cycles
+        print_cycles(recording.path.name, cycles, console, classes=predictor.classes, truth=truth)
+    else:
         console.print("\nEvery patient has recordings in the training set: there is no unseen one to predict.")
-        return
-    recording = next((c.recording for c in unseen if c.sound is LungSound.BOTH), unseen[0].recording)
-    truth = [cycle for cycle in unseen if cycle.recording == recording]
-    truth.sort(key=lambda cycle: (cycle.start_s, cycle.end_s))
-    console.print(f"\nPrediction for one recording of a patient who is not in the training set: {recording.path}")
-    spans_s = [(cycle.start_s, cycle.end_s) for cycle in truth]
-    predictor = Predictor.load(run_dir)
-    cycles = predictor.predict(recording.path, spans_s=spans_s).cycles
-    print_cycles(recording.path.name, cycles, console, classes=predictor.classes, truth=truth)
+    console.print("\nResearch software, not a medical device.")
+    console.print(f"report: {report}", highlight=False, soft_wrap=True)
 
 
 def synthesize_with_bar(root: Path, *, num_patients: int, seed: int, console: Console) -> None:
@@ -85,23 +77,17 @@ def print_cycles(
     console: Console,
     *,
     classes: Sequence[str],
-    truth: Sequence[Cycle] | None = None,
+    truth: Sequence[Cycle] = (),
 ) -> None:
     """Print the predictions for one recording as a table, beside the annotation when `truth` is given."""
-    table = Table(title=title, title_justify="left")
-    for column in ("start s", "end s", "prediction", *(["annotated"] if truth else []), *classes):
-        table.add_column(column)
+    table = Table("start s", "end s", "prediction", *(["annotated"] if truth else []), *classes, title=title)
+    table.title_justify = "left"
     for index, cycle in enumerate(cycles):
         annotated = [truth[index].sound.name.lower()] if truth else []
         shares = [f"{value:.2f}" for value in cycle.probabilities.values()]
         label = f"{cycle.best_guess} (uncertain)" if cycle.is_uncertain else cycle.best_guess
         table.add_row(f"{cycle.start_s:.2f}", f"{cycle.end_s:.2f}", label, *annotated, *shares)
     console.print(table)
-
-
-def _is_demo_run(folder: Path) -> bool:
-    config = folder / "config.json"
-    return config.is_file() and RunFolder(folder).config().name == RUN_NAME
 
 
 def _remove(folder: Path, *, is_ours: bool) -> None:

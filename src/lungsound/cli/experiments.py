@@ -3,14 +3,11 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lungsound.cli.shared import AsPublishedOption, DataOption, EpochsOption, SetOption, console, print_error
-
-if TYPE_CHECKING:
-    from lungsound.experiments.table import Table
 
 
 def reproduce(
@@ -41,27 +38,21 @@ def reproduce(
         name, table = f"{name}-as-published", table.as_published()
     every = [*([] if epochs is None else [f"train.epochs={epochs}"]), *(settings or [])]
     if dry_run:
-        _print_rows(table, every, seeds, data=data or Path("DIR"), out=out)
+        table.check(every)
+        console.print(f"{table.title}: {len(table.rows)} rows x {seeds} seeds", highlight=False)
+        for row in table.rows:  # the command that trains each row alone, with seed 0, where the table looks for it
+            score = "" if row.paper is None else f"  # paper: {row.paper.score:.2f}"
+            model = str(out.absolute() / "runs" / (row.after or "") / "seed0" / "model.safetensors")
+            where = shlex.join(["--data", str(data or "DIR"), "--out", str(out / "runs" / row.folder / "seed0")])
+            command = f"lungsound train {row.command(every, model=model)} {where}"
+            console.print(f"{row.name}\n    {command}{score}", highlight=False, soft_wrap=True)
         return
     from lungsound.errors import SettingsError
     from lungsound.experiments.reproduce import reproduce as reproduce_table
 
     if data is None:
         raise SettingsError("no corpus given: name its folder with --data DIR, or list the rows with --dry-run")
-    failures = reproduce_table(name, table, data=data, out=out, num_seeds=seeds, settings=every, console=console)
-    _end(failures)
-
-
-def _print_rows(table: "Table", settings: list[str], num_seeds: int, *, data: Path, out: Path) -> None:
-    """Print each row with the command that trains it alone, with seed 0, where the table looks for it."""
-    table.check(settings)
-    console.print(f"{table.title}: {len(table.rows)} rows x {num_seeds} seeds", highlight=False)
-    for row in table.rows:
-        score = "" if row.paper is None else f"  # paper: {row.paper.score:.2f}"
-        model = str(out.absolute() / "runs" / (row.after or "") / "seed0" / "model.safetensors")
-        where = shlex.join(["--data", str(data), "--out", str(out / "runs" / row.folder / "seed0")])
-        command = f"lungsound train {row.command(settings, model=model)} {where}"
-        console.print(f"{row.name}\n    {command}{score}", highlight=False, soft_wrap=True)
+    _end(reproduce_table(name, table, data=data, out=out, num_seeds=seeds, settings=every, console=console))
 
 
 def _end(failures: Sequence[str]) -> None:
@@ -95,11 +86,11 @@ def cross(
     Finished runs are skipped: after Ctrl-C the same command continues.
     """
     from lungsound.errors import SettingsError
-    from lungsound.experiments.cross import PAGE, Crossing, OtherCorpus, leave_devices_out, try_elsewhere
+    from lungsound.experiments.cross import PAGE, Crossing, leave_devices_out, parse_other, try_elsewhere
 
     if data is None:
         raise SettingsError("no corpus given: name the folder of the one to train on with --data DIR")
-    others = [OtherCorpus.parse(text) for text in elsewhere or []]
+    others = [parse_other(text) for text in elsewhere or []]
     crossing = Crossing(recipe, data, out, seeds, settings or [], console)
     _end(try_elsewhere(crossing, others) if others else leave_devices_out(crossing))
     console.print(f"page: {out / f'{PAGE}.html'}", highlight=False, soft_wrap=True)
@@ -119,12 +110,10 @@ def study_keep(
 ) -> None:
     """Keep a run's predictions, small enough for a repository."""
     from lungsound.evaluation.selection import NAMES
-    from lungsound.experiments.study import keep_run, missing_study
+    from lungsound.experiments.study import keep_run
 
     for path in keep_run(run, folder, columns=columns or tuple(NAMES)):
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
-    if advice := missing_study(folder):
-        console.print(advice, highlight=False, soft_wrap=True)
 
 
 def study_show(

@@ -10,7 +10,7 @@ from lungsound.config import DataSettings, load_config
 from lungsound.data.corpus import MAP_NOTE
 from lungsound.data.splits import DEVICE_SPLIT, load_corpus
 from lungsound.errors import SettingsError
-from lungsound.evaluation.predictions import Predictions, read_predictions
+from lungsound.evaluation.predictions import read_predictions
 from lungsound.evaluation.selection import score_runs
 from lungsound.experiments.reproduce import is_finished, reproduce, run_folder
 from lungsound.experiments.study import left_out_table
@@ -25,20 +25,10 @@ from lungsound.training.run import RunFolder
 PAGE = "cross"
 
 
-@dataclass(frozen=True)
-class OtherCorpus:
-    """Another corpus to test on; `label_map` is a file that reads its words, when it needs one."""
-
-    root: Path
-    label_map: Path | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> "OtherCorpus":
-        """From DIR or DIR=MAP; a path that is there as it stands is DIR."""
-        root, equals, label_map = text.rpartition("=")
-        if not equals or Path(text).exists():
-            return cls(Path(text))
-        return cls(Path(root), Path(label_map))
+def parse_other(text: str) -> tuple[Path, Path | None]:
+    """Another corpus to test on and the label map that reads its words, from DIR or DIR=MAP; DIR may hold a "="."""
+    root, equals, label_map = text.rpartition("=")
+    return (Path(root), Path(label_map)) if equals and not Path(text).exists() else (Path(text), None)
 
 
 @dataclass(frozen=True)
@@ -90,18 +80,16 @@ def leave_devices_out(crossing: Crossing) -> list[str]:
     if runs:
         predictions = {device: [read_predictions(run.predictions) for run in of] for device, of in runs.items()}
         facts = {device: [run.facts().model_dump() for run in of] for device, of in runs.items()}
+        intro = (
+            f"Recipe {recipe} on {corpus.name}: trained on the recordings of all other devices, tested on those of "
+            "the one that was left out. The table says how much was left to train. Scores in percent with 95 % "
+            "intervals over patients and seeds."
+        )
+        blocks: list[Block] = [Paragraph(intro), left_out_table(predictions, facts)]
         shared = [
             f"{device}: {len(patients)} of its patients were also recorded otherwise; these recordings left"
             for device, of in facts.items()
             if (patients := of[0]["left_out_patients"])
-        ]
-        blocks: list[Block] = [
-            Paragraph(
-                f"Recipe {recipe} on {corpus.name}: trained on the recordings of all other devices, tested on those of "
-                "the one that was left out. The table says how much was left to train. Scores in percent with 95 % "
-                "intervals over patients and seeds."
-            ),
-            left_out_table(predictions, facts),
         ]
         if shared:
             blocks += [Paragraph("Patients on both sides, taken out of the training set:"), Bullets(shared)]
@@ -109,12 +97,12 @@ def leave_devices_out(crossing: Crossing) -> list[str]:
     return failures
 
 
-def try_elsewhere(crossing: Crossing, others: Sequence[OtherCorpus]) -> list[str]:
-    """Train on one corpus, test there and on each of the others; write the page; the failures, a line each.
+def try_elsewhere(crossing: Crossing, others: Sequence[tuple[Path, Path | None]]) -> list[str]:
+    """Train on one corpus, test there and on each of the others (folder, label map); write the page; the failures.
 
     Corpora are called by what their paths differ in. SettingsError when one is given twice.
     """
-    roots = [crossing.data, *(other.root for other in others)]
+    roots = [crossing.data, *(root for root, _ in others)]
     home, *names = short_names(roots)
     for root, name in zip(roots, (home, *names), strict=True):
         if (home, *names).count(name) > 1:
@@ -124,46 +112,31 @@ def try_elsewhere(crossing: Crossing, others: Sequence[OtherCorpus]) -> list[str
     runs = finished[row.folder]
     if not runs:
         return failures
-    rows = _part_rows(home, [read_predictions(run.predictions) for run in runs])
-    losses = _losses(home, trained_data, trained_data.label_set, "trained on")
-    for name, other in zip(names, others, strict=True):
+    tested = [(home, "trained on", trained_data, [read_predictions(run.predictions) for run in runs])]
+    for name, (root, label_map) in zip(names, others, strict=True):
         predictions = []
         for run in runs:
-            report = evaluate(
-                run.path,
-                data_root=other.root,
-                label_map=other.label_map,
-                out_dir=run.path / f"on-{name}",
-                console=crossing.console,
-            )
+            out_dir, console = run.path / f"on-{name}", crossing.console
+            report = evaluate(run.path, data_root=root, label_map=label_map, out_dir=out_dir, console=console)
             predictions.append(read_predictions(report.with_name(run.predictions.name)))
-        rows += _part_rows(name, predictions)
-        data = data_to_test(trained_data, other.root, other.label_map)
-        losses += _losses(name, data, trained_data.label_set, "tested on")
-    head = ("tested on", "part", "cycles", "patients", "Score", "Sp", "Se")
+        tested.append((name, "tested on", data_to_test(trained_data, root, label_map), predictions))
+    rows: list[tuple[Cell, ...]] = []
+    losses = []
+    for name, role, data, predictions in tested:
+        for part in sorted(set(predictions[0].parts)):
+            of_part = [each.of_part(part) for each in predictions]
+            scores = score_runs(of_part)
+            values = (value.in_percent() for value in (scores.score, scores.specificity, scores.sensitivity))
+            rows.append((name, part, len(of_part[0].keys), len(set(of_part[0].patients)), *values))
+        corpus = load_corpus(data)
+        losses += [f"{name} ({role}): {note}" for note in corpus.notes if note.startswith(MAP_NOTE)]
+        lost = "; ".join(describe_map(corpus.vocabulary, trained_data.label_set)) or "nothing is lost"
+        read = f"speaks {corpus.vocabulary}, read as {trained_data.label_set}"
+        losses.append(f"{name} ({role}; {corpus.name}) {read}: {lost}")
     intro = (
         f"Recipe {crossing.recipe}, trained on {home} only. Scores in percent, 95 % intervals over patients and seeds."
     )
-    blocks: list[Block] = [Paragraph(intro), Table(head, rows), Heading("Labels"), Bullets(losses)]
+    table = Table(("tested on", "part", "cycles", "patients", "Score", "Sp", "Se"), rows)
+    blocks: list[Block] = [Paragraph(intro), table, Heading("Labels"), Bullets(losses)]
     write_page(crossing.out / PAGE, f"{crossing.recipe}: trained on {home}, tested elsewhere", blocks)
     return failures
-
-
-def _part_rows(name: str, runs: Sequence[Predictions]) -> list[tuple[Cell, ...]]:
-    """Lines of the table for one corpus: each part of it, from the predictions of each seed."""
-    rows: list[tuple[Cell, ...]] = []
-    for part in sorted(set(runs[0].parts)):
-        of_part = [run.of_part(part) for run in runs]
-        scores = score_runs(of_part)
-        values = (value.in_percent() for value in (scores.score, scores.specificity, scores.sensitivity))
-        rows.append((name, part, len(of_part[0].keys), len(set(of_part[0].patients)), *values))
-    return rows
-
-
-def _losses(name: str, data: DataSettings, label_set: str, role: str) -> list[str]:
-    """Losses of reading this corpus's words as the label set, in sentences."""
-    corpus = load_corpus(data)
-    own = [note for note in corpus.notes if note.startswith(MAP_NOTE)]
-    lost = describe_map(corpus.vocabulary, label_set)
-    read = f"{name} ({role}; {corpus.name}) speaks {corpus.vocabulary}, read as {label_set}"
-    return [f"{name} ({role}): {note}" for note in own] + [f"{read}: {'; '.join(lost) or 'nothing is lost'}"]

@@ -90,13 +90,6 @@ def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAME
     return [*written.values(), target / RUN_FILE]
 
 
-def missing_study(folder: Path) -> str | None:
-    """Advice on the study.toml that no folder above the one of a kept run holds; None where one does."""
-    if any((parent / STUDY_FILE).is_file() for parent in folder.absolute().parents[:3]):
-        return None
-    return f"'lungsound study show STUDY' wants STUDY/{STUDY_FILE}, which you write: {STUDY_HOLDS}"
-
-
 def study_blocks(folder: Path) -> list[Block]:
     """The study as blocks of a page: every number is computed from the kept predictions; DataError when it is none."""
     path = folder / STUDY_FILE

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from lungsound.training.trainer import Listener, Progress, TrainStep
 COLUMN_OF = {"last": LAST, "validation": VALIDATION, "best_on_test": TEST}
 
 
+@dataclass(eq=False)
 class EpochEvaluation:
     """Evaluate after each epoch and keep the best checkpoint.
 
@@ -34,38 +36,32 @@ class EpochEvaluation:
     `train.selection` asks for; `finish` writes the last epoch's, and completes the model file.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        run: RunFolder,
-        step: TrainStep,
-        corpus: Corpus,
-        inputs: Inputs,
-        parts: Parts,
-        display: ProgressDisplay,
-    ) -> None:
-        self.config, self.run, self.step = config, run, step
-        self.corpus, self.inputs, self.parts = corpus, inputs, parts
-        self.display = display
-        self.label_set = LABEL_SETS[config.data.label_set]
-        self.column = COLUMN_OF[config.train.selection]
-        is_test_watched = config.train.is_test_watched or self.column == TEST
-        self.watched = {VALIDATION: parts.validation, TEST: parts.test if is_test_watched else ()}
+    config: RunConfig
+    run: RunFolder
+    step: TrainStep
+    corpus: Corpus
+    inputs: Inputs
+    parts: Parts
+    display: ProgressDisplay
+
+    def __post_init__(self) -> None:
+        self.label_set = LABEL_SETS[self.config.data.label_set]
+        self.column = COLUMN_OF[self.config.train.selection]
+        is_test_watched = self.config.train.is_test_watched or self.column == TEST
+        self.watched = {VALIDATION: self.parts.validation, TEST: self.parts.test if is_test_watched else ()}
         self.latest: Predictions | None = None
 
     def evaluate(self) -> dict[str, IcbhiScore]:
         """Scores of the watched parts, by name; also keeps the predictions for `keep`."""
-        watched = {name: rows for name, rows in self.watched.items() if rows}
-        rows = [row for name in watched for row in watched[name]]
-        self.latest = self._predict(rows) if rows else None
-        scores, first = {}, 0
-        for name, part in watched.items():
-            assert self.latest is not None
-            chosen = slice(first, first + len(part))
-            counts = confusion_matrix(
-                self.latest.labels[chosen], self.latest.predicted[chosen], self.label_set.num_classes
-            )
-            scores[name], first = icbhi_score(counts), first + len(part)
+        self.latest = None
+        scores: dict[str, IcbhiScore] = {}
+        if rows := [row for part in self.watched.values() for row in part]:
+            self.latest, first = self._predict(rows), 0
+            for name, part in self.watched.items():
+                chosen, first = slice(first, first + len(part)), first + len(part)
+                labels, predicted = self.latest.labels[chosen], self.latest.predicted[chosen]
+                if part:
+                    scores[name] = icbhi_score(confusion_matrix(labels, predicted, self.label_set.num_classes))
         return scores
 
     def keep(self, column: str) -> None:
@@ -82,10 +78,16 @@ class EpochEvaluation:
         # The scaling keeps the most probable class, so the scores of the report are those of the calibrated model too.
         has_validation = VALIDATION in predictions.parts
         calibration = fit_calibration(predictions.of_part(VALIDATION)) if has_validation else None
+        # The domain is that of the training cycles as they are, without augmentation.
+        rows, size = np.array(self.parts.train), self.config.train.batch_size
+        fbanks = (self.inputs.fbanks[rows[first : first + size]] for first in range(0, len(rows), size))
+        features = np.concatenate([spectral_features(each) for each in fbanks])
+        patients = [self.corpus.cycles[row].recording.patient for row in rows]
+        domain = fit_domain(features, patients, generator=np.random.default_rng(0))
         if is_kept:
-            add_to_model(self.run.model, calibration=calibration, domain=self._domain())
+            add_to_model(self.run.model, calibration=calibration, domain=domain)
         else:
-            self._save_model(calibration=calibration, domain=self._domain())
+            self._save_model(calibration=calibration, domain=domain)
 
     def _save_model(self, *, calibration: Calibration | None, domain: Domain | None) -> None:
         save_model(
@@ -101,14 +103,6 @@ class EpochEvaluation:
             domain=domain,
         )
 
-    def _domain(self) -> Domain | None:
-        """Domain of the training cycles as they are, without augmentation."""
-        rows, size = np.array(self.parts.train), self.config.train.batch_size
-        fbanks = (self.inputs.fbanks[rows[first : first + size]] for first in range(0, len(rows), size))
-        features = np.concatenate([spectral_features(each) for each in fbanks])
-        patients = [self.corpus.cycles[row].recording.patient for row in rows]
-        return fit_domain(features, patients, generator=np.random.default_rng(0))
-
     def _predict_columns(self) -> Predictions:
         """Predictions of all validation and test cycles, which the columns of the report hold."""
         rows = (*self.parts.validation, *self.parts.test)
@@ -117,11 +111,10 @@ class EpochEvaluation:
         return self.latest
 
     def _predict(self, rows: Sequence[int]) -> Predictions:
-        inputs = self.inputs.to_predict(rows, self.config.train.batch_size)
         with self.display.stage("evaluation") as stage:
             probabilities, _ = predict_cycles(
                 self.step.evaluated_model,
-                inputs,
+                self.inputs.to_predict(rows, self.config.train.batch_size),
                 device=self.step.device,
                 on_progress=lambda done: stage.update(done, len(rows)),
             )

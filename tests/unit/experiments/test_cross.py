@@ -6,29 +6,21 @@ import pytest
 from rich.console import Console
 
 from lungsound.errors import SettingsError
-from lungsound.experiments.cross import Crossing, OtherCorpus, try_elsewhere
+from lungsound.experiments.cross import Crossing, parse_other, try_elsewhere
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("a/b", OtherCorpus(Path("a/b"))),
-        ("own.csv=own.toml", OtherCorpus(Path("own.csv"), Path("own.toml"))),
-        ("x=1/own.csv=own.toml", OtherCorpus(Path("x=1/own.csv"), Path("own.toml"))),
-        ("there=1", OtherCorpus(Path("there=1"))),
-    ],
-)
-def test_a_corpus_with_or_without_a_label_map(
-    text: str, found: OtherCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_corpus_with_or_without_a_label_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there=1").mkdir()
-    assert OtherCorpus.parse(text) == found
+    assert parse_other("a/b") == (Path("a/b"), None)
+    assert parse_other("own.csv=own.toml") == (Path("own.csv"), Path("own.toml"))
+    assert parse_other("x=1/own.csv=own.toml") == (Path("x=1/own.csv"), Path("own.toml"))
+    assert parse_other("there=1") == (Path("there=1"), None)
 
 
 def test_a_corpus_that_is_given_twice_is_refused_before_training(tmp_path: Path) -> None:
     crossing = Crossing("demo", tmp_path / "home", tmp_path / "out", 1, (), Console(quiet=True))
     for others in (["a/../home"], ["b", "b"]):
         with pytest.raises(SettingsError, match="is given twice"):
-            try_elsewhere(crossing, [OtherCorpus(tmp_path / name) for name in others])
+            try_elsewhere(crossing, [(tmp_path / name, None) for name in others])
     assert not (tmp_path / "out").exists()
