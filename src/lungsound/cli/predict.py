@@ -137,16 +137,14 @@ def predict(
 
     Without --out the predictions are printed. Recordings that fail are listed at the end, with exit code 1.
     """
-    from lungsound.inference.bulk import predict_many, sound_files
+    from lungsound.inference.bulk import predict_many
     from lungsound.inference.predictor import Predictor
 
     if explain and (out is None or "html" not in (formats or ())):
         raise SettingsError("--explain draws on html pages: give --out DIR and --format html too")
     predictor = Predictor.load(required_model(model), device=device or "cpu", engine=engine, find_by=cycles)
     if out is None:
-        files = sound_files(paths)
-        errors = _show(predictor, files, stethoscope)
-        num_predicted = len(files) - len(errors)
+        result = _show(predictor, paths, stethoscope)
     else:
         result = predict_many(
             predictor,
@@ -160,13 +158,9 @@ def predict(
             is_explained=explain,
             console=console,
         )
-        errors, num_predicted = result.errors, result.num_new + result.num_skipped
-        counts = f"{result.num_new} predicted, {result.num_skipped} skipped, {len(errors)} failed"
+        counts = f"{result.num_new} predicted, {result.num_skipped} skipped, {len(result.errors)} failed"
         console.print(counts, highlight=False)
-        _print_files(result)
-    if num_predicted:
-        _print_model_facts(predictor)
-    _print_errors(errors)
+    _finish(predictor, result)
 
 
 def embed(
@@ -218,20 +212,17 @@ def explain(
     predictor = Predictor.load(required_model(model), device=device or "cpu", engine="torch", find_by=cycles)
     result = explain_many(predictor, paths, out=out, console=console)
     console.print(f"{result.num_new} explained, {len(result.errors)} failed", highlight=False)
-    _print_files(result)
-    if result.num_new:
-        _print_model_facts(predictor)
-    _print_errors(result.errors)
+    _finish(predictor, result)
 
 
-def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None) -> tuple[str, ...]:
-    """Print the predictions for each recording; return a line for each that failed."""
+def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None) -> "BulkResult":
+    """Print the predictions for each recording."""
     from lungsound.cli.demo import print_cycles
-    from lungsound.inference.bulk import failure
+    from lungsound.inference.bulk import BulkResult, failure, sound_files
     from lungsound.inference.withholding import UNKNOWN_DEVICE
 
-    errors = []
-    for path in paths:
+    files, errors = sound_files(paths), []
+    for path in files:
         try:
             prediction = predictor.predict(path, device=stethoscope)
         except LungsoundError as error:
@@ -241,24 +232,23 @@ def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None) ->
         remarks = [f"{each} (--stethoscope NAME)" if each == UNKNOWN_DEVICE else each for each in prediction.quality]
         title = f"{path.name}, by {prediction.cycles_from}: {aggregate}{'; ' if remarks else ''}{', '.join(remarks)}"
         print_cycles(title, prediction.cycles, console, classes=predictor.classes)
-    return tuple(errors)
+    return BulkResult(len(files) - len(errors), 0, tuple(errors), ())
 
 
-def _print_files(result: "BulkResult") -> None:
+def _finish(predictor: "Predictor", result: "BulkResult") -> None:
+    """Print the files, what the predictions are worth, and the errors."""
+    from lungsound.training.checkpoint import unfinished
+
     for file in result.files[:NUM_NAMED]:
         console.print(f"written: {file}", highlight=False, soft_wrap=True)
     if len(result.files) > NUM_NAMED:
         console.print(f"and {len(result.files) - NUM_NAMED} more", highlight=False)
-
-
-def _print_model_facts(predictor: "Predictor") -> None:
-    from lungsound.training.checkpoint import unfinished
-
-    if predictor.path and (warning := unfinished(predictor.path.parent)):
-        console.print(
-            f"Warning: {warning}; these are predictions of an intermediate epoch.", highlight=False, soft_wrap=True
-        )
-    console.print(f"{probabilities_text(predictor)} {NOTICE}", highlight=False)
+    if result.num_new + result.num_skipped:
+        if predictor.path and (warning := unfinished(predictor.path.parent)):
+            warning = f"Warning: {warning}; these are predictions of an intermediate epoch."
+            console.print(warning, highlight=False, soft_wrap=True)
+        console.print(f"{probabilities_text(predictor)} {NOTICE}", highlight=False)
+    _print_errors(result.errors)
 
 
 def _print_errors(errors: tuple[str, ...]) -> None:
@@ -274,7 +264,5 @@ def probabilities_text(predictor: "Predictor") -> str:
     calibration = predictor.trained.calibration
     if calibration is None:
         return "Probabilities are not calibrated."
-    text = f"Probabilities: {calibration.scaling} ({calibration.reason})"
-    if calibration.abstain is None:
-        return f"{text}."
-    return f"{text}; uncertain: better withheld, by the errors on validation patients."
+    uncertain = "; uncertain: better withheld, by the errors on validation patients" if calibration.abstain else ""
+    return f"Probabilities: {calibration.scaling} ({calibration.reason}){uncertain}."

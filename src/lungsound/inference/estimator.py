@@ -5,7 +5,6 @@ import importlib
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,10 +16,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from lungsound.audio.io import probe
-from lungsound.config import DataSettings, RunConfig, load_config
+from lungsound.config import load_config
 from lungsound.data.reader import read_corpus
 from lungsound.data.splits import hold_out_patients
-from lungsound.errors import CorpusError, SettingsError
+from lungsound.errors import SettingsError
 from lungsound.files import short_names, written_whole
 from lungsound.inference.prediction import TIME_DECIMALS
 from lungsound.inference.predictor import Predictor
@@ -30,14 +29,8 @@ from lungsound.recipe import train
 from lungsound.training.run import RunFolder
 
 COLUMNS = ("path", "name", "start_s", "end_s", "label", "patient", "split")
-
-
-@dataclass(frozen=True)
-class _Sound:
-    """A stretch of a sound file in seconds; without `span_s` all of it."""
-
-    path: Path
-    span_s: tuple[float, float] | None = None
+# A stretch of a sound file in seconds; without a span all of it.
+Sound = tuple[Path, tuple[float, float] | None]
 
 
 class LungSoundClassifier:
@@ -95,10 +88,17 @@ class LungSoundClassifier:
         people = None if groups is None else [str(group) for group in _listed("groups", groups)]
         if len({len(labels), len(_listed("X", X)), len(labels if people is None else people)}) > 1:
             raise SettingsError(f"{len(X)} sounds with {len(labels)} labels: X, y and groups must have the same length")
+        if not isinstance(self.settings, Mapping | None):
+            raise SettingsError(f'settings {self.settings!r}: give a mapping, as in {{"train.epochs": 5}}')
+        if not (isinstance(self.test_share, float) and 0 < self.test_share < 1):
+            raise SettingsError(f"test_share is {self.test_share}: give a share between 0 and 1, e.g. 0.2")
+        label_set = label_set_of(labels)
         with ExitStack() as stack:
             out = Path(stack.enter_context(TemporaryDirectory()) if self.out is None else self.out)
             table = out / "corpus" / "table.csv"
-            config = self._config(table, label_set_of(labels))
+            train_settings = {"train.device": self.device, "train.seed": self.random_state}
+            own = {"data.label_set": label_set.name, **train_settings, **(self.settings or {})}
+            config = load_config(self.recipe, {**own, "data.root": table.absolute()})
             run = RunFolder(out)
             run.check(config, is_resumed=False)
             try:
@@ -106,28 +106,41 @@ class LungSoundClassifier:
             except OSError as error:
                 raise SettingsError(f"{out} cannot be made a folder ({error.strerror}): give another out") from None
             sounds = _sounds(X, table.parent, self.sample_rate_hz)
-            patients = people or [str(sound.path) for sound in sounds]
+            patients = people or [str(path) for path, _ in sounds]
             # A run needs something to predict: validation patients, or a test.
             is_tested = self.out is not None or config.data.protocol == "published"
-            self._write_corpus(table, sounds, labels, patients, data=config.data, is_tested=is_tested)
+            if len(set(patients)) < (needed := 3 if is_tested else 2):
+                raise SettingsError(
+                    f"sounds of {len(set(patients))} patients (groups): fit needs {needed} or more, to train and to "
+                    f"calibrate{', and to test' if is_tested else ''}"
+                )
+            _write_table(table, sounds, labels, patients)
+            unit, data = LABEL_SETS[config.data.label_set].unit, config.data
+            corpus = read_corpus(table, is_strict=data.is_strict, unit=unit, label_map=data.label_map)
+            if is_tested:
+                generator = generator_at(self.random_state, "patients of the report")
+                held = hold_out_patients(corpus.cycles, self.test_share, generator=generator)
+                _write_table(table, sounds, labels, patients, held=held)
             train(config, out, console=Console(quiet=not self.verbose), is_reported=self.out is not None)
             path = None if self.out is None else run.model
             return self._with(Predictor(run.trained_model(), device=self.device, path=path))
 
     def predict_proba(self, X: Sequence[Any]) -> NDArray[np.float64]:
         """Probabilities (sound, class) in the order of `classes_`; calibrated when the run held out patients for it."""
-        predictor = self._fitted()
+        if not hasattr(self, "predictor_"):
+            raise SettingsError("this classifier is not fitted yet: call fit, or load the folder of a run")
         probabilities: NDArray[np.float64] = np.empty((len(_listed("X", X)), len(self.classes_)))
         with TemporaryDirectory() as folder:
-            rows_of: dict[Path, list[int]] = {}
-            sounds = _sounds(X, Path(folder), self.sample_rate_hz)
-            for row, sound in enumerate(sounds):
-                rows_of.setdefault(sound.path, []).append(row)
-            for path, rows in rows_of.items():
-                span_of = {row: sounds[row].span_s or (0.0, _duration_s(path)) for row in rows}
-                rows.sort(key=span_of.__getitem__)
-                prediction = predictor.predict(path, spans_s=[span_of[row] for row in rows])
-                for row, cycle in zip(rows, prediction.cycles, strict=True):  # both in order of time
+            spans_of: dict[Path, list[tuple[float, float, int]]] = {}
+            for row, (path, span_s) in enumerate(_sounds(X, Path(folder), self.sample_rate_hz)):
+                if span_s is None:
+                    info = probe(path)
+                    span_s = (0.0, info.num_samples / info.sample_rate_hz)
+                spans_of.setdefault(path, []).append((*span_s, row))
+            for path, spans in spans_of.items():
+                spans.sort()  # as the cycles of a prediction are
+                prediction = self.predictor_.predict(path, spans_s=[(start_s, end_s) for start_s, end_s, _ in spans])
+                for (_, _, row), cycle in zip(spans, prediction.cycles, strict=True):
                     probabilities[row] = [cycle.probabilities[name] for name in self.classes_]
         probabilities /= probabilities.sum(axis=1, keepdims=True)  # the model's own sum to 1 in float32 only
         return probabilities
@@ -176,60 +189,10 @@ class LungSoundClassifier:
             no_validation=True,
         )
 
-    def _config(self, table: Path, label_set: LabelSet) -> RunConfig:
-        if not isinstance(self.settings, Mapping | None):
-            raise SettingsError(f'settings {self.settings!r}: give a mapping, as in {{"train.epochs": 5}}')
-        settings = {
-            "data.label_set": label_set.name,
-            "train.device": self.device,
-            "train.seed": self.random_state,
-            **(self.settings or {}),
-            "data.root": table.absolute(),
-        }
-        return load_config(self.recipe, settings)
-
-    def _write_corpus(
-        self,
-        table: Path,
-        sounds: Sequence[_Sound],
-        labels: Sequence[str],
-        patients: Sequence[str],
-        *,
-        data: DataSettings,
-        is_tested: bool,
-    ) -> None:
-        """Write the sounds as a table corpus; where it `is_tested`, some of the patients are."""
-        if not (isinstance(self.test_share, float) and 0 < self.test_share < 1):
-            raise SettingsError(f"test_share is {self.test_share}: give a share between 0 and 1, e.g. 0.2")
-        needed, why = (3, ", and to test") if is_tested else (2, "")
-        if len(set(patients)) < needed:
-            raise SettingsError(
-                f"sounds of {len(set(patients))} patients (groups): fit needs {needed} or more, to train and to "
-                f"calibrate{why}"
-            )
-        _write_table(table, sounds, labels, patients, held=frozenset())
-        unit = LABEL_SETS[data.label_set].unit
-        corpus = read_corpus(table, is_strict=False, unit=unit, label_map=data.label_map)
-        if data.is_strict and corpus.problems:
-            raise CorpusError(
-                f"{len(corpus.problems)} of X, y and groups cannot be used (line 2 is the first); the first: "
-                f"{corpus.problems[0]}"
-            )
-        if not is_tested:
-            return
-        generator = generator_at(self.random_state, "patients of the report")
-        held = hold_out_patients(corpus.cycles, self.test_share, generator=generator)
-        _write_table(table, sounds, labels, patients, held=held)
-
     def _with(self, predictor: Predictor) -> "LungSoundClassifier":
         self.predictor_ = predictor
         self.classes_ = np.array(sorted(predictor.classes))
         return self
-
-    def _fitted(self) -> Predictor:
-        if not hasattr(self, "predictor_"):
-            raise SettingsError("this classifier is not fitted yet: call fit, or load the folder of a run")
-        return self.predictor_
 
 
 def label_set_of(labels: Sequence[str]) -> LabelSet:
@@ -249,57 +212,53 @@ def _listed(name: str, given: Any) -> Any:
     return given.to_numpy() if hasattr(given, "to_numpy") else given
 
 
-def _sounds(X: Sequence[Any], folder: Path, sample_rate_hz: int | None) -> list[_Sound]:
+def _sounds(X: Sequence[Any], folder: Path, sample_rate_hz: int | None) -> list[Sound]:
     """The place of each sound of X; waveforms are written into `folder`, without loss."""
-    sounds = []
+    sounds: list[Sound] = []
     for number, given in enumerate(_listed("X", X)):
-        is_row = isinstance(given, list | tuple | np.ndarray) and np.ndim(given[:1]) == 1 and len(given) == 3
         if isinstance(given, str | Path):
-            sounds.append(_Sound(Path(given).absolute()))
-        elif is_row and isinstance(given[0], str | Path):
-            sounds.append(_Sound(Path(given[0]).absolute(), _span_s(number, given[1], given[2])))
-        else:
-            path = folder / f"{number:06}.wav"
-            _write_waveform(path, number, np.asarray(given), sample_rate_hz)
-            sounds.append(_Sound(path.absolute()))
+            sounds.append((Path(given).absolute(), None))
+            continue
+        if isinstance(given, list | tuple | np.ndarray) and len(given) == 3 and isinstance(given[0], str | Path):
+            try:
+                start_s, end_s = (round(float(each), TIME_DECIMALS) for each in given[1:])
+            except (TypeError, ValueError):
+                start_s = end_s = math.nan
+            if not 0 <= start_s < end_s < math.inf:
+                raise SettingsError(
+                    f"X[{number}] is from {given[1]} to {given[2]}: give seconds from 0, the start before the end"
+                )
+            sounds.append((Path(given[0]).absolute(), (start_s, end_s)))
+            continue
+        waveform = np.asarray(given)
+        if waveform.ndim != 1 or waveform.dtype.kind != "f":
+            raise SettingsError(
+                f"X[{number}] has {waveform.ndim} dimensions of type {waveform.dtype}: X must hold paths, rows (path, "
+                "start_s, end_s), or waveforms (samples,) of floats with full scale 1 (int16: divide by 32768)"
+            )
+        if not len(waveform) or not np.isfinite(waveform).all():
+            raise SettingsError(f"X[{number}] has no samples, or some that are infinite or not a number: leave it out")
+        if sample_rate_hz is None or sample_rate_hz < 1:
+            raise SettingsError("X holds waveforms: say at what rate, LungSoundClassifier(sample_rate_hz=4000)")
+        path = (folder / f"{number:06}.wav").absolute()
+        soundfile.write(path, waveform.astype(np.float32), sample_rate_hz, subtype="FLOAT")
+        sounds.append((path, None))
     return sounds
 
 
-def _span_s(number: int, start: Any, end: Any) -> tuple[float, float]:
-    try:
-        start_s, end_s = round(float(start), TIME_DECIMALS), round(float(end), TIME_DECIMALS)
-    except (TypeError, ValueError):
-        start_s = end_s = math.nan
-    if not 0 <= start_s < end_s < math.inf:
-        raise SettingsError(f"X[{number}] is from {start} to {end}: give seconds from 0, the start before the end")
-    return start_s, end_s
-
-
-def _write_waveform(path: Path, number: int, waveform: NDArray[Any], sample_rate_hz: int | None) -> None:
-    if waveform.ndim != 1 or waveform.dtype.kind != "f":
-        raise SettingsError(
-            f"X[{number}] has {waveform.ndim} dimensions of type {waveform.dtype}: X must hold paths, rows (path, "
-            "start_s, end_s), or waveforms (samples,) of floats with full scale 1 (int16: divide by 32768)"
-        )
-    if not len(waveform) or not np.isfinite(waveform).all():
-        raise SettingsError(f"X[{number}] has no samples, or some that are infinite or not a number: leave it out")
-    if sample_rate_hz is None or sample_rate_hz < 1:
-        raise SettingsError("X holds waveforms: say at what rate, LungSoundClassifier(sample_rate_hz=4000)")
-    soundfile.write(path, waveform.astype(np.float32), sample_rate_hz, subtype="FLOAT")
-
-
 def _write_table(
-    table: Path, sounds: Sequence[_Sound], labels: Sequence[str], patients: Sequence[str], *, held: frozenset[str]
+    table: Path,
+    sounds: Sequence[Sound],
+    labels: Sequence[str],
+    patients: Sequence[str],
+    *,
+    held: frozenset[str] = frozenset(),
 ) -> None:
-    names = short_names([sound.path for sound in sounds])
+    """Write the sounds as a table corpus, the `held` patients in its test set."""
+    names = short_names([path for path, _ in sounds])
     with written_whole(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for sound, name, label, patient in zip(sounds, names, labels, patients, strict=True):
+        for (path, span_s), name, label, patient in zip(sounds, names, labels, patients, strict=True):
             part = "test" if patient in held else "train"
-            writer.writerow([sound.path, name, *(sound.span_s or ("", "")), label, patient, part])
-
-
-def _duration_s(path: Path) -> float:
-    info = probe(path)
-    return info.num_samples / info.sample_rate_hz
+            writer.writerow([path, name, *(span_s or ("", "")), label, patient, part])
