@@ -3,15 +3,12 @@
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lungsound.cli.shared import NOTICE, SeedOption, console, print_table
 from lungsound.files import short_names, to_json
-
-if TYPE_CHECKING:
-    from lungsound.evaluation.compare import Comparison
 
 POWER_FORMAT = "lungsound power 1"
 DEFAULT_POINTS = (1.0, 2.0, 3.0, 5.0, 10.0)
@@ -53,7 +50,15 @@ def compare(
     """
     from lungsound.evaluation.bootstrap import Bootstrap
     from lungsound.evaluation.compare import compare_runs
-    from lungsound.evaluation.compare_report import comparison_json, write_comparison
+    from lungsound.evaluation.compare_report import (
+        HEAD,
+        comparison_json,
+        comparison_rows,
+        remarks,
+        summary,
+        verdict,
+        write_comparison,
+    )
     from lungsound.evaluation.runs import epoch_warnings, read_runs
 
     first, second = (read_runs(path, epoch.value) for path in (run_a, run_b))
@@ -65,13 +70,17 @@ def compare(
         print(to_json(numbers, indent=1))
     else:
         _print_warnings(warnings)
-        for comparison in comparisons:
-            _print_comparison(comparison)
-        console.print(f"Scores in percent, differences in points, intervals over patients. {NOTICE}", highlight=False)
+        for each in comparisons:
+            console.print(f"A: {names[0]}   B: {names[1]}   ({summary(each)})")
+            print_table(HEAD, comparison_rows(each))
+            console.print(verdict(each), style="bold")
+            _print_warnings(remarks(each))
+            console.print()
+        console.print(f"Scores in percent, differences in points, intervals over patients. {NOTICE}")
     if out is not None:
         page = write_comparison(out, comparisons, numbers, warnings)
         if not is_json:
-            console.print(f"page: {page}", highlight=False, soft_wrap=True)
+            console.print(f"page: {page}", soft_wrap=True)
 
 
 def power(
@@ -136,8 +145,7 @@ def power(
     for plan in plans:
         console.print(
             f"{plan.part + ': ' if plan.part else ''}these {plan.num_patients} patients find "
-            f"{100 * plan.detectable:.1f} points or more with a power of {100 * wanted_power:g} %",
-            highlight=False,
+            f"{100 * plan.detectable:.1f} points or more with a power of {100 * wanted_power:g} %"
         )
         rows = []
         for each, sizes in plan.needed.items():
@@ -145,9 +153,7 @@ def power(
             rows.append((f"{100 * each:g}", f"{num_patients} ({low} to {high})"))
         print_table(("difference, points", "patients needed"), rows)
     basis = "from the two methods' predictions" if run_b else f"two methods that correlate {correlation:g}"
-    console.print(
-        f"At 5 %, two-sided, {basis}; in brackets for the interval of how patients differ. {NOTICE}", highlight=False
-    )
+    console.print(f"At 5 %, two-sided, {basis}; in brackets for the interval of how patients differ. {NOTICE}")
 
 
 def _names(run_a: Path, run_b: Path) -> tuple[str, str]:
@@ -158,15 +164,4 @@ def _names(run_a: Path, run_b: Path) -> tuple[str, str]:
 
 def _print_warnings(warnings: Sequence[str]) -> None:
     for warning in warnings:
-        console.print(f"! {warning}", style="yellow", highlight=False)
-
-
-def _print_comparison(comparison: "Comparison") -> None:
-    from lungsound.evaluation.compare_report import HEAD, comparison_rows, remarks, summary, verdict
-
-    console.print(f"A: {comparison.names[0]}   B: {comparison.names[1]}   ({summary(comparison)})", highlight=False)
-    print_table(HEAD, comparison_rows(comparison))
-    console.print(verdict(comparison), style="bold", highlight=False)
-    for remark in remarks(comparison):
-        console.print(f"! {remark}", style="yellow", highlight=False)
-    console.print()
+        console.print(f"! {warning}", style="yellow")

@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from lungsound.cli.shared import NOTICE, SeedOption, console
+from lungsound.cli.shared import NOTICE, SeedOption, console, print_table
 
 if TYPE_CHECKING:
     from lungsound.evaluation.rescore import Rescored
@@ -94,10 +92,9 @@ def rescore(
     results = [rescore_counts(counts, epoch=chosen, bootstrap=Bootstrap(seed)) for counts in parts]
     for result in results:
         _print(result)
-    console.print(NOTICE, highlight=False)
+    console.print(NOTICE)
     if out is not None:
-        page = write_rescore(out, file, results)
-        console.print(f"page: {page}", highlight=False, soft_wrap=True)
+        console.print(f"page: {write_rescore(out, file, results)}", soft_wrap=True)
 
 
 def _print(result: "Rescored") -> None:
@@ -105,33 +102,27 @@ def _print(result: "Rescored") -> None:
     from lungsound.evaluation.rescore import reader_warnings, resample_notes, summary
 
     if result.part:
-        console.print(f"Part {result.part}", style="bold", highlight=False)
-    console.print(summary(result), highlight=False)
+        console.print(f"Part {result.part}", style="bold")
+    console.print(summary(result))
     for warning in reader_warnings(result):
-        console.print(f"! {warning}", style="yellow", highlight=False)
+        console.print(f"! {warning}", style="yellow")
     for note in result.counts.notes:
-        console.print(f"  {note}", highlight=False)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name, width in (("metric", None), ("value", 22), ("may stand beside", 30)):
-        table.add_column(name, max_width=width, no_wrap=name == "value")
-    for metric in result.metrics:
-        style = "bold" if metric.is_beside_published else ""
-        title = Text.assemble((metric.name, style), (f"\n{metric.definition}", "dim"))
-        table.add_row(title, Text(metric.text, style=style), metric.beside)
+        console.print(f"  {note}")
+    rows = [(f"{metric.name}\n  {metric.definition}", metric.text, metric.beside) for metric in result.metrics]
     for each in result.per_class:
         counts = f"{each.num_cycles} cycles, predicted {each.num_answered} times"
-        title = Text.assemble(f"Recall of {each.name}", (f"\n{counts}; precision {result.text(each.precision)}", "dim"))
-        table.add_row(title, result.text(each.recall), "same class, same cycles")
-    console.print(table)
+        title = f"Recall of {each.name}\n  {counts}; precision {result.text(each.precision)}"
+        rows.append((title, result.text(each.recall), "same class, same cycles"))
+    print_table(("metric", "value", "may stand beside"), rows)
     for note in resample_notes(result):
-        console.print(f"  {note}", highlight=False)
+        console.print(f"  {note}")
     beside = [score for score in result.published if score.not_comparable is None and score.score is not None]
     for task in dict.fromkeys(score.task for score in beside):
-        best = sorted((s for s in beside if s.task == task), key=lambda s: -(s.score or 0.0))
+        best = sorted((score for score in beside if score.task == task), key=lambda score: -(score.score or 0.0))
         shown = ", ".join(f"{score.name} {score.score:.2f}" for score in best[:NUM_SHOWN_SCORES])
         more = f" and {len(best) - NUM_SHOWN_SCORES} more (see --out)" if len(best) > NUM_SHOWN_SCORES else ""
         ours = result.text(result.estimate_beside(best[0]))
-        console.print(f"Published, {task}: {shown}{more}. This file: {ours}.", highlight=False)
+        console.print(f"Published, {task}: {shown}{more}. This file: {ours}.")
     for score in result.published:
         if score.not_comparable is not None:
-            console.print(f"Not beside {score.name}: {score.not_comparable}.", highlight=False)
+            console.print(f"Not beside {score.name}: {score.not_comparable}.")

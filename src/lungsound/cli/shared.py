@@ -12,7 +12,7 @@ from rich.text import Text
 
 NOTICE = "Research software, not a medical device."
 
-console = Console(markup=False)  # names of files are no markup
+console = Console(markup=False, highlight=False)  # names of files are no markup
 
 CORPUS = "Corpus: a folder (ICBHI 2017, SPRSound 2022, synthetic, folders of classes) or a table (.csv, .tsv)."
 CorpusArgument = Annotated[Path, typer.Argument(metavar="DIR", help=CORPUS)]

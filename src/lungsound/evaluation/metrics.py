@@ -10,7 +10,7 @@ database's repository names the four, public programs of two participants agree 
 of 2024 and 2025 have other tasks and other metrics.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -231,11 +231,11 @@ class Ranking:
     negatives: Fractions
 
     @classmethod
-    def of(cls, scores: Fractions, is_positive: npt.NDArray[np.bool_], patients: npt.NDArray[np.int64]) -> "Ranking":
-        """From score, truth and index of the patient of each cycle; every patient up to the highest has a row."""
-        _, place = np.unique(scores, return_inverse=True)
-        counts = np.zeros((2, int(patients.max()) + 1, int(place.max()) + 1))
-        np.add.at(counts, (is_positive.astype(np.int64), patients, place), 1.0)
+    def of(cls, scores: Fractions, is_positive: npt.NDArray[np.bool_], patients: Sequence[str]) -> "Ranking":
+        """From score, truth and patient of each cycle; patients are sorted by name."""
+        (names, patient), (places, place) = (np.unique(each, return_inverse=True) for each in (patients, scores))
+        counts = np.zeros((2, len(names), len(places)))
+        np.add.at(counts, (is_positive.astype(np.int64), patient, place), 1.0)
         return cls(positives=counts[1], negatives=counts[0])
 
     def auroc(self, weights: Counts) -> Fractions:
@@ -254,12 +254,12 @@ class Ranking:
 
 
 def ranking_statistics(
-    probabilities: Fractions, labels: npt.NDArray[np.int64], patients: npt.NDArray[np.int64]
+    probabilities: Fractions, labels: npt.NDArray[np.int64], patients: Sequence[str]
 ) -> dict[str, Statistic]:
-    """Areas and average precisions by name, functions of how often each patient is taken `(..., patient)`.
+    """Areas and average precisions by name, functions of how often each patient, by name, is taken `(..., patient)`.
 
-    From `(cycle, class)`, `(cycle,)` and the index of the patient `(cycle,)`. "abnormal" ranks by 1 - p(normal). The
-    macro means are over the classes that have a value over all patients; NaN where one of those has none.
+    From `(cycle, class)`, `(cycle,)` and a patient for each cycle. "abnormal" ranks by 1 - p(normal). The macro means
+    are over the classes that have a value over all patients; NaN where one of those has none.
     """
     by_class = [Ranking.of(shares, labels == index, patients) for index, shares in enumerate(probabilities.T)]
     abnormal = Ranking.of(-probabilities[:, 0], labels != 0, patients)

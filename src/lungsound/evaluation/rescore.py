@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from lungsound.config import Settings
 from lungsound.evaluation import metrics
-from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate
+from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate, count_by_patient
 from lungsound.evaluation.metrics import Counts, Statistic
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.scores import ClassScores, class_scores
@@ -26,20 +25,6 @@ from lungsound.page import Block, Paragraph, Table, fill, write_page
 NO_COLUMN = "no published column"
 POOR_QUALITY = "Poor Quality"  # a class of SPRSound's recordings that is neither normal nor abnormal
 FEW_CYCLES = 10
-EPOCH_REMARKS = {
-    TEST: "The epoch was chosen on the test set itself: this score is optimistic (Patch-Mix contrastive learning: "
-    "61.49 with the epoch chosen on test, 59.59 for the same five runs at their last epoch).",
-    VALIDATION: "The epoch was chosen on the validation set itself: this score is optimistic.",
-    "unknown": "How the epoch was chosen is not stated (--epoch last, validation or test): chosen on the test set it "
-    "is worth about 1.9 points.",
-}
-EPOCHS = {
-    "last": "last",
-    "validation": "on validation patients",
-    "test": "on test (optimistic)",
-    "unknown": "not known",
-    "none": "nothing trained",
-}
 
 
 class Metric(Settings):
@@ -50,25 +35,26 @@ class Metric(Settings):
     definition: str
     statistic: str = ""
     reading: Literal["exact", "two_class", "challenge", "poor_quality", "ranking"] = "exact"
-    columns: Mapping[str, str] = Field(default_factory=dict)
+    columns: Mapping[str, str] = {}
     beside: str = "same metric, same cycles"
     is_correlation: bool = False
 
 
-class KnownTestSet(Settings):
+class KnownTestSet(Settings, strict=False):
     """A test set and task that a file is recognised by: the cycles of each true class, the normal one first."""
 
     name: str
     task: str
-    totals: Annotated[tuple[int, ...], Field(strict=False)]
+    totals: tuple[int, ...]
     short: str = ""
     not_comparable: str | None = None
-    """Why no published column belongs to it; None when one does."""
 
-    def has_totals(self, totals: Sequence[int]) -> bool:
-        """Compare totals with its own; the abnormal classes may come in any order, empty ones may be missing."""
-        ours, theirs = (sorted(filter(None, counts[1:])) for counts in (self.totals, totals))
-        return self.totals[0] == totals[0] and ours == theirs
+
+class EpochChoice(Settings):
+    """A way in which the epoch of a result was chosen."""
+
+    name: str
+    remark: str = ""
 
 
 class PublishedScore(Settings):
@@ -79,7 +65,6 @@ class PublishedScore(Settings):
     test_set: str
     task: str
     epoch: Literal["last", "validation", "test", "unknown", "none"]
-    """The way in which its epoch was chosen; "none" where nothing was trained."""
     source: Literal["authors", "tables", "reproduction", "computed"]
     year: int | None = None
     specificity: float | None = None
@@ -87,28 +72,36 @@ class PublishedScore(Settings):
     score: float | None = None
     score_sd: float | None = None
     not_comparable: str | None = None
-    """Why it may not stand beside a score of the official test set; None when it may."""
 
 
-class KnownNumbers(Settings):
+class KnownNumbers(Settings, strict=False):
     """The tables of metrics.toml and published_scores.toml."""
 
-    metrics: Annotated[tuple[Metric, ...], Field(strict=False)]
-    test_sets: Annotated[tuple[KnownTestSet, ...], Field(strict=False)]
-    scores: Annotated[tuple[PublishedScore, ...], Field(strict=False)]
+    metrics: tuple[Metric, ...]
+    test_sets: tuple[KnownTestSet, ...]
+    scores: tuple[PublishedScore, ...]
+    epochs: Mapping[str, EpochChoice]
 
 
 @cache
 def known_numbers() -> KnownNumbers:
     """Every metric, known test set and published score."""
     folder = resources.files("lungsound.evaluation")
-    texts = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("metrics.toml", "published_scores.toml"))
-    return KnownNumbers.model_validate({key: rows for text in texts for key, rows in tomllib.loads(text).items()})
+    files = (folder.joinpath(name) for name in ("metrics.toml", "published_scores.toml"))
+    values, more = (tomllib.loads(file.read_text(encoding="utf-8")) for file in files)
+    return KnownNumbers.model_validate(values | more)
 
 
 def find_test_set(totals: Sequence[int]) -> KnownTestSet | None:
-    """The test set with these cycles of each true class (normal first), if it is a known one."""
-    return next((known for known in known_numbers().test_sets if known.has_totals(totals)), None)
+    """The test set with these cycles of each true class, if it is a known one.
+
+    The normal class is the first; the abnormal ones may come in any order, empty ones may be missing.
+    """
+
+    def in_order(counts: Sequence[int]) -> list[int]:
+        return [counts[0], *sorted(filter(None, counts[1:]))]
+
+    return next((known for known in known_numbers().test_sets if in_order(known.totals) == in_order(totals)), None)
 
 
 def scores_of(test_set: KnownTestSet) -> list[PublishedScore]:
@@ -152,18 +145,16 @@ class PatientCounts:
     def of(cls, cycles: Predictions | CycleTable, parts: Sequence[str]) -> "PatientCounts":
         """Count the cycles of these parts of the split."""
         rows = np.flatnonzero([part in parts for part in cycles.parts])
-        patients = np.zeros(len(rows), dtype=np.int64)
-        if cycles.patients is not None:
-            patients = np.unique([cycles.patients[row] for row in rows], return_inverse=True)[1].astype(np.int64)
-        labels, num_classes = cycles.labels[rows], len(cycles.classes)
-        confusions = np.zeros((int(patients.max()) + 1, num_classes, num_classes), dtype=np.int64)
-        np.add.at(confusions, (patients, labels, cycles.predicted[rows]), 1)
-        rankings: Mapping[str, Statistic] = {}
-        if cycles.probabilities is not None:
-            rankings = metrics.ranking_statistics(cycles.probabilities[rows], labels, patients)
-        notes = cycles.notes if isinstance(cycles, CycleTable) else ()
-        has_patients = cycles.patients is not None
-        return cls(cycles.classes, confusions, has_patients, tuple(filter(None, parts)), rankings, notes)
+        labels, shares = cycles.labels[rows], cycles.probabilities
+        patients = [cycles.patients[row] for row in rows] if cycles.patients is not None else [""] * len(rows)
+        return cls(
+            classes=cycles.classes,
+            confusions=count_by_patient(patients, labels, cycles.predicted[rows], num_classes=len(cycles.classes)),
+            has_patients=cycles.patients is not None,
+            parts=tuple(filter(None, parts)),
+            rankings={} if shares is None else metrics.ranking_statistics(shares[rows], labels, patients),
+            notes=cycles.notes if isinstance(cycles, CycleTable) else (),
+        )
 
     @property
     def confusion(self) -> Counts:
@@ -173,7 +164,7 @@ class PatientCounts:
 
 @dataclass(frozen=True)
 class MetricValue:
-    """One metric with its value; `beside` is the published column that it may stand beside."""
+    """One metric with its value, and the published column that it may stand beside."""
 
     key: str
     name: str
@@ -186,7 +177,7 @@ class MetricValue:
 
 @dataclass(frozen=True, eq=False)
 class Rescored:
-    """Every metric of some parts of a file. `epoch` says how the epoch was chosen, one of `EPOCHS`."""
+    """Every metric of some parts of a file. `epoch` is a way to choose the epoch, a key of `KnownNumbers.epochs`."""
 
     counts: PatientCounts
     epoch: str
@@ -227,7 +218,6 @@ def rescore(counts: PatientCounts, *, epoch: str, bootstrap: Bootstrap) -> Resco
     """Compute every metric of the counts; all intervals rest on the same resamples of patients."""
     classes, totals = counts.classes, counts.confusion.sum(axis=1).tolist()
     test_set, two_class_test_set = find_test_set(totals), find_test_set([totals[0], sum(totals[1:])])
-    rankings = counts.rankings or {}
     readings = {"exact": counts.confusions, "challenge": counts.confusions}
     if POOR_QUALITY in classes:
         without_poor = metrics.leave_out_true_class(counts.confusions, classes.index(POOR_QUALITY))
@@ -235,14 +225,14 @@ def rescore(counts: PatientCounts, *, epoch: str, bootstrap: Bootstrap) -> Resco
         two_class_test_set = None
     elif len(classes) > 2:
         readings["two_class"] = metrics.fold_to_two_classes(counts.confusions)
-    if rankings:
+    if counts.rankings:
         # Each patient once: a resample of this table is how often each is taken, from which rankings are computed.
         readings["ranking"] = np.eye(len(counts.confusions), dtype=np.int64)
     values = []
     for metric in known_numbers().metrics:
         if metric.reading not in readings:
             continue
-        statistic = rankings[metric.key] if metric.reading == "ranking" else getattr(metrics, metric.statistic)
+        statistic = counts.rankings.get(metric.key) or getattr(metrics, metric.statistic)
         estimate = bootstrap.of_counts(readings[metric.reading], statistic)
         text = estimate_text(estimate, has_patients=counts.has_patients, is_correlation=metric.is_correlation)
         known = two_class_test_set if metric.reading == "two_class" else test_set
@@ -254,9 +244,8 @@ def rescore(counts: PatientCounts, *, epoch: str, bootstrap: Bootstrap) -> Resco
         beside = NO_COLUMN if metric.columns else metric.beside
         if known is not None and column is not None:
             beside = f"{column} of {known.short}"
-        values.append(
-            MetricValue(metric.key, metric.name, metric.definition, estimate, text, beside, column is not None)
-        )
+        names = (metric.key, metric.name, metric.definition)
+        values.append(MetricValue(*names, estimate, text, beside, column is not None))
     per_class = class_scores(classes, counts.confusions, bootstrap)
     return Rescored(counts, epoch, tuple(values), per_class, test_set, two_class_test_set)
 
@@ -290,8 +279,9 @@ def reader_warnings(result: Rescored) -> list[str]:
 
     # A score is optimistic where the epoch was chosen by it: on that part of the split, not on the others.
     parts = {part if part in ("train", VALIDATION) else TEST for part in counts.parts or (TEST,)}
-    if result.epoch in parts | {"unknown"} and result.epoch in EPOCH_REMARKS:
-        warnings.append(EPOCH_REMARKS[result.epoch])
+    remark = known_numbers().epochs[result.epoch].remark
+    if remark and result.epoch in parts | {"unknown"}:
+        warnings.append(remark)
 
     num_patients = len(counts.confusions)
     if not counts.has_patients:
@@ -370,7 +360,7 @@ def published_rows(result: Rescored) -> list[tuple[str, ...]]:
             cells[2] += "" if score.score_sd is None else f" \N{PLUS-MINUS SIGN} {score.score_sd:.2f}"
             ours = result.estimate_beside(score).value
             difference = "" if score.score is None or math.isnan(ours) else f"{100 * ours - score.score:+.1f}"
-            rows.append((score.name, source, score.task, *cells, EPOCHS[score.epoch], difference))
+            rows.append((score.name, source, score.task, *cells, known_numbers().epochs[score.epoch].name, difference))
     return rows
 
 
