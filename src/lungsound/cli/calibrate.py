@@ -73,14 +73,12 @@ def calibrate(
     from lungsound.files import write_json
     from lungsound.page import write_page
 
-    if keep and run is None:
-        raise SettingsError("--keep stores the calibration in the model of a run: give its folder as RUN")
     if coverage is not None and error is not None:
         raise SettingsError("--coverage and --error were both given: predictions can be withheld for one of them only")
     folder = out or run
     if folder is None:
         raise SettingsError("calibrating predictions files needs a folder for the page: give --out DIR")
-    rows = _rows(run, validation, test)
+    rows = _rows(run, validation, test, keep=keep)
     calibration = fit_calibration(
         rows.fitted_on,
         abstain_for="coverage" if error is None else "error",
@@ -110,7 +108,7 @@ def calibrate(
         f"page: {folder / 'calibration.html'}",
     )
     if keep:
-        _keep(run, calibration, commands="'lungsound evaluate'")
+        _keep(run, calibration)
 
 
 def operate(
@@ -151,9 +149,7 @@ def operate(
         operating_rows,
     )
 
-    if keep and run is None:
-        raise SettingsError("--keep stores the thresholds in the model of a run: give its folder as RUN")
-    rows = _rows(run, validation, test)
+    rows = _rows(run, validation, test, keep=keep)
     calibration = fit_calibration(rows.fitted_on, sensitivities=sensitivity or rows.sensitivities)
     if (kept := rows.kept) is not None:
         here, there = ((each.num_cycles, each.num_patients, each.is_scaled) for each in (calibration, kept))
@@ -172,17 +168,16 @@ def operate(
         f"In percent, on the test, with intervals over patients. {NOTICE}",
     )
     if keep:
-        _keep(run, calibration, commands="'lungsound evaluate' and 'lungsound calibrate'")
+        _keep(run, calibration)
 
 
-def _keep(run: Path | None, calibration: "Calibration", *, commands: str) -> None:
-    """Store the calibration in the run's model; pages show it once `commands` have written them anew."""
+def _keep(run: Path | None, calibration: "Calibration") -> None:
     from lungsound.training.checkpoint import add_to_model
 
     assert run is not None
     model = run / "model.safetensors"
     add_to_model(model, calibration=calibration, domain=None)
-    _print(f"stored in {model}; pages show it after {commands} of the run")
+    _print(f"stored in {model}; pages show it after 'lungsound evaluate' and 'lungsound calibrate' of the run")
 
 
 def _print(*lines: str) -> None:
@@ -190,18 +185,37 @@ def _print(*lines: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _rows(run: Path | None, validation: Path | None, test: Path | None) -> Rows:
+def _rows(run: Path | None, validation: Path | None, test: Path | None, *, keep: bool) -> Rows:
     from lungsound.evaluation.calibration import WANTED_SENSITIVITY
     from lungsound.evaluation.predictions import VALIDATION_PART, read_predictions
     from lungsound.evaluation.runs import read_test_rows
+    from lungsound.evaluation.selection import LAST
+    from lungsound.training.callbacks import COLUMN_OF
+    from lungsound.training.checkpoint import read_calibration, unfinished
+    from lungsound.training.run import RunFolder
 
-    kept = None
+    if keep and run is None:
+        raise SettingsError("--keep stores into the model of a run: give its folder as RUN")
+    kept, measured_on = None, None
     if run is None and validation is not None and test is not None:
         fitted_on, measured_on = read_predictions(validation), read_test_rows(test)
         if VALIDATION_PART in fitted_on.parts:
             fitted_on = fitted_on.of_part(VALIDATION_PART)
     elif run is not None and validation is None and test is None:
-        fitted_on, measured_on, kept = _rows_of_run(run)
+        folder = RunFolder(run)
+        column = COLUMN_OF[folder.config().train.selection]
+        if problem := unfinished(run):
+            raise SettingsError(problem)
+        columns = folder.columns()
+        predictions = columns.get(column, columns.get(LAST))  # with no epoch selected the model is that of the last
+        if predictions is not None and VALIDATION_PART in predictions.parts:
+            fitted_on, measured_on = predictions.of_part(VALIDATION_PART), predictions.without_validation()
+        if measured_on is None:
+            raise SettingsError(
+                f"{run} has no epochs/{column}.csv with validation and test rows: train it with data.protocol=strict, "
+                "or give --validation FILE and --test FILE"
+            )
+        kept = read_calibration(folder.model)
     else:
         raise SettingsError(
             "give either a RUN, or --validation FILE and --test FILE, predictions of different patients"
@@ -217,30 +231,7 @@ def _rows(run: Path | None, validation: Path | None, test: Path | None) -> Rows:
             "different patients"
         )
     num_shared = len(set(fitted_on.patients) & set(measured_on.patients))
-    names = "1 patient" if num_shared == 1 else f"{num_shared} patients"
-    remarks = [f"Validation and the test share {names}: the measurements are optimistic."] if num_shared else []
+    remarks = [f"Patients of validation who are in the test too: {num_shared}. The measurements are optimistic."]
     points = () if kept is None else kept.operating_points
     sensitivities = [point.wanted_sensitivity for point in points] or [WANTED_SENSITIVITY]
-    return Rows(fitted_on, measured_on, kept, sensitivities, remarks)
-
-
-def _rows_of_run(run: Path) -> "tuple[Predictions, Predictions, Calibration | None]":
-    from lungsound.evaluation.predictions import VALIDATION_PART
-    from lungsound.evaluation.selection import LAST
-    from lungsound.training.callbacks import COLUMN_OF
-    from lungsound.training.checkpoint import read_calibration, unfinished
-    from lungsound.training.run import RunFolder
-
-    folder = RunFolder(run)
-    column = COLUMN_OF[folder.config().train.selection]
-    if problem := unfinished(run):
-        raise SettingsError(problem)
-    columns = folder.columns()
-    predictions = columns.get(column, columns.get(LAST))  # with no epoch selected the model is that of the last
-    test = None if predictions is None else predictions.without_validation()
-    if predictions is None or test is None or VALIDATION_PART not in predictions.parts:
-        raise SettingsError(
-            f"{run} has no epochs/{column}.csv with validation and test rows: train it with data.protocol=strict, or "
-            "give --validation FILE and --test FILE"
-        )
-    return predictions.of_part(VALIDATION_PART), test, read_calibration(folder.model)
+    return Rows(fitted_on, measured_on, kept, sensitivities, remarks if num_shared else [])

@@ -1,13 +1,10 @@
 """Calibration of a model's probabilities, fitted on validation patients and kept with the model.
 
-Temperature scaling (Guo et al., ICML 2017), softmax(log p / T), never changes the most probable class. Whether to scale
-is decided by cross-validation over patients, and all thresholds are set on probabilities scaled without the patient's
-own fold, as those of a new patient are.
-
-Prediction sets are split conformal: a class is in the set when its probability reaches a threshold (LAC, Sadinle et al.
-2019), one for all classes or one for each. Patients are exchangeable, their cycles are not: each validation patient
-weighs the same, and a new patient, as one more, counts as never covered (hierarchical conformal prediction, Lee, Barber
-and Willett 2023). `docs/evaluation.md` says what the sets promise, and what they do not.
+Temperature scaling (Guo et al., ICML 2017), softmax(log p / T), never changes the most probable class. All thresholds
+are set on probabilities scaled without the patient's own fold, as those of a new patient are. Prediction sets are split
+conformal (LAC, Sadinle et al. 2019). Patients are exchangeable, their cycles are not: each validation patient weighs
+the same, and a new one, as one more, counts as never covered (hierarchical conformal prediction, Lee, Barber and
+Willett 2023). `docs/evaluation.md` says what the sets promise, and what they do not.
 """
 
 import hashlib
@@ -50,10 +47,7 @@ class _Stored(BaseModel):
 
 
 class ConformalThresholds(_Stored):
-    """The smallest probability that puts a class into the set, for one level; 0 puts every class in, always.
-
-    `of_class` are the thresholds of class-conditional sets. The numbers of patients are those they rest on.
-    """
+    """Least probability that puts a class into the set at one level (0: always), for all classes and for each."""
 
     level: Share
     threshold: Share
@@ -82,10 +76,7 @@ class AbstentionThreshold(_Stored):
 
 
 class OperatingPoint(_Stored):
-    """A cycle is called abnormal when P(abnormal) = 1 - P(normal) reaches `threshold`.
-
-    `validation_specificity` is None without a normal validation cycle.
-    """
+    """Threshold on P(abnormal) = 1 - P(normal); the specificity is None without a normal validation cycle."""
 
     wanted_sensitivity: float
     threshold: Share
@@ -96,11 +87,10 @@ class OperatingPoint(_Stored):
 
 
 class Calibration(_Stored):
-    """Fitted on `num_cycles` validation cycles of `num_patients` patients; probabilities given to it are the model's.
+    """Everything fitted on `num_cycles` validation cycles of `num_patients` patients.
 
     `temperature` is None when the probabilities are left as they are; `reason` says how that was decided. `abstain` is
-    None when no threshold keeps the wanted error, and then no prediction is withheld. There is no operating point
-    without abnormal validation cycles.
+    None when no threshold keeps the wanted error. There is no operating point without abnormal validation cycles.
     """
 
     format: Literal["lungsound calibration 2"] = "lungsound calibration 2"
@@ -135,31 +125,21 @@ class Calibration(_Stored):
     @property
     def problems(self) -> list[str]:
         """Reasons not to lean on this calibration, in sentences."""
-        problems = []
-        if self.num_patients < FEW_PATIENTS:
-            problems.append(
-                f"Few validation patients ({self.num_patients}; at least {FEW_PATIENTS} are needed): what was fitted "
-                "may not hold for others."
-            )
+        needed, num_patients, problems = f"at least {FEW_PATIENTS} are needed", self.num_patients, []
+        if num_patients < FEW_PATIENTS:
+            problems.append(f"Few validation patients ({num_patients}; {needed}): the fit may not hold for others.")
         if self.abstain is None:
             problems.append("No threshold keeps the wanted error on validation: no prediction is withheld.")
-        num_patients = max((point.num_abnormal_patients for point in self.operating_points), default=0)
-        if num_patients < FEW_PATIENTS:
+        num_abnormal = max((point.num_abnormal_patients for point in self.operating_points), default=0)
+        if num_abnormal < FEW_PATIENTS:
+            effect = "it may be far off for others" if num_abnormal else "there is none"
             problems.append(
-                f"Validation has abnormal cycles of {num_patients} patients (at least {FEW_PATIENTS} are needed): "
-                + ("the operating point may be far off for others." if num_patients else "there is no operating point.")
+                f"Operating point from the abnormal cycles of {num_abnormal} patients ({needed}): {effect}."
             )
         for each in self.sets:
             if each.threshold == 0.0:
-                problems.append(
-                    f"Sets at {100 * each.level:g} % always hold every class: {each.num_patients} validation patients "
-                    "cannot promise more."
-                )
-            elif always := [name for name, least in zip(self.classes, each.of_class, strict=True) if least == 0.0]:
-                problems.append(
-                    f"Class-conditional sets at {100 * each.level:g} % always hold {', '.join(always)}: too few "
-                    "validation patients have such cycles."
-                )
+                promise = f"{num_patients} validation patients cannot promise more"
+                problems.append(f"Sets at {100 * each.level:g} % always hold every class: {promise}.")
         return problems
 
     def apply(self, probabilities: npt.ArrayLike) -> Floats:
@@ -207,10 +187,9 @@ def fit_calibration(
     abstain_value: float = WANTED_COVERAGE,
     sensitivities: Sequence[float] = (WANTED_SENSITIVITY,),
 ) -> Calibration:
-    """Fit everything that can be learnt from these validation cycles; few patients never raise an error.
+    """Fit on validation cycles; few patients raise no error, but `Calibration.problems` names what they cannot give.
 
-    With fewer than 6 patients nothing is scaled; thresholds that too few patients support put every class into the
-    set; `Calibration.problems` says so. Raises ValueError for wanted values outside 0 to 1.
+    Raises ValueError for wanted values outside 0 to 1.
     """
     if not all(0.0 < value <= 1.0 for value in (abstain_value, *sensitivities)):
         raise ValueError(f"a wanted share lies above 0 and not above 1; got {abstain_value} and {sensitivities}")

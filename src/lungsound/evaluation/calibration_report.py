@@ -102,7 +102,7 @@ class SetMeasures:
 
 @dataclass(frozen=True)
 class LevelMeasures:
-    """Sets of one level and kind: over all cycles, by true class, by device (when there are two)."""
+    """Sets of one level and kind: over all cycles, by true class, by device (where there are two)."""
 
     level: float
     is_class_conditional: bool
@@ -133,10 +133,9 @@ class AbstainMeasures:
 
 @dataclass(frozen=True)
 class OperatingMeasures:
-    """Effect of a threshold on the cycles of a test set; the predictive values are for `prevalence`.
+    """Effect of a threshold on the test set; predictive values are for `prevalence`, the share of abnormal cycles.
 
-    `prevalence` is the share of abnormal cycles where the model is to be used; it may be that of the test set itself.
-    Intervals of the predictive values hold for a known prevalence: only sensitivity and specificity are uncertain.
+    Their intervals hold for a known prevalence: only sensitivity and specificity are uncertain.
     """
 
     point: OperatingPoint
@@ -500,10 +499,6 @@ def draw_risk_coverage(
         label = f"{100 * bootstrap.level:g} % interval over patients"
         axes.fill_between(100.0 * coverage[steps], low, high, color=BLUE, alpha=0.18, linewidth=0.0, label=label)
         axes.plot(100.0 * coverage, 100.0 * risk, color=BLUE, linewidth=1.8, label="this model")
-        # A confidence that puts every wrong prediction last.
-        shares = np.linspace(0.01, 1.0, 100)
-        least = np.maximum(0.0, shares - (1.0 - is_wrong.mean())) / shares
-        axes.plot(100.0 * shares, 100.0 * least, color=GREY, linestyle=":", linewidth=1.4, label="wrong ones last")
         if threshold is not None and (is_predicted := confidence >= threshold).any():
             at = [100.0 * is_predicted.mean()], [100.0 * is_wrong[is_predicted].mean()]
             axes.plot(*at, "o", color=ORANGE, markersize=8, label=f"threshold {threshold:.2f}, from validation")

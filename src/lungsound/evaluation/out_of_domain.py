@@ -1,12 +1,10 @@
 """Out-of-domain score: distance of a cycle from the training set, before any model is asked.
 
-A cycle is its filter bank's mean and deviation over time, in each mel band: level, colour and swing. Each of these is
-divided by its deviation over the training cycles. The distance of a cycle is that to its fifth nearest training cycle;
-of a training cycle, to the fifth nearest of other patients. The score says which share of the training cycles is no
-farther. It needs no pass through the model, whatever engine predicts.
-
-A high score says that the sound is unlike what was learnt from, not that the prediction is wrong; a low one promises
-nothing. Nearest neighbours: Sun et al., "Out-of-distribution detection with deep nearest neighbors", ICML 2022.
+A cycle is its filter bank's mean and deviation over time, in each mel band, over their deviation in training. Its
+distance is that to its fifth nearest training cycle; of a training cycle, to the fifth nearest of other patients. The
+score is the share of training cycles that are no farther. A high one says that the sound is unlike what was learnt
+from, not that the prediction is wrong; a low one promises nothing. Nearest neighbours: Sun et al., "Out-of-distribution
+detection with deep nearest neighbors", ICML 2022.
 """
 
 import hashlib
@@ -46,10 +44,7 @@ class Domain:
             raise ValueError("a deviation is not above 0, or the distances are not in order")
 
     def scores(self, features: Floats) -> npt.NDArray[np.float64]:
-        """Score of cycles (cycle, feature), 0 to 1: the share of training cycles that are no farther from others.
-
-        1 is farther than every one of them.
-        """
+        """Score of cycles (cycle, feature), 0 to 1; 1 is farther than every training cycle."""
         given = _standardized(features, self.mean, self.std)
         distances = np.sort(_distances(given, self.cycles.astype(np.float32)), axis=1)[:, NEIGHBOUR - 1]
         return np.searchsorted(self.distances, distances, side="right") / len(self.distances)
@@ -67,10 +62,10 @@ def spectral_features(fbanks: Floats) -> Floats:
 
 
 def fit_domain(features: Floats, patients: Sequence[str], *, generator: np.random.Generator) -> Domain | None:
-    """From the training cycles (cycle, feature) and whose they are; `generator` draws which are kept, if too many.
+    """Domain of training cycles (cycle, feature); None for too few, or too few of other patients.
 
-    None for too few cycles, or too few of other patients. A new cycle has those of one patient more to be near than a
-    training cycle has: with few patients scores are a little low (ten: by up to 0.1 at the median).
+    `generator` draws those that are kept, if there are too many. A new cycle has those of one patient more to be near
+    than a training cycle has: with few patients scores are a little low (ten: by up to 0.1 at the median).
     """
     rows = np.sort(generator.permutation(len(features))[:MAX_CYCLES])
     owners = np.asarray(patients)[rows]
@@ -91,7 +86,7 @@ def _standardized(features: Floats, mean: Floats, std: Floats) -> Floats:
 
 
 def _distances(given: Floats, cycles: Floats) -> Floats:
-    """Euclidean, (given, cycle)."""
+    """Euclidean distances (given, cycle)."""
     distances = np.empty((len(given), len(cycles)), np.float32)
     wide = cycles.astype(np.float64)
     for first in range(0, len(given), CYCLES_AT_ONCE):

@@ -204,7 +204,7 @@ def test_patients_on_both_sides_are_warned_of_on_the_page_too(files: tuple[Path,
     patients = tuple("v00" if name in {"t00", "t01"} else name for name in test.patients)
     write_predictions(tmp_path / "test.csv", replace(test, patients=patients))
     arguments = ("--validation", files[0], "--test", tmp_path / "test.csv")
-    remark = "Validation and the test share 1 patient: the measurements are optimistic."
+    remark = "Patients of validation who are in the test too: 1. The measurements are optimistic."
     assert f"Warning: {remark}" in run("operate", *arguments)
     assert f"Warning: {remark}" in run("calibrate", *arguments, "--out", tmp_path)
     assert remark in (tmp_path / "calibration.md").read_text()
@@ -227,8 +227,8 @@ def test_mistakes_are_named(files: tuple[Path, Path], tmp_path: Path) -> None:
         ("calibrate --validation {v} --test {v}", "give --out DIR"),
         ("calibrate {t} --error 0.1 --coverage 0.5", "one of them only"),
         ("operate {t}", "is not the folder of a run"),
-        ("calibrate --validation {v} --test {v} --out {t} --keep", "--keep stores the calibration"),
-        ("operate --validation {v} --test {v} --keep", "--keep stores the thresholds"),
+        ("calibrate --validation {v} --test {v} --out {t} --keep", "--keep stores into"),
+        ("operate --validation {v} --test {v} --keep", "--keep stores into"),
     ):
         with pytest.raises(SettingsError, match=message):
             run(*arguments.format(t=tmp_path, v=files[0]).split())
