@@ -12,12 +12,12 @@ the rest share less sound than chance may give. What starts at another time is f
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from lungsound.audio.fingerprint import (
     HOP,
     NUM_BANDS,
     RATE_HZ,
-    Agreement,
     Fingerprint,
     Windows,
     agreement,
@@ -104,16 +103,6 @@ class Candidate:
     deviations: float
 
 
-@dataclass(frozen=True)
-class _Segments:
-    """Rows of the search: owner, first frame and length of each; and their transforms (bin, row, band)."""
-
-    owner: Tensor
-    start: Tensor
-    length: Tensor
-    transform: Tensor
-
-
 def find_candidates(
     fingerprints: Sequence[Fingerprint],
     *,
@@ -121,72 +110,47 @@ def find_candidates(
     on_progress: OnProgress | None = None,
 ) -> list[Candidate]:
     """Pairs of different recordings whose fingerprints agree at some offset, each once, with its best offset."""
-    segments = _cut(fingerprints)
-    num_rows = len(segments.owner)
-    tiles = [(i, j) for i in range(0, num_rows, _TILE) for j in range(i, num_rows, _TILE)]
-    best: dict[tuple[int, int], Candidate] = {}
-    for done, (i, j) in enumerate(tiles, start=1):
-        for candidate in _search_tile(segments, i, j, min_deviations):
-            pair = (candidate.one, candidate.other)
-            if pair not in best or candidate.deviations > best[pair].deviations:
-                best[pair] = candidate
-        if on_progress is not None:
-            on_progress(done, len(tiles))
-    return [best[pair] for pair in sorted(best)]
-
-
-def _cut(fingerprints: Sequence[Fingerprint]) -> _Segments:
-    places = [
+    segments = [
         (owner, start, min(SEGMENT_FRAMES, len(signs) - start))
         for owner, signs in enumerate(fingerprints)
         for start in range(0, len(signs), SEGMENT_FRAMES)
         if len(signs) - start >= MIN_OVERLAP_FRAMES
     ]
-    places.sort(key=lambda place: place[2])  # rows of one length side by side: see _lengths
-    transform = torch.empty((_TRANSFORM // 2 + 1, len(places), NUM_BANDS), dtype=torch.complex64)
-    for row, (owner, start, length) in enumerate(places):
-        signs = torch.from_numpy(fingerprints[owner][start : start + length].astype(np.float32))
+    segments.sort(key=lambda segment: segment[2])  # rows of one length side by side: see `lengths`
+    owner, start, length = torch.tensor(segments, dtype=torch.int64).reshape(-1, 3).T
+    transform = torch.empty((_TRANSFORM // 2 + 1, len(segments), NUM_BANDS), dtype=torch.complex64)
+    for row, (place, first, size) in enumerate(segments):
+        signs = torch.from_numpy(fingerprints[place][first : first + size].astype(np.float32))
         transform[:, row] = torch.fft.rfft(signs, n=_TRANSFORM, dim=0)
-    table = torch.tensor(places, dtype=torch.int64).reshape(-1, 3)
-    return _Segments(table[:, 0], table[:, 1], table[:, 2], transform)
-
-
-def _search_tile(segments: _Segments, i: int, j: int, min_deviations: float) -> list[Candidate]:
-    """Candidates among the pairs of one tile of rows with another."""
-    rows, columns = slice(i, i + _TILE), slice(j, j + _TILE)
-    products = torch.bmm(segments.transform[:, rows], segments.transform[:, columns].mH)
-    sums = torch.fft.irfft(products, n=_TRANSFORM, dim=0)
-    deviations = sums * _weights(_lengths(segments, rows)[:, None], _lengths(segments, columns))
-    highest, places = deviations.max(dim=0)
-    is_found = (highest >= min_deviations) & (segments.owner[rows, None] != segments.owner[columns])
-    candidates = []
-    for row, column in is_found.nonzero().tolist():
-        one, other = int(segments.owner[i + row]), int(segments.owner[j + column])
-        lag = int(_lags()[int(places[row, column])])
-        offset = int(segments.start[i + row]) + lag - int(segments.start[j + column])
-        offset_s = offset * HOP / RATE_HZ * (1 if one < other else -1)
-        candidates.append(Candidate(min(one, other), max(one, other), offset_s, float(highest[row, column])))
-    return candidates
-
-
-def _lengths(segments: _Segments, rows: slice) -> Tensor:
-    """Lengths of the rows; a single one when all have it, which spares most of the work of the weights."""
-    lengths = segments.length[rows]
-    return lengths[:1] if bool((lengths == lengths[0]).all()) else lengths
-
-
-def _weights(row_length: Tensor, column_length: Tensor) -> Tensor:
-    """Factor (lag, row, column) from sums of products to standard deviations; 0 where too few frames overlap."""
-    lags = _lags()[:, None, None]
-    num_frames = torch.minimum(column_length, row_length - lags) - (-lags).clamp(min=0)
-    weights = (num_frames.clamp(min=1) * NUM_BANDS).rsqrt()
-    return weights.masked_fill(num_frames < MIN_OVERLAP_FRAMES, 0.0)
-
-
-def _lags() -> Tensor:
-    """Frames by which the second is late, in the order of the inverse transform."""
+    # Frames by which the second is late, in the order of the inverse transform.
     lags = torch.arange(_TRANSFORM)
-    return torch.where(lags < _TRANSFORM // 2, lags, lags - _TRANSFORM)
+    lags = torch.where(lags < _TRANSFORM // 2, lags, lags - _TRANSFORM)[:, None, None]
+
+    def lengths(rows: slice) -> Tensor:
+        """Lengths of the rows; a single one when all have it, which spares most of the work of the weights."""
+        return length[rows][:1] if bool((length[rows] == length[rows][0]).all()) else length[rows]
+
+    tiles = [(i, j) for i in range(0, len(segments), _TILE) for j in range(i, len(segments), _TILE)]
+    best: dict[tuple[int, int], Candidate] = {}
+    for done, (i, j) in enumerate(tiles, start=1):
+        rows, columns = slice(i, i + _TILE), slice(j, j + _TILE)
+        sums = torch.fft.irfft(torch.bmm(transform[:, rows], transform[:, columns].mH), n=_TRANSFORM, dim=0)
+        # From sums of products to standard deviations; 0 where too few frames overlap.
+        row_length = lengths(rows)[:, None]
+        num_frames = torch.minimum(lengths(columns), row_length - lags) - (-lags).clamp(min=0)
+        weights = (num_frames.clamp(min=1) * NUM_BANDS).rsqrt().masked_fill(num_frames < MIN_OVERLAP_FRAMES, 0.0)
+        highest, at = (sums * weights).max(dim=0)
+        is_candidate = (highest >= min_deviations) & (owner[rows, None] != owner[columns])
+        for row, column in is_candidate.nonzero().tolist():
+            offset = int(start[i + row]) + int(lags[at[row, column]]) - int(start[j + column])
+            one, other = int(owner[i + row]), int(owner[j + column])
+            offset_s = offset * HOP / RATE_HZ * (1 if one < other else -1)
+            pair, deviations = (min(one, other), max(one, other)), float(highest[row, column])
+            if pair not in best or deviations > best[pair].deviations:
+                best[pair] = Candidate(*pair, offset_s, deviations)
+        if on_progress is not None:
+            on_progress(done, len(tiles))
+    return [best[pair] for pair in sorted(best)]
 
 
 Kind = Literal["same samples", "near-duplicate", "simultaneous channels"]
@@ -232,41 +196,38 @@ def find_shared_audio(
     Near-duplicates are looked for among all recordings, simultaneous channels among those and within each patient.
     Recordings shorter than 3.2 s, silent or mostly silent ones are compared by their samples only.
     """
-    equal = _equal_samples(measured)
+    by_hash: dict[str, list[int]] = {}
+    for place, one in enumerate(measured):
+        if one.quality.rms_dbfs >= MIN_RMS_DBFS:
+            by_hash.setdefault(one.sha256, []).append(place)
+    equal = {pair for places in by_hash.values() for pair in combinations(places, 2)}
     candidates = {
         (candidate.one, candidate.other): candidate
         for candidate in find_candidates([one.signs for one in measured], on_progress=on_progress)
     }
-    for one, other in _pairs_of_patients(recordings):
-        candidates.setdefault((one, other), Candidate(one, other, 0.0, 0.0))
+    for places in _by_patient(recordings).values():
+        if len(places) <= MAX_RECORDINGS_OF_PATIENT:
+            for pair in combinations(places, 2):
+                candidates.setdefault(pair, Candidate(*pair, 0.0, 0.0))
     groups: dict[str, list[Candidate]] = {}
     for pair in sorted(candidates.keys() - equal):
         groups.setdefault(recordings[pair[0]].patient, []).append(candidates[pair])
     pairs = [
         SharedAudio("same samples", recordings[one].name, recordings[other].name, 0.0, 1.0, 1.0, float("inf"))
-        for one, other in sorted(equal)
+        for one, other in equal
     ]
     with ThreadPoolExecutor(num_workers) as pool:
-        compared = pool.map(lambda group: _compare_group(recordings, group), groups.values())
+        compared = pool.map(lambda group: _compare(recordings, group), groups.values())
         for done, shared in enumerate(compared, start=1):
             pairs.extend(shared)
             if on_progress is not None:
                 on_progress(done, len(groups))
-    order = {"same samples": 0, "near-duplicate": 1, "simultaneous channels": 2}
-    return sorted(pairs, key=lambda shared: (order[shared.kind], shared.one, shared.other))
+    return sorted(pairs, key=lambda shared: (get_args(Kind).index(shared.kind), shared.one, shared.other))
 
 
 def crowded_patients(recordings: Sequence[Recording]) -> list[str]:
     """Patients with too many recordings to compare all of them in pairs."""
     return [patient for patient, places in _by_patient(recordings).items() if len(places) > MAX_RECORDINGS_OF_PATIENT]
-
-
-def _equal_samples(measured: Sequence[Measured]) -> set[tuple[int, int]]:
-    by_hash: dict[str, list[int]] = {}
-    for place, one in enumerate(measured):
-        if one.quality.rms_dbfs >= MIN_RMS_DBFS:
-            by_hash.setdefault(one.sha256, []).append(place)
-    return {pair for places in by_hash.values() for pair in combinations(places, 2)}
 
 
 def _by_patient(recordings: Sequence[Recording]) -> dict[str, list[int]]:
@@ -276,13 +237,7 @@ def _by_patient(recordings: Sequence[Recording]) -> dict[str, list[int]]:
     return by_patient
 
 
-def _pairs_of_patients(recordings: Sequence[Recording]) -> Iterable[tuple[int, int]]:
-    for places in _by_patient(recordings).values():
-        if len(places) <= MAX_RECORDINGS_OF_PATIENT:
-            yield from combinations(places, 2)
-
-
-def _compare_group(recordings: Sequence[Recording], candidates: Sequence[Candidate]) -> list[SharedAudio]:
+def _compare(recordings: Sequence[Recording], candidates: Sequence[Candidate]) -> list[SharedAudio]:
     """Compare candidates that share many of their recordings; each recording is read once."""
     waveforms: dict[int, Samples] = {}
     windows: dict[int, Windows] = {}
@@ -292,38 +247,28 @@ def _compare_group(recordings: Sequence[Recording], candidates: Sequence[Candida
             if place not in waveforms:
                 waveforms[place] = read_waveform(recordings[place].path, sample_rate_hz=RATE_HZ).numpy()
                 windows[place] = whitened_windows(waveforms[place])
-        at_start = agreement(windows[candidate.one], windows[candidate.other], max_lag_s=MAX_LAG_S)
-        shared = _judge(recordings, candidate, 0.0, at_start, waveforms)
-        if shared is None and candidate.deviations > 0:
-            one, other = _overlap(waveforms[candidate.one], waveforms[candidate.other], candidate.offset_s)
-            at_offset = agreement(whitened_windows(one), whitened_windows(other), max_lag_s=MAX_OFFSET_ERROR_S)
-            shared = _judge(recordings, candidate, candidate.offset_s, at_offset, waveforms)
-        if shared is not None:
-            pairs.append(shared)
+        waveform, another, offset_s = waveforms[candidate.one], waveforms[candidate.other], 0.0
+        evidence = agreement(windows[candidate.one], windows[candidate.other], max_lag_s=MAX_LAG_S)
+        if evidence.deviations < MIN_DEVIATIONS and candidate.deviations > 0:
+            offset_s = candidate.offset_s
+            one, other = map(whitened_windows, _overlap(waveform, another, offset_s))
+            evidence = agreement(one, other, max_lag_s=MAX_OFFSET_ERROR_S)
+        if evidence.deviations < MIN_DEVIATIONS:
+            continue
+        offset_s -= evidence.lag_s
+        correlated = correlation(*_overlap(waveform, another, offset_s))
+        pairs.append(
+            SharedAudio(
+                kind="near-duplicate" if correlated >= MIN_CORRELATION else "simultaneous channels",
+                one=recordings[candidate.one].name,
+                other=recordings[candidate.other].name,
+                offset_s=round(offset_s, 4),
+                correlation=round(correlated, 3),
+                coherence=round(evidence.coherence, 3),
+                deviations=round(evidence.deviations, 1),
+            )
+        )
     return pairs
-
-
-def _judge(
-    recordings: Sequence[Recording],
-    candidate: Candidate,
-    offset_s: float,
-    evidence: Agreement,
-    waveforms: dict[int, Samples],
-) -> SharedAudio | None:
-    if evidence.deviations < MIN_DEVIATIONS:
-        return None
-    offset_s -= evidence.lag_s
-    one, other = _overlap(waveforms[candidate.one], waveforms[candidate.other], offset_s)
-    correlated = correlation(one, other)
-    return SharedAudio(
-        kind="near-duplicate" if correlated >= MIN_CORRELATION else "simultaneous channels",
-        one=recordings[candidate.one].name,
-        other=recordings[candidate.other].name,
-        offset_s=round(offset_s, 4),
-        correlation=round(correlated, 3),
-        coherence=round(evidence.coherence, 3),
-        deviations=round(evidence.deviations, 1),
-    )
 
 
 def _overlap(one: Samples, other: Samples, offset_s: float) -> tuple[Samples, Samples]:
