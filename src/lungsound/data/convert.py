@@ -12,7 +12,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -26,7 +26,6 @@ from lungsound.files import written_folder
 from lungsound.labels import LABEL_SETS, shipped_map, sound_of
 
 Format = Literal["icbhi", "sprsound", "table"]
-FORMATS: tuple[Format, ...] = ("icbhi", "sprsound", "table")
 TABLE_FILE = "annotations.csv"
 # Folder of each part; a part of another corpus that is called "test" is written as new patients.
 _SPRSOUND_FOLDERS = {
@@ -52,8 +51,24 @@ def write_annotations(corpus: Corpus, out: Path, *, to: Format, is_lossy: bool =
     lost = losses(corpus, to)
     if lost and not is_lossy:
         raise CorpusError(f"{to} cannot say everything: {'; '.join(lost)}. To go without, add --lossy")
+    cycles: dict[Recording, list[Cycle]] = {recording: [] for recording in corpus.recordings}
+    for cycle in corpus.cycles:
+        cycles[cycle.recording].append(cycle)
+    if to == "table":
+        texts = {TABLE_FILE: table_text(corpus, out)}
+    elif to == "icbhi":
+        annotated = {recording: own for recording, own in cycles.items() if own}
+        texts = {f"{recording.path.stem}.txt": icbhi_text(own) for recording, own in annotated.items()}
+        split = [f"{recording.path.stem}\t{corpus.split[recording.name]}\n" for recording in annotated]
+        texts[SPLIT_FILES[0]] = "".join(split)
+    else:
+        folder_of = {recording: _SPRSOUND_FOLDERS[corpus.split[recording.name]] for recording in cycles}
+        texts = {
+            f"{folder_of[recording]}/{recording.path.stem}.json": sprsound_text(recording.term, own)
+            for recording, own in cycles.items()
+        }
     with written_folder(out) as partial:
-        for place, text in _FILES_OF[to](corpus, out).items():
+        for place, text in texts.items():
             path = partial / place
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8", newline="")
@@ -130,60 +145,26 @@ def _check_possible(corpus: Corpus, to: Format) -> None:
     """CorpusError for what cannot be written in this format, whatever is given up."""
     if to == "table":
         return
-    events = LABEL_SETS["sprsound_event7"].classes
-    unsaid = [w for w in _words(corpus) if (sound_of(w) is None if to == "icbhi" else w not in events)]
+    target = LABEL_SETS["sound4" if to == "icbhi" else "sprsound_event7"]
+    unsaid = [w for w in _words(corpus) if (sound_of(w) is None if to == "icbhi" else w not in target.classes)]
     if unsaid:
-        target = LABEL_SETS["sound4" if to == "icbhi" else "sprsound_event7"]
         raise CorpusError(
             f"{to} has no word for {', '.join(map(repr, unsaid))}; its words are {', '.join(target.classes)}. "
             f'Give a label map to them with --label-map FILE (label_set = "{target.name}")'
         )
-    twice = [name for name, number in Counter(r.path.stem for r in corpus.recordings).items() if number > 1]
+    names = [recording.path.stem for recording in corpus.recordings]
+    twice = [name for name, number in Counter(names).items() if number > 1]
     if twice:
         raise CorpusError(f"{to} needs a name of its own for each recording; several are called {twice[0]}")
     if to == "sprsound":
-        unsaid = [part for part in corpus.parts if part not in _SPRSOUND_FOLDERS]
-    else:
-        unsaid = [name for name in (*corpus.parts, *(r.path.stem for r in corpus.recordings)) if len(name.split()) > 1]
-    if unsaid:
-        why = f"parts are {', '.join(_SPRSOUND_FOLDERS)}" if to == "sprsound" else "a split file cannot hold blanks"
-        raise CorpusError(f"{to} cannot say {unsaid[0]!r}: {why}")
-
-
-def _icbhi_files(corpus: Corpus, _: Path) -> dict[str, str]:
-    cycles = _by_recording(corpus)
-    split = "".join(f"{recording.path.stem}\t{corpus.split[recording.name]}\n" for recording in cycles)
-    texts = {f"{recording.path.stem}.txt": icbhi_text(own) for recording, own in cycles.items()}
-    return {**texts, SPLIT_FILES[0]: split}
-
-
-def _sprsound_files(corpus: Corpus, _: Path) -> dict[str, str]:
-    cycles = {**dict.fromkeys(corpus.recordings, ()), **_by_recording(corpus)}
-    return {
-        f"{_SPRSOUND_FOLDERS[corpus.split[recording.name]]}/{recording.path.stem}.json": sprsound_text(
-            recording.term, own
+        why, unsaid = (
+            f"parts are {', '.join(_SPRSOUND_FOLDERS)}",
+            [p for p in corpus.parts if p not in _SPRSOUND_FOLDERS],
         )
-        for recording, own in cycles.items()
-    }
-
-
-def _table_file(corpus: Corpus, out: Path) -> dict[str, str]:
-    return {TABLE_FILE: table_text(corpus, out)}
-
-
-_FILES_OF: dict[Format, Callable[[Corpus, Path], dict[str, str]]] = {
-    "icbhi": _icbhi_files,
-    "sprsound": _sprsound_files,
-    "table": _table_file,
-}
-
-
-def _by_recording(corpus: Corpus) -> dict[Recording, tuple[Cycle, ...]]:
-    """The recordings that have cycles, in the corpus's order, with those."""
-    grouped: dict[Recording, list[Cycle]] = {}
-    for cycle in corpus.cycles:
-        grouped.setdefault(cycle.recording, []).append(cycle)
-    return {recording: tuple(cycles) for recording, cycles in grouped.items()}
+    else:
+        why, unsaid = "a split file cannot hold blanks", [n for n in (*corpus.parts, *names) if len(n.split()) > 1]
+    if unsaid:
+        raise CorpusError(f"{to} cannot say {unsaid[0]!r}: {why}")
 
 
 def _words(corpus: Corpus) -> list[str]:

@@ -117,7 +117,8 @@ def find_candidates(
         if len(signs) - start >= MIN_OVERLAP_FRAMES
     ]
     segments.sort(key=lambda segment: segment[2])  # rows of one length side by side: see `lengths`
-    owner, start, length = torch.tensor(segments, dtype=torch.int64).reshape(-1, 3).T
+    table = torch.tensor(segments, dtype=torch.int64).reshape(-1, 3)
+    owner, start, length = table[:, 0], table[:, 1], table[:, 2]
     transform = torch.empty((_TRANSFORM // 2 + 1, len(segments), NUM_BANDS), dtype=torch.complex64)
     for row, (place, first, size) in enumerate(segments):
         signs = torch.from_numpy(fingerprints[place][first : first + size].astype(np.float32))
