@@ -16,21 +16,21 @@ import numpy as np
 
 from lungsound.errors import DataError
 from lungsound.evaluation.bootstrap import Bootstrap, Estimate, jackknife, value_of_runs
-from lungsound.evaluation.metrics import (
-    Counts,
-    Fractions,
-    Statistic,
-    fold_to_two_classes,
-    mean_score,
-    sensitivity,
-    specificity,
-)
+from lungsound.evaluation.metrics import Counts, Fractions, fold_to_two_classes, mean_score, sensitivity, specificity
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.selection import confusions_of
 
 NUM_PERMUTATIONS = 9999
 MAX_EXACT_PATIENTS = 14  # all 2^14 permutations are gone through; with more patients, NUM_PERMUTATIONS are drawn
 NORMAL, ABNORMAL = 0, 1
+# The statistic of each line, and the terms that its mean is over.
+STATISTICS = {
+    "Score": (mean_score, (NORMAL, ABNORMAL)),
+    "Sp": (specificity, (NORMAL,)),
+    "Se": (sensitivity, (ABNORMAL,)),
+    "Score, 2 classes": (mean_score, (NORMAL, ABNORMAL)),
+}
+FOLDED = "Score, 2 classes"  # of counts that are read as normal or not
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,20 +104,6 @@ def studentised(contributions: Contributions, signs: Fractions) -> Fractions:
     return np.where(is_certain, np.where(size < 1e-12, 0.0, np.inf), size / np.sqrt(variance + is_certain))
 
 
-def folded_score(confusion: Counts) -> Fractions:
-    """ICBHI Score `(...)` of the counts read as normal against abnormal."""
-    return mean_score(fold_to_two_classes(confusion))
-
-
-SCORE, FOLDED_SCORE = "Score", "Score, 2 classes"
-STATISTICS: dict[str, tuple[Statistic, tuple[int, ...]]] = {
-    SCORE: (mean_score, (NORMAL, ABNORMAL)),
-    "Sp": (specificity, (NORMAL,)),
-    "Se": (sensitivity, (ABNORMAL,)),
-    FOLDED_SCORE: (folded_score, (NORMAL, ABNORMAL)),
-}
-
-
 @dataclass(frozen=True)
 class Difference:
     """One value of A and of B (means over seeds), A minus B with its interval, and the p of the permutation test.
@@ -136,18 +122,16 @@ class Difference:
     num_worse: int
 
     @property
-    def is_distinguishable(self) -> bool:
-        """The rule of the verdict: the interval leaves out 0, and p is below 1 - level as well."""
-        return self.excludes_zero and self.is_significant
-
-    @property
-    def excludes_zero(self) -> bool:
+    def evidence(self) -> tuple[bool, bool]:
+        """That the interval of the difference leaves out 0, and that p is below 1 - level."""
         interval = self.difference.interval
-        return interval.problem is None and not interval.low <= 0.0 <= interval.high
+        excludes_zero = interval.problem is None and not interval.low <= 0.0 <= interval.high
+        return excludes_zero, self.p_value < 1.0 - interval.level
 
     @property
-    def is_significant(self) -> bool:
-        return self.p_value < 1.0 - self.difference.interval.level
+    def is_distinguishable(self) -> bool:
+        """The rule of the verdict: both."""
+        return all(self.evidence)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +175,6 @@ def compare_runs(
     for part in sorted(set(sides[0][0].parts)):
         ours, theirs = ([run.of_part(part) for run in runs] for runs in sides)
         counts, rows = (confusions_of(ours), confusions_of(theirs)), ours[0]
-        lines = [name for name in STATISTICS if name != FOLDED_SCORE or len(rows.classes) > 2]
         comparison = Comparison(
             names=names,
             part=part,
@@ -199,7 +182,9 @@ def compare_runs(
             num_seeds=(len(ours), len(theirs)),
             patients=tuple(sorted(set(rows.patients))),
             contributions=contributions_to(*counts, (NORMAL, ABNORMAL)).by_patient,
-            differences=tuple(_difference(name, *counts, bootstrap) for name in lines),
+            differences=tuple(
+                _difference(name, *counts, bootstrap) for name in STATISTICS if name != FOLDED or len(rows.classes) > 2
+            ),
         )
         comparisons.append(comparison)
     return tuple(comparisons)
@@ -208,11 +193,11 @@ def compare_runs(
 def _difference(name: str, first: Counts, second: Counts, bootstrap: Bootstrap) -> Difference:
     """A minus B in one value; both `(seed, patient, true class, predicted class)`, the same patients and cycles."""
     statistic, terms = STATISTICS[name]
-    generator, num_patients = bootstrap.generator(), first.shape[1]
+    if name == FOLDED:
+        first, second = fold_to_two_classes(first), fold_to_two_classes(second)
+    generator, num_patients, standardised = bootstrap.generator(), first.shape[1], math.nan
     difference = bootstrap.of_runs(first, statistic, minus=second, generator=generator)
-    fold = fold_to_two_classes if name == FOLDED_SCORE else np.asarray
-    contributions = contributions_to(fold(first), fold(second), terms)
-    standardised = math.nan
+    contributions = contributions_to(first, second, terms)
     if num_patients > 1:
         left_out = jackknife(value_of_runs(first, statistic), num_patients, minus=value_of_runs(second, statistic))
         standardised = left_out.value / left_out.patient_sd if left_out.patient_sd > 0.0 else math.nan

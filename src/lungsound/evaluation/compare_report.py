@@ -26,21 +26,9 @@ def write_comparison(
     for index, comparison in enumerate(comparisons):
         draw_comparison(comparison, folder / f"compare-{index}.png")
     first, second = comparisons[0].names
-    parts = [
-        {"part": each.part, "verdict": verdict(each), "summary": summary(each), "remarks": remarks(each)}
-        | {"rows": comparison_rows(each)}
-        for each in comparisons
-    ]
-    page = fill(
-        "compare.md",
-        names=(first, second),
-        warnings=warnings,
-        comparisons=parts,
-        head=HEAD,
-        interval=comparisons[0].score.difference.interval,
-        max_exact_patients=MAX_EXACT_PATIENTS,
-        num_permutations=NUM_PERMUTATIONS,
-    )
+    sentences = {"verdict": verdict, "summary": summary, "remarks": remarks, "rows": comparison_rows}
+    limits = {"max_exact_patients": MAX_EXACT_PATIENTS, "num_permutations": NUM_PERMUTATIONS}
+    page = fill("compare.md", comparisons=comparisons, warnings=warnings, head=HEAD, **sentences, **limits)
     write_page(folder / "compare", f"{first} against {second}", page)
     write_json(folder / "compare.json", numbers)
     return folder / "compare.html"
@@ -94,12 +82,13 @@ def verdict(comparison: Comparison) -> str:
         low, high = sorted((abs(interval.low), abs(interval.high)))
         points = f"{100 * abs(score.difference.value):.1f} points of Score"
         return f"{better} is better by {points} ({span} {100 * low:.1f} to {100 * high:.1f}, p = {_p(score)})"
-    difference = f"A minus B is {score.difference.in_points()} points of Score ({span} in brackets), p = {_p(score)}"
+    reason = ""
     if not score.num_better + score.num_worse:
-        return f"not distinguishable: {difference}; A and B have as many right for every patient"
-    if score.excludes_zero or score.is_significant:
-        return f"not distinguishable: {difference}; interval and permutation test do not agree"
-    return f"not distinguishable: {difference}"
+        reason = "; A and B have as many right for every patient"
+    elif any(score.evidence):
+        reason = "; interval and permutation test do not agree"
+    points = f"{score.difference.in_points()} points of Score ({span} in brackets), p = {_p(score)}"
+    return f"not distinguishable: A minus B is {points}{reason}"
 
 
 def remarks(comparison: Comparison) -> list[str]:
