@@ -1,7 +1,5 @@
 """`lungsound calibrate` and `lungsound operate`: calibration, prediction sets, abstention, operating points."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +13,8 @@ if TYPE_CHECKING:
     from lungsound.evaluation.predictions import Predictions
 
 
+SENSITIVITY = "Wanted sensitivity. Repeatable.  [default: those in the model, else 0.9]"
+PREVALENCE = "Share of abnormal cycles in practice. Repeatable.  [default: 0.1, 0.3]"
 FORMAT = "lungsound calibration report 3"
 
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
@@ -25,17 +25,6 @@ ValidationOption = Annotated[
 TestOption = Annotated[
     Path | None, typer.Option("--test", metavar="FILE", help="Predictions on test patients, instead of RUN.")
 ]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Predictions to fit on and to measure on (of a run: of its selected epoch), and the calibration in its model."""
-
-    fitted_on: "Predictions"
-    measured_on: "Predictions"
-    kept: "Calibration | None"
-    sensitivities: Sequence[float]
-    remarks: list[str]
 
 
 def calibrate(
@@ -78,18 +67,17 @@ def calibrate(
     folder = out or run
     if folder is None:
         raise SettingsError("calibrating predictions files needs a folder for the page: give --out DIR")
-    rows = _rows(run, validation, test, keep=keep)
+    fitted_on, measured_on, kept, sensitivities, remarks = _rows(run, validation, test, keep=keep)
     calibration = fit_calibration(
-        rows.fitted_on,
+        fitted_on,
         abstain_for="coverage" if error is None else "error",
         abstain_value=error or coverage or WANTED_COVERAGE,
-        sensitivities=rows.sensitivities,
+        sensitivities=sensitivities,
     )
-    remarks = rows.remarks
-    if run is not None and not keep and (remark := difference(calibration, rows.kept)):
+    if run is not None and not keep and (remark := difference(calibration, kept)):
         remarks.append(remark)
     _print(*(f"Warning: {problem}" for problem in (*remarks, *calibration.problems)))
-    measures = measure_calibration(calibration, rows.measured_on, Bootstrap())
+    measures = measure_calibration(calibration, measured_on, Bootstrap())
     numbers = {
         "format": FORMAT,
         "remarks": remarks,
@@ -98,7 +86,7 @@ def calibrate(
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "calibration.json", numbers)
-    section = calibration_section(calibration, rows.measured_on, folder=folder, measures=measures, remarks=remarks)
+    section = calibration_section(calibration, measured_on, folder=folder, measures=measures, remarks=remarks)
     write_page(folder / "calibration", "Calibration", section)
     _print(
         f"scaling: {'temperature' if calibration.is_scaled else 'none'}; {calibration.reason}",
@@ -115,21 +103,11 @@ def operate(
     run: RunArgument = None,
     sensitivity: Annotated[
         list[float] | None,
-        typer.Option(
-            min=0.01,
-            max=1.0,
-            metavar="SHARE",
-            help="Wanted sensitivity. Repeatable.  [default: those in the model, else 0.9]",
-        ),
+        typer.Option(min=0.01, max=1.0, metavar="SHARE", help=SENSITIVITY),
     ] = None,
     prevalence: Annotated[
         list[float] | None,
-        typer.Option(
-            min=0.0001,
-            max=0.9999,
-            metavar="SHARE",
-            help="Share of abnormal cycles in practice. Repeatable.  [default: 0.1, 0.3]",
-        ),
+        typer.Option(min=0.0001, max=0.9999, metavar="SHARE", help=PREVALENCE),
     ] = None,
     validation: ValidationOption = None,
     test: TestOption = None,
@@ -149,9 +127,9 @@ def operate(
         operating_rows,
     )
 
-    rows = _rows(run, validation, test, keep=keep)
-    calibration = fit_calibration(rows.fitted_on, sensitivities=sensitivity or rows.sensitivities)
-    if (kept := rows.kept) is not None:
+    fitted_on, measured_on, kept, sensitivities, remarks = _rows(run, validation, test, keep=keep)
+    calibration = fit_calibration(fitted_on, sensitivities=sensitivity or sensitivities)
+    if kept is not None:
         here, there = ((each.num_cycles, each.num_patients, each.is_scaled) for each in (calibration, kept))
         if here != there:
             raise DataError(
@@ -159,8 +137,8 @@ def operate(
                 f"are {here[0]} of {here[1]}: put a new one into the model with 'lungsound calibrate RUN --keep'"
             )
         calibration = kept.model_copy(update={"operating_points": calibration.operating_points})
-    measures = measure_operating_points(calibration, rows.measured_on, prevalence or PREVALENCES, Bootstrap())
-    _print(*(f"Warning: {problem}" for problem in (*rows.remarks, *calibration.problems)))
+    measures = measure_operating_points(calibration, measured_on, prevalence or PREVALENCES, Bootstrap())
+    _print(*(f"Warning: {problem}" for problem in (*remarks, *calibration.problems)))
     print_table(OPERATING_HEAD, operating_rows(measures))
     _print(
         f"Abnormal when P(abnormal) = 1 - P(normal), probabilities {calibration.scaling}, reaches the threshold.",
@@ -185,7 +163,13 @@ def _print(*lines: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _rows(run: Path | None, validation: Path | None, test: Path | None, *, keep: bool) -> Rows:
+def _rows(
+    run: Path | None, validation: Path | None, test: Path | None, *, keep: bool
+) -> "tuple[Predictions, Predictions, Calibration | None, list[float], list[str]]":
+    """Predictions to fit on and to measure on (of a run: of its selected epoch), and the calibration in its model.
+
+    Then the wanted sensitivities unless others are given, and remarks.
+    """
     from lungsound.evaluation.calibration import WANTED_SENSITIVITY
     from lungsound.evaluation.predictions import VALIDATION_PART, read_predictions
     from lungsound.evaluation.runs import read_test_rows
@@ -234,4 +218,4 @@ def _rows(run: Path | None, validation: Path | None, test: Path | None, *, keep:
     remarks = [f"Patients of validation who are in the test too: {num_shared}. The measurements are optimistic."]
     points = () if kept is None else kept.operating_points
     sensitivities = [point.wanted_sensitivity for point in points] or [WANTED_SENSITIVITY]
-    return Rows(fitted_on, measured_on, kept, sensitivities, remarks if num_shared else [])
+    return fitted_on, measured_on, kept, sensitivities, remarks if num_shared else []

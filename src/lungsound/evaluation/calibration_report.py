@@ -10,6 +10,7 @@ ECE that was seen lies in the middle 95 % of these; the estimate is the t for wh
 0 when chance alone can give the ECE that was seen. `docs/decisions.md` says why, and how often the interval holds.
 """
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -353,7 +354,6 @@ def calibration_section(
         calibration=calibration,
         measures=measures,
         remarks=list(remarks),
-        fitted=fitted_facts(calibration),
         verdict=verdict(measures.after.top_label),
         operating_head=OPERATING_HEAD,
         operating=operating_rows(measures.operating),
@@ -374,44 +374,18 @@ def operating_rows(operating: Sequence[OperatingMeasures]) -> list[tuple[str, ..
     return rows
 
 
-def fitted_facts(calibration: Calibration) -> dict[str, str]:
-    """Names and values of what was fitted."""
-    temperature, abstain = calibration.temperature, calibration.abstain
-    facts = {"scaling": f"{'none' if temperature is None else 'temperature'}; {calibration.reason}"}
-    if temperature is not None:
-        side, judgement = ("above", "too sure") if temperature > 1.0 else ("below", "not sure enough")
-        facts["temperature"] = f"{temperature:.3f} ({side} 1: the model was {judgement})"
-    for each in calibration.sets:
-        by_class = zip(calibration.classes, each.of_class, strict=True)
-        facts[f"sets at {100 * each.level:g} %"] = (
-            f"probability of {each.threshold:.4f} or more; by class "
-            + ", ".join(f"{name} {value:.3f}" for name, value in by_class)
-        )
-    if abstain is not None:
-        facts["predictions withheld"] = (
-            f"below {abstain.threshold:.3f}, chosen for {abstain.wanted} {100 * abstain.wanted_value:g} %; on "
-            f"validation {_percent(abstain.validation_coverage)} % not withheld, "
-            f"{_percent(abstain.validation_error)} % of them wrong"
-        )
-    for point in calibration.operating_points:
-        facts[f"abnormal, wanted sensitivity {100 * point.wanted_sensitivity:g} %"] = (
-            f"P(abnormal) of {point.threshold:.4f} or more"
-        )
-    return facts
-
-
 def difference(shown: Calibration, kept: Calibration | None) -> str | None:
     """Remark beside `shown` when the run's model keeps another calibration, or none; None when it keeps this."""
     if kept is None:
         return "The model of this run keeps no calibration: 'predict' uses nothing of this. --keep puts it in."
-    here, there = fitted_facts(shown), fitted_facts(kept)
-    others = [f"{name}: {there.get(name, 'none')}" for name in there | here if here.get(name) != there.get(name)]
-    if not others:
-        return None
-    return (
-        f"The model of this run keeps another calibration, which 'predict' uses ({'; '.join(others)}). "
-        "--keep puts this one in its place."
+    # To four digits: another processor gives other last digits.
+    here, there = (
+        json.loads(json.dumps(each.to_plain()), parse_float=lambda number: f"{float(number):.4f}")
+        for each in (shown, kept)
     )
+    if here == there:
+        return None
+    return "The model of this run keeps another calibration, which 'predict' uses. --keep puts this one in its place."
 
 
 def verdict(error: CalibrationError) -> str:

@@ -137,7 +137,7 @@ def test_wanted_sensitivities_are_kept_when_asked_for(strict: RunFolder) -> None
 
 def test_a_calibration_is_kept_when_asked_for_and_the_page_names_the_difference(strict: RunFolder) -> None:
     output = run("calibrate", strict.path, "--coverage", 0.5)
-    remark = "The model of this run keeps another calibration, which 'predict' uses (predictions withheld: below 0."
+    remark = "The model of this run keeps another calibration, which 'predict' uses."
     assert f"Warning: {remark}" in output
     assert remark in (strict.path / "calibration.md").read_text()
     output = run("calibrate", strict.path, "--coverage", 0.5, "--keep")
