@@ -23,13 +23,14 @@ from torch import Tensor
 
 from lungsound.audio.filter_bank import normalize
 from lungsound.audio.front_end import FrontEnd
+from lungsound.axes import PATCH_SIZE
 from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Corpus, Cycle
 from lungsound.data.splits import load_corpus, rows_to_test
 from lungsound.data.store import waveforms_of
 from lungsound.data.synthetic import Event
 from lungsound.errors import SettingsError
 from lungsound.evaluation.bootstrap import Bootstrap, Estimate
-from lungsound.inference.explain import check_explainable, fold, own_frames, relevance, tile_means, tiles
+from lungsound.inference.explain import check_explainable, fold, own_frames, relevance
 from lungsound.labels import LungSound
 from lungsound.page import Block, Cell, Heading, Paragraph, Table, render_blocks, write_page
 from lungsound.progress import track
@@ -41,6 +42,19 @@ NUM_STEPS = 10
 
 Predict = Callable[[Tensor], Tensor]
 """From masks (step, time, mel), true where a bin is replaced by background, to probabilities (step,)."""
+
+
+def tiles(num_frames: int, num_mels: int, *, size: int = PATCH_SIZE) -> Tensor:
+    """Number of the tile of each bin (time, mel), from 0, mel by mel; the last ones of a row or column are cut."""
+    per_row = -(-num_mels // size)
+    numbers: Tensor = (torch.arange(num_frames) // size * per_row).unsqueeze(1) + torch.arange(num_mels) // size
+    return numbers
+
+
+def tile_means(bins: Tensor, tile: Tensor) -> Tensor:
+    """Mean (tile,) of the values (time, mel) in each tile."""
+    sums = torch.zeros(int(tile.max()) + 1, dtype=bins.dtype).index_add_(0, tile.flatten(), bins.flatten())
+    return sums / torch.bincount(tile.flatten())
 
 
 @dataclass(frozen=True)

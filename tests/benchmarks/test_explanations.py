@@ -15,6 +15,8 @@ from benchmarks.explanations import (
     overlap,
     planted_bins,
     read_events,
+    tile_means,
+    tiles,
 )
 from torch import Tensor
 
@@ -23,7 +25,6 @@ from lungsound.config import AudioSettings, load_config
 from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Cycle, Recording
 from lungsound.data.synthetic import Event
 from lungsound.data.synthetic_sounds import COARSE, FINE, crackle
-from lungsound.inference.explain import tile_means, tiles
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
 from lungsound.training.checkpoint import save_model

@@ -29,8 +29,7 @@ from lungsound.inference.formats.tables import patients_csv, prediction_of, reco
 from lungsound.inference.formats.write import check_formats, write_format
 from lungsound.inference.pages import mel_centres_hz, most_uncertain, page_name, write_review_pages
 from lungsound.inference.prediction import Provenance, RecordingPrediction
-from lungsound.inference.predictor import Predictor
-from lungsound.inference.recording import LoadedRecording
+from lungsound.inference.predictor import LoadedRecording, Predictor
 from lungsound.progress import track
 
 SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
@@ -149,7 +148,7 @@ def explain_many(predictor: Predictor, paths: Sequence[Path], *, out: Path, cons
     def explain(prediction: RecordingPrediction, waveform: Tensor) -> list[Explanation]:
         front_end = predictor.trained.front_end
         explanations = explain_cycles(predictor.trained, waveform, list(enumerate(prediction.cycles, start=1)))
-        values: dict[str, Any] = {f"relevance_{each.number}": each.relevance.numpy() for each in explanations}
+        values: dict[str, Any] = {f"relevance_{number}": relevance.numpy() for number, _, relevance in explanations}
         values |= {
             "start_s": np.array([cycle.start_s for cycle in prediction.cycles]),
             "end_s": np.array([cycle.end_s for cycle in prediction.cycles]),

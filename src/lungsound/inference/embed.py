@@ -20,8 +20,7 @@ from lungsound.errors import LungsoundError, SettingsError
 from lungsound.files import written_whole
 from lungsound.inference.bulk import failure, sound_files
 from lungsound.inference.formats.tables import METADATA_KEY, load_pyarrow
-from lungsound.inference.predictor import find_model
-from lungsound.inference.recording import FindBy, load_recording
+from lungsound.inference.predictor import FindBy, find_model, load_recording
 from lungsound.models.classifier import find_device, predict_cycles
 from lungsound.progress import track
 from lungsound.training.checkpoint import TrainedModel, load_model

@@ -6,7 +6,6 @@ relevances sum up to what the cycle adds to the logarithm of the class's probabi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,29 +21,10 @@ from lungsound.models.classifier import LungSoundClassifier
 from lungsound.training.checkpoint import TrainedModel
 
 NUM_STEPS = 4  # as true to models as 8
-TILE_SIZE = 16  # frames and mels of a tile, those of a patch
 
 
-def tiles(num_frames: int, num_mels: int, *, size: int = TILE_SIZE) -> Tensor:
-    """Number of the tile of each bin (time, mel), from 0, mel by mel; the last ones of a row or column are cut."""
-    per_row = -(-num_mels // size)
-    numbers: Tensor = (torch.arange(num_frames) // size * per_row).unsqueeze(1) + torch.arange(num_mels) // size
-    return numbers
-
-
-def tile_means(bins: Tensor, tile: Tensor) -> Tensor:
-    """Mean (tile,) of the values (time, mel) in each tile."""
-    sums = torch.zeros(int(tile.max()) + 1, dtype=bins.dtype).index_add_(0, tile.flatten(), bins.flatten())
-    return sums / torch.bincount(tile.flatten())
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Relevance (time, mel) of a cycle's own sound for its best guess; `number` is that of the cycle, from 1."""
-
-    number: int
-    cycle: CyclePrediction
-    relevance: Tensor
+# Number from 1 and prediction of a cycle, and the relevance (time, mel) of its own sound for its best guess.
+Explanation = tuple[int, CyclePrediction, Tensor]
 
 
 def explain_cycles(
@@ -55,7 +35,7 @@ def explain_cycles(
     for number, cycle in cycles:
         cut = trained.front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
         class_index = trained.label_set.classes.index(cycle.best_guess)
-        explanations.append(Explanation(number, cycle, relevance(trained, cut, class_index=class_index)))
+        explanations.append((number, cycle, relevance(trained, cut, class_index=class_index)))
     return explanations
 
 

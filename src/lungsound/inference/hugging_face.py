@@ -137,25 +137,21 @@ def _results(report: dict[str, Any]) -> dict[str, Any]:
 
 def check_expressible(trained: TrainedModel) -> None:
     """SettingsError, saying why, for a model that transformers has no equal of."""
-    front_end, encoder = trained.front_end, trained.model.encoder
-    if not isinstance(encoder, AudioSpectrogramTransformer):
-        why = f"it has no {encoder.architecture} for sound"
-    elif not front_end.is_padding_encoded:
-        why = (
-            "its Audio Spectrogram Transformer hears padding too (no mask), and this has audio.is_padding_encoded=false"
-        )
-    elif encoder.pooling != "class_token":
-        why = (
-            f"its Audio Spectrogram Transformer pools the class tokens, and this has model.pooling {encoder.pooling!r}"
-        )
-    elif (front_end.audio.filter_bank, front_end.sample_rate_hz) != ("kaldi", RATE_HZ):
-        why = (
-            f"its filter bank is Kaldi's at {RATE_HZ} Hz, and this has {front_end.audio.filter_bank!r} at "
-            f"{front_end.sample_rate_hz} Hz"
-        )
-    else:
-        return
-    raise SettingsError(f"transformers cannot compute this model: {why}; export it to onnx instead")
+    audio, encoder = trained.front_end.audio, trained.model.encoder
+    is_ast = isinstance(encoder, AudioSpectrogramTransformer)
+    needed_and_given = {
+        "model.architecture": ("ast", "ast" if is_ast else encoder.architecture),
+        "model.pooling": ("class_token", encoder.pooling if is_ast else "class_token"),
+        "audio.is_padding_encoded": (True, audio.is_padding_encoded),
+        "audio.filter_bank": ("kaldi", audio.filter_bank),
+        "audio.sample_rate_hz": (RATE_HZ, audio.sample_rate_hz),
+    }
+    for name, (needed, given) in needed_and_given.items():
+        if needed != given:
+            raise SettingsError(
+                f"transformers cannot compute this model: it needs {name} {needed!r}, and this has {given!r}; export "
+                "it to onnx instead"
+            )
 
 
 def feature_scale(model: LungSoundClassifier) -> float:

@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from lungsound.audio.front_end import FrontEnd
+from lungsound.axes import PATCH_SIZE
 from lungsound.errors import AudioError
 from lungsound.files import short_names, write_text
-from lungsound.inference.explain import TILE_SIZE, Explanation, tile_means, tiles
+from lungsound.inference.explain import Explanation
 from lungsound.inference.prediction import (
     RULE,
     CyclePrediction,
@@ -141,16 +142,15 @@ def _recording(predictor: Predictor, prediction: RecordingPrediction, explain: E
     rows = lanes([(cycle.start_s, cycle.end_s) for cycle in prediction.cycles])
     explained = []
     if waveform is not None and explain is not None:
-        for each in explain(prediction, waveform):
-            cycle = each.cycle
+        for number, cycle, relevance in explain(prediction, waveform):
             cut = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)[: front_end.num_samples]
             num_frames = front_end.log_mel.num_frames(len(cut))
             values = {
-                "number": each.number,
+                "number": number,
                 "cycle": cycle,
                 "picture": _png(_fbank(cut, front_end)) if num_frames else "",
-                "picture_width": 100 * num_frames / len(each.relevance),
-                "boxes": boxes(each.relevance, front_end),
+                "picture_width": 100 * num_frames / len(relevance),
+                "boxes": boxes(relevance, front_end),
                 "input_s": min(cycle.end_s - cycle.start_s, front_end.audio.duration_s),
             }
             explained.append(values)
@@ -209,30 +209,30 @@ def boxes(relevance: Tensor, front_end: FrontEnd) -> list[dict[str, float]]:
     of the strongest; `start_s` and `end_s` are from the start of the cycle.
     """
     num_frames, num_mels = relevance.shape
-    means = tile_means(relevance, tiles(num_frames, num_mels))
-    shares = (means / means.abs().max().clamp(min=1e-12)).tolist()
-    per_row, hop_s = -(-num_mels // TILE_SIZE), front_end.log_mel.hop_size / front_end.sample_rate_hz
-    centres_hz = mel_centres_hz(front_end)
+    means = functional.avg_pool2d(relevance.unsqueeze(0), PATCH_SIZE, ceil_mode=True)[0]
+    strongest = means.abs().max().clamp(min=1e-12)
+    centres_hz, hop_s = mel_centres_hz(front_end), front_end.log_mel.hop_size / front_end.sample_rate_hz
     drawn = []
-    for place in sorted(range(len(shares)), key=lambda place: -abs(shares[place])):
-        if abs(shares[place]) < MIN_SHARE:
-            break
-        frame, mel = (TILE_SIZE * each for each in divmod(place, per_row))
-        last_frame, last_mel = min(frame + TILE_SIZE, num_frames), min(mel + TILE_SIZE, num_mels)
+    for row, column in np.ndindex(*means.shape):
+        share = float(means[row, column] / strongest)
+        if abs(share) < MIN_SHARE:
+            continue
+        frame, mel = row * PATCH_SIZE, column * PATCH_SIZE
+        last_frame, last_mel = min(frame + PATCH_SIZE, num_frames), min(mel + PATCH_SIZE, num_mels)
         drawn.append(
             {
                 "left": 100 * frame / num_frames,
                 "top": 100 * (num_mels - last_mel) / num_mels,
                 "width": 100 * (last_frame - frame) / num_frames,
                 "height": 100 * (last_mel - mel) / num_mels,
-                "share": shares[place],
+                "share": share,
                 "start_s": frame * hop_s,
                 "end_s": last_frame * hop_s,
                 "low_hz": centres_hz[mel],
                 "high_hz": centres_hz[last_mel - 1],
             }
         )
-    return drawn
+    return sorted(drawn, key=lambda box: -abs(box["share"]))
 
 
 def mel_centres_hz(front_end: FrontEnd) -> list[float]:

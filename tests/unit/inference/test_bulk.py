@@ -15,8 +15,7 @@ from rich.console import Console
 from lungsound.errors import DataError, SettingsError
 from lungsound.inference.bulk import BulkResult, predict_many, sound_files
 from lungsound.inference.formats.tables import prediction_of, record
-from lungsound.inference.predictor import Predictor
-from lungsound.inference.recording import LoadedRecording
+from lungsound.inference.predictor import LoadedRecording, Predictor
 from tests.unit.inference.models import saved_model
 
 QUIET = Console(quiet=True)

@@ -254,10 +254,14 @@ def test_configs_are_the_librarys_own(exported: Exported, transformers: ModuleTy
 @pytest.mark.parametrize(
     ("audio", "architecture", "told"),
     [
-        (EFFICIENTAT_AUDIO, MOBILENET, "it has no mn04 for sound"),
-        (AUDIO.model_copy(update={"is_padding_encoded": False}), TRANSFORMER, "audio.is_padding_encoded=false"),
-        (AUDIO, TRANSFORMER.model_copy(update={"pooling": "average_token"}), "model.pooling 'average_token'"),
-        (AUDIO.model_copy(update={"sample_rate_hz": 4000}), TRANSFORMER, "has 'kaldi' at 4000 Hz"),
+        (EFFICIENTAT_AUDIO, MOBILENET, "model.architecture 'ast', and this has 'mn04'"),
+        (AUDIO.model_copy(update={"is_padding_encoded": False}), TRANSFORMER, "audio.is_padding_encoded True"),
+        (AUDIO, TRANSFORMER.model_copy(update={"pooling": "average_token"}), "this has 'average_token'"),
+        (
+            AUDIO.model_copy(update={"sample_rate_hz": 4000}),
+            TRANSFORMER,
+            "audio.sample_rate_hz 16000, and this has 4000",
+        ),
     ],
 )
 def test_what_the_library_cannot_compute_is_refused(

@@ -7,7 +7,7 @@ then one for each of its cycles; in another table a row for each patient.
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,17 @@ def json_lines_text(predictions: Sequence[RecordingPrediction], provenance: Prov
 
 def record(prediction: RecordingPrediction, provenance: Provenance) -> dict[str, Any]:
     """Everything known of one recording's prediction; None (null) for what is not."""
+
+    def cycle_record(cycle: CyclePrediction) -> dict[str, Any]:
+        return {
+            "start_s": cycle.start_s,
+            "end_s": cycle.end_s,
+            "answer": cycle.label,
+            "best_guess": cycle.best_guess,
+            "possible": list(cycle.possible),
+            "probabilities": dict(cycle.probabilities),
+        }
+
     return {
         "format_version": FORMAT_VERSION,
         "path": prediction.path_text,
@@ -42,8 +53,8 @@ def record(prediction: RecordingPrediction, provenance: Provenance) -> dict[str,
         "cycles_from": prediction.cycles_from,
         "quality": list(prediction.quality),
         "out_of_domain": prediction.out_of_domain,
-        "whole": None if prediction.aggregate is None else _cycle_record(prediction.aggregate),
-        "cycles": [_cycle_record(cycle) for cycle in prediction.cycles],
+        "whole": None if prediction.aggregate is None else cycle_record(prediction.aggregate),
+        "cycles": [cycle_record(cycle) for cycle in prediction.cycles],
         "provenance": provenance_record(provenance),
     }
 
@@ -56,21 +67,10 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
         "label_set": provenance.label_set.name,
         "classes": list(provenance.label_set.classes),
         "band_hz": list(provenance.band_hz),
-        "settings": dict(provenance.settings),
+        "settings": provenance.settings,
         "calibration": provenance.calibration,
         "created": provenance.created_text,
         "note": provenance.note,
-    }
-
-
-def _cycle_record(cycle: CyclePrediction) -> dict[str, Any]:
-    return {
-        "start_s": cycle.start_s,
-        "end_s": cycle.end_s,
-        "answer": cycle.label,
-        "best_guess": cycle.best_guess,
-        "possible": list(cycle.possible),
-        "probabilities": dict(cycle.probabilities),
     }
 
 
@@ -124,34 +124,29 @@ def column_types(provenance: Provenance) -> dict[str, str]:
 
 def rows(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> Iterator[tuple[Value, ...]]:
     """Row of each recording, followed by those of its cycles; None for what is not known."""
+    classes = provenance.label_set.classes
     for prediction in predictions:
-        yield _row(prediction, prediction.aggregate, provenance, unit="recording")
-        for cycle in prediction.cycles:
-            yield _row(prediction, cycle, provenance, unit="cycle")
-
-
-def _row(
-    prediction: RecordingPrediction, cycle: CyclePrediction | None, provenance: Provenance, *, unit: str
-) -> tuple[Value, ...]:
-    return (
-        FORMAT_VERSION,
-        prediction.path_text,
-        prediction.patient,
-        prediction.device,
-        prediction.duration_s,
-        prediction.cycles_from,
-        unit,
-        0.0 if cycle is None else cycle.start_s,
-        prediction.duration_s if cycle is None else cycle.end_s,
-        None if cycle is None else cycle.label,
-        None if cycle is None else cycle.best_guess,
-        () if cycle is None else cycle.possible,
-        prediction.quality,
-        prediction.out_of_domain,
-        provenance.model_sha256,
-        provenance.calibration,
-        *(None if cycle is None else cycle.probabilities[name] for name in provenance.label_set.classes),
-    )
+        for unit, cycle in [("recording", prediction.aggregate), *(("cycle", cycle) for cycle in prediction.cycles)]:
+            of_cycle: tuple[Value, ...] = (0.0, prediction.duration_s, None, None, ())
+            probabilities: list[float | None] = [None] * len(classes)
+            if cycle is not None:
+                of_cycle = (cycle.start_s, cycle.end_s, cycle.label, cycle.best_guess, cycle.possible)
+                probabilities = [cycle.probabilities[name] for name in classes]
+            yield (
+                FORMAT_VERSION,
+                prediction.path_text,
+                prediction.patient,
+                prediction.device,
+                prediction.duration_s,
+                prediction.cycles_from,
+                unit,
+                *of_cycle,
+                prediction.quality,
+                prediction.out_of_domain,
+                provenance.model_sha256,
+                provenance.calibration,
+                *probabilities,
+            )
 
 
 def csv_text(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> str:
@@ -159,19 +154,13 @@ def csv_text(predictions: Sequence[RecordingPrediction], provenance: Provenance)
 
     Numbers carry as many digits as it takes to read back the same float64.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(column_types(provenance))
-    for row in rows(predictions, provenance):
-        writer.writerow([SEPARATOR.join(value) if isinstance(value, tuple) else value for value in row])
-    return text.getvalue()
+    return _csv([tuple(column_types(provenance)), *rows(predictions, provenance)])
 
 
 def patients_csv(predictions: Sequence[RecordingPrediction], classes: Sequence[str]) -> str:
     """Table of the known patients, with the aggregate of their recordings; only the header for none."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["patient", "num_recordings", "answer", "best_guess", *(PROBABILITY_PREFIX + c for c in classes)])
+    head = ("patient", "num_recordings", "answer", "best_guess", *(PROBABILITY_PREFIX + name for name in classes))
+    table: list[tuple[Value, ...]] = [head]
     known = sorted((each for each in predictions if each.patient is not None), key=lambda each: str(each.patient))
     for patient, group in groupby(known, key=lambda each: each.patient):
         recordings = list(group)
@@ -179,7 +168,15 @@ def patients_csv(predictions: Sequence[RecordingPrediction], classes: Sequence[s
         cells: list[Value] = [""] * (2 + len(classes))
         if aggregate is not None:
             cells = [aggregate.label, aggregate.best_guess, *aggregate.probabilities.values()]
-        writer.writerow([patient, len(recordings), *cells])
+        table.append((patient, len(recordings), *cells))
+    return _csv(table)
+
+
+def _csv(table: Iterable[tuple[Value, ...]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in table:
+        writer.writerow([SEPARATOR.join(value) if isinstance(value, tuple) else value for value in row])
     return text.getvalue()
 
 
