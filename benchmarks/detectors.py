@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 from numpy.random import Generator
 from rich.console import Console
 from scipy.sparse import csr_matrix
@@ -50,7 +51,7 @@ from lungsound.errors import SettingsError
 from lungsound.evaluation.bootstrap import NUM_DRAWS, Bootstrap, Estimate, ValueOf, Weights
 from lungsound.evaluation.metrics import Fractions, ratio
 from lungsound.inference.withholding import WITHHELD_FOR
-from lungsound.page import Block, Cell, Heading, Paragraph, Table, render_blocks, write_page
+from lungsound.page import Cell, paragraphs, table, write_page
 from lungsound.progress import track
 
 MIN_OVERLAP = 0.5
@@ -188,7 +189,7 @@ class _Measured:
     has_silence: bool
 
 
-def segmentation_blocks(corpus: Corpus, parts: Sequence[str], console: Console) -> list[Block]:
+def segmentation_blocks(corpus: Corpus, parts: Sequence[str], console: Console) -> list[str]:
     """Measure the cycles that are found in the annotated recordings of some parts of the corpus.
 
     Windows are as long as the median annotated cycle of the training set, or of all where there is none.
@@ -199,13 +200,13 @@ def segmentation_blocks(corpus: Corpus, parts: Sequence[str], console: Console) 
     for cycle in corpus.part(*parts):
         cycles.setdefault(cycle.recording, []).append((cycle.start_s, cycle.end_s))
     if not cycles:
-        return [Heading("Cycles"), Paragraph(f"No annotated recordings of the parts {', '.join(parts)}.")]
+        return [Markup("## Cycles"), f"No annotated recordings of the parts {', '.join(parts)}."]
     measured = []
     with track(console, "cycles") as on_progress:
         for recording, annotated in cycles.items():
             measured.append(_measure(recording, annotated, window_s))
             on_progress(len(measured), len(cycles))
-    return [Heading("Cycles"), *_blocks(corpus, parts, measured, window_s)]
+    return [Markup("## Cycles"), *_blocks(corpus, parts, measured, window_s)]
 
 
 def _measure(recording: Recording, annotated: Cycles, window_s: float) -> _Measured:
@@ -241,10 +242,10 @@ def _at_all_phases(segmentation: Segmentation, duration_s: float, window_s: floa
     ]
 
 
-def _blocks(corpus: Corpus, parts: Sequence[str], measured: Sequence[_Measured], window_s: float) -> list[Block]:
+def _blocks(corpus: Corpus, parts: Sequence[str], measured: Sequence[_Measured], window_s: float) -> list[str]:
     sounding = [each for each in measured if not each.has_silence]
-    blocks: list[Block] = [
-        Paragraph(
+    blocks: list[str] = [
+        (
             f"Found against annotated cycles of {corpus.name}, {' and '.join(parts)}: matched one to one where they "
             "share at least half of what they cover together; F1 of the matches; distance of each annotated onset to "
             "the nearest found one. In brackets the 95 % interval over patients. Windows are as long as the median "
@@ -254,11 +255,11 @@ def _blocks(corpus: Corpus, parts: Sequence[str], measured: Sequence[_Measured],
         *_table(measured),
     ]
     if 0 < len(sounding) < len(measured):
-        blocks += [Heading("Recordings without a stretch of digital silence"), *_table(sounding)]
+        blocks += [Markup("## Recordings without a stretch of digital silence"), *_table(sounding)]
     return blocks
 
 
-def _table(measured: Sequence[_Measured]) -> list[Block]:
+def _table(measured: Sequence[_Measured]) -> list[str]:
     found, windows = [each.found for each in measured], [each.windows for each in measured]
     phases = [each for recording in measured for each in recording.phases]
     gain = f1_gain(found, windows)
@@ -271,11 +272,11 @@ def _table(measured: Sequence[_Measured]) -> list[Block]:
         _row("windows at any phase", score_segmentation(phases), sum(each.num_found for each in phases) // NUM_PHASES),
     ]
     return [
-        Paragraph(
+        (
             f"{len(found)} recordings of {num_patients} patients, {num_annotated} annotated cycles. In {num_refused} "
             f"recordings no breathing was found, and windows stand in. F1 above that of windows: {gain.in_percent()}."
         ),
-        Table(HEAD, rows),
+        table(HEAD, rows),
     ]
 
 
@@ -331,7 +332,7 @@ INJECTED = (
 )
 
 
-def quality_blocks(recordings: Sequence[Recording], console: Console, *, num_planted: int, seed: int) -> list[Block]:
+def quality_blocks(recordings: Sequence[Recording], console: Console, *, num_planted: int, seed: int) -> list[str]:
     """Count remarks, and notice what is planted in at most `num_planted` recordings of which nothing was remarked."""
     remarks = []
     with track(console, "quality") as on_progress:
@@ -341,7 +342,7 @@ def quality_blocks(recordings: Sequence[Recording], console: Console, *, num_pla
     rng = np.random.default_rng(seed)
     clean = [recording for recording, kinds in zip(recordings, remarks, strict=True) if not kinds]
     drawn = [clean[place] for place in rng.permutation(len(clean))[:num_planted]]
-    return [Heading("Quality"), *_remarked(recordings, remarks), *_noticed(drawn, rng)]
+    return [Markup("## Quality"), *_remarked(recordings, remarks), *_noticed(drawn, rng)]
 
 
 def remarks_on(channels: Samples, sample_rate_hz: int) -> tuple[str, ...]:
@@ -352,7 +353,7 @@ def remarks_on(channels: Samples, sample_rate_hz: int) -> tuple[str, ...]:
     return tuple(defect.kind for defect in defects)
 
 
-def _remarked(recordings: Sequence[Recording], remarks: Sequence[tuple[str, ...]]) -> list[Block]:
+def _remarked(recordings: Sequence[Recording], remarks: Sequence[tuple[str, ...]]) -> list[str]:
     counts = Counter(kind for kinds in remarks for kind in kinds)
     num_withheld = sum(not WITHHELD_FOR.isdisjoint(kinds) for kinds in remarks)
     rows = [
@@ -360,10 +361,10 @@ def _remarked(recordings: Sequence[Recording], remarks: Sequence[tuple[str, ...]
         for kind, number in counts.most_common()
     ]
     summary = f"{len(recordings)} recordings; predictions withheld for {num_withheld}, no remark: {remarks.count(())}."
-    return [Paragraph(summary), Table(("remark", "recordings", "%", "prediction"), rows)]
+    return [summary, table(("remark", "recordings", "%", "prediction"), rows)]
 
 
-def _noticed(recordings: Sequence[Recording], rng: Generator) -> list[Block]:
+def _noticed(recordings: Sequence[Recording], rng: Generator) -> list[str]:
     """Each kind of sound planted in each recording, and silence in six tenths and clipping of it."""
     noticed: Counter[tuple[str, str]] = Counter()
     for recording in recordings:
@@ -384,7 +385,7 @@ def _noticed(recordings: Sequence[Recording], rng: Generator) -> list[Block]:
     summary = (
         f"Planted in {len(recordings)} recordings of which nothing was remarked; levels are above each recording's own."
     )
-    return [Paragraph(summary), Table(("planted", "level", "noticed, %"), rows)]
+    return [summary, table(("planted", "level", "noticed, %"), rows)]
 
 
 def report(
@@ -402,8 +403,8 @@ def report(
     tested = tuple(parts) or tuple(part for part in corpus.parts if part != "train")
     blocks = segmentation_blocks(corpus, tested, console)
     blocks += quality_blocks(recordings, console, num_planted=num_planted, seed=0)
-    console.print(render_blocks(blocks), soft_wrap=True, markup=False, highlight=False)
-    write_page(stem, f"Detectors on {corpus.name}", blocks)
+    console.print(paragraphs(*blocks), soft_wrap=True, markup=False, highlight=False)
+    write_page(stem, f"Detectors on {corpus.name}", paragraphs(*blocks))
 
 
 def main(words: Sequence[str]) -> None:

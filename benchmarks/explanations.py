@@ -18,6 +18,7 @@ from statistics import fmean
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from rich.console import Console
 from torch import Tensor
 
@@ -32,7 +33,7 @@ from lungsound.errors import SettingsError
 from lungsound.evaluation.bootstrap import Bootstrap, Estimate
 from lungsound.inference.explain import check_explainable, fold, own_frames, relevance
 from lungsound.labels import LungSound
-from lungsound.page import Block, Cell, Heading, Paragraph, Table, render_blocks, write_page
+from lungsound.page import Cell, paragraphs, table, write_page
 from lungsound.progress import track
 from lungsound.randomness import generator_at
 from lungsound.training.checkpoint import TrainedModel
@@ -144,8 +145,8 @@ def report_explanations(
             measured.append(_measure(sound, cycle, planted, generator_at(seed, "random orders", place)))
             on_progress(len(measured), len(cycles))
     blocks = _blocks(corpus, measured)
-    console.print(render_blocks(blocks), soft_wrap=True, markup=False, highlight=False)
-    write_page(stem, "Explanations, measured", blocks)
+    console.print(paragraphs(*blocks), soft_wrap=True, markup=False, highlight=False)
+    write_page(stem, "Explanations, measured", paragraphs(*blocks))
 
 
 def _draw(cycles: Sequence[Cycle], num: int, seed: int) -> list[Cycle]:
@@ -240,16 +241,16 @@ def _measure(sound: _Sound, cycle: Cycle, planted: Tensor, generator: torch.Gene
     )
 
 
-def _blocks(corpus: Corpus, measured: Sequence[_Measured]) -> list[Block]:
+def _blocks(corpus: Corpus, measured: Sequence[_Measured]) -> list[str]:
     num_patients = len({each.cycle.recording.patient for each in measured})
-    blocks: list[Block] = [
-        Paragraph(
+    blocks: list[str] = [
+        (
             f"{len(measured)} cycles of {num_patients} patients of the test set of {corpus.name}. Tiles of 16 frames "
             "x 16 mels are replaced by the mean of the training set's filter banks (deletion), or put into it "
             "(insertion), the most relevant first; the area under the predicted probability. In brackets the 95 % "
             "interval over patients. Gains are paired: above 0 relevance is better than the order of the line."
         ),
-        Table(
+        table(
             ("order", "deletion, % (low is good)", "insertion, % (high is good)", "gain, deletion", "gain, insertion"),
             [_areas_row(name, measured) for name in (*ORDERS, CHANCE)],
         ),
@@ -257,7 +258,7 @@ def _blocks(corpus: Corpus, measured: Sequence[_Measured]) -> list[Block]:
     for sound in (LungSound.CRACKLE, LungSound.WHEEZE, LungSound.BOTH):
         found = [each for each in measured if each.overlaps and each.cycle.sound is sound]
         if found:
-            blocks += [Heading(f"What was planted: {sound.word}"), *_overlap_blocks(found)]
+            blocks += [Markup(f"## What was planted: {sound.word}"), *_overlap_blocks(found)]
     return blocks
 
 
@@ -276,7 +277,7 @@ def _areas_row(name: str, measured: Sequence[_Measured]) -> tuple[Cell, ...]:
     return name, mean(lambda each: each.areas[name].deletion), mean(lambda each: each.areas[name].insertion), *gains
 
 
-def _overlap_blocks(found: Sequence[_Measured]) -> list[Block]:
+def _overlap_blocks(found: Sequence[_Measured]) -> list[str]:
     patients = [each.cycle.recording.patient for each in found]
 
     def mean(value_of: Callable[[_Measured], float]) -> str:
@@ -287,11 +288,11 @@ def _overlap_blocks(found: Sequence[_Measured]) -> list[Block]:
 
     area = mean(lambda each: each.overlaps[RELEVANCE].area)
     return [
-        Paragraph(
+        (
             f"{len(found)} cycles of {len(set(patients))} patients that were predicted right. How often the highest "
             "tile touches a planted sound in time and frequency, and how much of what is positive lies in such tiles."
         ),
-        Table(("order", "highest tile hits, %", "share inside, %"), [*map(row, ORDERS), (CHANCE, area, area)]),
+        table(("order", "highest tile hits, %", "share inside, %"), [*map(row, ORDERS), (CHANCE, area, area)]),
     ]
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ from lungsound.inference.engines import (
 )
 from lungsound.inference.graph import exported
 from lungsound.models.ast import AudioSpectrogramTransformer
-from lungsound.page import Bullets, Paragraph, Table, render_blocks
+from lungsound.page import bullets, paragraphs, table
 from lungsound.training.checkpoint import TrainedModel, load_model, model_file
 
 CPU = torch.device("cpu")
@@ -486,20 +487,18 @@ def main(words: Sequence[str]) -> None:
     facts = machine(num_threads=options.threads, device=device)
     date = datetime.now(UTC).date().isoformat()
     num_reached = sum(line.is_reached for line in lines)
-    text = render_blocks(
-        [
-            Paragraph(f" {num_reached} of {len(lines)} lines are reached.", lead=f"Measured {date}."),
-            Table(HEAD, [line.cells() for line in lines]),
-            Bullets(
-                [
-                    f"Command: {command}",
-                    "Machine: " + ", ".join(f"{name} {value}" for name, value in facts.items()),
-                    f"Ceilings measured in the same call: {reached['fp32']:.0f} GFLOP/s in fp32, {reached['bf16']:.0f} "
-                    "in bf16 (matrix products, the better of torch's and oneDNN's), "
-                    f"{reached['copy']:.1f} GB/s of a copy, read and write.",
-                ]
-            ),
-        ]
+    text = paragraphs(
+        Markup(f"**Measured {date}.** {num_reached} of {len(lines)} lines are reached."),
+        table(HEAD, [line.cells() for line in lines]),
+        bullets(
+            [
+                f"Command: {command}",
+                "Machine: " + ", ".join(f"{name} {value}" for name, value in facts.items()),
+                f"Ceilings measured in the same call: {reached['fp32']:.0f} GFLOP/s in fp32, {reached['bf16']:.0f} "
+                "in bf16 (matrix products, the better of torch's and oneDNN's), "
+                f"{reached['copy']:.1f} GB/s of a copy, read and write.",
+            ]
+        ),
     )
     print(text)
     if options.out is not None and options.out.suffix == ".md":

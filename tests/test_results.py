@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lungsound.experiments.study import BEGIN, END, study_blocks
-from lungsound.page import render_blocks
+from lungsound.experiments.study import BEGIN, END, study_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted(path.parent for path in (ROOT / "results").glob("*/study.toml"))
@@ -16,7 +15,7 @@ def test_a_table_of_the_results_is_what_its_kept_answers_give(study: Path) -> No
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     _, _, after = page.partition(BEGIN.format(study.name))
     written, _, _ = after.partition(END.format(study.name))
-    assert written.strip() == render_blocks(study_blocks(study)).strip()
+    assert written.strip() == study_markdown(study).strip()
 
 
 def test_every_study_is_computed_by_the_script() -> None:

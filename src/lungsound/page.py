@@ -1,15 +1,14 @@
 """Reports as Markdown, and as one HTML file that needs no network and no script.
 
-A report is Markdown, from a template (`fill`) or from blocks; the HTML is made from it. Every text is plain: what looks
-like markup in it (a patient named `<script>`, a pipe in a table cell) is shown as it stands and cannot become markup.
+A report is Markdown, from a template (`fill`) or put together (`paragraphs`); the HTML is made from it. Every text is
+plain: what looks like markup in it (a patient named `<script>`, a pipe in a table cell) is shown as it stands and
+cannot become markup.
 """
 
 import base64
 import math
 import re
 from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -30,103 +29,58 @@ LONG_CELL = 40  # letters of a table's cell that goes on in the next line
 Cell = str | int | float
 
 
-@dataclass(frozen=True)
-class Heading:
-    """The title of a section; `level` is 2 to 6, since level 1 is the page's title."""
-
-    text: str
-    level: int = 2
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """Running text; `lead` stands in bold before it (give `text` its own leading space or comma)."""
-
-    text: str
-    lead: str = ""
+def escape(text: str) -> Markup:
+    """Plain text on one line as Markdown that shows it as it stands; what is `Markup` already stays as it is."""
+    if isinstance(text, Markup):
+        return text
+    text = re.sub(r"([\\`*<|]|(?<!\w)_|_(?!\w)|(?<=\])[(\[:]|&(?=#?\w+;))", r"\\\1", " ".join(text.split()))
+    return Markup(re.sub(r"^([#>+-]|\d+[.)](?= ))(?=[# ])", lambda start: f"{start[0][:-1]}\\{start[0][-1]}", text))
 
 
-@dataclass(frozen=True)
-class Remark:
-    """A sentence that stands out: a warning, in bold, or a note."""
-
-    text: str
-    is_warning: bool = True
-
-
-@dataclass(frozen=True)
-class Bullets:
-    """A list of sentences."""
-
-    items: Sequence[str]
+def table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Markup:
+    """A table; whole numbers and fractions stand to the right, NaN is "n/a"."""
+    first = rows[0] if rows else head
+    ruler = ["---:" if column and isinstance(cell, int | float) else "---" for column, cell in enumerate(first)]
+    lines: list[Sequence[str]] = [list(map(escape, head)), ruler]
+    lines += [[escape(_cell(cell)) for cell in row] for row in rows]
+    return Markup("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table; whole numbers and fractions stand to the right, NaN is "n/a".
-
-    `greyed` holds the indices of rows that should be read with care, groups of few patients say: their first cell is in
-    italics, in HTML all of the row is grey. Say beside the table why.
-    """
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    greyed: AbstractSet[int] = frozenset()
+def facts(mapping: Mapping[str, Cell]) -> Markup:
+    """A table of names and values."""
+    return table(("fact", "value"), [(name, _cell(value)) for name, value in mapping.items()])
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture file (.png, .svg, .jpg) beside the page. Markdown links to its name; HTML holds it."""
-
-    path: Path
-    alt: str
+def bullets(items: Sequence[str]) -> Markup:
+    return Markup("\n".join(f"- {escape(item)}" for item in items))
 
 
-@dataclass(frozen=True)
-class Facts:
-    """Names and values."""
-
-    mapping: Mapping[str, Cell]
-
-
-Block = Heading | Paragraph | Remark | Bullets | Table | Picture | Facts | Markup  # what is Markdown already
+def paragraphs(*parts: str) -> Markup:
+    """The parts, one blank line between them: plain texts, and what is Markdown (`Markup`) already."""
+    return Markup("\n\n".join(map(escape, parts)) + "\n")
 
 
 def fill(template: str, **values: object) -> Markup:
-    """The Markdown of a template of the package, its values as plain text.
-
-    A template may call `blocks(...)`, `facts(...)` and `table(head, rows)`; what is `Markup` already stays as it is.
-    """
+    """The Markdown of a template of the package, its values as plain text; it may call `facts` and `table`."""
     environment = Environment(
         loader=PackageLoader("lungsound"),
         autoescape=True,
-        finalize=lambda value: value if isinstance(value, Markup) else Markup(_markdown(_cell(value))),
+        finalize=lambda value: value if isinstance(value, Markup) else escape(_cell(value)),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(
-        blocks=lambda blocks: Markup(render_blocks(blocks)),
-        facts=lambda facts: Markup(_block(Facts(facts))),
-        table=lambda head, rows: Markup(_block(Table(head, rows))),
-    )
+    environment.globals.update(facts=facts, table=table)
     return Markup(re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(values)).strip() + "\n")
 
 
-def render_blocks(blocks: Sequence[Block]) -> str:
-    """The blocks as Markdown, one blank line between them."""
-    return "\n\n".join(map(_block, blocks)) + "\n"
+def render_markdown(title: str, body: str) -> str:
+    """The page as Markdown."""
+    return f"# {escape(title)}\n\n{body}\n*{DISCLAIMER}*\n"
 
 
-def render_markdown(title: str, body: str | Sequence[Block]) -> str:
-    """The page as Markdown, from Markdown or blocks."""
-    body = body if isinstance(body, str) else render_blocks(body)
-    return f"# {_markdown(title)}\n\n{body}\n*{DISCLAIMER}*\n"
-
-
-def write_page(stem: Path, title: str, body: str | Sequence[Block]) -> None:
+def write_page(stem: Path, title: str, body: str) -> None:
     """Write `<stem>.md` and `<stem>.html`; pictures lie beside them already."""
-    body = body if isinstance(body, str) else render_blocks(body)
     write_text(stem.with_name(f"{stem.name}.md"), render_markdown(title, body))
     write_text(stem.with_name(f"{stem.name}.html"), render_html(title, body, stem.parent))
 
@@ -179,40 +133,7 @@ def render_html(title: str, body: str, folder: Path) -> str:
     )
 
 
-def _block(block: Block) -> str:
-    match block:
-        case Heading():
-            return f"{'#' * block.level} {_markdown(block.text)}"
-        case Paragraph():
-            lead = f"**{_markdown(block.lead)}**" if block.lead else ""
-            blank = " " if lead and block.text[:1].isspace() else ""
-            return lead + blank + _markdown(block.text)
-        case Remark():
-            return f"> **{_markdown(block.text)}**" if block.is_warning else f"> {_markdown(block.text)}"
-        case Bullets():
-            return "\n".join(f"- {_markdown(item)}" for item in block.items)
-        case Picture():
-            return f"![{_markdown(block.alt)}]({block.path.name})"
-        case Markup():
-            return block
-        case Facts():
-            return _block(Table(("fact", "value"), [(name, _cell(value)) for name, value in block.mapping.items()]))
-        case Table(head, rows, greyed):
-            first = rows[0] if rows else head
-            ruler = ["---:" if column and isinstance(cell, int | float) else "---" for column, cell in enumerate(first)]
-            lines = [list(map(_markdown, head)), ruler, *([_markdown(_cell(cell)) for cell in row] for row in rows)]
-            for index in greyed:
-                lines[index + 2][0] = lines[index + 2][0] and f"*{lines[index + 2][0]}*"
-            return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def _markdown(text: str) -> str:
-    """Plain text on one line as Markdown that shows it as it stands."""
-    text = re.sub(r"([\\`*<|]|(?<!\w)_|_(?!\w)|(?<=\])[(\[:]|&(?=#?\w+;))", r"\\\1", " ".join(text.split()))
-    return re.sub(r"^([#>+-]|\d+[.)](?= ))(?=[# ])", lambda start: f"{start[0][:-1]}\\{start[0][-1]}", text)
-
-
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return "n/a" if math.isnan(value) else f"{value:g}"
-    return str(value)
+    return value if isinstance(value, str) else str(value)

@@ -1,7 +1,6 @@
 import base64
 import math
 import re
-from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,20 +8,7 @@ import pytest
 from jinja2 import DictLoader
 from markupsafe import Markup
 
-from lungsound.page import (
-    Block,
-    Bullets,
-    Facts,
-    Heading,
-    Paragraph,
-    Picture,
-    Remark,
-    Table,
-    fill,
-    render_blocks,
-    render_html,
-    render_markdown,
-)
+from lungsound.page import bullets, escape, facts, fill, paragraphs, render_html, render_markdown, table
 
 NASTY = "<script>alert('x')</script> & \"><img src=x onerror=y>"
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -66,44 +52,35 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def html_of(title: str, blocks: Sequence[Block], folder: Path = Path()) -> str:
-    return render_html(title, render_blocks(blocks), folder)
+def every_part(text: str, picture: Path) -> str:
+    """The text wherever a page may have it."""
+    title = escape(text)
+    return paragraphs(
+        Markup(f"## {title}"),
+        Markup(f"### {title}"),
+        Markup(f"**{title}** {title}"),
+        text,
+        Markup(f"> **{title}**"),
+        Markup(f"> {title}"),
+        bullets([text]),
+        table([text, text], [[text, text]]),
+        Markup(f"![{title}]({picture.name})"),
+        facts({text: text}),
+    )
 
 
-def every_block(text: str, picture: Path) -> list[Block]:
-    return [
-        Heading(text),
-        Heading(text, level=3),
-        Paragraph(text, lead=text),
-        Remark(text),
-        Remark(text, is_warning=False),
-        Bullets([text]),
-        Table([text, text], [[text, text]], greyed={0}),
-        Picture(picture, text),
-        Facts({text: text}),
-    ]
-
-
-def test_markdown_of_every_block(picture: Path) -> None:
-    blocks = [
-        Heading("Scores"),
-        Heading("By part", level=3),
-        Paragraph(" of 3\npatients", lead="Score 50"),
-        Paragraph("plain"),
-        Remark("few patients"),
-        Remark("made up", is_warning=False),
-        Bullets(["one", "two"]),
-        Table(["part", "cycles", "share", "note"], [["a|b", 3, 0.25, "x"], ["c", 4, math.nan, "y\nz"]], greyed={1}),
-        Picture(picture, "Curves"),
+def test_markdown_of_every_part() -> None:
+    body = paragraphs(
+        "plain\ntext *",
         Markup("*as it is*"),
-        Facts({"seed": 0, "recipe": "tiny | pipes"}),
-    ]
-    assert render_markdown("A run", blocks) == (
-        "# A run\n\n## Scores\n\n### By part\n\n**Score 50** of 3 patients\n\nplain\n\n"
-        "> **few patients**\n\n> made up\n\n- one\n- two\n\n"
+        bullets(["one", "two"]),
+        table(["part", "cycles", "share", "note"], [["a|b", 3, 0.25, "x"], ["c", 4, math.nan, "y\nz"]]),
+        facts({"seed": 0, "recipe": "tiny | pipes"}),
+    )
+    assert render_markdown("A run", body) == (
+        "# A run\n\nplain text \\*\n\n*as it is*\n\n- one\n- two\n\n"
         "| part | cycles | share | note |\n| --- | ---: | ---: | --- |\n"
-        "| a\\|b | 3 | 0.25 | x |\n| *c* | 4 | n/a | y z |\n\n"
-        "![Curves](curve.png)\n\n*as it is*\n\n"
+        "| a\\|b | 3 | 0.25 | x |\n| c | 4 | n/a | y z |\n\n"
         "| fact | value |\n| --- | --- |\n| seed | 0 |\n| recipe | tiny \\| pipes |\n\n"
         "*Research software, not a medical device.*\n"
     )
@@ -134,9 +111,9 @@ def test_a_template_has_its_values_as_plain_text(monkeypatch: pytest.MonkeyPatch
 )
 def test_text_is_no_markup(text: str, picture: Path) -> None:
     """Whatever stands in every block, the page has the same tags as with letters, and shows the text as it is."""
-    page = Page(html_of(text, every_block(text, picture), picture.parent))
+    page = Page(render_html(text, every_part(text, picture), picture.parent))
     letters = "x" * len(text)
-    plain = Page(html_of(letters, every_block(letters, picture), picture.parent))
+    plain = Page(render_html(letters, every_part(letters, picture), picture.parent))
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
     assert [set(attributes) for _, attributes in page.tags] == [set(attributes) for _, attributes in plain.tags]
     for tag in ("title", "h1", "h2", "h3", "li", "td"):
@@ -146,11 +123,11 @@ def test_text_is_no_markup(text: str, picture: Path) -> None:
 
 @pytest.mark.parametrize(("text", "shown"), [("# not a title", "\\# not a title"), ("-5 %", "-5 %"), ("#5", "#5")])
 def test_a_paragraph_in_markdown_does_not_begin_as_something_else(text: str, shown: str) -> None:
-    assert render_markdown("t", [Paragraph(text)]).splitlines()[2] == shown
+    assert paragraphs(text) == f"{shown}\n"
 
 
 def test_html_asks_the_network_for_nothing(picture: Path) -> None:
-    html = html_of("A run", every_block("x", picture), picture.parent)
+    html = render_html("A run", every_part("x", picture), picture.parent)
     page = Page(html)
     for _, attributes in page.tags:
         for name in ("src", "href", "srcset", "poster", "action", "data"):
@@ -177,7 +154,7 @@ def test_html_holds_pictures_and_sounds(picture: Path) -> None:
 
 
 def test_html_is_marked_up_by_meaning(picture: Path) -> None:
-    html = html_of("A run", every_block("x", picture), picture.parent)
+    html = render_html("A run", every_part("x", picture), picture.parent)
     page = Page(html)
     assert page.named("html")[0]["lang"] == "en"
     assert "prefers-color-scheme: dark" in html
@@ -188,8 +165,8 @@ def test_html_is_marked_up_by_meaning(picture: Path) -> None:
 
 
 def test_html_of_a_table() -> None:
-    rows = [["Meditron", 12, "62.3 (55.1 to 69.0)", math.nan], ["<none>", 3, "n/a", 0.5]]
-    page = Page(html_of("t", [Table(["device", "cycles", "Score", "share"], rows, greyed={1})]))
+    rows = [["Meditron", 12, "62.3 (55.1 to 69.0)", math.nan], [Markup("*<none>*"), 3, "n/a", 0.5]]
+    page = Page(render_html("t", table(["device", "cycles", "Score", "share"], rows), Path()))
     assert page.text_of("th") == ["device", "cycles", "Score", "share", "Meditron"]
     assert page.text_of("em") == ["<none>"]
     assert [cell["scope"] for cell in page.named("th")] == ["col"] * 4 + ["row"] * 2
@@ -198,9 +175,9 @@ def test_html_of_a_table() -> None:
 
 
 def test_a_long_page_lists_its_sections() -> None:
-    short = [Heading("a"), Heading("below", level=3), Heading("b"), Heading("c")]
-    assert not Page(html_of("t", short)).named("nav")
-    page = Page(html_of("t", [*short, Heading("d & e")]))
+    short = "## a\n\n### below\n\n## b\n\n## c\n"
+    assert not Page(render_html("t", short, Path())).named("nav")
+    page = Page(render_html("t", f"{short}\n## d & e\n", Path()))
     targets = [(link["href"] or "").removeprefix("#") for link in page.named("a")]
     assert targets == [heading["id"] for heading in page.named("h2")]
     assert page.text_of("a") == page.text_of("h2") == ["a", "b", "c", "d & e"]
@@ -208,6 +185,6 @@ def test_a_long_page_lists_its_sections() -> None:
 
 def test_what_cannot_be_shown(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"curves.pdf: a file that ends in .png"):
-        html_of("t", [Picture(tmp_path / "curves.pdf", "Curves")], tmp_path)
+        render_html("t", "![Curves](curves.pdf)", tmp_path)
     with pytest.raises(FileNotFoundError):
-        html_of("t", [Picture(tmp_path / "curves.png", "Curves")], tmp_path)
+        render_html("t", "![Curves](curves.png)", tmp_path)

@@ -123,11 +123,10 @@ def study_show(
     ] = None,
 ) -> None:
     """Print the tables of studies, computed from kept predictions."""
-    from lungsound.experiments.study import study_blocks, write_between
-    from lungsound.page import render_blocks
+    from lungsound.experiments.study import study_markdown, write_between
 
     for folder in folders:
-        text = render_blocks(study_blocks(folder))
+        text = study_markdown(folder)
         if into is None:
             print(text)
         else:

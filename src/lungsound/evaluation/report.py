@@ -31,7 +31,7 @@ from lungsound.evaluation.figures import (
     draw_spectrogram,
 )
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.rescore import Rescored, metric_table_blocks
+from lungsound.evaluation.rescore import Rescored, metric_table
 from lungsound.evaluation.scores import FEW_IS_ROUGH, Evaluation, Subgroups
 from lungsound.evaluation.selection import COLUMN_HEAD, RULE
 from lungsound.files import write_json, write_text
@@ -262,7 +262,7 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
             "rule": RULE,
             "group_lines": group_lines,
             "calibration": calibration,
-            "metrics": [(result.part, metric_table_blocks(result)) for result in inputs.metrics],
+            "metrics": [(result.part, metric_table(result)) for result in inputs.metrics],
             "max_sound_s": MAX_SOUND_S,
             "few_patients": FEW_PATIENTS,
             "percent": percent,

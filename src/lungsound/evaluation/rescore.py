@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 
 from lungsound.config import Settings
 from lungsound.evaluation import metrics
@@ -20,7 +21,7 @@ from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.scores import ClassScores, class_scores
 from lungsound.evaluation.selection import TEST, VALIDATION
 from lungsound.files import write_json
-from lungsound.page import Block, Paragraph, Table, fill, write_page
+from lungsound.page import fill, paragraphs, table, write_page
 
 NO_COLUMN = "no published column"
 POOR_QUALITY = "Poor Quality"  # a class of SPRSound's recordings that is neither normal nor abnormal
@@ -326,11 +327,10 @@ def summary(result: Rescored) -> str:
     return f"{cycles}{known}; classes {', '.join(counts.classes)}. Values in percent.{intervals}"
 
 
-def metric_table_blocks(result: Rescored) -> list[Block]:
-    """The table of metrics, values before definitions: on a narrow screen the first columns are seen."""
+def metric_table(result: Rescored) -> Markup:
+    """The table of metrics as Markdown, values before definitions: on a narrow screen the first columns are seen."""
     rows = [(metric.name, metric.text, metric.beside, metric.definition) for metric in result.metrics]
-    table = Table(("metric", "value", "may stand beside", "what it is"), rows)
-    return [table, *map(Paragraph, resample_notes(result))]
+    return paragraphs(table(("metric", "value", "may stand beside", "what it is"), rows), *resample_notes(result))
 
 
 def resample_notes(result: Rescored) -> list[str]:
@@ -371,7 +371,7 @@ def write_rescore(folder: Path, source: Path, results: Sequence[Rescored]) -> Pa
         results=results,
         warnings=reader_warnings,
         summary=summary,
-        metric_table_blocks=metric_table_blocks,
+        metric_table=metric_table,
         published_head=PUBLISHED_HEAD,
         published_rows=published_rows,
     )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
 from rich.console import Console
 
 from lungsound.config import DataSettings, load_config
@@ -18,7 +19,7 @@ from lungsound.experiments.table import Row
 from lungsound.experiments.table import Table as Runs
 from lungsound.files import short_names
 from lungsound.labels import describe_map
-from lungsound.page import Block, Bullets, Cell, Heading, Paragraph, Table, write_page
+from lungsound.page import Cell, bullets, paragraphs, table, write_page
 from lungsound.training.evaluate import data_to_test, evaluate
 from lungsound.training.run import RunFolder
 
@@ -85,15 +86,15 @@ def leave_devices_out(crossing: Crossing) -> list[str]:
             "the one that was left out. The table says how much was left to train. Scores in percent with 95 % "
             "intervals over patients and seeds."
         )
-        blocks: list[Block] = [Paragraph(intro), left_out_table(predictions, facts)]
+        page: list[str] = [intro, left_out_table(predictions, facts)]
         shared = [
             f"{device}: {len(patients)} of its patients were also recorded otherwise; these recordings left"
             for device, of in facts.items()
             if (patients := of[0]["left_out_patients"])
         ]
         if shared:
-            blocks += [Paragraph("Patients on both sides, taken out of the training set:"), Bullets(shared)]
-        write_page(crossing.out / PAGE, f"{recipe}: one device left out", blocks)
+            page += ["Patients on both sides, taken out of the training set:", bullets(shared)]
+        write_page(crossing.out / PAGE, f"{recipe}: one device left out", paragraphs(*page))
     return failures
 
 
@@ -136,7 +137,7 @@ def try_elsewhere(crossing: Crossing, others: Sequence[tuple[Path, Path | None]]
     intro = (
         f"Recipe {crossing.recipe}, trained on {home} only. Scores in percent, 95 % intervals over patients and seeds."
     )
-    table = Table(("tested on", "part", "cycles", "patients", "Score", "Sp", "Se"), rows)
-    blocks: list[Block] = [Paragraph(intro), table, Heading("Labels"), Bullets(losses)]
-    write_page(crossing.out / PAGE, f"{crossing.recipe}: trained on {home}, tested elsewhere", blocks)
+    scored = table(("tested on", "part", "cycles", "patients", "Score", "Sp", "Se"), rows)
+    page = paragraphs(intro, scored, Markup("## Labels"), bullets(losses))
+    write_page(crossing.out / PAGE, f"{crossing.recipe}: trained on {home}, tested elsewhere", page)
     return failures

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import rich.box
 import rich.table
+from markupsafe import Markup
 from rich.console import Console
 from rich.text import Text
 
@@ -23,8 +24,8 @@ from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE, Counts, icbhi_scor
 from lungsound.evaluation.predictions import read_predictions
 from lungsound.experiments.table import PaperNumbers, Row, Table
 from lungsound.files import write_json, write_text
-from lungsound.page import Block, Heading, Paragraph, Picture, render_markdown
-from lungsound.page import Table as PageTable
+from lungsound.page import escape, paragraphs, render_markdown
+from lungsound.page import table as page_table
 from lungsound.training.callbacks import COLUMN_OF
 from lungsound.training.run import RunFolder
 
@@ -150,12 +151,12 @@ def write_results(
     rows = [RowResults.of(row, results.get(row.folder, ())) for row in table.rows]
     title = _title(table.title, rows, changes)
     console.print(title, highlight=False, markup=False)
-    blocks: list[Block] = []
+    page: list[str] = []
     for part in dict.fromkeys(part for row in rows for run in row.runs for part in run.confusions):
         pictured = path.with_name(f"{path.name}-{re.sub(NO_FILE_NAME, '_', part)}.png")
         draw_results(pictured, title=f"{title}. Tested on {part}", rows=rows, part=part)
         cells = [_cells(row, part) for row in rows]
-        blocks += [Heading(f"Tested on {part}"), PageTable(HEAD, cells), Picture(pictured, "Scores")]
+        page += [Markup(f"## Tested on {escape(part)}"), page_table(HEAD, cells), Markup(f"![Scores]({pictured.name})")]
         console.print(f"Tested on {part}", highlight=False, markup=False)
         printed = rich.table.Table(box=rich.box.SIMPLE, pad_edge=False, collapse_padding=True)
         for name in HEAD:
@@ -165,7 +166,7 @@ def write_results(
         console.print(printed)
     console.print(FOOT, highlight=False, markup=False)
     write_json(path.with_name(f"{path.name}.json"), {"title": title, "rows": [row.to_json() for row in rows]})
-    write_text(path.with_name(f"{path.name}.md"), render_markdown(title, [*blocks, Paragraph(FOOT)]))
+    write_text(path.with_name(f"{path.name}.md"), render_markdown(title, paragraphs(*page, FOOT)))
 
 
 def _title(title: str, rows: Sequence[RowResults], changes: Sequence[str]) -> str:

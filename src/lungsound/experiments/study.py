@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from markupsafe import Markup
 from pydantic import Field, ValidationError
 
 from lungsound.config import Settings
@@ -28,7 +29,7 @@ from lungsound.evaluation.selection import (
     unwatched_columns,
 )
 from lungsound.files import write_json, write_text
-from lungsound.page import Block, Bullets, Cell, Heading, Paragraph, Table
+from lungsound.page import Cell, bullets, escape, paragraphs, table
 from lungsound.training.run import RunFolder
 
 DIGITS = 4
@@ -90,8 +91,8 @@ def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAME
     return [*written.values(), target / RUN_FILE]
 
 
-def study_blocks(folder: Path) -> list[Block]:
-    """The study as blocks of a page: every number is computed from the kept predictions; DataError when it is none."""
+def study_markdown(folder: Path) -> str:
+    """The study as Markdown: every number is computed from the kept predictions; DataError when it is none."""
     path = folder / STUDY_FILE
     try:
         study = Study.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -101,16 +102,16 @@ def study_blocks(folder: Path) -> list[Block]:
         ) from None
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise DataError(f"{path} is not well formed: {' '.join(str(error).split())}") from None
-    make = _column_blocks if study.kind == "columns" else _left_out_blocks
-    return [Heading(study.title), Paragraph(study.text), *make(folder, study.methods)]
+    make = _columns if study.kind == "columns" else _left_out
+    return paragraphs(Markup(f"## {escape(study.title)}"), study.text, *make(folder, study.methods))
 
 
-def _column_blocks(folder: Path, methods: Sequence[Method]) -> list[Block]:
+def _columns(folder: Path, methods: Sequence[Method]) -> list[str]:
     kept = {method.name: _kept_runs(folder / method.folder) for method in methods}
     runs = {name: [predictions for predictions, _ in seeds] for name, seeds in kept.items()}
     facts = {name: [facts for _, facts in seeds] for name, seeds in kept.items()}
     first = next(iter(runs.values()))[0]
-    blocks: list[Block] = []
+    page: list[str] = []
     for part in sorted(set(first[LAST].parts)):
         rows: list[tuple[str, ...]] = []
         for name, of_method in runs.items():
@@ -122,8 +123,8 @@ def _column_blocks(folder: Path, methods: Sequence[Method]) -> list[Block]:
             epochs = [each["epochs"] for each in facts[name]]
             columns = column_rows(of_method, epochs, part=part, unwatched=unwatched)
             rows += [(name if number == 0 else "", *row) for number, row in enumerate(columns)]
-        tested = Paragraph(_tested_patients(first[LAST].of_part(part), [each for of in facts.values() for each in of]))
-        blocks += [Heading(f"Tested on {part}", level=3), tested, Table(("method", *COLUMN_HEAD), rows)]
+        tested = _tested_patients(first[LAST].of_part(part), [each for of in facts.values() for each in of])
+        page += [Markup(f"### Tested on {escape(part)}"), tested, table(("method", *COLUMN_HEAD), rows)]
 
     (one, ours), (other, theirs) = list(runs.items())[:2]
     lines: list[str] = []
@@ -141,7 +142,7 @@ def _column_blocks(folder: Path, methods: Sequence[Method]) -> list[Block]:
         if not all(column in run for run in (*ours, *theirs))
     ]
     said = f"What lungsound compare says (A: {one}, B: {other}):"
-    return [*blocks, Paragraph(RULE), Paragraph(said), Bullets([*lines, *once])]
+    return [*page, RULE, said, bullets([*lines, *once])]
 
 
 def _tested_patients(predictions: Predictions, facts: Sequence[Mapping[str, Any]]) -> str:
@@ -156,8 +157,8 @@ def _tested_patients(predictions: Predictions, facts: Sequence[Mapping[str, Any]
     return f"{len(predictions.keys):,} cycles of {len(tested)} patients, of whom {shared}."
 
 
-def _left_out_blocks(folder: Path, methods: Sequence[Method]) -> list[Block]:
-    blocks: list[Block] = []
+def _left_out(folder: Path, methods: Sequence[Method]) -> list[str]:
+    page: list[str] = []
     pooled_runs = []
     for method in methods:
         folds = sorted(path for path in (folder / method.folder).iterdir() if path.is_dir())
@@ -165,18 +166,18 @@ def _left_out_blocks(folder: Path, methods: Sequence[Method]) -> list[Block]:
         runs = {name: [predictions[LAST] for predictions, _ in seeds] for name, seeds in kept.items()}
         pooled_runs.append(pooled(runs))
         facts = {name: [facts for _, facts in seeds] for name, seeds in kept.items()}
-        blocks += [Heading(method.name, level=3), left_out_table(runs, facts)]
+        page += [Markup(f"### {escape(method.name)}"), left_out_table(runs, facts)]
     if len(methods) > 1:
         pair = methods[0].name, methods[1].name
         compared = compare_runs(*pooled_runs[:2], names=pair)
         intro = f"What lungsound compare says of all cycles together (A: {pair[0]}, B: {pair[1]}):"
-        blocks += [Paragraph(intro), Bullets([line for each in compared for line in (verdict(each), *remarks(each))])]
-    return blocks
+        page += [intro, bullets([line for each in compared for line in (verdict(each), *remarks(each))])]
+    return page
 
 
 def left_out_table(
     runs: Mapping[str, Sequence[Predictions]], facts: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> Table:
+) -> Markup:
     """A row for each thing that was left out, from its runs and their facts by seed, and one of all cycles together.
 
     In the last row each cycle is predicted by a model that did not train on what the cycle was recorded with.
@@ -191,7 +192,7 @@ def left_out_table(
         scores = score_runs(of_fold)
         values = (value.in_percent() for value in (scores.score, scores.specificity, scores.sensitivity))
         rows.append((name, len(of_fold[0].keys), len(set(of_fold[0].patients)), *trained, *values))
-    return Table(LEFT_OUT_HEAD, rows)
+    return table(LEFT_OUT_HEAD, rows)
 
 
 def pooled(runs: Mapping[str, Sequence[Predictions]]) -> list[Predictions]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from markupsafe import Markup
 from torch import Tensor
 
 from lungsound.audio.filter_bank import normalize
@@ -30,7 +31,7 @@ from lungsound.inference.hugging_face import (
 )
 from lungsound.inference.predictor import Predictor
 from lungsound.models.weights import load_weights
-from lungsound.page import Facts, Heading, Picture, render_markdown
+from lungsound.page import facts, paragraphs, render_markdown
 from lungsound.training.checkpoint import TrainedModel, load_model, save_model, unfinished
 from tests.networks import make_ast
 from tests.unit.inference.models import AUDIO, EFFICIENTAT_AUDIO, MOBILENET, TRANSFORMER, saved_model, waveforms
@@ -45,16 +46,16 @@ def transformers() -> ModuleType:
         return library
 
 
-CARD_BLOCKS = [
-    Heading("Scores"),
-    Picture(Path("curve.png"), "curve"),
-    Facts(
+CARD = paragraphs(
+    Markup("## Scores"),
+    Markup("![curve](curve.png)"),
+    facts(
         {
             "pretrained weights": "/srv/ann lee/weights/deit.safetensors",
             "command": "/srv/ann/venv/bin/lungsound train tiny --data '/srv/ann lee/icbhi/'",
         }
     ),
-]
+)
 
 
 def spoilt_model(folder: Path) -> TrainedModel:
@@ -80,7 +81,7 @@ def exported(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory)
     del transformers
     base = tmp_path_factory.mktemp("hf")
     trained = spoilt_model(base / "run")
-    (base / "run" / "MODEL_CARD.md").write_text(render_markdown("Model card: tiny", CARD_BLOCKS))
+    (base / "run" / "MODEL_CARD.md").write_text(render_markdown("Model card: tiny", CARD))
     (base / "run" / "curve.png").write_bytes(b"png")
     numbers = {name: {"value": value} for name, value in (("score", 0.5), ("specificity", 0.7), ("sensitivity", 0.3))}
     report = {"context": {"corpus": "icbhi, 2 recordings", "recipe": "tiny"}, "all_classes": numbers}
