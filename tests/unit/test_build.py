@@ -346,7 +346,7 @@ def test_a_filter_bank_too_small_for_a_convolutional_network_is_refused() -> Non
 
 
 def test_pooling_of_tokens_that_a_network_does_not_have_is_refused() -> None:
-    with pytest.raises(SettingsError, match="'average_token' is of tokens, which mn04 does not have: leave it out"):
+    with pytest.raises(SettingsError, match="'average_token' is of patches, which mn04 does not have: leave it out"):
         build([*MN04, "model.pooling=average_token"])
 
 

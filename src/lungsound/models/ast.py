@@ -4,16 +4,13 @@ Parameter names are timm's (`patch_embed.proj`, `blocks.3.attn.qkv`, ...), so pu
 Two differences from the published program, none in the numbers: no ImageNet heads are built (they got no gradient
 there), and patch embedding and encoding are two calls, so that Patch-Mix can stand between them.
 
-Attention in bfloat16 on a CPU is computed by operators of our own. There torch's fused attention reaches about a third
-of the speed of its matrix products, and the plain formula falls out of the cache. Here a few heads at a time go through
-plain products in buffers that stay in the cache; the backward pass computes their weights again instead of keeping
-them. Scores are rounded to bfloat16 before the softmax, as in any unfused attention in bfloat16. Both passes are
-operators of torch, so that compiling and counting see one each.
+Attention in bfloat16 on a CPU is computed by operators of our own (docs/decisions.md has the times): a few heads at a
+time go through plain products in buffers that stay in the cache; the backward pass computes their weights again.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +37,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def head_by_head(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(query key^T) value for (head, token, dim), as many heads at a time as the buffers take."""
     out = torch.empty_like(query)
-    scores, weights = _buffers(query, key, count=2)
-    for heads in _heads_at_a_time(query, key):
-        _weights_of(query[heads], key[heads], scores, weights)
-        torch.bmm(weights[: len(query[heads])], value[heads], out=out[heads])
+    for heads, weights, _ in _softmax_head_by_head(query, key):
+        torch.bmm(weights, value[heads], out=out[heads])
     return out
 
 
@@ -52,68 +47,38 @@ def head_by_head_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tenso
     """Gradients of query, key and value."""
     grad = grad.contiguous()
     of_query, of_key, of_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-    scores, weights = _buffers(query, key, count=2)
-    for heads in _heads_at_a_time(query, key):
-        count = len(query[heads])
-        _weights_of(query[heads], key[heads], scores, weights)
-        own, change = weights[:count], scores[:count]
-        torch.bmm(own.transpose(1, 2), grad[heads], out=of_value[heads])
+    for heads, weights, change in _softmax_head_by_head(query, key):
+        torch.bmm(weights.transpose(1, 2), grad[heads], out=of_value[heads])
         torch.bmm(grad[heads], value[heads].transpose(1, 2), out=change)
-        torch._softmax_backward_data(change, own, -1, own.dtype, grad_input=change)
+        torch._softmax_backward_data(change, weights, -1, weights.dtype, grad_input=change)
         torch.bmm(change, key[heads], out=of_query[heads])
         torch.bmm(change.transpose(1, 2), query[heads], out=of_key[heads])
     return of_query, of_key, of_value
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    del output
-    ctx.save_for_backward(*inputs)
+def _softmax_head_by_head(query: Tensor, key: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Heads, their softmax(query key^T), and a buffer of its size; both buffers are used again for the next heads."""
+    num_tokens, num_keys = query.shape[1], key.shape[1]
+    step = max(1, min(len(query), BUFFER_BYTES // (num_tokens * num_keys * query.element_size())))
+    scores, weights = (query.new_empty(step, num_tokens, num_keys) for _ in range(2))
+    for first in range(0, len(query), step):
+        heads = slice(first, min(first + step, len(query)))
+        count = heads.stop - first
+        torch.bmm(query[heads], key[heads].transpose(1, 2), out=scores[:count])
+        torch.softmax(scores[:count], dim=-1, out=weights[:count])
+        yield heads, weights[:count], scores[:count]
 
 
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    gradients: tuple[Tensor, Tensor, Tensor] = head_by_head_backward(grad, *ctx.saved_tensors)
-    return gradients
-
-
-head_by_head.register_autograd(_gradients, setup_context=_keep)
-
-
-@head_by_head.register_fake
-def _shape_of(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    del key, value
-    return torch.empty_like(query)
-
-
-@head_by_head_backward.register_fake
-def _shapes_of(grad: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    del grad
-    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-
-
-def _buffers(query: Tensor, key: Tensor, *, count: int) -> list[Tensor]:
-    shape = (_num_at_a_time(query, key), query.shape[1], key.shape[1])
-    return [query.new_empty(shape) for _ in range(count)]
-
-
-def _num_at_a_time(query: Tensor, key: Tensor) -> int:
-    return max(1, min(len(query), BUFFER_BYTES // (query.shape[1] * key.shape[1] * query.element_size())))
-
-
-def _heads_at_a_time(query: Tensor, key: Tensor) -> list[slice]:
-    step = _num_at_a_time(query, key)
-    return [slice(first, min(first + step, len(query))) for first in range(0, len(query), step)]
-
-
-def _weights_of(query: Tensor, key: Tensor, scores: Tensor, weights: Tensor) -> None:
-    """Write the weights of some heads into `weights`; `scores` is overwritten."""
-    own = scores[: len(query)]
-    torch.bmm(query, key.transpose(1, 2), out=own)
-    torch.softmax(own, dim=-1, out=weights[: len(query)])
+head_by_head.register_autograd(
+    lambda ctx, grad: head_by_head_backward(grad, *ctx.saved_tensors),
+    setup_context=lambda ctx, inputs, **_: ctx.save_for_backward(*inputs),
+)
+head_by_head.register_fake(lambda query, *_: torch.empty_like(query))
+head_by_head_backward.register_fake(lambda _, *parts: tuple(map(torch.empty_like, parts)))
 
 
 NUM_PREFIX_TOKENS = 2  # class and distillation token
 BASE_DIM = 768
-POOLINGS = ("class_token", "average_token")
 
 
 @dataclass(frozen=True)
@@ -172,11 +137,9 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor, *, packing: Packing | None = None, is_prefix_only: bool = False) -> Tensor:
         """Tokens (batch, token, dim), or packed ones, to what each (or each prefix token) attends to in its sample."""
         if is_prefix_only:
-            sizes = [self.dim, 2 * self.dim]
-            of_query, of_others = torch.split(self.qkv.weight, sizes)
-            bias_of_query, bias_of_others = torch.split(self.qkv.bias, sizes)
-            query = functional.linear(prefix_of(tokens, packing), of_query, bias_of_query)
-            key, value = functional.linear(tokens, of_others, bias_of_others).chunk(2, dim=-1)
+            weights, biases = (torch.split(each, [self.dim, 2 * self.dim]) for each in (self.qkv.weight, self.qkv.bias))
+            query = functional.linear(prefix_of(tokens, packing), weights[0], biases[0])
+            key, value = functional.linear(tokens, weights[1], biases[1]).chunk(2, dim=-1)
         else:
             query, key, value = self.qkv(tokens).chunk(3, dim=-1)
         query, key, value = (torch.unflatten(x, -1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value))
@@ -185,13 +148,9 @@ class Attention(nn.Module):
         else:
             lengths = list(packing.lengths)
             query_lengths = [NUM_PREFIX_TOKENS] * len(lengths) if is_prefix_only else lengths
-            parts = zip(
-                torch.split(query, query_lengths, 2),
-                torch.split(key, lengths, 2),
-                torch.split(value, lengths, 2),
-                strict=True,
-            )
-            seen = torch.cat([attend(*part) for part in parts], dim=2)
+            tensors = ((query, query_lengths), (key, lengths), (value, lengths))
+            samples = zip(*(torch.split(tensor, sizes, 2) for tensor, sizes in tensors), strict=True)
+            seen = torch.cat([attend(*sample) for sample in samples], dim=2)
         out: Tensor = self.proj(seen.transpose(1, 2).flatten(2))
         return out
 
@@ -259,10 +218,6 @@ class AudioSpectrogramTransformer(nn.Module):
         pooling: str,
     ) -> None:
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling must be one of {POOLINGS}, got {pooling!r}")
         self.num_mels, self.num_frames, self.stride = num_mels, num_frames, stride
         self.pooling = pooling
         self.is_checkpointed = False
@@ -320,11 +275,17 @@ class AudioSpectrogramTransformer(nn.Module):
         the host from waiting for a GPU.
         """
         prefix = torch.cat([self.cls_token, self.dist_token], dim=1).expand(patches.shape[0], -1, -1)
-        tokens = torch.cat([prefix, patches], dim=1) + self._positions(patches.shape[1] // self.grid.freq)
+        prefix_places, places = torch.tensor_split(self.pos_embed, [NUM_PREFIX_TOKENS], dim=1)
+        places = torch.unflatten(places, 1, (self.grid.freq, self.grid.time))
+        places = places[:, :, : patches.shape[1] // self.grid.freq].flatten(1, 2)
+        tokens = torch.cat([prefix, patches], dim=1) + torch.cat([prefix_places, places], dim=1)
         tokens, packing = (tokens, None) if num_columns is None else self._pack(tokens, num_columns)
         *blocks, last = self.blocks
         for block in blocks:
-            tokens = self._through(block, tokens, packing)
+            if self.is_checkpointed and self.training:  # nothing is drawn in a block: no random state to keep
+                tokens = checkpoint(block, tokens, packing=packing, use_reentrant=False, preserve_rng_state=False)
+            else:
+                tokens = block(tokens, packing=packing)
         if self.pooling == "class_token":
             # Nobody reads what the last block would make of the patches.
             prefix = self.norm(last(tokens, packing=packing, is_prefix_only=True))
@@ -335,20 +296,6 @@ class AudioSpectrogramTransformer(nn.Module):
             return averaged
         samples = torch.split(tokens[0], list(packing.lengths))
         return torch.stack([sample[NUM_PREFIX_TOKENS:].mean(dim=0) for sample in samples])
-
-    def _through(self, block: nn.Module, tokens: Tensor, packing: Packing | None) -> Tensor:
-        out: Tensor
-        if self.is_checkpointed and self.training:  # nothing is drawn in a block, so there is no random state to keep
-            out = checkpoint(block, tokens, packing=packing, use_reentrant=False, preserve_rng_state=False)
-        else:
-            out = block(tokens, packing=packing)
-        return out
-
-    def _positions(self, num_columns: int) -> Tensor:
-        """Positions of the prefix tokens and of the patches of the first time columns."""
-        prefix, places = torch.tensor_split(self.pos_embed, [NUM_PREFIX_TOKENS], dim=1)
-        places = torch.unflatten(places, 1, (self.grid.freq, self.grid.time))[:, :, :num_columns]
-        return torch.cat([prefix, places.flatten(1, 2)], dim=1)
 
     def _pack(self, tokens: Tensor, num_columns: Tensor) -> tuple[Tensor, Packing | None]:
         """The tokens that are encoded: packed, or (batch, token, dim) when all samples have the same length."""

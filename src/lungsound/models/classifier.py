@@ -1,7 +1,7 @@
-"""The classifier: encoder, head and projector, made from settings; its device; and the prediction of cycles with it."""
+"""The classifier: encoder, head and projector, made from settings; its device; the prediction of cycles with it."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lungsound.audio.front_end import FrontEnd
-from lungsound.config import ModelSettings, ObjectiveSettings, RunConfig
+from lungsound.config import ModelSettings, RunConfig
 from lungsound.errors import SettingsError
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.models.ast import ENCODER_SIZES, AudioSpectrogramTransformer
@@ -67,9 +67,8 @@ class Projector(nn.Module):
 class LungSoundClassifier(nn.Module):
     """Filter bank (batch, time, mel) to logits (batch, class).
 
-    The head is LayerNorm (eps 1e-5) and a linear map, or the linear map alone: the published program has the first
-    on its transformers, the second on its convolutional networks. The projector exists only for the contrastive
-    objective and takes no part in an answer.
+    As published, the head is LayerNorm (eps 1e-5) and a linear map on a transformer, the linear map alone on a
+    convolutional network. The projector exists only for the contrastive objective and takes no part in a prediction.
     """
 
     def __init__(
@@ -78,13 +77,12 @@ class LungSoundClassifier(nn.Module):
         classes: Sequence[str],
         *,
         projection_dim: int | None = None,
-        is_head_normalized: bool = True,
     ) -> None:
         super().__init__()
         self.classes = tuple(classes)
         self.encoder = encoder
-        linear = nn.Linear(encoder.dim, len(self.classes))
-        self.head = nn.Sequential(nn.LayerNorm(encoder.dim), linear) if is_head_normalized else nn.Sequential(linear)
+        norms = [nn.LayerNorm(encoder.dim)] if isinstance(encoder, AudioSpectrogramTransformer) else []
+        self.head = nn.Sequential(*norms, nn.Linear(encoder.dim, len(self.classes)))
         self.projector = None if projection_dim is None else Projector(encoder.dim, projection_dim)
 
     @torch.no_grad()
@@ -116,66 +114,36 @@ def make_classifier(
     settings: ModelSettings, front_end: FrontEnd, label_set: LabelSet, *, projection_dim: int | None = None
 ) -> LungSoundClassifier:
     """The network of the settings, its weights still to be drawn or loaded; without a projector by default."""
-    is_ast = settings.architecture == "ast"
-    encoder = _transformer(settings, front_end) if is_ast else _convolutional(settings, front_end)
-    return LungSoundClassifier(encoder, label_set.classes, projection_dim=projection_dim, is_head_normalized=is_ast)
-
-
-def _transformer(settings: ModelSettings, front_end: FrontEnd) -> AudioSpectrogramTransformer:
-    size = ENCODER_SIZES[settings.size]
-    try:
-        return AudioSpectrogramTransformer(
-            num_mels=front_end.num_mels,
-            num_frames=front_end.num_frames,
-            dim=size.dim,
-            depth=size.depth,
-            num_heads=size.num_heads,
-            stride=settings.stride,
-            norm_eps=settings.norm_eps,
-            pooling=settings.pooling,
-        )
-    except ValueError as error:
-        raise SettingsError(f"audio and model settings do not fit: {error}") from None
-
-
-def _convolutional(settings: ModelSettings, front_end: FrontEnd) -> ConvolutionalEncoder:
-    if not front_end.is_padding_encoded:
-        raise SettingsError(
-            f"audio.is_padding_encoded=false leaves out patches, which {settings.architecture} does not have: "
-            "leave it at true or take model.architecture 'ast'"
-        )
-    if settings.pooling != "class_token":
-        raise SettingsError(
-            f"model.pooling {settings.pooling!r} is of tokens, which {settings.architecture} does not have: "
-            "leave it out or take model.architecture 'ast'"
-        )
-    encoder = convolutional_encoder(settings.architecture)
-    if min(front_end.num_frames, front_end.num_mels) < encoder.least_size:
-        raise SettingsError(
-            f"audio and model settings do not fit: a filter bank of {front_end.num_frames} frames x "
-            f"{front_end.num_mels} mels is too small for {encoder.architecture}, which needs {encoder.least_size} of "
-            "each: raise audio.duration_s or audio.num_mels"
-        )
-    return encoder
-
-
-def _projection_dim(objective: ObjectiveSettings, model: ModelSettings) -> int | None:
-    """Size of the projections, None without a projector; SettingsError for what cannot be compared or mixed."""
-    if objective.name != "ce" and model.architecture != "ast":
-        raise SettingsError(
-            f"objective.name {objective.name!r} mixes patches, which {model.architecture} does not have: "
-            "it needs model.architecture 'ast'; train a convolutional network with objective.name 'ce'"
-        )
-    if objective.name != "patchmix_cl":
-        return None
-    dim = ENCODER_SIZES[model.size].dim
-    projection_dim = objective.projection_dim or dim
-    if projection_dim != dim and not objective.target.startswith("project"):
-        raise SettingsError(
-            f"objective.projection_dim is {projection_dim}, but target {objective.target!r} compares "
-            f"projections with features of {dim}: make them equal or take a project_* target"
-        )
-    return projection_dim
+    num_frames, num_mels, name = front_end.num_frames, front_end.num_mels, settings.architecture
+    encoder: AudioSpectrogramTransformer | ConvolutionalEncoder
+    if name == "ast":
+        try:
+            encoder = AudioSpectrogramTransformer(
+                num_mels=num_mels,
+                num_frames=num_frames,
+                stride=settings.stride,
+                norm_eps=settings.norm_eps,
+                pooling=settings.pooling,
+                **asdict(ENCODER_SIZES[settings.size]),
+            )
+        except ValueError as error:
+            raise SettingsError(f"audio and model settings do not fit: {error}") from None
+    else:
+        for setting, is_of_patches in (
+            ("audio.is_padding_encoded=false", not front_end.is_padding_encoded),
+            (f"model.pooling {settings.pooling!r}", settings.pooling != "class_token"),
+        ):
+            if is_of_patches:
+                raise SettingsError(
+                    f"{setting} is of patches, which {name} does not have: leave it out or take architecture 'ast'"
+                )
+        encoder = convolutional_encoder(name)
+        if min(num_frames, num_mels) < encoder.least_size:
+            raise SettingsError(
+                f"audio and model settings do not fit: a filter bank of {num_frames} frames x {num_mels} mels is too "
+                f"small for {name}, which needs {encoder.least_size} of each: raise audio.duration_s or audio.num_mels"
+            )
+    return LungSoundClassifier(encoder, label_set.classes, projection_dim=projection_dim)
 
 
 def initial_classifier(
@@ -185,8 +153,20 @@ def initial_classifier(
 
     A download shows its progress on `console`.
     """
-    label_set = LABEL_SETS[config.data.label_set]
-    projection_dim = _projection_dim(config.objective, config.model)
+    label_set, objective, projection_dim = LABEL_SETS[config.data.label_set], config.objective, None
+    if objective.name != "ce" and config.model.architecture != "ast":
+        raise SettingsError(
+            f"objective.name {objective.name!r} mixes patches, which {config.model.architecture} does not have: "
+            "it needs model.architecture 'ast'; train a convolutional network with objective.name 'ce'"
+        )
+    if objective.name == "patchmix_cl":
+        dim = ENCODER_SIZES[config.model.size].dim
+        projection_dim = objective.projection_dim or dim
+        if projection_dim != dim and not objective.target.startswith("project"):
+            raise SettingsError(
+                f"objective.projection_dim is {projection_dim}, but target {objective.target!r} compares "
+                f"projections with features of {dim}: make them equal or take a project_* target"
+            )
     model = make_classifier(config.model, front_end, label_set, projection_dim=projection_dim)
     model.initialize(generator_at(config.train.seed, "weights"))
     if config.model.pretrained == "none":

@@ -9,9 +9,7 @@ in the published Patch-Mix program CNN6 has no batch norm over the 64 mels of PA
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,36 +49,32 @@ class CNN6(nn.Module):
         return frames.amax(dim=2) + frames.mean(dim=2)
 
 
-@dataclass(frozen=True)
-class BlockSize:
+class BlockSize(NamedTuple):
     """One inverted residual block at width 1."""
 
     kernel_size: int
     expanded: int
     channels: int
-    stride: int = 1
-    has_squeeze: bool = False
-    is_hard_swish: bool = False
+    stride: int
+    has_squeeze: bool
+    activation: type[nn.Module]
 
 
 STEM_CHANNELS = 16
-BLOCKS = (
-    BlockSize(3, 16, 16),
-    BlockSize(3, 64, 24, stride=2),
-    BlockSize(3, 72, 24),
-    BlockSize(5, 72, 40, stride=2, has_squeeze=True),
-    BlockSize(5, 120, 40, has_squeeze=True),
-    BlockSize(5, 120, 40, has_squeeze=True),
-    BlockSize(3, 240, 80, stride=2, is_hard_swish=True),
-    BlockSize(3, 200, 80, is_hard_swish=True),
-    BlockSize(3, 184, 80, is_hard_swish=True),
-    BlockSize(3, 184, 80, is_hard_swish=True),
-    BlockSize(3, 480, 112, has_squeeze=True, is_hard_swish=True),
-    BlockSize(3, 672, 112, has_squeeze=True, is_hard_swish=True),
-    BlockSize(5, 672, 160, stride=2, has_squeeze=True, is_hard_swish=True),
-    BlockSize(5, 960, 160, has_squeeze=True, is_hard_swish=True),
-    BlockSize(5, 960, 160, has_squeeze=True, is_hard_swish=True),
-)
+BLOCKS = [
+    BlockSize(*sizes, has_squeeze, activation)
+    for has_squeeze, activation, rows in (
+        (False, nn.ReLU, ((3, 16, 16, 1), (3, 64, 24, 2), (3, 72, 24, 1))),
+        (True, nn.ReLU, ((5, 72, 40, 2), (5, 120, 40, 1), (5, 120, 40, 1))),
+        (False, nn.Hardswish, ((3, 240, 80, 2), (3, 200, 80, 1), (3, 184, 80, 1), (3, 184, 80, 1))),
+        (
+            True,
+            nn.Hardswish,
+            ((3, 480, 112, 1), (3, 672, 112, 1), (5, 672, 160, 2), (5, 960, 160, 1), (5, 960, 160, 1)),
+        ),
+    )
+    for sizes in rows
+]
 LAST_EXPANSION = 6
 SQUEEZE_DIVISOR = 4
 
@@ -121,16 +115,15 @@ class ChannelAttention(nn.Module):
 def convolution(
     in_channels: int,
     out_channels: int,
+    activation: type[nn.Module] | None = None,
     *,
     kernel_size: int = 1,
     stride: int = 1,
     groups: int = 1,
-    activation: type[nn.Module] | None = None,
 ) -> nn.Sequential:
     """Convolution without bias, batch norm as EfficientAT sets it, activation."""
-    conv = nn.Conv2d(
-        in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, groups=groups, bias=False
-    )
+    padding = kernel_size // 2
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
     norm = nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.01)
     return nn.Sequential(conv, norm) if activation is None else nn.Sequential(conv, norm, activation())
 
@@ -141,24 +134,13 @@ class InvertedResidual(nn.Module):
     def __init__(self, in_channels: int, size: BlockSize, *, width: float) -> None:
         super().__init__()
         expanded, out_channels = rounded_channels(size.expanded * width), rounded_channels(size.channels * width)
-        activation = nn.Hardswish if size.is_hard_swish else nn.ReLU
-        layers: list[nn.Module] = []
-        if expanded != in_channels:
-            layers.append(convolution(in_channels, expanded, activation=activation))
-        layers.append(
-            convolution(
-                expanded,
-                expanded,
-                kernel_size=size.kernel_size,
-                stride=size.stride,
-                groups=expanded,
-                activation=activation,
-            )
+        depthwise = {"kernel_size": size.kernel_size, "stride": size.stride, "groups": expanded}
+        self.block = nn.Sequential(
+            *([convolution(in_channels, expanded, size.activation)] if expanded != in_channels else []),
+            convolution(expanded, expanded, size.activation, **depthwise),
+            *([ChannelAttention(expanded)] if size.has_squeeze else []),
+            convolution(expanded, out_channels),
         )
-        if size.has_squeeze:
-            layers.append(ChannelAttention(expanded))
-        layers.append(convolution(expanded, out_channels))
-        self.block = nn.Sequential(*layers)
         self.is_residual = size.stride == 1 and in_channels == out_channels
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -172,12 +154,12 @@ class MobileNetV3(nn.Module):
     def __init__(self, *, width: float) -> None:
         super().__init__()
         channels = rounded_channels(STEM_CHANNELS * width)
-        layers: list[nn.Module] = [convolution(1, channels, kernel_size=3, stride=2, activation=nn.Hardswish)]
+        layers: list[nn.Module] = [convolution(1, channels, nn.Hardswish, kernel_size=3, stride=2)]
         for size in BLOCKS:
             layers.append(InvertedResidual(channels, size, width=width))
             channels = rounded_channels(size.channels * width)
         self.dim = LAST_EXPANSION * channels
-        layers.append(convolution(channels, self.dim, activation=nn.Hardswish))
+        layers.append(convolution(channels, self.dim, nn.Hardswish))
         self.features = nn.Sequential(*layers)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -185,9 +167,14 @@ class MobileNetV3(nn.Module):
         return maps.mean(dim=(2, 3))
 
 
-# Stages of a ResNet: how often each kind of layer is repeated.
-BASIC_DEPTHS = {"resnet10": (1, 1, 1, 1), "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
-BOTTLENECK_DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+# A ResNet's kind of layer, and how often it is repeated in each stage.
+RESNETS = {
+    "resnet10": ("basic", (1, 1, 1, 1)),
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+}
 # An EfficientNet as (width, depth, dim): factors of B0's channels and repeats, and channels of the last convolution.
 EFFICIENTNETS = {
     "efficientnet_b0": (1.0, 1.0, 1280),
@@ -253,35 +240,32 @@ def convolutional_encoder(architecture: str) -> ConvolutionalEncoder:
 
     Raises SettingsError when it comes from transformers and that is not installed, ValueError for an unknown name.
     """
-    builders: dict[str, Callable[[str], ConvolutionalEncoder]] = {
-        **dict.fromkeys((*BASIC_DEPTHS, *BOTTLENECK_DEPTHS), _resnet),
-        **dict.fromkeys(EFFICIENTNETS, _efficientnet),
-        "cnn6": lambda name: ConvolutionalEncoder(name, CNN6(), dim=CNN6.DIM, least_size=CNN6.LEAST_SIZE),
-        "mn04": _mn04,
-    }
-    if architecture not in builders:
-        raise ValueError(f"architecture must be one of {list(builders)}, got {architecture!r}")
     # What the constructors draw from torch's global generator is replaced by `initialize`; give the state back.
     with torch.random.fork_rng(devices=[]):
-        return builders[architecture](architecture)
-
-
-def _mn04(name: str) -> ConvolutionalEncoder:
-    network = MobileNetV3(width=0.4)
-    return ConvolutionalEncoder(name, network, dim=network.dim, is_mel_first=True)
+        if architecture in RESNETS:
+            return _resnet(architecture)
+        if architecture in EFFICIENTNETS:
+            return _efficientnet(architecture)
+        if architecture == "cnn6":
+            return ConvolutionalEncoder(architecture, CNN6(), dim=CNN6.DIM, least_size=CNN6.LEAST_SIZE)
+        if architecture == "mn04":
+            network = MobileNetV3(width=0.4)
+            return ConvolutionalEncoder(architecture, network, dim=network.dim, is_mel_first=True)
+    known = [*RESNETS, *EFFICIENTNETS, "cnn6", "mn04"]
+    raise ValueError(f"architecture must be one of {known}, got {architecture!r}")
 
 
 def _resnet(name: str) -> ConvolutionalEncoder:
     """ResNet v1.5: a bottleneck's stride is in its 3 x 3 convolution."""
     transformers = load("transformers", extra="baselines", needed_by=f"model.architecture {name!r} needs")
-    is_basic = name in BASIC_DEPTHS
-    channels = [64, 128, 256, 512] if is_basic else [256, 512, 1024, 2048]
+    layer_type, depths = RESNETS[name]
+    channels = [64, 128, 256, 512] if layer_type == "basic" else [256, 512, 1024, 2048]
     config = transformers.ResNetConfig(
         num_channels=1,
         embedding_size=64,
         hidden_sizes=channels,
-        depths=list(BASIC_DEPTHS[name] if is_basic else BOTTLENECK_DEPTHS[name]),
-        layer_type="basic" if is_basic else "bottleneck",
+        depths=list(depths),
+        layer_type=layer_type,
         hidden_act="relu",
         downsample_in_first_stage=False,
         downsample_in_bottleneck=False,

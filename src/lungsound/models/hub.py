@@ -5,12 +5,14 @@ import hashlib
 import os
 import re
 import secrets
+import tomllib
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage, HTTPResponse
+from importlib import resources
 from pathlib import Path
 from typing import IO
 
@@ -25,66 +27,21 @@ Progress = Callable[[int, int | None], None]
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
 RECORD_SUFFIX = ".sha256"  # beside a download, in the form that sha256sum checks
+BLOB = "git blob hash"
 
 
 @dataclass(frozen=True)
 class KnownFile:
-    """Source of a file of weights.
-
-    sha256, md5      the hash or its first digits; neither: what the server states when it is downloaded
-    companions       other URLs whose files belong beside it (config.json); the result is then a folder
-    is_downloadable  False: no hash is published to check a download with, so a person must fetch it
-    """
+    """Source of a file of weights, as weight_sources.toml describes it."""
 
     url: str
-    sha256: str | None = None
-    md5: str | None = None
+    hash: str | None = None
     companions: tuple[str, ...] = ()
     is_downloadable: bool = True
 
-    @property
-    def hash(self) -> tuple[str, str] | None:
-        """Kind and digits."""
-        kinds = (("sha256", self.sha256), ("md5", self.md5))
-        return next(((kind, digits) for kind, digits in kinds if digits is not None), None)
 
-
-def _named_by_hash(url: str) -> KnownFile:
-    """A file whose name ends in the first eight digits of its hash."""
-    return KnownFile(url, sha256=url.removesuffix(".pth")[-8:])
-
-
-_AST_URL = "https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593/resolve/main"
-_DEIT_URL = "https://dl.fbaipublicfiles.com/deit"
-_TORCHVISION_URL = "https://download.pytorch.org/models"
-# DeiT, ResNet and EfficientNet are trained on ImageNet-1k. The EfficientNet files that the published program names
-# were replaced: their addresses give files of other hashes (pytorch/vision issue 7744), which are the ones named here.
-KNOWN_WEIGHTS: dict[str, KnownFile] = {
-    "deit-tiny": _named_by_hash(f"{_DEIT_URL}/deit_tiny_patch16_224-a1311bcf.pth"),
-    "deit-small": _named_by_hash(f"{_DEIT_URL}/deit_small_patch16_224-cd65a155.pth"),
-    "deit-tiny-distilled": _named_by_hash(f"{_DEIT_URL}/deit_tiny_distilled_patch16_224-b40b3cf7.pth"),
-    "deit-small-distilled": _named_by_hash(f"{_DEIT_URL}/deit_small_distilled_patch16_224-649709d9.pth"),
-    "deit-base-distilled-384": _named_by_hash(f"{_DEIT_URL}/deit_base_distilled_patch16_384-d0272ac0.pth"),
-    "ast-audioset": KnownFile(f"{_AST_URL}/model.safetensors", companions=(f"{_AST_URL}/config.json",)),
-    "ssast-base-patch": KnownFile(
-        "https://www.dropbox.com/s/ewrzpco95n9jdz6/SSAST-Base-Patch-400.pth?dl=1", is_downloadable=False
-    ),
-    "resnet18": _named_by_hash(f"{_TORCHVISION_URL}/resnet18-f37072fd.pth"),
-    "resnet34": _named_by_hash(f"{_TORCHVISION_URL}/resnet34-b627a593.pth"),
-    "resnet50": _named_by_hash(f"{_TORCHVISION_URL}/resnet50-0676ba61.pth"),
-    "resnet101": _named_by_hash(f"{_TORCHVISION_URL}/resnet101-63fe2227.pth"),
-    "efficientnet_b0": _named_by_hash(f"{_TORCHVISION_URL}/efficientnet_b0_rwightman-7f5810bc.pth"),
-    "efficientnet_b1": _named_by_hash(f"{_TORCHVISION_URL}/efficientnet_b1_rwightman-bac287d4.pth"),
-    "efficientnet_b2": _named_by_hash(f"{_TORCHVISION_URL}/efficientnet_b2_rwightman-c35c1473.pth"),
-    "cnn6-audioset": KnownFile(
-        "https://zenodo.org/record/3987831/files/Cnn6_mAP%3D0.343.pth?download=1",
-        md5="e25e26b84585b14c7754c91e48efc9be",
-    ),
-    "mn04-audioset": KnownFile(
-        "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/mn04_as_mAP_432.pt",
-        sha256="899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c",
-    ),
-}
+_SOURCES = (resources.files("lungsound.models") / "weight_sources.toml").read_text(encoding="utf-8")
+KNOWN_WEIGHTS = {name: KnownFile(**values) for name, values in tomllib.loads(_SOURCES).items()}
 
 
 def resolve_weights(name_or_path: str, *, cache_dir: Path | None = None, on_progress: Progress | None = None) -> Path:
@@ -103,66 +60,55 @@ def resolve_weights(name_or_path: str, *, cache_dir: Path | None = None, on_prog
         raise SettingsError(
             f"weights {name_or_path!r}: no such file, and no known name; known names: {', '.join(KNOWN_WEIGHTS)}"
         )
-    root = cache_dir or cache_root()
-    folder = root / "weights" / name_or_path if known.companions else root / "weights"
-    path = _cached(name_or_path, known.url, folder, known.hash, on_progress, is_downloadable=known.is_downloadable)
-    for url in known.companions:
-        _cached(name_or_path, url, folder, None, on_progress)
-    return folder if known.companions else path
+    folder = (cache_dir or cache_root()) / "weights"
+    if not known.companions:
+        return _cached(name_or_path, known, folder, on_progress)
+    folder = folder / name_or_path
+    for file in (known, *map(KnownFile, known.companions)):
+        _cached(name_or_path, file, folder, on_progress)
+    return folder
 
 
-def _cached(
-    name: str,
-    url: str,
-    folder: Path,
-    wanted: tuple[str, str] | None,
-    on_progress: Progress | None,
-    *,
-    is_downloadable: bool = True,
-) -> Path:
-    """The file of `url` in `folder`, downloaded when it is not there, and checked in either case.
+def _cached(name: str, file: KnownFile, folder: Path, on_progress: Progress | None) -> Path:
+    """The file in `folder`, downloaded when it is not there, and checked in either case.
 
     Two programs that want the same file wait for each other.
     """
-    path = folder / urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])
+    path = folder / urllib.parse.unquote(urllib.parse.urlsplit(file.url).path.rsplit("/", 1)[-1])
     record = path.with_name(path.name + RECORD_SUFFIX)
     by_hand = f"put the file by hand at {path}, or give another by --set model.pretrained=FILE (none: random weights)"
     if not path.is_file():
-        if not is_downloadable:
-            raise FetchError(f"{name} is not in the cache and has no published hash: get {url} and {by_hand}")
-        if os.environ.get("LUNGSOUND_OFFLINE") == "1":
-            raise FetchError(f"{name} is not in the cache and LUNGSOUND_OFFLINE is 1: get {url} and {by_hand}")
+        if not file.is_downloadable or os.environ.get("LUNGSOUND_OFFLINE") == "1":
+            reason = "LUNGSOUND_OFFLINE is 1" if file.is_downloadable else "has no published hash"
+            raise FetchError(f"{name} is not in the cache and {reason}: get {file.url} and {by_hand}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / f".{path.name}.lock"):
                 if not path.is_file():
-                    _download(url, path, wanted, on_progress)
+                    _download(file, path, record, on_progress)
         except (OSError, HTTPException) as error:
-            raise FetchError(f"cannot download {name} from {url} ({error}): try again, or {by_hand}") from error
-    if wanted is None and record.is_file():
-        wanted = "sha256", record.read_text(encoding="ascii").split()[0]
-    if wanted is not None:
-        kind, expected = wanted
-        digest = _digest(path, kind)
-        if not digest.startswith(expected):
-            raise FetchError(
-                f"{path} has {kind} {digest[:16]}, expected {expected[:16]}: delete it to download it again"
-            )
+            raise FetchError(f"cannot download {name} from {file.url} ({error}): try again, or {by_hand}") from error
+    known = file.hash
+    if known is None and record.is_file():
+        known = f"sha256:{record.read_text(encoding='ascii').split()[0]}"
+    kind, _, expected = (known or "").partition(":")
+    if expected and not (digest := _digest(path, kind)).startswith(expected):
+        raise FetchError(f"{path} has {kind} {digest[:16]}, expected {expected[:16]}: delete it to download it again")
     return path
 
 
-def _download(url: str, path: Path, wanted: tuple[str, str] | None, on_progress: Progress | None) -> None:
-    """Fetch `url` beside `path`, resuming where an earlier attempt stopped; check; rename.
+def _download(file: KnownFile, path: Path, record: Path, on_progress: Progress | None) -> None:
+    """Fetch the file beside `path`, resuming where an earlier attempt stopped; check; rename.
 
-    `wanted` is the kind and the digits of the hash; without it the hash that the server states is used. A file with
-    another hash is deleted; the SHA-256 of a good one is recorded beside it. The name of what is not complete cannot be
-    guessed, so that nobody can put a link in its place where the folder is shared.
+    Without a known hash that which the server states is used. A file with another hash is deleted; the SHA-256 of a
+    good one goes into `record`. The name of what is not complete cannot be guessed, so that nobody can put a link in
+    its place where the folder is shared.
     """
     partials = [each for each in path.parent.glob(f"{glob.escape(path.name)}.*.partial") if not each.is_symlink()]
     partial = partials[0] if partials else path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
     redirects = _Redirects()
-    with _open(url, partial, redirects) as response:
-        kind, expected = wanted or redirects.stated_hash()
+    with _open(file.url, partial, redirects) as response:
+        kind, _, expected = (file.hash or redirects.stated_hash()).partition(":")
         is_resumed = response.status == 206
         num_bytes = partial.stat().st_size if is_resumed else 0
         length = response.headers.get("Content-Length")
@@ -179,7 +125,7 @@ def _download(url: str, path: Path, wanted: tuple[str, str] | None, on_progress:
     if not digest.startswith(expected):
         partial.unlink()
         raise OSError(f"has {kind} {digest[:16]}, expected {expected[:16]}; deleted")
-    write_text(path.with_name(path.name + RECORD_SUFFIX), f"{_digest(partial, 'sha256')}  {path.name}\n")
+    write_text(record, f"{_digest(partial, 'sha256')}  {path.name}\n")
     partial.replace(path)
 
 
@@ -214,36 +160,28 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self.headers.append(headers)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
-    def stated_hash(self) -> tuple[str, str]:
-        """Kind and digits: X-Linked-ETag of any response, else ETag of the last.
-
-        The Hugging Face hub states the SHA-256 of large files and git's blob hash of small ones.
-        """
+    def stated_hash(self) -> str:
+        """X-Linked-ETag of any response, else ETag of the last: on the Hub the SHA-256, git's hash of small files."""
         linked = [headers["X-Linked-ETag"] for headers in self.headers if headers["X-Linked-ETag"]]
         tag = (linked or [self.headers[-1]["ETag"] or ""])[0].removeprefix("W/").strip('"').lower()
-        if re.fullmatch(r"[0-9a-f]{64}", tag):
-            return "sha256", tag
-        if re.fullmatch(r"[0-9a-f]{40}", tag):
-            return "git blob hash", tag
-        raise OSError("the server states no hash to check the file with")
+        kind = {64: "sha256", 40: BLOB}.get(len(tag))
+        if kind is None or not re.fullmatch("[0-9a-f]+", tag):
+            raise OSError("the server states no hash to check the file with")
+        return f"{kind}:{tag}"
 
 
 def _digest(path: Path, kind: str) -> str:
     """Hex digits of a hash: sha256, md5, or git's of a blob."""
-    if kind == "git blob hash":
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    else:
-        digest = hashlib.new(kind, usedforsecurity=False)
+    digest = hashlib.new("sha1" if kind == BLOB else kind, usedforsecurity=False)
+    if kind == BLOB:
+        digest.update(b"blob %d\0" % path.stat().st_size)
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: digest).hexdigest()
 
 
 OWN_FILE = "lungsound.safetensors"  # where model.safetensors is the one of another library
 FILES = (OWN_FILE, "model.safetensors")
-SCHEME = "hf://"
 NAME = re.compile(r"(?:hf://)?(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
-
-Download = Callable[..., str]
 
 
 def is_hub_name(text: str) -> bool:
@@ -251,12 +189,11 @@ def is_hub_name(text: str) -> bool:
 
     So a mistyped path under a folder that exists asks no server.
     """
-    if text.startswith(SCHEME):
-        return True
-    return NAME.fullmatch(text) is not None and not Path(text.partition("/")[0]).exists()
+    is_name = NAME.fullmatch(text) is not None and not Path(text.partition("/")[0]).exists()
+    return is_name or text.startswith("hf://")
 
 
-def download_model(name: str, *, download: Download | None = None) -> Path:
+def download_model(name: str, *, download: Callable[..., str] | None = None) -> Path:
     """Our model file of a repository on the Hub, in the Hub's cache; `name` may have `hf://` before, `@revision` after.
 
     A repository has it as lungsound.safetensors or model.safetensors. With LUNGSOUND_OFFLINE=1 only the cache is asked.
@@ -267,7 +204,7 @@ def download_model(name: str, *, download: Download | None = None) -> Path:
     if match is None:
         raise SettingsError(f"{name!r} is no name on the Hub: hf://OWNER/NAME or hf://OWNER/NAME@REVISION is needed")
     errors = load("huggingface_hub.errors", extra="hub")
-    ask: Download = download or load("huggingface_hub", extra="hub").hf_hub_download
+    ask = download or load("huggingface_hub", extra="hub").hf_hub_download
     is_offline = os.environ.get("LUNGSOUND_OFFLINE") == "1"
     for file in FILES:
         try:
@@ -275,9 +212,7 @@ def download_model(name: str, *, download: Download | None = None) -> Path:
         except errors.EntryNotFoundError as error:
             missing = error
         except (OSError, ValueError) as error:
-            raise FetchError(
-                f"cannot get {file} of {name} from the Hub ({error}): check the name, try again"
-            ) from error
+            raise FetchError(f"cannot get {file} of {name} from the Hub ({error}): check the name, try again") from None
     if isinstance(missing, errors.LocalEntryNotFoundError):
         raise FetchError(f"{name} is not in the Hub's cache and the Hub cannot be asked: connect and try again")
     raise FetchError(f"{name} on the Hub holds none of {', '.join(FILES)}: upload the model file of a run to it")

@@ -29,12 +29,8 @@ class PatchMixDraw:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "PatchMixDraw":
         """The draw on a device, lambda in the dtype of the losses."""
-        return replace(
-            self,
-            partner=self.partner.to(device, non_blocking=True),
-            replaced=self.replaced.to(device, non_blocking=True),
-            lam=self.lam.to(device, dtype, non_blocking=True),
-        )
+        partner, replaced = (each.to(device, non_blocking=True) for each in (self.partner, self.replaced))
+        return PatchMixDraw(partner, replaced, self.lam.to(device, dtype, non_blocking=True))
 
 
 def draw_patch_mix(

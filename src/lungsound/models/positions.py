@@ -56,9 +56,23 @@ def place_positions(positions: Tensor, *, source: PatchPlaces, target: PatchPlac
     positions than the source has patches.
     """
     prefix, grid = _split(positions, source.grid)
-    grid = _interpolate(grid, axis=3, places=_columns_in(source, target))
-    grid = _interpolate(grid, axis=2, places=_rows_in(source, target))
-    return _joined(prefix, grid)
+    # The columns that the target would have at the source's stride, and those of its own among them.
+    num_old, num_new = source.grid.time, (target.num_frames - PATCH_SIZE) // source.time_stride + 1
+    columns = target.time_stride * torch.arange(target.grid.time, dtype=torch.float64) / source.time_stride
+    if num_new <= num_old:
+        columns = columns + (num_old // 2 - num_new // 2)
+    else:
+        columns = (columns + 0.5) * num_old / num_new - 0.5
+    half = PATCH_SIZE / 2
+    centers = half + target.freq_stride * torch.arange(target.grid.freq, dtype=torch.float64)
+    # One division of whole numbers at the end: with the same mels and strides no row is rounded.
+    rows = (source.num_mels * centers - half * target.num_mels) / (target.num_mels * source.freq_stride)
+    for axis, places in ((3, columns), (2, rows)):
+        places = places.to(grid.device).clamp(0, grid.shape[axis] - 1)
+        low, high = (grid.index_select(axis, end.long()) for end in (places.floor(), places.ceil()))
+        share = places.frac().to(grid.dtype)
+        grid = torch.lerp(low, high, share if axis == 3 else share.unsqueeze(1))  # whole places are exact to the bit
+    return torch.cat([prefix, grid.flatten(2).transpose(1, 2)], dim=1)
 
 
 def adapt_positions(
@@ -73,9 +87,14 @@ def adapt_positions(
     """
     built = PatchGrid(freq=target_grid.time, time=target_grid.freq) if is_swapped else target_grid
     prefix, grid = _split(positions, source_grid)
-    grid = _cut_or_stretch(grid, axis=3, size=built.time)
-    grid = _cut_or_stretch(grid, axis=2, size=built.freq)
-    return _joined(prefix, grid)
+    for axis, size in ((3, built.time), (2, built.freq)):
+        old_size = grid.shape[axis]
+        if size <= old_size:
+            grid = grid.narrow(axis, old_size // 2 - size // 2, size)
+        else:
+            sizes = (grid.shape[2], size) if axis == 3 else (size, grid.shape[3])
+            grid = functional.interpolate(grid, size=sizes, mode="bilinear", align_corners=False)
+    return torch.cat([prefix, grid.flatten(2).transpose(1, 2)], dim=1)
 
 
 def _split(positions: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
@@ -85,45 +104,3 @@ def _split(positions: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{positions.shape[1]} positions are fewer than the patches of {grid}")
     patches = positions[:, num_prefix:].transpose(1, 2)
     return positions[:, :num_prefix], patches.reshape(1, -1, grid.freq, grid.time)
-
-
-def _joined(prefix: Tensor, grid: Tensor) -> Tensor:
-    return torch.cat([prefix, grid.flatten(2).transpose(1, 2)], dim=1)
-
-
-def _cut_or_stretch(grid: Tensor, *, axis: int, size: int) -> Tensor:
-    """Cut or interpolate one axis of (1, dim, freq, time) to `size`."""
-    old_size = grid.shape[axis]
-    if size <= old_size:
-        return grid.narrow(axis, old_size // 2 - size // 2, size)
-    shape = list(grid.shape[2:])
-    shape[axis - 2] = size
-    return functional.interpolate(grid, size=shape, mode="bilinear", align_corners=False)
-
-
-def _rows_in(source: PatchPlaces, target: PatchPlaces) -> Tensor:
-    """Row of the source, fractional, at whose height each row of the target lies."""
-    half = PATCH_SIZE / 2
-    centers = half + target.freq_stride * torch.arange(target.grid.freq, dtype=torch.float64)
-    # One division of whole numbers at the end: with the same mels and strides no row is rounded.
-    return (source.num_mels * centers - half * target.num_mels) / (target.num_mels * source.freq_stride)
-
-
-def _columns_in(source: PatchPlaces, target: PatchPlaces) -> Tensor:
-    """Column of the source, fractional, at whose time each column of the target lies."""
-    num_old = source.grid.time
-    # The columns that the target would have at the source's stride, and those of its own among them.
-    num_new = (target.num_frames - PATCH_SIZE) // source.time_stride + 1
-    columns = target.time_stride * torch.arange(target.grid.time, dtype=torch.float64) / source.time_stride
-    if num_new <= num_old:
-        return columns + (num_old // 2 - num_new // 2)
-    return (columns + 0.5) * num_old / num_new - 0.5
-
-
-def _interpolate(grid: Tensor, *, axis: int, places: Tensor) -> Tensor:
-    """(1, dim, freq, time) at fractional places of one axis, clamped at its ends. Whole places are exact to the bit."""
-    places = places.to(grid.device).clamp(0, grid.shape[axis] - 1)
-    low = grid.index_select(axis, places.floor().long())
-    high = grid.index_select(axis, places.ceil().long())
-    share = places.frac().to(grid.dtype)
-    return torch.lerp(low, high, share if axis == 3 else share.unsqueeze(1))

@@ -33,7 +33,7 @@ def test_logits_are_layer_norm_and_a_linear_map_of_the_feature() -> None:
 
 
 def convolutional_classifier(*, seed: int = 0) -> LungSoundClassifier:
-    model = LungSoundClassifier(convolutional_encoder("mn04"), ("a", "b", "c"), is_head_normalized=False)
+    model = LungSoundClassifier(convolutional_encoder("mn04"), ("a", "b", "c"))
     model.initialize(torch.Generator().manual_seed(seed))
     return model
 

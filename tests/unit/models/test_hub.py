@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from lungsound.errors import FetchError, SettingsError
-from lungsound.models.hub import Download, download_model, is_hub_name
+from lungsound.models.hub import download_model, is_hub_name
 
 errors = pytest.importorskip("huggingface_hub.errors")
 
 
-def hub(files: dict[str, Path], asked: list[tuple[str, str, str | None, bool]]) -> Download:
+def hub(files: dict[str, Path], asked: list[tuple[str, str, str | None, bool]]) -> Callable[..., str]:
     """Stands for hf_hub_download of a repository with these files."""
 
     def download(repository: str, file: str, *, revision: str | None, local_files_only: bool) -> str:
@@ -23,7 +23,7 @@ def hub(files: dict[str, Path], asked: list[tuple[str, str, str | None, bool]]) 
     return download
 
 
-def failing(error: Exception) -> Download:
+def failing(error: Exception) -> Callable[..., str]:
     def download(*_: object, **__: object) -> str:
         raise error
 
@@ -62,7 +62,7 @@ def test_offline_asks_the_cache_alone(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_what_cannot_be_had_is_one_line(tmp_path: Path) -> None:
     del tmp_path
-    cases: list[tuple[Download, str]] = [
+    cases: list[tuple[Callable[..., str], str]] = [
         (hub({}, []), "ann/lungs on the Hub holds none of lungsound.safetensors, model.safetensors: upload"),
         (failing(errors.LocalEntryNotFoundError("no")), "is not in the Hub's cache and the Hub cannot be asked"),
         (failing(ConnectionError("no route")), r"cannot get lungsound.safetensors of ann/lungs .*no route"),

@@ -88,12 +88,12 @@ def behaviour(monkeypatch: pytest.MonkeyPatch) -> Iterator[Behaviour]:
     monkeypatch.delenv("LUNGSOUND_OFFLINE", raising=False)
     monkeypatch.setattr(fetch, "CHUNK_BYTES", 10_000)
     known = {
-        "small": KnownFile(f"{url}/small-{SHA256[:8]}.pth", sha256=SHA256[:8]),
-        "wrong": KnownFile(f"{url}/small.pth", sha256="0123abcd"),
-        "gone": KnownFile(f"{url}/gone.pth", sha256=SHA256[:8]),
+        "small": KnownFile(f"{url}/small-{SHA256[:8]}.pth", hash=f"sha256:{SHA256[:8]}"),
+        "wrong": KnownFile(f"{url}/small.pth", hash="sha256:0123abcd"),
+        "gone": KnownFile(f"{url}/gone.pth", hash=f"sha256:{SHA256[:8]}"),
         "hub": KnownFile(f"{url}/hub/model.safetensors", companions=(f"{url}/hub/config.json",)),
-        "zenodo": KnownFile(f"{url}/Cnn_mAP%3D0.3.pth?download=1", md5=hashlib.md5(CONTENT).hexdigest()),
-        "zenodo-wrong": KnownFile(f"{url}/Cnn_mAP%3D0.3.pth?download=1", md5="0123abcd"),
+        "zenodo": KnownFile(f"{url}/Cnn_mAP%3D0.3.pth?download=1", hash=f"md5:{hashlib.md5(CONTENT).hexdigest()}"),
+        "zenodo-wrong": KnownFile(f"{url}/Cnn_mAP%3D0.3.pth?download=1", hash="md5:0123abcd"),
         "by-hand": KnownFile(f"{url}/Patch-400.pth?dl=1", is_downloadable=False),
     }
     for name, file in known.items():
@@ -286,7 +286,7 @@ def test_offline_nothing_is_asked_for(behaviour: Behaviour, tmp_path: Path, monk
 @pytest.mark.usefixtures("behaviour")
 def test_no_network_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_fails("gone", tmp_path, "cannot download gone from .* 404")
-    monkeypatch.setitem(KNOWN_WEIGHTS, "closed", KnownFile("http://127.0.0.1:9/a.pth", sha256="00"))
+    monkeypatch.setitem(KNOWN_WEIGHTS, "closed", KnownFile("http://127.0.0.1:9/a.pth", hash="sha256:00"))
     assert_fails("closed", tmp_path, "cannot download closed from .* refused")
 
 
@@ -337,12 +337,11 @@ def test_the_known_weights() -> None:
     for name, known in KNOWN_WEIGHTS.items():
         assert known.url.startswith("https://")
         if name in named_by_hash:
-            assert re.fullmatch(r"[0-9a-f]{8}", known.sha256 or "")
-            assert known.url.endswith(f"-{known.sha256}.pth")
+            assert re.fullmatch(r"sha256:[0-9a-f]{8}", known.hash or "")
+            assert known.url.endswith(f"-{known.hash.removeprefix('sha256:')}.pth")
     assert KNOWN_WEIGHTS["ast-audioset"].companions[0].endswith("/config.json")
-    assert len(KNOWN_WEIGHTS["cnn6-audioset"].md5 or "") == 32
     assert not KNOWN_WEIGHTS["ssast-base-patch"].is_downloadable
 
 
 def test_the_known_hash_of_mn04_is_that_of_the_file(mn04_path: Path) -> None:
-    assert hashlib.sha256(mn04_path.read_bytes()).hexdigest() == KNOWN_WEIGHTS["mn04-audioset"].sha256
+    assert f"sha256:{hashlib.sha256(mn04_path.read_bytes()).hexdigest()}" == KNOWN_WEIGHTS["mn04-audioset"].hash
