@@ -111,17 +111,17 @@ def _print(result: "Rescored") -> None:
     rows = [(f"{metric.name}\n  {metric.definition}", metric.text, metric.beside) for metric in result.metrics]
     for each in result.per_class:
         counts = f"{each.num_cycles} cycles, predicted {each.num_answered} times"
-        title = f"Recall of {each.name}\n  {counts}; precision {result.text(each.precision)}"
-        rows.append((title, result.text(each.recall), "same class, same cycles"))
+        title = f"Recall of {each.name}\n  {counts}; precision {result.counts.text(each.precision)}"
+        rows.append((title, result.counts.text(each.recall), "same class, same cycles"))
     print_table(("metric", "value", "may stand beside"), rows)
     for note in resample_notes(result):
         console.print(f"  {note}")
     beside = [score for score in result.published if score.not_comparable is None and score.score is not None]
     for task in dict.fromkeys(score.task for score in beside):
-        best = sorted((score for score in beside if score.task == task), key=lambda score: -(score.score or 0.0))
+        best = [score for score in reversed(beside) if score.task == task]
         shown = ", ".join(f"{score.name} {score.score:.2f}" for score in best[:NUM_SHOWN_SCORES])
         more = f" and {len(best) - NUM_SHOWN_SCORES} more (see --out)" if len(best) > NUM_SHOWN_SCORES else ""
-        ours = result.text(result.estimate_beside(best[0]))
+        ours = result.counts.text(result.estimate_beside(best[0]))
         console.print(f"Published, {task}: {shown}{more}. This file: {ours}.")
     for score in result.published:
         if score.not_comparable is not None:

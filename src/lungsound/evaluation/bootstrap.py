@@ -163,18 +163,22 @@ class Bootstrap:
         interval, least = estimate.interval, 0.0 if minus is None else -1.0
         return replace(estimate, interval=replace(interval, low=max(interval.low, least), high=min(interval.high, 1.0)))
 
-    def mean(self, values: npt.ArrayLike, patients: Sequence[str], *, where: npt.ArrayLike = True) -> Estimate:
-        """Mean of the values `(cycle,)` of the cycles `where`, each cycle counting the same; NaN without any."""
-        return self._ratio_of_sums(_sums_and_counts(values, patients, where))
-
-    def mean_of_patients(
-        self, values: npt.ArrayLike, patients: Sequence[str], *, where: npt.ArrayLike = True
+    def mean(
+        self,
+        values: npt.ArrayLike,
+        patients: Sequence[str],
+        *,
+        where: npt.ArrayLike = True,
+        is_by_patient: bool = False,
     ) -> Estimate:
-        """Mean over patients of the mean value of their cycles `where`, each patient counting the same."""
-        sums, counts = _sums_and_counts(values, patients, where).T
-        return self._ratio_of_sums(np.stack([np.nan_to_num(ratio(sums, counts)), counts > 0], axis=1))
+        """Mean of the values `(cycle,)` of the cycles `where`, NaN without any; each cycle counts the same.
 
-    def _ratio_of_sums(self, sums: Fractions) -> Estimate:
+        With `is_by_patient` each patient counts the same: the mean of the means of the patients' cycles.
+        """
+        is_counted = np.broadcast_to(np.asarray(where, dtype=np.float64), (len(patients),))
+        sums = sum_by_patient(np.stack([np.asarray(values) * is_counted, is_counted], axis=1), patients)
+        if is_by_patient:
+            sums = np.stack([np.nan_to_num(ratio(*sums.T)), sums[:, 1] > 0], axis=1)
         return self.estimate(lambda weights: ratio(*(weights.astype(np.float64) @ sums).T), len(sums))
 
 
@@ -187,14 +191,9 @@ def draw_patient_weights(num_patients: int, *, generator: np.random.Generator, n
 
 def expanded_quantile(degrees: float, *, level: float) -> float:
     """Half the width of an interval, in standard deviations of the resamples: t sqrt(n / (n - 1))."""
-    return student_t_quantile((1.0 + level) / 2.0, degrees) * math.sqrt((degrees + 1.0) / degrees)
-
-
-def student_t_quantile(probability: float, degrees: float) -> float:
-    """Quantile of Student's t distribution; the degrees of freedom need not be whole."""
     from scipy.special import stdtrit  # late: whoever predicts needs no scipy
 
-    return float(stdtrit(degrees, probability))
+    return float(stdtrit(degrees, (1.0 + level) / 2.0)) * math.sqrt((degrees + 1.0) / degrees)
 
 
 @dataclass(frozen=True, eq=False)
@@ -330,9 +329,3 @@ def value_of_runs(runs: Counts, statistic: Statistic) -> ValueOf:
     # As float64, which counts these whole numbers exactly: products of integer matrices are many times slower.
     counts = runs.astype(np.float64)
     return lambda weights: of_resample(np.tensordot(weights.astype(np.float64), counts, axes=(1, 1)).astype(np.int64))
-
-
-def _sums_and_counts(values: npt.ArrayLike, patients: Sequence[str], where: npt.ArrayLike) -> Fractions:
-    """Sum of the values of the cycles `where`, and their number, `(patient, 2)`."""
-    is_counted = np.broadcast_to(np.asarray(where, dtype=np.float64), (len(patients),))
-    return sum_by_patient(np.stack([np.asarray(values, dtype=np.float64) * is_counted, is_counted], axis=1), patients)

@@ -271,7 +271,7 @@ def measure_sets(
             group,
             len(members),
             len(set(members)),
-            promised=bootstrap.mean_of_patients(is_covered[where], members),
+            promised=bootstrap.mean(is_covered[where], members, is_by_patient=True),
             of_cycles=bootstrap.mean(is_covered[where], members),
             size=bootstrap.mean(sets[where].sum(axis=1), members),
         )

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import stdtrit
 
 from lungsound.errors import SettingsError
 from lungsound.evaluation.bootstrap import (
@@ -26,7 +27,6 @@ from lungsound.evaluation.bootstrap import (
     Weights,
     expanded_quantile,
     jackknife,
-    student_t_quantile,
     value_of_runs,
 )
 from lungsound.evaluation.metrics import Fractions, mean_score
@@ -63,7 +63,7 @@ class Study:
         degrees = max(1.0, self.degrees_share * most)
         # The interval is wider than a t interval by sqrt((degrees + 1) / degrees), 1 here for a share of 1.
         steps = expanded_quantile(degrees, level=self.level) * math.sqrt(most / num_patients)
-        steps += student_t_quantile(self.power, most)
+        steps += float(stdtrit(most, self.power))  # Student's quantile
         return steps * math.sqrt(self.patient_sd**2 / num_patients + self.seed_variance)
 
     def patients_needed(self, difference: float) -> int | None:

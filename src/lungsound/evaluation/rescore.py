@@ -51,13 +51,6 @@ class KnownTestSet(Settings, strict=False):
     not_comparable: str | None = None
 
 
-class EpochChoice(Settings):
-    """A way in which the epoch of a result was chosen."""
-
-    name: str
-    remark: str = ""
-
-
 class PublishedScore(Settings):
     """A published result of one method, in percent."""
 
@@ -81,7 +74,7 @@ class KnownNumbers(Settings, strict=False):
     metrics: tuple[Metric, ...]
     test_sets: tuple[KnownTestSet, ...]
     scores: tuple[PublishedScore, ...]
-    epochs: Mapping[str, EpochChoice]
+    epochs: Mapping[str, Mapping[str, str]]
 
 
 @cache
@@ -103,12 +96,6 @@ def find_test_set(totals: Sequence[int]) -> KnownTestSet | None:
         return [counts[0], *sorted(filter(None, counts[1:]))]
 
     return next((known for known in known_numbers().test_sets if in_order(known.totals) == in_order(totals)), None)
-
-
-def scores_of(test_set: KnownTestSet) -> list[PublishedScore]:
-    """All published scores of the set and its task."""
-    key = (test_set.name, test_set.task)
-    return [score for score in known_numbers().scores if (score.test_set, score.task) == key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +149,11 @@ class PatientCounts:
         """All patients together."""
         return np.asarray(self.confusions.sum(axis=0))
 
+    def text(self, estimate: Estimate, *, is_correlation: bool = False) -> str:
+        """A fraction in percent, a correlation as it is; with an interval where patients are known."""
+        text = estimate.in_units(digits=2) if is_correlation else estimate.in_percent()
+        return text if self.has_patients else text.removesuffix(" (n/a)")
+
 
 @dataclass(frozen=True)
 class MetricValue:
@@ -194,25 +186,17 @@ class Rescored:
 
     @property
     def published(self) -> list[PublishedScore]:
-        """All published scores of this test set and its tasks."""
+        """All published scores of this test set and its tasks, the best of each task last."""
         sets = [known for known in (self.test_set, self.two_class_test_set) if known and not known.not_comparable]
-        return [score for known in dict.fromkeys(sets) for score in scores_of(known)]
+        names = [(known.name, known.task) for known in sets]
+        scores = (score for score in known_numbers().scores if (score.test_set, score.task) in names)
+        return sorted(scores, key=lambda score: (score.task, score.score or 0.0))
 
     def estimate_beside(self, score: PublishedScore) -> Estimate:
         """Our Score that is counted as the published one."""
         is_exact = self.test_set is not None and score.task == self.test_set.task
         key = "score" if is_exact else "two_class_score"
         return next(metric.estimate for metric in self.metrics if metric.key == key)
-
-    def text(self, estimate: Estimate) -> str:
-        """A fraction in percent, with its interval where patients are known."""
-        return estimate_text(estimate, has_patients=self.counts.has_patients)
-
-
-def estimate_text(estimate: Estimate, *, has_patients: bool, is_correlation: bool = False) -> str:
-    """A fraction in percent, a correlation as it is; without patients there is no interval to speak of."""
-    text = estimate.in_units(digits=2) if is_correlation else estimate.in_percent()
-    return text if has_patients else text.removesuffix(" (n/a)")
 
 
 def rescore(counts: PatientCounts, *, epoch: str, bootstrap: Bootstrap) -> Rescored:
@@ -235,7 +219,7 @@ def rescore(counts: PatientCounts, *, epoch: str, bootstrap: Bootstrap) -> Resco
             continue
         statistic = counts.rankings.get(metric.key) or getattr(metrics, metric.statistic)
         estimate = bootstrap.of_counts(readings[metric.reading], statistic)
-        text = estimate_text(estimate, has_patients=counts.has_patients, is_correlation=metric.is_correlation)
+        text = counts.text(estimate, is_correlation=metric.is_correlation)
         known = two_class_test_set if metric.reading == "two_class" else test_set
         # The challenge leaves poor recordings out of its SE and AS, the exact metrics do not.
         is_other = "poor_quality" in readings and metric.key in ("sensitivity", "score")
@@ -280,7 +264,7 @@ def reader_warnings(result: Rescored) -> list[str]:
 
     # A score is optimistic where the epoch was chosen by it: on that part of the split, not on the others.
     parts = {part if part in ("train", VALIDATION) else TEST for part in counts.parts or (TEST,)}
-    remark = known_numbers().epochs[result.epoch].remark
+    remark = known_numbers().epochs[result.epoch].get("remark")
     if remark and result.epoch in parts | {"unknown"}:
         warnings.append(remark)
 
@@ -346,24 +330,6 @@ def resample_notes(result: Rescored) -> list[str]:
     ]
 
 
-PUBLISHED_HEAD = ("method", "from", "task", "Sp", "Se", "Score", "epoch chosen", "this file minus it")
-
-
-def published_rows(result: Rescored) -> list[tuple[str, ...]]:
-    """Lines of the table of published numbers that ours can be compared with, in the order of `PUBLISHED_HEAD`."""
-    rows = []
-    for score in sorted(result.published, key=lambda score: (score.task, score.score or 0.0)):
-        if score.not_comparable is None:
-            source = score.paper if score.year is None else f"{score.paper} {score.year}"
-            numbers = (score.specificity, score.sensitivity, score.score)
-            cells = ["" if number is None else f"{number:.2f}" for number in numbers]
-            cells[2] += "" if score.score_sd is None else f" \N{PLUS-MINUS SIGN} {score.score_sd:.2f}"
-            ours = result.estimate_beside(score).value
-            difference = "" if score.score is None or math.isnan(ours) else f"{100 * ours - score.score:+.1f}"
-            rows.append((score.name, source, score.task, *cells, known_numbers().epochs[score.epoch].name, difference))
-    return rows
-
-
 def write_rescore(folder: Path, source: Path, results: Sequence[Rescored]) -> Path:
     """Write rescore.md, rescore.html and rescore.json; return the path of the HTML page."""
     page = fill(
@@ -372,8 +338,7 @@ def write_rescore(folder: Path, source: Path, results: Sequence[Rescored]) -> Pa
         warnings=reader_warnings,
         summary=summary,
         metric_table=metric_table,
-        published_head=PUBLISHED_HEAD,
-        published_rows=published_rows,
+        epochs=known_numbers().epochs,
     )
     write_page(folder / "rescore", f"Every metric of {source.name}", page)
     parts = [_part_json(result) for result in results]

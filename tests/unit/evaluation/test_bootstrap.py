@@ -320,13 +320,13 @@ def test_sums_are_those_of_each_patient() -> None:
     assert sum_by_patient(VALUES, PATIENTS).tolist() == [2.0, 1.5, 5.0, 3.0]
 
 
-def test_mean_counts_cycles_and_mean_of_patients_counts_patients() -> None:
+def test_mean_of_cycles_and_of_patients() -> None:
     bootstrap = Bootstrap(num_draws=50)
     assert bootstrap.mean(VALUES, PATIENTS).value == pytest.approx(11.5 / 7)
-    assert bootstrap.mean_of_patients(VALUES, PATIENTS).value == pytest.approx((2.0 + 0.5 + 2.5 + 3.0) / 4)
+    assert bootstrap.mean(VALUES, PATIENTS, is_by_patient=True).value == pytest.approx((2.0 + 0.5 + 2.5 + 3.0) / 4)
     where = np.array([True, False, True, True, False, False, False])
     assert bootstrap.mean(VALUES, PATIENTS, where=where).value == pytest.approx(5.5 / 3)
-    assert bootstrap.mean_of_patients(VALUES, PATIENTS, where=where).value == pytest.approx((0.75 + 4.0) / 2)
+    assert bootstrap.mean(VALUES, PATIENTS, where=where, is_by_patient=True).value == pytest.approx((0.75 + 4.0) / 2)
     assert np.isnan(bootstrap.mean(VALUES, PATIENTS, where=np.zeros(7)).value)
 
 

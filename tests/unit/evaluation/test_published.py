@@ -3,7 +3,7 @@ from importlib import resources
 
 import pytest
 
-from lungsound.evaluation.rescore import find_test_set, known_numbers, scores_of
+from lungsound.evaluation.rescore import find_test_set, known_numbers
 
 OFFICIAL = (1579, 649, 385, 143)
 
@@ -82,9 +82,3 @@ def test_totals_in_another_order() -> None:
 def test_comparable_sets_have_a_short_name() -> None:
     assert find_test_set(OFFICIAL).short == "ICBHI, 4 classes"
     assert all(bool(known.short) == (known.not_comparable is None) for known in known_numbers().test_sets)
-
-
-def test_scores_of_a_set() -> None:
-    assert [score.score for score in scores_of(find_test_set((1579, 1177)))] == [68.71]
-    assert scores_of(find_test_set((688, 316))) == []
-    assert len(scores_of(find_test_set(OFFICIAL))) > 20

@@ -15,7 +15,6 @@ from lungsound.evaluation.rescore import (
     Rescored,
     known_numbers,
     metric_table,
-    published_rows,
     reader_warnings,
     resample_notes,
     rescore,
@@ -169,7 +168,7 @@ def test_two_classes_have_no_second_reading() -> None:
 def test_a_matrix_has_no_interval() -> None:
     result = of_matrix(OFFICIAL)
     assert any(warning.startswith("No intervals: nothing says") for warning in reader_warnings(result))
-    assert value(result, "score").text == result.text(value(result, "score").estimate) == "61.8"
+    assert value(result, "score").text == result.counts.text(value(result, "score").estimate) == "61.8"
     assert value(result, "cohen_kappa").text == "0.38"  # no fraction, so not in percent
 
 
@@ -276,21 +275,16 @@ def test_tables_of_the_page(tmp_path: Path) -> None:
 
 def test_published_numbers_on_the_page(tmp_path: Path) -> None:
     result = of_matrix(OFFICIAL)
-    rows = {row[0]: row for row in published_rows(result)}
+    page = page_of(tmp_path, result)
+    cells = [line.strip("| ").split(" | ") for line in page.partition("| method |")[2].splitlines()]
+    rows = {row[0]: row for row in cells if len(row) == 8}
     ours = 100 * (1289 / 1579 + (280 + 180 + 33) / 1177) / 2
-    assert rows["AST, Patch-Mix contrastive"][3:] == (
-        "81.66",
-        "43.07",
-        "62.37 \N{PLUS-MINUS SIGN} 0.61",
-        "on test (optimistic)",
-        f"{ours - 62.37:+.1f}",
-    )
-    assert rows["BTS"][1:] == ("INTERSPEECH 2024", "4 classes", "", "", "63.54", "not known", f"{ours - 63.54:+.1f}")
+    ends = ["62.37 \N{PLUS-MINUS SIGN} 0.61", "on test (optimistic)", f"{ours - 62.37:+.1f}"]
+    assert rows["AST, Patch-Mix contrastive"][3:] == ["81.66", "43.07", *ends]
+    assert rows["BTS"][1:] == ["INTERSPEECH 2024", "4 classes", "", "", "63.54", "not known", f"{ours - 63.54:+.1f}"]
     two_class = 100 * (1289 / 1579 + (1177 - 490) / 1177) / 2
     assert rows["AST, Patch-Mix contrastive, read as 2 classes"][-1] == f"{two_class - 68.71:+.1f}"
     assert not {"SAM-AST", "MVST", "RespireNet, five folds"} & rows.keys()
-    page = page_of(tmp_path, result)
-    assert all(f"| {name} | " in page for name in rows)
     assert "- SAM-AST (68.10): its sensitivity is counted in 2 classes" in page
 
 
