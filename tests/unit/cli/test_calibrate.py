@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from lungsound.cli.calibrate import calibrate, operate
 from lungsound.config import load_config
 from lungsound.errors import DataError, SettingsError, WeightsError
-from lungsound.evaluation import calibration_report
+from lungsound.evaluation import bootstrap, calibration_report
+from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.predictions import Predictions, write_predictions
 from lungsound.training.checkpoint import MODEL_FORMAT, add_to_model, read_calibration, read_tensors, write_tensors
@@ -33,8 +34,10 @@ def run(*arguments: object) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies of one small picture: to draw three takes a second in each test."""
+def _quick_intervals_and_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few resamples, and copies of one small picture: to draw three takes a second in each test."""
+    quick = Bootstrap(num_draws=100)
+    monkeypatch.setattr(bootstrap, "Bootstrap", lambda: quick)
 
     def draw(*arguments: Any) -> None:
         for name in (calibration_report.RELIABILITY, calibration_report.RISK, calibration_report.COVERAGE):
