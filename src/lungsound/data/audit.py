@@ -145,6 +145,15 @@ class SharedPatient:
     num_recordings: Mapping[str, int]
     is_by_design: bool
 
+    @property
+    def is_leak(self) -> bool:
+        return not self.is_by_design
+
+    @property
+    def waivers(self) -> frozenset[str]:
+        """The waivers that would cover it."""
+        return frozenset({self.patient})
+
 
 @dataclass(frozen=True)
 class SharedSound:
@@ -155,8 +164,16 @@ class SharedSound:
     patients: tuple[str, str]
 
     @property
-    def crosses_parts(self) -> bool:
+    def is_leak(self) -> bool:
+        """True when the recordings are in two parts."""
         return None not in self.parts and self.parts[0] != self.parts[1]
+
+    @property
+    def waivers(self) -> frozenset[str]:
+        """The waivers that would cover it: one of the recordings, both ("A,B"), or their patient."""
+        one, other = self.audio.one, self.audio.other
+        names = {one, other, f"{one},{other}", f"{other},{one}"}
+        return frozenset(names | set(self.patients) if self.patients[0] == self.patients[1] else names)
 
 
 @dataclass(frozen=True)
@@ -206,20 +223,12 @@ class Audit:
     @property
     def leaks(self) -> tuple[SharedPatient | SharedSound, ...]:
         """All leakage, waived or not: patients first, then sounds."""
-        patients = tuple(shared for shared in self.shared_patients if not shared.is_by_design)
-        return patients + tuple(shared for shared in self.shared_sounds if shared.crosses_parts)
+        every: tuple[SharedPatient | SharedSound, ...] = (*self.shared_patients, *self.shared_sounds)
+        return tuple(shared for shared in every if shared.is_leak)
 
-    def is_waived(self, leak: SharedPatient | SharedSound) -> bool:
-        """True when a waiver names this leak: the patient; or one of the recordings, both ("A,B"), or their patient."""
-        return not self.waived_names(leak).isdisjoint(self.waived)
-
-    def waived_names(self, leak: SharedPatient | SharedSound) -> frozenset[str]:
-        """The waivers that would cover a leak."""
-        if isinstance(leak, SharedPatient):
-            return frozenset({leak.patient})
-        one, other = leak.audio.one, leak.audio.other
-        names = {one, other, f"{one},{other}", f"{other},{one}"}
-        return frozenset(names | set(leak.patients) if leak.patients[0] == leak.patients[1] else names)
+    def is_waived(self, shared: SharedPatient | SharedSound) -> bool:
+        """True for leakage that a waiver names."""
+        return shared.is_leak and not shared.waivers.isdisjoint(self.waived)
 
     @property
     def open_leaks(self) -> tuple[SharedPatient | SharedSound, ...]:
@@ -228,7 +237,7 @@ class Audit:
     @property
     def unused_waivers(self) -> tuple[str, ...]:
         """Waivers that name no leak: out of date, or misspelt."""
-        needed = frozenset[str]().union(*(self.waived_names(leak) for leak in self.leaks))
+        needed = frozenset[str]().union(*(leak.waivers for leak in self.leaks))
         return tuple(name for name in self.waived if name not in needed)
 
     @property
@@ -248,7 +257,7 @@ class Audit:
         return asdict(self) | {
             "root": str(self.root),
             "is_clean": self.is_clean,
-            "open_leaks": [sorted(self.waived_names(leak)) for leak in self.open_leaks],
+            "open_leaks": [sorted(leak.waivers) for leak in self.open_leaks],
             "unused_waivers": self.unused_waivers,
         }
 

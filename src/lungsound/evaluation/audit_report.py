@@ -152,8 +152,7 @@ def advice(audit: Audit) -> list[str]:
 
 def describe(audit: Audit, shared: SharedPatient | SharedSound) -> str:
     """One finding in one sentence."""
-    is_leak = isinstance(shared, SharedPatient) or shared.crosses_parts
-    waived = " [waived]" if is_leak and audit.is_waived(shared) else ""
+    waived = " [waived]" if audit.is_waived(shared) else ""
     if isinstance(shared, SharedPatient):
         counts = ", ".join(f"{count} in {part}" for part, count in shared.num_recordings.items())
         return f"patient {shared.patient}: recordings {counts}{waived}"
@@ -177,8 +176,8 @@ def leak_groups(audit: Audit) -> list[Group]:
     for patient in audit.shared_patients:
         if not patient.is_by_design:
             groups.setdefault((f"patients in {' and '.join(patient.num_recordings)}", ""), []).append(patient)
-    for sound in sorted(audit.shared_sounds, key=lambda shared: not shared.crosses_parts):
-        title = f"{sound.audio.kind} {'across parts' if sound.crosses_parts else WITHIN}"
+    for sound in sorted(audit.shared_sounds, key=lambda shared: not shared.is_leak):
+        title = f"{sound.audio.kind} {'across parts' if sound.is_leak else WITHIN}"
         groups.setdefault((title, MEANINGS[sound.audio.kind]), []).append(sound)
     open_leaks = audit.open_leaks
     return [

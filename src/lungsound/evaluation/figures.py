@@ -27,36 +27,21 @@ DPI = 100
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
 PALE = "#A6A6A6"
 LINE_COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
-RATE_PANEL, SCORE_PANEL = "learning rate", "Score, percent"
-# Title of a panel to its scale and the columns of a training history that it shows: name in print, colour, line.
-PANELS = {
-    "loss (training)": (
-        1.0,
-        {
-            "loss": ("loss", BLUE, "-"),
-            "ce": ("cross-entropy", ORANGE, "-"),
-            "patchmix_ce": ("Patch-Mix cross-entropy", GREEN, "-"),
-            "contrastive": ("Patch-Mix contrastive", PURPLE, "-"),
-        },
-    ),
-    RATE_PANEL: (1.0, {"learning_rate": ("learning rate", BLUE, "-")}),
-    SCORE_PANEL: (
-        100.0,
-        {
-            "validation_score": ("validation", BLUE, "-"),
-            "test_score": ("{test}", ORANGE, "-"),
-            "training_score": ("training", GREY, ":"),
-        },
-    ),
-    "percent": (
-        100.0,
-        {
-            "validation_specificity": ("validation Sp", BLUE, "-"),
-            "test_specificity": ("test Sp", ORANGE, "-"),
-            "validation_sensitivity": ("validation Se", BLUE, "--"),
-            "test_sensitivity": ("test Se", ORANGE, "--"),
-        },
-    ),
+LOSS_PANEL, RATE_PANEL, SCORE_PANEL, PARTS_PANEL = "loss (training)", "learning rate", "Score, percent", "percent"
+# Columns of a training history that are drawn: panel, name in print, colour, line.
+CURVES = {
+    "loss": (LOSS_PANEL, "loss", BLUE, "-"),
+    "ce": (LOSS_PANEL, "cross-entropy", ORANGE, "-"),
+    "patchmix_ce": (LOSS_PANEL, "Patch-Mix cross-entropy", GREEN, "-"),
+    "contrastive": (LOSS_PANEL, "Patch-Mix contrastive", PURPLE, "-"),
+    "learning_rate": (RATE_PANEL, "learning rate", BLUE, "-"),
+    "validation_score": (SCORE_PANEL, "validation", BLUE, "-"),
+    "test_score": (SCORE_PANEL, "{test}", ORANGE, "-"),
+    "training_score": (SCORE_PANEL, "training", GREY, ":"),
+    "validation_specificity": (PARTS_PANEL, "validation Sp", BLUE, "-"),
+    "test_specificity": (PARTS_PANEL, "test Sp", ORANGE, "-"),
+    "validation_sensitivity": (PARTS_PANEL, "validation Se", BLUE, "--"),
+    "test_sensitivity": (PARTS_PANEL, "test Se", ORANGE, "--"),
 }
 WINDOW_S, HOP_S = 0.040, 0.010  # of a spectrogram
 LOWEST_HZ, HIGHEST_HZ = 100.0, 2000.0  # heart and handling are louder below
@@ -159,7 +144,7 @@ def draw_curves(
 ) -> None:
     """Draw what training logged in each epoch, one panel per kind of column, and mark the chosen epoch.
 
-    A row has `epoch` and any of the columns named in `PANELS`; other columns are left alone, a blank value is a gap
+    A row has `epoch` and any of the columns named in `CURVES`; other columns are left alone, a blank value is a gap
     and a part that equals the whole loss is not drawn twice. The test's line says that it chose nothing, unless
     `is_chosen_on_test`. Raises DataError when a value is no number or nothing can be drawn.
     """
@@ -169,11 +154,10 @@ def draw_curves(
     if not epochs.size or np.isnan(epochs).any():
         raise DataError(f"the training history has {len(history)} row(s); one or more are needed, each with its epoch")
     drawn: dict[str, dict[str, Floats]] = {}
-    for title, (_, columns) in PANELS.items():
-        for name in columns:
-            values = _series(history, name)
-            if not np.isnan(values).all() and (name == "loss" or not np.array_equal(values, total)):
-                drawn.setdefault(title, {})[name] = values
+    for name, (title, *_) in CURVES.items():
+        values = _series(history, name)
+        if not np.isnan(values).all() and (name == "loss" or not np.array_equal(values, total)):
+            drawn.setdefault(title, {})[name] = values
     if not drawn:
         names = list(dict.fromkeys(name for row in history for name in row))
         raise DataError(f"the training history has no loss, learning rate or score to draw; its columns are {names}")
@@ -181,9 +165,9 @@ def draw_curves(
     with picture(path, width_inch=8.0, height_inch=0.9 + 1.9 * len(drawn)) as figure:
         panel_axes = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (title, series) in zip(panel_axes, drawn.items(), strict=True):
-            scale, columns = PANELS[title]
+            scale = 100.0 if title in (SCORE_PANEL, PARTS_PANEL) else 1.0
             for number, (name, values) in enumerate(series.items()):
-                label, colour, line = columns[name]
+                _, label, colour, line = CURVES[name]
                 width, marker = 2.0 if number == 0 else 1.2, "o" if len(epochs) <= 30 else ""
                 style = {"color": colour, "linestyle": line, "linewidth": width, "marker": marker, "markersize": 3.5}
                 axes.plot(epochs, scale * values, label=label.format(test=test), **style)

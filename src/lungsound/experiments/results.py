@@ -246,20 +246,8 @@ def draw_results(path: Path, *, title: str, rows: Sequence[RowResults], part: st
     published = np.array(papers, dtype=np.float64)
     with picture(path, width_inch=8.0, height_inch=1.3 + 0.48 * len(rows) + 0.2 * len(heading)) as figure:
         axes = figure.add_subplot()
-        for line in lines[1::2]:
-            axes.axhspan(line - 0.5, line + 0.5, color="#F2F2F2", linewidth=0, zorder=0)
         always_normal = 100 * ALWAYS_NORMAL_SCORE
-        axes.axvline(always_normal, color=GREY, linestyle="--", linewidth=1.0, zorder=1)
-        axes.annotate(
-            "always normal",
-            xy=(always_normal, 1.0),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="center",
-            color=GREY,
-            fontsize=9,
-        )
+        axes.axvline(always_normal, color=GREY, linestyle="--", linewidth=1.0, zorder=1, label="always normal")
         spans = [(line, *bounds) for line, row in enumerate(rows) if (bounds := row.bounds(part)) is not None]
         if spans:
             places, low, high = np.array(spans).T
@@ -282,8 +270,7 @@ def draw_results(path: Path, *, title: str, rows: Sequence[RowResults], part: st
         axes.grid(axis="x", color="#E5E5E5", linewidth=0.8)
         axes.set_axisbelow(True)
         figure.suptitle("\n".join(heading), x=0.01, ha="left", fontsize=11)
-        if axes.get_legend_handles_labels()[1]:
-            figure.legend(loc="outside lower center", ncols=4, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=5, fontsize=9)
 
 
 def _draw_means(axes: "Axes", means: Floats, below: float, marker: str, *, colour: str, face: str, label: str) -> None:

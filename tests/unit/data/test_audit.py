@@ -76,7 +76,7 @@ def test_only_a_sound_in_two_parts_leaks() -> None:
         (("train", None), False),
         ((None, None), False),
     ):
-        assert sound("a", "b", parts, ("p", "q")).crosses_parts is crosses
+        assert sound("a", "b", parts, ("p", "q")).is_leak is crosses
 
 
 @pytest.mark.parametrize(
