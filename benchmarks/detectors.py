@@ -1,102 +1,56 @@
-"""Quality of the detectors: breathing cycles found, and defects of recordings noticed.
+"""Quality of the detectors: `python -m benchmarks.detectors DATA` prints tables as Markdown.
 
-`python -m benchmarks.detectors DATA --out STEM` finds cycles in the annotated recordings of a corpus (matched one to
-one with the annotated ones, with intervals over patients), counts what is remarked on in its recordings, and plants
-sounds, silence and clipping in recordings of which nothing was remarked. The constants of `audio.segmentation` were
-tuned on training parts, so that cycles are found in the others unless `--part` says which.
+Breathing cycles found in the annotated recordings of a corpus, matched one to one with the annotated ones; what is
+remarked on in its recordings; and sounds, silence and clipping noticed where they are injected into recordings without
+a remark. The constants of `audio.segmentation` were tuned on training sets: cycles are found in the other parts.
 """
 
 import argparse
 import sys
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
-from numpy.random import Generator
 from rich.console import Console
+from rich.progress import track
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from benchmarks.measure import table
 from benchmarks.sounds import hum, music, speech
+from lungsound.audio import quality
 from lungsound.audio.io import read_channels, read_waveform
-from lungsound.audio.quality import (
-    HEART,
-    HUM,
-    MOSTLY_SILENT,
-    SPEECH,
-    Samples,
-    find_defects,
-    find_other_sounds,
-    find_too_little_sound,
-    measure_other_sounds,
-    measure_quality,
-    silent_stretches,
-)
+from lungsound.audio.quality import Samples
 from lungsound.audio.segmentation import (
     MIN_PARTIAL,
     Cycles,
-    Segmentation,
     cycles_between,
     segment_cycles,
     sliding_windows,
 )
 from lungsound.data.corpus import Corpus, Recording
 from lungsound.data.reader import read_corpus
-from lungsound.data.synthetic_sounds import Waveform, heart_sounds
-from lungsound.errors import SettingsError
+from lungsound.data.synthetic_sounds import heart_sounds
 from lungsound.evaluation.bootstrap import NUM_DRAWS, Bootstrap, Estimate, ValueOf, Weights
 from lungsound.evaluation.metrics import Fractions, ratio
 from lungsound.inference.withholding import WITHHELD_FOR
-from lungsound.page import Cell, paragraphs, table, write_page
-from lungsound.progress import track
 
 MIN_OVERLAP = 0.5
-NEAR_S = (0.25, 0.5)
+STDERR = Console(stderr=True)
 
 
-@dataclass(frozen=True)
-class Tally:
-    """Found against annotated cycles of one recording; `errors_s` of annotated onsets, infinite if none was found."""
+class Match(NamedTuple):
+    """Detected against annotated cycles of one recording, and the errors of annotated onsets (infinite without any)."""
 
     patient: str
-    num_found: int
+    num_detected: int
     num_annotated: int
     num_matched: int
     errors_s: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class SegmentationScores:
-    """Scores over recordings; all but `median_error_s`, in seconds, are fractions."""
-
-    f1: Estimate
-    recall: Estimate
-    precision: Estimate
-    near: tuple[Estimate, ...]
-    """Share of the annotated onsets with a found one within each of `NEAR_S`."""
-    median_error_s: Estimate
-
-
-def tally(found: Cycles, annotated: Cycles, *, patient: str) -> Tally:
-    """Counts and errors of one recording's cycles (start, end) in seconds, in any order."""
-    starts_s = np.array([start_s for start_s, _ in found])
-    errors_s = [float(np.abs(starts_s - start_s).min(initial=np.inf)) for start_s, _ in annotated]
-    return Tally(patient, len(found), len(annotated), num_matched(found, annotated), tuple(errors_s))
-
-
-def num_matched(found: Cycles, annotated: Cycles) -> int:
-    """Count pairs of a found and an annotated cycle that overlap by `MIN_OVERLAP`, each used once: the most there are.
-
-    Overlap is intersection over union.
-    """
-    if not found or not annotated:
-        return 0
-    is_pair = np.array([[overlap(one, other) >= MIN_OVERLAP for one in found] for other in annotated])
-    return int((maximum_bipartite_matching(csr_matrix(is_pair)) >= 0).sum())
 
 
 def overlap(one: tuple[float, float], other: tuple[float, float]) -> float:
@@ -105,63 +59,51 @@ def overlap(one: tuple[float, float], other: tuple[float, float]) -> float:
     return shared / (one[1] - one[0] + other[1] - other[0] - shared)
 
 
-def score_segmentation(tallies: Sequence[Tally], *, seed: int = 0, num_draws: int = NUM_DRAWS) -> SegmentationScores:
-    """Scores of all recordings together, with intervals over patients."""
-    num_patients, bootstrap = len({each.patient for each in tallies}), Bootstrap(seed, num_draws)
-    found, annotated, matched = _counts(tallies).T
+def match(detected: Cycles, annotated: Cycles, patient: str) -> Match:
+    """Compare a recording's cycles (start, end) in seconds, in any order.
 
-    def share(part: npt.NDArray[np.int64], total: npt.NDArray[np.int64]) -> Estimate:
-        return bootstrap.estimate(_ratio(tallies, part, total), num_patients)
-
-    near = [np.array([sum(error <= near_s for error in each.errors_s) for each in tallies]) for near_s in NEAR_S]
-    return SegmentationScores(
-        f1=share(2 * matched, found + annotated),
-        recall=share(matched, annotated),
-        precision=share(matched, found),
-        near=tuple(share(counts, annotated) for counts in near),
-        median_error_s=bootstrap.estimate(median_error(tallies), num_patients),
-    )
-
-
-def f1_gain(tallies: Sequence[Tally], minus: Sequence[Tally], *, seed: int = 0, num_draws: int = NUM_DRAWS) -> Estimate:
-    """F1 less that of another way to find cycles in recordings of the same patients."""
-    num_patients = len({each.patient for each in tallies})
-    sides = []
-    for side in (tallies, minus):
-        found, annotated, matched = _counts(side).T
-        sides.append(_ratio(side, 2 * matched, found + annotated))
-    return Bootstrap(seed, num_draws).estimate(sides[0], num_patients, minus=sides[1])
-
-
-def _counts(tallies: Sequence[Tally]) -> npt.NDArray[np.int64]:
-    """Found, annotated and matched `(recording, 3)`."""
-    return np.array([(each.num_found, each.num_annotated, each.num_matched) for each in tallies], dtype=np.int64)
-
-
-def _patient_rows(tallies: Sequence[Tally]) -> npt.NDArray[np.int64]:
-    """The number of each recording's patient `(recording,)`, by name."""
-    return np.unique(np.array([each.patient for each in tallies]), return_inverse=True)[1].astype(np.int64)
-
-
-def _ratio(tallies: Sequence[Tally], part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> ValueOf:
-    """Sum of `part` by that of `whole` `(recording,)` as a function of how patients are taken."""
-    rows = _patient_rows(tallies)
-    sums = np.stack([np.bincount(rows, counts) for counts in (part, whole)], axis=1)
-
-    def value_of(weights: Weights) -> Fractions:
-        parts, wholes = (weights @ sums).T
-        return ratio(parts, wholes)
-
-    return value_of
-
-
-def median_error(tallies: Sequence[Tally]) -> ValueOf:
-    """Median of the onsets' errors in seconds (the lower one of two) as a function of how patients are taken.
-
-    NaN when no onset was found for so many.
+    The most pairs that overlap by `MIN_OVERLAP` are matched, each cycle at most once.
     """
-    rows = np.repeat(_patient_rows(tallies), [len(each.errors_s) for each in tallies])
-    errors_s = np.array([error for each in tallies for error in each.errors_s])
+    is_pair = np.array([[overlap(one, other) >= MIN_OVERLAP for one in detected] for other in annotated])
+    num_matched = int((maximum_bipartite_matching(csr_matrix(is_pair)) >= 0).sum()) if is_pair.size else 0
+    starts_s = np.array([start_s for start_s, _ in detected])
+    errors_s = tuple(float(np.abs(starts_s - start_s).min(initial=np.inf)) for start_s, _ in annotated)
+    return Match(patient, len(detected), len(annotated), num_matched, errors_s)
+
+
+def scores(matches: Sequence[Match], *, num_draws: int = NUM_DRAWS) -> dict[str, Estimate]:
+    """Scores of all recordings together, with intervals over patients: fractions, and an error in seconds."""
+    annotated, matched = [each.num_annotated for each in matches], [each.num_matched for each in matches]
+    near = [[sum(error <= near_s for error in each.errors_s) for each in matches] for near_s in (0.25, 0.5)]
+    values = {
+        "F1, %": f1(matches),
+        "recall, %": fraction(matches, matched, annotated),
+        "precision, %": fraction(matches, matched, [each.num_detected for each in matches]),
+        "onsets within 0.25 s, %": fraction(matches, near[0], annotated),
+        "onsets within 0.5 s, %": fraction(matches, near[1], annotated),
+        "onset error, median, s": median_error_s(matches),
+    }
+    bootstrap, num_patients = Bootstrap(num_draws=num_draws), len({each.patient for each in matches})
+    return {name: bootstrap.estimate(value_of, num_patients) for name, value_of in values.items()}
+
+
+def f1(matches: Sequence[Match]) -> ValueOf:
+    """F1 as a function of how patients are taken."""
+    totals = [each.num_detected + each.num_annotated for each in matches]
+    return fraction(matches, [2 * each.num_matched for each in matches], totals)
+
+
+def fraction(matches: Sequence[Match], part: Sequence[int], total: Sequence[int]) -> ValueOf:
+    """Sum of `part` by that of `total` (recording,) as a function of how patients are taken."""
+    rows = _patient_rows(matches)
+    sums = np.stack([np.bincount(rows, counts) for counts in (part, total)], axis=1)
+    return lambda weights: ratio(*(weights @ sums).T)
+
+
+def median_error_s(matches: Sequence[Match]) -> ValueOf:
+    """Median of the onsets' errors (the lower of two) as a function of how patients are taken; NaN if infinite."""
+    rows = np.repeat(_patient_rows(matches), [len(each.errors_s) for each in matches])
+    errors_s = np.array([error_s for each in matches for error_s in each.errors_s])
     order = np.argsort(errors_s)
 
     def value_of(weights: Weights) -> Fractions:
@@ -172,257 +114,132 @@ def median_error(tallies: Sequence[Tally]) -> ValueOf:
     return value_of
 
 
+def _patient_rows(matches: Sequence[Match]) -> npt.NDArray[np.int64]:
+    """Number of each recording's patient (recording,), by name."""
+    return np.unique([each.patient for each in matches], return_inverse=True)[1].astype(np.int64)
+
+
 NUM_PHASES = 8
-HEAD = ("cycles from", "found", "F1, %", "recall, %", "precision, %", "onset error, median, s") + tuple(
-    f"onsets within {near_s:g} s, %" for near_s in NEAR_S
-)
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """One recording: its tally by each way to find cycles (several for one that averages over phases)."""
+def print_segmentation(corpus: Corpus, parts: Sequence[str]) -> None:
+    """Measure the cycles that are found in the annotated recordings of parts of the corpus.
 
-    found: Tally
-    windows: Tally
-    phases: tuple[Tally, ...]
-    is_refused: bool
-    has_silence: bool
-
-
-def segmentation_blocks(corpus: Corpus, parts: Sequence[str], console: Console) -> list[str]:
-    """Measure the cycles that are found in the annotated recordings of some parts of the corpus.
-
-    Windows are as long as the median annotated cycle of the training set, or of all where there is none.
+    Windows are as long as the median annotated cycle of the training set, or of all where there is none, and stand in
+    where no breathing is found. Windows at any phase are as long as the recording's median detected cycle.
     """
-    lengths_s = [cycle.end_s - cycle.start_s for cycle in corpus.part("train") or corpus.cycles]
-    window_s = float(np.median(lengths_s)) if lengths_s else 0.0
-    cycles: dict[Recording, list[tuple[float, float]]] = {}
+    window_s = float(np.median([cycle.end_s - cycle.start_s for cycle in corpus.part("train") or corpus.cycles]))
+    annotated: dict[Recording, Cycles] = {}
     for cycle in corpus.part(*parts):
-        cycles.setdefault(cycle.recording, []).append((cycle.start_s, cycle.end_s))
-    if not cycles:
-        return [Markup("## Cycles"), f"No annotated recordings of the parts {', '.join(parts)}."]
-    measured = []
-    with track(console, "cycles") as on_progress:
-        for recording, annotated in cycles.items():
-            measured.append(_measure(recording, annotated, window_s))
-            on_progress(len(measured), len(cycles))
-    return [Markup("## Cycles"), *_blocks(corpus, parts, measured, window_s)]
-
-
-def _measure(recording: Recording, annotated: Cycles, window_s: float) -> _Measured:
-    """All ways to find the recording's cycles, tallied; where segmentation finds none, windows take its place."""
-    waveform: Samples = read_waveform(recording.path, sample_rate_hz=recording.sample_rate_hz).numpy()
-    segmentation = segment_cycles(waveform, recording.sample_rate_hz)
-    windows = sliding_windows(recording.duration_s, length_s=window_s, hop_s=window_s)
-    found, *phases = (
-        tally(cycles, annotated, patient=recording.patient)
-        for cycles in (segmentation.cycles or windows, *_at_all_phases(segmentation, recording.duration_s, window_s))
+        annotated[cycle.recording] = (*annotated.get(cycle.recording, ()), (cycle.start_s, cycle.end_s))
+    matches: dict[tuple[str, str], list[Match]] = defaultdict(list)
+    num_refused = 0
+    for recording, true in track(annotated.items(), "cycles", console=STDERR):
+        rate_hz, duration_s = recording.sample_rate_hz, recording.duration_s
+        waveform: Samples = read_waveform(recording.path, sample_rate_hz=rate_hz).numpy()
+        detected = segment_cycles(waveform, rate_hz).cycles
+        num_refused += not detected
+        length_s = float(np.median(np.diff(detected))) if detected else window_s
+        least_s = MIN_PARTIAL * length_s
+        starts_s = (np.arange(length_s * phase / NUM_PHASES, duration_s, length_s) for phase in range(NUM_PHASES))
+        windows = sliding_windows(duration_s, length_s=window_s, hop_s=window_s)
+        cycles = {
+            "segmentation": [detected or windows],
+            "windows": [windows],
+            "windows at any phase": [
+                cycles_between(each.tolist(), start_s=0.0, end_s=duration_s, min_partial_s=least_s) for each in starts_s
+            ],
+        }
+        groups = ["all"] if quality.silent_stretches(waveform, rate_hz) else ["all", "without digital silence"]
+        for group, way in product(groups, cycles):
+            matches[group, way] += [match(each, true, recording.patient) for each in cycles[way]]
+    rows = []
+    for (group, way), each in matches.items():
+        num_patients, windows_alone = len({one.patient for one in each}), matches[group, "windows"]
+        columns = scores(each) | {
+            "F1 above windows, %": Bootstrap().estimate(f1(each), num_patients, minus=f1(windows_alone))
+        }
+        texts = [e.in_percent() if name.endswith("%") else e.in_units(digits=2) for name, e in columns.items()]
+        rows.append((group, len(windows_alone), num_patients, way, *texts))
+    print(
+        f"{corpus.name}, {', '.join(parts)}: {num_refused} recordings without breathing; windows of {window_s:.2f} s\n"
     )
-    return _Measured(
-        found=found,
-        windows=tally(windows, annotated, patient=recording.patient),
-        phases=tuple(phases),
-        is_refused=segmentation.problem is not None,
-        has_silence=bool(silent_stretches(waveform, recording.sample_rate_hz)),
+    print(table(("recordings", "number", "patients", "cycles from", *columns), rows), "\n")
+
+
+def remarks_on(channels: Samples, sample_rate_hz: int) -> set[str]:
+    """Everything that is remarked on in a recording (channel, samples)."""
+    measured = quality.measure_quality(channels, sample_rate_hz)
+    others = quality.measure_other_sounds(channels.mean(axis=0, dtype=np.float32), sample_rate_hz)
+    defects = (
+        *quality.find_defects(measured),
+        *quality.find_too_little_sound(measured),
+        *quality.find_other_sounds(others),
     )
+    return {defect.kind for defect in defects}
 
 
-def _at_all_phases(segmentation: Segmentation, duration_s: float, window_s: float) -> list[Cycles]:
-    """Cycles as long as the found ones (their median) from one end to the other, begun at evenly spaced phases."""
-    lengths_s = [end_s - start_s for start_s, end_s in segmentation.cycles]
-    length_s = float(np.median(lengths_s)) if lengths_s else window_s
-    return [
-        cycles_between(
-            np.arange(length_s * phase / NUM_PHASES, duration_s, length_s).tolist(),
-            start_s=0.0,
-            end_s=duration_s,
-            min_partial_s=MIN_PARTIAL * length_s,
-        )
-        for phase in range(NUM_PHASES)
-    ]
-
-
-def _blocks(corpus: Corpus, parts: Sequence[str], measured: Sequence[_Measured], window_s: float) -> list[str]:
-    sounding = [each for each in measured if not each.has_silence]
-    blocks: list[str] = [
-        (
-            f"Found against annotated cycles of {corpus.name}, {' and '.join(parts)}: matched one to one where they "
-            "share at least half of what they cover together; F1 of the matches; distance of each annotated onset to "
-            "the nearest found one. In brackets the 95 % interval over patients. Windows are as long as the median "
-            f"annotated cycle ({window_s:.2f} s); those at any phase have the length of the recording's found "
-            "cycles and begin anywhere."
-        ),
-        *_table(measured),
-    ]
-    if 0 < len(sounding) < len(measured):
-        blocks += [Markup("## Recordings without a stretch of digital silence"), *_table(sounding)]
-    return blocks
-
-
-def _table(measured: Sequence[_Measured]) -> list[str]:
-    found, windows = [each.found for each in measured], [each.windows for each in measured]
-    phases = [each for recording in measured for each in recording.phases]
-    gain = f1_gain(found, windows)
-    num_refused = sum(each.is_refused for each in measured)
-    num_annotated = sum(each.num_annotated for each in found)
-    num_patients = len({each.patient for each in found})
-    rows = [
-        _row("segmentation", score_segmentation(found), sum(each.num_found for each in found)),
-        _row("windows", score_segmentation(windows), sum(each.num_found for each in windows)),
-        _row("windows at any phase", score_segmentation(phases), sum(each.num_found for each in phases) // NUM_PHASES),
-    ]
-    return [
-        (
-            f"{len(found)} recordings of {num_patients} patients, {num_annotated} annotated cycles. In {num_refused} "
-            f"recordings no breathing was found, and windows stand in. F1 above that of windows: {gain.in_percent()}."
-        ),
-        table(HEAD, rows),
-    ]
-
-
-def _row(name: str, scores: SegmentationScores, num_found: int) -> tuple[Cell, ...]:
-    fractions = [each.in_percent() for each in (scores.f1, scores.recall, scores.precision)]
-    return (
-        name,
-        num_found,
-        *fractions,
-        _in_seconds(scores.median_error_s),
-        *[each.in_percent() for each in scores.near],
-    )
-
-
-def _in_seconds(estimate: Estimate) -> str:
-    interval = estimate.interval
-    if interval.problem is not None:
-        return f"{estimate.value:.2f} (n/a)"
-    return f"{estimate.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
-
-
-CLIPPED = "clipped"
-
-
-@dataclass(frozen=True)
-class Injected:
-    """A sound at a level (dB) above the recording's root mean square, and the remark that it should bring."""
-
-    name: str
-    make: Callable[[int, int, Generator], Waveform]
-    level_db: float
-    remark: str
-
-    def into(self, waveform: Samples, sample_rate_hz: int, rng: Generator) -> Samples:
-        sound = self.make(len(waveform), sample_rate_hz, rng)
-        level = 10 ** (self.level_db / 20) * waveform.std() / sound.std()
-        return np.asarray(waveform + level * sound, dtype=np.float32)
-
-
-def _heart(num_samples: int, sample_rate_hz: int, rng: Generator) -> Waveform:
-    return heart_sounds(num_samples, sample_rate_hz, rng, beats_per_minute=rng.uniform(55, 120))
-
-
-def _hum(num_samples: int, sample_rate_hz: int, rng: Generator) -> Waveform:
-    return hum(num_samples, sample_rate_hz, rng, mains_hz=float(rng.choice([50, 60])))
-
-
+# Name, how the sound is made, levels in dB above the recording's root mean square, and the remark that it should bring.
 INJECTED = (
-    *(Injected("speech", speech, level_db, SPEECH) for level_db in (10, 0, -10)),
-    Injected("music", music, 0, SPEECH),
-    *(Injected("hum", _hum, level_db, HUM) for level_db in (0, -10, -20)),
-    *(Injected("heart", _heart, level_db, HEART) for level_db in (20, 10, 0)),
+    ("speech", speech, (10, 0, -10), quality.SPEECH),
+    ("music", music, (0,), quality.SPEECH),
+    ("hum", lambda n, hz, rng: hum(n, hz, rng, mains_hz=float(rng.choice([50, 60]))), (0, -10, -20), quality.HUM),
+    (
+        "heart",
+        lambda n, hz, rng: heart_sounds(n, hz, rng, beats_per_minute=rng.uniform(55, 120)),
+        (20, 10, 0),
+        quality.HEART,
+    ),
 )
 
 
-def quality_blocks(recordings: Sequence[Recording], console: Console, *, num_planted: int, seed: int) -> list[str]:
-    """Count remarks, and notice what is planted in at most `num_planted` recordings of which nothing was remarked."""
-    remarks = []
-    with track(console, "quality") as on_progress:
-        for recording in recordings:
-            remarks.append(remarks_on(*read_channels(recording.path)))
-            on_progress(len(remarks), len(recordings))
-    rng = np.random.default_rng(seed)
-    clean = [recording for recording, kinds in zip(recordings, remarks, strict=True) if not kinds]
-    drawn = [clean[place] for place in rng.permutation(len(clean))[:num_planted]]
-    return [Markup("## Quality"), *_remarked(recordings, remarks), *_noticed(drawn, rng)]
+def injected(waveform: Samples, rate_hz: int, rng: np.random.Generator) -> Iterator[tuple[str, str, Samples]]:
+    """The recording with each sound, silence and clipping: name, the remark that it should bring, samples."""
+    for name, make, levels_db, remark in INJECTED:
+        for level_db in levels_db:
+            sound = make(len(waveform), rate_hz, rng)
+            level = 10 ** (level_db / 20) * waveform.std() / sound.std()
+            yield f"{name}, {level_db:+} dB", remark, (waveform + level * sound).astype(np.float32)
+    silent = waveform.copy()
+    silent[: int(0.6 * len(silent))] = 0
+    yield "silence, 60 %", quality.MOSTLY_SILENT, silent
+    yield "clipping, 1 %", "clipped", np.clip(waveform / np.quantile(np.abs(waveform), 0.99), -1, 1)
 
 
-def remarks_on(channels: Samples, sample_rate_hz: int) -> tuple[str, ...]:
-    """Everything that is remarked on in a recording (channel, samples)."""
-    quality = measure_quality(channels, sample_rate_hz)
-    others = measure_other_sounds(channels.mean(axis=0, dtype=np.float32), sample_rate_hz)
-    defects = (*find_defects(quality), *find_too_little_sound(quality), *find_other_sounds(others))
-    return tuple(defect.kind for defect in defects)
-
-
-def _remarked(recordings: Sequence[Recording], remarks: Sequence[tuple[str, ...]]) -> list[str]:
+def print_quality(recordings: Sequence[Recording], *, num_injected: int) -> None:
+    """Count remarks, and notice what is injected into at most `num_injected` recordings without a remark."""
+    remarks = [remarks_on(*read_channels(each.path)) for each in track(recordings, "quality", console=STDERR)]
     counts = Counter(kind for kinds in remarks for kind in kinds)
+    clean = [recording for recording, kinds in zip(recordings, remarks, strict=True) if not kinds]
     num_withheld = sum(not WITHHELD_FOR.isdisjoint(kinds) for kinds in remarks)
-    rows = [
-        (kind, number, f"{100 * number / len(remarks):.1f}", "withheld" if kind in WITHHELD_FOR else "remarked on")
-        for kind, number in counts.most_common()
-    ]
-    summary = f"{len(recordings)} recordings; predictions withheld for {num_withheld}, no remark: {remarks.count(())}."
-    return [summary, table(("remark", "recordings", "%", "prediction"), rows)]
-
-
-def _noticed(recordings: Sequence[Recording], rng: Generator) -> list[str]:
-    """Each kind of sound planted in each recording, and silence in six tenths and clipping of it."""
-    noticed: Counter[tuple[str, str]] = Counter()
-    for recording in recordings:
+    print(f"{len(recordings)} recordings, {len(clean)} without a remark, {num_withheld} without a prediction.\n")
+    print(table(("remark", "recordings", "%"), [(k, n, f"{100 * n / len(remarks):.1f}") for k, n in counts.items()]))
+    rng = np.random.default_rng(0)
+    drawn = [clean[place] for place in rng.permutation(len(clean))[:num_injected]]
+    noticed: Counter[str] = Counter()
+    for recording in track(drawn, "injected", console=STDERR):
         channels, rate_hz = read_channels(recording.path)
-        waveform: Samples = channels.mean(axis=0, dtype=np.float32)
-        for each in INJECTED:
-            remarks = remarks_on(each.into(waveform, rate_hz, rng)[np.newaxis], rate_hz)
-            noticed[each.name, f"{each.level_db:+.0f} dB"] += each.remark in remarks
-        silent = waveform.copy()
-        silent[: int(0.6 * len(silent))] = 0
-        noticed["silence", "60 %"] += MOSTLY_SILENT in remarks_on(silent[np.newaxis], rate_hz)
-        loud = waveform / np.quantile(np.abs(waveform), 0.99)
-        noticed["clipping", "1 %"] += CLIPPED in remarks_on(np.clip(loud, -1, 1)[np.newaxis], rate_hz)
-    rows = [
-        (name, level, f"{100 * number / len(recordings):.0f}" if recordings else "n/a")
-        for (name, level), number in noticed.items()
-    ]
-    summary = (
-        f"Planted in {len(recordings)} recordings of which nothing was remarked; levels are above each recording's own."
-    )
-    return [summary, table(("planted", "level", "noticed, %"), rows)]
-
-
-def report(
-    data: Path, stem: Path, *, console: Console, parts: Sequence[str], modes: Sequence[str], num_planted: int
-) -> None:
-    """Measure both detectors on a corpus and write `<stem>.md` and `<stem>.html`.
-
-    `parts` of the split: all but the training set for cycles, all for quality, unless given. `modes` of the recordings
-    ("sc"): all unless given. Raises SettingsError when no recording is left.
-    """
-    corpus = read_corpus(data, is_strict=False).keep(lambda recording: not modes or recording.mode in modes)
-    recordings = [each for each in corpus.recordings if not parts or corpus.split.get(each.name) in parts]
-    if not recordings:
-        raise SettingsError(f"no recordings in {data} of parts {tuple(parts)} and modes {tuple(modes)}")
-    tested = tuple(parts) or tuple(part for part in corpus.parts if part != "train")
-    blocks = segmentation_blocks(corpus, tested, console)
-    blocks += quality_blocks(recordings, console, num_planted=num_planted, seed=0)
-    console.print(paragraphs(*blocks), soft_wrap=True, markup=False, highlight=False)
-    write_page(stem, f"Detectors on {corpus.name}", paragraphs(*blocks))
+        for name, remark, waveform in injected(channels.mean(axis=0, dtype=np.float32), rate_hz, rng):
+            noticed[name] += remark in remarks_on(waveform[np.newaxis], rate_hz)
+    print(f"\nInjected into {len(drawn)} recordings without a remark, at levels above each recording's own.\n")
+    print(table(("injected", "noticed, %"), [(name, f"{100 * n / len(drawn):.0f}") for name, n in noticed.items()]))
 
 
 def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.detectors", description=__doc__)
     parser.add_argument("data", type=Path, help="folder of a corpus")
-    parser.add_argument("--out", type=Path, required=True, help="stem of the .md and .html that are written")
     parser.add_argument("--part", action="append", default=[], help="of the split; repeatable")
     parser.add_argument("--mode", action="append", default=[], help="of the recordings, as sc; repeatable")
-    parser.add_argument("--planted", type=int, default=50, help="recordings that sounds are planted in")
+    parser.add_argument("--injected", type=int, default=50, help="recordings that sounds are injected into")
     options = parser.parse_args(words)
-    report(
-        options.data,
-        options.out,
-        console=Console(),
-        parts=options.part,
-        modes=options.mode,
-        num_planted=options.planted,
-    )
+    corpus = read_corpus(options.data, is_strict=False)
+    corpus = corpus.keep(lambda recording: not options.mode or recording.mode in options.mode)
+    parts = options.part or [part for part in corpus.parts if part != "train"]
+    recordings = [each for each in corpus.recordings if not options.part or corpus.split.get(each.name) in options.part]
+    if not recordings or not corpus.part(*parts):
+        parser.error(f"no annotated recordings in {options.data} of parts {parts} and modes {options.mode}")
+    print_segmentation(corpus, parts)
+    print_quality(recordings, num_injected=options.injected)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import json
 import math
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.audio.io import fade
 from lungsound.errors import SettingsError
 from lungsound.extras import load
+from lungsound.inference.engines import Floats
 from lungsound.inference.hugging_face import hugging_face_config, hugging_face_weights
 from lungsound.models.classifier import LungSoundClassifier, Projector
+from lungsound.training.checkpoint import TrainedModel
 
 
 def transformers() -> Any:
@@ -43,16 +45,15 @@ def transformers() -> Any:
 def transformers_classifier(model: LungSoundClassifier) -> Any:
     """Its ASTForAudioClassification with the weights of `model`, through a folder as its users load one."""
     library = transformers()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        save_file(hugging_face_weights(model, scale=1.0), folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(hugging_face_config(model)), encoding="utf-8")
-        library.utils.logging.disable_progress_bar()
-        loaded, missing = library.ASTForAudioClassification.from_pretrained(folder, output_loading_info=True)
-    if missing["missing_keys"] or missing["unexpected_keys"]:
+    library.utils.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(hugging_face_weights(model, scale=1.0), f"{folder}/model.safetensors", metadata={"format": "pt"})
+        Path(folder, "config.json").write_text(json.dumps(hugging_face_config(model)), encoding="utf-8")
+        loaded, names = library.ASTForAudioClassification.from_pretrained(folder, output_loading_info=True)
+    if names["missing_keys"] or names["unexpected_keys"]:
         raise SettingsError(
             f"transformers {library.__version__} reads other names of weights than those known here "
-            f"({sorted(missing['missing_keys'])[:2]}): take another version"
+            f"({sorted(names['missing_keys'])[:2]}): take another version"
         )
     loaded.classifier.layernorm.eps = 1e-5  # the published head's; the library gives it the encoder's
     return loaded.eval()
@@ -61,28 +62,31 @@ def transformers_classifier(model: LungSoundClassifier) -> Any:
 class TransformersPredictions:
     """Waveforms to probabilities by the library: its feature extractor, its model, float32, no gradients."""
 
-    def __init__(self, model: LungSoundClassifier, front_end: FrontEnd, *, mean: float, std: float) -> None:
-        self.model = transformers_classifier(model)
-        self.fit = front_end.fit
-        self.rate_hz = front_end.sample_rate_hz
+    def __init__(self, trained: TrainedModel) -> None:
+        front_end = trained.front_end
+        self.model, self.fit, self.rate_hz = (
+            transformers_classifier(trained.model),
+            front_end.fit,
+            front_end.sample_rate_hz,
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of empty mel filters, which AST's own filter bank has too
             self.extractor = transformers().ASTFeatureExtractor(
                 sampling_rate=self.rate_hz,
                 num_mel_bins=front_end.num_mels,
                 max_length=front_end.num_frames,
-                mean=mean,
-                std=std,
+                mean=trained.mean,
+                std=trained.std,
             )
 
-    def features(self, waveforms: Sequence[Tensor]) -> Tensor:
+    def features(self, waveforms: Sequence[Floats]) -> Tensor:
         """Normalised filter banks (batch, time, mel) of cycles of any length."""
-        given = [self.fit(waveform).numpy() for waveform in waveforms]
-        features: Tensor = self.extractor(given, sampling_rate=self.rate_hz, return_tensors="pt").input_values
+        fitted = [self.fit(torch.from_numpy(waveform)).numpy() for waveform in waveforms]
+        features: Tensor = self.extractor(fitted, sampling_rate=self.rate_hz, return_tensors="pt").input_values
         return features.float()
 
     @torch.no_grad()
-    def __call__(self, waveforms: Sequence[Tensor]) -> Tensor:
+    def __call__(self, waveforms: Sequence[Floats]) -> Tensor:
         """Probabilities (cycle, class) of cycles of any length."""
         logits: Tensor = self.model(self.features(waveforms)).logits
         return logits.softmax(dim=1)
@@ -102,9 +106,6 @@ class PlainPatchMixStep:
         device: torch.device,
         amp_dtype: torch.dtype | None = None,
         old_share: float = 0.5,
-        learning_rate: float = 5e-5,
-        weight_decay: float = 1e-6,
-        temperature: float = 0.06,
     ) -> None:
         loaded = transformers_classifier(model)
         self.encoder = loaded.audio_spectrogram_transformer.to(device).train()
@@ -115,13 +116,13 @@ class PlainPatchMixStep:
         self.num_patches = model.patch_encoder.grid.num_patches
         self.modules: tuple[nn.Module, ...] = (self.encoder, self.classifier, self.projector)
         parameters = [parameter for module in self.modules for parameter in module.parameters()]
-        self.optimizer = torch.optim.Adam(parameters, lr=learning_rate, weight_decay=weight_decay)
-        self.device, self.amp_dtype, self.old_share, self.temperature = device, amp_dtype, old_share, temperature
+        self.optimizer = torch.optim.Adam(parameters, lr=5e-5, weight_decay=1e-6)
+        self.device, self.amp_dtype, self.old_share = device, amp_dtype, old_share
         self.scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype is torch.float16)
 
     def __call__(self, fbank: Tensor, labels: Tensor, *, rng: np.random.Generator) -> Tensor:
         """Step on filter banks (batch, time, mel) and labels (batch,); the loss before the update."""
-        old = [copy.deepcopy(module.state_dict()) for module in self.modules]
+        old_weights = [copy.deepcopy(module.state_dict()) for module in self.modules]
         fbank, labels = fbank.to(self.device), labels.to(self.device)
         partner = torch.from_numpy(rng.permutation(len(fbank))).to(self.device)
         num_replaced = int(self.num_patches * (1 - rng.beta(1.0, 1.0)))
@@ -133,8 +134,12 @@ class PlainPatchMixStep:
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        for module, before in zip(self.modules, old, strict=True):
-            self._blend(module, before)
+        for module, old in zip(self.modules, old_weights, strict=True):
+            new = module.state_dict()
+            for name, value in new.items():
+                if value.is_floating_point():
+                    new[name] = self.old_share * old[name] + (1 - self.old_share) * value
+            module.load_state_dict(new)
         return loss.detach()
 
     def loss(self, fbank: Tensor, labels: Tensor, *, partner: Tensor, replaced: Tensor) -> Tensor:
@@ -150,20 +155,11 @@ class PlainPatchMixStep:
         mixed = self.projector(self.encoder(fbank).pooler_output)
         hook.remove()
         anchors = functional.normalize(features.detach(), dim=1)
-        similarities = functional.normalize(mixed, dim=1) @ anchors.T / self.temperature
-        log_shares = similarities.log_softmax(dim=1)
-        kept = 1 - replaced.double().mean().to(log_shares.dtype)
+        log_shares = (functional.normalize(mixed, dim=1) @ anchors.T / 0.06).log_softmax(dim=1)
+        lam = 1 - replaced.double().mean().to(log_shares.dtype)
         own = torch.arange(len(fbank), device=fbank.device)
-        chosen = kept * log_shares[own, own] + (1 - kept) * log_shares[own, partner]
-        total: Tensor = clean - chosen.mean()
+        total: Tensor = clean - (lam * log_shares[own, own] + (1 - lam) * log_shares[own, partner]).mean()
         return total
-
-    def _blend(self, module: nn.Module, before: Mapping[str, Tensor]) -> None:
-        new = module.state_dict()
-        for name, value in new.items():
-            if value.is_floating_point():
-                new[name] = self.old_share * before[name] + (1 - self.old_share) * value
-        module.load_state_dict(new)
 
 
 WINDOW, SHIFT, FFT = 400, 160, 512  # samples at 16 kHz
@@ -174,16 +170,13 @@ FLOOR = 1.1920928955078125e-07
 def published_features(folder: Path, front_end: FrontEnd) -> list[Tensor]:
     """Normalised filter banks (time, mel) of every annotated cycle of the recordings of a folder, by name."""
     features = []
-    for annotation in sorted(folder.glob("*_*.txt")):
-        recording = annotation.with_suffix(".wav")
-        if not recording.is_file():
-            continue
+    for recording in sorted(folder.glob("*.wav")):
         samples, rate_hz = soundfile.read(recording, dtype="float32", always_2d=True)
         waveform = _resampled(torch.from_numpy(samples).mean(dim=1), rate_hz, front_end.sample_rate_hz)
         waveform = fade(waveform, num_samples=front_end.num_fade_samples)
-        for line in np.loadtxt(annotation, ndmin=2):
-            cycle = front_end.fit(front_end.cut(waveform, start_s=line[0], end_s=line[1]))
-            features.append(published_filter_bank(cycle, front_end))
+        for start_s, end_s, *_ in np.loadtxt(recording.with_suffix(".txt"), ndmin=2):
+            cycle = front_end.fit(front_end.cut(waveform, start_s=start_s, end_s=end_s))
+            features.append(_filter_bank(cycle, front_end))
     return features
 
 
@@ -196,16 +189,13 @@ def _resampled(waveform: Tensor, from_hz: int, to_hz: int) -> Tensor:
     taps = torch.arange(-width, width + step, dtype=torch.float64)[None, None] / step
     phases = torch.arange(0, -num_phases, -1)[:, None, None] / num_phases
     crossings = ((phases + taps) * base).clamp(-6, 6)
-    window = torch.cos(crossings * math.pi / 12) ** 2
-    kernel = (
-        (torch.where(crossings == 0, 1.0, crossings.mul(math.pi).sin() / (crossings * math.pi)) * window) * base / step
-    )
+    kernel = torch.sinc(crossings) * torch.cos(crossings * math.pi / 12) ** 2 * base / step
     padded = functional.pad(waveform[None], (width, width + step))
     phase_major = functional.conv1d(padded[:, None], kernel.to(waveform.dtype), stride=step).transpose(1, 2).reshape(-1)
     return phase_major[: math.ceil(num_phases * len(waveform) / step)]
 
 
-def published_filter_bank(waveform: Tensor, front_end: FrontEnd) -> Tensor:
+def _filter_bank(waveform: Tensor, front_end: FrontEnd) -> Tensor:
     """Normalised Kaldi filter bank (time, mel) of one waveform at 16 kHz."""
     frames = waveform.unfold(0, WINDOW, SHIFT)
     frames = frames - frames.mean(dim=1, keepdim=True)
@@ -213,15 +203,12 @@ def published_filter_bank(waveform: Tensor, front_end: FrontEnd) -> Tensor:
     frames = frames - 0.97 * functional.pad(frames.unsqueeze(0), (1, 0), mode="replicate").squeeze(0)[:, :-1]
     frames = functional.pad(frames * torch.hann_window(WINDOW, periodic=False), (0, FFT - WINDOW))
     power = torch.fft.rfft(frames).abs().pow(2.0)
-    banks = _triangles(front_end.num_mels, front_end.sample_rate_hz)
-    mean, std = AUDIOSET_STATISTICS["kaldi"]
-    features: Tensor = ((power @ banks.T).clamp(min=FLOOR).log() - mean) / (2 * std)
-    return features
-
-
-def _triangles(num_mels: int, rate_hz: int) -> Tensor:
+    num_mels, rate_hz = front_end.num_mels, front_end.sample_rate_hz
     low, high = (1127 * math.log(1 + hz / 700) for hz in (LOW_HZ, rate_hz / 2))
     corners = torch.linspace(low, high, num_mels + 2)
     left, centre, right = (corners[first : first + num_mels, None] for first in range(3))
     bins = 1127 * (1 + torch.arange(FFT // 2 + 1) * rate_hz / FFT / 700).log()
-    return torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(min=0)
+    triangles = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(min=0)
+    mean, std = AUDIOSET_STATISTICS["kaldi"]
+    features: Tensor = ((power @ triangles.T).clamp(min=FLOOR).log() - mean) / (2 * std)
+    return features

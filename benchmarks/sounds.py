@@ -9,23 +9,12 @@ from numpy.random import Generator
 
 from lungsound.data.synthetic_sounds import Waveform
 
-# First three formants (Hz) of the vowels of heed, head, had, hod, hawed, who'd and heard, of men: Peterson and Barney,
+# First three formants (Hz) of vowels, of men: Peterson and Barney,
 # "Control methods used in a study of the vowels", JASA 24 (1952) 175. Women's and children's lie up to a third higher.
-VOWELS_HZ = (
-    (270, 2290, 3010),
-    (530, 1840, 2480),
-    (660, 1720, 2410),
-    (730, 1090, 2440),
-    (570, 840, 2410),
-    (300, 870, 2240),
-    (490, 1350, 1690),
-)
-FORMANT_WIDTHS_HZ = (80.0, 100.0, 140.0)
-SYLLABLE_S = (0.14, 0.28)
-SYLLABLES_BEFORE_PAUSE = 6
-PAUSE_S = (0.2, 0.5)
-FRICATIVE_SHARE, FRICATIVE_LEVEL = 0.5, 0.1
-MAX_VOICED_HZ = 5000.0
+HEED, HEAD, HAD, HOD = (270, 2290, 3010), (530, 1840, 2480), (660, 1720, 2410), (730, 1090, 2440)
+HAWED, WHOD, HEARD = (570, 840, 2410), (300, 870, 2240), (490, 1350, 1690)
+VOWELS_HZ = (HEED, HEAD, HAD, HOD, HAWED, WHOD, HEARD)
+FORMANT_WIDTHS_HZ = np.array([80.0, 100.0, 140.0])
 
 
 def speech(num_samples: int, sample_rate_hz: int, rng: Generator) -> Waveform:
@@ -38,36 +27,25 @@ def speech(num_samples: int, sample_rate_hz: int, rng: Generator) -> Waveform:
     voice_hz, size = rng.uniform(90, 260), rng.uniform(1.0, 1.3)
     start, number = 0, 0
     while start < num_samples:
-        vowel = size * np.array(VOWELS_HZ[rng.integers(len(VOWELS_HZ))], dtype=np.float64)
-        length = int(rng.uniform(*SYLLABLE_S) * sample_rate_hz)
+        formants_hz = size * np.array(VOWELS_HZ[rng.integers(len(VOWELS_HZ))], dtype=np.float64)
+        length = int(rng.uniform(0.14, 0.28) * sample_rate_hz)
         first, last = rng.uniform(0.85, 1.15, 2)
         pitch_hz = voice_hz * np.linspace(first, last, length)
-        syllable = _vowel(pitch_hz, vowel, sample_rate_hz)
-        if rng.uniform() < FRICATIVE_SHARE:
+        phase = 2 * np.pi * np.cumsum(pitch_hz) / sample_rate_hz
+        syllable = np.zeros(length)
+        for harmonic in range(1, int(min(5000.0, 0.45 * sample_rate_hz) / pitch_hz.mean()) + 1):
+            frequency_hz = harmonic * pitch_hz.mean()
+            gains = formants_hz**2 / np.hypot(formants_hz**2 - frequency_hz**2, frequency_hz * FORMANT_WIDTHS_HZ)
+            syllable += gains.prod() / harmonic * np.sin(harmonic * phase)
+        syllable = _at_unit_level(syllable * np.hanning(length) ** 0.5)
+        if rng.uniform() < 0.5:
             hiss = np.diff(rng.standard_normal(length // 3 + 1)) * np.hanning(length // 3)
-            syllable[: len(hiss)] += FRICATIVE_LEVEL * hiss
+            syllable[: len(hiss)] += 0.1 * hiss
         end = min(start + length, num_samples)
         sound[start:end] += syllable[: end - start]
         number += 1
-        pause_s = rng.uniform(*PAUSE_S) if number % SYLLABLES_BEFORE_PAUSE == 0 else 0.0
-        start += length + int(pause_s * sample_rate_hz)
+        start += length + int((rng.uniform(0.2, 0.5) if number % 6 == 0 else 0.0) * sample_rate_hz)
     return _at_unit_level(sound)
-
-
-def _vowel(pitch_hz: Waveform, formants_hz: Waveform, sample_rate_hz: int) -> Waveform:
-    """One vowel under a rise and a fall, of root mean square 1, with the pitch (samples,)."""
-    phase = 2 * np.pi * np.cumsum(pitch_hz) / sample_rate_hz
-    middle_hz = float(pitch_hz.mean())
-    highest_hz = min(MAX_VOICED_HZ, 0.45 * sample_rate_hz)
-    sound = np.zeros(len(pitch_hz))
-    for harmonic in range(1, int(highest_hz / middle_hz) + 1):
-        frequency_hz = harmonic * middle_hz
-        gains = [
-            formant_hz**2 / np.hypot(formant_hz**2 - frequency_hz**2, frequency_hz * width_hz)
-            for formant_hz, width_hz in zip(formants_hz, FORMANT_WIDTHS_HZ, strict=True)
-        ]
-        sound += float(np.prod(gains)) / harmonic * np.sin(harmonic * phase)
-    return _at_unit_level(sound * np.hanning(len(sound)) ** 0.5)
 
 
 def music(num_samples: int, sample_rate_hz: int, rng: Generator) -> Waveform:
@@ -98,5 +76,4 @@ def hum(num_samples: int, sample_rate_hz: int, rng: Generator, *, mains_hz: floa
 
 
 def _at_unit_level(sound: Waveform) -> Waveform:
-    level: float = np.sqrt(np.mean(sound**2))
-    return sound / level
+    return np.asarray(sound / np.sqrt(np.mean(sound**2)))

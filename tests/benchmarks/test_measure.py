@@ -1,74 +1,33 @@
-"""Two things in turn: order, warm-up, budget, median and quartiles."""
+"""Things done in turn: order, warm-up, budget."""
 
-from collections.abc import Iterator
+import time
 
 import pytest
-from benchmarks.measure import Comparison, Spread, compare, seconds_each, spread
-from benchmarks.speed import Line
+from benchmarks.measure import seconds_in_turn
 
 
 class Clock:
     """A clock that only moves when work is done on it."""
 
+    now = 0.0
+
     def __init__(self) -> None:
-        self.now = 0.0
         self.done: list[str] = []
 
-    def __call__(self) -> float:
-        return self.now
-
-    def work(self, name: str, seconds: Iterator[float]) -> None:
+    def work(self, name: str, *seconds: float) -> None:
+        taken = seconds[min(self.done.count(name), len(seconds) - 1)]
         self.done.append(name)
-        self.now += next(seconds)
+        self.now += taken
 
 
-def test_they_take_turns_and_the_first_of_each_is_not_counted() -> None:
+def test_works_take_turns_and_the_first_of_each_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    ours, peer = iter([100.0, 1.0, 2.0, 4.0]), iter([100.0, 3.0, 8.0, 4.0])
-    found = compare(
-        lambda: clock.work("ours", ours),
-        lambda: clock.work("peer", peer),
-        least_pairs=3,
-        most_pairs=3,
-        budget_s=0.0,
-        clock=clock,
-    )
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    works = (lambda: clock.work("ours", 100, 1, 2, 4), lambda: clock.work("peer", 100, 3, 8, 4))
+    assert seconds_in_turn(*works, least=3, most=3, budget_s=0.0).tolist() == [[1, 3], [2, 8], [4, 4]]
     assert clock.done == ["ours", "peer"] * 4
-    assert found == Comparison((1.0, 2.0, 4.0), (3.0, 8.0, 4.0))
-    # Ratios 3, 4, 1: by hand the quartiles of three values lie halfway to the middle one.
-    assert found.ratio == Spread(median=3.0, low=2.0, high=3.5)
-
-
-@pytest.mark.parametrize(("budget_s", "num_pairs"), [(0.0, 2), (7.0, 4), (100.0, 5)])
-def test_the_budget_ends_it_between_the_least_and_the_most(budget_s: float, num_pairs: int) -> None:
-    clock = Clock()
-    one = iter([1.0] * 50)
-    found = compare(
-        lambda: clock.work("ours", one),
-        lambda: clock.work("peer", one),
-        least_pairs=2,
-        most_pairs=5,
-        budget_s=budget_s,
-        clock=clock,
-    )
-    assert found.num_pairs == num_pairs
-
-
-def test_what_has_no_peer_is_measured_alone() -> None:
-    clock = Clock()
-    taken = iter([9.0, 1.0, 2.0, 3.0])
-    assert seconds_each(lambda: clock.work("", taken), least=3, most=3, budget_s=0.0, clock=clock) == (1.0, 2.0, 3.0)
-
-
-def test_quartiles_of_four_values_by_hand() -> None:
-    assert spread((4.0, 1.0, 2.0, 3.0)) == Spread(median=2.5, low=1.75, high=3.25)
-
-
-@pytest.mark.parametrize(
-    ("median", "is_most", "is_reached"),
-    [(3.0, False, True), (2.9, False, False), (3.0, True, True), (3.1, True, False)],
-)
-def test_at_least_and_at_most(median: float, is_most: bool, is_reached: bool) -> None:
-    line = Line("key", "what", "x", 3.0, Spread(median, median, median), "how", is_most=is_most)
-    assert line.is_reached is is_reached
-    assert line.cells()[4] == ("reached" if is_reached else "not reached")
+    for budget_s, num_rounds in ((0.0, 2), (7.0, 4), (100.0, 5)):
+        rounds = seconds_in_turn(
+            lambda: clock.work("a", 1), lambda: clock.work("b", 1), least=2, most=5, budget_s=budget_s
+        )
+        assert len(rounds) == num_rounds, budget_s

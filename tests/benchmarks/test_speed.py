@@ -1,116 +1,75 @@
 """The table of speed: cycles that are drawn, engines that are compared, and a quick call of each part."""
 
-import dataclasses
-import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from benchmarks.measure import ceilings, flops_of
-from benchmarks.speed import Bench, _arrays, _cycles, _durations_s, _prepared, forward_flops, gpu_lines, main
+from benchmarks.measure import ceilings
+from benchmarks.speed import Bench, cache_in, gpu_rows, main, prepare, row
 
 from benchmarks import ours
-from lungsound.errors import DataError, SettingsError
+from lungsound.errors import SettingsError
 from lungsound.inference.engines import AUTO, Parity, TorchEngine, read_parity, select
 from tests.unit.inference.models import TRANSFORMER, saved_model
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setenv("LUNGSOUND_CACHE", str(tmp_path / "cache"))
-    return Bench(("micro",), 1, CPU, {"fp32": 1.0, "bf16": 1.0}, tmp_path, is_quick=True)
+def test_a_row_has_median_and_quartiles() -> None:
+    # Of four values by hand: 1.75, 2.5, 3.25.
+    assert row("what", [4.0, 1.0, 2.0, 3.0], "x", "how") == ("what", "2.50 x", "1.75 to 3.25", "how")
 
 
-def test_cycles_of_a_corpus_are_drawn_once_each(bench: Bench, tmp_path: Path) -> None:
-    folder = ours.write_noise_corpus(tmp_path / "corpus", num_recordings=14, num_cycles=140, rate_hz=16000)
-    bench = dataclasses.replace(bench, data=folder)
-    trained = ours.trained_model(ours.run_config("micro", is_quick=True))
-    timed, compared, source = _cycles(bench, trained)
-    assert (len(timed), len(compared), source) == (bench.batch_size, Parity.LEAST_CYCLES, "real cycles of icbhi-SC")
-    every = [*timed, *compared]
-    assert len({(len(each), float(each.abs().sum())) for each in every}) == len(every)
-    assert all(torch.equal(one, other) for one, other in zip(timed, _cycles(bench, trained)[0], strict=True))
-    with pytest.raises(SettingsError, match="needs 164 cycles"):
-        _cycles(dataclasses.replace(bench, is_quick=False), trained)
-
-
-def test_a_batch_has_evenly_spaced_quantiles(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ours, "noise_durations_s", lambda _: [float(value) for value in range(101)])
-    assert _durations_s(bench) == ([12.5, 37.5, 62.5, 87.5], "lengths like ICBHI's")
-
-
-@pytest.mark.parametrize("is_padding_encoded", [True, False])
-def test_engines_are_compared_on_balanced_classes_and_selected_by_them(bench: Bench, is_padding_encoded: bool) -> None:
-    trained, _, measured, _ = _prepared(bench, is_padding_encoded=is_padding_encoded)
-    cycles = _arrays(_cycles(bench, trained)[1])
-    logits = torch.from_numpy(TorchEngine(trained).predict(cycles)[0]).log().mean(dim=0)
-    torch.testing.assert_close(logits, logits.mean().expand(4), atol=1e-4, rtol=0)
-    assert read_parity(bench.work, trained) == measured
-    name = select(AUTO, trained, folder=bench.work, device=CPU).name
-    assert measured[name].is_exact or measured[name].is_enough
-
-
-def test_operations_of_cycles_are_the_mean_of_each() -> None:
+def test_engines_are_compared_on_balanced_classes_of_drawn_cycles(tmp_path: Path) -> None:
+    folder = ours.write_noise_corpus(tmp_path / "corpus", 14, 140, rate_hz=16000)
+    bench = Bench(("micro",), CPU, {"fp32": 1.0, "bf16": 1.0}, tmp_path, folder, is_quick=True)
     trained = ours.trained_model(ours.run_config("micro", is_quick=True, is_padding_encoded=False))
-    waveforms = ours.waveforms(trained.front_end, [0.2, 1.0, 3.0])
-    alone = []
-    for waveform in waveforms:
-        fbank = trained.front_end.filter_banks(trained.input_of(waveform).unsqueeze(0))
-        alone.append(flops_of(lambda: trained.model(fbank)))  # noqa: B023 (called at once)
-    assert alone[0] < alone[1] == alone[2]
-    assert forward_flops(trained, waveforms) == sum(alone) / 3
+    with cache_in(tmp_path / "cache"):
+        timed, agreement = prepare(bench, trained)
+        parities = read_parity(bench.work, trained)
+        engine = select(AUTO, trained, folder=bench.work, device=CPU)
+    assert len({(len(each), float(abs(each).sum())) for each in timed}) == bench.batch_size  # each drawn once
+    assert f"in {Parity.LEAST_CYCLES} cycles of icbhi-SC: torch 100.0%" in agreement
+    assert parities[engine.name].is_exact or parities[engine.name].is_enough
+    logits = np.log(TorchEngine(trained).predict(timed)[0]).mean(axis=0)
+    assert logits.max() - logits.min() < 0.5
+    with pytest.raises(SettingsError, match="needs 164 cycles"):
+        prepare(replace(bench, is_quick=False), trained)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("part", "keys"),
+    ("words", "what"),
     [
-        ("train", ["train-micro", "train-micro-memory", "train-micro-packed"]),
-        ("infer", ["infer-exact", "infer-fast", "infer-real"]),
-        ("data", ["data-cold", "data-cold-own", "data-start", "data-growth"]),
+        (["train"], ["patchmix_cl step", "peak memory", "padding-aware"]),
+        (["infer"], ["exact engine", "fast default", "padding-aware"]),
+        (["data"], ["corpus to features", "padding is not encoded", "start to first batch", "growth"]),
+        (["infer", "--model"], ["exact engine", "fast default"]),
     ],
 )
-def test_a_part_is_measured_and_written(
-    part: str, keys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_part_is_measured_and_printed(
+    words: list[str], what: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main([part, "--quick", "--threads", "1", "--out", str(tmp_path / "out")])
-    written = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert [line["key"] for line in written["lines"]] == keys
-    assert all(line["measured"]["median"] > 0 for line in written["lines"])
-    assert written["machine"]["threads"] == 1
-    assert set(written["ceilings"]) == {"fp32", "bf16", "copy"}
-    page = (tmp_path / "out" / "bench.md").read_text()
-    assert all(line["what"].split(" / ")[0] in page for line in written["lines"])
-    assert "Ceilings measured in the same call" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_a_trained_model_is_measured_into_a_document(tmp_path: Path) -> None:
     saved_model(tmp_path)
-    page = tmp_path / "performance.md"
-    words = ["infer", "--quick", "--model", str(tmp_path), "--out", str(page)]
-    page.write_text("no marks")
-    with pytest.raises(DataError, match="begin: speed"):
-        main(words)
-    page.write_text("before\n<!-- begin: speed -->\nold\n<!-- end: speed -->\nafter\n")
-    main(words)
-    text = page.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("after\n")
-    assert "old" not in text
-    assert f"{tmp_path.name} (AST of " in text
+    main([*words, *[str(tmp_path)] * ("--model" in words), "--quick"])
+    page = capsys.readouterr().out
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")][2:]
+    assert all(each in cells[0] for each, cells in zip(what, rows, strict=True))
+    assert all(float(cells[1].split()[0]) > 0 for cells in rows)
+    assert "Ceilings measured in the same call" in page
 
 
-def test_a_model_that_the_peer_has_not_is_refused(bench: Bench, tmp_path: Path) -> None:
+def test_a_model_that_the_peer_has_not_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved_model(tmp_path, architecture=TRANSFORMER.model_copy(update={"pooling": "average_token"}))
-    with pytest.raises(SettingsError, match="not what transformers' AST is"):
-        _prepared(dataclasses.replace(bench, model=tmp_path), is_padding_encoded=True)
+    with pytest.raises(SystemExit):
+        main(["infer", "--quick", "--model", str(tmp_path)])
+    assert "model.pooling" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_lines_of_a_gpu_can_be_measured_anywhere(bench: Bench) -> None:
-    lines = gpu_lines(dataclasses.replace(bench, ceilings=ceilings(CPU, is_quick=True)))
-    assert [line.key for line in lines] == ["gpu-share", "gpu-step"]
-    assert lines[0].cells()[2].count("%") > 0
+def test_the_rows_of_a_gpu_can_be_measured_anywhere(tmp_path: Path) -> None:
+    rows = gpu_rows(Bench(("micro",), CPU, ceilings(CPU, is_quick=True), tmp_path, is_quick=True))
+    assert rows[0][1].endswith(" %")
+    assert rows[1][1].endswith(" x")

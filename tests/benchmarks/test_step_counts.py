@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.measure import flops_of
-from benchmarks.ours import make_step, own_frames
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import ours
 from lungsound.axes import PATCH_SIZE
-from lungsound.data.batches import Batch
 from lungsound.models.ast import (
     BUFFER_BYTES,
     FEWEST_QUERIES,
@@ -34,13 +32,13 @@ OWN = ours.run_config("micro", is_padding_encoded=False)
 
 
 def make(durations_s: Sequence[float] | None = None) -> Callable[[], object]:
-    return make_step("ours", "micro", batch_size=BATCH, device=CPU, durations_s=durations_s)
+    return ours.our_step("micro", BATCH, CPU, durations_s=durations_s)
 
 
 def patches_of(encoder: AudioSpectrogramTransformer, durations_s: Sequence[float] | None) -> list[int]:
     """Patches of each sample that are encoded."""
-    lengths = torch.full((BATCH,), encoder.num_frames) if durations_s is None else own_frames(OWN, durations_s)
-    num_columns = encoder.columns(lengths)
+    num_frames = ours.batch(OWN, batch_size=BATCH, durations_s=durations_s).num_frames
+    num_columns = encoder.columns(torch.full((BATCH,), encoder.num_frames) if num_frames is None else num_frames)
     assert num_columns is not None
     return [encoder.grid.freq * each for each in num_columns.tolist()]
 
@@ -96,10 +94,9 @@ def kept_bytes(encoder: AudioSpectrogramTransformer, durations_s: Sequence[float
 
 @EITHER
 def test_a_step_keeps_no_more_bytes_than_its_closed_form(durations_s: Sequence[float] | None) -> None:
-    config, kept = CONFIG, dict[int, torch.UntypedStorage]()
-    train_step = ours.train_step(config, device=CPU)
-    fbank, labels = ours.batch(config, batch_size=BATCH)
-    num_frames = None if durations_s is None else own_frames(OWN, durations_s)
+    kept = dict[int, torch.UntypedStorage]()
+    train_step = ours.train_step(CONFIG, device=CPU)
+    batch = ours.batch(OWN, batch_size=BATCH, durations_s=durations_s)
     weights = {value.untyped_storage().data_ptr() for value in train_step.model.parameters()}
 
     def keep(value: torch.Tensor) -> torch.Tensor:
@@ -109,7 +106,7 @@ def test_a_step_keeps_no_more_bytes_than_its_closed_form(durations_s: Sequence[f
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        train_step(Batch(fbank, labels, num_frames), learning_rate=0.0, generator=torch.Generator())
+        train_step(batch, learning_rate=0.0, generator=torch.Generator())
     expected = kept_bytes(train_step.model.patch_encoder, durations_s)
     assert expected <= sum(storage.nbytes() for storage in kept.values()) < 1.02 * expected
 
@@ -164,11 +161,10 @@ def memory_events(events: Iterable[Any]) -> Iterator[Any]:
 def explained(durations_s: Sequence[float] | None) -> tuple[list[int], list[str]]:
     """Of the encoder in bfloat16: own attentions in each graph that the compiler makes, where a graph ends early."""
     encoder = ours.classifier(CONFIG).patch_encoder
-    fbank, _ = ours.batch(CONFIG, batch_size=BATCH)
-    num_frames = None if durations_s is None else own_frames(OWN, durations_s)
+    batch = ours.batch(OWN, batch_size=BATCH, durations_s=durations_s)
     torch._dynamo.reset()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = torch._dynamo.explain(encoder)(fbank, num_frames)
+        found = torch._dynamo.explain(encoder)(batch.fbank, batch.num_frames)
     targets = [[str(node.target) for node in module.graph.nodes] for module in found.graphs]
     return [sum("head_by_head" in name for name in names) for names in targets], [
         reason.user_stack[-1].name for reason in found.break_reasons
@@ -190,39 +186,28 @@ def test_only_packing_breaks_the_graph() -> None:
     assert [each for each in num_own if each] == [BATCH * NUM_OWN]
 
 
-def test_both_views_share_one_patch_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_views_share_one_patch_embedding_and_no_weights_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    forward = PatchEmbedding.forward
+    forward, step = PatchEmbedding.forward, make()
 
     def counted(self: PatchEmbedding, fbank: torch.Tensor) -> torch.Tensor:
         calls.append(len(fbank))
         return forward(self, fbank)
 
+    def refuse(*values: object) -> None:
+        raise AssertionError(f"a step copies {values}")
+
     monkeypatch.setattr(PatchEmbedding, "forward", counted)
-    step = make()
+    monkeypatch.setattr(copy, "deepcopy", refuse)
     step()
     assert calls == [BATCH]
 
 
-def test_no_weights_are_copied_deeply(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_optimizer_is_one_kernel() -> None:
     step = make()
-
-    def refuse(*values: object) -> None:
-        raise AssertionError(f"a step copies {values}")
-
-    monkeypatch.setattr(copy, "deepcopy", refuse)
-    step()
-
-
-def calls_in(step: Callable[[], object]) -> Counter[str]:
-    """Operators of one step after a first one, by name; a first one makes the optimizer's state."""
-    step()
+    step()  # makes the optimizer's state
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         step()
-    return Counter(event.key for event in profiled.events() or ())
-
-
-def test_the_optimizer_is_one_kernel() -> None:
-    calls = calls_in(make())
+    calls = Counter(event.key for event in profiled.events() or ())
     assert calls["aten::_fused_adam_"] + calls["aten::_fused_adamw_"] == 1
     assert calls["aten::addcdiv_"] == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.detectors import score_segmentation, tally
+from benchmarks.detectors import match, scores
 
 from lungsound.audio.io import read_waveform, resample
 from lungsound.audio.segmentation import (
@@ -195,8 +195,8 @@ def test_cycles_of_the_synthetic_corpus_are_found_at_any_rate(synthetic_corpus_d
         for rate_hz, found in tallies.items():
             rate = rate_hz or recording.sample_rate_hz
             cycles = segment_cycles(resample(waveform, recording.sample_rate_hz, rate).numpy(), rate).cycles
-            found.append(tally(cycles, annotated, patient=recording.patient))
+            found.append(match(cycles, annotated, recording.patient))
     for found in tallies.values():
-        scores = score_segmentation(found, num_draws=10)
-        assert scores.f1.value > 0.8
-        assert scores.median_error_s.value < 0.15
+        by_name = scores(found, num_draws=10)
+        assert by_name["F1, %"].value > 0.8
+        assert by_name["onset error, median, s"].value < 0.15
