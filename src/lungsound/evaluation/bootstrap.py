@@ -234,13 +234,14 @@ def jackknife(value_of: ValueOf, num_patients: int, *, minus: ValueOf | None = N
     everyone = np.ones((1, num_patients), dtype=np.int64)
     by_side = _by_side(value_of, minus, everyone)
     by_side_left_out = _by_side(value_of, minus, 1 - np.eye(num_patients, dtype=np.int64))
-    left_out = _difference(by_side_left_out)
     seed_variances = tuple(
         (_seed_variance(by_seed[0], of_side), by_seed.shape[1] - 1)
         for by_seed, of_side in zip(by_side, by_side_left_out, strict=True)
         if by_seed.shape[1] > 1
     )
-    return Jackknife(float(_difference(by_side)[0]), _influences(left_out), effective_degrees(left_out), seed_variances)
+    value, left_out = float(_difference(by_side)[0]), _difference(by_side_left_out)
+    influences = (num_patients - 1) * (left_out.mean() - left_out)
+    return Jackknife(value, influences, effective_degrees(left_out), seed_variances)
 
 
 def effective_degrees(left_out: Fractions) -> float:
@@ -271,10 +272,6 @@ def _difference(by_side: Sequence[Fractions]) -> Fractions:
     return np.asarray(first - others[0] if others else first)
 
 
-def _influences(left_out: Fractions) -> Fractions:
-    return np.asarray((len(left_out) - 1) * (left_out.mean(axis=0) - left_out))
-
-
 def _seed_variance(by_seed: Fractions, left_out: Fractions) -> float:
     """Variance of the mean of the values `(seed,)` that is due to the seeds alone.
 
@@ -283,12 +280,11 @@ def _seed_variance(by_seed: Fractions, left_out: Fractions) -> float:
     of patients and of seeds (a two-way layout).
     """
     num_patients, num_seeds = left_out.shape
-    influences = _influences(left_out)
+    influences = (num_patients - 1) * (left_out.mean(axis=0) - left_out)
     residues = influences - influences.mean(axis=1, keepdims=True)
-    shared: float = float((residues**2).sum()) / ((num_patients - 1) * (num_seeds - 1)) / num_patients
-    if math.isnan(shared):  # a patient without whom there is no value
-        shared = 0.0
-    return max(0.0, float(np.var(by_seed, ddof=1)) - shared) / len(by_seed)
+    shared = (residues**2).sum() / ((num_patients - 1) * (num_seeds - 1)) / num_patients
+    # NaN with a patient without whom there is no value.
+    return max(0.0, float(np.var(by_seed, ddof=1) - np.nan_to_num(shared))) / len(by_seed)
 
 
 def patient_confusions(predictions: Predictions) -> Counts:

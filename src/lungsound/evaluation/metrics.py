@@ -43,16 +43,10 @@ def _diagonal(confusion: Counts) -> Counts:
 
 def confusion_matrix(labels: npt.ArrayLike, predicted: npt.ArrayLike, num_classes: int) -> Counts:
     """Number of cycles `(true class, predicted class)`. Raises ValueError for an index outside the classes."""
-    label_array, predicted_array = np.asarray(labels, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
-    if label_array.ndim != 1 or label_array.shape != predicted_array.shape:
-        raise ValueError(
-            "labels and predicted classes must be two lists of one length; "
-            f"got {label_array.shape}, {predicted_array.shape}"
-        )
-    for name, array in (("labels", label_array), ("predicted classes", predicted_array)):
-        if array.size and (array.min() < 0 or array.max() >= num_classes):
-            raise ValueError(f"{name} must be 0 to {num_classes - 1}; got {array.min()} to {array.max()}")
-    counts = np.bincount(label_array * num_classes + predicted_array, minlength=num_classes**2)
+    pairs = np.array([labels, predicted], dtype=np.int64)
+    if pairs.size and not 0 <= pairs.min() <= pairs.max() < num_classes:
+        raise ValueError(f"classes must be 0 to {num_classes - 1}; got {pairs.min()} to {pairs.max()}")
+    counts = np.bincount(pairs[0] * num_classes + pairs[1], minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
@@ -97,7 +91,6 @@ class IcbhiScore:
 
     @property
     def score(self) -> float:
-        """ICBHI Score: the mean of specificity and sensitivity."""
         return (self.specificity + self.sensitivity) / 2.0
 
 
@@ -120,8 +113,7 @@ def harmonic_score(confusion: Counts) -> Fractions:
 def challenge_score(confusion: Counts) -> Fractions:
     """Score `(...)` of the SPRSound challenges of 2022 and 2023: (AS + HS) / 2, where AS is `mean_score`.
 
-    The challenge's binary tasks take `fold_to_two_classes` first, its record tasks `leave_out_true_class` of Poor
-    Quality.
+    Their binary tasks take `fold_to_two_classes` first, their record tasks `leave_out_true_class` of Poor Quality.
     """
     return (mean_score(confusion) + harmonic_score(confusion)) / 2.0
 
@@ -171,9 +163,9 @@ class MacroMean:
     def __call__(self, confusion: Counts, all_counts: Counts | None = None) -> Fractions:
         """The mean over the classes that have a value in these counts.
 
-        For resamples of a set give the counts `all_counts` of the set: the mean is over the classes of the set, NaN
-        where one of them is missing. Over the classes that happen to be there it would be another number in every
-        resample, far higher without a class that is hardly ever recognised.
+        For resamples give the counts `all_counts` of the set: the mean is over its classes, NaN where one of them is
+        missing. Over the classes that happen to be there it would be another number in every resample, far higher
+        without a class that is hardly ever recognised.
         """
         of_set = confusion if all_counts is None else all_counts
         is_complete = ((confusion.sum(axis=-1) > 0) | (of_set.sum(axis=-1) == 0)).all(axis=-1)
@@ -181,20 +173,14 @@ class MacroMean:
         return np.where(is_complete, np.mean(means, axis=0), np.nan)
 
 
+# Balanced accuracy, unweighted average recall (UAR): over the classes that have cycles, the normal one too.
 macro_recall = MacroMean((recall,))
-"""Over the classes that have cycles, the normal one too: balanced accuracy, unweighted average recall (UAR)."""
-
+# A class that is hardly ever predicted has one near 1, so with four classes this stands far above ICBHI's Sp.
 macro_specificity = MacroMean((one_vs_rest_specificity,))
-"""A class that is hardly ever predicted has one near 1, so with four classes this stands far above ICBHI's Sp."""
-
+# Printed as a "Score" by some, it is not ICBHI's.
 macro_mean_score = MacroMean((recall, one_vs_rest_specificity))
-"""Mean of macro recall and macro specificity: printed as a "Score" by some, it is not ICBHI's."""
-
-macro_precision = MacroMean((precision,))
-"""Over the classes that were predicted (scikit-learn counts the others as 0)."""
-
-macro_f1 = MacroMean((f1,))
-"""Over the classes that are present or predicted (scikit-learn counts a class without an F1 as 0)."""
+# Over the classes that are predicted, and present or predicted (scikit-learn counts the others as 0).
+macro_precision, macro_f1 = MacroMean((precision,)), MacroMean((f1,))
 
 
 def cohen_kappa(confusion: Counts) -> Fractions:

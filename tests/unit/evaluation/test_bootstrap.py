@@ -280,7 +280,7 @@ def test_degrees_are_those_of_the_kurtosis_at_most_n_minus_1() -> None:
 
 def test_seed_variance_is_that_between_seeds_less_what_patients_share() -> None:
     # A two-way layout: value = patient + seed + noise of both; the mean over many sets is the seeds' own variance / S.
-    generator, found = np.random.default_rng(2), []
+    generator, variances = np.random.default_rng(2), []
     for _ in range(200):
         noise = generator.normal(0.0, 2.0, (30, 3))
         values = generator.normal(0.0, 1.0, (30, 1)) + generator.normal(0.0, 1.0, (1, 3)) + noise
@@ -290,8 +290,8 @@ def test_seed_variance_is_that_between_seeds_less_what_patients_share() -> None:
         residues = values - values.mean(axis=0) - values.mean(axis=1, keepdims=True) + values.mean()
         shared = (residues**2).sum() / (29 * 2) / 30
         assert variance == pytest.approx(max(0.0, values.mean(axis=0).var(ddof=1) - shared) / 3)
-        found.append(variance)
-    assert np.mean(found) == pytest.approx(1.0 / 3.0, rel=0.2)
+        variances.append(variance)
+    assert np.mean(variances) == pytest.approx(1.0 / 3.0, rel=0.2)
 
 
 def test_a_difference_has_the_seeds_of_both_sides() -> None:

@@ -61,9 +61,9 @@ def test_confusion_counts_pairs() -> None:
 
 def test_confusion_refuses_what_is_no_class() -> None:
     for labels, predicted, message in (
-        ([0, 4], [0, 0], "labels must be 0 to 3; got 0 to 4"),
-        ([0, 0], [-1, 0], "predicted classes must be 0 to 3; got -1 to 0"),
-        ([0, 0], [0], "two lists of one length"),
+        ([0, 4], [0, 0], "classes must be 0 to 3; got 0 to 4"),
+        ([0, 0], [-1, 0], "classes must be 0 to 3; got -1 to 0"),
+        ([0, 0], [0], "inhomogeneous"),
     ):
         with pytest.raises(ValueError, match=message):
             confusion_matrix(labels, predicted, 4)

@@ -187,7 +187,7 @@ def test_rounding_keeps_every_predicted_class() -> None:
         probabilities=probabilities,
         classes=("normal", "crackle", "wheeze"),
     )
-    found = rounded(predictions, 4)
-    assert found.predicted.tolist() == predictions.predicted.tolist() == [1, 1]
-    assert found.probabilities[0].tolist() == probabilities[0].tolist()  # rounded, the first class would be as likely
-    assert found.probabilities[1].tolist() == [0.1235, 0.6235, 0.2531]
+    shorter = rounded(predictions, 4)
+    assert shorter.predicted.tolist() == predictions.predicted.tolist() == [1, 1]
+    assert shorter.probabilities[0].tolist() == probabilities[0].tolist()  # rounded, the first class would be as likely
+    assert shorter.probabilities[1].tolist() == [0.1235, 0.6235, 0.2531]

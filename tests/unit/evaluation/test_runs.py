@@ -50,9 +50,9 @@ def test_a_folder_of_compressed_files(tmp_path: Path) -> None:
 def test_an_epoch_without_its_validation_rows(tmp_path: Path) -> None:
     answers = predictions(parts=("test", "validation", "test", "inter", "validation", "inter"))
     write_predictions(tmp_path / "epochs" / "last.csv", answers)
-    (found,) = read_runs(tmp_path, "last").runs
-    assert found.parts == ("test", "test", "inter", "inter")
-    assert found.keys == tuple(answers.keys[row] for row in (0, 2, 3, 5))
+    (run,) = read_runs(tmp_path, "last").runs
+    assert run.parts == ("test", "test", "inter", "inter")
+    assert run.keys == tuple(answers.keys[row] for row in (0, 2, 3, 5))
     assert VALIDATION_PART == VALIDATION
     with pytest.raises(DataError, match=r"has no predictions.csv; it has the epochs last: choose one with --epoch"):
         read_runs(tmp_path)

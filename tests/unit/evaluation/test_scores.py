@@ -28,9 +28,9 @@ def predictions() -> Predictions:
 
 def test_each_group_is_scored_by_its_own_rows(predictions: Predictions) -> None:
     places = [("Al", "Pr", "")[row % 3] for row in range(NUM_CYCLES)]
-    (found,) = score_subgroups(predictions, {"location": places}, Bootstrap(num_draws=50))
-    assert (found.fact, [group.name for group in found.groups]) == ("location", ["Al", "Pr", ""])
-    for group in found.groups:
+    (subgroups,) = score_subgroups(predictions, {"location": places}, Bootstrap(num_draws=50))
+    assert (subgroups.fact, [group.name for group in subgroups.groups]) == ("location", ["Al", "Pr", ""])
+    for group in subgroups.groups:
         rows = [row for row, place in enumerate(places) if place == group.name]
         counts = confusion_matrix(predictions.labels[rows], predictions.predicted[rows], 4)
         assert group.num_cycles == len(rows)
@@ -42,18 +42,18 @@ def test_each_group_is_scored_by_its_own_rows(predictions: Predictions) -> None:
 
 
 def test_a_fact_that_the_evaluation_has_too_gives_the_same_numbers(predictions: Predictions) -> None:
-    (found,) = score_subgroups(predictions, {"device": predictions.devices}, Bootstrap(4, num_draws=50))
-    assert found.groups == evaluate_predictions(predictions, Bootstrap(4, num_draws=50)).by_device
+    (subgroups,) = score_subgroups(predictions, {"device": predictions.devices}, Bootstrap(4, num_draws=50))
+    assert subgroups.groups == evaluate_predictions(predictions, Bootstrap(4, num_draws=50)).by_device
 
 
 def test_small_groups_are_named(predictions: Predictions) -> None:
     few = {f"p{number}" for number in range(FEW_PATIENTS - 1)}
     enough = {f"p{number}" for number in range(FEW_PATIENTS - 1, 2 * FEW_PATIENTS - 1)}
     names = ["few" if p in few else "enough" if p in enough else "" for p in predictions.patients]
-    (found,) = score_subgroups(predictions, {"ward": names}, Bootstrap(num_draws=20))
-    assert [(group.name, group.num_patients) for group in found.groups] == [("enough", 10), ("few", 9), ("", 5)]
-    assert found.small == {1, 2}
-    assert found.warning == (
+    (subgroups,) = score_subgroups(predictions, {"ward": names}, Bootstrap(num_draws=20))
+    assert [(group.name, group.num_patients) for group in subgroups.groups] == [("enough", 10), ("few", 9), ("", 5)]
+    assert subgroups.small == {1, 2}
+    assert subgroups.warning == (
         "Few patients: few (9), unknown ward (5). An interval from fewer than 10 patients is itself uncertain."
     )
     (large,) = score_subgroups(predictions, {"ward": ["all"] * NUM_CYCLES}, Bootstrap(num_draws=20))
@@ -63,8 +63,8 @@ def test_small_groups_are_named(predictions: Predictions) -> None:
 def test_groups_stand_in_reading_order(predictions: Predictions) -> None:
     names = ["12 to 18 years", "", "2 to 11 years", "adult", "p10", "p9", "Bronchitis"]
     values = [names[row % len(names)] for row in range(NUM_CYCLES)]
-    (found,) = score_subgroups(predictions, {"x": values}, Bootstrap(num_draws=5))
-    order = [group.name for group in found.groups]
+    (subgroups,) = score_subgroups(predictions, {"x": values}, Bootstrap(num_draws=5))
+    order = [group.name for group in subgroups.groups]
     assert order.index("2 to 11 years") < order.index("12 to 18 years")
     assert order.index("p9") < order.index("p10")
     assert order.index("adult") < order.index("Bronchitis")
