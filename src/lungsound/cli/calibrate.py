@@ -90,8 +90,8 @@ def calibrate(
     write_page(folder / "calibration", "Calibration", section)
     _print(
         f"scaling: {'temperature' if calibration.is_scaled else 'none'}; {calibration.reason}",
-        f"ECE before scaling, corrected for chance, percent: {measures.before.top_label.corrected_in_percent()}",
-        f"ECE after scaling, corrected for chance, percent: {measures.after.top_label.corrected_in_percent()}",
+        f"ECE before scaling, corrected for chance, percent: {measures.before.top_label.corrected.in_percent()}",
+        f"ECE after scaling, corrected for chance, percent: {measures.after.top_label.corrected.in_percent()}",
         f"{verdict(measures.after.top_label)} {NOTICE}",
         f"page: {folder / 'calibration.html'}",
     )

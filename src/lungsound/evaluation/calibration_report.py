@@ -69,16 +69,6 @@ class CalibrationError:
     by_chance: float
     corrected: Estimate
 
-    @property
-    def problem(self) -> str | None:
-        """Reason why there is neither a correction nor an interval; None when there are."""
-        num_patients = self.corrected.interval.num_patients
-        return f"too few patients ({num_patients} of {FEW_PATIENTS})" if num_patients < FEW_PATIENTS else None
-
-    def corrected_in_percent(self) -> str:
-        """For readers: "4.1 (0.0 to 9.2)", or why there is none."""
-        return self.corrected.in_percent() if self.problem is None else f"n/a: {self.problem}"
-
 
 @dataclass(frozen=True)
 class ProbabilityErrors:
@@ -376,23 +366,23 @@ def operating_rows(operating: Sequence[OperatingMeasures]) -> list[tuple[str, ..
 
 def difference(shown: Calibration, kept: Calibration | None) -> str | None:
     """Remark beside `shown` when the run's model keeps another calibration, or none; None when it keeps this."""
-    if kept is None:
-        return "The model of this run keeps no calibration: 'predict' uses nothing of this. --keep puts it in."
     # To four digits: another processor gives other last digits.
     here, there = (
-        json.loads(json.dumps(each.to_plain()), parse_float=lambda number: f"{float(number):.4f}")
+        each and json.loads(json.dumps(each.to_plain()), parse_float=lambda number: f"{float(number):.4f}")
         for each in (shown, kept)
     )
     if here == there:
         return None
-    return "The model of this run keeps another calibration, which 'predict' uses. --keep puts this one in its place."
+    stored = "no calibration" if kept is None else "another calibration"
+    return f"The model of this run keeps {stored}: 'predict' uses this one after --keep has put it there."
 
 
 def verdict(error: CalibrationError) -> str:
     """Sentence that says whether the probabilities can be told from calibrated ones."""
     interval = error.corrected.interval
-    if error.problem is not None:
-        return f"Whether the probabilities are calibrated cannot be seen: {error.problem}."
+    if math.isnan(error.corrected.value):
+        patients = f"too few patients ({interval.num_patients} of {FEW_PATIENTS})"
+        return f"Whether the probabilities are calibrated cannot be seen: {patients}."
     if interval.low == 0.0:
         return (
             "The ECE is no larger than chance alone can make it with these patients: the probabilities "

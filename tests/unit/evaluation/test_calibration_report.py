@@ -86,8 +86,7 @@ def test_closed_forms() -> None:
     assert (ours.corrected.interval.low, ours.corrected.interval.high) == pytest.approx((0.3, 0.3), rel=1e-4)
     assert brier_scores(probabilities, labels).mean() == pytest.approx(0.6 * 0.02 + 0.4 * 1.62)
     perfect = calibration_error(np.ones(10), np.ones(10, dtype=np.bool_), tuple("abcdefghij"), QUICK)
-    assert perfect.problem is None
-    assert perfect.corrected_in_percent() == "0.0 (0.0 to 0.0)"
+    assert perfect.corrected.in_percent() == "0.0 (0.0 to 0.0)"
 
 
 def test_the_same_seed_gives_the_same_golden_numbers() -> None:
@@ -251,7 +250,7 @@ def test_the_section_holds_the_pictures_that_were_drawn(
     assert "Fitted on 360 cycles of 30 validation patients, measured on 360 cycles of 30 test patients" in text
     assert re.search(r"\| temperature \| 2\.\d+ \(above 1: the model was too sure\)", text)
     assert "1 - P(normal), probabilities after temperature scaling with T 2." in text
-    assert f"| ECE, corrected for chance | {measures.before.top_label.corrected_in_percent()} |" in text
+    assert f"| ECE, corrected for chance | {measures.before.top_label.corrected.in_percent()} |" in text
     assert text.count("| all cycles | 360 | 30 | 95 % |") == 2
     axes = figures[2].axes[0]  # coverage: both kinds of sets for each group
     dots = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
@@ -286,7 +285,6 @@ def test_the_verdict_is_about_chance() -> None:
         assert verdict(few) == f"Whether the probabilities are calibrated cannot be seen: {reason}."
         interval = few.corrected.interval
         assert all(map(math.isnan, (few.by_chance, few.corrected.value, interval.low, interval.high)))
-        assert few.corrected_in_percent() == f"n/a: {reason}"
 
 
 def test_another_calibration_in_the_model_is_remarked_on() -> None:
@@ -295,7 +293,7 @@ def test_another_calibration_in_the_model_is_remarked_on() -> None:
     assert shown.temperature is not None
     last_digits = shown.model_copy(update={"temperature": np.nextafter(shown.temperature, 9.0)})
     assert difference(shown, Calibration.from_plain(shown.to_plain())) is difference(shown, last_digits) is None
-    assert str(difference(shown, None)).startswith("The model of this run keeps no calibration")
+    assert str(difference(shown, None)).startswith("The model of this run keeps no calibration:")
     for other in (
         fit_calibration(validation, abstain_value=0.5),
         fit_calibration(validation, sensitivities=(0.8,)),
