@@ -49,9 +49,9 @@ def compare(
     for each part of the test: "A is better by ..." or "not distinguishable".
     """
     from lungsound.evaluation.bootstrap import Bootstrap
-    from lungsound.evaluation.compare import compare_runs
-    from lungsound.evaluation.compare_report import (
+    from lungsound.evaluation.compare import (
         HEAD,
+        compare_runs,
         comparison_json,
         comparison_rows,
         remarks,

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from lungsound.evaluation.rescore import Rescored
 
 
-NUM_SHOWN_SCORES = 3
-
-
 class Epoch(StrEnum):
     LAST = "last"
     VALIDATION = "validation"
@@ -98,7 +95,7 @@ def rescore(
 
 
 def _print(result: "Rescored") -> None:
-    """Print the warnings, the table of metrics and the best published numbers of each task."""
+    """Print the warnings and the table of metrics."""
     from lungsound.evaluation.rescore import reader_warnings, resample_notes, summary
 
     if result.part:
@@ -116,13 +113,3 @@ def _print(result: "Rescored") -> None:
     print_table(("metric", "value", "may stand beside"), rows)
     for note in resample_notes(result):
         console.print(f"  {note}")
-    beside = [score for score in result.published if score.not_comparable is None and score.score is not None]
-    for task in dict.fromkeys(score.task for score in beside):
-        best = [score for score in reversed(beside) if score.task == task]
-        shown = ", ".join(f"{score.name} {score.score:.2f}" for score in best[:NUM_SHOWN_SCORES])
-        more = f" and {len(best) - NUM_SHOWN_SCORES} more (see --out)" if len(best) > NUM_SHOWN_SCORES else ""
-        ours = result.counts.text(result.estimate_beside(best[0]))
-        console.print(f"Published, {task}: {shown}{more}. This file: {ours}.")
-    for score in result.published:
-        if score.not_comparable is not None:
-            console.print(f"Not beside {score.name}: {score.not_comparable}.")

@@ -48,6 +48,7 @@ class KnownTestSet(Settings, strict=False):
     task: str
     totals: tuple[int, ...]
     short: str = ""
+    remark: str | None = None
     not_comparable: str | None = None
 
 
@@ -248,17 +249,11 @@ def reader_warnings(result: Rescored) -> list[str]:
             f"({sum(official)}: {' / '.join(map(str, official))}), nor of another test set that is known here."
         )
     elif test_set.not_comparable is not None:
-        warnings.append(
-            f"Not comparable with published columns: {cycles} are {test_set.name}, {test_set.task}, and "
-            f"{test_set.not_comparable}."
-        )
-    elif test_set.name.startswith("ICBHI"):
-        warnings.append(
-            "Patients 156 and 218 are on both sides of ICBHI's official split: 57 of the 143 test cycles with both "
-            "sounds are theirs."
-        )
-    is_other_task = test_set is None or test_set.not_comparable is not None
-    if is_other_task and two_class_set is not None and two_class_set.not_comparable is None:
+        known = f"{test_set.name}, {test_set.task}"
+        warnings.append(f"Not comparable with published columns: {cycles} are {known}, and {test_set.not_comparable}.")
+    elif test_set.remark is not None:
+        warnings.append(test_set.remark)
+    if (test_set is None or test_set.not_comparable) and two_class_set and not two_class_set.not_comparable:
         known = f"{two_class_set.name}, {two_class_set.task}"
         warnings.append(f"Read as 2 classes they are {known}: those readings may stand there.")
 

@@ -16,8 +16,7 @@ from pydantic import Field, ValidationError
 from lungsound.config import Settings
 from lungsound.data.splits import VALIDATION
 from lungsound.errors import DataError
-from lungsound.evaluation.compare import compare_runs
-from lungsound.evaluation.compare_report import remarks, verdict
+from lungsound.evaluation.compare import compare_runs, remarks, verdict
 from lungsound.evaluation.predictions import Predictions, joined, read_predictions, rounded, write_predictions
 from lungsound.evaluation.selection import (
     COLUMN_HEAD,

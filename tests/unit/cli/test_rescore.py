@@ -53,8 +53,6 @@ def test_a_matrix_is_scored_and_named(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "Score of ICBHI, 4 classes" in score
     assert "abnormal cycles predicted as any abnormal class / abnormal cycles" in out
     assert "The epoch was chosen on the test set itself" in out
-    assert "Published, 4 classes: PC-MCL 65.37" in out
-    assert "Not beside SAM-AST" in out
     assert "Research software, not a medical device." in out
     assert not list(tmp_path.glob("rescore*"))
 

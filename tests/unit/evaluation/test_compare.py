@@ -9,9 +9,11 @@ from matplotlib.figure import Figure
 
 from lungsound.errors import DataError
 from lungsound.evaluation.bootstrap import Bootstrap, Estimate, Interval
-from lungsound.evaluation.compare import Comparison, Difference, compare_runs
-from lungsound.evaluation.compare_report import (
+from lungsound.evaluation.compare import (
     HEAD,
+    Comparison,
+    Difference,
+    compare_runs,
     comparison_json,
     comparison_rows,
     remarks,
