@@ -33,12 +33,37 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUNGSOUND_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def write_corpus(folder: Path) -> Path:
     """Two recordings of two cycles each, one patient for training and one for the test."""
-    folder = write_icbhi(tmp_path / "corpus", dict.fromkeys(NAMES, NORMAL + "1.5\t1.9\t1\t0\n"))
+    write_icbhi(folder, dict.fromkeys(NAMES, NORMAL + "1.5\t1.9\t1\t0\n"))
     (folder / "official_split.txt").write_text(f"{NAMES[0]}\ttrain\n{NAMES[1]}\ttest\n")
     return folder
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "corpus")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder with a corpus and a run trained on it, and a copy of it."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNGSOUND_CACHE", str(folder / "cache"))
+        blank_pictures(patch)
+        assert train(write_corpus(folder / "work" / "corpus"), folder / "work" / "out") == 0
+    shutil.copytree(folder / "work", folder / "copy")
+    return folder / "work", folder / "copy"
+
+
+@pytest.fixture
+def finished(trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> tuple[Path, Path]:
+    """A corpus and a run that was trained on it, for this test to change."""
+    shutil.rmtree(trained[0])
+    shutil.copytree(trained[1], trained[0])
+    capsys.readouterr()
+    return trained[0] / "corpus", trained[0] / "out"
 
 
 @pytest.fixture
@@ -76,6 +101,10 @@ def assert_nothing_written(tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    blank_pictures(monkeypatch)
+
+
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, place in {"draw_confusion": 2, "draw_score_intervals": 1, "draw_curves": 1}.items():
         monkeypatch.setattr(f"lungsound.evaluation.report.{name}", lambda *a, at=place, **_: a[at].write_bytes(b""))
 
@@ -205,39 +234,38 @@ def test_a_checkpoint_of_another_shape(model_path: Path, corpus: Path, capsys: p
     tensors, facts = read_tensors(model_path, expected_format=MODEL_FORMAT)
     write_tensors(model_path, tensors, facts | {"label_set": "sound2"})
     assert lungsound("predict", corpus / f"{NAMES[0]}.wav", "--model", model_path.parent) == 2
-    one_line(capsys, str(model_path), "head.1.weight is (4, 96), expected (2, 96)")
+    one_line(capsys, str(model_path), "does not fit this model")
+
+
+def resume(corpus: Path, out: Path) -> int:
+    settings = [part for setting in (*SMALL, "data.protocol=published") for part in ("--set", setting)]
+    return lungsound("train", "demo", "--data", corpus, "--out", out, *settings, "--resume")
 
 
 def test_resuming_from_a_checkpoint_of_another_shape(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(corpus, tmp_path / "out") == 0
-    checkpoint = tmp_path / "out" / "checkpoint.safetensors"
+    corpus, out = finished
+    checkpoint = out / "checkpoint.safetensors"
     tensors, facts = read_tensors(checkpoint, expected_format=CHECKPOINT_FORMAT)
     write_tensors(checkpoint, tensors | {"model.encoder.cls_token": torch.zeros(1, 1, 5)}, facts)
     before = checkpoint.read_bytes()
-    capsys.readouterr()
-    settings = [part for setting in (*SMALL, "data.protocol=published") for part in ("--set", setting)]
-    assert lungsound("train", "demo", "--data", corpus, "--out", tmp_path / "out", *settings, "--resume") == 2
+    assert resume(corpus, out) == 2
     one_line(capsys, str(checkpoint), "does not fit this run")
     assert checkpoint.read_bytes() == before
 
 
-def test_resuming_on_a_corpus_that_has_changed(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert train(corpus, tmp_path / "out") == 0
+def test_resuming_on_a_corpus_that_has_changed(finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    corpus, out = finished
     (corpus / f"{NAMES[0]}.txt").write_text("0.5\t1.5\t1\t1\n1.5\t1.9\t1\t0\n")
-    capsys.readouterr()
-    settings = [part for setting in (*SMALL, "data.protocol=published") for part in ("--set", setting)]
-    assert lungsound("train", "demo", "--data", corpus, "--out", tmp_path / "out", *settings, "--resume") == 2
+    assert resume(corpus, out) == 2
     one_line(capsys, str(corpus))
 
 
-def test_evaluating_on_a_corpus_without_training_part(corpus: Path, tmp_path: Path) -> None:
-    assert train(corpus, tmp_path / "out") == 0
+def test_evaluating_on_a_corpus_without_training_part(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    corpus, out = finished
     (corpus / "official_split.txt").write_text("".join(f"{name}\ttest\n" for name in NAMES))
-    assert lungsound("evaluate", tmp_path / "out", "--data", corpus, "--out", tmp_path / "elsewhere") == 0
+    assert lungsound("evaluate", out, "--data", corpus, "--out", tmp_path / "elsewhere") == 0
 
 
 def test_pretrained_weights_of_another_shape(
@@ -290,11 +318,10 @@ def test_a_bad_recording_does_not_keep_the_others_from_an_answer(
 
 
 def test_evaluating_elsewhere_needs_a_place_for_the_report(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(corpus, tmp_path / "out") == 0
-    before = sorted(path.name for path in (tmp_path / "out").iterdir())
-    capsys.readouterr()
-    assert lungsound("evaluate", tmp_path / "out", "--data", corpus) == 2
+    corpus, out = finished
+    before = sorted(path.name for path in out.iterdir())
+    assert lungsound("evaluate", out, "--data", corpus) == 2
     one_line(capsys, "--out DIR")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
+    assert sorted(path.name for path in out.iterdir()) == before

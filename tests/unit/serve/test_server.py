@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -84,47 +83,17 @@ class Process:
         return httpx.post(f"{self.address}v1/predictions", headers=BEARER, content=content, timeout=60)
 
 
-@contextmanager
-def served(run: Path, folder: Path, *, headers_s: float = 5.0) -> Iterator[Process]:
-    running = Process(run, folder, headers_s=headers_s)
-    try:
-        yield running
-    finally:
-        running.process.kill()
-        running.process.wait()
-        running.thread.join()
-        running.process.stderr.close()
-
-
 @pytest.fixture(scope="module")
 def running(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    with served(tiny_path, tmp_path_factory.mktemp("served"), headers_s=1.0) as process:
+    """A served process; the last test stops it."""
+    process = Process(tiny_path, tmp_path_factory.mktemp("served"), headers_s=1.0)
+    try:
         yield process
-        process.process.send_signal(signal.SIGINT)
-        assert process.process.wait(20) == 0
-
-
-def test_a_stop_answers_what_was_begun_and_nothing_else(tiny_path: Path, tmp_path: Path) -> None:
-    with served(tiny_path, tmp_path) as process, ThreadPoolExecutor(1) as pool:
-        assert process.get("health/ready").status_code == 200
-        assert process.lines[0]["event"] == "start"
-        assert process.lines[0]["note"] == "research software, not a medical device"
-        process.hold.touch()
-        begun = pool.submit(process.post, sound())
-        wait_for(lambda: "lungsound_requests_in_progress 1.0" in process.get("metrics").text)
-        process.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: process.of("stopping"))
-        assert process.get("health/ready").status_code == 503
-        assert process.get("health/live").status_code == 200
-        assert process.post(sound()).status_code == 503
-        assert not begun.done()
-        process.hold.unlink()
-        assert begun.result(20).json()["cycles"]
-        assert process.process.wait(20) == 0
-        process.thread.join(10)
-        assert process.lines[-1]["event"] == "stop"
-        assert not process.of("other"), process.of("other")
-        assert list(process.temporary.iterdir()) == []
+    finally:
+        process.process.kill()
+        process.process.wait()
+        process.thread.join()
+        process.process.stderr.close()
 
 
 def test_a_real_connection_keeps_to_the_limits(running: Process) -> None:
@@ -206,6 +175,29 @@ def test_nobody_is_answered_who_is_gone(running: Process) -> None:
     running.hold.unlink()
     wait_for(lambda: len(statuses()) == num_before + 6)
     assert sorted(statuses()[num_before:]) == [200, 200, 499, 499, 499, 499]
+    assert list(running.temporary.iterdir()) == []
+
+
+def test_a_stop_answers_what_was_begun_and_nothing_else(running: Process) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert running.get("health/ready").status_code == 200
+        assert running.lines[0]["event"] == "start"
+        assert running.lines[0]["note"] == "research software, not a medical device"
+        running.hold.touch()
+        begun = pool.submit(running.post, sound())
+        wait_for(lambda: "lungsound_requests_in_progress 1.0" in running.get("metrics").text)
+        running.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: running.of("stopping"))
+        assert running.get("health/ready").status_code == 503
+        assert running.get("health/live").status_code == 200
+        assert running.post(sound()).status_code == 503
+        assert not begun.done()
+        running.hold.unlink()
+        assert begun.result(20).json()["cycles"]
+    assert running.process.wait(20) == 0
+    running.thread.join(10)
+    assert running.lines[-1]["event"] == "stop"
+    assert not running.of("other"), running.of("other")
     assert list(running.temporary.iterdir()) == []
 
 
