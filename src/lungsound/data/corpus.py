@@ -118,7 +118,6 @@ class Corpus:
 
     @property
     def is_synthetic(self) -> bool:
-        """True when a program made the recordings."""
         return self.name == "synthetic"
 
     def part(self, *names: str) -> tuple[Cycle, ...]:

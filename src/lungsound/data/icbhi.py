@@ -3,13 +3,11 @@
 Rocha et al., "An open access database for the evaluation of respiratory sound classification algorithms",
 Physiol. Meas. 40 (2019) 035001.
 
-The two namings. 91 recordings are written `..._Meditron` in the official split and in the archive that goes
-with it, and `..._LittC2SE` (54) or `..._AKGC417L` (37) in other copies. Here the first is the canonical name.
-Both are read: splits, annotations and the device are looked up by the canonical name, the recording keeps the
-name of its file. So a recording's device does not depend on the copy, and the devices count as published
-(train/test: AKGC417L 361/285, Meditron 86/41, LittC2SE 87/0, Litt3200 5/55). The sampling rates speak for the
-other naming (of the 91 all are 44.1 kHz, the other 36 Meditron recordings 4 or 10 kHz): per-device results of
-Meditron mix devices.
+91 recordings are called `..._Meditron` in the official split and in the archive that goes with it, and
+`..._LittC2SE` (54) or `..._AKGC417L` (37) in other copies. Splits, annotations and the device are looked up by the
+first, the canonical name; the recording keeps the name of its file. So devices count as published (train/test:
+AKGC417L 361/285, Meditron 86/41, LittC2SE 87/0, Litt3200 5/55). The sampling rates speak for the other naming (of the
+91 all are 44.1 kHz, the other Meditron recordings 4 or 10 kHz): per-device results of Meditron mix devices.
 """
 
 import math
@@ -19,19 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lungsound.data import tree
 from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Corpus, Cycle, Problem, Recording
-from lungsound.data.tree import (
-    assemble,
-    files_with_suffix,
-    manifest_rows,
-    one_per_name,
-    paired,
-    read_recording,
-    require_folder,
-    sound_files,
-    text_lines,
-    usable_cycles,
-)
 from lungsound.errors import AnnotationError, CorpusError, DataError
 
 AUDIO_FOLDER = "ICBHI_final_database"
@@ -50,7 +37,7 @@ _NAME = re.compile(
 
 @cache
 def _canonical_names() -> dict[str, str]:
-    return {other: name for name, other in manifest_rows("icbhi_other_names.tsv")}
+    return {other: name for name, other in tree.manifest_rows("icbhi_other_names.tsv")}
 
 
 def canonical_name(name: str) -> str:
@@ -61,11 +48,10 @@ def canonical_name(name: str) -> str:
 @cache
 def official_split() -> Mapping[str, str]:
     """Part ("train" or "test") of each of the 920 recordings, by canonical name."""
-    return {row[0]: row[1] for row in manifest_rows("icbhi_official.tsv")}
+    return {row[0]: row[1] for row in tree.manifest_rows("icbhi_official.tsv")}
 
 
 def is_icbhi_name(name: str) -> bool:
-    """Check that a file's stem is `<patient>_<recording index>_<location>_<mode>_<device>`."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -86,23 +72,24 @@ def read_icbhi(root: Path, *, split: str = "official") -> Corpus:
 
     Raises CorpusError when `root` is no folder or the split cannot be read.
     """
-    folder = require_folder(root)
+    folder = tree.require_folder(root)
     if (root / AUDIO_FOLDER).is_dir():
         folder = root / AUDIO_FOLDER
     places = (folder, folder.absolute().parent)
     problems: list[Problem] = []
     part_of, split_origin = read_split(places, split)
     facts, fact_notes = _read_patients(places, problems)
-    sounds = sound_files(folder, problems, canonical=canonical_name)
-    texts = [path for path in files_with_suffix(folder, [".txt"]) if path.name not in {*_SIDE_FILES, Path(split).name}]
-    annotations = one_per_name(texts, "duplicate annotation", problems, canonical=canonical_name)
+    sounds = tree.sound_files(folder, problems, canonical=canonical_name)
+    side_files = {*_SIDE_FILES, Path(split).name}
+    texts = [path for path in tree.files_with_suffix(folder, [".txt"]) if path.name not in side_files]
+    annotations = tree.one_per_name(texts, "duplicate annotation", problems, canonical=canonical_name)
     recordings: list[Recording] = []
     cycles: list[tuple[str, Cycle]] = []
     parts: dict[str, str] = {}
     num_renamed = 0
-    for name, sound, annotation, parsed in paired(sounds, annotations, _NAME, _NAME_FORM, problems):
+    for name, sound, annotation, parsed in tree.paired(sounds, annotations, _NAME, _NAME_FORM, problems):
         own = {key: parsed[key] for key in ("patient", "location", "mode", "device")}
-        recording = read_recording(sound, problems, name=sound.stem, **own, **facts.get(parsed["patient"], {}))
+        recording = tree.read_recording(sound, problems, name=sound.stem, **own, **facts.get(parsed["patient"], {}))
         if recording is None:
             continue
         recordings.append(recording)
@@ -119,19 +106,16 @@ def read_icbhi(root: Path, *, split: str = "official") -> Corpus:
         else:
             parts[recording.name] = part
     renamed = f"{num_renamed} recordings are in the other naming; their device is read from the official name"
-    return assemble(
+    return tree.assemble(
         "synthetic" if (folder / SYNTHETIC_EVENTS_FILE).is_file() else "icbhi",
         root,
         recordings=recordings,
-        cycles=usable_cycles(cycles, problems),
+        cycles=tree.usable_cycles(cycles, problems),
         split=parts,
         problems=problems,
         notes=[*([renamed] if num_renamed else []), *fact_notes],
         split_origin=split_origin,
     )
-
-
-# ---- annotations ----
 
 
 def annotation_beside(recording: Path) -> Path | None:
@@ -147,7 +131,7 @@ def read_annotation(path: Path) -> list[tuple[int, tuple[float, float, bool, boo
     cycle at all, or a line that is something else.
     """
     cycles = []
-    for number, line in text_lines(path, AnnotationError):
+    for number, line in tree.text_lines(path, AnnotationError):
         try:
             cycles.append((number, _parse_line(line.split())))
         except ValueError as error:
@@ -171,9 +155,6 @@ def _parse_line(fields: Sequence[str]) -> tuple[float, float, bool, bool]:
     return start_s, end_s, fields[2] == "1", fields[3] == "1"
 
 
-# ---- splits ----
-
-
 def read_split(places: Sequence[Path], split: str) -> tuple[Callable[[str], str | None], str]:
     """Part of a recording by its canonical name, and where the split comes from."""
     if split == "official":
@@ -183,7 +164,8 @@ def read_split(places: Sequence[Path], split: str) -> tuple[Callable[[str], str 
         return parse_split(path).get, f"official, from {path.name}"
     fold = re.fullmatch("fold([0-4])", split)
     if fold is not None:
-        part_of = {patient: "test" if own == fold[1] else "train" for patient, own in manifest_rows("icbhi_folds.tsv")}
+        rows = tree.manifest_rows("icbhi_folds.tsv")
+        part_of = {patient: "test" if own == fold[1] else "train" for patient, own in rows}
         origin = f"RespireNet's fold {fold[1]} as test, shipped with lungsound"
         return lambda name: part_of.get(name.partition("_")[0]), origin
     if not Path(split).is_file():
@@ -199,7 +181,7 @@ def parse_split(path: Path) -> dict[str, str]:
     Raises CorpusError when a line is something else or puts a recording into a second part.
     """
     parts: dict[str, str] = {}
-    for number, line in text_lines(path, CorpusError):
+    for number, line in tree.text_lines(path, CorpusError):
         fields = line.split()
         if len(fields) != 2:
             raise CorpusError(f"{len(fields)} fields, expected 'name<TAB>part'", path=path, line=number)
@@ -210,9 +192,6 @@ def parse_split(path: Path) -> dict[str, str]:
     if not parts:
         raise CorpusError("names no recording, expected lines 'name<TAB>part'", path=path)
     return parts
-
-
-# ---- patients ----
 
 
 def _read_patients(places: Sequence[Path], problems: list[Problem]) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -231,7 +210,7 @@ def _read_patients(places: Sequence[Path], problems: list[Problem]) -> tuple[dic
             notes.append(f"{what} are unknown: none of {', '.join(names)} is there")
             continue
         try:
-            for number, line in text_lines(path, DataError):
+            for number, line in tree.text_lines(path, DataError):
                 row = re.split(r"[,\s]+", line.strip())
                 try:
                     facts.setdefault(row[0], {}).update(parse(row))

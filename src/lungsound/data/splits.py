@@ -48,8 +48,7 @@ def load_corpus(data: DataSettings) -> Corpus:
 def hold_out_patients(cycles: Sequence[Cycle], share: float, *, generator: torch.Generator) -> frozenset[str]:
     """Patients that together hold about `share` of the cycles, of each class and of each device's cycles.
 
-    Of many random sets of patients the one whose counts come closest (least squares of relative deviations) is taken.
-    Raises SettingsError when there are fewer than two patients.
+    Of many random sets the one whose counts come closest is taken. SettingsError for fewer than two patients.
     """
     patients = sorted({cycle.recording.patient for cycle in cycles})
     if len(patients) < 2:
@@ -57,12 +56,12 @@ def hold_out_patients(cycles: Sequence[Cycle], share: float, *, generator: torch
             f"the strict protocol holds out validation patients and needs 2 or more training patients, got "
             f"{len(patients)}; data.protocol=published holds none out"
         )
-    strata = sorted({name for cycle in cycles for name in _strata(cycle)})
     counts = {patient: Counter[str]() for patient in patients}
     for cycle in cycles:
-        counts[cycle.recording.patient].update(_strata(cycle))
-    table = torch.tensor([[counts[p][name] for name in strata] for p in patients], dtype=torch.float64)
-
+        strata = ("all", f"class {cycle.word}", f"device {cycle.recording.device}")
+        counts[cycle.recording.patient].update(strata)
+    names = sorted({name for own in counts.values() for name in own})
+    table = torch.tensor([[counts[p][name] for name in names] for p in patients], dtype=torch.float64)
     best: tuple[float, frozenset[str]] | None = None
     for _ in range(NUM_CANDIDATES):
         order = torch.randperm(len(patients), generator=generator)
@@ -76,16 +75,9 @@ def hold_out_patients(cycles: Sequence[Cycle], share: float, *, generator: torch
     return best[1]
 
 
-def _strata(cycle: Cycle) -> tuple[str, ...]:
-    return ("all", f"class {cycle.word}", f"device {cycle.recording.device}")
-
-
 @dataclass(frozen=True)
 class Parts:
-    """Rows of the corpus's cycles that train, choose the epoch, and are evaluated.
-
-    `left_out` are patients whose training cycles take no part, since the test has them too.
-    """
+    """Rows of the corpus's cycles; `left_out` are patients who leave the training set, since the test has them too."""
 
     train: tuple[int, ...]
     validation: tuple[int, ...]
@@ -96,11 +88,8 @@ class Parts:
 def divide(corpus: Corpus, data: DataSettings, train: TrainSettings, *, is_tested: bool = True) -> Parts:
     """The parts of a corpus under the protocol of the settings.
 
-    With `is_tested` false a corpus may lack a test set under the strict one, which holds out validation patients.
-
-    Parts that a corpus declares to hold known patients (`Corpus.known_patient_parts`) take no patient out of the
-    training set. CorpusError when nothing trains or nothing is tested, SettingsError when there are too few patients
-    to hold any out.
+    Under the strict one a corpus may lack a test set when `is_tested` is false. CorpusError when nothing trains or
+    nothing is tested, SettingsError when there are too few patients to hold any out.
     """
     is_strict = data.protocol == "strict"
     if train.selection == "validation" and not is_strict:
@@ -150,10 +139,7 @@ def rows_to_test(corpus: Corpus, parts: Sequence[str] = ()) -> tuple[int, ...]:
 
 
 def leave_device_out(corpus: Corpus, device: str) -> Corpus:
-    """The corpus with another split: recordings of `device` are "test", all others "train".
-
-    CorpusError when one of the two would be empty.
-    """
+    """The corpus split into `device` ("test") and all others ("train"); CorpusError when one would be empty."""
     split = {r.name: "test" if r.device == device else "train" for r in corpus.recordings}
     if len(set(split.values())) < 2:
         devices = sorted({recording.device or "unknown" for recording in corpus.recordings})

@@ -12,18 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from lungsound.data import tree
 from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
-from lungsound.data.tree import (
-    assemble,
-    files_with_suffix,
-    first_fault,
-    one_per_name,
-    paired,
-    read_recording,
-    require_folder,
-    sound_files,
-    usable_cycles,
-)
 from lungsound.errors import AnnotationError, CorpusError
 from lungsound.labels import LABEL_SETS, LungSound, Unit, sound_of
 
@@ -66,7 +56,6 @@ def is_sprsound(root: Path) -> bool:
 
 
 def is_sprsound_name(name: str) -> bool:
-    """Check that a file's stem is `<patient>_<age>_<sex>_<location>_<number>`."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -83,29 +72,29 @@ def read_sprsound(root: Path, *, unit: Unit = "cycle") -> Corpus:
     Problems: as in ICBHI, and "unknown event type" or "unknown record annotation" (which is left out).
     Raises CorpusError when `root` is no folder or has no folder of sound files.
     """
-    require_folder(root)
+    tree.require_folder(root)
     if not is_sprsound(root):
         raise CorpusError(f"no SPRSound in {root}: looked for {', '.join((*_TRAIN_AUDIO, *_TEST_AUDIO))}")
     vocabulary = "sprsound_event7" if unit == "cycle" else "sprsound_record5"
     problems: list[Problem] = []
     folders = [folder for names in (_TRAIN_AUDIO, _TEST_AUDIO) for folder in _folders(root, names)]
-    paths = [path for folder in folders for path in sound_files(folder, problems).values()]
-    sounds = one_per_name(paths, "duplicate recording", problems)
+    paths = [path for folder in folders for path in tree.sound_files(folder, problems).values()]
+    sounds = tree.one_per_name(paths, "duplicate recording", problems)
     part_of = {
         path: part
         for part, names in _ANNOTATIONS.items()
         for folder in _folders(root, names)
-        for path in files_with_suffix(folder, [".json"])
+        for path in tree.files_with_suffix(folder, [".json"])
     }
-    annotations = one_per_name(part_of, "duplicate annotation", problems)
+    annotations = tree.one_per_name(part_of, "duplicate annotation", problems)
     recordings: dict[str, Recording] = {}
     cycles: list[tuple[str, Cycle]] = []
     split: dict[str, str] = {}
     num_without_events = 0
-    for name, sound, annotated, parsed in paired(sounds, annotations, _NAME, _NAME_FORM, problems):
+    for name, sound, annotated, parsed in tree.paired(sounds, annotations, _NAME, _NAME_FORM, problems):
         sex, age_years = "F" if parsed["sex"] == "1" else "M", float(parsed["age"])
         facts: dict[str, Any] = {"location": parsed["location"], "age_years": age_years, "sex": sex}
-        recording = read_recording(sound, problems, name=name, patient=parsed["patient"], **facts)
+        recording = tree.read_recording(sound, problems, name=name, patient=parsed["patient"], **facts)
         if recording is None:
             continue
         if annotated is not None:
@@ -124,11 +113,11 @@ def read_sprsound(root: Path, *, unit: Unit = "cycle") -> Corpus:
         notes.append(f"{num_without_events} recordings are annotated as without any event: they have no cycles")
     if recordings.keys() >= set(_SAME_SOUND):
         notes.append(f"{_SAME_SOUND[0]} (train) and {_SAME_SOUND[1]} (intra) hold the same sound")
-    return assemble(
+    return tree.assemble(
         "sprsound",
         root,
         recordings=recordings.values(),
-        cycles=usable_cycles(cycles, problems),
+        cycles=tree.usable_cycles(cycles, problems),
         split=split,
         problems=problems,
         notes=notes,
@@ -148,7 +137,7 @@ def read_annotation(path: Path) -> Annotation:
     try:
         return Annotation.model_validate_json(path.read_text(encoding="utf-8-sig"))
     except ValidationError as error:
-        raise AnnotationError(first_fault(error), path=path) from None
+        raise AnnotationError(tree.first_fault(error), path=path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"cannot be read as JSON ({type(error).__name__})", path=path) from None
 

@@ -26,17 +26,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat, ValidationError
 
+from lungsound.data import tree
 from lungsound.data.corpus import Corpus, Cycle, Problem, Recording, in_known_words, relabelled
-from lungsound.data.tree import (
-    assemble,
-    files_with_suffix,
-    first_fault,
-    read_recording,
-    require_folder,
-    split_patients,
-    unfit_part,
-    usable_cycles,
-)
 from lungsound.errors import CorpusError
 from lungsound.labels import LabelMap, Unit
 
@@ -95,7 +86,7 @@ def read_table(root: Path, *, unit: Unit = "cycle", label_map: LabelMap | None =
         where = f"{path.name} line {number}"
         cells = {column: value for column, value in zip(columns, values, strict=False) if value}
         blank = [name for name in needed if name not in cells]
-        fault = unfit_part(cells.get("split", "train"))
+        fault = tree.unfit_part(cells.get("split", "train"))
         if blank:
             fault = f"{' and '.join(blank)} left blank, but needed on every line"
         if len(values) != len(columns):
@@ -131,11 +122,11 @@ def corpus_of_rows(
         try:
             row = Row.model_validate(cells)
         except ValidationError as error:
-            problems.append(Problem("bad row", where, first_fault(error)))
+            problems.append(Problem("bad row", where, tree.first_fault(error)))
             continue
         sound = posixpath.normpath(row.path)
         if sound not in first:
-            recording = read_recording(
+            recording = tree.read_recording(
                 folder / sound,
                 problems,
                 name=row.name or str(PurePosixPath(sound).with_suffix("")),
@@ -167,12 +158,12 @@ def corpus_of_rows(
             cycle = Cycle(own, row.start_s or 0.0, end_s, row.crackle, row.wheeze, row.label, position)
             cycles.append((where, cycle))
     if not any("split" in cells for _, cells in rows):
-        split, split_origin = split_patients(recordings.values())
-    corpus = assemble(
+        split, split_origin = tree.split_patients(recordings.values())
+    corpus = tree.assemble(
         name,
         root,
         recordings=recordings.values(),
-        cycles=usable_cycles(cycles, problems),
+        cycles=tree.usable_cycles(cycles, problems),
         split=split,
         problems=problems,
         notes=notes,
@@ -185,7 +176,7 @@ def table_file(root: Path) -> Path:
     """The table that `root` is, or the only one in the folder; CorpusError when there is none, or more than one."""
     if root.is_file() and root.suffix.lower() in SUFFIXES:
         return root
-    tables = tables_in(require_folder(root))
+    tables = tables_in(tree.require_folder(root))
     if len(tables) != 1:
         names = ", ".join(table.name for table in tables) or "none"
         raise CorpusError(
@@ -197,7 +188,7 @@ def table_file(root: Path) -> Path:
 def tables_in(folder: Path) -> list[Path]:
     """The .csv and .tsv files of a folder whose first line names the columns that a table needs."""
     tables = []
-    for path in files_with_suffix(folder, SUFFIXES):
+    for path in tree.files_with_suffix(folder, SUFFIXES):
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             if not _missing(_columns(file.readline(), path)):
                 tables.append(path)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Thread
 from typing import TypeVar
 
@@ -111,31 +111,25 @@ class GatheringEngine(Engine):
     def _run_all(self) -> None:
         while (first := self._waiting.get()) is not None:
             requests, is_last = [first], False
-            while sum(len(waveforms) for waveforms, _ in requests) < self.batch_size and not is_last:
-                try:
-                    another = self._waiting.get_nowait()
-                except Empty:
-                    break
+            while sum(len(waveforms) for waveforms, _ in requests) < self.batch_size and not self._waiting.empty():
+                another = self._waiting.get()
                 if another is None:
                     is_last = True
-                else:
-                    requests.append(another)
-            self._run_together(requests)
+                    break
+                requests.append(another)
+            try:
+                together = [waveform for waveforms, _ in requests for waveform in waveforms]
+                probabilities, features = self._engine.predict(together)
+            except Exception as error:
+                for _, future in requests:
+                    future.set_exception(error)
+            else:
+                start = 0
+                for waveforms, future in requests:
+                    rows = slice(start, start := start + len(waveforms))
+                    future.set_result((probabilities[rows], features[rows]))
             if is_last:
                 return
-
-    def _run_together(self, requests: Sequence[tuple[Sequence[Floats], Future[Outputs]]]) -> None:
-        try:
-            probabilities, features = self._engine.predict([each for waveforms, _ in requests for each in waveforms])
-        except Exception as error:
-            for _, future in requests:
-                future.set_exception(error)
-            return
-        first = 0
-        for waveforms, future in requests:
-            rows = slice(first, first + len(waveforms))
-            future.set_result((probabilities[rows], features[rows]))
-            first += len(waveforms)
 
     def _outputs(self, clips: Floats) -> Outputs:
         return self._engine._outputs(clips)

@@ -21,29 +21,9 @@ from lungsound.errors import DataError, LungsoundError
 from lungsound.inference.formats.tables import record
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import Predictor
+from lungsound.serve import review, uploads
 from lungsound.serve.limits import STATUS_OF, Gate, Limits, Metrics, Refusal
 from lungsound.serve.queue import WorkQueue
-from lungsound.serve.review import (
-    SUFFIX,
-    CorrectedCycle,
-    CorrectedFormat,
-    CorrectedRecording,
-    ReviewFolder,
-    corrected_text,
-    formats_of,
-    wav_bytes,
-)
-from lungsound.serve.uploads import (
-    check_sound,
-    chunks_of,
-    error_text,
-    files_of,
-    form_of,
-    formats,
-    safe_name,
-    save_annotation,
-    save_sound,
-)
 
 PREFIX = "lungsound-"  # of a folder that nobody else can read
 STATIC = Path(__file__).parent / "static"
@@ -59,7 +39,7 @@ class Service:
 
     predictor: Predictor
     limits: Limits = field(default_factory=Limits)
-    folder: ReviewFolder | None = None
+    folder: review.ReviewFolder | None = None
     is_ready: bool = False
 
     def __post_init__(self) -> None:
@@ -77,9 +57,9 @@ class Service:
     ) -> dict[str, Any]:
         """The record of a sound. Nothing of the sound is kept, and no request waits on the disk of another."""
         with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
-            path = await save_sound(chunks, Path(folder))
+            path = await uploads.save_sound(chunks, Path(folder))
             if annotation is not None:
-                await save_annotation(annotation, path)
+                await uploads.save_annotation(annotation, path)
             prediction = await self.queue.run(
                 lambda: self.predict_file(path, device=device), is_gone=request.is_disconnected
             )
@@ -90,11 +70,11 @@ class Service:
 
     def predict_file(self, path: Path, *, device: str | None = None) -> RecordingPrediction:
         """Predict a file that keeps to the limits. Refusal for what the sender can mend."""
-        check_sound(path, self.limits)
+        uploads.check_sound(path, self.limits)
         try:
             return self.predictor.predict(path, device=device)
         except DataError as error:
-            raise Refusal("unusable", error_text(error, path)) from None
+            raise Refusal("unusable", uploads.error_text(error, path)) from None
 
     def record(self, prediction: RecordingPrediction, name: str) -> dict[str, Any]:
         """The record of a prediction under the name that the sender knows."""
@@ -173,18 +153,18 @@ def _prediction_routes(service: Service) -> APIRouter:
         with service.queue.place():
             if not _is_form(request):
                 query, headers = request.query_params, request.headers
-                name = safe_name(query.get("name") or unquote(headers.get("x-filename", "")))
+                name = uploads.safe_name(query.get("name") or unquote(headers.get("x-filename", "")))
                 return await service.predict_upload(request.stream(), name=name, request=request, device=device)
-            async with form_of(request, max_files=2) as form:
-                files, annotation = files_of(form), form.get("annotation")
+            async with uploads.form_of(request, max_files=2) as form:
+                files, annotation = uploads.files_of(form), form.get("annotation")
                 if len(files) != 1:
                     message = f"{len(files)} files in the form's field 'file'; send one, or several to /v1/batch"
                     raise Refusal("unusable", message)
                 return await service.predict_upload(
-                    chunks_of(files[0]),
-                    name=safe_name(files[0].filename),
+                    uploads.chunks_of(files[0]),
+                    name=uploads.safe_name(files[0].filename),
                     request=request,
-                    annotation=None if annotation is None else chunks_of(annotation),
+                    annotation=None if annotation is None else uploads.chunks_of(annotation),
                     device=device,
                 )
 
@@ -195,14 +175,16 @@ def _prediction_routes(service: Service) -> APIRouter:
             raise Refusal("not sound", "a form (multipart/form-data) with fields 'file' is needed")
         results = []
         with service.queue.place():
-            async with form_of(request, max_files=service.limits.max_files) as form:
-                files = files_of(form)
+            async with uploads.form_of(request, max_files=service.limits.max_files) as form:
+                files = uploads.files_of(form)
                 if not files:
                     raise Refusal("unusable", "the form has no file in a field 'file'; send one or more")
                 for file in files:
-                    name = safe_name(file.filename)
+                    name = uploads.safe_name(file.filename)
                     try:
-                        results.append(await service.predict_upload(chunks_of(file), name=name, request=request))
+                        results.append(
+                            await service.predict_upload(uploads.chunks_of(file), name=name, request=request)
+                        )
                     except Refusal as refusal:
                         service.metrics.errors.labels(refusal.kind).inc()
                         results.append({"name": name, "error": str(refusal)})
@@ -211,7 +193,7 @@ def _prediction_routes(service: Service) -> APIRouter:
     return routes
 
 
-def _review_routes(service: Service, folder: ReviewFolder) -> APIRouter:
+def _review_routes(service: Service, folder: review.ReviewFolder) -> APIRouter:
     routes, queue = APIRouter(prefix="/v1/recordings", responses=ERRORS), service.queue
 
     @routes.get("")
@@ -248,14 +230,14 @@ def _review_routes(service: Service, folder: ReviewFolder) -> APIRouter:
         path = folder[id].path
 
         def decode() -> bytes:
-            check_sound(path, service.limits)
-            return wav_bytes(path)
+            uploads.check_sound(path, service.limits)
+            return review.wav_bytes(path)
 
         with queue.place():
             return Response(await queue.run(decode), media_type="audio/wav")
 
     @routes.put("/{id}/cycles")
-    async def correct(id: str, cycles: list[CorrectedCycle]) -> dict[str, int]:
+    async def correct(id: str, cycles: list[review.CorrectedCycle]) -> dict[str, int]:
         """Keep corrected cycles; they are on disk when this returns."""
         with queue.place():
             await queue.run(lambda: folder.correct(id, cycles))
@@ -284,18 +266,19 @@ def _model_routes(service: Service) -> APIRouter:
             "scaling": service.predictor.scaling,
             "note": provenance.note,
             "limits": {"max_bytes": service.limits.max_bytes, "max_duration_s": service.limits.max_duration_s},
-            "sound_formats": formats(),
-            "formats": formats_of(label_set),
+            "sound_formats": uploads.formats(),
+            "formats": review.formats_of(label_set),
             "is_review": service.folder is not None,
         }
 
     @routes.post("/answers/{format}", responses=ERRORS)
     async def corrected(
-        format: CorrectedFormat, recording: Annotated[CorrectedRecording, Body(examples=[OPENAPI["corrected"]])]
+        format: review.CorrectedFormat,
+        recording: Annotated[review.CorrectedRecording, Body(examples=[OPENAPI["corrected"]])],
     ) -> Response:
         """Cycles that a person corrected, as a file that `lungsound train` reads."""
-        content = corrected_text(recording, format, label_set)
-        name = f"corrected{SUFFIX[format]}"  # a header holds no name that a person chose
+        content = review.corrected_text(recording, format, label_set)
+        name = f"corrected{review.SUFFIX[format]}"  # a header holds no name that a person chose
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(content.encode(), media_type="application/octet-stream", headers=headers)
 
