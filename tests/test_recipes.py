@@ -46,11 +46,6 @@ def test_a_recipe_builds_its_model_and_objective(recipe: str) -> None:
     assert (specaugment(config.augment) is not None) == config.augment.is_on
     step = TrainStep(model, objective, config.train, device=torch.device("meta"))
     assert (step.blend, step.average) == (config.train.blend, None)
-
-
-@pytest.mark.parametrize("recipe", recipe_names())
-def test_a_recipe_says_what_it_is_for(recipe: str) -> None:
-    config = load_config(recipe)
     assert config.description
     assert config.name == recipe
 
@@ -64,23 +59,17 @@ def test_the_published_recipes_differ_from_each_other_in_the_method_only() -> No
             assert len({getattr(run, section) for run in runs}) == 1, section
 
 
-@pytest.mark.parametrize("section", ["", *SECTIONS])
 @pytest.mark.parametrize("recipe", recipe_names())
-def test_an_unknown_key_in_a_recipe_is_named(recipe: str, section: str, tmp_path: Path) -> None:
-    shipped = (resources.files("lungsound") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
-    key = "colour" if not section else f"{section}.colour"
-    path = tmp_path / "changed.toml"
-    lines = shipped.splitlines()
-    if f"[{section}]" in lines:
-        lines.insert(lines.index(f"[{section}]") + 1, "colour = 1")
-    elif section:
-        lines += [f"[{section}]", "colour = 1"]
-    else:
-        lines.insert(0, "colour = 1")
-    path.write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(SettingsError, match=f"unknown key '{key}'; the keys there are: "):
-        load_config(str(path))
-
-
-def test_every_section_was_tried() -> None:
+def test_an_unknown_key_in_a_recipe_is_named(recipe: str, tmp_path: Path) -> None:
     assert SECTIONS == ["data", "audio", "augment", "model", "objective", "patchmix", "train"]
+    shipped = (resources.files("lungsound") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8")
+    for section in ("", *SECTIONS):
+        lines, head = shipped.splitlines(), f"[{section}]"
+        if section and head not in lines:
+            lines.append(head)
+        lines.insert(lines.index(head) + 1 if section else 0, "colour = 1")
+        path = tmp_path / "changed.toml"
+        path.write_text("\n".join(lines), encoding="utf-8")
+        key = f"{section}.colour" if section else "colour"
+        with pytest.raises(SettingsError, match=f"unknown key '{key}'; the keys there are: "):
+            load_config(str(path))

@@ -78,9 +78,8 @@ def test_a_circle_of_recipes_is_refused(tmp_path: Path) -> None:
     assert "extends itself" in refused(recipe=first)
 
 
-@pytest.mark.parametrize(
-    ("override", "expected"),
-    [
+def test_overrides_are_toml_values_or_bare_words() -> None:
+    for override, expected in (
         ("train.epochs=5", 5),
         ("train.epochs = 5", 5),
         ("train.learning_rate=1e-3", 1e-3),
@@ -91,11 +90,9 @@ def test_a_circle_of_recipes_is_refused(tmp_path: Path) -> None:
         ("data.devices=['Meditron', 'Litt3200']", ("Meditron", "Litt3200")),
         ("data.root=/a folder/with=sign", "/a folder/with=sign"),
         ("train.decay_epochs=[3, 5]", (3, 5)),
-    ],
-)
-def test_overrides_are_toml_values_or_bare_words(override: str, expected: Any) -> None:
-    section, key = override.partition("=")[0].strip().split(".")
-    assert getattr(getattr(load_config("demo", [override]), section), key) == expected
+    ):
+        section, key = override.partition("=")[0].strip().split(".")
+        assert getattr(getattr(load_config("demo", [override]), section), key) == expected, override
 
 
 def test_the_last_override_wins_and_leaves_its_neighbours() -> None:
@@ -104,29 +101,19 @@ def test_the_last_override_wins_and_leaves_its_neighbours() -> None:
     assert config.train.batch_size == load_config("demo").train.batch_size
 
 
-@pytest.mark.parametrize(
-    ("settings", "as_text"),
-    [
+def test_a_mapping_says_what_strings_say() -> None:
+    cases: list[tuple[dict[str, Any], list[str]]] = [
         ({"train.epochs": 5, "train.device": "cuda:1"}, ["train.epochs=5", "train.device=cuda:1"]),
         ({"train": {"epochs": 5, "seed": np.int64(4)}, "name": "x"}, ["train.epochs=5", "train.seed=4", "name=x"]),
-        (
-            {"train.epochs": np.int32(5), "train.learning_rate": np.float64(0.5)},
-            ["train.epochs=5", "train.learning_rate=0.5"],
-        ),
+        ({"train.learning_rate": np.float64(0.5)}, ["train.learning_rate=0.5"]),
         ({"data.root": Path("a", "b")}, ["data.root=a/b"]),
-        (
-            {"data.devices": ("Meditron",), "train.decay_epochs": np.array([3])},
-            ["data.devices=['Meditron']", "train.decay_epochs=[3]"],
-        ),
+        ({"data.devices": ("Meditron",)}, ["data.devices=['Meditron']"]),
+        ({"train.decay_epochs": np.array([3])}, ["train.decay_epochs=[3]"]),
+        ({"objective.projection_dim": None, "data.root": None}, []),
         ({}, []),
-    ],
-)
-def test_a_mapping_says_what_strings_say(settings: dict[str, Any], as_text: list[str]) -> None:
-    assert load_config("demo", settings) == load_config("demo", as_text)
-
-
-def test_none_in_a_mapping_is_none() -> None:
-    assert load_config("demo", {"objective.projection_dim": None, "data.root": None}) == load_config("demo")
+    ]
+    for settings, as_text in cases:
+        assert load_config("demo", settings) == load_config("demo", as_text), settings
 
 
 def test_mistakes_in_a_mapping_are_named() -> None:
@@ -147,61 +134,48 @@ def test_a_recipe_file_may_be_a_path(tmp_path: Path) -> None:
     assert load_config(Path(recipe)) == load_config(recipe)
 
 
-@pytest.mark.parametrize("override", ["train.epochs", "=5", "  =5"])
-def test_an_override_without_key_or_value_is_refused(override: str) -> None:
-    assert "is not of the form section.key=value" in refused(override)
+def test_a_bad_override_is_named() -> None:
+    for override in ("train.epochs", "=5", "  =5"):
+        assert "is not of the form section.key=value" in refused(override)
+    for override, key, keys in (
+        ("train.epcohs=5", "'train.epcohs'", "epochs, batch_size"),
+        ("trian.epochs=5", "'trian'", "data, audio"),
+        ("epochs=5", "'epochs'", "data, audio"),
+        ("extends=ce", "'extends'", ""),
+    ):
+        assert f"unknown key {key}" in refused(override)
+        assert keys in refused(override)
 
 
-@pytest.mark.parametrize(
-    ("override", "named"),
-    [
-        ("train.epcohs=5", ["'train.epcohs'", "epochs, batch_size"]),
-        ("trian.epochs=5", ["'trian'", "data, audio"]),
-        ("epochs=5", ["'epochs'", "data, audio"]),
-        ("extends=ce", ["'extends'"]),
-    ],
-)
-def test_an_unknown_key_is_named_with_the_keys_that_there_are(override: str, named: list[str]) -> None:
-    message = refused(override)
-    assert "unknown key" in message
-    assert all(part in message for part in named)
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
+def test_a_value_out_of_range_or_of_another_type_is_named() -> None:
+    for override in (
         "train.epochs=0",
         "train.epochs=many",
         "train.epochs=2.5",
+        "train.epochs=true",
+        "train.epochs='5'",
+        "train.epochs=2.0",
         "train.epochs.foo=1",
         "train.learning_rate=0",
         "train.learning_rate=nan",
+        "train.learning_rate=inf",
         "train.blend=1.0",
         "train.validation_share=0",
         "train.selection=best",
         "model.size=huge",
         "model.stride=17",
         "audio.num_mels=15",
+        "augment.is_on='yes'",
         "augment.probability=1.1",
         "objective.temperature=-1",
         "objective.projection_dim=0",
         "patchmix.beta=-0.5",
         "data.devices=Meditron",
-    ],
-)
-def test_a_value_out_of_range_or_of_another_type_is_named(override: str) -> None:
-    key = ".".join(override.partition("=")[0].split(".")[:2])
-    message = refused(override)
-    assert f"{key} = " in message
-    assert "recipe 'demo'" in message
-
-
-@pytest.mark.parametrize(
-    "override",
-    ["train.epochs=true", "train.epochs='5'", "train.epochs=2.0", "augment.is_on='yes'", "train.learning_rate=inf"],
-)
-def test_values_are_not_bent_into_another_type(override: str) -> None:
-    refused(override)
+    ):
+        key = ".".join(override.partition("=")[0].split(".")[:2])
+        message = refused(override)
+        assert f"{key} = " in message, override
+        assert "recipe 'demo'" in message
 
 
 def test_several_mistakes_are_counted() -> None:

@@ -24,11 +24,10 @@ SOUNDS = {
 }
 
 
-@pytest.mark.parametrize(("sound", "heard"), SOUNDS.items())
-def test_a_sound_is_what_is_heard_in_it(sound: LungSound, heard: tuple[bool, bool]) -> None:
-    has_crackle, has_wheeze = heard
-    assert LungSound.of(has_crackle=has_crackle, has_wheeze=has_wheeze) is sound
-    assert (sound.has_crackle, sound.has_wheeze) == heard
+def test_a_sound_is_what_is_heard_in_it() -> None:
+    for sound, (has_crackle, has_wheeze) in SOUNDS.items():
+        assert LungSound.of(has_crackle=has_crackle, has_wheeze=has_wheeze) is sound
+        assert (sound.has_crackle, sound.has_wheeze) == (has_crackle, has_wheeze)
 
 
 def test_classes_have_icbhis_order_and_class_0_is_the_healthy_one() -> None:
@@ -54,33 +53,17 @@ def test_sound_labels() -> None:
     assert [LABEL_SETS["sound2"].label(sound=sound) for sound in LungSound] == [0, 1, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("diagnosis", "three", "two"),
-    [
-        ("Healthy", 0, 0),
-        ("COPD", 1, 1),
-        ("Bronchiectasis", 1, 1),
-        ("Asthma", 1, 1),
-        ("URTI", 2, 1),
-        ("LRTI", 2, 1),
-        ("Pneumonia", 2, 1),
-        ("Bronchiolitis", 2, 1),
-    ],
-)
-def test_diagnosis_labels_do_not_look_at_the_sound(diagnosis: str, three: int, two: int) -> None:
-    for sound in LungSound:
-        assert LABEL_SETS["diagnosis3"].label(sound=sound, diagnosis=diagnosis) == three
-        assert LABEL_SETS["diagnosis2"].label(sound=sound, diagnosis=diagnosis) == two
-
-
-def test_all_of_icbhis_diagnoses_have_a_group() -> None:
-    assert len(DIAGNOSIS_GROUPS) == 8
-
-
-@pytest.mark.parametrize("diagnosis", [None, "Influenza", "copd"])
-def test_a_missing_or_unknown_diagnosis_is_named(diagnosis: str | None) -> None:
-    with pytest.raises(SettingsError, match=f"'diagnosis2' needs each patient's diagnosis.*got {diagnosis!r}"):
-        LABEL_SETS["diagnosis2"].label(sound=LungSound.NORMAL, diagnosis=diagnosis)
+def test_diagnosis_labels_do_not_look_at_the_sound() -> None:
+    chronic, other = ("COPD", "Bronchiectasis", "Asthma"), ("URTI", "LRTI", "Pneumonia", "Bronchiolitis")
+    classes = {"Healthy": (0, 0)} | dict.fromkeys(chronic, (1, 1)) | dict.fromkeys(other, (2, 1))
+    assert classes.keys() == DIAGNOSIS_GROUPS.keys()
+    for diagnosis, (three, two) in classes.items():
+        for sound in LungSound:
+            assert LABEL_SETS["diagnosis3"].label(sound=sound, diagnosis=diagnosis) == three
+            assert LABEL_SETS["diagnosis2"].label(sound=sound, diagnosis=diagnosis) == two
+    for missing in (None, "Influenza", "copd"):
+        with pytest.raises(SettingsError, match=f"'diagnosis2' needs each patient's diagnosis.*got {missing!r}"):
+            LABEL_SETS["diagnosis2"].label(sound=LungSound.NORMAL, diagnosis=missing)
 
 
 # Each word of SPRSound, and its class in the label sets that it is used in; written down apart from the maps.
@@ -96,19 +79,13 @@ EVENTS = {
 RECORDS = {"Normal": (0, 0), "CAS": (1, 1), "DAS": (2, 1), "CAS & DAS": (3, 1), "Poor Quality": (4, 2)}
 
 
-@pytest.mark.parametrize(("term", "classes"), EVENTS.items())
-def test_an_event_type_goes_before_the_sound(term: str, classes: tuple[int, ...]) -> None:
-    for name, index in zip(("sprsound_event7", "sound4", "sound2", "sprsound_event2"), classes, strict=True):
-        for sound in LungSound:
-            assert LABEL_SETS[name].label(sound=sound, term=term) == index
-
-
-@pytest.mark.parametrize(("term", "classes"), RECORDS.items())
-def test_words_for_whole_recordings(term: str, classes: tuple[int, ...]) -> None:
-    found = [
-        LABEL_SETS[name].label(sound=LungSound.NORMAL, term=term) for name in ("sprsound_record5", "sprsound_record3")
-    ]
-    assert tuple(found) == classes
+def test_a_term_goes_before_the_sound() -> None:
+    for term, classes in EVENTS.items():
+        for name, index in zip(("sprsound_event7", "sound4", "sound2", "sprsound_event2"), classes, strict=True):
+            assert {LABEL_SETS[name].label(sound=sound, term=term) for sound in LungSound} == {index}, (term, name)
+    for term, classes in RECORDS.items():
+        for name, index in zip(("sprsound_record5", "sprsound_record3"), classes, strict=True):
+            assert LABEL_SETS[name].label(sound=LungSound.NORMAL, term=term) == index, (term, name)
 
 
 def test_icbhis_sounds_have_a_place_in_the_two_class_task_and_none_among_seven_events() -> None:
@@ -161,9 +138,11 @@ def test_a_users_label_map(tmp_path: Path) -> None:
     assert label_map.losses(tuple(label_map.classes)) == ["sibilus and rhonchus become wheeze"]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_a_bad_label_map_is_named_with_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    with pytest.raises(SettingsError, match="cannot be read as text"):
+        read_label_map(path)
+    for text, message in (
         ("label_set = ", "not valid TOML"),
         ('label_set = "sound5"\n[classes]\na = "normal"', "label_set is 'sound5', expected one of sound4, sound2"),
         ('label_set = "diagnosis2"\n[classes]\na = "healthy"', "label_set is 'diagnosis2', expected one of"),
@@ -172,15 +151,7 @@ def test_a_users_label_map(tmp_path: Path) -> None:
         ('label_set = "sound4"\n[classes]', r"needs a table \[classes\]"),
         ('label_set = "sound4"\n[classes]\na = "Normal"', "'a' is 'Normal', but the classes of sound4 are normal, "),
         ('label_set = "sound4"\nclass = 1\n[classes]\na = "normal"', "unknown key 'class'"),
-    ],
-)
-def test_a_bad_label_map_is_named_with_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "ours.toml"
-    path.write_text(text)
-    with pytest.raises(SettingsError, match=f"label map .*ours.toml.*{message}"):
-        read_label_map(path)
-
-
-def test_a_label_map_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="cannot be read as text"):
-        read_label_map(tmp_path / "none.toml")
+    ):
+        path.write_text(text)
+        with pytest.raises(SettingsError, match=f"label map .*ours.toml.*{message}"):
+            read_label_map(path)
