@@ -262,7 +262,7 @@ def prepare(bench: Bench, trained: TrainedModel) -> tuple[list[engines.Floats], 
         linear = trained.model.head[-1]
         assert isinstance(linear, nn.Linear)
         with torch.no_grad():
-            linear.bias.sub_(torch.from_numpy(engines.TorchEngine(trained).predict(compared)[0]).log().mean(dim=0))
+            linear.bias.sub_(torch.from_numpy(engines.make("torch", trained).predict(compared)[0]).log().mean(dim=0))
     if not bench.is_quick:
         exported(trained)
     measured = engines.measure(trained, engines.available(trained), compared, console=QUIET)

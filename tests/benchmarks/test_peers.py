@@ -13,7 +13,7 @@ from lungsound.audio.filter_bank import AUDIOSET_STATISTICS, normalize
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, ObjectiveSettings
 from lungsound.data.icbhi import read_icbhi
-from lungsound.inference.engines import TorchEngine
+from lungsound.inference.engines import make
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.patchmix import PatchMixDraw
 from lungsound.training.objectives import PatchMixContrastive
@@ -35,7 +35,7 @@ def test_the_library_gives_our_probabilities() -> None:
     trained = ours.trained_model(CONFIG)
     with_drawn_weights(trained.model)
     cycles = ours.waveforms(trained.front_end, [1.0, 0.4, 1.7])
-    own = torch.from_numpy(TorchEngine(trained).predict(cycles)[0])
+    own = torch.from_numpy(make("torch", trained).predict(cycles)[0])
     torch.testing.assert_close(TransformersPredictions(trained)(cycles), own, atol=2e-5, rtol=0)
     assert (own.max(dim=0).values - own.min(dim=0).values).max() > 1e-3
 

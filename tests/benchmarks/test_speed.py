@@ -11,7 +11,7 @@ from benchmarks.speed import Bench, cache_in, gpu_rows, main, prepare, row
 
 from benchmarks import ours
 from lungsound.errors import SettingsError
-from lungsound.inference.engines import AUTO, Parity, TorchEngine, read_parity, select
+from lungsound.inference.engines import AUTO, Parity, make, read_parity, select
 from tests.unit.inference.models import TRANSFORMER, saved_model
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def test_engines_are_compared_on_balanced_classes_of_drawn_cycles(tmp_path: Path
     assert len({(len(each), float(abs(each).sum())) for each in timed}) == bench.batch_size  # each drawn once
     assert f"in {Parity.LEAST_CYCLES} cycles of icbhi-SC: torch 100.0%" in agreement
     assert parities[engine.name].is_exact or parities[engine.name].is_enough
-    logits = np.log(TorchEngine(trained).predict(timed)[0]).mean(axis=0)
+    logits = np.log(make("torch", trained).predict(timed)[0]).mean(axis=0)
     assert logits.max() - logits.min() < 0.5
     with pytest.raises(SettingsError, match="needs 164 cycles"):
         prepare(replace(bench, is_quick=False), trained)

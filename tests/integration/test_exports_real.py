@@ -7,7 +7,7 @@ import pytest
 
 from lungsound.data.reader import read_corpus
 from lungsound.data.store import waveforms_of
-from lungsound.inference.engines import TorchEngine
+from lungsound.inference.engines import make
 from lungsound.inference.hugging_face import write_hugging_face
 from lungsound.inference.model_files import write_onnx, write_openvino, write_torch
 from tests.unit.inference.models import saved_model
@@ -26,7 +26,7 @@ def test_every_export_decides_as_torch_does(icbhi_dir: Path, tmp_path: Path) -> 
     selected = corpus.cycles[: step * NUM_CYCLES : step]
     cycles = [waveform.numpy() for waveform in waveforms_of(selected, trained.front_end)]
     assert len(cycles) == NUM_CYCLES
-    decided = TorchEngine(trained).predict(cycles)[0].argmax(axis=1)
+    decided = make("torch", trained).predict(cycles)[0].argmax(axis=1)
     assert len(set(decided)) > 1
     for write in (write_onnx, write_torch):
         found = write(trained, tmp_path / "out", cycles)

@@ -14,20 +14,18 @@ from os.path import normpath
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock
 from rich.console import Console
-from torch import Tensor
 
 from lungsound.audio.io import SUFFIXES
 from lungsound.data.corpus import AUDIO_SUFFIXES
 from lungsound.data.icbhi import annotation_beside
 from lungsound.errors import AudioError, DataError, LungsoundError, SettingsError
-from lungsound.files import write_text, written_whole
-from lungsound.inference.explain import Explanation, check_explainable, explain_cycles
+from lungsound.files import write_text
+from lungsound.inference.explain import check_explainable
 from lungsound.inference.formats.tables import patients_csv, prediction_of, record
 from lungsound.inference.formats.write import check_formats, write_format
-from lungsound.inference.pages import mel_centres_hz, most_uncertain, page_name, write_review_pages
+from lungsound.inference.pages import write_review_pages
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import LoadedRecording, Predictor
 from lungsound.progress import track
@@ -35,7 +33,6 @@ from lungsound.progress import track
 SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
 PAGES = "html"  # a format of its own: it needs the sound and the model
 STORE = "recordings"  # folder of the predictions one by one
-RELEVANCE_FORMAT = "lungsound relevance 1"
 MAX_EXPLAINED = 8  # cycles of a recording
 
 
@@ -112,27 +109,17 @@ def predict_many(
             written.append(out / "patients.csv")
             write_text(written[-1], patients_csv(predictions, predictor.classes))
         if PAGES in formats:
-
-            def explain(prediction: RecordingPrediction, waveform: Tensor) -> list[Explanation]:
-                return explain_cycles(predictor.trained, waveform, most_uncertain(prediction, MAX_EXPLAINED))
-
+            num, created = MAX_EXPLAINED if is_explained else 0, provenance.created
             written += write_review_pages(
-                predictor,
-                predictions,
-                out / "review",
-                created=provenance.created,
-                explain=explain if is_explained else None,
-                console=console,
+                predictor, predictions, out / "review", created=created, num_explained=num, console=console
             )
     return BulkResult(len(wanted) - len(errors), len(files) - len(wanted), tuple(errors), tuple(written))
 
 
 def explain_many(predictor: Predictor, paths: Sequence[Path], *, out: Path, console: Console) -> BulkResult:
-    """Write into the folder `out` the relevance of every cycle: for each recording a page and, beside it, an `.npz`.
+    """Write a page and an `.npz` with the relevance of every cycle (`write_review_pages`) for each recording.
 
-    The arrays are `relevance_<number>` (time, mel) for each cycle, `start_s`, `end_s` and `best_guess` (cycle,),
-    `frame_s` between frames, `mel_hz` (mel,), `path`, `model_sha256` and `format`. A recording that fails is named in
-    `errors` and stops no other. Raises SettingsError for a model without patches.
+    A recording that fails is named in `errors` and stops no other. Raises SettingsError for a model without patches.
     """
     check_explainable(predictor.trained)
     files, predictions, errors = sound_files(paths), [], []
@@ -143,31 +130,11 @@ def explain_many(predictor: Predictor, paths: Sequence[Path], *, out: Path, cons
             except Exception as error:  # as in `predict_many`
                 errors.append(failure(path, error))
             on_progress(number, len(files))
-    arrays: list[Path] = []
-
-    def explain(prediction: RecordingPrediction, waveform: Tensor) -> list[Explanation]:
-        front_end = predictor.trained.front_end
-        explanations = explain_cycles(predictor.trained, waveform, list(enumerate(prediction.cycles, start=1)))
-        values: dict[str, Any] = {f"relevance_{number}": relevance.numpy() for number, _, relevance in explanations}
-        values |= {
-            "start_s": np.array([cycle.start_s for cycle in prediction.cycles]),
-            "end_s": np.array([cycle.end_s for cycle in prediction.cycles]),
-            "best_guess": np.array([cycle.best_guess for cycle in prediction.cycles], dtype=str),
-            "frame_s": np.array(front_end.log_mel.hop_size / front_end.sample_rate_hz),
-            "mel_hz": np.array(mel_centres_hz(front_end)),
-            "path": np.array(prediction.path_text),
-            "model_sha256": np.array(predictor.trained.sha256),
-            "format": np.array(RELEVANCE_FORMAT),
-        }
-        arrays.append((out / page_name(prediction)).with_suffix(".npz"))
-        with written_whole(arrays[-1]) as partial, partial.open("wb") as file:
-            np.savez(file, **values)
-        return explanations
-
-    if not predictions:
-        return BulkResult(0, 0, tuple(errors), ())
-    pages = write_review_pages(predictor, predictions, out, created=datetime.now(UTC), explain=explain, console=console)
-    return BulkResult(len(predictions), 0, tuple(errors), (*pages, *arrays))
+    written: list[Path] = []
+    if predictions:
+        created = datetime.now(UTC)
+        written = write_review_pages(predictor, predictions, out, created=created, num_explained=None, console=console)
+    return BulkResult(len(predictions), 0, tuple(errors), tuple(written))
 
 
 def failure(path: Path, error: Exception) -> str:

@@ -9,14 +9,13 @@ import hashlib
 import json
 import platform
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,15 +27,7 @@ from lungsound.errors import SettingsError, WeightsError
 from lungsound.evaluation.out_of_domain import spectral_features
 from lungsound.extras import is_installed, load
 from lungsound.files import write_text
-from lungsound.inference.graph import (
-    EXACT_TOLERANCE,
-    FILTER_BANK,
-    PROBABILITIES,
-    WAVEFORM,
-    exported,
-    exported_path,
-    probes,
-)
+from lungsound.inference.graph import EXACT_TOLERANCE, FBANK, PROBABILITIES, WAVEFORM, exported, exported_path, probes
 from lungsound.models.classifier import predict_cycles
 from lungsound.progress import OnProgress, track
 from lungsound.training.checkpoint import TrainedModel
@@ -48,12 +39,18 @@ Floats = NDArray[np.float32]
 Outputs = tuple[Floats, Floats]
 
 
-class Engine(ABC):
+# From inputs (batch, samples), as `TrainedModel.input_of` makes them, to probabilities (batch, class) and filter banks
+# (batch, time, mel), not normalised.
+RunBatch = Callable[[Floats], Outputs]
+
+
+class Engine:
     """Inference backend of a model. `name` is what a user calls it by."""
 
-    def __init__(self, name: str, trained: TrainedModel, *, batch_size: int = BATCH_SIZE) -> None:
+    def __init__(self, name: str, trained: TrainedModel, run_batch: RunBatch, *, batch_size: int = BATCH_SIZE) -> None:
         self.name = name
         self.trained = trained
+        self.run_batch = run_batch
         self.batch_size = batch_size
 
     def predict(self, waveforms: Sequence[Floats], *, on_progress: OnProgress | None = None) -> Outputs:
@@ -72,7 +69,7 @@ class Engine(ABC):
             for first in range(0, len(of_one_size), self.batch_size):
                 places = of_one_size[first : first + self.batch_size]
                 cycles = [torch.from_numpy(waveforms[place]) for place in places]
-                probabilities[places], fbanks = self._outputs(torch.stack([*map(trained.input_of, cycles)]).numpy())
+                probabilities[places], fbanks = self.run_batch(torch.stack([*map(trained.input_of, cycles)]).numpy())
                 if domain is not None:
                     if not front_end.is_padding_encoded:  # the domain's are of frames that no encoder sees, too
                         fbanks = front_end.filter_banks_of(cycles).numpy()
@@ -82,101 +79,81 @@ class Engine(ABC):
                     on_progress(num_done, len(waveforms))
         return probabilities, features
 
-    @abstractmethod
-    def _outputs(self, clips: Floats) -> Outputs:
-        """Probabilities (batch, class) and filter banks (batch, time, mel), not normalised, of inputs (batch, samples).
 
-        The inputs are as `TrainedModel.input_of` makes them.
-        """
+def run_torch(trained: TrainedModel, *, device: torch.device = CPU, is_bf16: bool = False) -> RunBatch:
+    """The model as it was trained, the only one for a GPU. The filter bank is float32 in any case."""
+    trained.model.to(device).eval()
 
-    def _not_normalized(self, fbanks: Floats) -> Floats:
-        return fbanks * (2 * self.trained.std) + self.trained.mean
-
-
-class TorchEngine(Engine):
-    """The model as it was trained, the only engine on a GPU. The filter bank is float32 in any case."""
-
-    def __init__(self, trained: TrainedModel, *, device: torch.device = CPU, is_bf16: bool = False) -> None:
-        super().__init__("torch-bf16" if is_bf16 else "torch", trained)
-        self.device, self.is_bf16 = device, is_bf16
-        trained.model.to(device).eval()
-
-    def _outputs(self, clips: Floats) -> Outputs:
-        trained = self.trained
+    def run_batch(clips: Floats) -> Outputs:
         fbanks = trained.front_end.filter_banks(torch.from_numpy(clips))
         inputs = [(normalize(fbanks, mean=trained.mean, std=trained.std), None)]
-        probabilities, _ = predict_cycles(trained.model, inputs, device=self.device, is_bf16=self.is_bf16)
+        probabilities, _ = predict_cycles(trained.model, inputs, device=device, is_bf16=is_bf16)
         return probabilities, fbanks.numpy()
 
+    return run_batch
 
-class OnnxEngine(Engine):
+
+def run_onnx(trained: TrainedModel) -> RunBatch:
     """The exported graph in ONNX Runtime on the CPU, with as many threads as torch has."""
+    runtime = load("onnxruntime", extra="onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    # Threads that spin while they wait take the processor from torch's, which read the next recording.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = runtime.InferenceSession(str(exported(trained)), options, providers=["CPUExecutionProvider"])
 
-    def __init__(self, trained: TrainedModel) -> None:
-        super().__init__("onnx", trained)
-        runtime = load("onnxruntime", extra="onnx")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1
-        # Threads that spin while they wait take the processor from torch's, which read the next recording.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = str(exported(trained))
-        self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    def run_batch(clips: Floats) -> Outputs:
+        probabilities, fbanks = session.run([PROBABILITIES, FBANK], {WAVEFORM: clips})
+        return probabilities, fbanks * (2 * trained.std) + trained.mean
 
-    def _outputs(self, clips: Floats) -> Outputs:
-        probabilities, fbanks = self._session.run([PROBABILITIES, FILTER_BANK], {WAVEFORM: clips})
-        return probabilities, self._not_normalized(fbanks)
+    return run_batch
 
 
-class OpenVinoEngine(Engine):
+def run_openvino(trained: TrainedModel, *, is_bf16: bool = False) -> RunBatch:
     """The exported graph in OpenVINO on the CPU, with as many threads as torch has.
 
     With `is_bf16` all of it computes in bfloat16 but the filter bank, which is compiled on its own: OpenVINO sets the
     precision of complete models, and in bfloat16 the logarithm of a soft band is wrong by tens of percents.
     """
+    openvino = load("openvino", extra="openvino")
+    core = openvino.Core()
+    graph = core.read_model(str(exported(trained)))
+    fbank = graph.output(FBANK).get_node().input_value(0)
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    front = openvino.Model([fbank], graph.get_parameters(), "filter bank")
+    run_front = core.compile_model(front, "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
+    given = openvino.opset13.parameter(fbank.get_partial_shape(), openvino.Type.f32)
+    for reader in fbank.get_target_inputs():
+        reader.replace_source_output(given.output(0))
+    # The waveform stays an input: the graph takes the size of the batch from it.
+    inputs = [given, *graph.get_parameters()]
+    rest = openvino.Model([graph.output(PROBABILITIES).get_node().input_value(0)], inputs, "encoder")
+    precision = "bf16" if is_bf16 else "f32"
+    run_rest = core.compile_model(rest, "CPU", {**settings, "INFERENCE_PRECISION_HINT": precision})
 
-    def __init__(self, trained: TrainedModel, *, is_bf16: bool = False) -> None:
-        super().__init__("openvino-bf16" if is_bf16 else "openvino", trained)
-        openvino = load("openvino", extra="openvino")
-        core = openvino.Core()
-        graph = core.read_model(str(exported(trained)))
-        fbank = graph.output(FILTER_BANK).get_node().input_value(0)
-        front = openvino.Model([fbank], graph.get_parameters(), "filter bank")
-        settings: dict[str, Any] = {
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
-        self._front = core.compile_model(front, "CPU", settings)
-        given = openvino.opset13.parameter(fbank.get_partial_shape(), openvino.Type.f32)
-        for reader in fbank.get_target_inputs():
-            reader.replace_source_output(given.output(0))
-        # The waveform stays an input: the graph takes the size of the batch from it.
-        inputs = [given, *graph.get_parameters()]
-        rest = openvino.Model([graph.output(PROBABILITIES).get_node().input_value(0)], inputs, "encoder")
-        settings["INFERENCE_PRECISION_HINT"] = "bf16" if is_bf16 else "f32"
-        self._rest = core.compile_model(rest, "CPU", settings)
+    def run_batch(clips: Floats) -> Outputs:
+        fbanks = run_front(clips)[0]
+        return run_rest([fbanks, clips])[0], fbanks * (2 * trained.std) + trained.mean
 
-    def _outputs(self, clips: Floats) -> Outputs:
-        fbanks = self._front(clips)[0]
-        return self._rest([fbanks, clips])[0], self._not_normalized(fbanks)
+    return run_batch
 
 
 @dataclass(frozen=True)
 class Backend:
     """`extra` must be installed, unless None. Without `is_bf16` it can equal torch to `EXACT_TOLERANCE`."""
 
-    make: Callable[[TrainedModel], Engine]
+    prepare: Callable[[TrainedModel], RunBatch]
     extra: str | None = None
     is_bf16: bool = False
 
 
 REGISTRY = {
-    "torch": Backend(TorchEngine),
-    "torch-bf16": Backend(lambda trained: TorchEngine(trained, is_bf16=True), is_bf16=True),
-    "onnx": Backend(OnnxEngine, "onnx"),
-    "openvino": Backend(OpenVinoEngine, "openvino"),
-    "openvino-bf16": Backend(lambda trained: OpenVinoEngine(trained, is_bf16=True), "openvino", is_bf16=True),
+    "torch": Backend(run_torch),
+    "torch-bf16": Backend(partial(run_torch, is_bf16=True), is_bf16=True),
+    "onnx": Backend(run_onnx, "onnx"),
+    "openvino": Backend(run_openvino, "openvino"),
+    "openvino-bf16": Backend(partial(run_openvino, is_bf16=True), "openvino", is_bf16=True),
 }
 AUTO, EXACT = "auto", "exact"
 
@@ -185,11 +162,12 @@ def make(name: str, trained: TrainedModel, *, device: torch.device = CPU) -> Eng
     """Make the engine of that name; the graph it needs is exported where it is not there yet."""
     if name not in REGISTRY:
         raise SettingsError(f"engine {name!r} is not known; use {AUTO}, {EXACT}, {', '.join(REGISTRY)}")
+    backend = REGISTRY[name]
     if device.type == "cpu":
-        return REGISTRY[name].make(trained)
-    if REGISTRY[name].extra is not None:
+        return Engine(name, trained, backend.prepare(trained))
+    if backend.extra is not None:
         raise SettingsError(f"engine {name!r} is for the CPU, and the device is {device}: use torch or torch-bf16")
-    return TorchEngine(trained, device=device, is_bf16=REGISTRY[name].is_bf16)
+    return Engine(name, trained, run_torch(trained, device=device, is_bf16=backend.is_bf16))
 
 
 def available(trained: TrainedModel) -> list[str]:

@@ -84,7 +84,7 @@ class PredictionGraph(nn.Module):
 
 GRAPH_VERSION = "3"  # part of the key of kept files: change it whenever the same model gives another graph
 FILE_NAME = "float.onnx"
-WAVEFORM, PROBABILITIES, FILTER_BANK = "waveform", "probabilities", "filter_bank"
+WAVEFORM, PROBABILITIES, FBANK = "waveform", "probabilities", "filter_bank"
 EXACT_TOLERANCE = 1e-4  # in probability
 OPSET = 20
 NUM_PROBES = 2
@@ -113,7 +113,7 @@ def exported(trained: TrainedModel) -> Path:
         sizes = {0: torch.export.Dim("batch", min=1)}
         if not front_end.is_padding_encoded:
             sizes[1] = torch.export.Dim("samples", min=least, max=front_end.num_samples)
-        program = to_onnx(PredictionGraph(trained), clips, outputs=[PROBABILITIES, FILTER_BANK], sizes=sizes)
+        program = to_onnx(PredictionGraph(trained), clips, outputs=[PROBABILITIES, FBANK], sizes=sizes)
         with written_whole(path) as partial:
             program.save(str(partial))
             session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])

@@ -24,7 +24,7 @@ from lungsound.errors import SettingsError
 from lungsound.evaluation.report import MODEL_CARD
 from lungsound.extras import load
 from lungsound.files import write_text
-from lungsound.inference.engines import Floats, Parity, TorchEngine, parity
+from lungsound.inference.engines import Floats, Parity, make, parity
 from lungsound.inference.graph import quiet
 from lungsound.inference.model_files import LICENSE, checked, facts_of, written_together
 from lungsound.inference.templates import render
@@ -86,7 +86,7 @@ def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Floats])
                 return np.array([[each[name] for name in classes] for each in scores], np.float32)
 
             checked(trained, cycles, probabilities_of)
-            exact = TorchEngine(trained).predict(cycles)[0]
+            exact = make("torch", trained).predict(cycles)[0]
             fitted = parity(exact, piped([front_end.fit(torch.from_numpy(cycle)).numpy() for cycle in cycles]))
             unpadded = parity(exact, piped(cycles))
         write_card(staging, trained, run=model_file.parent, fitted=fitted, unpadded=unpadded)

@@ -23,7 +23,7 @@ from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.extras import load
 from lungsound.files import written_whole
-from lungsound.inference.engines import Floats, Parity, TorchEngine, parity
+from lungsound.inference.engines import Floats, Parity, make, parity
 from lungsound.inference.graph import PROBABILITIES, WAVEFORM, PredictionGraph, exported, quiet, to_onnx
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.training.checkpoint import TrainedModel
@@ -210,7 +210,7 @@ def checked(
     """
     if not cycles:
         raise SettingsError("an export is checked on cycles, and there are none: give a corpus with --data")
-    exact = TorchEngine(trained).predict(cycles)[0]
+    exact = make("torch", trained).predict(cycles)[0]
     measured = parity(exact, np.concatenate([predict(cycle[None]) for cycle in cycles]))
     if is_exact_needed and not measured.is_exact:
         raise WeightsError(

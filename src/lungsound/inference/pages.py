@@ -7,7 +7,7 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -24,8 +24,8 @@ from torch.nn import functional
 from lungsound.audio.front_end import FrontEnd
 from lungsound.axes import PATCH_SIZE
 from lungsound.errors import AudioError
-from lungsound.files import short_names, write_text
-from lungsound.inference.explain import Explanation
+from lungsound.files import short_names, write_text, written_whole
+from lungsound.inference.explain import Explanation, explain_cycles
 from lungsound.inference.prediction import (
     RULE,
     CyclePrediction,
@@ -54,7 +54,7 @@ INDEX = "index.html"
 NUM_TONES = 7  # of the style; classes beyond share the last
 _CHANGED_S = 0.01  # a file whose duration differs by more is not the one that was predicted
 
-Explain = Callable[[RecordingPrediction, Tensor], Sequence[Explanation]]
+RELEVANCE_FORMAT = "lungsound relevance 1"
 
 
 def write_review_pages(
@@ -63,30 +63,54 @@ def write_review_pages(
     out: Path,
     *,
     created: datetime,
-    explain: Explain | None = None,
+    num_explained: int | None = 0,
     console: Console,
 ) -> list[Path]:
     """Write a page for each prediction into the folder `out`, and for several `index.html`, the first path returned.
 
     The recordings are read again: where one is gone or is another file now, the page says so in place of its sound.
-    `explain` gets a prediction and its waveform (samples,) and returns the explanations that the page shows. Same input
+    The relevance of the `num_explained` most uncertain cycles is drawn. None draws that of every cycle, and writes it
+    beside the page as an `.npz` with the arrays `relevance_<number>` (time, mel) for each cycle, `start_s`, `end_s` and
+    `best_guess` (cycle,), `frame_s` between frames, `mel_hz` (mel,), `path`, `model_sha256` and `format`. Same input
     (with `created`, which needs a time zone), same bytes.
     """
     shared = _shared(predictor.provenance(created))
-    paths = [out / page_name(prediction) for prediction in predictions]
+    paths, arrays = [out / page_name(prediction) for prediction in predictions], []
     index = INDEX if len(predictions) > 1 else None
     with track(console, "pages") as on_progress:
         for number, (path, prediction) in enumerate(zip(paths, predictions, strict=True), start=1):
-            values = {**shared, **_recording(predictor, prediction, explain), "index": index}
-            write_text(path, render("review_recording.html", **values), is_shared=True)
+            values, explanations = _recording(predictor, prediction, num_explained)
+            if explanations is not None and num_explained is None:
+                arrays.append(path.with_suffix(".npz"))
+                _write_relevance(arrays[-1], predictor, prediction, explanations)
+            write_text(path, render("review_recording.html", **shared, **values, index=index), is_shared=True)
             on_progress(number, len(predictions))
     if index is None:
-        return paths
+        return [*paths, *arrays]
     titles = short_names([Path(prediction.path_text) for prediction in predictions])
     rows = [*zip([path.name for path in paths], titles, predictions, map(uncertainty, predictions), strict=True)]
     rows.sort(key=lambda row: (-row[3], row[2].path_text))
     write_text(out / INDEX, render("review_index.html", **shared, title="Recordings", rows=rows), is_shared=True)
-    return [out / INDEX, *paths]
+    return [out / INDEX, *paths, *arrays]
+
+
+def _write_relevance(
+    path: Path, predictor: Predictor, prediction: RecordingPrediction, explanations: Sequence[Explanation]
+) -> None:
+    front_end = predictor.trained.front_end
+    values: dict[str, Any] = {f"relevance_{number}": relevance.numpy() for number, _, relevance in explanations}
+    values |= {
+        "start_s": np.array([cycle.start_s for cycle in prediction.cycles]),
+        "end_s": np.array([cycle.end_s for cycle in prediction.cycles]),
+        "best_guess": np.array([cycle.best_guess for cycle in prediction.cycles], dtype=str),
+        "frame_s": np.array(front_end.log_mel.hop_size / front_end.sample_rate_hz),
+        "mel_hz": np.array(mel_centres_hz(front_end)),
+        "path": np.array(prediction.path_text),
+        "model_sha256": np.array(predictor.trained.sha256),
+        "format": np.array(RELEVANCE_FORMAT),
+    }
+    with written_whole(path) as partial, partial.open("wb") as file:
+        np.savez(file, **values)
 
 
 def page_name(prediction: RecordingPrediction) -> str:
@@ -95,8 +119,8 @@ def page_name(prediction: RecordingPrediction) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', prediction.name)[:80]}-{place}.html"
 
 
-def most_uncertain(prediction: RecordingPrediction, num: int) -> list[tuple[int, CyclePrediction]]:
-    """The `num` most uncertain cycles with their numbers from 1, in order of time."""
+def most_uncertain(prediction: RecordingPrediction, num: int | None) -> list[tuple[int, CyclePrediction]]:
+    """The `num` most uncertain cycles (None: all) with their numbers from 1, in order of time."""
     numbered = enumerate(prediction.cycles, start=1)
     return sorted(sorted(numbered, key=lambda each: (not each[1].is_uncertain, margin(each[1])))[:num])
 
@@ -129,8 +153,10 @@ def marks(classes: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _recording(predictor: Predictor, prediction: RecordingPrediction, explain: Explain | None) -> dict[str, Any]:
-    """Values of a recording's page."""
+def _recording(
+    predictor: Predictor, prediction: RecordingPrediction, num_explained: int | None
+) -> tuple[dict[str, Any], list[Explanation] | None]:
+    """Values of a recording's page, and the explanations on it; None without its sound."""
     front_end = predictor.trained.front_end
     waveform, problem = None, None
     try:
@@ -140,9 +166,10 @@ def _recording(predictor: Predictor, prediction: RecordingPrediction, explain: E
     if waveform is not None and abs(len(waveform) / front_end.sample_rate_hz - prediction.duration_s) > _CHANGED_S:
         waveform, problem = None, "No sound: the file has another duration than the recording that was predicted."
     rows = lanes([(cycle.start_s, cycle.end_s) for cycle in prediction.cycles])
-    explained = []
-    if waveform is not None and explain is not None:
-        for number, cycle, relevance in explain(prediction, waveform):
+    explained, explanations = [], None
+    if waveform is not None:
+        explanations = explain_cycles(predictor.trained, waveform, most_uncertain(prediction, num_explained))
+        for number, cycle, relevance in explanations:
             cut = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)[: front_end.num_samples]
             num_frames = front_end.log_mel.num_frames(len(cut))
             values = {
@@ -154,7 +181,7 @@ def _recording(predictor: Predictor, prediction: RecordingPrediction, explain: E
                 "input_s": min(cycle.end_s - cycle.start_s, front_end.audio.duration_s),
             }
             explained.append(values)
-    return {
+    page = {
         "title": PurePosixPath(prediction.path_text).name,
         "prediction": prediction,
         "problem": problem,
@@ -164,6 +191,7 @@ def _recording(predictor: Predictor, prediction: RecordingPrediction, explain: E
         "scaling": predictor.scaling,
         "explained": explained,
     }
+    return page, explanations
 
 
 def sound(waveform: Tensor, front_end: FrontEnd) -> dict[str, Any]:

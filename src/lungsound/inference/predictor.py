@@ -14,25 +14,14 @@ from typing import Literal
 import numpy as np
 import torch
 
+from lungsound.audio import quality
 from lungsound.audio.front_end import FrontEnd
 from lungsound.audio.io import read_channels
-from lungsound.audio.quality import (
-    MAX_SILENT_SHARE,
-    MIN_RMS_DBFS,
-    TOO_SHORT,
-    Samples,
-    find_defects,
-    find_other_sounds,
-    find_too_little_sound,
-    measure_other_sounds,
-    measure_quality,
-    rms_dbfs,
-    silent_stretches,
-)
 from lungsound.audio.segmentation import segment_cycles, sliding_windows
 from lungsound.data.icbhi import annotation_beside, read_annotation
 from lungsound.data.tree import cycle_faults
 from lungsound.errors import AnnotationError
+from lungsound.inference import withholding
 from lungsound.inference.engines import AUTO, Engine, Floats, select
 from lungsound.inference.prediction import (
     CyclePrediction,
@@ -40,14 +29,6 @@ from lungsound.inference.prediction import (
     Provenance,
     RecordingPrediction,
     aggregate_cycles,
-)
-from lungsound.inference.withholding import (
-    HIGHEST_SCORE,
-    SILENT_CYCLES,
-    is_withheld,
-    remark_on_device,
-    remark_on_score,
-    score_of,
 )
 from lungsound.models.classifier import find_device
 from lungsound.models.hub import OWN_FILE, download_model, is_hub_name
@@ -95,7 +76,7 @@ def load_recording(
     annotation that is needed and missing, or that cannot be read.
     """
     channels, rate_hz = read_channels(path)
-    mono: Samples = channels.mean(axis=0, dtype=np.float32)
+    mono: quality.Samples = channels.mean(axis=0, dtype=np.float32)
     duration_s, remarks = len(mono) / rate_hz, []
     cycles_from: CyclesFrom = "annotation"
     is_silence_kept = is_silence_kept or spans_s is not None
@@ -127,13 +108,14 @@ def load_recording(
     ]
     sounding = [stretch for stretch in stretches if not stretch.is_silent]
     if not is_silence_kept:
-        remarks += [SILENT_CYCLES] if 0 < len(sounding) < len(stretches) else []
+        remarks += [withholding.SILENT_CYCLES] if 0 < len(sounding) < len(stretches) else []
         stretches = sounding
-    quality = measure_quality(channels, rate_hz)
-    too_little = find_too_little_sound(quality)
+    measured = quality.measure_quality(channels, rate_hz)
+    too_little = quality.find_too_little_sound(measured)
     if cycles_from == "annotation":  # somebody has marked a cycle in it, however short it is
-        too_little = tuple(each for each in too_little if each.kind != TOO_SHORT)
-    defects = (*find_defects(quality), *too_little, *find_other_sounds(measure_other_sounds(mono, rate_hz)))
+        too_little = tuple(each for each in too_little if each.kind != quality.TOO_SHORT)
+    other_sounds = quality.measure_other_sounds(mono, rate_hz)
+    defects = (*quality.find_defects(measured), *too_little, *quality.find_other_sounds(other_sounds))
     remarks = [*(defect.kind for defect in defects), *remarks]
     return LoadedRecording(path, duration_s, rate_hz, cycles_from, tuple(stretches), tuple(remarks))
 
@@ -154,11 +136,11 @@ def annotated_spans(recording: Path, duration_s: float) -> tuple[tuple[float, fl
     return tuple(sorted(spans_s))
 
 
-def _is_silent(samples: Samples, rate_hz: int) -> bool:
-    if len(samples) < 2 or rms_dbfs(samples) < MIN_RMS_DBFS:
+def _is_silent(samples: quality.Samples, rate_hz: int) -> bool:
+    if len(samples) < 2 or quality.rms_dbfs(samples) < quality.MIN_RMS_DBFS:
         return True
-    num_silent = sum(end - start for start, end in silent_stretches(samples, rate_hz))
-    return num_silent > MAX_SILENT_SHARE * len(samples)
+    num_silent = sum(end - start for start, end in quality.silent_stretches(samples, rate_hz))
+    return num_silent > quality.MAX_SILENT_SHARE * len(samples)
 
 
 def find_model(model: str | Path) -> Path:
@@ -255,10 +237,10 @@ class Predictor:
         stretches, domain, calibration = loaded.stretches, self.trained.domain, self.trained.calibration
         outputs, features = self.engine.predict([stretch.waveform for stretch in stretches])
         scores = domain.scores(features).tolist() if domain is not None and stretches else []
-        is_recording_withheld = is_withheld(loaded.quality)
+        is_recording_withheld = withholding.is_withheld(loaded.quality)
         cycles = []
         for place, (stretch, row) in enumerate(zip(stretches, outputs.astype(float), strict=True)):
-            is_unlike = bool(scores) and scores[place] == HIGHEST_SCORE
+            is_unlike = bool(scores) and scores[place] == withholding.HIGHEST_SCORE
             is_uncertain = is_recording_withheld or stretch.is_silent or is_unlike
             possible: tuple[str, ...] = ()
             probabilities, best_guess = row, self.classes[int(row.argmax())]
@@ -269,7 +251,7 @@ class Predictor:
             shares = dict(zip(self.classes, probabilities.tolist(), strict=True))
             cycles.append(CyclePrediction(stretch.start_s, stretch.end_s, best_guess, shares, is_uncertain, possible))
         is_sounding = [not stretch.is_silent for stretch in stretches]
-        score = score_of(list(compress(scores, is_sounding)))
+        score = withholding.score_of(list(compress(scores, is_sounding)))
         return RecordingPrediction(
             path=loaded.path,
             duration_s=loaded.duration_s,
@@ -279,7 +261,11 @@ class Predictor:
             aggregate=aggregate_cycles(list(compress(cycles, is_sounding)), duration_s=loaded.duration_s),
             patient=patient,
             device=device,
-            quality=(*loaded.quality, *remark_on_score(score), *remark_on_device(device, self.trained.devices)),
+            quality=(
+                *loaded.quality,
+                *withholding.remark_on_score(score),
+                *withholding.remark_on_device(device, self.trained.devices),
+            ),
             out_of_domain=score,
         )
 

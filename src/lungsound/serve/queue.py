@@ -88,7 +88,7 @@ class GatheringEngine(Engine):
     """
 
     def __init__(self, engine: Engine) -> None:
-        super().__init__(engine.name, engine.trained, batch_size=engine.batch_size)
+        super().__init__(engine.name, engine.trained, engine.run_batch, batch_size=engine.batch_size)
         self._engine = engine
         self._waiting: SimpleQueue[tuple[Sequence[Floats], Future[Outputs]] | None] = SimpleQueue()
         self._thread = Thread(target=self._run_all, name="engine", daemon=True)
@@ -130,9 +130,6 @@ class GatheringEngine(Engine):
                     future.set_result((probabilities[rows], features[rows]))
             if is_last:
                 return
-
-    def _outputs(self, clips: Floats) -> Outputs:
-        return self._engine._outputs(clips)
 
 
 def gathered(engine: Engine, device: torch.device) -> GatheringEngine:

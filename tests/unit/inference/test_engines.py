@@ -19,7 +19,6 @@ from lungsound.inference.engines import (
     Floats,
     Outputs,
     Parity,
-    TorchEngine,
     candidates,
     make,
     measure,
@@ -256,13 +255,13 @@ def test_a_measurement_is_of_all_cycles_and_leaves_the_speeds(alone: TrainedMode
 
 
 def test_a_float32_engine_that_is_wrong_is_never_fastest(alone: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrong(TorchEngine):
-        def _outputs(self, clips: Floats) -> Outputs:
-            probabilities, fbanks = super()._outputs(clips)
-            return probabilities + 2e-4, fbanks
-
     def fake(name: str, trained: TrainedModel) -> Engine:
-        return Wrong(trained) if name == "onnx" else TorchEngine(trained)
+        engine = make("torch", trained)
+        return Engine(name, trained, lambda clips: wrong(engine, clips)) if name == "onnx" else engine
+
+    def wrong(engine: Engine, clips: Floats) -> Outputs:
+        probabilities, fbanks = engine.run_batch(clips)
+        return probabilities + np.float32(2e-4), fbanks
 
     monkeypatch.setattr(engines, "make", fake)
     speeds = speeds_of(alone, ["onnx", "torch"])

@@ -19,7 +19,7 @@ from torch import Tensor
 from lungsound.audio.filter_bank import normalize
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import SettingsError
-from lungsound.inference.engines import Floats, Parity, TorchEngine
+from lungsound.inference.engines import Floats, Parity, make
 from lungsound.inference.graph import quiet
 from lungsound.inference.hugging_face import (
     extractor_config,
@@ -134,7 +134,7 @@ def test_the_pipeline_answers_for_a_sound_file(exported: Exported, transformers:
         pipeline = transformers.pipeline("audio-classification", model=str(folder))
         given = pipeline(soundfile.read(path, dtype="float32")[0])
         with_ffmpeg = pipeline(str(path)) if shutil.which("ffmpeg") else given
-    expected = TorchEngine(trained).predict([cycle])[0][0]
+    expected = make("torch", trained).predict([cycle])[0][0]
     for answers in (given, with_ffmpeg):
         scores = {each["label"]: each["score"] for each in answers}
         got = [scores[name] for name in trained.label_set.classes]

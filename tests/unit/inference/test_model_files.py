@@ -13,7 +13,7 @@ import torch
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError, WeightsError
-from lungsound.inference.engines import Floats, TorchEngine
+from lungsound.inference.engines import Floats, make
 from lungsound.inference.model_files import (
     FittingGraph,
     checked,
@@ -43,7 +43,7 @@ def places_of_the_program(file: Path) -> int:
 
 
 def answers(trained: TrainedModel, cycles: list[Floats]) -> Floats:
-    return TorchEngine(trained).predict(cycles)[0]
+    return make("torch", trained).predict(cycles)[0]
 
 
 @pytest.mark.parametrize("audio", [REPEATED, ZEROS, OWN_SOUND], ids=["repeat", "zero", "own sound"])

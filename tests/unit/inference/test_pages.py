@@ -20,8 +20,8 @@ from rich.console import Console
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError
-from lungsound.inference.explain import Explanation, explain_cycles, relevance
-from lungsound.inference.pages import COLOURS, boxes, marks, most_uncertain, page_name, sound, write_review_pages
+from lungsound.inference.explain import relevance
+from lungsound.inference.pages import COLOURS, boxes, marks, page_name, sound, write_review_pages
 from lungsound.inference.prediction import CyclePrediction, RecordingPrediction, lanes, uncertainty
 from lungsound.inference.predictor import Predictor
 from tests.unit.inference.models import EFFICIENTAT_AUDIO, MOBILENET, saved_model
@@ -93,12 +93,8 @@ def recording(tmp_path: Path) -> Path:
 
 
 def write(predictor: Predictor, *answers: RecordingPrediction, out: Path, num_explained: int = 0) -> list[Path]:
-    def explain(prediction: RecordingPrediction, waveform: torch.Tensor) -> list[Explanation]:
-        return explain_cycles(predictor.trained, waveform, most_uncertain(prediction, num_explained))
-
-    explained = explain if num_explained else None
     console = Console(quiet=True)
-    return write_review_pages(predictor, answers, out, created=NOON, explain=explained, console=console)
+    return write_review_pages(predictor, answers, out, created=NOON, num_explained=num_explained, console=console)
 
 
 def test_a_page_holds_the_sound_the_picture_and_the_answers(

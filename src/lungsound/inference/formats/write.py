@@ -13,25 +13,8 @@ from typing import Any
 
 from lungsound.errors import SettingsError
 from lungsound.files import written_whole
-from lungsound.inference.formats.annotations import (
-    RECORD_KEY,
-    audacity_text,
-    icbhi_prediction_text,
-    raven_text,
-    require_words,
-    sprsound_prediction_text,
-    textgrid_text,
-)
+from lungsound.inference.formats import annotations, tables
 from lungsound.inference.formats.fhir import fhir_text
-from lungsound.inference.formats.tables import (
-    FORMAT_VERSION,
-    csv_text,
-    json_lines_text,
-    load_pyarrow,
-    parquet_bytes,
-    provenance_record,
-    record,
-)
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.labels import LabelSet
 
@@ -57,18 +40,25 @@ class Format:
 
 
 FORMATS = {
-    "csv": Format(".csv", table=csv_text),
-    "jsonl": Format(".jsonl", table=json_lines_text, has_provenance=True),
-    "parquet": Format(".parquet", table=parquet_bytes, has_provenance=True, require=lambda _: load_pyarrow()),
-    "audacity": Format(".audacity.txt", single=audacity_text),
-    "raven": Format(".raven.txt", single=raven_text),
-    "textgrid": Format(".TextGrid", single=textgrid_text),
-    "icbhi": Format(".txt", single=icbhi_prediction_text, require=partial(require_words, "icbhi"), is_annotation=True),
+    "csv": Format(".csv", table=tables.csv_text),
+    "jsonl": Format(".jsonl", table=tables.json_lines_text, has_provenance=True),
+    "parquet": Format(
+        ".parquet", table=tables.parquet_bytes, has_provenance=True, require=lambda _: tables.load_pyarrow()
+    ),
+    "audacity": Format(".audacity.txt", single=annotations.audacity_text),
+    "raven": Format(".raven.txt", single=annotations.raven_text),
+    "textgrid": Format(".TextGrid", single=annotations.textgrid_text),
+    "icbhi": Format(
+        ".txt",
+        single=annotations.icbhi_prediction_text,
+        require=partial(annotations.require_words, "icbhi"),
+        is_annotation=True,
+    ),
     "sprsound": Format(
         ".json",
-        single=sprsound_prediction_text,
+        single=annotations.sprsound_prediction_text,
         has_provenance=True,
-        require=partial(require_words, "sprsound"),
+        require=partial(annotations.require_words, "sprsound"),
         is_annotation=True,
     ),
     "fhir": Format(".fhir.json", single=fhir_text, has_provenance=True),
@@ -120,17 +110,21 @@ def write_format(
                     f"{prediction.path}: probabilities of {given}, but the classes are {', '.join(classes)}"
                 )
     if chosen.table is not None:
-        facts = {"format_version": FORMAT_VERSION, "provenance": provenance_record(provenance)}
+        facts = {"format_version": tables.FORMAT_VERSION, "provenance": tables.provenance_record(provenance)}
         path = out / f"{TABLE_NAME}{chosen.suffix}"
         return _write(path, chosen.table(predictions, provenance), None if chosen.has_provenance else facts)
     assert chosen.single is not None
     paths = [out / f"{prediction.name}{chosen.suffix}" for prediction in predictions]
     for path in paths if chosen.is_annotation else ():
-        if path.exists() and not _beside(path).exists() and f'"{RECORD_KEY}"'.encode() not in path.read_bytes():
+        if (
+            path.exists()
+            and not _beside(path).exists()
+            and f'"{annotations.RECORD_KEY}"'.encode() not in path.read_bytes()
+        ):
             raise SettingsError(f"{path} is an annotation that lungsound did not write: choose another folder")
     written = []
     for path, prediction in zip(paths, predictions, strict=True):
-        facts = record(prediction, provenance)
+        facts = tables.record(prediction, provenance)
         written += _write(path, chosen.single(prediction, provenance), None if chosen.has_provenance else facts)
     return written
 
