@@ -141,16 +141,16 @@ def _columns(embeddings: Embeddings) -> dict[str, list[str | float]]:
 
 def _write_npz(embeddings: Embeddings, path: Path) -> None:
     arrays: dict[str, Any] = {name: np.array(values) for name, values in _columns(embeddings).items()}
-    arrays |= {"features": embeddings.features, "format": np.array(FORMAT)}
+    facts = {"format": np.array(FORMAT), "model_sha256": np.array(embeddings.model_sha256)}
     with path.open("wb") as file:
-        np.savez(file, **arrays, model_sha256=np.array(embeddings.model_sha256))
+        np.savez(file, **arrays, features=embeddings.features, **facts)
 
 
 def _write_csv(embeddings: Embeddings, path: Path) -> None:
-    columns = [*_columns(embeddings), "model_sha256"]
+    names = [f"feature_{index}" for index in range(embeddings.features.shape[1])]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*columns, *(f"feature_{index}" for index in range(embeddings.features.shape[1]))])
+        writer.writerow([*_columns(embeddings), "model_sha256", *names])
         for cycle, row in zip(embeddings.cycles, embeddings.features, strict=True):
             writer.writerow([*astuple(cycle), embeddings.model_sha256, *row])
 

@@ -106,7 +106,7 @@ def write_card(folder: Path, trained: TrainedModel, *, run: Path, fitted: Parity
         "hugging_face.md",
         title=title or "# Model card: lungsound model",
         card=PRIVATE.sub("", rest),
-        results=_results(json.loads(report.read_text(encoding="utf-8"))) if report.is_file() else None,
+        report=json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None,
         fitted=fitted,
         unpadded=unpadded,
         rate_hz=front_end.sample_rate_hz,
@@ -120,19 +120,6 @@ def write_card(folder: Path, trained: TrainedModel, *, run: Path, fitted: Parity
         disclaimer=DISCLAIMER,
     )
     write_text(folder / "README.md", text)
-
-
-def _results(report: dict[str, Any]) -> dict[str, Any]:
-    """Results that the Hub lists of a report: specificity, sensitivity and their mean, as fractions."""
-    context = report["context"]
-    corpus = context.get("corpus", "not stated")
-    metrics = [
-        {"type": name, "name": name.capitalize(), "value": report["all_classes"][name]["value"]}
-        for name in ("score", "specificity", "sensitivity")
-    ]
-    dataset = {"type": corpus.partition(",")[0], "name": f"{corpus}, {context.get('split', 'split not stated')}"}
-    result = {"task": {"type": "audio-classification"}, "dataset": dataset, "metrics": metrics}
-    return {"name": context.get("recipe", "lungsound model"), "results": [result]}
 
 
 def check_expressible(trained: TrainedModel) -> None:

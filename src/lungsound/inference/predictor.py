@@ -36,6 +36,7 @@ from lungsound.training.checkpoint import TrainedModel, load_model
 
 FindBy = Literal["auto", "annotation", "segmentation", "windows"]
 WINDOW_OVERLAP = 0.5
+IN_MEMORY = "a model in memory"
 Spans = Sequence[tuple[float, float]]
 
 
@@ -186,13 +187,8 @@ class Predictor:
 
     def __repr__(self) -> str:
         probabilities = "calibrated" if self.is_calibrated else "not calibrated"
-        return (
-            f"<Predictor {self._name}: {', '.join(self.classes)}; {self.engine.name} on {self.device}, {probabilities}>"
-        )
-
-    @property
-    def _name(self) -> str:
-        return "a model in memory" if self.path is None else str(self.path)
+        name = self.path or IN_MEMORY
+        return f"<Predictor {name}: {', '.join(self.classes)}; {self.engine.name} on {self.device}, {probabilities}>"
 
     @property
     def is_calibrated(self) -> bool:
@@ -274,7 +270,7 @@ class Predictor:
         front_end, calibration, domain = self.trained.front_end, self.trained.calibration, self.trained.domain
         return Provenance(
             model_sha256=self.trained.sha256,
-            model=self._name,
+            model=str(self.path or IN_MEMORY),
             label_set=self.trained.label_set,
             band_hz=(0.0, front_end.sample_rate_hz / 2),
             settings={
