@@ -141,9 +141,9 @@ def _columns(embeddings: Embeddings) -> dict[str, list[str | float]]:
 
 def _write_npz(embeddings: Embeddings, path: Path) -> None:
     arrays: dict[str, Any] = {name: np.array(values) for name, values in _columns(embeddings).items()}
-    facts = {"format": np.array(FORMAT), "model_sha256": np.array(embeddings.model_sha256)}
+    arrays |= {"features": embeddings.features, "format": np.array(FORMAT)}
     with path.open("wb") as file:
-        np.savez(file, **arrays, features=embeddings.features, **facts)
+        np.savez(file, **arrays, model_sha256=np.array(embeddings.model_sha256))
 
 
 def _write_csv(embeddings: Embeddings, path: Path) -> None:
