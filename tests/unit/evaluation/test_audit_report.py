@@ -8,6 +8,7 @@ from html import unescape
 from pathlib import Path
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from lungsound.audio.quality import Defect, Quality, measure_quality
@@ -138,12 +139,19 @@ def test_a_narrow_terminal_loses_no_number() -> None:
         assert f"{1111 + i:,}" in text
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("draw_classes", "draw_bands"):
+        monkeypatch.setattr(f"lungsound.evaluation.audit_report.{name}", lambda *args: args[-1].touch())
+
+
 def page_of(audit: Audit, folder: Path) -> str:
     """The text of the page, a line for each paragraph."""
     body = write_audit(audit, folder).read_text(encoding="utf-8").partition("<main>")[2]
     return unescape(re.sub(r"<[^>]+>", "", body))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_page_begins_with_the_verdict_the_leaks_and_what_to_do(tmp_path: Path) -> None:
     audit = make_audit(PATIENT, replace(PATIENT, patient="156"), pair(), pair("c", "d", part="test"), waived=("156",))
     text = page_of(audit, tmp_path)
@@ -176,6 +184,7 @@ def test_written_files_hold_everything_and_no_name_is_markup(tmp_path: Path) -> 
     assert content["is_clean"] is False
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_audit_by_names_says_that_no_sound_was_read(tmp_path: Path) -> None:
     findings = (RecordingFinding("r1", "train", "D", None, ()),)
     text = page_of(make_audit(recordings=findings, is_audio_read=False), tmp_path)
@@ -183,6 +192,7 @@ def test_an_audit_by_names_says_that_no_sound_was_read(tmp_path: Path) -> None:
     assert "Recordings that are not what they should be" not in text
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_long_list_is_cut_and_says_so(tmp_path: Path) -> None:
     for number in (200, 201):
         problems = tuple(Problem("in no split", f"r{i}", "missing") for i in range(number))

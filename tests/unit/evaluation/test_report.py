@@ -163,6 +163,7 @@ def test_two_classes_have_one_reading() -> None:
     assert evaluation.two_class is None
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_report_files_and_nothing_else(tmp_path: Path, evaluation: Evaluation) -> None:
     write(tmp_path / "run", evaluation, history=HISTORY)
     pictures = ["confusion.png", "curves.png", "intervals.png"]
@@ -307,6 +308,7 @@ def test_several_parts_have_their_lines_and_table(tmp_path: Path) -> None:
     assert len(table) == 5
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_several_parts_are_in_the_picture_of_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[list[str]] = []
 
@@ -513,6 +515,7 @@ def test_a_failing_section_leaves_the_older_report(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(("selection", "is_chosen_on_test"), [("best_on_test", True), ("validation", False)])
 def test_curves_know_whether_the_test_chose_the_epoch(
     selection: str, is_chosen_on_test: bool, tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
