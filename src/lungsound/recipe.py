@@ -77,10 +77,9 @@ def _train(config: RunConfig, run: RunFolder, *, console: Console, is_reported: 
             keep=evaluation.keep,
             listeners=(ProgressBar(display, stage, config.train), run),
         )
-        progress = trainer.fit(progress)
-        evaluation.finish(progress)
+        evaluation.finish(trainer.fit(progress))
 
     # Evaluate the weights, as they stand on disk, on the test set.
     if not is_reported:
         return run.model
-    return report_on(run, corpus, parts.test, data=config.data, progress=progress, console=console)
+    return report_on(run, corpus, parts.test, data=config.data, console=console)

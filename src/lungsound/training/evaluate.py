@@ -34,7 +34,6 @@ from lungsound.progress import track
 from lungsound.training.callbacks import COLUMN_OF, predictions_of
 from lungsound.training.checkpoint import TrainedModel, unfinished
 from lungsound.training.run import RunFacts, RunFolder
-from lungsound.training.trainer import Progress
 
 NUM_NAMED = 10  # patients in a note; SPRSound's intra test alone shares 160
 KNOWN, VALIDATES = "known to the training set", "in validation"  # patients that the run has met
@@ -69,19 +68,9 @@ def evaluate(
             "evaluating on another corpus needs a folder for its report: give --out DIR, in Python out_dir"
         )
     data = data_to_test(run.config().data, None if data_root is None else Path(data_root), label_map)
-    corpus = load_corpus(data)
+    corpus, out = load_corpus(data), None if out_dir is None else Path(out_dir)
     rows = rows_to_test(corpus, data.test_parts)
-    console = console or Console()
-    return report_on(
-        run,
-        corpus,
-        rows,
-        data=data,
-        progress=run.progress(),
-        out_dir=None if out_dir is None else Path(out_dir),
-        device=device,
-        console=console,
-    )
+    return report_on(run, corpus, rows, data=data, out_dir=out, device=device, console=console or Console())
 
 
 def data_to_test(trained: DataSettings, root: Path | None, label_map: Path | None) -> DataSettings:
@@ -109,23 +98,22 @@ def report_on(
     rows: Sequence[int],
     *,
     data: DataSettings,
-    progress: Progress,
     console: Console,
     out_dir: Path | None = None,
     device: str | None = None,
 ) -> Path:
     """Predict the cycles of `rows` with the run's model in float32, write predictions and report; its path.
 
-    `data` says how the corpus was read, `progress` is that of the finished run. The Score and what to know of it are
-    printed. Only in the run's own folder the report has the three ways to choose the epoch.
+    `data` says how the corpus was read. The Score and what to know of it are printed. Only in the run's own folder the
+    report has the three ways to choose the epoch.
     """
     folder = run.path if out_dir is None else out_dir
     path = folder / run.predictions.name
     trained, where = run.trained_model(), find_device(device or run.config().train.device)
     write_predictions(path, predict_corpus(trained, corpus, rows, device=where, console=console))
     predictions = read_predictions(path)  # the file is what the report is made from
-    columns = columns_of(run, progress) if out_dir is None else {}
-    inputs = report_inputs(run, trained, corpus, predictions, data=data, progress=progress, columns=columns)
+    columns = columns_of(run) if out_dir is None else {}
+    inputs = report_inputs(run, trained, corpus, predictions, data=data, columns=columns)
     report = write_report(folder, inputs)
     for line in summary_lines(inputs):
         console.print(line, highlight=False, markup=False)
@@ -139,11 +127,10 @@ def report_inputs(
     predictions: Predictions,
     *,
     data: DataSettings,
-    progress: Progress,
     columns: Mapping[str, Sequence[tuple[str, ...]]],
 ) -> ReportInputs:
     """Everything that the report is made from."""
-    config, facts = run.config(), run.facts()
+    config, facts, progress = run.config(), run.facts(), run.progress()
     # The same number is the same patient in any part of a real corpus, but not in two synthetic ones.
     are_patients_the_same = corpus.fingerprint == facts.corpus.fingerprint or (
         corpus.name == facts.corpus.name and not corpus.is_synthetic
@@ -221,14 +208,14 @@ def hard_cycles(corpus: Corpus, predictions: Predictions, front_end: FrontEnd) -
     return hardest
 
 
-def columns_of(run: RunFolder, progress: Progress) -> dict[str, list[tuple[str, ...]]]:
+def columns_of(run: RunFolder) -> dict[str, list[tuple[str, ...]]]:
     """The table of three columns for each part of the test; none of a run that keeps no predictions of its epochs."""
     train = run.config().train
     unwatched = unwatched_columns(
         is_test_watched=train.is_test_watched or COLUMN_OF[train.selection] == TEST,
         has_validation=run.facts().num_cycles[VALIDATION] > 0,
     )
-    columns, epochs = run.columns(), progress.best_epochs | {LAST: train.epochs}
+    columns, epochs = run.columns(), run.progress().best_epochs | {LAST: train.epochs}
     parts = sorted({part for predictions in columns.values() for part in predictions.parts} - {VALIDATION})
     return {part: column_rows([columns], [epochs], part=part, unwatched=unwatched) for part in parts}
 
