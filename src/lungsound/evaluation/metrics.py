@@ -236,7 +236,8 @@ class Ranking:
         positives, negatives = weights @ self.positives, weights @ self.negatives
         called = np.cumsum((positives + negatives)[..., ::-1], axis=-1)
         hits = np.cumsum(positives[..., ::-1], axis=-1)
-        return ratio((positives[..., ::-1] * np.nan_to_num(ratio(hits, called))).sum(axis=-1), positives.sum(axis=-1))
+        precision = hits / np.maximum(called, 1.0)  # whole numbers: nothing is called where it is 0
+        return ratio((positives[..., ::-1] * precision).sum(axis=-1), positives.sum(axis=-1))
 
 
 def ranking_statistics(

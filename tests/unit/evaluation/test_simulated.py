@@ -59,8 +59,8 @@ def spread_of(sides: list[Counts]) -> Jackknife:
 
 
 def test_better_methods_are_told_apart_more_often_than_equally_good_ones() -> None:
-    equal = rates((60,), (Method(), Method()), num_sets=80, num_draws=200)[2]
-    better = rates((60,), (Method(shift=BETTER), Method()), num_sets=80, num_draws=200)[2]
+    equal = rates((60,), (Method(), Method()), num_sets=50, num_draws=200)[2]
+    better = rates((60,), (Method(shift=BETTER), Method()), num_sets=50, num_draws=200)[2]
     assert equal <= 0.12 < 0.4 <= better
 
 
