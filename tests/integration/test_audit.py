@@ -63,7 +63,6 @@ def test_bad_input_is_one_line_and_exit_code_2(
         ((empty,), "no corpus in"),
         ((broken,), name),
         ((synthetic_corpus_dir, "--out", file), "is a file"),
-        ((synthetic_corpus_dir, "--waivers", tmp_path / "none.txt"), "waiver file"),
     ):
         assert lungsound("data", "audit", *arguments) == 2
         printed = capsys.readouterr()

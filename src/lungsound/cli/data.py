@@ -11,9 +11,6 @@ SplitOption = Annotated[
     str,
     typer.Option(metavar="NAME", help="official, fold0 .. fold4, or a file of 'name<TAB>part' lines."),
 ]
-WaiversOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="File of known leaks, one name a line; # starts a comment.")
-]
 
 
 def data_check(
@@ -42,9 +39,11 @@ def data_synthesize(
 
     Its layout is ICBHI's. The same seed gives the same bytes.
     """
-    from lungsound.cli.demo import synthesize_with_bar
+    from lungsound.data.synthetic import synthesize
+    from lungsound.progress import track
 
-    synthesize_with_bar(folder, num_patients=patients, seed=seed, console=console)
+    with track(console, "recordings") as on_progress:
+        synthesize(folder, num_patients=patients, seed=seed, on_progress=on_progress)
     console.print(f"wrote {folder}; look at it with: lungsound data check {folder}", highlight=False)
 
 
@@ -57,7 +56,6 @@ def data_audit(
             "--waive", metavar="NAME", help="Known leak to accept: a patient, a recording or a pair A,B. Repeatable."
         ),
     ] = None,
-    waivers: WaiversOption = None,
     split: SplitOption = "official",
     names_only: Annotated[
         bool, typer.Option("--names-only", help="Read only the names of ICBHI's annotation files, no sound.")
@@ -73,20 +71,19 @@ def data_audit(
     """
     import os
 
-    from lungsound.data.audit import audit_corpus, read_names, read_waivers
+    from lungsound.data.audit import audit_corpus, read_names
     from lungsound.data.reader import read_corpus
     from lungsound.errors import SettingsError
     from lungsound.evaluation.audit_report import print_audit, write_audit
     from lungsound.progress import track
 
-    waived = [*(waive or []), *(read_waivers(waivers) if waivers else [])]
     corpus = read_names(folder, split=split) if names_only else read_corpus(folder, split=split, is_strict=False)
     if out is not None and out.exists() and not out.is_dir():
         raise SettingsError(f"--out {out} is a file: give a folder, or one to be made")
     with track(console, "audit") as on_progress:
         audit = audit_corpus(
             corpus,
-            waived=waived,
+            waived=waive or [],
             is_audio_read=not names_only,
             num_workers=workers or os.cpu_count() or 1,
             on_progress=on_progress,

@@ -34,7 +34,8 @@ def run_demo(
     if data is None:
         _remove(root, is_ours=(root / SYNTHETIC_EVENTS_FILE).is_file())
         console.print(f"Making a synthetic corpus of {num_patients} patients in {root}", highlight=False)
-        synthesize_with_bar(root, num_patients=num_patients, seed=seed, console=console)
+        with track(console, "recordings") as on_progress:
+            synthesize(root, num_patients=num_patients, seed=seed, on_progress=on_progress)
     overrides = [f"name={RUN_NAME}", f"data.root={root.absolute()}", f"train.seed={seed}"]
     overrides += [] if epochs is None else [f"train.epochs={epochs}"]
     config = load_config("demo", overrides)
@@ -63,12 +64,6 @@ def run_demo(
         console.print("\nEvery patient has recordings in the training set: there is no unseen one to predict.")
     console.print("\nResearch software, not a medical device.")
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
-
-
-def synthesize_with_bar(root: Path, *, num_patients: int, seed: int, console: Console) -> None:
-    """Make a synthetic corpus with a progress bar."""
-    with track(console, "recordings") as on_progress:
-        synthesize(root, num_patients=num_patients, seed=seed, on_progress=on_progress)
 
 
 def print_cycles(

@@ -33,7 +33,7 @@ from lungsound.data.icbhi import (
     read_split,
 )
 from lungsound.data.tree import assemble, files_with_suffix, one_per_name, require_folder
-from lungsound.errors import AnnotationError, CorpusError, SettingsError
+from lungsound.errors import AnnotationError, CorpusError
 
 # Fewer recordings of one device and rate give no baseline.
 MIN_GROUP = 10
@@ -339,18 +339,6 @@ def audit_corpus(
         notes=tuple(notes),
         waived=tuple(dict.fromkeys(waived)),
     )
-
-
-def read_waivers(path: Path) -> list[str]:
-    """Names from a waiver file: one a line, blank lines and what follows a # left out. SettingsError if unreadable."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"waiver file {path} cannot be read as text ({type(error).__name__}): give a file with one name a line"
-        ) from None
-    names = (line.partition("#")[0].strip() for line in lines)
-    return [name for name in names if name]
 
 
 def _shared_patients(corpus: Corpus) -> list[SharedPatient]:

@@ -145,7 +145,7 @@ def advice(audit: Audit) -> list[str]:
             "Leave one recording of each pair out, or move both into one part; data.protocol=strict does neither."
         )
     if waivers:
-        more = f" ({len(waivers) - 1} more such names: put them in a file for --waivers)" if len(waivers) > 1 else ""
+        more = f" ({len(waivers) - 1} more such names)" if len(waivers) > 1 else ""
         sentences.append(f"If a leak is known and accepted: --waive {shlex.quote(waivers[0])}{more}")
     return sentences
 

@@ -164,7 +164,7 @@ def test_synthesize_then_check(
         (root / "made").write_text(f"{num_patients} {seed}")
         on_progress(1, 1)
 
-    monkeypatch.setattr("lungsound.cli.demo.synthesize", quick)
+    monkeypatch.setattr("lungsound.data.synthetic.synthesize", quick)
     assert call("data", "synthesize", str(tmp_path / "new"), "--patients", "5", "--seed", "7") == 0
     assert (tmp_path / "new" / "made").read_text() == "5 7"
     assert "lungsound data check" in capsys.readouterr().out

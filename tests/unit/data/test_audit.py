@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from lungsound.data.audit import NO_PART, UNKNOWN, Audit, SharedPatient, SharedSound, audit_corpus, read_waivers
+from lungsound.data.audit import NO_PART, UNKNOWN, Audit, SharedPatient, SharedSound, audit_corpus
 from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.data.duplicates import SharedAudio
-from lungsound.errors import CorpusError, SettingsError
+from lungsound.errors import CorpusError
 from lungsound.files import to_json
 
 RATE = 4000
@@ -173,14 +173,3 @@ def test_json_has_no_infinity_and_no_recordings_are_an_error() -> None:
     assert audit.to_json()["shared_sounds"][0]["audio"]["deviations"] == float("inf")
     with pytest.raises(CorpusError, match="no recordings in somewhere"):
         by_names([])
-
-
-def test_waivers_are_lines_without_remarks(tmp_path: Path) -> None:
-    path = tmp_path / "waivers.txt"
-    path.write_text("# known\n218\n\n  a,b  # a pair\nname with blanks\n", encoding="utf-8-sig")
-    assert read_waivers(path) == ["218", "a,b", "name with blanks"]
-    path.write_bytes(b"\xff\xfe\x00")
-    for bad in (path, tmp_path / "none.txt", tmp_path):
-        with pytest.raises(SettingsError, match="waiver file") as error:
-            read_waivers(bad)
-        assert "\n" not in str(error.value)
