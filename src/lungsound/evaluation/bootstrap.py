@@ -1,13 +1,11 @@
 """Bootstrap intervals over patients and, of several trainings, over seeds.
 
-The cycles of one patient resemble each other, so patients are drawn again, not cycles. Confusion matrices or sums are
-kept for each patient; a resample is a weighted sum of these, and thousands take milliseconds.
-
-The middle 95 % of the resamples is too narrow for few patients. Hesterberg ("What teachers should know about the
-bootstrap", The American Statistician 69, 2015) takes wider percentiles, Phi(+-t sqrt(n / (n - 1))) with the quantile t
-of Student's distribution with n - 1 degrees of freedom. Patients with many cycles count for more than others, so here
-the degrees of freedom are those that the jackknife over patients supports (`effective_degrees`), and n is one more.
-`tests/unit/evaluation/test_simulated_coverage.py` measures the coverage.
+The cycles of one patient resemble each other, so patients are drawn again, not cycles. A resample is a weighted sum of
+the confusion matrices or sums of each patient. The middle 95 % of the resamples is too narrow for few patients:
+Hesterberg ("What teachers should know about the bootstrap", The American Statistician 69, 2015) takes wider
+percentiles, Phi(+-t sqrt(n / (n - 1))) with the quantile t of Student's distribution with n - 1 degrees of freedom.
+Patients with many cycles count for more than others, so here the degrees of freedom are those that the jackknife over
+patients supports (`effective_degrees`), and n is one more. Coverage: tests/unit/evaluation/test_simulated_coverage.py.
 """
 
 import math
@@ -37,9 +35,8 @@ LEAST_PATIENTS = 5
 class Interval:
     """A bootstrap interval; `low` and `high` are NaN when none can be given, and `problem` says why.
 
-    `num_undefined` of the `num_draws` resamples had no value (no abnormal cycle was drawn, say) and were left out; more
-    than half leave no interval. `num_seeds` is the least number of trainings on either side; with 1 the chance of
-    training is not covered.
+    `num_undefined` resamples had no value (no abnormal cycle, say) and were left out; more than half leave no interval.
+    `num_seeds` is the least number of trainings on either side; with 1 the chance of training is not covered.
     """
 
     low: float
@@ -319,7 +316,7 @@ def sum_by_patient(values: Fractions, patients: Sequence[str]) -> Fractions:
 def value_of_runs(runs: Counts, statistic: Statistic) -> ValueOf:
     """`statistic` of runs `(seed, patient, true class, predicted class)` as a function of how patients are taken.
 
-    A mean over classes is over those of all the run's patients, whatever classes a resample has.
+    A mean over classes is over those of all patients, whatever classes a resample has.
     """
     of_resample = partial(statistic, all_counts=runs.sum(axis=1)) if isinstance(statistic, MacroMean) else statistic
     # As float64, which counts these whole numbers exactly: products of integer matrices are many times slower.

@@ -1,11 +1,9 @@
 """Two methods on the same test cycles: the difference of their scores, and whether it can be told from chance.
 
-A and B differ when the interval of the difference of Scores (over patients, and over seeds where there are several)
-leaves out 0 and the p of the permutation test is below 1 - level as well. In every other case they are not
-distinguishable (`tests/unit/evaluation/test_simulated.py`).
-
-The permutation test exchanges the predictions of A and B for whole patients. Sp and Se are sums of what single patients
-contribute, over numbers of cycles that no method changes: the exchange turns the sign of what the patient adds.
+A and B differ when the interval of the difference of Scores over patients (and seeds) leaves out 0 and the p of the
+permutation test is below 1 - level as well; else they are not distinguishable. The test exchanges the predictions of A
+and B for all cycles of a patient. Sp and Se are sums of what single patients contribute, over numbers of cycles that no
+method changes: the exchange turns the sign of what the patient adds. `tests/unit/evaluation/test_simulated.py`.
 """
 
 import math
@@ -53,14 +51,14 @@ class Contributions:
 
     @property
     def by_patient(self) -> Fractions:
-        """Contribution of each patient in all terms together `(patient,)`."""
+        """All terms together `(patient,)`."""
         return np.asarray(self.parts.sum(axis=0))
 
 
 def contributions_to(first: Counts, second: Counts, terms: Sequence[int]) -> Contributions:
-    """Contributions to the mean over `terms`: (NORMAL,) of Sp, (ABNORMAL,) of Se, (NORMAL, ABNORMAL) of the Score.
+    """Contributions to the mean over `terms`, from `(seed, patient, true class, predicted class)` on the same cycles.
 
-    Both sides are `(seed, patient, true class, predicted class)` on the same cycles; the mean over seeds is taken.
+    The terms are (NORMAL,) of Sp, (ABNORMAL,) of Se, (NORMAL, ABNORMAL) of the Score; the mean over seeds is taken.
     """
 
     def by_term(by_class: Counts | Fractions) -> Fractions:
@@ -76,12 +74,11 @@ def contributions_to(first: Counts, second: Counts, terms: Sequence[int]) -> Con
 def permutation_test(
     contributions: Contributions, *, generator: np.random.Generator, num_draws: int = NUM_PERMUTATIONS
 ) -> float:
-    """Two-sided p of the difference when A and B are exchanged for whole patients; NaN when there is no difference.
+    """Two-sided p of the difference when A and B are exchanged by patient; NaN when there is no difference.
 
-    Exact, over all permutations, when at most `MAX_EXACT_PATIENTS` patients have parts that are not 0; else by
-    drawing. The size of a difference is taken over its standard error (Janssen, Statistics & Probability Letters 36,
-    1997; Chung & Romano, Annals of Statistics 41, 2013). Its bare size would be a weak measure for methods that trade
-    Sp for Se: exchanged at random, they scatter by the whole trade.
+    Exact when at most `MAX_EXACT_PATIENTS` patients have parts that are not 0, else by drawing. The size of a
+    difference is taken over its standard error (Janssen, Statistics & Probability Letters 36, 1997; Chung & Romano,
+    Annals of Statistics 41, 2013): the bare size of methods that trade Sp for Se scatters by the trade.
     """
     if np.isnan(contributions.parts).any():
         return math.nan
@@ -100,9 +97,9 @@ def permutation_test(
 
 
 def studentised(contributions: Contributions, signs: Fractions) -> Fractions:
-    """Size of the difference over its standard error `(draw,)`, when each part has its sign `(draw, patient)`.
+    """Size of the difference over its standard error, as a ratio of sums, `(draw,)` with signs `(draw, patient)`.
 
-    The standard error is that of a ratio of sums over patients. Infinite for a difference without one, 0 for none.
+    Infinite for a difference without a standard error, 0 for none.
     """
     by_term = signs @ contributions.parts.T
     influences = signs * contributions.by_patient - by_term @ contributions.shares
@@ -143,10 +140,9 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A and B on one part of the test. `contributions` `(patient,)` are what each adds to the difference of Scores.
+    """A and B on one part of the test, in the lines of `STATISTICS`; the first, the Score, decides.
 
-    `differences` are those of Score, Sp, Se and, where there are more than two classes, of the Score read as
-    normal or not; the first decides. `num_seeds` are those of A and of B.
+    `contributions` `(patient,)` are what each adds to the difference of Scores.
     """
 
     names: tuple[str, str]
@@ -159,7 +155,6 @@ class Comparison:
 
     @property
     def score(self) -> Difference:
-        """The difference on which the verdict rests."""
         return self.differences[0]
 
 
@@ -171,10 +166,10 @@ def compare_runs(
     is_common_only: bool = False,
     bootstrap: Bootstrap | None = None,
 ) -> tuple[Comparison, ...]:
-    """Compare A and B on each part of the test. Each side has a Predictions for each of its seeds.
+    """Compare A and B, with predictions of one or more seeds, on each part of the test.
 
-    Raises DataError when A and B have other classes, patients or labels, or other cycles; with `is_common_only` the
-    cycles that only one of them has are left out.
+    Raises DataError when A and B have other classes, patients or labels, or other cycles; `is_common_only` leaves out
+    the cycles that only one of them has.
     """
     bootstrap = bootstrap or Bootstrap()
     sides = on_same_cycles(first, second, names, is_common_only=is_common_only)
@@ -267,10 +262,7 @@ def write_comparison(
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> None:
-    """Draw the differences A minus B with their intervals above, what patients add to the Score's below, in points.
-
-    The bars go from the patient that speaks most for A to the one that speaks most for B; they sum to the difference.
-    """
+    """Draw the differences A minus B with their intervals above, what patients add to the Score's below, in points."""
     num_lines, level = len(comparison.differences), comparison.score.difference.interval.level
     with picture(path, width_inch=8.0, height_inch=3.6 + 0.42 * num_lines) as figure:
         upper, lower = figure.subplots(2, 1, height_ratios=[0.42 * num_lines + 0.4, 2.4])

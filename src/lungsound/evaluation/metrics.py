@@ -4,10 +4,9 @@ Every function but `confusion_matrix` takes counts `(..., true class, predicted 
 a thousand resampled matrices cost one call. Class 0 is the normal one. A value without a denominator (the recall of a
 class that has no cycle, the Score of a set without abnormal cycles) is NaN; the published program gives 0 there.
 
-Sources. Sp, Se, Score: Rocha et al., Physiol. Meas. 40 (2019) 035001, and the authors' published program. SE, SP, AS,
-HS: the IEEE BioCAS grand challenges of 2022 and 2023 on SPRSound (Zhang et al., BioCAS 2022; the README of the
-database's repository names the four, public programs of two participants agree on how they are counted). The challenges
-of 2024 and 2025 have other tasks and other metrics.
+Sp, Se, Score: Rocha et al., Physiol. Meas. 40 (2019) 035001, and the authors' published program. SE, SP, AS, HS: the
+IEEE BioCAS grand challenges of 2022 and 2023 on SPRSound (Zhang et al., BioCAS 2022; counted as the public programs of
+two participants count them). The challenges of 2024 and 2025 have other tasks and other metrics.
 """
 
 from collections.abc import Callable, Sequence
