@@ -1,7 +1,6 @@
 """A run as typed values: strict TOML in, overrides, resolved values out.
 
 A recipe is a TOML file. It may name another recipe with `extends = "name"` and then holds only the difference.
-Unknown keys, wrong types and values out of range are errors that name the key and what is allowed.
 """
 
 import json
@@ -247,8 +246,8 @@ def load_config(
     """The run that a recipe describes: a name of the package's recipes or the path of a TOML file.
 
     `is_as_published` puts the preset of the authors' program on it. `settings` come last: a mapping, as in
-    {"train.epochs": 5, "data.root": "corpus"}, or `section.key=value` strings, the value as in TOML (a bare word is a
-    string). Raises SettingsError with one line for anything that is not understood.
+    {"train.epochs": 5, "data.root": "corpus"}, or `section.key=value` strings, the value as in TOML (a bare word is
+    a string). SettingsError with one line that names what is not understood and what is allowed.
     """
     if isinstance(settings, str):
         raise SettingsError(f'settings {settings!r}: give a mapping, as in {{"train.epochs": 5}}, or a list of strings')
@@ -277,32 +276,22 @@ def resolve(values: Mapping[str, Any], *, source: str) -> RunConfig:
 def _read_recipe(recipe: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if recipe in seen:
         raise SettingsError(f"recipe {recipe!r} extends itself through {' -> '.join(seen)}")
-    path = Path(recipe)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise SettingsError(f"no recipe file {recipe}: give an existing .toml file or one of {_known()}")
-        try:
-            text, name = path.read_text(encoding="utf-8"), path.stem
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"recipe file {recipe} cannot be read as text ({type(error).__name__})") from None
-    elif recipe in recipe_names():
-        text, name = (resources.files("lungsound") / "recipes" / f"{recipe}.toml").read_text(encoding="utf-8"), recipe
-    else:
-        raise SettingsError(f"no recipe {recipe!r}: give a path ending in .toml or one of {_known()}")
+    path, known = Path(recipe), recipe_names()
+    if not (path.is_file() if path.suffix == ".toml" else recipe in known):
+        raise SettingsError(f"no recipe {recipe!r}: give an existing .toml file or one of {', '.join(known)}")
+    file = path if path.suffix == ".toml" else resources.files("lungsound") / "recipes" / f"{recipe}.toml"
     try:
-        values = tomllib.loads(text)
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"recipe {recipe!r} is not valid TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"recipe file {recipe} cannot be read as text ({type(error).__name__})") from None
     base = values.pop("extends", None)
     if isinstance(base, str) and base.endswith(".toml"):
         base = str(path.parent / base)  # beside the recipe that names it
     resolved = _read_recipe(str(base), (*seen, recipe)) if base is not None else {}
-    _merge(resolved, {"name": name, **values})
+    _merge(resolved, {"name": path.stem if path.suffix == ".toml" else recipe, **values})
     return resolved
-
-
-def _known() -> str:
-    return ", ".join(recipe_names())
 
 
 def _merge(base: dict[str, Any], difference: Mapping[str, Any]) -> None:
@@ -344,21 +333,13 @@ def _explain(error: ValidationError) -> str:
     place = ".".join(str(part) for part in first["loc"]) or "recipe"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        known = ", ".join(_keys_at(first["loc"][:-1]))
-        return f"unknown key {place!r}; the keys there are: {known}{more}"
-    if first["type"] == "tuple_type":
-        return f'{place} = {json.dumps(first["input"], default=str)}: give a list, as in {place}=["sc"]{more}'
-    return f"{place} = {json.dumps(first['input'], default=str)}: {first['msg']}{more}"
-
-
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    section: type[BaseModel] = RunConfig
-    for part in location:
-        annotation = section.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        section = annotation
-    return list(section.model_fields)
+        section: Any = RunConfig
+        for part in first["loc"][:-1]:
+            section = section.model_fields[str(part)].annotation
+        return f"unknown key {place!r}; the keys there are: {', '.join(section.model_fields)}{more}"
+    given = json.dumps(first["input"], default=str)
+    advice = f'give a list, as in {place}=["sc"]' if first["type"] == "tuple_type" else first["msg"]
+    return f"{place} = {given}: {advice}{more}"
 
 
 @dataclass(frozen=True)
@@ -372,10 +353,7 @@ class SettingDescription:
 
 
 def describe_settings(section: str | None = None) -> dict[str, list[SettingDescription]]:
-    """Every setting of a section, or of all of them, by section in the order of a recipe.
-
-    Raises SettingsError for a section that does not exist.
-    """
+    """Every setting of a section, or of all of them, by section in the order of a recipe."""
     sections = {name: type(getattr(RunConfig(name=""), name)) for name in RunConfig.model_fields if name not in _OF_RUN}
     if section is not None and section not in sections:
         raise SettingsError(f"no section {section!r} of settings: there are {', '.join(sections)}")

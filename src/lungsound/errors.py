@@ -1,17 +1,8 @@
 """Every error that a user can cause, as one tree.
 
-LungsoundError
-|-- DataError               recordings, annotations, corpora
-|   |-- AudioError          a sound file that cannot be used
-|   |-- AnnotationError     an annotation that cannot be understood
-|   `-- CorpusError         a folder that is not the corpus it should be
-|-- SettingsError           a recipe or an option that makes no sense
-|-- WeightsError            a checkpoint or pretrained weights that do not fit
-`-- FetchError              something that could not be downloaded
-
-Each message is one line that says what was given, what is needed and what to do. The command line
-prints it and ends with exit code 2; any other exception is a bug and ends with exit code 1. Errors about data carry the
-parts of their message as fields: `path`, `line`, `detail`.
+Each message is one line that says what was given, what is needed and what to do. The command line prints it and ends
+with exit code 2; any other exception is a bug and ends with exit code 1. Errors about data carry the parts of their
+message as fields.
 """
 
 from pathlib import Path

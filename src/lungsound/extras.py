@@ -1,34 +1,28 @@
 """Optional packages: imported when they are needed, with one sentence that names the extra which brings them."""
 
 import importlib
-from dataclasses import dataclass
 from importlib.util import find_spec
 from types import ModuleType
+from typing import NamedTuple
 
 from lungsound.errors import SettingsError
 
 
-@dataclass(frozen=True)
-class Extra:
-    """An extra of this package: what it brings, what needs it, and what to do `instead` of installing it."""
+class Extra(NamedTuple):
+    """An extra of this package: what it brings, and what needs it."""
 
     packages: tuple[str, ...]
     needed_by: str
-    instead: str = ""
 
 
 EXTRAS = {
-    "augment": Extra(
-        ("python_stretch",),
-        "the waveform changes speed, pitch and warp need",
-        ", or leave them out",
-    ),
-    "av": Extra(("av",), "compressed sound needs", ", or convert it to WAV or FLAC"),
+    "augment": Extra(("python_stretch",), "the waveform changes speed, pitch and warp need"),
+    "av": Extra(("av",), "compressed sound needs"),
     "baselines": Extra(("transformers",), "ResNet, EfficientNet and the export to transformers need"),
     "hub": Extra(("huggingface_hub",), "models on the Hugging Face Hub need"),
     "onnx": Extra(("onnxruntime", "onnx", "onnxscript"), "fast engines and ONNX files need"),
     "openvino": Extra(("openvino", "onnxruntime", "onnx", "onnxscript"), "OpenVINO's engines and files need"),
-    "parquet": Extra(("pyarrow",), "the format parquet needs", ", or choose csv, which has the same columns"),
+    "parquet": Extra(("pyarrow",), "the format parquet needs"),
     "serve": Extra(("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "the service needs"),
 }
 
@@ -45,10 +39,7 @@ def require_installed(extra: str) -> None:
 
 
 def load(module: str, *, extra: str, needed_by: str | None = None) -> ModuleType:
-    """Import a module; SettingsError naming the extra when it is not installed.
-
-    `needed_by` ("model.architecture 'resnet18' needs") says more than the extra's own.
-    """
+    """Import a module; SettingsError naming the extra, and what it is `needed_by`, when it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -56,5 +47,5 @@ def load(module: str, *, extra: str, needed_by: str | None = None) -> ModuleType
 
 
 def _missing(package: str, extra: str, needed_by: str | None = None) -> SettingsError:
-    needed_by, instead = needed_by or EXTRAS[extra].needed_by, EXTRAS[extra].instead
-    return SettingsError(f"{package} is not installed, which {needed_by}: pip install 'lungsound[{extra}]'{instead}")
+    needed_by = needed_by or EXTRAS[extra].needed_by
+    return SettingsError(f"{package} is not installed, which {needed_by}: pip install 'lungsound[{extra}]'")

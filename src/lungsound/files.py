@@ -17,8 +17,8 @@ from lungsound.errors import SettingsError
 def written_whole(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
     """A place beside `path` to write to: renamed to it when the block ends without an error, else removed.
 
-    The folder is made when it is not there. Shared files may be written by several processes at once: the last one's
-    stays. What a killed process left of any other is overwritten by the next.
+    Shared files may be written by several processes at once: the last one's stays. What a killed process left of
+    any other is overwritten by the next.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial" if is_shared else f"{path.name}.partial")
@@ -62,10 +62,7 @@ def write_json(path: Path, values: Any, *, is_shared: bool = False) -> None:
 
 
 def to_json(values: Any, *, indent: int | None) -> str:
-    """JSON of plain values and numpy's. A number that is not finite is null, as in every file of ours.
-
-    JSON has no NaN and no infinity, and a null is read by every program.
-    """
+    """JSON of plain values and numpy's. A number that is not finite is null, which every program reads."""
     return json.dumps(_plain(values), indent=indent, allow_nan=False)
 
 

@@ -1,8 +1,8 @@
 """Label sets: the four lung sounds, the other sets of classes, and the maps between their words.
 
-In every label set class 0 is the normal (healthy) one: specificity is its recall. The classes of a label set are at
-the same time a vocabulary: ICBHI's flags speak that of `sound4`, SPRSound's events that of `sprsound_event7`, its
-whole recordings that of `sprsound_record5`. A label map takes the words of a vocabulary to the classes of a label set.
+In every label set class 0 is the normal one: specificity is its recall. The classes of a label set are a vocabulary at
+the same time: ICBHI's flags speak that of `sound4`, SPRSound's events that of `sprsound_event7`, its recordings that of
+`sprsound_record5`. A label map takes the words of a vocabulary to the classes of a label set.
 """
 
 import tomllib
@@ -48,13 +48,8 @@ class LungSound(IntEnum):
 # The grouping of ICBHI's eight diagnoses in the published code.
 DIAGNOSIS_GROUPS = {
     "Healthy": 0,
-    "COPD": 1,
-    "Bronchiectasis": 1,
-    "Asthma": 1,
-    "URTI": 2,
-    "LRTI": 2,
-    "Pneumonia": 2,
-    "Bronchiolitis": 2,
+    **dict.fromkeys(("COPD", "Bronchiectasis", "Asthma"), 1),
+    **dict.fromkeys(("URTI", "LRTI", "Pneumonia", "Bronchiolitis"), 2),
 }
 
 
@@ -77,7 +72,7 @@ class LabelSet:
     def label(self, *, sound: LungSound, diagnosis: str | None = None, term: str | None = None) -> int:
         """Class index of a cycle with this sound, of a patient with this diagnosis; a term goes before the sound.
 
-        Raises SettingsError when the set needs a diagnosis and it is missing or unknown, or has no class for the word.
+        SettingsError when the set needs a diagnosis and it is missing or unknown, or has no class for the word.
         """
         if self.needs_diagnosis:
             if diagnosis not in DIAGNOSIS_GROUPS:
@@ -87,17 +82,12 @@ class LabelSet:
                 )
             return min(DIAGNOSIS_GROUPS[diagnosis], self.num_classes - 1)
         word = sound.word if term is None else term
-        index = self.index_of(word)
-        if index is None:
-            raise SettingsError(
-                f"label set {self.name!r} has no class for {word!r}; its classes are {', '.join(self.classes)}: "
-                "choose another data.label_set, or map the corpus's words with data.label_map"
-            )
-        return index
-
-    def index_of(self, word: str) -> int | None:
-        """Class index of a word: that of a class, or one that a shipped label map takes to a class; else None."""
-        return _indices(self.name).get(word)
+        if word in _indices(self.name):
+            return _indices(self.name)[word]
+        raise SettingsError(
+            f"label set {self.name!r} has no class for {word!r}; its classes are {', '.join(self.classes)}: "
+            "choose another data.label_set, or map the corpus's words with data.label_map"
+        )
 
 
 LABEL_SETS = {
@@ -120,7 +110,7 @@ LABEL_SETS = {
 
 def sound_of(word: str) -> LungSound | None:
     """The one of the four sounds that a word means ("Rhonchi": wheeze); None for any other word ("abnormal")."""
-    index = LABEL_SETS["sound4"].index_of(word)
+    index = _indices("sound4").get(word)
     return None if index is None else LungSound(index)
 
 
@@ -134,22 +124,15 @@ class LabelMap:
 
     def losses(self, words: Collection[str]) -> list[str]:
         """Words that share a class, and words without a class, a sentence each."""
-        losses = []
-        for name in self.label_set.classes:
-            sources = [word for word in words if self.classes.get(word) == name]
-            if len(sources) > 1:
-                losses.append(f"{_listed(sources)} become {name}")
-        lost = [word for word in words if word not in self.classes]
-        if lost:
+        sources = {name: [word for word in words if self.classes.get(word) == name] for name in self.label_set.classes}
+        losses = [f"{_listed(shared)} become {name}" for name, shared in sources.items() if len(shared) > 1]
+        if lost := [word for word in words if word not in self.classes]:
             losses.append(f"{_listed(lost)} {'has' if len(lost) == 1 else 'have'} no class in {self.label_set.name}")
         return losses
 
 
 def describe_map(source_vocabulary: str, label_set: LabelSet | str) -> list[str]:
-    """Losses of the shipped map from a vocabulary (a label set's name) to a label set; none for its own.
-
-    A diagnosis is no sound: it loses nothing of one. Raises SettingsError when there is no such map.
-    """
+    """Losses of the shipped map from a vocabulary (a label set's name) to a label set, if there must be one."""
     target = label_set if isinstance(label_set, LabelSet) else LABEL_SETS[label_set]
     if target.needs_diagnosis or target.name == source_vocabulary:
         return []
@@ -158,12 +141,11 @@ def describe_map(source_vocabulary: str, label_set: LabelSet | str) -> list[str]
 
 def shipped_map(vocabulary: str, label_set: str) -> LabelMap:
     """The map from the words of one label set to the classes of another; SettingsError when none is shipped."""
-    for label_map in shipped_maps():
-        if (label_map.vocabulary, label_map.label_set.name) == (vocabulary, label_set):
-            return label_map
-    known = ", ".join(m.label_set.name for m in shipped_maps() if m.vocabulary == vocabulary) or "none"
+    known = {each.label_set.name: each for each in shipped_maps() if each.vocabulary == vocabulary}
+    if label_set in known:
+        return known[label_set]
     raise SettingsError(
-        f"no label map from {vocabulary!r} to {label_set!r} is shipped; from there are: {known}. "
+        f"no label map from {vocabulary!r} to {label_set!r} is shipped; from there are: {', '.join(known) or 'none'}. "
         "Choose one of these label sets, or map the corpus's words with data.label_map"
     )
 
@@ -178,8 +160,7 @@ def shipped_maps() -> tuple[LabelMap, ...]:
 def read_label_map(path: Path) -> LabelMap:
     """A user's label map: TOML with `label_set = "sound4"` and a table `[classes]` of `"word" = "class"`.
 
-    The name of its vocabulary may stand in it as `vocabulary`, else it is the file's. Raises SettingsError that names
-    the file and what is wrong in it.
+    The name of its vocabulary may stand in it as `vocabulary`, else it is the file's.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -193,23 +174,18 @@ def _parse_map(text: str, name: str) -> LabelMap:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"label map {name} is not valid TOML: {error}") from None
-    unknown = content.keys() - {"vocabulary", "label_set", "classes"}
-    if unknown:
+    if unknown := content.keys() - {"vocabulary", "label_set", "classes"}:
         raise SettingsError(f"label map {name}: unknown key {min(unknown)!r}; known are vocabulary, label_set, classes")
-    targets = [label_set.name for label_set in LABEL_SETS.values() if not label_set.needs_diagnosis]
-    if content.get("label_set") not in targets:
-        given = content.get("label_set")
+    targets, given = [each for each in LABEL_SETS if not LABEL_SETS[each].needs_diagnosis], content.get("label_set")
+    if given not in targets:
         raise SettingsError(f"label map {name}: label_set is {given!r}, expected one of {', '.join(targets)}")
-    label_set = LABEL_SETS[content["label_set"]]
-    classes = content.get("classes")
+    label_set, classes = LABEL_SETS[given], content.get("classes")
     if not isinstance(classes, dict) or not classes:
         raise SettingsError(f'label map {name}: needs a table [classes] of lines "word" = "class"')
     for word, class_name in classes.items():
         if class_name not in label_set.classes:
-            raise SettingsError(
-                f"label map {name}: {word!r} is {class_name!r}, but the classes of {label_set.name} are "
-                f"{', '.join(label_set.classes)}"
-            )
+            known = f"the classes of {label_set.name} are {', '.join(label_set.classes)}"
+            raise SettingsError(f"label map {name}: {word!r} is {class_name!r}, but {known}")
     return LabelMap(str(content.get("vocabulary", Path(name).name)), label_set, classes)
 
 

@@ -188,7 +188,7 @@ def test_a_section_must_be_a_section() -> None:
 
 def test_unknown_recipes_list_the_known_ones(tmp_path: Path) -> None:
     assert ", ".join(recipe_names()) in refused(recipe="patchmixcl")
-    assert "no recipe file" in refused(recipe=str(tmp_path / "none.toml"))
+    assert "no recipe '" in refused(recipe=str(tmp_path / "none.toml"))
     assert "not valid TOML" in refused(recipe=write(tmp_path, "broken", "[train\n"))
 
 

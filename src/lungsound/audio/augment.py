@@ -1,8 +1,6 @@
 """Augmentation of training cycles: changes of the waveform, and SpecAugment (Park et al., 2019) on the filter bank.
 
 Both draw first, then apply the draw to a copy. The published program draws one of nlpaug's changes of the waveform.
-Here signalsmith-stretch does those that move time or frequencies, through the package python-stretch (the extra
-`augment`), which is imported when it is first needed.
 """
 
 from collections.abc import Sequence
@@ -31,11 +29,11 @@ def draw_specaugment(
 ) -> SpecAugmentDraw:
     """Draw whether to mask, then for each mask its width and its start, frequency masks first.
 
-    Where only the first `num_encoded` frames are encoded, time masks lie in them, and are shorter in proportion: one
-    made for the complete input may hide all of a short cycle, which is there again and again in the padding that is
-    encoded. A width is int(U(0, max)), so at most max - 1; max is limited to the length of the axis. The start is any
-    at which the mask fits, the last one included (the published program draws it with random.randint). The gate
-    "published" applies when a standard normal number is at most 1, 84 % of the time. `generator` is one of the CPU's.
+    Where only the first `num_encoded` frames are encoded, time masks lie in them, and are shorter in proportion:
+    one made for the complete input may hide all of a short cycle. A width is int(U(0, max)), max at most the length
+    of the axis; the start is any at which the mask fits (the published program draws it with random.randint). The
+    gate "published" applies when a standard normal number is at most 1, 84 % of the time. `generator` is one of the
+    CPU's.
     """
     if settings.gate == "published":
         is_applied = torch.randn((), generator=generator).item() <= 1
@@ -111,11 +109,9 @@ def draw_waveform_change(
 def change_waveform(waveform: Tensor, change: WaveformChange, *, sample_rate_hz: int) -> Tensor:
     """Changed copy of a waveform (samples,), float32 on the CPU; only "speed" gives another length.
 
-    The same change of the same waveform gives the same samples: nothing is drawn but from `change.noise_seed`.
-
-    "warp" moves frequencies as another length of the vocal tract would (Jaitly & Hinton, 2013): up to
-    `WARP_LIMIT` * rate / sqrt(alpha) they are multiplied by alpha, above it moved as far as there. Theirs compresses
-    or spreads what is above, so that the Nyquist frequency stays; here that may be lost, or nothing may come there.
+    "warp" moves frequencies as another length of the vocal tract would (Jaitly & Hinton, 2013): up to `WARP_LIMIT`
+    * rate / sqrt(alpha) they are multiplied by alpha, above it moved as far as there. Theirs compresses or spreads
+    what is above, so that the Nyquist frequency stays; here that may be lost, or nothing may come there.
     """
     if change.kind == "noise":
         # White Gaussian; its expected power is that of the waveform divided by 10 ** (dB / 10).

@@ -1,12 +1,9 @@
 """Comparison of recordings: a fingerprint to search for the same sound, waveforms side by side to prove it.
 
-The fingerprint is that of Haitsma & Kalker ("A highly robust audio fingerprinting system", ISMIR 2002), slowed down
-for breath sounds: does the difference of two neighbouring bands grow or shrink? A gain and a steady filter cancel,
-and so does a breath that swells in all bands; what stays is which noise it was.
-
-The proof of two waveforms that were laid over each other is their correlation, and their coherence: the correlation
-after whitening (Knapp & Carter's phase transform, 1976) in windows of 1 s, as the median over the windows. A click
-that both have counts in one window only, a steady hum hardly at all.
+The fingerprint is that of Haitsma & Kalker ("A highly robust audio fingerprinting system", ISMIR 2002), slowed down for
+breath sounds: does the difference of two neighbouring bands grow or shrink? A gain and a steady filter cancel, and so
+does a breath that swells in all bands. The proof is the correlation of two waveforms, and their coherence: the
+correlation after whitening (Knapp & Carter's phase transform, 1976) in windows of 1 s, as the median over the windows.
 """
 
 import math
@@ -40,9 +37,8 @@ Windows = npt.NDArray[np.complex64]
 class Agreement:
     """Agreement of two waveforms that were laid over each other.
 
-    `lag_s` is by how much the second is late still. `coherence` is 1 for copies; `deviations` is how many standard
-    deviations of the coherences at far lags it is off zero; near lag 0 that of unlike noises is 1.25 such, since the
-    windows taper. Both keep their size, not their sign.
+    `lag_s` is by how much the second is late still. `coherence`, without its sign, is 1 for copies; `deviations` is
+    how many standard deviations of the coherences at far lags it is off zero.
     """
 
     lag_s: float = 0.0

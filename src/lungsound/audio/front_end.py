@@ -21,8 +21,8 @@ from lungsound.errors import SettingsError
 class FrontEnd:
     """Definition of the input by the section [audio], and the steps that follow from it, in the published order.
 
-    Without `is_padding_encoded` the encoder gets only what touches a cycle's own sound (`num_own_frames`), and only so
-    much is computed; SettingsError where that is not at the start of the input.
+    Without `is_padding_encoded` the encoder gets only what touches a cycle's own sound (`num_own_frames`), and only
+    so much is computed.
     """
 
     audio: AudioSettings

@@ -32,9 +32,9 @@ BLOCK_PHASES = 16  # output samples of one product: more need more taps that are
 
 
 def resample(waveform: Tensor, from_hz: int, to_hz: int) -> Tensor:
-    """Waveform (samples,) at another rate: (ceil(samples * to_hz / from_hz),), zeros beyond its ends.
+    """Waveform (samples,) at another rate: (ceil(samples * to_hz / from_hz),), zeros beyond its ends; no gradients.
 
-    Band-limited interpolation with a Hann-windowed sinc, the resampler of the published program. No gradients.
+    Band-limited interpolation with a Hann-windowed sinc, the resampler of the published program.
     """
     if from_hz == to_hz:
         return waveform
@@ -152,10 +152,7 @@ OPTIONS = {"format_whitelist": "aac,mov,matroska,webm", "protocol_whitelist": "f
 
 
 def decoded(path: Path) -> io.BytesIO:
-    """The first sound of the file as a WAV file in memory, 32-bit float, at its own rate and with its channels.
-
-    Raises as `decoded_blocks`, and AudioError for a file without samples.
-    """
+    """The first sound of the file as a 32-bit float WAV file in memory; AudioError as `decoded_blocks`."""
     blocks = list(decoded_blocks(path))
     if not blocks:
         raise AudioError("has 0 samples; remove it, or convert it again", path=path)
@@ -168,8 +165,8 @@ def decoded(path: Path) -> io.BytesIO:
 def decoded_blocks(path: Path) -> Iterator[tuple[NDArray[np.float32], int]]:
     """Samples (channel, samples) and rate of the file's first sound, block by block: few bytes may hold many hours.
 
-    Raises AudioError for a file without sound, that cannot be decoded, or whose rate or channels change on the way;
-    SettingsError without the extra.
+    AudioError for a file that cannot be decoded or whose rate or channels change on the way; SettingsError without
+    the extra.
     """
     av = load("av", extra="av", needed_by=f"{path.suffix} files as {path.name} need")
     try:
@@ -205,19 +202,18 @@ class AudioInfo:
 def probe(path: Path) -> AudioInfo:
     """Length, rate and channels of a sound file, from its header.
 
-    Raises AudioError for a file that is missing, unreadable, without samples, of a rate beyond `MIN_RATE_HZ` to
-    `MAX_RATE_HZ`, or a WAV shorter than its header says.
+    AudioError for a file that is missing, unreadable, without samples, of an impossible rate, or a WAV shorter than
+    its header says.
     """
     with _open(path) as file:
         return AudioInfo(file.frames, file.samplerate, file.channels)
 
 
 def read_waveform(path: Path, *, sample_rate_hz: int = 16000) -> Tensor:
-    """Waveform (samples,) of a sound file: float32, the mean of its channels, at `sample_rate_hz`.
+    """Waveform (samples,) of a sound file: float32, the mean of its channels, at `sample_rate_hz`; full scale is 1.
 
-    Full scale is 1. Any format and rate that soundfile reads, and `SUFFIXES`. Raises AudioError for whatever `probe`
-    refuses, for a file that ends before its header says (a WAV or FLAC), and for samples that are infinite or not a
-    number.
+    Any format and rate that soundfile reads, and `SUFFIXES`. AudioError for whatever `probe` refuses, for a file
+    that ends before its header says, and for samples that are no finite numbers.
     """
     channels, from_hz = _read(path)
     return resample(channels[:, 0] if channels.shape[1] == 1 else channels.mean(dim=1), from_hz, sample_rate_hz)

@@ -199,8 +199,7 @@ def rms_dbfs(waveform: Samples) -> float:
 def clipped_share(waveform: Samples) -> float:
     """Share of the samples that lie in flat tops: runs of 3 or more at exactly the largest or the smallest value.
 
-    At least two runs, and an extreme of at least `MIN_CLIP_LEVEL`. Clipping that was resampled or encoded with loss
-    afterwards has no flat tops any more, but where the decoder clips again.
+    At least two runs, and an extreme of at least `MIN_CLIP_LEVEL`.
     """
     num_clipped = 0
     for extreme in (waveform.max(), waveform.min()):
@@ -225,10 +224,9 @@ def silent_stretches(waveform: Samples, sample_rate_hz: int) -> list[tuple[int, 
 def occupied_band(waveform: Samples, sample_rate_hz: int) -> Band | None:
     """End of the spectrum: the last frequency above the rounding noise of the samples, or a wall before it.
 
-    None for silence and for less than `MIN_FRAME` samples. The rounding noise is that of the recording's own step, a
-    twelfth of its square. A wall is a fall by `STEEP_DB` within 12 % of a frequency to a level that nothing above it
-    exceeds, and which is at most `MAX_ABOVE_ROUNDING_DB` above rounding: sound that falls into a microphone's noise
-    goes on in that noise.
+    None for silence and for less than `MIN_FRAME` samples. A wall is a fall by `STEEP_DB` within 12 % of a
+    frequency to a level that nothing above it exceeds, and which is at most `MAX_ABOVE_ROUNDING_DB` above rounding:
+    sound that falls into a microphone's noise goes on in that noise.
     """
     level_db = _median_spectrum_db(waveform)
     if level_db is None:
@@ -381,7 +379,7 @@ def line_db(sound: Values, mains_hz: float) -> float:
     """Level of the second strongest of a frequency's first eight multiples above the spectrum beside it, in dB.
 
     Of a waveform (samples,) at `RATE_HZ`, by the median over frames of two seconds: a tone now and then is no line.
-    Two lines, since one may be anything. 0 for less than a second; shorter frames below six.
+    Two lines, since one may be anything. 0 for less than a second.
     """
     frame = HUM_FRAME if sound.size >= 3 * HUM_FRAME else HUM_FRAME // 2
     if sound.size < frame:

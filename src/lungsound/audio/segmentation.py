@@ -1,16 +1,11 @@
 """Segmentation of a recording without annotation into breathing cycles, by the onset of each inspiration.
 
-Breath noise swells fast at the onset of inspiration and dies away slowly: around the onsets that people marked (ICBHI,
-SPRSound) the level between 150 and 600 Hz rises within a third of a second, more than at any other time of the cycle,
-the onset of expiration included. The heart and the room lie mostly below that band. So
-
-1. the level in that band every 40 ms, in decibels;
-2. its rise: the mean over the half second after less that over the 0.6 s before;
-3. for each of `NUM_PERIODS` breathing periods the onsets with the largest sum of rises, less a penalty on spacings that
-   differ from the period: dynamic programming as in Ellis, "Beat tracking by dynamic programming", Journal of New Music
-   Research 36 (2007) 51;
-4. of these the period whose sum is largest for its number of onsets. Two bursts make a cycle: to take expirations for
-   onsets too doubles the number, and pays only when they rise nearly as much.
+Around the onsets that people marked (ICBHI, SPRSound) the level between 150 and 600 Hz rises within a third of a
+second, more than at any other time of the cycle. So the rise of that level is measured every 40 ms; for each of
+`NUM_PERIODS` breathing periods those onsets are taken whose rises have the largest sum, less a penalty on spacings that
+differ from the period (dynamic programming as in Ellis, "Beat tracking by dynamic programming", Journal of New Music
+Research 36 (2007) 51); and of these the period whose sum is largest for its number of onsets: to take expirations for
+onsets too doubles the number, and pays only when they rise nearly as much.
 
 The constants were tuned on the training parts of ICBHI and SPRSound alone.
 """
@@ -64,9 +59,9 @@ class Segmentation:
 def segment_cycles(waveform: npt.NDArray[np.float32], sample_rate_hz: int) -> Segmentation:
     """The breathing cycles in a waveform `(samples,)`, each from the onset of an inspiration to the next.
 
-    The first and the last may be parts of cycles. Silence at either end is left out. Any rate above 600 Hz does; below
-    1200 Hz the band ends at half the rate. No cycles, with the reason, for a recording that is silent, too short, or
-    has no breathing that stands out of its noise.
+    The first and the last may be parts of cycles. Silence at either end is left out. Below a rate of 1200 Hz the
+    band ends at half the rate. No cycles, with the reason, for a recording that is silent, too short, or has no
+    breathing that stands out of its noise.
     """
     power = band_power(waveform, sample_rate_hz)
     sounding = np.flatnonzero(power > SILENCE_POWER)
@@ -103,10 +98,7 @@ def segment_cycles(waveform: npt.NDArray[np.float32], sample_rate_hz: int) -> Se
 
 
 def sliding_windows(duration_s: float, *, length_s: float, hop_s: float) -> Cycles:
-    """Windows for a recording without detected cycles: one every `hop_s`, the last at the end of the recording.
-
-    One window, the whole recording, when it is no longer than `length_s`.
-    """
+    """Windows for a recording without detected cycles: one every `hop_s`, the last at the end of the recording."""
     if not 0 < hop_s <= length_s:
         raise ValueError(f"windows of {length_s} s every {hop_s} s leave gaps or never end")
     last_s = max(duration_s - length_s, 0.0)
@@ -153,9 +145,9 @@ def periodicity(values: Values, period_s: float) -> float:
 def best_onsets(strength: Values, periods_s: Values) -> list[tuple[npt.NDArray[np.int64], float]]:
     """For each period the frames i_1 < i_2 < ... of largest value, one at least, and that value.
 
-    It is the sum of `strength` `(frame,)` at these frames, less `SPACING_WEIGHT` ln(spacing / period)^2 for each two
-    neighbours, which are `MIN_CYCLE_S` to `MAX_CYCLE_S` apart, and for what is left at either end if that is longer
-    than the period.
+    It is the sum of `strength` `(frame,)` at these frames, less `SPACING_WEIGHT` ln(spacing / period)^2 for each
+    two neighbours, `MIN_CYCLE_S` to `MAX_CYCLE_S` apart, and for what is left at either end if longer than the
+    period.
     """
     num_frames, shortest, longest = len(strength), round(MIN_CYCLE_S / FRAME_S), round(MAX_CYCLE_S / FRAME_S)
     # From the longest to the shortest spacing, as the earlier frames lie in memory.
@@ -184,10 +176,7 @@ def best_onsets(strength: Values, periods_s: Values) -> list[tuple[npt.NDArray[n
 
 
 def cycles_between(onsets_s: Iterable[float], *, start_s: float, end_s: float, min_partial_s: float) -> Cycles:
-    """Cycles from onset to onset, and what is left before and after them where that is long enough.
-
-    The whole stretch is one cycle when no onset lies within it.
-    """
+    """Cycles from onset to onset, and what is left before and after them where long enough; without onsets one."""
     borders = [onset_s for onset_s in onsets_s if start_s < onset_s < end_s]
     if not borders or borders[0] - start_s >= min_partial_s:
         borders.insert(0, start_s)

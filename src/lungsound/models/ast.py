@@ -194,15 +194,12 @@ class Block(nn.Module):
 
 
 class AudioSpectrogramTransformer(nn.Module):
-    """AST encoder for filter banks of one size.
+    """AST encoder for filter banks of one size; ValueError for one smaller than a patch.
 
     `norm_eps` is 1e-6 in timm and in the authors' program, 1e-12 in Hugging Face's AST. The feature of a sample is
     the mean after the final norm of the class and the distillation token (`pooling` "class_token"), or of all patch
-    tokens ("average_token": how SSAST is fine-tuned, because its self-supervised training gave the patches a task
-    and the class token none). Raises ValueError for sizes that do not fit together.
-
-    With `is_checkpointed` set, training keeps only what goes into each block and makes the rest again backward: the
-    same numbers in more time.
+    tokens ("average_token": how SSAST is fine-tuned). With `is_checkpointed` set, training keeps only what goes
+    into each block and makes the rest again backward: the same numbers in more time.
     """
 
     def __init__(
@@ -269,10 +266,10 @@ class AudioSpectrogramTransformer(nn.Module):
     def encode(self, patches: Tensor, num_columns: Tensor | None = None) -> Tensor:
         """Patches (batch, patch, dim) to features (batch, dim).
 
-        With `num_columns` (batch,), at least 1, only the patches of so many leading time columns are encoded, as if
-        the others were not there; each keeps its position. Samples of different lengths are packed, never padded.
-        Patches of a shorter filter bank, all of one length, are encoded in the same way. `num_columns` on the CPU keeps
-        the host from waiting for a GPU.
+        With `num_columns` (batch,), at least 1, only the patches of so many leading time columns are encoded;
+        each keeps its position. Samples of different lengths are packed, never padded. Patches of a shorter
+        filter bank, all of one length, are encoded in the same way. `num_columns` on the CPU keeps the host
+        from waiting for a GPU.
         """
         prefix = torch.cat([self.cls_token, self.dist_token], dim=1).expand(patches.shape[0], -1, -1)
         prefix_places, places = torch.tensor_split(self.pos_embed, [NUM_PREFIX_TOKENS], dim=1)

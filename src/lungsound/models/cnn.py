@@ -2,9 +2,8 @@
 
 ResNet and EfficientNet come from the library transformers, an extra of this package, and are made numerically what
 torchvision has, because the published program and its weights are torchvision's. CNN6 (PANNs, Kong et al., 2020) and
-MobileNetV3-large at any width (Howard et al., 2019), as EfficientAT trained it on AudioSet (Schmid et al., 2023), are
-our own, with the parameter names of their authors and without their front ends and heads; mn04_as is of width 0.4. As
-in the published Patch-Mix program CNN6 has no batch norm over the 64 mels of PANNs' front end (its `bn0`), no dropout.
+MobileNetV3-large (Howard et al., 2019), as EfficientAT trained it on AudioSet (Schmid et al., 2023), are our own, with
+the parameter names of their authors and without front ends and heads. As published, CNN6 has no `bn0` and no dropout.
 """
 
 import math
@@ -238,7 +237,7 @@ class GlobalAverage(nn.Module):
 def convolutional_encoder(architecture: str) -> ConvolutionalEncoder:
     """The network of that name, with weights to be set by `initialize` or loaded.
 
-    Raises SettingsError when it comes from transformers and that is not installed, ValueError for an unknown name.
+    SettingsError when it comes from transformers and that is not installed, ValueError for an unknown name.
     """
     # What the constructors draw from torch's global generator is replaced by `initialize`; give the state back.
     with torch.random.fork_rng(devices=[]):
@@ -278,8 +277,7 @@ def _resnet(name: str) -> ConvolutionalEncoder:
 def _efficientnet(name: str) -> ConvolutionalEncoder:
     """EfficientNet as torchvision has it: symmetric padding, batch norms with torch's defaults.
 
-    Nothing is dropped at random in training (torchvision drops whole blocks), so a step draws nothing that the
-    seed does not fix.
+    Nothing is dropped at random in training (torchvision drops whole blocks).
     """
     transformers = load("transformers", extra="baselines", needed_by=f"model.architecture {name!r} needs")
     width, depth, dim = EFFICIENTNETS[name]

@@ -48,9 +48,9 @@ def resolve_weights(name_or_path: str, *, cache_dir: Path | None = None, on_prog
     """Path of a file (or folder) of weights: a name of KNOWN_WEIGHTS from the cache, an existing path as it is.
 
     The name comes first, so that a run's folder of that name is not taken for the weights; `./name` is the folder.
-    What the cache lacks is downloaded. The cache is `cache_dir`, else LUNGSOUND_CACHE, else ~/.cache/lungsound.
-    With LUNGSOUND_OFFLINE=1 nothing is downloaded. `on_progress` gets the bytes so far and in all (None: unknown).
-    Raises SettingsError for an unknown name, FetchError when the file cannot be had or has another hash.
+    What the cache lacks is downloaded, unless LUNGSOUND_OFFLINE is 1. `on_progress` gets the bytes so far and in
+    all (None: unknown). SettingsError for an unknown name, FetchError when the file cannot be had or has another
+    hash.
     """
     known = KNOWN_WEIGHTS.get(name_or_path)
     if known is None:
@@ -100,9 +100,8 @@ def _cached(name: str, file: KnownFile, folder: Path, on_progress: Progress | No
 def _download(file: KnownFile, path: Path, record: Path, on_progress: Progress | None) -> None:
     """Fetch the file beside `path`, resuming where an earlier attempt stopped; check; rename.
 
-    Without a known hash that which the server states is used. A file with another hash is deleted; the SHA-256 of a
-    good one goes into `record`. The name of what is not complete cannot be guessed, so that nobody can put a link in
-    its place where the folder is shared.
+    A file with another hash is deleted; the SHA-256 of a good one goes into `record`. The name of what is not
+    complete cannot be guessed, so that nobody can put a link in its place where the folder is shared.
     """
     partials = [each for each in path.parent.glob(f"{glob.escape(path.name)}.*.partial") if not each.is_symlink()]
     partial = partials[0] if partials else path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
@@ -196,9 +195,8 @@ def is_hub_name(text: str) -> bool:
 def download_model(name: str, *, download: Callable[..., str] | None = None) -> Path:
     """Our model file of a repository on the Hub, in the Hub's cache; `name` may have `hf://` before, `@revision` after.
 
-    A repository has it as lungsound.safetensors or model.safetensors. With LUNGSOUND_OFFLINE=1 only the cache is asked.
-    `download` stands for huggingface_hub's hf_hub_download. Raises SettingsError for what is no name or without
-    huggingface_hub, FetchError when the file cannot be had.
+    With LUNGSOUND_OFFLINE=1 only the cache is asked. `download` stands for huggingface_hub's hf_hub_download.
+    SettingsError for what is no name or without huggingface_hub, FetchError when the file cannot be had.
     """
     match = NAME.fullmatch(name)
     if match is None:

@@ -45,9 +45,9 @@ def draw_patch_mix(
 ) -> PatchMixDraw:
     """Draw lambda ~ Beta(beta, beta), a partner for each sample, and the patches to replace.
 
-    axis="patch" replaces `int(num_patches * (1 - lambda))` single patches, "time" as many whole time columns of
-    the grid. With `beta` 0 nothing is mixed (lambda 1). Without self partners the permutation is one random cycle,
-    so that no sample is its own partner. All on the CPU: the generator is a CPU generator.
+    axis="patch" replaces `int(num_patches * (1 - lambda))` single patches, "time" as many whole time columns of the
+    grid. With `beta` 0 nothing is mixed. Without self partners the permutation is one random cycle. `generator` is
+    a CPU generator.
     """
     if axis not in MIX_AXES:
         raise ValueError(f"axis must be one of {MIX_AXES}, got {axis!r}")
@@ -71,8 +71,8 @@ def draw_patch_mix(
 def within(draw: PatchMixDraw, mask: Tensor, *, pool: Tensor | None = None) -> PatchMixDraw:
     """The draw for samples of different lengths: a patch is replaced where the sample and its partner both have one.
 
-    mask (batch, patch) bool says which patches a sample has; `pool` (pool, patch) those of all that may be partners,
-    by default the batch. A sample keeps its own length, and lambda becomes the share of its own patches that stay.
+    mask (batch, patch) bool says which patches a sample has; `pool` (pool, patch) those of all that may be
+    partners. A sample keeps its own length, and lambda becomes the share of its own patches that stay.
     """
     replaced = draw.replaced & mask & (mask if pool is None else pool)[draw.partner]
     lam = 1 - replaced.sum(dim=1).to(draw.lam.dtype) / mask.sum(dim=1)
@@ -80,10 +80,7 @@ def within(draw: PatchMixDraw, mask: Tensor, *, pool: Tensor | None = None) -> P
 
 
 def mix_patches(patches: Tensor, draw: PatchMixDraw, *, pool: Tensor | None = None) -> Tensor:
-    """Patches (batch, patch, dim) with the replaced ones taken from the partner; never in place.
-
-    `pool` (pool, patch, dim) holds the patches that `draw.partner` points into: by default `patches` itself.
-    """
+    """Patches (batch, patch, dim) with the replaced ones taken from the partner's in `pool`; never in place."""
     partner_patches = (patches if pool is None else pool)[draw.partner]
     return torch.where(draw.replaced.unsqueeze(-1), partner_patches, patches)
 

@@ -17,8 +17,7 @@ from lungsound.axes import PATCH_SIZE, PatchGrid
 class PatchPlaces:
     """Places of the 16 x 16 patches of a filter bank; strides in mels and in frames.
 
-    Mels share one axis, whatever their number: 64 span the same 20-8000 Hz as 128. Raises ValueError when not one
-    patch fits.
+    Mels share one axis, whatever their number: 64 span the same 20-8000 Hz as 128.
     """
 
     num_mels: int
@@ -47,13 +46,9 @@ def place_positions(positions: Tensor, *, source: PatchPlaces, target: PatchPlac
     """Position embeddings (1, prefix + source patches, dim) to (1, prefix + target patches, dim), each at its place.
 
     A target patch takes the source's positions interpolated at its centre, linearly on each axis and clamped at the
-    ends. On the frequency axis the place is the centre's share of the mel axis. In time the target's input is laid on
-    the source's as the published program lays it: a shorter one on the middle columns, a longer one with the source
-    stretched over it. With the source's mels and strides that is the published result.
-
-    Only the place is right: 16 of 64 mels cover twice the band of 16 of 128, an extent that no position of the
-    source stands for. The prefix (class and distillation token) is kept. Raises ValueError when there are fewer
-    positions than the source has patches.
+    ends. On the frequency axis the place is the centre's share of the mel axis. In time the target's input is laid
+    on the source's as the published program lays it: a shorter one on the middle columns, a longer one with the
+    source stretched over it. Only the place is right: 16 of 64 mels cover twice the band of 16 of 128.
     """
     prefix, grid = _split(positions, source.grid)
     # The columns that the target would have at the source's stride, and those of its own among them.
@@ -80,10 +75,9 @@ def adapt_positions(
 ) -> Tensor:
     """The same by the published rule, which knows the two grids alone.
 
-    Time first, then frequency: an axis that shrinks is cut from its middle, one that grows is interpolated. So 12 x 79
-    patches (eight seconds) take the time columns 11..89 of AudioSet's 12 x 101. `is_swapped` repeats the authors'
-    exchanged axes: the grid is built with time as frequency and frequency as time (79 x 12), then read as if it were
-    12 x 79; both have 948 entries, so nothing fails. Raises ValueError as `place_positions`.
+    Time first, then frequency: an axis that shrinks is cut from its middle, one that grows is interpolated. So 12 x
+    79 patches (eight seconds) take the time columns 11..89 of AudioSet's 12 x 101. `is_swapped` repeats the
+    authors' exchanged axes: the grid is built as 79 x 12, then read as if it were 12 x 79.
     """
     built = PatchGrid(freq=target_grid.time, time=target_grid.freq) if is_swapped else target_grid
     prefix, grid = _split(positions, source_grid)

@@ -89,10 +89,7 @@ class WeightFile:
 
 
 def open_weights(path: Path) -> WeightFile:
-    """The named tensors in a file, or in the one of a folder, whatever model they are of.
-
-    Runs nothing of what is in the file. Raises WeightsError for what cannot be read or holds more than weights.
-    """
+    """The named tensors in a file, or in the one of a folder, of whatever model; nothing in the file is run."""
     if path.is_dir():
         files = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
         if not files:
@@ -175,10 +172,7 @@ class ForeignWeights:
 
 
 def read_weights(path: Path) -> ForeignWeights:
-    """Read an encoder's weights from a file, or from the one in a folder, and recognise them by their keys.
-
-    Raises WeightsError for what cannot be read, is not known, or holds values that are no finite numbers.
-    """
+    """Read an encoder's weights from a file, or from the one in a folder, and recognise them by their keys."""
     file = open_weights(path)
     layout = next((one for one in LAYOUTS.values() if any(re.match(one.marker, key) for key in file.tensors)), None)
     if layout is None:
@@ -352,14 +346,13 @@ def load_weights(
 ) -> LoadReport:
     """Put the weights at `path` (a file, or a folder with `model.safetensors`) into `encoder`.
 
-    Positions of another grid are adapted. `settings.position_grid` "aligned" gives each patch those of its own place
-    (`place_positions`), and cuts or interpolates the grid of an image; "published" does what the authors' program does:
-    the axes exchanged, but not for SSAST (`adapt_positions`). A run of ours is always aligned, verbatim where it has
-    the same patches. Positions of the published program are taken verbatim or refused. A convolutional first kernel
-    over red, green and blue is summed over them or, with `settings.first_kernel` "new", left as it is in the encoder,
-    as in the published program. `head` takes the weights of the head of a run of ours; nothing else has one for these
-    classes. Encoder and head are changed only when everything fits. Raises WeightsError for what cannot be read, does
-    not fit, or is not explained.
+    Positions of another grid are adapted. `settings.position_grid` "aligned" gives each patch those of its own
+    place (`place_positions`), and cuts or interpolates the grid of an image; "published" does what the authors'
+    program does: the axes exchanged, but not for SSAST (`adapt_positions`). A run of ours is always aligned,
+    verbatim where it has the same patches. Positions of the published program are taken verbatim or refused. A
+    convolutional first kernel over red, green and blue is summed over them or, with `settings.first_kernel` "new",
+    left as it is in the encoder. `head` takes the weights of the head of a run of ours. Encoder and head are
+    changed only when everything fits; else WeightsError.
     """
     read = read_weights(path)
     new: tuple[str, ...] = ()

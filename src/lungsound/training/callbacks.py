@@ -31,9 +31,9 @@ COLUMN_OF = {"last": LAST, "validation": VALIDATION, "best_on_test": TEST}
 class EpochEvaluation:
     """Evaluate after each epoch and keep the best checkpoint.
 
-    `evaluate` predicts the validation cycles, and the test cycles where they are watched, with the weights as they
-    stand; `keep` writes the predictions of an epoch that is the best so far, and the model where that is what
-    `train.selection` asks for; `finish` writes the last epoch's, and completes the model file.
+    `evaluate` predicts the watched cycles with the weights as they stand; `keep` writes the predictions of an epoch
+    that is the best so far, and the model where `train.selection` asks for it; `finish` writes the last epoch's,
+    and completes the model file.
     """
 
     config: RunConfig

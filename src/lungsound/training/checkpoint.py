@@ -1,8 +1,4 @@
-"""The model file and the checkpoint: weights in safetensors, facts as JSON in the header.
-
-`model.safetensors` holds a trained model and all that is needed to predict with it; `checkpoint.safetensors` all that
-is needed to go on with a run. One file each, written beside and renamed, so that weights and facts never part.
-"""
+"""The model file and the checkpoint: weights in safetensors, facts as JSON in the header of the same file."""
 
 import hashlib
 import json
@@ -135,43 +131,32 @@ def save_model(
     }
     if isinstance(model.encoder, AudioSpectrogramTransformer):
         facts["patch_grid"] = [model.encoder.grid.freq, model.encoder.grid.time]
-    _write_model(path, tensors, facts, calibration, domain)
+    _write_with(path, tensors, facts, calibration, domain)
 
 
 def add_to_model(path: Path, *, calibration: Calibration | None, domain: Domain | None) -> None:
     """Put calibration and domain into the model file, in the place of earlier ones; the weights stay as they are."""
-    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
-    _write_model(path, tensors, facts, calibration, domain)
+    _write_with(path, *read_tensors(path, expected_format=MODEL_FORMAT), calibration, domain)
 
 
-def _write_model(
+def _write_with(
     path: Path,
-    tensors: Mapping[str, Tensor],
-    facts: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    facts: dict[str, Any],
     calibration: Calibration | None,
     domain: Domain | None,
 ) -> None:
-    parts = (
-        {} if domain is None else {f"{DOMAIN_PREFIX}{name}": torch.from_numpy(v) for name, v in asdict(domain).items()}
-    )
-    more = {} if calibration is None else {"calibration": calibration.to_plain()}
-    write_tensors(path, {**tensors, **parts}, {**facts, **more})
+    if domain is not None:
+        tensors |= {f"{DOMAIN_PREFIX}{name}": torch.from_numpy(value) for name, value in asdict(domain).items()}
+    if calibration is not None:
+        facts["calibration"] = calibration.to_plain()
+    write_tensors(path, tensors, facts)
 
 
 def read_calibration(path: Path) -> Calibration | None:
     """The calibration that the model file keeps, None without one; reads no weights."""
-    return _calibration_in(read_facts(path, expected_format=MODEL_FORMAT))
-
-
-def _calibration_in(facts: Mapping[str, Any]) -> Calibration | None:
+    facts = read_facts(path, expected_format=MODEL_FORMAT)
     return Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
-
-
-def _domain_in(tensors: dict[str, Tensor]) -> Domain | None:
-    """The domain, taken out of the tensors of a model file."""
-    names = [name for name in tensors if name.startswith(DOMAIN_PREFIX)]
-    kept = {name.removeprefix(DOMAIN_PREFIX): tensors.pop(name).numpy() for name in names}
-    return Domain(**kept) if kept else None
 
 
 def model_file(run: Path) -> Path:
@@ -199,8 +184,10 @@ def load_model(path: Path) -> TrainedModel:
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise WeightsError(f"{path}: {name} holds values that are no finite numbers; copy or train it again")
+    names = [name for name in tensors if name.startswith(DOMAIN_PREFIX)]
+    parts = {name.removeprefix(DOMAIN_PREFIX): tensors.pop(name).numpy() for name in names}
     try:
-        domain = _domain_in(tensors)
+        domain = Domain(**parts) if parts else None
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: what it keeps of its training set is damaged ({error}); copy it again") from None
     model = make_classifier(architecture, front_end, label_set)
@@ -211,5 +198,5 @@ def load_model(path: Path) -> TrainedModel:
     model.load_state_dict(tensors)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    calibration = _calibration_in(facts)
+    calibration = Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
     return TrainedModel(model.eval(), front_end, mean, std, label_set, sha256, calibration, domain, devices)

@@ -1,7 +1,6 @@
-"""Cross-entropy with mixed labels, and the Patch-Mix contrastive loss: the same function twice.
+"""Cross-entropy with mixed labels, and the Patch-Mix contrastive loss.
 
-With sim = cos(mixed_i, anchor_j) / temperature, the contrastive loss of the paper is the mixed
-cross-entropy in which the classes are the samples.
+With sim = cos(mixed_i, anchor_j) / temperature, the latter is the former, in which the classes are the samples.
 """
 
 import torch
@@ -40,8 +39,8 @@ def patch_mix_contrastive_loss(
 
     mixed (batch, dim); anchor (pool, dim): the clean views of all samples that may serve as partner or negative;
     partner (batch,) and own (batch,) int64: positions in the pool, own by default 0 .. batch-1; lam () or (batch,).
-    `labels` (pool,): when given, only samples with another label than the own one, the sample itself and its
-    partner stand in the denominator (published: negative_pair = diff_label).
+    With `labels` (pool,) only samples with another label than the own one, the sample itself and its partner stand
+    in the denominator (published: negative_pair = diff_label).
     """
     if mixed.shape[1] != anchor.shape[1]:
         raise ValueError(f"mixed has {mixed.shape[1]} dimensions and anchor {anchor.shape[1]}: they must be equal")

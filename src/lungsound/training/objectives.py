@@ -1,9 +1,9 @@
 """The three objectives that a training step minimises.
 
-Each takes the model, a batch and a generator, and returns the loss with its parts. The clean and the mixed view
-share one patch embedding. Partners and negatives come through `Peers`, so that they can span several devices.
-Where a part of the loss needs nothing of the other view, its backward pass can run before that view is encoded, which
-halves the memory of a step: with `settle` the objective hands over the part as soon as it is known.
+The clean and the mixed view share one patch embedding. Partners and negatives come through `Peers`, so that they can
+span several devices. Where a part of the loss needs nothing of the other view, its backward pass can run before that
+view is encoded, which halves the memory of a step: with `settle` the objective hands over the part as soon as it is
+known.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,10 +22,8 @@ from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.patchmix import PatchMixDraw, draw_patch_mix, mix_patches, within
 from lungsound.training.losses import class_weights, cross_entropy, mixed_cross_entropy, patch_mix_contrastive_loss
 
-# Partners of a draw point into the pool that `Peers` gathers.
-Draw = Callable[[int, PatchGrid, torch.Generator], PatchMixDraw]
-# Backpropagates a part of the loss.
-Settle = Callable[[Tensor], None]
+Draw = Callable[[int, PatchGrid, torch.Generator], PatchMixDraw]  # partners point into the pool of `Peers`
+Settle = Callable[[Tensor], None]  # backpropagates a part of the loss
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def draw_for(
 
 
 class CrossEntropy:
-    """Plain fine-tuning: cross-entropy of the clean view, optionally class-weighted."""
+    """Plain fine-tuning: cross-entropy of the clean view."""
 
     def __init__(self, *, class_weights: Tensor | None = None) -> None:
         self.class_weights = class_weights
@@ -171,12 +169,7 @@ class PatchMixContrastive:
 def _with_own_gradient(patches: Tensor) -> Tensor:
     """The same patches for a backward pass that comes first: its gradient joins that of `patches` in the later one."""
     own = patches.detach().requires_grad_()
-
-    def join(grad: Tensor) -> Tensor:
-        assert own.grad is not None
-        return grad + own.grad
-
-    patches.register_hook(join)  # type: ignore[no-untyped-call]
+    patches.register_hook(lambda grad: grad + own.grad)  # type: ignore[no-untyped-call]
     return own
 
 

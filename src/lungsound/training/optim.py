@@ -14,9 +14,8 @@ from lungsound.config import TrainSettings
 class Schedule:
     """The learning rate as a function of epoch (from 1) and step within the epoch (from 0).
 
-    Published: set once an epoch; cosine is below `learning_rate` from epoch 1 and ends at
-    `learning_rate * decay_rate**3`. Warm-up is linear per step, from a tenth of `learning_rate` to where the
-    schedule stands after `warmup_epochs`.
+    Published: set once an epoch; cosine is below `learning_rate` from epoch 1 and ends at `learning_rate *
+    decay_rate**3`. Warm-up is linear per step, from a tenth of `learning_rate`.
     """
 
     train: TrainSettings
@@ -48,26 +47,19 @@ def make_optimizer(parameters: Iterable[nn.Parameter], train: TrainSettings) -> 
 
 def statistics(model: nn.Module) -> list[Tensor]:
     """Copies of the floating-point buffers (batch norm's means and variances), in the model's order."""
-    return [value.clone() for value in _statistics(model)]
+    return [value.clone() for value in model.buffers() if value.is_floating_point()]
 
 
 def blend_statistics(model: nn.Module, old: list[Tensor], blend: float) -> None:
     """In place: statistics become blend * old + (1 - blend) * new.
 
-    With `blended_rate` this is the authors' `ma_update` (their beta = blend) of all weights and buffers. Unlike the
-    published code, integer buffers are left alone (it truncates them).
+    With `blended_rate` this is the authors' `ma_update` (their beta = blend), which also truncates integer buffers.
     """
-    for value, before in zip(_statistics(model), old, strict=True):
+    current = [value for value in model.buffers() if value.is_floating_point()]
+    for value, before in zip(current, old, strict=True):
         value.lerp_(before, blend)
 
 
 def blended_rate(learning_rate: float, blend: float) -> float:
-    """The learning rate at which Adam and AdamW go to blend * old + (1 - blend) * new, without copies of the old.
-
-    What they add to the weights is in proportion to the learning rate, and their moments do not depend on it.
-    """
+    """The learning rate at which Adam and AdamW go to blend * old + (1 - blend) * new, without copies of the old."""
     return (1 - blend) * learning_rate
-
-
-def _statistics(model: nn.Module) -> list[Tensor]:
-    return [value for value in model.buffers() if value.is_floating_point()]

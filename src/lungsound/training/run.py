@@ -18,12 +18,11 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -127,17 +126,14 @@ class RunFolder(Listener):
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Make the folder and keep other trainings out of it; where no run came to start, what was made is taken away.
+        """Make the folder and keep other trainings out of it; it is taken away again where no run came to start.
 
         SettingsError when another training is at work in it, or when it cannot be made.
         """
-        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SettingsError(
-                f"{self.path} cannot be made a folder ({error.strerror}): give another folder"
-            ) from None
+            raise SettingsError(f"{self.path} cannot be made a folder ({error.strerror}): give another") from None
         place = self.path / ".lock"
         lock = FileLock(place, blocking=False)
         try:
@@ -149,16 +145,21 @@ class RunFolder(Listener):
         finally:
             if [*self.path.iterdir()] == [place]:
                 place.unlink()
-                for folder in made:
-                    if not any(folder.iterdir()):  # a parent may hold other runs by now
-                        folder.rmdir()
+                self.path.rmdir()
             lock.release()
 
     def check(self, config: RunConfig, *, is_resumed: bool) -> None:
         """SettingsError when a new run would stand on another's, or a resumed one has other settings."""
         if is_resumed:
-            texts = {"name", "description"}  # say nothing about how a run is trained
-            if differences := _differences(self.config().model_dump(exclude=texts), config.model_dump(exclude=texts)):
+            # Its name and description say nothing about how a run is trained.
+            old, new = (each.model_dump(exclude={"name", "description"}) for each in (self.config(), config))
+            differences = [
+                f"{section}.{key} was {old[section][key]!r}, now {value!r}"
+                for section, values in new.items()
+                for key, value in values.items()
+                if old[section][key] != value
+            ]
+            if differences:
                 raise SettingsError(f"{self.path} was started with other settings: {'; '.join(differences)}")
         elif (self.path / "config.json").exists():
             raise SettingsError(
@@ -173,22 +174,18 @@ class RunFolder(Listener):
     def config(self) -> RunConfig:
         """The settings that the run was started with."""
         path = self.path / "config.json"
-        if not path.is_file():
-            raise SettingsError(f"{self.path} is not the folder of a run: it has no {path.name}")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            return resolve(json.loads(path.read_text(encoding="utf-8")), source=str(path))
         except (OSError, json.JSONDecodeError) as error:
             raise SettingsError(
-                f"{self.path} is not the folder of a run: {path.name} cannot be read ({error})"
+                f"{self.path} is not the folder of a run: its config.json cannot be read ({error})"
             ) from None
-        return resolve(values, source=str(path))
 
     def write_facts(self, facts: RunFacts) -> None:
         """Write run.json. CorpusError when an earlier one says that the run was started on another corpus."""
         if (self.path / "run.json").is_file() and self.facts().corpus.fingerprint != facts.corpus.fingerprint:
-            raise CorpusError(
-                f"{facts.corpus.root} is not what {self.path} was started on: files or labels have changed"
-            )
+            given = facts.corpus.root
+            raise CorpusError(f"{given} is not what {self.path} was started on: files or labels have changed")
         write_json(self.path / "run.json", facts.model_dump(mode="json"))
 
     def facts(self) -> RunFacts:
@@ -202,7 +199,7 @@ class RunFolder(Listener):
 
     def save(self, step: TrainStep, progress: Progress) -> None:
         """Write the checkpoint."""
-        facts = {"format": CHECKPOINT_FORMAT, "progress": progress.model_dump(), "scaler": step.scaler_state()}
+        facts = {"format": CHECKPOINT_FORMAT, "progress": progress.model_dump(), "scaler": step.scaler.state_dict()}
         write_tensors(self.checkpoint, step.tensors(), facts)
 
     def restore(self, step: TrainStep) -> Progress:
@@ -227,7 +224,7 @@ class RunFolder(Listener):
         return Progress.model_validate(facts["progress"])
 
     def write_column(self, column: str, predictions: Predictions) -> None:
-        """Write the predictions of the epoch that this column of the report is about (`evaluation.selection.NAMES`)."""
+        """Write the predictions of the epoch that a column of the report is about (`evaluation.selection.NAMES`)."""
         write_predictions(self.path / "epochs" / f"{column}.csv", predictions)
 
     def columns(self) -> dict[str, Predictions]:
@@ -280,13 +277,3 @@ def revision() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() + ("+" if changes.stdout else "")
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], place: str = "") -> list[str]:
-    differences = []
-    for key in old:
-        if isinstance(old[key], Mapping):
-            differences += _differences(old[key], new[key], f"{place}{key}.")
-        elif old[key] != new[key]:
-            differences.append(f"{place}{key} was {old[key]!r}, now {new[key]!r}")
-    return differences

@@ -41,9 +41,8 @@ AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class TrainStep:
     """One step of Adam or AdamW, on one batch or on several together.
 
-    The settings say the precision: "fp32", "bf16" (autocast) or "fp16" (autocast with loss scaling, GPU only); `blend`,
-    the weight of the old parameters after each step; and `ema_decay`: over 0 an exponential moving average of weights
-    and statistics is kept beside the model, which trains as it would without.
+    `train.blend` is the weight of the old parameters after each step; with `train.ema_decay` an exponential moving
+    average of weights and statistics is kept beside the model, which trains as it would without.
     """
 
     def __init__(
@@ -70,24 +69,25 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def __call__(self, *batches: Batch, learning_rate: float, generator: torch.Generator) -> Loss:
-        """Step on a batch; the loss before the update.
+        """Step on a batch, or on the mean of several, each mixed, compared and normalised within itself.
 
-        On several batches it is the mean of their losses; the memory is that of one. Each is mixed, compared and
-        normalised within itself, as a batch alone would be.
+        The loss is that before the update; the memory is that of one batch.
         """
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)  # here and not before backward: forward needs the room
         old = statistics(self.model) if self.blend else []
         losses = [self._accumulate(batch, share=1 / len(batches), generator=generator) for batch in batches]
-        self._set_rate(blended_rate(learning_rate, self.blend))
+        for group in self.optimizer.param_groups:
+            group["lr"] = blended_rate(learning_rate, self.blend)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self._set_rate(learning_rate)
         if self.blend:
             blend_statistics(self.model, old, self.blend)
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return _mean(losses)
+        totals, logits = torch.stack([loss.total for loss in losses]), torch.cat([loss.logits for loss in losses])
+        parts = {name: torch.stack([loss.parts[name] for loss in losses]).mean() for name in losses[0].parts}
+        return Loss(totals.mean(), parts, logits)
 
     def _accumulate(self, batch: Batch, *, share: float, generator: torch.Generator) -> Loss:
         """Add this share of the gradient of a batch's loss; the loss."""
@@ -101,10 +101,6 @@ class TrainStep:
         settle(loss.total)
         parts = {name: part.detach() for name, part in loss.parts.items()}
         return Loss(loss.total.detach(), parts, loss.logits.detach())
-
-    def _set_rate(self, learning_rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
 
     @property
     def evaluated_model(self) -> LungSoundClassifier:
@@ -120,35 +116,22 @@ class TrainStep:
             state |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
         return state
 
-    def scaler_state(self) -> dict[str, Any]:
-        """State of the loss scaler: plain numbers, empty without one."""
-        return dict(self.scaler.state_dict())
-
     def restore(self, tensors: dict[str, Tensor], scaler_state: dict[str, Any]) -> None:
-        """Take up the state that `tensors` and `scaler_state` gave."""
-        self.model.load_state_dict(_without_prefix(tensors, "model."))
-        if self.average is not None:
-            self.average.load_state_dict(_without_prefix(tensors, "average."))
-        optimizer_state = self.optimizer.state_dict()
-        moments: dict[int, dict[str, Tensor]] = {}
+        """Take up the state that `tensors` and the scaler's `state_dict` gave; that is empty without a scaler."""
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
         for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, moment = name.split(".")
-                moments.setdefault(int(index), {})[moment] = value
-        self.optimizer.load_state_dict({**optimizer_state, "state": moments})
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        self.model.load_state_dict(parts["model"])
+        if self.average is not None:
+            self.average.load_state_dict(parts["average"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in parts["optimizer"].items():
+            index, moment = name.split(".")
+            moments.setdefault(int(index), {})[moment] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         if scaler_state:
             self.scaler.load_state_dict(scaler_state)
-
-
-def _mean(losses: Sequence[Loss]) -> Loss:
-    """Means of the losses and their parts; the logits of all."""
-    totals, logits = torch.stack([loss.total for loss in losses]), torch.cat([loss.logits for loss in losses])
-    parts = {name: torch.stack([loss.parts[name] for loss in losses]).mean() for name in losses[0].parts}
-    return Loss(totals.mean(), parts, logits)
-
-
-def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 class RunInterrupted(LungsoundError):
@@ -178,7 +161,7 @@ class Progress(BaseModel):
     best_epochs: dict[str, int] = {}
 
     def training_score(self) -> IcbhiScore:
-        """Score on the training cycles of the epoch so far, of the labelled view as it was trained."""
+        """Score on the training cycles of the epoch so far, of the labelled view."""
         return icbhi_score(np.asarray(self.confusion))
 
     def mean_losses(self) -> dict[str, float]:
@@ -215,11 +198,6 @@ class Stopwatch:
         self.seconds[name] = self.seconds.get(name, 0.0) + now_s - self._since_s
         self._since_s = now_s
 
-    def take(self) -> dict[str, float]:
-        """Seconds by name since they were last taken."""
-        taken, self.seconds = self.seconds, {}
-        return taken
-
 
 class Listener:
     """Base of callbacks of a training under way; does nothing by itself."""
@@ -234,9 +212,8 @@ class Listener:
 class Trainer:
     """The loop of epochs from where `progress` stands.
 
-    `evaluate` gives scores after an epoch, by the name of the part; `save` writes a checkpoint; `keep` is called with
-    the name of a part whose score is the best so far. One step is over `train.num_accumulated_batches` consecutive
-    batches, the last one of an epoch over the rest.
+    `evaluate` gives scores after an epoch, by the name of the part; `save` writes a checkpoint; `keep` is called
+    with the name of a part whose score is the best so far. The last step of an epoch may be over fewer batches.
     """
 
     def __init__(
@@ -296,7 +273,11 @@ class Trainer:
             if is_checkpoint_due or is_last or is_stop_requested() or len(unread) >= self.read_every_steps:
                 progress.record(unread)
                 unread.clear()
-                _refuse_divergence(progress)
+                if not math.isfinite(progress.loss_sums["loss"]):
+                    raise RunDiverged(
+                        f"the loss up to step {progress.step} in epoch {progress.epoch} is not a finite number: "
+                        "take a lower train.learning_rate or train.precision=fp32"
+                    )
                 stopwatch.lap("compute")
                 for listener in self.listeners:
                     listener.on_step(progress, num_steps=self.num_steps, learning_rate=rate)
@@ -322,13 +303,12 @@ class Trainer:
             "training_score": progress.training_score().score,
         }
         for name, score in self.evaluate().items():
-            values = {"specificity": score.specificity, "sensitivity": score.sensitivity, "score": score.score}
-            row |= {f"{name}_{which}": value for which, value in values.items()}
+            row |= {f"{name}_{which}": getattr(score, which) for which in ("specificity", "sensitivity", "score")}
             if score.sensitivity > LEAST_SENSITIVITY and score.score > progress.best_scores.get(name, -1.0):
                 progress.best_scores[name], progress.best_epochs[name] = score.score, epoch
                 self.keep(name)
         stopwatch.lap("host")
-        taken_s = {"data": 0.0, "compute": 0.0} | stopwatch.take()
+        taken_s, stopwatch.seconds = {"data": 0.0, "compute": 0.0} | stopwatch.seconds, {}
         row["seconds"] = sum(taken_s.values())
         row |= {f"{name}_seconds": seconds for name, seconds in taken_s.items()}
         progress.end_epoch(row)
@@ -336,20 +316,9 @@ class Trainer:
             listener.on_epoch(progress)
 
 
-def _refuse_divergence(progress: Progress) -> None:
-    if not math.isfinite(progress.loss_sums["loss"]):
-        raise RunDiverged(
-            f"the loss up to step {progress.step} in epoch {progress.epoch} is not a finite number: "
-            "take a lower train.learning_rate or train.precision=fp32"
-        )
-
-
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a request that the loop looks at between steps; a second one stops at once.
-
-    Only the main thread may do so; elsewhere nothing is turned into a request.
-    """
+    """Turn SIGINT and SIGTERM, in the main thread, into a request between steps; a second one stops at once."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
@@ -370,10 +339,7 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
 
 
 def ahead(items: Iterator[Item]) -> Generator[Item]:
-    """The same items in the same order, each made in a thread of its own while the one before is used.
-
-    What making one raises is raised where it is asked for. Closing the iterator waits for the one that is being made.
-    """
+    """The same items in the same order, each made in a thread of its own while the one before is used."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-batch") as maker:
         coming = maker.submit(next, items, None)
         while (item := coming.result()) is not None:
@@ -383,11 +349,8 @@ def ahead(items: Iterator[Item]) -> Generator[Item]:
 
 def copy_to_gpu(batch: Batch, device: torch.device) -> Batch:
     """The batch on a CUDA device, from pinned memory: nobody waits for the copy, and the device's work comes after."""
-
-    def copy(values: Tensor) -> Tensor:
-        return values.pin_memory().to(device, non_blocking=True)
-
-    return replace(batch, fbank=copy(batch.fbank), labels=copy(batch.labels))
+    fbank, labels = (each.pin_memory().to(device, non_blocking=True) for each in (batch.fbank, batch.labels))
+    return replace(batch, fbank=fbank, labels=labels)
 
 
 def remarks(
@@ -396,17 +359,13 @@ def remarks(
     """Remarks for a person before training starts."""
     lines = [f"left out: {problem}" for problem in corpus.problems]
     if parts.left_out:
-        who, leave = "patient", "is in the test set too and leaves"
-        if len(parts.left_out) > 1:
-            who, leave = "patients", "are in the test set too and leave"
         lines.append(
-            f"{who} {', '.join(parts.left_out)} {leave} the training set "
+            f"in the test set too, left out of the training set: patient {', '.join(parts.left_out)} "
             "(data.are_shared_patients_kept=true keeps them)"
         )
     lines += [] if pretrained is None else [pretrained.summary()]
     if batches.num_dropped:
-        cycles = "1 cycle" if batches.num_dropped == 1 else f"{batches.num_dropped} cycles"
-        lines.append(f"each epoch leaves out its last, smaller batch of {cycles}")
+        lines.append(f"each epoch leaves out its last, smaller batch (cycles: {batches.num_dropped})")
     rates = [Schedule(train).at(epoch, 1, num_steps=1) for epoch in range(1, train.epochs + 1)]
     if max(rates) < 0.7 * train.learning_rate:
         lines.append(

@@ -37,13 +37,13 @@ def test_a_rate_that_is_reached_needs_no_word(settings: TrainSettings) -> None:
 
 
 def test_a_dropped_batch_is_remarked() -> None:
-    assert remarks_on(TrainSettings(), num_cycles=11) == ["each epoch leaves out its last, smaller batch of 3 cycles"]
-    assert remarks_on(TrainSettings(), num_cycles=9) == ["each epoch leaves out its last, smaller batch of 1 cycle"]
+    assert remarks_on(TrainSettings(), num_cycles=11) == ["each epoch leaves out its last, smaller batch (cycles: 3)"]
+    assert remarks_on(TrainSettings(), num_cycles=9) == ["each epoch leaves out its last, smaller batch (cycles: 1)"]
 
 
 def test_patients_that_leave_the_training_part_are_named() -> None:
     (remark,) = remarks_on(TrainSettings(), left_out=("156", "218"))
-    assert remark.startswith("patients 156, 218 are in the test set too and leave the training set")
+    assert remark.startswith("in the test set too, left out of the training set: patient 156, 218")
     assert "data.are_shared_patients_kept=true" in remark
     (remark,) = remarks_on(TrainSettings(), left_out=("218",))
-    assert remark.startswith("patient 218 is in the test set too and leaves the training set")
+    assert remark.startswith("in the test set too, left out of the training set: patient 218")
