@@ -133,6 +133,7 @@ class TestLogMel:
     def test_nothing_is_saved_with_the_weights(self) -> None:
         assert not LogMel().state_dict()
 
+    @pytest.mark.slow
     def test_exports_with_any_batch_and_length(self) -> None:
         log_mel, waveform = LogMel(), noise(2, 4000)
         dims = {"waveform": {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=560)}}
@@ -178,7 +179,7 @@ def naive_efficientat(samples: np.ndarray, *, num_mels: int) -> np.ndarray:
 
 
 class TestEfficientATLogMel:
-    @pytest.mark.parametrize(("num_samples", "num_mels"), [(514, 128), (1281, 24), (1600, 64)])
+    @pytest.mark.parametrize(("num_samples", "num_mels"), [(514, 64), (1281, 24)])
     def test_against_loops(self, num_samples: int, num_mels: int) -> None:
         t = torch.arange(num_samples, dtype=torch.float64) / 32000
         chirp = 0.5 * torch.sin(2 * math.pi * (100 * t + 100000 * t * t))

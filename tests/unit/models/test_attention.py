@@ -69,6 +69,7 @@ def test_elsewhere_it_is_torchs_own(dtype: torch.dtype, num_queries: int) -> Non
     assert torch.equal(attend(*inputs), functional.scaled_dot_product_attention(*inputs))
 
 
+@pytest.mark.slow
 def test_compiled_it_is_one_graph_with_the_same_numbers() -> None:
     inputs, grad = operands(SHAPES[0], torch.bfloat16)
     found = torch.compile(attend, backend="aot_eager", fullgraph=True)(*inputs)

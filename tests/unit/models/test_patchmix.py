@@ -53,8 +53,8 @@ def test_the_number_replaced_is_truncated_not_rounded(monkeypatch: pytest.Monkey
 
 def test_every_patch_is_replaced_equally_often() -> None:
     shared = generator()
-    counts = sum(drawn(2, GRID, generator=shared).replaced.double() for _ in range(4000))
-    assert counts.numpy() / 4000 == pytest.approx([0.5 - 0.5 / 21] * 21, abs=0.03)  # truncation takes half a patch
+    counts = sum(drawn(2, GRID, generator=shared).replaced.double() for _ in range(2000))
+    assert counts.numpy() / 2000 == pytest.approx([0.5 - 0.5 / 21] * 21, abs=0.04)  # truncation takes half a patch
 
 
 def test_whole_time_columns_are_replaced() -> None:
@@ -69,7 +69,7 @@ def test_whole_time_columns_are_replaced() -> None:
 def test_partners_are_uniform_permutations() -> None:
     shared = generator()
     seen: dict[tuple[int, ...], int] = {}
-    for _ in range(6000):
+    for _ in range(1500):
         partner = tuple(drawn(3, GRID, generator=shared).partner.tolist())
         assert sorted(partner) == [0, 1, 2]
         seen[partner] = seen.get(partner, 0) + 1
