@@ -242,10 +242,10 @@ def draw_bands(findings: Sequence[RecordingFinding], path: Path) -> None:
     """Draw how many recordings' spectra end where, in percent of half their rate, by device and rate."""
     groups: dict[str, list[float]] = {}
     for finding in findings:
-        if finding.quality is not None and finding.quality.band is not None:
+        if finding.quality is not None and finding.quality.band_limit_hz is not None:
             rate_hz = finding.quality.sample_rate_hz
             groups.setdefault(f"{finding.device}, {rate_hz} Hz", []).append(
-                200 * finding.quality.band.limit_hz / rate_hz
+                200 * finding.quality.band_limit_hz / rate_hz
             )
     with picture(path, width_inch=8.0, height_inch=3.2) as figure:
         axes = figure.add_subplot()
