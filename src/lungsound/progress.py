@@ -21,7 +21,7 @@ class ProgressDisplay:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
         is_disabled = not console.is_terminal
         self.bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=is_disabled)
-        self._last_line_s = clock()
+        self.last_line_s = clock()
 
     def __enter__(self) -> "ProgressDisplay":
         self.bars.start()
@@ -35,7 +35,7 @@ class ProgressDisplay:
     def print(self, line: str) -> None:
         """Print a line above the bars."""
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        self._last_line_s = self.clock()
+        self.last_line_s = self.clock()
 
     @contextmanager
     def stage(self, text: str) -> Iterator["Stage"]:
@@ -45,11 +45,6 @@ class ProgressDisplay:
             yield stage
         finally:
             self.bars.remove_task(stage.task)
-
-    def print_if_silent(self, line: str) -> None:
-        """Print a line where there are no bars and the last line is half a minute old."""
-        if self.bars.disable and self.clock() - self._last_line_s >= SILENCE_S:
-            self.print(line)
 
 
 class Stage:
@@ -73,7 +68,8 @@ class Stage:
         line = f"{self.text}: {done}" if total is None else f"{self.text}: {done} of {total}"
         if total is not None and rate:
             line += f", about {duration((total - done) / rate)} left"
-        self.display.print_if_silent(line)
+        if self.display.bars.disable and self.display.clock() - self.display.last_line_s >= SILENCE_S:
+            self.display.print(line)
 
 
 @contextmanager

@@ -139,28 +139,19 @@ def open_weights(path: Path) -> WeightFile:
 
 @dataclass
 class ForeignWeights:
-    """Weights of a file under the encoder's names, in float32; positions still on the grid of the file.
-
-    keys              {encoder parameter: its key in the file}
-    places            a PatchGrid alone is an image's, which has no place on a filter bank; None: the file does not
-                      tell, positions can only be taken verbatim
-    adapted           {encoder parameter: how}
-    head, label_set   of a run of ours: the weights of its head, and the name of the classes it tells apart
-    settings          of the model, as the file or the config.json beside it has them
-    trained_on        settings of the sound input without which the weights mean little
-    """
+    """Weights of a file under the encoder's names, in float32; positions still on the grid of the file."""
 
     file: WeightFile
     layout: Layout
     source_format: str
     trained_on: Mapping[str, Any]
     weights: dict[str, Tensor] = field(default_factory=dict)
-    keys: dict[str, str] = field(default_factory=dict)
-    places: PatchPlaces | PatchGrid | None = None
-    adapted: dict[str, str] = field(default_factory=dict)
-    head: dict[str, Tensor] = field(default_factory=dict)
-    label_set: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)  # in the file, by the encoder's parameter
+    places: PatchPlaces | PatchGrid | None = None  # PatchGrid: of an image; None: not known, only taken verbatim
+    adapted: dict[str, str] = field(default_factory=dict)  # how, by the encoder's parameter
+    head: dict[str, Tensor] = field(default_factory=dict)  # of a run of ours
+    label_set: str | None = None  # of that head
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the model, in the file or in config.json beside it
 
     @property
     def path(self) -> Path:
@@ -296,28 +287,17 @@ def _read_hugging_face(read: ForeignWeights) -> None:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Account of the weights of a file.
-
-    used            parameters taken as they are (at most renamed, joined or cast to float32): the encoder's, and
-                    "head.<name>" where the head was taken too
-    adapted         (encoder parameter, how)
-    new             parameters left at their random initialisation; none of the encoder's, because every one is
-                    needed: a caller that builds a head beside it adds the head's
-    ignored         (key in the file, why)
-    differences     settings of the file that the encoder does not share
-    head_label_set  name of the classes that a head which was taken told apart ("unknown" when the file does not say)
-    trained_on      settings of the sound input that the weights were trained on, as far as they are known
-    """
+    """Account of the weights of a file."""
 
     source_format: str
     sha256: str
-    used: tuple[str, ...]
-    adapted: tuple[tuple[str, str], ...]
-    new: tuple[str, ...]
-    ignored: tuple[tuple[str, str], ...]
-    differences: tuple[str, ...] = ()
-    head_label_set: str | None = None
-    trained_on: Mapping[str, Any] = field(default_factory=dict)
+    used: tuple[str, ...]  # as they are, at most renamed, joined or cast: encoder's parameters, and the head's
+    adapted: tuple[tuple[str, str], ...]  # parameter, how
+    new: tuple[str, ...]  # left at their random initialisation
+    ignored: tuple[tuple[str, str], ...]  # key in the file, why
+    differences: tuple[str, ...] = ()  # settings of the file that the encoder does not share
+    head_label_set: str | None = None  # of a head that was taken; "unknown" when the file does not say
+    trained_on: Mapping[str, Any] = field(default_factory=dict)  # settings of the sound input, as far as known
 
     @property
     def source(self) -> str:

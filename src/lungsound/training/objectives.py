@@ -63,6 +63,9 @@ class LocalBatch:
         return torch.arange(batch_size)
 
 
+LOCAL = LocalBatch()
+
+
 def draw_for(
     encoder: AudioSpectrogramTransformer, draw: Draw, batch: Batch, peers: Peers, generator: torch.Generator
 ) -> PatchMixDraw:
@@ -75,11 +78,11 @@ def draw_for(
     return within(drawn, mask, pool=peers.gather(mask))
 
 
+@dataclass(frozen=True)
 class CrossEntropy:
     """Plain fine-tuning: cross-entropy of the clean view."""
 
-    def __init__(self, *, class_weights: Tensor | None = None) -> None:
-        self.class_weights = class_weights
+    class_weights: Tensor | None = None
 
     def __call__(
         self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator, settle: Settle | None = None
@@ -90,13 +93,13 @@ class CrossEntropy:
         return Loss(loss, {"ce": loss}, logits)
 
 
+@dataclass(frozen=True)
 class PatchMixCrossEntropy:
     """Patch-Mix with mixed labels; the clean view is not encoded, as published."""
 
-    def __init__(self, draw: Draw, *, class_weights: Tensor | None = None, peers: Peers | None = None) -> None:
-        self.draw = draw
-        self.class_weights = class_weights
-        self.peers = peers or LocalBatch()
+    draw: Draw
+    class_weights: Tensor | None = None
+    peers: Peers = LOCAL
 
     def __call__(
         self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator, settle: Settle | None = None
@@ -112,6 +115,7 @@ class PatchMixCrossEntropy:
         return Loss(loss, {"patchmix_ce": loss}, logits)
 
 
+@dataclass(frozen=True)
 class PatchMixContrastive:
     """Cross-entropy of the clean view plus alpha times the Patch-Mix contrastive loss.
 
@@ -119,18 +123,10 @@ class PatchMixContrastive:
     projection (project_*), without (*_block, the paper's stop-gradient) or with gradient (*_flow).
     """
 
-    def __init__(
-        self,
-        draw: Draw,
-        settings: ObjectiveSettings,
-        *,
-        class_weights: Tensor | None = None,
-        peers: Peers | None = None,
-    ) -> None:
-        self.draw = draw
-        self.settings = settings
-        self.class_weights = class_weights
-        self.peers = peers or LocalBatch()
+    draw: Draw
+    settings: ObjectiveSettings
+    class_weights: Tensor | None = None
+    peers: Peers = LOCAL
 
     def __call__(
         self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator, settle: Settle | None = None
