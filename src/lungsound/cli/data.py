@@ -71,13 +71,17 @@ def data_audit(
     """
     import os
 
-    from lungsound.data.audit import audit_corpus, read_names
+    from lungsound.data.audit import audit_corpus
+    from lungsound.data.icbhi import read_icbhi
     from lungsound.data.reader import read_corpus
     from lungsound.errors import SettingsError
     from lungsound.evaluation.audit_report import print_audit, write_audit
     from lungsound.progress import track
 
-    corpus = read_names(folder, split=split) if names_only else read_corpus(folder, split=split, is_strict=False)
+    if names_only:
+        corpus = read_icbhi(folder, split=split, is_sound_read=False)
+    else:
+        corpus = read_corpus(folder, split=split, is_strict=False)
     if out is not None and out.exists() and not out.is_dir():
         raise SettingsError(f"--out {out} is a file: give a folder, or one to be made")
     with track(console, "audit") as on_progress:

@@ -5,7 +5,6 @@ SPRSound end near 900 Hz at a rate that could hold 4000 Hz, since its stethoscop
 therefore compared with the baseline of its device and rate.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lungsound.audio.quality import MIN_BAND_HZ, MIN_RMS_DBFS, Defect, Quality
-from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
+from lungsound.data.corpus import Corpus, Problem, Recording
 from lungsound.data.duplicates import (
     Measured,
     OnProgress,
@@ -25,15 +24,7 @@ from lungsound.data.duplicates import (
     find_shared_audio,
     measure_recordings,
 )
-from lungsound.data.icbhi import (
-    AUDIO_FOLDER,
-    canonical_name,
-    is_icbhi_name,
-    read_annotation,
-    read_split,
-)
-from lungsound.data.tree import assemble, files_with_suffix, one_per_name, require_folder
-from lungsound.errors import AnnotationError, CorpusError
+from lungsound.errors import CorpusError
 
 # Fewer recordings of one device and rate give no baseline.
 MIN_GROUP = 10
@@ -87,46 +78,6 @@ def compare_with_devices(
         if usual_hz < NARROW_BAND * rate_hz / 2
     ]
     return outliers, sentences
-
-
-def read_names(root: Path, *, split: str = "official") -> Corpus:
-    """The recordings that ICBHI's annotation files in `root` name, with their cycles and parts, and without sounds.
-
-    `split` is as in `read_icbhi`. The length of a recording is not known (NaN), its rate is 0, its path is that of its
-    annotation. Raises CorpusError when `root` is no folder, has no such file, or the split cannot be read.
-    """
-    folder = require_folder(root)
-    if (root / AUDIO_FOLDER).is_dir():
-        folder = root / AUDIO_FOLDER
-    paths = [path for path in files_with_suffix(folder, [".txt"]) if is_icbhi_name(path.stem)]
-    if not paths:
-        raise CorpusError(
-            f"no annotation files in {folder}: an audit by names needs files called like ICBHI's, as in "
-            "101_1b1_Al_sc_Meditron.txt; leave --names-only out to read another corpus"
-        )
-    problems: list[Problem] = []
-    part_of, split_origin = read_split((folder, folder.absolute().parent), split)
-    recordings, cycles = [], []
-    for name, path in one_per_name(paths, "duplicate annotation", problems, canonical=canonical_name).items():
-        patient, _, location, mode, device = name.split("_")
-        recording = Recording(path.stem, patient, path, math.nan, 0, location=location, mode=mode, device=device)
-        recordings.append(recording)
-        try:
-            cycles += [Cycle(recording, *fields) for _, fields in read_annotation(path)]
-        except AnnotationError as error:
-            problems.append(Problem("bad annotation", error.where, error.detail))
-    parts = {recording.name: part_of(canonical_name(recording.name)) for recording in recordings}
-    problems += [Problem("in no split", name, "the split does not name it") for name, part in parts.items() if not part]
-    return assemble(
-        "icbhi",
-        root,
-        recordings=recordings,
-        cycles=cycles,
-        split={name: part for name, part in parts.items() if part},
-        problems=problems,
-        notes=["by names only: no sound was read"],
-        split_origin=split_origin,
-    )
 
 
 UNKNOWN = "unknown"

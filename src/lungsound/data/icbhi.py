@@ -55,22 +55,23 @@ def is_icbhi_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def read_icbhi(root: Path, *, split: str = "official") -> Corpus:
+def read_icbhi(root: Path, *, split: str = "official", is_sound_read: bool = True) -> Corpus:
     """The corpus in `root`, which is the folder of the recordings or holds it as `ICBHI_final_database`.
 
     split: "official" (the split file beside the recordings or one folder up, else the one shipped here),
         "fold0" to "fold4" (RespireNet's folds of patients: that one is "test", the others "train"), or the
         path of a file of lines `name<TAB>part`.
 
-    Patient facts come from the official files in the same two places; without them they are None and `notes` says so.
-    The chest location comes from the name: that of the patient table is wrong for 698 of 920.
+    Without `is_sound_read` the annotation files alone name the recordings, whose length is then unknown (NaN) and whose
+    rate is 0. Patient facts come from the official files in the same two places; without them they are None and `notes`
+    says so. The chest location comes from the name: that of the patient table is wrong for 698 of 920.
 
     Problems: "missing annotation", "annotation without audio", "unknown name", "bad annotation" (such a
     recording keeps no cycle), "empty cycle", "cycle past the end", "duplicate cycle", "bad sound file",
     "duplicate recording", "duplicate annotation", "bad patient facts", "in no split". A recording with a problem
     is still among the recordings, but for a bad sound file and an unknown name; a cycle with a problem is left out.
 
-    Raises CorpusError when `root` is no folder or the split cannot be read.
+    Raises CorpusError when `root` is no folder, the split cannot be read, or no annotation file has a name to read.
     """
     folder = tree.require_folder(root)
     if (root / AUDIO_FOLDER).is_dir():
@@ -79,19 +80,31 @@ def read_icbhi(root: Path, *, split: str = "official") -> Corpus:
     problems: list[Problem] = []
     part_of, split_origin = read_split(places, split)
     facts, fact_notes = _read_patients(places, problems)
-    sounds = tree.sound_files(folder, problems, canonical=canonical_name)
     side_files = {*_SIDE_FILES, Path(split).name}
     texts = [path for path in tree.files_with_suffix(folder, [".txt"]) if path.name not in side_files]
+    if not is_sound_read:
+        texts = [path for path in texts if is_icbhi_name(path.stem)]
+        fact_notes.append("by names only: no sound was read")
+        if not texts:
+            raise CorpusError(
+                f"no annotation files in {folder}: an audit by names needs files called like ICBHI's, as in "
+                "101_1b1_Al_sc_Meditron.txt; leave --names-only out to read another corpus"
+            )
     annotations = tree.one_per_name(texts, "duplicate annotation", problems, canonical=canonical_name)
+    sounds = tree.sound_files(folder, problems, canonical=canonical_name) if is_sound_read else annotations
     recordings: list[Recording] = []
     cycles: list[tuple[str, Cycle]] = []
     parts: dict[str, str] = {}
     num_renamed = 0
     for name, sound, annotation, parsed in tree.paired(sounds, annotations, _NAME, _NAME_FORM, problems):
-        own = {key: parsed[key] for key in ("patient", "location", "mode", "device")}
-        recording = tree.read_recording(sound, problems, name=sound.stem, **own, **facts.get(parsed["patient"], {}))
-        if recording is None:
-            continue
+        own: dict[str, Any] = {key: parsed[key] for key in ("patient", "location", "mode", "device")}
+        own |= facts.get(parsed["patient"], {})
+        if is_sound_read:
+            recording = tree.read_recording(sound, problems, name=sound.stem, **own)
+            if recording is None:
+                continue
+        else:
+            recording = Recording(sound.stem, path=sound, duration_s=math.nan, sample_rate_hz=0, **own)
         recordings.append(recording)
         num_renamed += name != recording.name
         if annotation is not None:
@@ -110,7 +123,7 @@ def read_icbhi(root: Path, *, split: str = "official") -> Corpus:
         "synthetic" if (folder / SYNTHETIC_EVENTS_FILE).is_file() else "icbhi",
         root,
         recordings=recordings,
-        cycles=tree.usable_cycles(cycles, problems),
+        cycles=tree.usable_cycles(cycles, problems) if is_sound_read else [cycle for _, cycle in cycles],
         split=parts,
         problems=problems,
         notes=[*([renamed] if num_renamed else []), *fact_notes],

@@ -129,7 +129,7 @@ class ReportInputs:
     the tables. `history` has one row per epoch (see `figures.draw_curves`). `num_shared_patients` is how many of the
     evaluated patients also train, None when that is not known, `num_validation_patients` how many also validate.
     `columns` are the three ways to choose the epoch and `metrics` every metric in use, for each part of the test;
-    `subgroups` are scores by further facts (device and part come from the evaluation, unless they are given here).
+    `subgroups` are scores by further facts than device and part, which come from the evaluation.
     """
 
     predictions: Predictions
@@ -174,13 +174,9 @@ class ReportInputs:
 
     @property
     def all_subgroups(self) -> list[Subgroups]:
-        """Groups by device, by part of the split when there are several, and by what else is given, each fact once."""
-        groups = {groups.fact: groups for groups in self.subgroups}
-        by_part = {"part": self.evaluation.by_part} if len(self.evaluation.by_part) > 1 else {}
-        of_evaluation = {
-            fact: Subgroups(fact, of) for fact, of in (by_part | {"device": self.evaluation.by_device}).items()
-        }
-        return list(({fact: of for fact, of in of_evaluation.items() if fact not in groups} | groups).values())
+        """Groups by part of the split when there are several, by device, and by further facts."""
+        parts = [Subgroups("part", self.evaluation.by_part)] if len(self.evaluation.by_part) > 1 else []
+        return [*parts, Subgroups("device", self.evaluation.by_device), *self.subgroups]
 
     @property
     def epoch_sentence(self) -> str:

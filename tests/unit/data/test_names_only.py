@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from lungsound.data.audit import audit_corpus, read_names
+from lungsound.data.audit import audit_corpus
+from lungsound.data.corpus import Corpus
+from lungsound.data.icbhi import read_icbhi
 from lungsound.errors import CorpusError
 from tests.unit.data.trees import NORMAL, kinds
 
 NAMES = ("101_1b1_Al_sc_Meditron", "102_1b1_Ar_sc_Litt3200", "101_2b1_Pl_mc_AKGC417L")
+
+
+def read_names(root: Path, *, split: str = "official") -> Corpus:
+    return read_icbhi(root, split=split, is_sound_read=False)
 
 
 def annotations(folder: Path, names: tuple[str, ...] = NAMES, text: str = NORMAL) -> Path:
