@@ -73,10 +73,9 @@ CUDA_GROWTH = 4  # sizes are multiplied by this on a GPU, which small ones do no
 
 @torch.inference_mode()
 def ceilings(device: torch.device, *, is_quick: bool = False) -> dict[str, float]:
-    """The most this machine was seen to do: GFLOP/s of matrix products in fp32 and bf16, GB/s of a copy ("copy").
+    """The most GFLOP/s of matrix products in fp32 and bf16 that this machine was seen to do.
 
-    The best of torch's own product and, on the CPU, of oneDNN's with packed weights, over two shapes. A copy reads
-    and writes each byte once.
+    The best of torch's own product and, on the CPU, of oneDNN's with packed weights, over two shapes.
     """
 
     def fastest_s(work: Work) -> float:
@@ -97,13 +96,10 @@ def ceilings(device: torch.device, *, is_quick: bool = False) -> dict[str, float
 
     scale = CUDA_GROWTH if device.type == "cuda" else 1
     shapes = ((256, 256, 256),) if is_quick else SHAPES
-    rates = {
+    return {
         name: max(gflops(scale * rows, scale * inner, scale * columns, dtype) for rows, inner, columns in shapes)
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
     }
-    source = torch.ones(2**18 if is_quick else 2**27, device=device)
-    target = torch.empty_like(source)
-    return rates | {"copy": 2 * source.nbytes / fastest_s(lambda: target.copy_(source)) / 1e9}
 
 
 def wait_for(device: torch.device) -> None:

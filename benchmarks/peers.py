@@ -12,7 +12,6 @@ import copy
 import json
 import math
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,15 @@ from lungsound.audio.io import fade
 from lungsound.errors import SettingsError
 from lungsound.extras import load
 from lungsound.inference.engines import Floats
-from lungsound.inference.hugging_face import hugging_face_config, hugging_face_weights
+from lungsound.inference.graph import quiet
+from lungsound.inference.hugging_face import extractor_config, hugging_face_config, hugging_face_weights
 from lungsound.models.classifier import LungSoundClassifier, Projector
 from lungsound.training.checkpoint import TrainedModel
 
 
 def transformers() -> Any:
     """Import the library; SettingsError when it is not installed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it warns of on import is nothing that a measurement needs
+    with quiet():
         return load("transformers", extra="baselines")
 
 
@@ -69,15 +68,8 @@ class TransformersPredictions:
             front_end.fit,
             front_end.sample_rate_hz,
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of empty mel filters, which AST's own filter bank has too
-            self.extractor = transformers().ASTFeatureExtractor(
-                sampling_rate=self.rate_hz,
-                num_mel_bins=front_end.num_mels,
-                max_length=front_end.num_frames,
-                mean=trained.mean,
-                std=trained.std,
-            )
+        with quiet():  # of empty mel filters, which AST's own filter bank has too
+            self.extractor = transformers().ASTFeatureExtractor(**extractor_config(trained))
 
     def features(self, waveforms: Sequence[Floats]) -> Tensor:
         """Normalised filter banks (batch, time, mel) of cycles of any length."""

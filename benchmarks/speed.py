@@ -74,10 +74,7 @@ class Bench:
     data: Path | None = None
     model: Path | None = None
     is_quick: bool = False
-
-    @property
-    def batch_size(self) -> int:
-        return 4 if self.is_quick else 8
+    batch_size: int = 8
 
     def corpus(self) -> Corpus | None:
         """Single-channel recordings of `data`."""
@@ -85,9 +82,8 @@ class Bench:
             return None
         return load_corpus(DataSettings(root=str(self.data), modes=("sc",), is_strict=False))
 
-    def step(self, size: str, batch_size: int | None = None, durations_s: Sequence[float] | None = None) -> Work:
-        batch_size = batch_size or self.batch_size
-        return ours.our_step(size, batch_size, self.device, is_quick=self.is_quick, durations_s=durations_s)
+    def step(self, size: str, durations_s: Sequence[float] | None = None) -> Work:
+        return ours.our_step(size, self.batch_size, self.device, is_quick=self.is_quick, durations_s=durations_s)
 
     def plain_step(self, size: str) -> Work:
         return ours.plain_step(size, self.batch_size, self.device, is_quick=self.is_quick)
@@ -191,26 +187,13 @@ def step_row(bench: Bench, size: str, *, is_packed: bool = False) -> Row:
         every_s = [each.end_s - each.start_s for each in corpus.cycles] if corpus else ours.noise_durations_s()
         durations_s = np.quantile(every_s, (np.arange(bench.batch_size) + 0.5) / bench.batch_size).tolist()
         lengths = f", padding-aware, lengths of {f'cycles of {corpus.name}-SC' if corpus else 'noise'}"
-    own = bench.step(size, durations_s=durations_s)
+    own = bench.step(size, durations_s)
     ratios, own_s, peer_s, pairs = bench.compare(own, bench.plain_step(size), least=2 if size == "base" else 3)
     gflop = flops_of(own) / 1e9
     peer = "CPU, bf16 / plain step, fp32" if bench.device == CPU else "GPU, bf16 / plain step, eager, AMP"
     share = gflop / own_s / bench.ceilings["bf16"]
     how = f"ours {own_s:.2f} s, peer {peer_s:.2f} s, {pairs}; {gflop:.0f} GFLOP, {share:.0%} of the bf16 ceiling"
     return row(f"patchmix_cl step, AST-{size.title()}, batch {bench.batch_size}{lengths}, {peer}", ratios, "x", how)
-
-
-def gpu_rows(bench: Bench) -> list[Row]:
-    """Share of the GPU's ceiling, the best over batch sizes, and the plain step beside ours."""
-    size, shares = bench.sizes[0], {}
-    for batch_size in (bench.batch_size,) if bench.is_quick else (16, 32, 64, 128):
-        step = bench.step(size, batch_size)
-        seconds = seconds_in_turn(step, least=2, most=2 if bench.is_quick else 9, budget_s=10.0)
-        shares[batch_size] = 100 * flops_of(step) / 1e9 / seconds / bench.ceilings["bf16"]
-    best = max(shares, key=lambda batch_size: np.median(shares[batch_size]))
-    how = f"batch {best}; " + ", ".join(f"{name}: {np.median(each):.0f} %" for name, each in shares.items())
-    what = f"GPU, AST-{size.title()} patchmix_cl, bf16: share of the measured bf16 ceiling"
-    return [row(what, shares[best], "%", how), step_row(bench, size)]
 
 
 def infer_rows(bench: Bench) -> list[Row]:
@@ -246,7 +229,7 @@ def prepare(bench: Bench, trained: TrainedModel) -> tuple[list[engines.Floats], 
     Random weights predict the same class for every cycle, in which no engine could err: the head's bias is set so that
     all classes have the same mean logit, by margins as small as the predictions differ.
     """
-    num_timed, corpus = bench.batch_size if bench.is_quick else 64, bench.corpus()
+    num_timed, corpus = 4 if bench.is_quick else 64, bench.corpus()
     num = num_timed + engines.Parity.LEAST_CYCLES
     if corpus is None:
         cycles, source = ours.waveforms(trained.front_end, ours.noise_durations_s()[:num]), "noise of ICBHI's lengths"
@@ -318,7 +301,8 @@ def main(words: Sequence[str]) -> None:
             rows = [each for part in PARTS if options.part in (part, "all") for each in PARTS[part](bench)]
             if torch.cuda.is_available() and options.part in ("train", "all"):
                 device = torch.device("cuda")
-                rows += gpu_rows(replace(bench, device=device, ceilings=ceilings(device, is_quick=options.quick)))
+                gpu = replace(bench, device=device, ceilings=ceilings(device, is_quick=options.quick))
+                rows += [step_row(replace(gpu, batch_size=num), sizes[0]) for num in (8, 16, 32, 64, 128)]
         except LungsoundError as error:
             parser.error(str(error))
     print(table(("what", "measured", "quartiles", "how"), rows))
@@ -326,7 +310,7 @@ def main(words: Sequence[str]) -> None:
     print("- Machine:", ", ".join(f"{name} {value}" for name, value in machine(device).items()))
     print(
         f"- Ceilings measured in the same call: {reached['fp32']:.0f} GFLOP/s in fp32, {reached['bf16']:.0f} in bf16 "
-        f"(matrix products, the better of torch's and oneDNN's), {reached['copy']:.1f} GB/s of a copy, read and write."
+        "(matrix products, the better of torch's and oneDNN's)."
     )
 
 
