@@ -195,14 +195,6 @@ class Audit:
     def is_clean(self) -> bool:
         return not self.open_leaks
 
-    def defects(self) -> dict[str, list[tuple[RecordingFinding, Defect]]]:
-        """Defects by kind, the most frequent first, each with its recording."""
-        by_kind: dict[str, list[tuple[RecordingFinding, Defect]]] = {}
-        for finding in self.recordings:
-            for defect in finding.defects:
-                by_kind.setdefault(defect.kind, []).append((finding, defect))
-        return dict(sorted(by_kind.items(), key=lambda item: (-len(item[1]), item[0])))
-
     def to_json(self) -> dict[str, Any]:
         """The audit as plain values, with what follows from them."""
         return asdict(self) | {

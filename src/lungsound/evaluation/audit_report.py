@@ -2,7 +2,7 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +82,8 @@ def write_audit(audit: Audit, folder: Path) -> Path:
     if measured := [finding for finding in audit.recordings if finding.quality is not None]:
         draw_bands(measured, folder / "bands.png")
     num_defective = sum(bool(finding.defects) for finding in audit.recordings)
-    kinds = ", ".join(f"{kind} {len(findings)}" for kind, findings in audit.defects().items())
+    defects = defect_groups(audit)
+    kinds = ", ".join(f"{group.title} {len(group.lines)}" for group in defects)
     leaks = leak_groups(audit)
     markdown = fill(
         "audit.md",
@@ -104,7 +105,7 @@ def write_audit(audit: Audit, folder: Path) -> Path:
         leaking=[group for group in leaks if not group.title.endswith(WITHIN)],
         doubled=[group for group in leaks if group.title.endswith(WITHIN)],
         problems=problem_groups(audit),
-        defects=defect_groups(audit),
+        defects=defects,
         class_head=head,
         class_rows=rows,
         has_classes=bool(words),
@@ -188,18 +189,22 @@ def leak_groups(audit: Audit) -> list[Group]:
 
 def problem_groups(audit: Audit) -> list[Group]:
     """Problems of the reader, by kind."""
-    lines: dict[str, list[str]] = {}
-    for problem in sorted(audit.problems, key=lambda problem: problem.kind):
-        lines.setdefault(problem.kind, []).append(f"{problem.where}: {problem.detail}")
-    return [Group(kind, of_kind) for kind, of_kind in lines.items()]
+    return _by_kind(
+        (each.kind, f"{each.where}: {each.detail}") for each in sorted(audit.problems, key=lambda p: p.kind)
+    )
 
 
 def defect_groups(audit: Audit) -> list[Group]:
     """Recordings with a defect, by kind, the most frequent first."""
-    return [
-        Group(kind, [f"{finding.name}: {defect.detail}" for finding, defect in findings])
-        for kind, findings in audit.defects().items()
-    ]
+    groups = _by_kind((each.kind, f"{of.name}: {each.detail}") for of in audit.recordings for each in of.defects)
+    return sorted(groups, key=lambda group: (-len(group.lines), group.title))
+
+
+def _by_kind(findings: Iterable[tuple[str, str]]) -> list[Group]:
+    lines: dict[str, list[str]] = {}
+    for kind, line in findings:
+        lines.setdefault(kind, []).append(line)
+    return [Group(kind, of_kind) for kind, of_kind in lines.items()]
 
 
 def class_table(audit: Audit) -> tuple[list[str], list[list[Cell]]]:

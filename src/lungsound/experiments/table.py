@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from lungsound.config import Names, RunConfig, Settings, load_config
 from lungsound.errors import SettingsError
@@ -120,7 +120,4 @@ def load_table(name: str) -> Table:
     if name not in table_names():
         raise SettingsError(f"no table {name!r}: there are {', '.join(table_names())}, and {WHOLE!r} for all of them")
     text = (resources.files("lungsound") / "tables" / f"{name}.toml").read_text(encoding="utf-8")
-    try:
-        return Table.model_validate(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise SettingsError(f"table {name!r} is not well formed: {error}") from None
+    return Table.model_validate(tomllib.loads(text))
