@@ -1,8 +1,6 @@
 """Inference backends: torch, ONNX Runtime and OpenVINO, their parity with torch and their speed, and which one is used.
 
-"exact" selects the fastest engine whose probabilities are those of torch in float32, "auto" also engines that were
-measured by `lungsound export` to decide as torch does. Parity is a fact of the model and lies beside it; speed is a
-fact of the machine and lies in the cache.
+Parity is a fact of the model and lies beside it; speed is a fact of the machine and lies in the cache.
 """
 
 import hashlib
@@ -238,9 +236,6 @@ def measure(
     return measured
 
 
-NUM_ROUNDS = 3
-
-
 def speeds_of(trained: TrainedModel, names: Sequence[str]) -> dict[str, float]:
     """Seconds per cycle of engines on the CPU of this machine with the threads of now.
 
@@ -248,7 +243,7 @@ def speeds_of(trained: TrainedModel, names: Sequence[str]) -> dict[str, float]:
     """
     _, known = _known_speeds(trained)
     if missing := [name for name in names if name not in known]:
-        measured = measure(trained, missing, list(probes(trained)) * NUM_ROUNDS, console=Console(quiet=True))
+        measured = measure(trained, missing, list(probes(trained)) * 3, console=Console(quiet=True))
         known |= {name: measured[name][1] for name in missing}
     return {name: known[name] for name in names}
 
@@ -269,13 +264,12 @@ def _cpu_info() -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
-PARITY_FILE = "engines.json"
 FORMAT = "lungsound engines 1"
 
 
 def write_parity(folder: Path, trained: TrainedModel, measured: Mapping[str, Parity]) -> Path:
     """Keep what was measured for this model file in its folder; the path."""
-    path = folder / PARITY_FILE
+    path = folder / "engines.json"
     values = {"format": FORMAT, "model": trained.sha256, "engines": {k: asdict(v) for k, v in measured.items()}}
     write_text(path, json.dumps(values, indent=2) + "\n")
     return path
@@ -283,7 +277,7 @@ def write_parity(folder: Path, trained: TrainedModel, measured: Mapping[str, Par
 
 def read_parity(folder: Path, trained: TrainedModel) -> dict[str, Parity]:
     """Parity of engines for this model file; empty when none was measured, or for another. WeightsError if damaged."""
-    path = folder / PARITY_FILE
+    path = folder / "engines.json"
     if not path.exists():
         return {}
     try:

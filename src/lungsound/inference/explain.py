@@ -5,8 +5,6 @@ Attribution for Deep Networks", ICML 2017), so that they hold what attention, no
 relevances sum up to what the cycle adds to the logarithm of the class's probability.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,28 +13,11 @@ from lungsound.audio.filter_bank import normalize
 from lungsound.audio.front_end import FrontEnd
 from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError
-from lungsound.inference.prediction import CyclePrediction
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.training.checkpoint import TrainedModel
 
 NUM_STEPS = 4  # as true to models as 8
-
-
-# Number from 1 and prediction of a cycle, and the relevance (time, mel) of its own sound for its best guess.
-Explanation = tuple[int, CyclePrediction, Tensor]
-
-
-def explain_cycles(
-    trained: TrainedModel, waveform: Tensor, cycles: Sequence[tuple[int, CyclePrediction]]
-) -> list[Explanation]:
-    """Explain numbered cycles of a recording (samples,) as `FrontEnd.read` gives it; about a second a cycle."""
-    explanations = []
-    for number, cycle in cycles:
-        cut = trained.front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
-        class_index = trained.label_set.classes.index(cycle.best_guess)
-        explanations.append((number, cycle, relevance(trained, cut, class_index=class_index)))
-    return explanations
 
 
 def patch_relevance(
@@ -78,10 +59,10 @@ def spread_over_bins(relevance: Tensor, encoder: AudioSpectrogramTransformer) ->
     return means
 
 
-def relevance(trained: TrainedModel, waveform: Tensor, *, class_index: int | None = None) -> Tensor:
+def relevance(trained: TrainedModel, waveform: Tensor, *, class_index: int) -> Tensor:
     """Relevance (time, mel) of a cycle's own sound, from its waveform (samples,) as `FrontEnd.cut` gives it.
 
-    Positive bins speak for the class (by default the predicted one), negative ones against it, compared with a sound
+    Positive bins speak for the class, negative ones against it, compared with a sound
     that is constantly what this one is on average at each frequency. Frames begin one hop after the other, as those of
     its filter bank. Where a cycle is repeated up to the input's length, the relevances of a moment's repetitions are
     added up; a cycle longer than the input has frames for its beginning alone. Raises SettingsError for a convolutional
@@ -92,10 +73,6 @@ def relevance(trained: TrainedModel, waveform: Tensor, *, class_index: int | Non
     fbank = normalize(front_end.filter_banks_of([waveform]), mean=trained.mean, std=trained.std)
     fbank = fbank.to(encoder.pos_embed.device)
     num_frames = front_end.num_own_frames(len(waveform))
-    if class_index is None:
-        with torch.inference_mode():
-            own = None if num_frames is None else torch.tensor([num_frames])
-            class_index = int(trained.model(fbank, own).argmax())
     own_frame = own_frames(front_end, len(waveform))
     background = fbank[0, own_frame >= 0].mean(dim=0)
     patches = patch_relevance(trained.model, fbank[0], background, class_index=class_index, num_frames=num_frames)

@@ -25,7 +25,7 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.axes import PATCH_SIZE
 from lungsound.errors import AudioError
 from lungsound.files import short_names, write_text, written_whole
-from lungsound.inference.explain import Explanation, explain_cycles
+from lungsound.inference.explain import relevance
 from lungsound.inference.prediction import (
     RULE,
     CyclePrediction,
@@ -79,10 +79,10 @@ def write_review_pages(
     index = INDEX if len(predictions) > 1 else None
     with track(console, "pages") as on_progress:
         for number, (path, prediction) in enumerate(zip(paths, predictions, strict=True), start=1):
-            values, explanations = _recording(predictor, prediction, num_explained)
-            if explanations is not None and num_explained is None:
+            values, relevances = _recording(predictor, prediction, num_explained)
+            if relevances is not None and num_explained is None:
                 arrays.append(path.with_suffix(".npz"))
-                _write_relevance(arrays[-1], predictor, prediction, explanations)
+                _write_relevance(arrays[-1], predictor, prediction, relevances)
             write_text(path, render("review_recording.html", **shared, **values, index=index), is_shared=True)
             on_progress(number, len(predictions))
     if index is None:
@@ -95,10 +95,10 @@ def write_review_pages(
 
 
 def _write_relevance(
-    path: Path, predictor: Predictor, prediction: RecordingPrediction, explanations: Sequence[Explanation]
+    path: Path, predictor: Predictor, prediction: RecordingPrediction, relevances: dict[int, Tensor]
 ) -> None:
     front_end = predictor.trained.front_end
-    values: dict[str, Any] = {f"relevance_{number}": relevance.numpy() for number, _, relevance in explanations}
+    values: dict[str, Any] = {f"relevance_{number}": bins.numpy() for number, bins in relevances.items()}
     values |= {
         "start_s": np.array([cycle.start_s for cycle in prediction.cycles]),
         "end_s": np.array([cycle.end_s for cycle in prediction.cycles]),
@@ -155,8 +155,8 @@ def marks(classes: Sequence[str]) -> dict[str, str]:
 
 def _recording(
     predictor: Predictor, prediction: RecordingPrediction, num_explained: int | None
-) -> tuple[dict[str, Any], list[Explanation] | None]:
-    """Values of a recording's page, and the explanations on it; None without its sound."""
+) -> tuple[dict[str, Any], dict[int, Tensor] | None]:
+    """Values of a recording's page, and the relevance (time, mel) by number of cycle; None without its sound."""
     front_end = predictor.trained.front_end
     waveform, problem = None, None
     try:
@@ -166,18 +166,20 @@ def _recording(
     if waveform is not None and abs(len(waveform) / front_end.sample_rate_hz - prediction.duration_s) > _CHANGED_S:
         waveform, problem = None, "No sound: the file has another duration than the recording that was predicted."
     rows = lanes([(cycle.start_s, cycle.end_s) for cycle in prediction.cycles])
-    explained, explanations = [], None
+    explained, relevances = [], None
     if waveform is not None:
-        explanations = explain_cycles(predictor.trained, waveform, most_uncertain(prediction, num_explained))
-        for number, cycle, relevance in explanations:
-            cut = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)[: front_end.num_samples]
-            num_frames = front_end.log_mel.num_frames(len(cut))
+        relevances = {}
+        for number, cycle in most_uncertain(prediction, num_explained):
+            cut = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
+            class_index = predictor.classes.index(cycle.best_guess)
+            relevances[number] = relevance(predictor.trained, cut, class_index=class_index)
+            num_frames = front_end.log_mel.num_frames(min(len(cut), front_end.num_samples))
             values = {
                 "number": number,
                 "cycle": cycle,
-                "picture": _png(_fbank(cut, front_end)) if num_frames else "",
-                "picture_width": 100 * num_frames / len(relevance),
-                "boxes": boxes(relevance, front_end),
+                "picture": _png(_fbank(cut[: front_end.num_samples], front_end)) if num_frames else "",
+                "picture_width": 100 * num_frames / len(relevances[number]),
+                "boxes": boxes(relevances[number], front_end),
                 "input_s": min(cycle.end_s - cycle.start_s, front_end.audio.duration_s),
             }
             explained.append(values)
@@ -191,7 +193,7 @@ def _recording(
         "scaling": predictor.scaling,
         "explained": explained,
     }
-    return page, explanations
+    return page, relevances
 
 
 def sound(waveform: Tensor, front_end: FrontEnd) -> dict[str, Any]:
@@ -230,14 +232,14 @@ def sound(waveform: Tensor, front_end: FrontEnd) -> dict[str, Any]:
     }
 
 
-def boxes(relevance: Tensor, front_end: FrontEnd) -> list[dict[str, float]]:
+def boxes(bins: Tensor, front_end: FrontEnd) -> list[dict[str, float]]:
     """Tiles of a cycle's relevance (time, mel) of `MIN_SHARE` of the strongest or more, strongest first.
 
     Places and sizes are in percent from the top left of the cycle's picture; `share` is the relevance, -1 to 1, 1 that
     of the strongest; `start_s` and `end_s` are from the start of the cycle.
     """
-    num_frames, num_mels = relevance.shape
-    means = functional.avg_pool2d(relevance.unsqueeze(0), PATCH_SIZE, ceil_mode=True)[0]
+    num_frames, num_mels = bins.shape
+    means = functional.avg_pool2d(bins.unsqueeze(0), PATCH_SIZE, ceil_mode=True)[0]
     strongest = means.abs().max().clamp(min=1e-12)
     centres_hz, hop_s = mel_centres_hz(front_end), front_end.log_mel.hop_size / front_end.sample_rate_hz
     drawn = []

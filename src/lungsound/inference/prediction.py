@@ -1,7 +1,6 @@
 """Predictions for cycles, recordings and patients, and their provenance: the values that all formats are written from.
 
-Values that cannot be are a bug and raise ValueError: a probability that is no number must never be written. Times are
-rounded to the microsecond here, so that no format rounds again and neighbours never overlap by rounding.
+Values that cannot be raise ValueError. Times are rounded to the microsecond, so that no format rounds again.
 """
 
 from collections.abc import Sequence
