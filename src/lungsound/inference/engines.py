@@ -81,14 +81,14 @@ class Engine:
 def run_torch(trained: TrainedModel, *, device: torch.device = CPU, is_bf16: bool = False) -> RunBatch:
     """The model as it was trained, the only one for a GPU. The filter bank is float32 in any case."""
     trained.model.to(device).eval()
+    return partial(_run_torch_batch, trained, device, is_bf16)  # and not a closure, so that it can be pickled
 
-    def run_batch(clips: Floats) -> Outputs:
-        fbanks = trained.front_end.filter_banks(torch.from_numpy(clips))
-        inputs = [(normalize(fbanks, mean=trained.mean, std=trained.std), None)]
-        probabilities, _ = predict_cycles(trained.model, inputs, device=device, is_bf16=is_bf16)
-        return probabilities, fbanks.numpy()
 
-    return run_batch
+def _run_torch_batch(trained: TrainedModel, device: torch.device, is_bf16: bool, clips: Floats) -> Outputs:
+    fbanks = trained.front_end.filter_banks(torch.from_numpy(clips))
+    inputs = [(normalize(fbanks, mean=trained.mean, std=trained.std), None)]
+    probabilities, _ = predict_cycles(trained.model, inputs, device=device, is_bf16=is_bf16)
+    return probabilities, fbanks.numpy()
 
 
 def run_onnx(trained: TrainedModel) -> RunBatch:

@@ -53,7 +53,7 @@ def test_the_head_makes_the_models_answers_of_them(
         assert found["patient"].tolist() == [cycle.recording.patient for cycle in corpus.cycles]
         assert set(found["part"].tolist()) == {"train", "test"}
         of_head = probabilities(trained, found["features"])
-    for row in range(0, len(corpus.cycles), 20):
+    for row in range(0, len(corpus.cycles), 40):
         cycle = corpus.cycles[row]
         (answer,) = predictor.predict(cycle.recording.path, spans_s=[(cycle.start_s, cycle.end_s)]).cycles
         assert of_head[row].tolist() == pytest.approx(list(answer.probabilities.values()), abs=1e-5)
@@ -63,11 +63,11 @@ def test_cycles_of_recordings_are_those_that_predict_finds(
     run: tuple[Path, TrainedModel], synthetic_corpus_dir: Path, tmp_path: Path
 ) -> None:
     folder, trained = run
-    files = sorted(synthetic_corpus_dir.glob("*.wav"))[:3]
+    files = sorted(synthetic_corpus_dir.glob("*.wav"))[:2]
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF")
     out = tmp_path / "f.npz"
-    embedded = embed(folder, [*files[:2], broken, files[2]], out=out, find_by="windows", console=QUIET)
+    embedded = embed(folder, [files[0], broken, files[1]], out=out, find_by="windows", console=QUIET)
     assert len(embedded.errors) == 1
     assert str(broken) in embedded.errors[0]
     predictor = Predictor.load(folder, find_by="windows")
@@ -100,9 +100,9 @@ def test_every_kind_of_file_holds_the_same(
         "pyarrow.parquet", reason="pyarrow is not installed: pip install 'lungsound[parquet]'"
     )
     folder, trained = run
-    files = sorted(synthetic_corpus_dir.glob("*.wav"))[:2]
+    files = sorted(synthetic_corpus_dir.glob("*.wav"))[:1]
     for suffix in ("npz", "csv", "parquet"):
-        embed(folder, files, out=tmp_path / f"f.{suffix}", console=QUIET)
+        embed(folder, files, out=tmp_path / f"f.{suffix}", find_by="windows", console=QUIET)
     with np.load(tmp_path / "f.npz") as found, (tmp_path / "f.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
         table = parquet.read_table(tmp_path / "f.parquet")

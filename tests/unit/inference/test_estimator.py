@@ -129,6 +129,7 @@ def test_scikit_learn_validates_it_over_patients(
 ) -> None:
     """On waveforms, with scores of probabilities, which need the order of the classes; nobody is held for a report."""
     monkeypatch.setattr("lungsound.recipe.report_on", None)  # what is kept in memory pays for no report
+    cycles = cycles[::2]
     sounds = {cycle.recording.path: read_waveform(cycle.recording.path, sample_rate_hz=RATE_HZ) for cycle in cycles}
     cuts = [(int(cycle.start_s * RATE_HZ), int(cycle.end_s * RATE_HZ)) for cycle in cycles]
     X = [sounds[c.recording.path][first:end].numpy() for c, (first, end) in zip(cycles, cuts, strict=True)]
