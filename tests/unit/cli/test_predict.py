@@ -1,4 +1,4 @@
-"""What is said below answers, and of a run that is not finished."""
+"""What is written below predictions, and of a run that is not finished."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,26 +44,23 @@ def model_path(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("given", [[], ["--out", "answers"], ["--out", "answers", "--format", "csv"]])
-def test_explain_without_a_page_is_refused(
-    given: list[str], model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
-    result = CliRunner().invoke(app, ["predict", "a.wav", "--model", str(model_path), "--explain", *given])
-    assert isinstance(result.exception, SettingsError)
-    assert "html pages: give --out DIR and --format html too" in str(result.exception)
-    assert not (tmp_path / "answers").exists()
-
-
-def test_a_model_that_cannot_explain_is_refused_before_it_answers(tmp_path: Path) -> None:
+def test_explain_without_a_page_or_a_model_of_patches_is_refused(model_path: Path, tmp_path: Path) -> None:
     saved_model(tmp_path, audio=EFFICIENTAT_AUDIO, architecture=MOBILENET)
     soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
-    words = ["predict", str(tmp_path / "a.wav"), "--model", str(tmp_path), "--explain", "--format", "html", "--out"]
-    result = CliRunner().invoke(app, [*words, str(tmp_path / "answers")])
-    assert isinstance(result.exception, SettingsError)
-    assert "mn04 cannot be explained" in str(result.exception)
-    assert not (tmp_path / "answers").exists()
+    out = ["--out", str(tmp_path / "answers")]
+    no_page = "html pages: give --out DIR and --format html too"
+    for model, words, message in (
+        (model_path, [], no_page),
+        (model_path, out, no_page),
+        (model_path, [*out, "--format", "csv"], no_page),
+        (tmp_path, [*out, "--format", "html"], "mn04 cannot be explained"),
+    ):
+        result = CliRunner().invoke(
+            app, ["predict", str(tmp_path / "a.wav"), "--model", str(model), "--explain", *words]
+        )
+        assert isinstance(result.exception, SettingsError)
+        assert message in str(result.exception)
+        assert not (tmp_path / "answers").exists()
 
 
 def told_with(calibration: Calibration | None, model_path: Path) -> str:
@@ -85,20 +82,16 @@ def test_probabilities_are_called_what_they_are(model_path: Path) -> None:
     assert "uncertain" not in told_with(few.model_copy(update={"abstain": None}), model_path)
 
 
-@pytest.mark.parametrize("given", [[], ["--out", "answers"]])
-def test_nothing_is_said_of_probabilities_where_none_was_given(
-    given: list[str], model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.wav").write_bytes(b"no sound")
-    soundfile.write(tmp_path / "b.wav", np.random.default_rng(0).normal(0, 0.1, 8000), 4000)
-    result = CliRunner().invoke(app, ["predict", "a.wav", "--model", str(model_path), *given])
-    assert result.exit_code == 1
-    assert "Probabilities" not in result.output
-    assert (
-        "Probabilities"
-        in CliRunner().invoke(app, ["predict", "a.wav", "b.wav", "--model", str(model_path), *given]).output
-    )
+def test_nothing_is_written_of_probabilities_where_there_are_none(model_path: Path, tmp_path: Path) -> None:
+    broken, sound = tmp_path / "a.wav", tmp_path / "b.wav"
+    broken.write_bytes(b"no sound")
+    soundfile.write(sound, np.random.default_rng(0).normal(0, 0.1, 8000), 4000)
+    for words in ([], ["--out", str(tmp_path / "answers")]):
+        command = ["--model", str(model_path), *words]
+        result = CliRunner().invoke(app, ["predict", str(broken), *command])
+        assert result.exit_code == 1
+        assert "Probabilities" not in result.output
+        assert "Probabilities" in CliRunner().invoke(app, ["predict", str(broken), str(sound), *command]).output
 
 
 def test_an_unknown_device_is_said_with_the_option_that_names_it(model_path: Path, tmp_path: Path) -> None:
@@ -111,25 +104,25 @@ def test_an_unknown_device_is_said_with_the_option_that_names_it(model_path: Pat
     assert "unknown device" not in CliRunner().invoke(app, [*words, "--stethoscope", "meditron"]).output
 
 
-@pytest.mark.parametrize("named", ["folder", "file"])
-def test_answers_of_a_run_on_the_way_are_called_so(named: str, model_path: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_not_finished_predicts_with_a_warning_and_is_not_evaluated(
+    model_path: Path, tmp_path: Path
+) -> None:
     sound = tmp_path / "sound.wav"
     soundfile.write(sound, np.random.default_rng(0).normal(0, 0.1, 8000), 4000, subtype="PCM_16")
-    arguments = ["predict", str(sound), "--model", str(model_path.parent if named == "folder" else model_path)]
-    assert "not finished" not in CliRunner().invoke(app, arguments).output
-    RunFolder(model_path.parent).start(load_config("tiny_ce"))
-    output = CliRunner().invoke(app, arguments).output
-    assert "Warning: " in output
-    assert "these are predictions of an intermediate epoch" in output
-    (model_path.parent / "report.json").write_text("{}")
-    assert "not finished" not in CliRunner().invoke(app, arguments).output
 
+    def printed(model: Path) -> str:
+        return CliRunner().invoke(app, ["predict", str(sound), "--model", str(model)]).output
 
-def test_a_run_on_the_way_is_not_evaluated(model_path: Path) -> None:
+    assert "not finished" not in printed(model_path)
     RunFolder(model_path.parent).start(load_config("tiny_ce"))
+    for model in (model_path, model_path.parent):
+        assert "Warning: " in printed(model)
+        assert "these are predictions of an intermediate epoch" in printed(model)
     result = CliRunner().invoke(app, ["evaluate", str(model_path.parent)])
     assert isinstance(result.exception, SettingsError)
     assert "run is not finished: 'lungsound train RECIPE --out " in str(result.exception)
+    (model_path.parent / "report.json").write_text("{}")
+    assert "not finished" not in printed(model_path)
 
 
 def test_without_a_model_one_sentence_says_what_to_give(tmp_path: Path) -> None:
