@@ -8,8 +8,7 @@ import typer
 from lungsound.cli.shared import CorpusArgument, LabelMapOption, SeedOption, console
 
 SplitOption = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="official, fold0 .. fold4, or a file of 'name<TAB>part' lines."),
+    str, typer.Option(metavar="NAME", help="official, fold0 .. fold4, or a file of 'name<TAB>part' lines.")
 ]
 
 

@@ -21,7 +21,7 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AugmentSettings, RunConfig, TrainSettings
 from lungsound.data.corpus import Corpus
 from lungsound.data.splits import Parts
-from lungsound.data.store import FilterBanks, Waveforms, open_filter_banks, open_waveforms
+from lungsound.data.store import FilterBanks, open_filter_banks, open_waveforms
 from lungsound.errors import SettingsError
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.randomness import generator_at
@@ -92,9 +92,8 @@ ChangeCycle = Callable[[int, torch.Generator], tuple[Tensor, int | None] | None]
 class TrainingBatches:
     """Batches of the training cycles, whose rows these are.
 
-    `epoch(n)` gives them in an order drawn from the seed and the epoch, their waveforms changed by `change` and their
-    filter banks by `augment`, with draws from the seed, the epoch and the position among the training cycles, so that
-    an epoch can be taken up again at any step.
+    Their order is drawn from seed and epoch, the changes of waveforms (`change`) and filter banks (`augment`) from
+    these and the position among the training cycles, so that an epoch can be taken up again at any step.
     """
 
     def __init__(
@@ -162,9 +161,7 @@ def training_batches(
     """Batches of the training cycles; SettingsError for a size that does not suit their number."""
     change = None
     if _is_waveform_changed(config.augment):
-        front_end = FrontEnd(config.audio)
-        waveforms = open_waveforms(corpus, front_end, console=console)
-        change = waveform_changes(config.augment, waveforms, front_end)
+        change = _waveform_changes(config, corpus, console=console)
     batches = TrainingBatches(inputs, parts.train, config.train, change=change, augment=specaugment(config.augment))
     batch_size = config.train.batch_size
     if batches.num_steps == 0:
@@ -184,8 +181,9 @@ def _is_waveform_changed(augment: AugmentSettings) -> bool:
     return bool(augment.waveform) and augment.waveform_probability > 0
 
 
-def waveform_changes(settings: AugmentSettings, waveforms: Waveforms, front_end: FrontEnd) -> ChangeCycle:
-    """Changes of waveforms as a function of a row and a generator (see `ChangeCycle`)."""
+def _waveform_changes(config: RunConfig, corpus: Corpus, *, console: Console) -> ChangeCycle:
+    settings, front_end = config.augment, FrontEnd(config.audio)
+    waveforms = open_waveforms(corpus, front_end, console=console)
 
     def change(row: int, generator: torch.Generator) -> tuple[Tensor, int | None] | None:
         drawn = draw_waveform_change(settings.waveform, generator=generator, probability=settings.waveform_probability)

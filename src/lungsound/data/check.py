@@ -50,13 +50,10 @@ class Counts:
 
 @dataclass(frozen=True)
 class CorpusTable:
-    """Plain data of a check.
+    """Counts by part (and `NO_PART`): of recordings by device, cycles by word (if not flags), recordings by word.
 
-    `parts` maps each part (and `NO_PART`, where there is such a recording) to its counts, `devices` each device
-    to its number of recordings by part, `words` each of the corpus's own words to its number of cycles by part (empty
-    where the flags tell the sound), `recording_words` the same for the words of recordings, `shared_patients` each two
-    parts to the patients that are in both. `comparisons` are recordings, and cycles by class, counted and published, by
-    part; empty when the corpus is not complete, or not read in the words that were counted (see `completeness`).
+    `shared_patients` maps each two parts to the patients in both. `comparisons` are recordings, and cycles by class,
+    counted and published; empty when the corpus is not complete or read in other words (see `completeness`).
     """
 
     total: Counts

@@ -4,7 +4,7 @@ Cycles, their sounds and the split are written; no audio, and patients' facts on
 same cycles. Whatever a format cannot hold is a loss, and is listed before anything is written.
 
 The numbers are those of the published files: seconds in as few digits as give the same number (ICBHI), milliseconds as
-strings (SPRSound; whole ones there, with decimals where a time has them).
+strings (SPRSound).
 """
 
 import csv
@@ -43,8 +43,7 @@ def write_annotations(corpus: Corpus, out: Path, *, to: Format, is_lossy: bool =
     the paths of the sounds from `out`. Names are those of the sound files.
 
     Raises SettingsError when `out` holds something; CorpusError, before anything is written, when something would be
-    lost and `is_lossy` is false, and for what cannot be written at all: words without a class in the format's label
-    set (a label map gives them one), parts that it does not have, and names that are there twice.
+    lost and `is_lossy` is false, and for what cannot be written at all.
     """
     corpus.require_sound()
     _check_possible(corpus, to)

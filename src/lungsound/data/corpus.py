@@ -72,11 +72,7 @@ class Cycle:
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault in a corpus; never dropped silently.
-
-    `kind` is one of a reader's fixed phrases ("missing annotation", "empty cycle", ...), `where` names the
-    recording or the file (and line), `detail` gives the reason.
-    """
+    """One fault: a reader's fixed phrase ("empty cycle"), the recording or file (and line), and the reason."""
 
     kind: str
     where: str
@@ -151,10 +147,7 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the order, the bytes of every sound file, the labels and the split.
-
-        A file is read for it once, as long as it stays unchanged (`lungsound.data.file_facts`).
-        """
+        """SHA-256 over the order, the bytes of every sound file, the labels and the split."""
         digest = hashlib.sha256()
         facts = file_facts()
         hashes = facts.sha256([recording.path for recording in self.recordings])

@@ -1,9 +1,8 @@
 """Pairs of recordings that hold the same sound: equal samples, near-duplicates, simultaneous channels.
 
 Every recording is decoded once: the hash of its samples, its quality, its fingerprint. Then all fingerprints are laid
-against all, at every offset. The sums of products at all offsets come from Fourier transforms, for many pairs at once
-by matrix products: the work grows with the square of the number of recordings, but 2,683 recordings (SPRSound, 3.6
-million pairs) take some ten seconds on a core.
+against all, at every offset, by Fourier transforms and matrix products: 2,683 recordings (SPRSound, 3.6 million pairs)
+take some ten seconds on a core.
 
 Two recordings are near-duplicates when their waveforms, laid over each other, correlate: re-encoded, louder, resampled
 or cut copies. Simultaneous channels recorded the same breaths at two places: their waveforms hardly correlate, but they
@@ -170,10 +169,9 @@ MAX_RECORDINGS_OF_PATIENT = 150
 
 @dataclass(frozen=True)
 class SharedAudio:
-    """Two recordings, by name, that hold the same sound, and the evidence.
+    """Two recordings, by name, that hold the same sound; `offset_s` as in `Candidate`.
 
-    What stands in the first at t stands in the second at t - `offset_s`. `correlation` and `coherence` are sizes from 0
-    to 1, `deviations` how many standard deviations the coherence is off zero.
+    `correlation` and `coherence` are 0 to 1, `deviations` the standard deviations by which the coherence is off zero.
     """
 
     kind: Kind

@@ -53,9 +53,8 @@ def cut_cycles(
     """Results of `use` for each recording's rows and the waveforms (samples,) of its cycles, in order.
 
     Recordings of which no row is wanted are left out. The others are read, and `use` is called, in as many threads as
-    torch has, each with one thread of torch: the numbers do not depend on how many there are. Reading, the filter bank
-    and writing leave Python's lock alone for nearly all of their time, so threads do as well as processes here and
-    need no copies. At most two recordings a thread wait to be taken.
+    torch has, each with one thread of torch: the numbers do not depend on how many there are. Threads do as well as
+    processes here, since nearly all of the time is spent outside Python's lock. At most two recordings a thread wait.
     """
 
     def work(rows: range, group: list[Cycle]) -> Made:
@@ -198,11 +197,9 @@ class Waveforms:
 
 
 def open_filter_banks(corpus: Corpus, front_end: FrontEnd, *, console: Console) -> FilterBanks:
-    """Filter banks of the corpus's cycles, in their order.
+    """Filter banks of the corpus's cycles, in their order, from the cache or computed with a progress bar.
 
-    They are computed once, with a progress bar, for a corpus's audio and annotations and a front end, and kept in the
-    cache. Of runs that start at once one computes and the others wait for it; what was broken off is taken up where
-    it stopped.
+    Of runs that start at once one computes and the others wait; what was broken off is taken up where it stopped.
     """
     # One at a time: what is made on the way stays in the processor's cache.
     rows = _open(

@@ -109,8 +109,7 @@ def synthesize(
 ) -> Path:
     """Write a synthetic corpus into the new or empty folder `root` and return it.
 
-    ICBHI's layout: sound and annotation of each recording, `metadata.txt`, `patient_diagnosis.txt`,
-    `official_split.txt` (by patient, about 60 : 40; each part has every class and every device), and beside them
+    ICBHI's layout, split by patient (about 60 : 40; each part has every class and every device), and beside it
     `synthetic_events.tsv` with the true time and frequency of every crackle and wheeze. `on_progress` is called
     with the recordings done and in all. The folder appears only when it is whole. The same seed gives the same
     bytes for as long as numpy's random streams stay as they are.
@@ -171,10 +170,10 @@ def _metadata_line(patient: Patient, location: str) -> str:
 
 
 def plan_sessions(num_patients: int, rng: Generator) -> list[Session]:
-    """Who is recorded, where and with what, sorted by name.
+    """Recordings to be made, sorted by name: two to four of each patient, each elsewhere on the chest.
 
-    Every patient is recorded two to four times, each time elsewhere on the chest. Within a part the habits are
-    dealt in turn and the devices in shuffled rounds, so that two patients already bring all classes and devices.
+    Within a part the habits are dealt in turn and the devices in shuffled rounds, so that two patients already bring
+    all classes and devices.
     """
     num_train = min(max(round(TRAIN_SHARE * num_patients), 2), num_patients - 2)
     parts = rng.permutation(["train"] * num_train + ["test"] * (num_patients - num_train)).tolist()

@@ -129,9 +129,8 @@ def read_recording(
 def cycle_faults(spans_s: Iterable[tuple[float, float]], duration_s: float) -> list[tuple[str, str] | None]:
     """Kind and detail of what is wrong with each cycle (start, end) of one recording; None where it can be cut.
 
-    An "empty cycle" has no sample at 16 kHz, cut as published: int(start * rate) to int(end * rate); a "cycle past the
-    end" ends later than the recording by more than `PAST_END_TOLERANCE_S`; a "duplicate cycle" has the times of an
-    earlier one to the millisecond.
+    An "empty cycle" has no sample at 16 kHz, cut as published: int(start * rate) to int(end * rate). A "duplicate
+    cycle" has the times of an earlier one to the millisecond.
     """
     faults: list[tuple[str, str] | None] = []
     seen: set[str] = set()

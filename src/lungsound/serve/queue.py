@@ -87,7 +87,9 @@ class GatheringEngine(Engine):
     requests are predicted one after the other.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, device: torch.device) -> None:
+        if device.type == "cuda":
+            engine.batch_size = GPU_BATCH_SIZE
         super().__init__(engine.name, engine.trained, engine.run_batch, batch_size=engine.batch_size)
         self._engine = engine
         self._waiting: SimpleQueue[tuple[Sequence[Floats], Future[Outputs]] | None] = SimpleQueue()
@@ -130,10 +132,3 @@ class GatheringEngine(Engine):
                     future.set_result((probabilities[rows], features[rows]))
             if is_last:
                 return
-
-
-def gathered(engine: Engine, device: torch.device) -> GatheringEngine:
-    """The engine for several threads, with larger batches on a GPU."""
-    if device.type == "cuda":
-        engine.batch_size = GPU_BATCH_SIZE
-    return GatheringEngine(engine)

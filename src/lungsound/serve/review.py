@@ -3,7 +3,6 @@
 import hashlib
 import io
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Annotated, Literal
 
 import soundfile
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from lungsound.audio.io import probe, read_channels
 from lungsound.data.convert import icbhi_text, sprsound_text, table_text
 from lungsound.data.corpus import Cycle, Recording
-from lungsound.data.table import read_table
-from lungsound.data.tree import assemble, split_patients
+from lungsound.data.table import Number, read_table
+from lungsound.data.tree import assemble, cycle_faults, split_patients
 from lungsound.errors import LungsoundError, SettingsError
 from lungsound.files import write_text
 from lungsound.inference.bulk import sound_files
@@ -28,24 +27,15 @@ from lungsound.serve.uploads import error_text, safe_name
 
 CorrectedFormat = Literal["icbhi", "sprsound", "csv"]
 SUFFIX = {"icbhi": ".txt", "sprsound": ".json", "csv": ".csv"}
-PAST_END_S = 0.01  # times are rounded
-
-Seconds = Annotated[FiniteFloat, Field(ge=0)]
 
 
 class CorrectedCycle(BaseModel):
     """A cycle and the word for its sound."""
 
     model_config = ConfigDict(extra="forbid")
-    start_s: Seconds
-    end_s: Seconds
+    start_s: Number
+    end_s: Number
     label: str
-
-    @model_validator(mode="after")
-    def _has_a_length(self) -> "CorrectedCycle":
-        if self.start_s >= self.end_s:
-            raise ValueError(f"a cycle from {self.start_s:g} to {self.end_s:g} s: it must end after its start")
-        return self
 
 
 class CorrectedRecording(BaseModel):
@@ -100,22 +90,16 @@ def _table_text(cycles: Sequence[Cycle], label_set: LabelSet, folder: Path) -> s
 
 
 def cycles_of(given: Sequence[CorrectedCycle], recording: Recording, label_set: LabelSet) -> list[Cycle]:
-    """The cycles in order of time. Refusal for none, an unknown label, an end past the recording's, or twice the same.
-
-    A corpus has no recording without cycles.
-    """
+    """The cycles in order of time. Refusal for none, an unknown label, and what `cycle_faults` finds."""
     if not given:
         raise Refusal("unusable", "no cycles: none of the formats keeps a recording without any; leave one at least")
-    counts = Counter((cycle.start_s, cycle.end_s) for cycle in given)
     cycles = []
-    for cycle in given:
+    faults = cycle_faults([(cycle.start_s, cycle.end_s) for cycle in given], recording.duration_s)
+    for cycle, fault in zip(given, faults, strict=True):
+        if fault is not None:
+            raise Refusal("unusable", ": ".join(fault))
         if cycle.label not in label_set.classes:
             raise Refusal("unusable", f"label {cycle.label!r} is none of {', '.join(label_set.classes)}")
-        where = f"the cycle from {cycle.start_s:g} to {cycle.end_s:g} s"
-        if cycle.end_s > recording.duration_s + PAST_END_S:
-            raise Refusal("unusable", f"{where} ends after the recording, which lasts {recording.duration_s:g} s")
-        if counts[cycle.start_s, cycle.end_s] > 1:
-            raise Refusal("unusable", f"{where} is there twice; leave one")
         sound = sound_of(cycle.label) or LungSound.NORMAL
         term = None if label_set.name == "sound4" else cycle.label
         end_s = min(cycle.end_s, recording.duration_s)

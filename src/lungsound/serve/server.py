@@ -18,7 +18,7 @@ from lungsound.errors import SettingsError
 from lungsound.inference.predictor import Predictor
 from lungsound.page import DISCLAIMER
 from lungsound.serve.limits import LOCAL_HOSTS, Gate, Limits, log, log_uvicorn, place_of
-from lungsound.serve.queue import gathered
+from lungsound.serve.queue import GatheringEngine
 from lungsound.serve.review import ReviewFolder
 from lungsound.serve.routes import PREFIX, Service, application
 
@@ -79,19 +79,18 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, service: Service, app: Gate, *, timeout_s: float) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=Connection,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=HEADERS_TIMEOUT_S,
-                timeout_graceful_shutdown=max(1, int(timeout_s)),
-                lifespan="on",
-                ws="none",
-            )
+        config = uvicorn.Config(
+            app,
+            http=Connection,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=HEADERS_TIMEOUT_S,
+            timeout_graceful_shutdown=max(1, int(timeout_s)),
+            lifespan="on",
+            ws="none",
         )
+        super().__init__(config)
         self._service = service
         self._is_stop_logged = False
 
@@ -115,7 +114,6 @@ class Server(uvicorn.Server):
 
 
 TOKEN_VARIABLE = "LUNGSOUND_TOKEN"
-DEFAULT_PORT = 8000
 MIN_TOKEN = 16
 
 
@@ -125,7 +123,7 @@ def serve(
     folder: Path | None = None,
     limits: Limits | None = None,
     host: str = "127.0.0.1",
-    port: int = DEFAULT_PORT,
+    port: int = 8000,
     token: str | None = None,
     device: str = "cpu",
     engine: str = "auto",
@@ -136,14 +134,19 @@ def serve(
     `token` is what clients must show, default the environment variable LUNGSOUND_TOKEN. Raises SettingsError for a port
     that is taken; what `Predictor.load` raises.
     """
-    token, limits = _token(token), limits or Limits()
+    token = os.environ.get(TOKEN_VARIABLE) if token is None else token
+    if token is not None and (len(token) < MIN_TOKEN or not (token.isascii() and token.isprintable()) or " " in token):
+        raise SettingsError(
+            f"a token has {MIN_TOKEN} characters or more of ASCII without blanks; got {len(token)} characters"
+        )
+    limits = limits or Limits()
     with closing(_bind(host, port)) as listening:
         log("start", note=DISCLAIMER.lower().rstrip("."))
         if host not in LOCAL_HOSTS and token is None:
             log("warning", message=f"whoever reaches {host} may ask: set {TOKEN_VARIABLE}, or serve 127.0.0.1 alone")
         predictor = Predictor.load(model, device=device, engine=engine)
         review_folder = None if folder is None else ReviewFolder(folder, predictor.trained.label_set)
-        with closing(gathered(predictor.engine, predictor.device)) as shared:
+        with closing(GatheringEngine(predictor.engine, predictor.device)) as shared:
             predictor.engine = shared
             service = Service(predictor, limits=limits, folder=review_folder)
             warm(service)
@@ -153,18 +156,6 @@ def serve(
             log("ready", address=address, model_sha256=predictor.trained.sha256, engine=shared.name)
             Server(service, app, timeout_s=limits.timeout_s).run(sockets=[listening])
     log("stop")
-
-
-def _token(given: str | None) -> str | None:
-    """The token, by option or environment. SettingsError for one that can be guessed or typed wrongly."""
-    token = os.environ.get(TOKEN_VARIABLE) if given is None else given
-    if token is None:
-        return None
-    if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise SettingsError(
-            f"a token has {MIN_TOKEN} characters or more of ASCII without blanks; got {len(token)} characters"
-        )
-    return token
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -65,9 +65,9 @@ def test_sprsound_comes_back_in_its_own_words(tmp_path: Path) -> None:
     [
         ({"cycles": []}, "no cycles"),
         ({"cycles": [{"start_s": 0, "end_s": 1, "label": "rale"}]}, "label 'rale' is none of normal, crackle, wheeze"),
-        ({"cycles": [{"start_s": 0, "end_s": 4, "label": "both"}]}, "from 0 to 4 s ends after the recording"),
-        ({"cycles": [CYCLES[0], CYCLES[0]]}, "from 1.5 to 3.2 s is there twice"),
-        ({"cycles": [{"start_s": 1, "end_s": 1, "label": "both"}]}, "it must end after its start"),
+        ({"cycles": [{"start_s": 0, "end_s": 4, "label": "both"}]}, "cycle past the end: from 0 s to 4 s"),
+        ({"cycles": [CYCLES[0], CYCLES[0]]}, "duplicate cycle: 1.500-3.200 s"),
+        ({"cycles": [{"start_s": 1, "end_s": 1, "label": "both"}]}, "empty cycle: from 1 s to 1 s"),
         ({"cycles": [{"start_s": -1, "end_s": 1, "label": "both"}]}, "body.cycles.0.start_s: "),
         ({"cycles": [{"start_s": 0, "end_s": "inf", "label": "both"}]}, "body.cycles.0.end_s: "),
         ({"cycles": [{"start_s": 0, "end_s": 1, "labels": "both"}]}, "body.cycles.0.label: "),

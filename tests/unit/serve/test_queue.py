@@ -11,7 +11,7 @@ import torch
 
 from lungsound.inference.engines import Engine, Floats, Outputs
 from lungsound.inference.predictor import Predictor
-from lungsound.serve.queue import GPU_BATCH_SIZE, gathered
+from lungsound.serve.queue import GPU_BATCH_SIZE, GatheringEngine
 from tests.unit.serve.test_limits import wait_for
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def cycles(*values: float) -> list[Floats]:
 def test_answers_are_those_of_the_engine_alone(tiny: Predictor) -> None:
     waveforms = [np.random.default_rng(seed).normal(size=16000).astype(np.float32) for seed in range(12)]
     expected = tiny.engine.predict(waveforms)[0]
-    engine = gathered(tiny.engine, CPU)
+    engine = GatheringEngine(tiny.engine, CPU)
     with ThreadPoolExecutor(6) as pool:
         parts = [pool.submit(engine.predict, waveforms[first : first + 2]) for first in range(0, 12, 2)]
         found = np.concatenate([part.result(20)[0] for part in parts])
@@ -57,7 +57,7 @@ def test_answers_are_those_of_the_engine_alone(tiny: Predictor) -> None:
 )
 def test_those_who_wait_share_a_batch_until_it_is_full(batch_size: int, asked: list[list[float]]) -> None:
     held = Held(batch_size=batch_size)
-    engine = gathered(held, CPU)
+    engine = GatheringEngine(held, CPU)
     given = [cycles(0, 0), cycles(1), cycles(2), cycles(3), cycles(4, 4, 4, 4), cycles(5)]
     with ThreadPoolExecutor(len(given)) as pool:
         futures = []
@@ -75,7 +75,7 @@ def test_those_who_wait_share_a_batch_until_it_is_full(batch_size: int, asked: l
 def test_an_error_reaches_those_it_belongs_to_and_ends_nothing() -> None:
     held = Held(batch_size=1)
     held.may_go.set()
-    engine = gathered(held, CPU)
+    engine = GatheringEngine(held, CPU)
     with pytest.raises(ValueError, match="a cycle that cannot be"):
         engine.predict(cycles(-1.0))
     assert engine.predict(cycles(2.0))[0].tolist() == [[2.0]]
@@ -84,7 +84,7 @@ def test_an_error_reaches_those_it_belongs_to_and_ends_nothing() -> None:
 
 def test_close_answers_what_was_asked_before() -> None:
     held = Held(batch_size=4)
-    engine = gathered(held, CPU)
+    engine = GatheringEngine(held, CPU)
     with ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(engine.predict, cycles(1.0))]
         wait_for(lambda: held.asked)
@@ -99,6 +99,6 @@ def test_close_answers_what_was_asked_before() -> None:
 
 def test_batches_are_larger_on_a_gpu() -> None:
     held = Held(batch_size=4)
-    engine = gathered(held, torch.device("cuda"))
+    engine = GatheringEngine(held, torch.device("cuda"))
     engine.close()
     assert engine.batch_size == held.batch_size == GPU_BATCH_SIZE
