@@ -71,31 +71,31 @@ class FileFacts:
         for folder in self._is_new:
             file = self._file(folder)
             known = _read(file, folder) | self._known[folder]
+            rows = {
+                name: [*facts.stamp, None if facts.info is None else list(vars(facts.info).values()), facts.sha256]
+                for name, facts in sorted(known.items())
+            }
             # Only time is lost where the cache cannot be written: no reason to fail.
             with contextlib.suppress(OSError):
-                _write(file, folder, known)
+                write_text(file, json.dumps({"format": FORMAT, "folder": str(folder), "files": rows}), is_shared=True)
         self._is_new.clear()
 
     def _file(self, folder: Path) -> Path:
         return self.place / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:24]}.json"
 
-    def _folder(self, path: Path) -> tuple[Path, dict[str, Facts]]:
+    def _find(self, path: Path, stamp: Stamp | None) -> Facts | None:
         folder = path.parent.absolute()
         if folder not in self._known:
             self._known[folder] = _read(self._file(folder), folder)
-        return folder, self._known[folder]
-
-    def _find(self, path: Path, stamp: Stamp | None) -> Facts | None:
-        facts = self._folder(path)[1].get(path.name)
+        facts = self._known[folder].get(path.name)
         return facts if facts is not None and facts.stamp == stamp else None
 
     def _add(self, path: Path, stamp: Stamp | None, **more: Any) -> None:
         """Remember, unless the file may have changed between the stamp and now, or may again within one tick."""
-        if stamp is None or stamp != _stamp(path) or time.time_ns() - max(stamp[1:3]) < MIN_AGE_S * 1e9:
-            return
-        folder, known = self._folder(path)
-        known[path.name] = replace(self._find(path, stamp) or Facts(stamp), **more)
-        self._is_new.add(folder)
+        if stamp is not None and stamp == _stamp(path) and time.time_ns() - max(stamp[1:3]) >= MIN_AGE_S * 1e9:
+            facts, folder = replace(self._find(path, stamp) or Facts(stamp), **more), path.parent.absolute()
+            self._known[folder][path.name] = facts
+            self._is_new.add(folder)
 
 
 def file_facts() -> FileFacts:
@@ -134,11 +134,3 @@ def _read(file: Path, folder: Path) -> dict[str, Facts]:
         }
     except (OSError, ValueError, TypeError, KeyError):
         return {}
-
-
-def _write(file: Path, folder: Path, known: dict[str, Facts]) -> None:
-    rows = {
-        name: [*facts.stamp, None if facts.info is None else list(vars(facts.info).values()), facts.sha256]
-        for name, facts in sorted(known.items())
-    }
-    write_text(file, json.dumps({"format": FORMAT, "folder": str(folder), "files": rows}), is_shared=True)

@@ -98,27 +98,25 @@ def divide(corpus: Corpus, data: DataSettings, train: TrainSettings, *, is_teste
             "set data.protocol=strict"
         )
     is_untested = is_strict and not is_tested and corpus.parts == ("train",)
-    candidates, test = corpus.part("train"), () if is_untested else rows_to_test(corpus, data.test_parts)
+    candidates, test = _rows(corpus, ("train",)), () if is_untested else rows_to_test(corpus, data.test_parts)
     if not candidates:
         raise CorpusError(f"{corpus.root} has no training cycles; the parts there are {list(corpus.parts)}")
     if not is_strict:
-        return Parts(_rows(corpus, candidates), (), test)
-    shared = shared_patients(corpus, candidates, [corpus.cycles[row] for row in test])
+        return Parts(candidates, (), test)
+    patients = [cycle.recording.patient for cycle in corpus.cycles]
+    shared = shared_patients(corpus, corpus.part("train"), [corpus.cycles[row] for row in test])
     left_out = () if data.are_shared_patients_kept else shared
-    staying = [cycle for cycle in candidates if cycle.recording.patient not in left_out]
+    staying = [row for row in candidates if patients[row] not in left_out]
     if not staying:
         raise CorpusError(
             f"{corpus.root}: the test has every training patient too, so the strict protocol leaves none to train; "
             "split by patient, or set data.protocol=published"
         )
     generator = generator_at(train.seed, "validation patients")
-    held = hold_out_patients(staying, train.validation_share, generator=generator)
-    return Parts(
-        train=_rows(corpus, [cycle for cycle in staying if cycle.recording.patient not in held]),
-        validation=_rows(corpus, [cycle for cycle in staying if cycle.recording.patient in held]),
-        test=test,
-        left_out=left_out,
-    )
+    cycles = [corpus.cycles[row] for row in staying]
+    held = hold_out_patients(cycles, train.validation_share, generator=generator)
+    training = tuple(row for row in staying if patients[row] not in held)
+    return Parts(training, tuple(row for row in staying if patients[row] in held), test, left_out)
 
 
 def shared_patients(corpus: Corpus, train: Sequence[Cycle], test: Sequence[Cycle]) -> tuple[str, ...]:
@@ -130,12 +128,12 @@ def shared_patients(corpus: Corpus, train: Sequence[Cycle], test: Sequence[Cycle
 def rows_to_test(corpus: Corpus, parts: Sequence[str] = ()) -> tuple[int, ...]:
     """Rows of the cycles of the test parts: those named, else every part but "train". CorpusError without cycles."""
     names = tuple(parts) or tuple(part for part in corpus.parts if part != "train")
-    test = corpus.part(*names)
+    test = _rows(corpus, names)
     if not test or not set(names) <= set(corpus.parts):
         raise CorpusError(
             f"{corpus.root} has {len(test)} cycles in the test parts {list(names)}; its parts are {list(corpus.parts)}"
         )
-    return _rows(corpus, test)
+    return test
 
 
 def leave_device_out(corpus: Corpus, device: str) -> Corpus:
@@ -147,6 +145,5 @@ def leave_device_out(corpus: Corpus, device: str) -> Corpus:
     return replace(corpus, split=split)
 
 
-def _rows(corpus: Corpus, cycles: Sequence[Cycle]) -> tuple[int, ...]:
-    row_of = {cycle.key: row for row, cycle in enumerate(corpus.cycles)}
-    return tuple(row_of[cycle.key] for cycle in cycles)
+def _rows(corpus: Corpus, parts: Sequence[str]) -> tuple[int, ...]:
+    return tuple(row for row, cycle in enumerate(corpus.cycles) if corpus.split.get(cycle.recording.name) in parts)

@@ -164,7 +164,7 @@ def usable_cycles(cycles: Iterable[tuple[str, Cycle]], problems: list[Problem]) 
 
 
 def split_patients(recordings: Iterable[Recording]) -> tuple[dict[str, str], str]:
-    """A split of a corpus that has none, by patient: part ("train" or "test") by recording, and words that say so.
+    """Part ("train" or "test") by recording of a corpus that has no split, and words that say so.
 
     The first 60 % of the patients train, in the order of the SHA-256 of their names: the same patients always give
     the same split. Of two or more, at least one trains and one is tested.

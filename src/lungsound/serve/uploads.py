@@ -16,6 +16,7 @@ from lungsound.serve.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_TEXT_BYT
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
 FFMPEG_FORMATS = ("m4a", "aac", "webm")
+SNIFFED = {b"fLaC": "flac", b"OggS": "ogg", b"\x1a\x45\xdf\xa3": "webm", b"ID3": "mp3"}
 CHUNK_BYTES = 2**18
 HEAD_BYTES = 12
 MAX_NAME = 120
@@ -110,18 +111,15 @@ def sniff(head: bytes) -> str | None:
     """The format of a sound file by its first 12 bytes; None for any other file."""
     if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
         return "wav"
-    if head[:4] == b"fLaC":
-        return "flac"
-    if head[:4] == b"OggS":
-        return "ogg"
     if head[4:8] == b"ftyp":
         return "m4a"
-    if head[:4] == b"\x1a\x45\xdf\xa3":
-        return "webm"
+    for start, format in SNIFFED.items():
+        if head.startswith(start):
+            return format
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # ADTS
         return "aac"
     is_mpeg_frame = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2  # layer III of any version
-    return "mp3" if head[:3] == b"ID3" or is_mpeg_frame else None
+    return "mp3" if is_mpeg_frame else None
 
 
 def check_sound(path: Path, limits: Limits) -> float:
