@@ -5,9 +5,8 @@ against all, at every offset, by Fourier transforms and matrix products: 2,683 r
 take some ten seconds on a core.
 
 Two recordings are near-duplicates when their waveforms, laid over each other, correlate: re-encoded, louder, resampled
-or cut copies. Simultaneous channels recorded the same breaths at two places: their waveforms hardly correlate, but they
-are coherent far beyond chance. Of ICBHI's channel pairs of one take 46 % (AKGC417L) and 65 % (LittC2SE) are found so;
-the rest share less sound than chance may give. What starts at another time is found only if its fingerprint agrees.
+or cut copies. Simultaneous channels recorded the same breaths at two places: they hardly correlate, but are coherent
+far beyond chance. Of ICBHI's channel pairs of one take 46 % (AKGC417L) and 65 % (LittC2SE) are found so.
 """
 
 import hashlib

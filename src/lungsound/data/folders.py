@@ -1,11 +1,6 @@
-"""A corpus of folders that are named after the sound in their files: `root/<class>/*.wav`.
+"""A corpus of folders named after the sound in their files: `<class>/*.wav` or `<part>/<class>/*.wav`.
 
-With a split: `root/<part>/<class>/*.wav`, where one part is called "train". Without, 60 % of the patients train
-(`tree.split_patients`). A file is one cycle. Its patient is its name up to the first "_" ("p07_left.wav": p07), or
-what `root/patients.csv` says: columns path (relative to the root) and patient, a line for every file.
-
-Names of classes are words of one label set ("normal, crackle, wheeze, both"; or SPRSound's), else a label map
-reads them.
+A file is one cycle, of the patient before the first "_" of its name, or whom `patients.csv` gives (docs/corpora.md).
 """
 
 from pathlib import Path
@@ -35,11 +30,9 @@ def read_folders(root: Path, *, label_map: LabelMap | None = None) -> Corpus:
 
     label_map: what the names of the classes mean; without, see `in_known_words`.
 
-    Problems: "unknown label", "bad sound file", "duplicate recording", "no patient" (patients.csv does not name it),
-    "bad part" (a name that no part can have), "misplaced file" (a sound beside folders of classes).
-
-    Raises CorpusError when `root` is no folder, has sounds one folder down as well as two, has parts of which none is
-    called "train", or has a patients.csv that cannot be read.
+    Problems: those of `corpus_of_rows`, "no patient" (patients.csv does not name it), "bad part", "misplaced file" (a
+    sound beside folders of classes). CorpusError for sounds one folder down as well as two, parts of which none is
+    called "train", and a patients.csv that cannot be read.
     """
     shallow, deep = class_folders(require_folder(root))
     if not shallow and not deep:

@@ -68,9 +68,7 @@ def read_sprsound(root: Path, *, unit: Unit = "cycle") -> Corpus:
     Patient, age, sex and location (p1 left posterior, p2 left lateral, p3 right posterior, p4 right lateral) come
     from the name; the device is not named: None. `Recording.term` is the record annotation. A recording without
     events is normal here (poor quality), and counted in `notes`.
-
-    Problems: as in ICBHI, and "unknown event type" or "unknown record annotation" (which is left out).
-    Raises CorpusError when `root` is no folder or has no folder of sound files.
+    CorpusError when `root` is no folder or has no folder of sound files.
     """
     tree.require_folder(root)
     if not is_sprsound(root):

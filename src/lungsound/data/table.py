@@ -1,21 +1,4 @@
-"""A corpus in one CSV or TSV file: a line for each cycle, with the sound file that it is in.
-
-The first line names the columns, in any order:
-
-    path              sound file, relative to the table
-    start_s, end_s    the cycle, in seconds (also: start, end); without both, or blank: the whole recording
-    label             the sound, in one word; or instead
-    crackle, wheeze   two flags: 0 or 1, false or true
-    patient           whose recording it is: nobody may train and be tested
-    split             part of the recording: "train", and any other names for parts that are tested ("test")
-    device, location, mode, age_years, sex, bmi, diagnosis, name    optional facts of the recording
-
-path, patient and label (or both flags) are needed. Without a column split, 60 % of the patients train
-(`tree.split_patients`). Without a column name a recording is called by its path without the suffix.
-
-Labels are words of one label set ("normal, crackle, wheeze, both"; or SPRSound's), else a label map reads them.
-Cells of a .tsv are separated by tabs, those of a .csv by commas, or semicolons when its first line has no comma.
-"""
+"""A corpus in one CSV or TSV file: a line for each cycle, with the sound file that it is in (docs/corpora.md)."""
 
 import csv
 import posixpath
@@ -71,11 +54,9 @@ def read_table(root: Path, *, unit: Unit = "cycle", label_map: LabelMap | None =
     unit: "recording" when whole recordings are told apart: then no line may name a start and an end.
     label_map: what the labels (or the flags, as normal, crackle, wheeze, both) mean; without, see `in_known_words`.
 
-    Problems: "bad row", "contradicting rows" (it says else than an earlier line of its recording), whose cycle is
-    left out; "unknown label", "bad sound file", "duplicate recording", and those of `usable_cycles`.
-
-    Raises CorpusError when there is no such file, or its first line lacks a column, has one twice, or has one that
-    looks like a slip of the pen. Other columns are not read, and stand in `notes`.
+    Problems: "bad row", "contradicting rows" (it says else than an earlier line of its recording), "unknown label",
+    "bad sound file", "duplicate recording", and those of `cycle_faults`. CorpusError when there is no such file, or its
+    first line lacks a column, has one twice, or has one that looks like a slip of the pen.
     """
     path = table_file(root)
     columns, lines = read_lines(path)
