@@ -94,7 +94,8 @@ def render_html(title: str, body: str, folder: Path) -> str:
     from markdown_it.common.utils import escapeHtml
 
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    parser.add_render_rule("table_open", lambda *_: '<div class="scroll" role="region" tabindex="0"><table>\n')
+    region = '<div class="scroll" role="region" aria-label="Table" tabindex="0">'
+    parser.add_render_rule("table_open", lambda *_: f"{region}<table>\n")
     parser.add_render_rule("table_close", lambda *_: "</table></div>\n")
 
     def embed(_: object, tokens: Sequence["Token"], index: int, *__: object) -> str:

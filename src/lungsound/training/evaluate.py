@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from lungsound.audio.front_end import FrontEnd
@@ -110,12 +109,22 @@ def report_on(
     folder = run.path if out_dir is None else out_dir
     path = folder / run.predictions.name
     trained, where = run.trained_model(), find_device(device or run.config().train.device)
-    write_predictions(path, predict_corpus(trained, corpus, rows, device=where, console=console))
+    fbanks = open_filter_banks(corpus, trained.front_end, console=console)
+    inputs = Inputs.of(corpus, fbanks, trained.front_end, trained.label_set, mean=trained.mean, std=trained.std)
+    with track(console, "evaluation") as on_progress:
+        probabilities, _ = predict_cycles(
+            trained.model,
+            inputs.to_predict(rows, EVALUATION_BATCH_SIZE),
+            device=where,
+            on_progress=lambda done: on_progress(done, len(rows)),
+        )
+    labels, classes = inputs.labels[list(rows)].tolist(), trained.label_set.classes
+    write_predictions(path, predictions_of(corpus, rows, labels, probabilities, classes=classes))
     predictions = read_predictions(path)  # the file is what the report is made from
     columns = columns_of(run) if out_dir is None else {}
-    inputs = report_inputs(run, trained, corpus, predictions, data=data, columns=columns)
-    report = write_report(folder, inputs)
-    for line in summary_lines(inputs):
+    reported = report_inputs(run, trained, corpus, predictions, data=data, columns=columns)
+    report = write_report(folder, reported)
+    for line in summary_lines(reported):
         console.print(line, highlight=False, markup=False)
     return report
 
@@ -224,23 +233,6 @@ def first_names(patients: Sequence[str]) -> str:
     """The first `NUM_NAMED` of the patients, and how many more there are."""
     more = f" and {len(patients) - NUM_NAMED} more" if len(patients) > NUM_NAMED else ""
     return f"{', '.join(patients[:NUM_NAMED])}{more}"
-
-
-def predict_corpus(
-    trained: TrainedModel, corpus: Corpus, rows: Sequence[int], *, device: torch.device, console: Console
-) -> Predictions:
-    """Probabilities of a trained model for some cycles of a corpus, with what they are keyed by."""
-    fbanks = open_filter_banks(corpus, trained.front_end, console=console)
-    inputs = Inputs.of(corpus, fbanks, trained.front_end, trained.label_set, mean=trained.mean, std=trained.std)
-    with track(console, "evaluation") as on_progress:
-        probabilities, _ = predict_cycles(
-            trained.model,
-            inputs.to_predict(rows, EVALUATION_BATCH_SIZE),
-            device=device,
-            on_progress=lambda done: on_progress(done, len(rows)),
-        )
-    labels = inputs.labels[list(rows)].tolist()
-    return predictions_of(corpus, rows, labels, probabilities, classes=trained.label_set.classes)
 
 
 def _context(
