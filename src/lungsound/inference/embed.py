@@ -29,6 +29,7 @@ from lungsound.training.run import RunFolder
 
 FORMAT = "lungsound embeddings 1"
 BATCH_SIZE = 8
+SUFFIXES = (".npz", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def embed(
     `out` of another kind.
     """
     out = None if out is None else Path(out)
-    if out is not None and out.suffix not in WRITERS:
-        raise SettingsError(f"features are written as {', '.join(WRITERS)}, got {str(out)!r}: name such a file")
+    if out is not None and out.suffix not in SUFFIXES:
+        raise SettingsError(f"features are written as {', '.join(SUFFIXES)}, got {str(out)!r}: name such a file")
     if out is not None and out.suffix == ".parquet":
         load_pyarrow()
     recordings = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
@@ -117,7 +118,7 @@ def embed(
     embeddings = Embeddings(tuple(cycles), np.concatenate(parts), trained.sha256, tuple(errors))
     if out is not None:
         with written_whole(out) as partial:
-            WRITERS[out.suffix](embeddings, partial)
+            _write(embeddings, partial, suffix=out.suffix)
     return embeddings
 
 
@@ -135,33 +136,22 @@ def features(trained: TrainedModel, waveforms: Sequence[Tensor]) -> NDArray[np.f
     return predict_cycles(trained.model, inputs(), device=next(trained.model.parameters()).device)[1]
 
 
-def _columns(embeddings: Embeddings) -> dict[str, list[str | float]]:
-    return {field.name: [getattr(cycle, field.name) for cycle in embeddings.cycles] for field in fields(EmbeddedCycle)}
-
-
-def _write_npz(embeddings: Embeddings, path: Path) -> None:
-    arrays: dict[str, Any] = {name: np.array(values) for name, values in _columns(embeddings).items()}
-    arrays |= {"features": embeddings.features, "format": np.array(FORMAT)}
-    with path.open("wb") as file:
-        np.savez(file, **arrays, model_sha256=np.array(embeddings.model_sha256))
-
-
-def _write_csv(embeddings: Embeddings, path: Path) -> None:
-    names = [f"feature_{index}" for index in range(embeddings.features.shape[1])]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*_columns(embeddings), "model_sha256", *names])
-        for cycle, row in zip(embeddings.cycles, embeddings.features, strict=True):
-            writer.writerow([*astuple(cycle), embeddings.model_sha256, *row])
-
-
-def _write_parquet(embeddings: Embeddings, path: Path) -> None:
-    arrow, parquet = load_pyarrow()
-    columns = {name: arrow.array(values) for name, values in _columns(embeddings).items()}
-    flat = arrow.array(embeddings.features.reshape(-1))
-    columns["features"] = arrow.FixedSizeListArray.from_arrays(flat, embeddings.features.shape[1])
-    facts = {"format": FORMAT, "model_sha256": embeddings.model_sha256}
-    parquet.write_table(arrow.table(columns, metadata={METADATA_KEY: json.dumps(facts)}), path)
-
-
-WRITERS = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}
+def _write(embeddings: Embeddings, path: Path, *, suffix: str) -> None:
+    columns = {field.name: [getattr(each, field.name) for each in embeddings.cycles] for field in fields(EmbeddedCycle)}
+    features, facts = embeddings.features, {"format": FORMAT, "model_sha256": embeddings.model_sha256}
+    if suffix == ".npz":
+        arrays: dict[str, Any] = {name: np.array(values) for name, values in {**columns, **facts}.items()}
+        with path.open("wb") as file:
+            np.savez(file, **arrays, features=features)
+    elif suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as text:
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow([*columns, "model_sha256", *(f"feature_{index}" for index in range(features.shape[1]))])
+            for cycle, row in zip(embeddings.cycles, features, strict=True):
+                writer.writerow([*astuple(cycle), embeddings.model_sha256, *row])
+    else:
+        arrow, parquet = load_pyarrow()
+        of_arrow = {name: arrow.array(values) for name, values in columns.items()}
+        flat = arrow.array(features.reshape(-1))
+        of_arrow["features"] = arrow.FixedSizeListArray.from_arrays(flat, features.shape[1])
+        parquet.write_table(arrow.table(of_arrow, metadata={METADATA_KEY: json.dumps(facts)}), path)

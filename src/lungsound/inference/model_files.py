@@ -112,7 +112,8 @@ def write_onnx(trained: TrainedModel, folder: Path, cycles: Sequence[Floats]) ->
     onnx, runtime = load("onnx", extra="onnx"), load("onnxruntime", extra="onnx")
     compose = load("onnx.compose", extra="onnx")
     predicting = compose.add_prefix(onnx.load(str(exported(trained))), "predict_")
-    fitting = to_onnx(FittingGraph(trained), _clips(trained), outputs=["clip"], sizes=ANY_LENGTH).model_proto
+    clips = torch.zeros(2, trained.front_end.num_samples // 2)  # no size of it means anything
+    fitting = to_onnx(FittingGraph(trained), clips, outputs=["clip"], sizes=ANY_LENGTH).model_proto
     fitting.ir_version = predicting.ir_version
     last = f"predict_{PROBABILITIES}"
     io_map = [("clip", f"predict_{WAVEFORM}")]
@@ -170,10 +171,9 @@ def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Floats]) -
             "a model with audio.is_padding_encoded=false cannot be a torch program, whose shapes would hang on the "
             "length of the cycle: export it to onnx or openvino, or load it with lungsound.Predictor"
         )
+    clips = torch.zeros(2, trained.front_end.num_samples // 2)
     with written_whole(folder / "model.pt2") as partial, quiet():
-        program = torch.export.export(
-            WaveformGraph(trained).eval(), (_clips(trained),), dynamic_shapes={"waveform": ANY_LENGTH}
-        )
+        program = torch.export.export(WaveformGraph(trained).eval(), (clips,), dynamic_shapes={"waveform": ANY_LENGTH})
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # where on this machine our program lies
         with partial.open("wb") as file:
@@ -218,11 +218,6 @@ def checked(
             "cycles: it was not kept; another version of torch or of the extra may do better"
         )
     return measured
-
-
-def _clips(trained: TrainedModel) -> Tensor:
-    """An input that stands for all, of no size that means anything."""
-    return torch.zeros(2, trained.front_end.num_samples // 2)
 
 
 def _text(value: Any) -> str:

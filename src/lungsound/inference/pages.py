@@ -221,7 +221,7 @@ def sound(waveform: Tensor, front_end: FrontEnd) -> dict[str, Any]:
     outline += reversed([(column, part.min()) for column, part in enumerate(parts)])
     step_s = next((step_s for step_s in TICKS_S if duration_s / step_s <= MAX_TICKS), TICKS_S[-1])
     return {
-        "flac": _base64(flac),
+        "flac": base64.b64encode(flac.getvalue()).decode(),
         "gain": gain,
         "picture": _png(_fbank(waveform, front_end)) if num_frames else "",
         "picture_width": min(100.0, 100 * num_frames * log_mel.hop_size / len(waveform)),
@@ -291,8 +291,4 @@ def _png(fbank: Tensor) -> str:
     image.putpalette(np.stack(channels, axis=1).round().astype(np.uint8).tobytes())
     content = io.BytesIO()
     image.save(content, format="PNG", optimize=True)
-    return _base64(content)
-
-
-def _base64(content: io.BytesIO) -> str:
-    return base64.b64encode(content.getvalue()).decode("ascii")
+    return base64.b64encode(content.getvalue()).decode()
