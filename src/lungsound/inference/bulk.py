@@ -117,10 +117,7 @@ def predict_many(
 
 
 def explain_many(predictor: Predictor, paths: Sequence[Path], *, out: Path, console: Console) -> BulkResult:
-    """Write a page and an `.npz` with the relevance of every cycle (`write_review_pages`) for each recording.
-
-    A recording that fails is named in `errors` and stops no other. Raises SettingsError for a model without patches.
-    """
+    """Write a page and an `.npz` with the relevance of every cycle (`write_review_pages`) for each recording."""
     check_explainable(predictor.trained)
     files, predictions, errors = sound_files(paths), [], []
     with track(console, "recordings") as on_progress:

@@ -52,11 +52,10 @@ class Engine:
         self.batch_size = batch_size
 
     def predict(self, waveforms: Sequence[Floats], *, on_progress: OnProgress | None = None) -> Outputs:
-        """Probabilities (cycle, class) and features of the domain (cycle, feature), in the order of `waveforms`.
+        """Probabilities (cycle, class) and features of the domain (cycle, feature; none without a domain).
 
-        There are no features (cycle, 0) for a model that keeps no domain. Waveforms are those of cycles as
-        `FrontEnd.cut` gives them, each (samples,) of any length. They are fitted to the model's input a batch at a
-        time, those that take equally much of it together. `on_progress` gets the numbers done and in all.
+        Waveforms (samples,) of any length are those of cycles as `FrontEnd.cut` gives them. They are fitted to the
+        model's input a batch at a time, those that take equally much of it together.
         """
         trained, front_end, domain = self.trained, self.trained.front_end, self.trained.domain
         probabilities = np.empty((len(waveforms), len(trained.label_set.classes)), np.float32)
@@ -237,10 +236,7 @@ def measure(
 
 
 def speeds_of(trained: TrainedModel, names: Sequence[str]) -> dict[str, float]:
-    """Seconds per cycle of engines on the CPU of this machine with the threads of now.
-
-    What is not known yet is measured on the probes (seconds for each engine).
-    """
+    """Seconds per cycle of engines on this CPU with the threads of now; measured on the probes if not known yet."""
     _, known = _known_speeds(trained)
     if missing := [name for name in names if name not in known]:
         measured = measure(trained, missing, list(probes(trained)) * 3, console=Console(quiet=True))
@@ -290,10 +286,7 @@ def read_parity(folder: Path, trained: TrainedModel) -> dict[str, Parity]:
 
 
 def select(name: str, trained: TrainedModel, *, folder: Path | None, device: torch.device) -> Engine:
-    """Make the engine that `name` asks for: the fastest of `candidates` for "auto" and "exact", else the one named.
-
-    On a GPU "exact" and "auto" are torch.
-    """
+    """Make the engine of that name; for "auto" and "exact" the fastest of `candidates`, on a GPU torch."""
     if name in (AUTO, EXACT):
         names = candidates(name, trained, folder) if device.type == "cpu" else ["torch"]
         speeds = speeds_of(trained, names) if len(names) > 1 else {}

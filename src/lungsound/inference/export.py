@@ -22,8 +22,7 @@ from lungsound.training.run import RunFolder
 def export_run(run: Path, *, data_root: Path | None, num_cycles: int, console: Console) -> Path:
     """Export the graph of a run's model and measure every engine that is installed; the path of their parity.
 
-    The cycles are drawn from the test set of the run's corpus, or of the one in `data_root`. `run` may be a model file
-    alone, which needs a `data_root`.
+    The cycles are drawn from the test set of the run's corpus, or of the one in `data_root`, which a model file needs.
     """
     trained, cycles = _model_and_cycles(run, data_root, num_cycles)
     exported(trained)
@@ -46,10 +45,7 @@ def export_run(run: Path, *, data_root: Path | None, num_cycles: int, console: C
 
 
 def export_files(run: Path, *, to: str, out: Path, data_root: Path | None, num_cycles: int, console: Console) -> None:
-    """Write the model of a run for other programs into `out`: "hf", "onnx", "openvino" or "torch".
-
-    It is checked on cycles drawn as those of `export_run`; what differs from torch is not written.
-    """
+    """Write the model for other programs ("hf", "onnx", "openvino", "torch") into `out`, checked on such cycles."""
     trained, cycles = _model_and_cycles(run, data_root, num_cycles)
     if to == "hf":
         fitted, unpadded = write_hugging_face(model_file(run), out, cycles)

@@ -94,10 +94,7 @@ def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Floats])
 
 
 def write_card(folder: Path, trained: TrainedModel, *, run: Path, fitted: Parity, unpadded: Parity) -> None:
-    """Write README.md into `folder`: how to use the pipeline, its parity, and what the run's own card says.
-
-    The scores of the run's report.json stand in the front matter.
-    """
+    """Write README.md into `folder`: how to use the pipeline, its parity, and the run's own card and scores."""
     card, report, front_end = run / MODEL_CARD, run / "report.json", trained.front_end
     title, _, rest = card.read_text(encoding="utf-8").partition("\n") if card.is_file() else ("", "", "")
     for picture in re.findall(r"^!\[.*\]\(([^()/]+)\)$", rest, re.MULTILINE):

@@ -204,10 +204,7 @@ def checked(
     *,
     is_exact_needed: bool = True,
 ) -> Parity:
-    """Parity of `predict`, (1, samples) to probabilities (1, class), with torch; each cycle at its own length.
-
-    SettingsError without any cycle; WeightsError for other probabilities than torch's, unless not `is_exact_needed`.
-    """
+    """Parity of `predict`, (1, samples) to probabilities (1, class), with torch; WeightsError if it must be exact."""
     if not cycles:
         raise SettingsError("an export is checked on cycles, and there are none: give a corpus with --data")
     exact = make("torch", trained).predict(cycles)[0]

@@ -96,8 +96,7 @@ class RecordingPrediction:
 class Provenance:
     """Model, settings and version that made predictions.
 
-    `model` is its name or path, `band_hz` the lowest and highest frequency of its input, `settings` those of the
-    prediction (plain values), `calibration` the id of the calibration in use. `created` needs a time zone.
+    `model` is its name or path, `band_hz` the lowest and highest frequency of its input, `calibration` an id.
     """
 
     model_sha256: str

@@ -1,7 +1,4 @@
-"""The predictor: a recording in, labelled cycles out.
-
-A recording is loaded first: its quality, the places of its cycles, and their waveforms.
-"""
+"""The predictor: a recording in, labelled cycles out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,10 +119,7 @@ def load_recording(
 
 
 def annotated_spans(recording: Path, duration_s: float) -> tuple[tuple[float, float], ...] | None:
-    """Start and end (s) of the cycles in `<name>.txt` beside a recording, whatever its labels; None without one.
-
-    AnnotationError for what `lungsound data check` refuses too.
-    """
+    """Start and end (s) of the cycles in `<name>.txt` beside a recording, checked as by `data check`; None without."""
     annotation = annotation_beside(recording)
     if annotation is None:
         return None

@@ -68,10 +68,7 @@ def raven_text(prediction: RecordingPrediction, provenance: Provenance) -> str:
 
 
 def textgrid_text(prediction: RecordingPrediction, _: Provenance) -> str:
-    """TextGrid (long form): intervals cover the recording, those between cycles are empty.
-
-    The tier is "lung sound"; cycles that overlap stand in further tiers, "lung sound 2" and so on.
-    """
+    """TextGrid (long form) whose intervals cover the recording; overlapping cycles stand in tiers of their own."""
     # An annotation may end a little behind its recording.
     end_s = max([prediction.duration_s, *(cycle.end_s for cycle in prediction.cycles)])
     rows = lanes([(cycle.start_s, cycle.end_s) for cycle in prediction.cycles])

@@ -1,8 +1,4 @@
-"""Predictions as JSON lines, CSV and Parquet (extra `parquet`).
-
-JSON has an object for each recording that holds everything, with its provenance. Tables have a row for each recording,
-then one for each of its cycles; in another table a row for each patient.
-"""
+"""Predictions as JSON lines (an object for each recording), CSV and Parquet (rows of recordings and their cycles)."""
 
 import csv
 import io
@@ -150,10 +146,7 @@ def rows(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> 
 
 
 def csv_text(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> str:
-    """Table of recordings and cycles; unknown values are blank, several names in a cell parted by `;`.
-
-    Numbers carry as many digits as it takes to read back the same float64.
-    """
+    """Table of recordings and cycles; unknown values are blank, several names in a cell parted by `;`."""
     return _csv([tuple(column_types(provenance)), *rows(predictions, provenance)])
 
 

@@ -39,10 +39,9 @@ MAX_NAME_BYTES = 235  # of 255 in common file systems: a file being written has 
 
 
 def check_formats(names: Sequence[str], label_set: LabelSet, recordings: Sequence[Path]) -> None:
-    """Check formats before anything is predicted.
+    """Raise SettingsError for a format that is unknown, has no words for the label set, or whose extra is missing.
 
-    Raises SettingsError for an unknown format, one without words for the label set, or one whose extra is missing; and
-    where a format has a file for each recording, if two share a name or one has too long a name.
+    And where a format has a file for each recording, if two share a name or one has too long a name.
     """
     for name in names:
         if name not in FORMATS:
