@@ -61,9 +61,8 @@ def test_what_json_does_not_know_is_an_error() -> None:
         to_json({"path": Path("a")}, indent=None)
 
 
-@pytest.mark.parametrize(
-    ("paths", "names"),
-    [
+def test_names_are_what_paths_differ_in() -> None:
+    for paths, names in (
         (("r/ce/seed0", "r/cl/seed0"), ("ce", "cl")),
         (("r/ce/seed0", "r/ce/seed1"), ("seed0", "seed1")),
         (("a/ce", "b/cl"), ("a/ce", "b/cl")),
@@ -74,10 +73,8 @@ def test_what_json_does_not_know_is_an_error() -> None:
         (("data/icbhi", "data/far/sprsound"), ("icbhi", "far/sprsound")),
         (("x/a/c", "y/a/c", "z/b"), ("x/a/c", "y/a/c", "z/b")),
         (("only/one",), ("one",)),
-    ],
-)
-def test_names_are_what_paths_differ_in(paths: tuple[str, ...], names: tuple[str, ...]) -> None:
-    assert short_names([Path(path) for path in paths]) == names
+    ):
+        assert short_names([Path(path) for path in paths]) == names
 
 
 def test_a_path_of_blanks_and_dots_has_the_name_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
