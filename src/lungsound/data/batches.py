@@ -9,13 +9,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from lungsound.audio.augment import (
-    apply_specaugment,
-    change_waveform,
-    check_installed,
-    draw_specaugment,
-    draw_waveform_change,
-)
+from lungsound.audio import augment as augmentation
 from lungsound.audio.filter_bank import AUDIOSET_STATISTICS, normalize
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AugmentSettings, RunConfig, TrainSettings
@@ -147,7 +141,7 @@ class TrainingBatches:
 def training_inputs(config: RunConfig, corpus: Corpus, parts: Parts, *, console: Console) -> Inputs:
     """Inputs normalised by AudioSet's statistics for this filter bank, or by those of the training cycles."""
     if _is_waveform_changed(config.augment):
-        check_installed(config.augment.waveform)  # before anything is computed
+        augmentation.check_installed(config.augment.waveform)  # before anything is computed
     front_end = FrontEnd(config.audio)
     fbanks = open_filter_banks(corpus, front_end, console=console)
     is_audioset = config.audio.statistics == "audioset"
@@ -186,10 +180,12 @@ def _waveform_changes(config: RunConfig, corpus: Corpus, *, console: Console) ->
     waveforms = open_waveforms(corpus, front_end, console=console)
 
     def change(row: int, generator: torch.Generator) -> tuple[Tensor, int | None] | None:
-        drawn = draw_waveform_change(settings.waveform, generator=generator, probability=settings.waveform_probability)
+        drawn = augmentation.draw_waveform_change(
+            settings.waveform, generator=generator, probability=settings.waveform_probability
+        )
         if drawn is None:
             return None
-        waveform = change_waveform(waveforms[row], drawn, sample_rate_hz=front_end.sample_rate_hz)
+        waveform = augmentation.change_waveform(waveforms[row], drawn, sample_rate_hz=front_end.sample_rate_hz)
         return front_end.filter_banks_of([waveform])[0], front_end.num_own_frames(len(waveform))
 
     return change
@@ -202,7 +198,7 @@ def specaugment(settings: AugmentSettings) -> Augment | None:
 
     def apply(fbank: Tensor, generator: torch.Generator, num_frames: int | None) -> Tensor:
         size, num_mels = fbank.shape
-        draw = draw_specaugment(size, num_mels, settings, num_encoded=num_frames, generator=generator)
-        return apply_specaugment(fbank, draw, fill=settings.fill)
+        draw = augmentation.draw_specaugment(size, num_mels, settings, num_encoded=num_frames, generator=generator)
+        return augmentation.apply_specaugment(fbank, draw, fill=settings.fill)
 
     return apply

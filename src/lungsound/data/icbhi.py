@@ -66,12 +66,9 @@ def read_icbhi(root: Path, *, split: str = "official", is_sound_read: bool = Tru
     rate is 0. Patient facts come from the official files in the same two places; without them they are None and `notes`
     says so. The chest location comes from the name: that of the patient table is wrong for 698 of 920.
 
-    Problems: "missing annotation", "annotation without audio", "unknown name", "bad annotation" (such a
-    recording keeps no cycle), "empty cycle", "cycle past the end", "duplicate cycle", "bad sound file",
-    "duplicate recording", "duplicate annotation", "bad patient facts", "in no split". A recording with a problem
-    is still among the recordings, but for a bad sound file and an unknown name; a cycle with a problem is left out.
-
-    Raises CorpusError when `root` is no folder, the split cannot be read, or no annotation file has a name to read.
+    A recording with a problem is still among the recordings, but for a bad sound file and an unknown name; a cycle with
+    a problem is left out. CorpusError when `root` is no folder, the split cannot be read, or no annotation file has a
+    name to read.
     """
     folder = tree.require_folder(root)
     if (root / AUDIO_FOLDER).is_dir():
