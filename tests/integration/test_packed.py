@@ -42,4 +42,4 @@ def test_a_convolutional_network_needs_its_padding(
 ) -> None:
     settings = sets("audio.is_padding_encoded=false")
     assert lungsound("train", "resnet10", "--data", synthetic_corpus_dir, "--out", tmp_path / "run", *settings) == 2
-    assert "audio.is_padding_encoded=false leaves out patches" in capsys.readouterr().err
+    assert "audio.is_padding_encoded=false is of patches" in capsys.readouterr().err

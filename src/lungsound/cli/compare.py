@@ -1,13 +1,12 @@
 """`lungsound compare`: the difference of two methods; `lungsound power`: the number of patients to detect one."""
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lungsound.cli.shared import NOTICE, SeedOption, console, print_table
+from lungsound.cli.shared import NOTICE, SeedOption, console, print_table, print_warnings
 from lungsound.files import short_names, to_json
 
 POWER_FORMAT = "lungsound power 1"
@@ -69,12 +68,12 @@ def compare(
     if is_json:
         print(to_json(numbers, indent=1))
     else:
-        _print_warnings(warnings)
+        print_warnings(warnings)
         for each in comparisons:
             console.print(f"A: {names[0]}   B: {names[1]}   ({summary(each)})")
             print_table(HEAD, comparison_rows(each))
             console.print(verdict(each), style="bold")
-            _print_warnings(remarks(each))
+            print_warnings(remarks(each))
             console.print()
         console.print(f"Scores in percent, differences in points, intervals over patients. {NOTICE}")
     if out is not None:
@@ -141,7 +140,7 @@ def power(
         ]
         print(to_json({"format": POWER_FORMAT, "power": wanted_power, "warnings": warnings, "parts": parts}, indent=1))
         return
-    _print_warnings(warnings)
+    print_warnings(warnings)
     for plan in plans:
         console.print(
             f"{plan.part + ': ' if plan.part else ''}these {plan.num_patients} patients find "
@@ -160,8 +159,3 @@ def _names(run_a: Path, run_b: Path) -> tuple[str, str]:
     """Names of A and B."""
     first, second = short_names([run_a, run_b])
     return ("A", "B") if first == second else (first, second)
-
-
-def _print_warnings(warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        console.print(f"! {warning}", style="yellow")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lungsound.cli.shared import NOTICE, SeedOption, console, print_table
+from lungsound.cli.shared import NOTICE, SeedOption, console, print_table, print_warnings
 
 if TYPE_CHECKING:
     from lungsound.evaluation.rescore import Rescored
@@ -101,8 +101,7 @@ def _print(result: "Rescored") -> None:
     if result.part:
         console.print(f"Part {result.part}", style="bold")
     console.print(summary(result))
-    for warning in reader_warnings(result):
-        console.print(f"! {warning}", style="yellow")
+    print_warnings(reader_warnings(result))
     for note in result.counts.notes:
         console.print(f"  {note}")
     rows = [(f"{metric.name}\n  {metric.definition}", metric.text, metric.beside) for metric in result.metrics]

@@ -43,6 +43,11 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     console.print(table)
 
 
+def print_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        console.print(f"! {warning}", style="yellow")
+
+
 def print_report(report: Path) -> None:
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
 

@@ -188,8 +188,8 @@ class Rescored:
     @property
     def published(self) -> list[PublishedScore]:
         """All published scores of this test set and its tasks, the best of each task last."""
-        sets = [known for known in (self.test_set, self.two_class_test_set) if known and not known.not_comparable]
-        names = [(known.name, known.task) for known in sets]
+        sets = (self.test_set, self.two_class_test_set)
+        names = [(known.name, known.task) for known in sets if known and not known.not_comparable]
         scores = (score for score in known_numbers().scores if (score.test_set, score.task) in names)
         return sorted(scores, key=lambda score: (score.task, score.score or 0.0))
 
@@ -224,12 +224,10 @@ def rescore(counts: PatientCounts, *, epoch: str, bootstrap: Bootstrap) -> Resco
         known = two_class_test_set if metric.reading == "two_class" else test_set
         # The challenge leaves poor recordings out of its SE and AS, the exact metrics do not.
         is_other = "poor_quality" in readings and metric.key in ("sensitivity", "score")
-        column = None
+        beside, column = NO_COLUMN if metric.columns else metric.beside, None
         if known is not None and known.not_comparable is None and not is_other:
             column = metric.columns.get(known.name.split()[0])
-        beside = NO_COLUMN if metric.columns else metric.beside
-        if known is not None and column is not None:
-            beside = f"{column} of {known.short}"
+            beside = f"{column} of {known.short}" if column else beside
         names = (metric.key, metric.name, metric.definition)
         values.append(MetricValue(*names, estimate, text, beside, column is not None))
     per_class = class_scores(classes, counts.confusions, bootstrap)

@@ -12,7 +12,6 @@ from lungsound.evaluation.predictions import Predictions, read_predictions
 from lungsound.evaluation.selection import LAST, NAMES, TEST, VALIDATION
 
 KEPT = "kept"
-EPOCHS = (KEPT, LAST, VALIDATION, TEST)
 UNKNOWN = "unknown"
 _SEED = re.compile(r"seed(\d+)(\.csv|\.csv\.gz)?")
 # As settings and reports name them. The choice by another corpus's test is, as by validation, one on other cycles.
@@ -46,7 +45,7 @@ def read_runs(path: Path, epoch: str = KEPT) -> MethodRuns:
     seed.
     """
     files = files_of(path, epoch)
-    runs = [read_test_rows(file) for file in files]
+    runs = list(map(read_test_rows, files))
     for run in runs[1:]:
         if run.classes != runs[0].classes or set(run.keys) != set(runs[0].keys):
             raise DataError(f"the runs in {path} were not tested on the same cycles and classes: give them one by one")
@@ -82,7 +81,7 @@ def files_of(path: Path, epoch: str) -> list[Path]:
     if existing("predictions") or (path / "epochs").is_dir():
         if is_unfinished(path):
             raise DataError(f"{path} is not finished: no {name}.csv yet; 'lungsound train' with --resume goes on")
-        if epochs := [other for other in EPOCHS[1:] if existing(f"epochs/{other}")]:
+        if epochs := [other for other in NAMES if existing(f"epochs/{other}")]:
             raise DataError(f"{path} has no {name}.csv; it has the epochs {', '.join(epochs)}: choose one with --epoch")
         raise DataError(
             f"{path} has no {name}.csv: it was not trained by the strict protocol, give its predictions.csv"
