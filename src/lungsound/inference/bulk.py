@@ -8,11 +8,10 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from os.path import normpath
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 from rich.console import Console
@@ -23,7 +22,7 @@ from lungsound.data.icbhi import annotation_beside
 from lungsound.errors import AudioError, DataError, LungsoundError, SettingsError
 from lungsound.files import write_text
 from lungsound.inference.explain import check_explainable
-from lungsound.inference.formats.tables import patients_csv, prediction_of, record
+from lungsound.inference.formats.tables import patients_csv
 from lungsound.inference.formats.write import check_formats, write_format
 from lungsound.inference.pages import write_review_pages
 from lungsound.inference.prediction import Provenance, RecordingPrediction
@@ -32,7 +31,7 @@ from lungsound.progress import track
 
 SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
 PAGES = "html"  # a format of its own: it needs the sound and the model
-STORE = "recordings"  # folder of the predictions one by one
+STORE, STORE_FORMAT = "recordings", "2"  # folder of the predictions one by one
 MAX_EXPLAINED = 8  # cycles of a recording
 
 
@@ -166,8 +165,8 @@ class PredictionStore:
 
     def __init__(self, out: Path, provenance: Provenance) -> None:
         self.folder = out / STORE
-        self.provenance = provenance
-        made_by = (provenance.model_sha256, provenance.calibration, sorted(provenance.settings.items()))
+        settings = sorted(provenance.settings.items())
+        made_by = (STORE_FORMAT, provenance.model_sha256, provenance.calibration, settings)
         self.made_by = hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
 
     def has(self, recording: Path, *, patient: str | None, device: str | None) -> bool:
@@ -175,15 +174,14 @@ class PredictionStore:
         file = self._file(recording)
         if not file.is_file():
             return False
-        stored = _read_stored(file)
-        made_from = (stored["stamp"], stored["record"]["patient"], stored["record"]["device"])
-        return made_from == (_stamp(recording), patient, device)
+        stamp, prediction = _read_stored(file)
+        return (stamp, prediction.patient, prediction.device) == (_stamp(recording), patient, device)
 
     def add(self, prediction: RecordingPrediction) -> None:
-        # The path as it is, which need not be UTF-8, in place of the one for tables.
-        values = {**record(prediction, self.provenance), "path": str(prediction.path)}
-        stored = {"stamp": _stamp(prediction.path), "record": values}
-        write_text(self._file(prediction.path), json.dumps(stored, allow_nan=False) + "\n", is_shared=True)
+        # A path need not be UTF-8; JSON in ASCII holds it all the same.
+        values = {**asdict(prediction), "path": str(prediction.path)}
+        stored = json.dumps({"stamp": _stamp(prediction.path), "prediction": values}, allow_nan=False)
+        write_text(self._file(prediction.path), f"{stored}\n", is_shared=True)
 
     def drop(self, recording: Path) -> None:
         if self._file(recording).exists():
@@ -197,7 +195,7 @@ class PredictionStore:
     def all(self) -> list[RecordingPrediction]:
         """All stored predictions, by path."""
         files = self.folder.glob(f"*.{self.made_by}.json")
-        return sorted((prediction_of(_read_stored(file)["record"]) for file in files), key=lambda each: each.path)
+        return sorted((_read_stored(file)[1] for file in files), key=lambda each: each.path)
 
     def _file(self, recording: Path) -> Path:
         # Not resolved: links to one file may lie beside annotations of their own.
@@ -205,10 +203,12 @@ class PredictionStore:
         return self.folder / f"{place}.{self.made_by}.json"
 
 
-def _read_stored(file: Path) -> Any:
+def _read_stored(file: Path) -> tuple[list[int], RecordingPrediction]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:  # a machine that lost its power may leave an empty file
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        values = stored["prediction"]
+        return stored["stamp"], RecordingPrediction(**{**values, "path": Path(values["path"])})
+    except (ValueError, KeyError, TypeError):  # a machine that lost its power may leave an empty file
         raise DataError(f"{file} is damaged; remove it, and its recording is predicted again") from None
 
 

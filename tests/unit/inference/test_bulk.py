@@ -1,7 +1,6 @@
 """Answers for many recordings in one folder: each once, none lost, none twice."""
 
 import csv
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -13,8 +12,7 @@ import soundfile
 from rich.console import Console
 
 from lungsound.errors import DataError, SettingsError
-from lungsound.inference.bulk import BulkResult, predict_many, sound_files
-from lungsound.inference.formats.tables import prediction_of, record
+from lungsound.inference.bulk import BulkResult, PredictionStore, predict_many, sound_files
 from lungsound.inference.predictor import LoadedRecording, Predictor
 from tests.unit.inference.models import saved_model
 
@@ -211,10 +209,13 @@ def test_folders_patterns_and_files_are_found_once(folder: Path, tmp_path: Path)
             sound_files([missing])
 
 
-def test_a_kept_answer_is_what_was_answered(predictor: Predictor, folder: Path) -> None:
+def test_a_kept_answer_is_what_was_answered(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
     answer = predictor.predict(folder / "101_b.flac", patient="101")
-    kept = json.loads(json.dumps(record(answer, predictor.provenance(NOON))))
-    assert prediction_of(kept) == answer
+    store = PredictionStore(tmp_path, predictor.provenance(NOON))
+    store.add(answer)
+    assert store.all() == [answer]
+    assert store.has(answer.path, patient="101", device=None)
+    assert not store.has(answer.path, patient="102", device=None)
 
 
 def test_pages_are_written_beside_the_tables(predictor: Predictor, folder: Path, tmp_path: Path) -> None:

@@ -3,15 +3,13 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from lungsound.extras import load
 from lungsound.inference.prediction import (
     SEPARATOR,
-    UNCERTAIN,
     CyclePrediction,
     Provenance,
     RecordingPrediction,
@@ -68,24 +66,6 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
         "created": provenance.created_text,
         "note": provenance.note,
     }
-
-
-def prediction_of(values: Mapping[str, Any]) -> RecordingPrediction:
-    """Prediction that `record` was made from, without its provenance."""
-
-    def cycle(of: dict[str, Any]) -> CyclePrediction:
-        is_uncertain = of["answer"] == UNCERTAIN
-        return CyclePrediction(
-            **{name: each for name, each in of.items() if name != "answer"}, is_uncertain=is_uncertain
-        )
-
-    shared = ("duration_s", "sample_rate_hz", "cycles_from", "patient", "device", "quality", "out_of_domain")
-    return RecordingPrediction(
-        path=Path(values["path"]),
-        cycles=tuple(map(cycle, values["cycles"])),
-        aggregate=None if values["whole"] is None else cycle(values["whole"]),
-        **{name: values[name] for name in shared},
-    )
 
 
 # Columns never change their meaning or order within a format version; new ones come behind these. Types are Parquet's.
