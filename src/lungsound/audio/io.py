@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lungsound.errors import AudioError, SettingsError
+from lungsound.errors import AudioError
 from lungsound.extras import load
 
 Padding = Literal["repeat", "zero"]
@@ -140,10 +140,8 @@ def fit(waveform: Tensor, num_samples: int, *, padding: Padding, fade_samples: i
     if padding == "repeat":
         tiled = waveform.repeat(math.ceil(num_samples / length))[:num_samples]
         return fade(tiled, num_samples=fade_samples, is_in=False)
-    if padding == "zero":
-        before = (num_samples - length) // 2
-        return F.pad(waveform, (before, num_samples - length - before))
-    raise SettingsError(f"unknown padding '{padding}': use 'repeat' or 'zero'")
+    before = (num_samples - length) // 2
+    return F.pad(waveform, (before, num_samples - length - before))
 
 
 SUFFIXES = (".m4a", ".aac", ".mp4", ".webm")

@@ -43,16 +43,9 @@ MIN_RISE_DB = 2.0
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Cycles that follow each other without a gap, or `problem`: why there are none.
-
-    `period_s` is the breathing period, `rise_db` the median rise of the level at the onsets, `confidence`, up to 1, the
-    autocorrelation of the level's rise at that period; NaN where they are not defined.
-    """
+    """Cycles that follow each other without a gap, or `problem`: why there are none."""
 
     cycles: Cycles
-    period_s: float = math.nan
-    rise_db: float = math.nan
-    confidence: float = math.nan
     problem: str | None = None
 
 
@@ -84,23 +77,18 @@ def segment_cycles(waveform: npt.NDArray[np.float32], sample_rate_hz: int) -> Se
         if weighed > best_value:
             best_value, onsets, period_s = weighed, candidate, candidate_s
     rise_db = float(np.median(rise[onsets]))
-    confidence = periodicity(rise, period_s)
     if rise_db < MIN_RISE_DB:
-        problem = f"the level rises by {rise_db:.1f} dB only, as noise does"
-        return Segmentation((), period_s, rise_db, confidence, problem)
-    if confidence < 0:
-        return Segmentation((), period_s, rise_db, confidence, f"no rhythm (autocorrelation {confidence:.2f})")
+        return Segmentation((), problem=f"the level rises by {rise_db:.1f} dB only, as noise does")
+    if (correlation := periodicity(rise, period_s)) < 0:
+        return Segmentation((), problem=f"no rhythm (autocorrelation {correlation:.2f})")
     # Between frames i - 1 and i, which are twice as long as they are apart.
     onsets_s = ((first + onsets + 0.5) * FRAME_S - ONSET_LEAD_S).tolist()
     start_s, end_s = first * FRAME_S, min((last + 1) * FRAME_S, len(waveform) / sample_rate_hz)
-    cycles = cycles_between(onsets_s, start_s=start_s, end_s=end_s, min_partial_s=MIN_PARTIAL * period_s)
-    return Segmentation(cycles, period_s, rise_db, confidence)
+    return Segmentation(cycles_between(onsets_s, start_s=start_s, end_s=end_s, min_partial_s=MIN_PARTIAL * period_s))
 
 
 def sliding_windows(duration_s: float, *, length_s: float, hop_s: float) -> Cycles:
     """Windows for a recording without detected cycles: one every `hop_s`, the last at the end of the recording."""
-    if not 0 < hop_s <= length_s:
-        raise ValueError(f"windows of {length_s} s every {hop_s} s leave gaps or never end")
     last_s = max(duration_s - length_s, 0.0)
     # A rest that is rounding alone makes no window.
     starts_s = [number * hop_s for number in range(math.ceil(last_s / hop_s - 1e-9))] + [last_s]

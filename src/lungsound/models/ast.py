@@ -112,17 +112,8 @@ class PatchEmbedding(nn.Module):
         return patches
 
 
-@dataclass(frozen=True)
-class Packing:
-    """Samples of different lengths in one row of tokens (1, token, dim), `lengths` of each, one after the other."""
-
-    lengths: tuple[int, ...]
-
-    @property
-    def prefix_rows(self) -> list[int]:
-        """Rows of the prefix tokens of each sample."""
-        starts = accumulate(self.lengths[:-1], initial=0)
-        return [start + place for start in starts for place in range(NUM_PREFIX_TOKENS)]
+# Of samples of different lengths in one row of tokens (1, token, dim), one after the other.
+Lengths = list[int]
 
 
 class Attention(nn.Module):
@@ -134,19 +125,18 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, tokens: Tensor, *, packing: Packing | None = None, is_prefix_only: bool = False) -> Tensor:
+    def forward(self, tokens: Tensor, *, lengths: Lengths | None = None, is_prefix_only: bool = False) -> Tensor:
         """Tokens (batch, token, dim), or packed ones, to what each (or each prefix token) attends to in its sample."""
         if is_prefix_only:
             weights, biases = (torch.split(each, [self.dim, 2 * self.dim]) for each in (self.qkv.weight, self.qkv.bias))
-            query = functional.linear(prefix_of(tokens, packing), weights[0], biases[0])
+            query = functional.linear(prefix_of(tokens, lengths), weights[0], biases[0])
             key, value = functional.linear(tokens, weights[1], biases[1]).chunk(2, dim=-1)
         else:
             query, key, value = self.qkv(tokens).chunk(3, dim=-1)
         query, key, value = (torch.unflatten(x, -1, (self.num_heads, -1)).transpose(1, 2) for x in (query, key, value))
-        if packing is None:
+        if lengths is None:
             seen = attend(query, key, value)
         else:
-            lengths = list(packing.lengths)
             query_lengths = [NUM_PREFIX_TOKENS] * len(lengths) if is_prefix_only else lengths
             tensors = ((query, query_lengths), (key, lengths), (value, lengths))
             samples = zip(*(torch.split(tensor, sizes, 2) for tensor, sizes in tensors), strict=True)
@@ -155,11 +145,13 @@ class Attention(nn.Module):
         return out
 
 
-def prefix_of(tokens: Tensor, packing: Packing | None) -> Tensor:
+def prefix_of(tokens: Tensor, lengths: Lengths | None) -> Tensor:
     """The prefix tokens of each sample: (batch, 2, dim), or packed (1, 2 * batch, dim)."""
-    if packing is None:
+    if lengths is None:
         return tokens[:, :NUM_PREFIX_TOKENS]
-    return tokens.index_select(1, torch.tensor(packing.prefix_rows).to(tokens.device, non_blocking=True))
+    starts = accumulate(lengths[:-1], initial=0)
+    rows = [start + place for start in starts for place in range(NUM_PREFIX_TOKENS)]
+    return tokens.index_select(1, torch.tensor(rows).to(tokens.device, non_blocking=True))
 
 
 class FeedForward(nn.Module):
@@ -185,10 +177,10 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = FeedForward(dim, 4 * dim)
 
-    def forward(self, tokens: Tensor, *, packing: Packing | None = None, is_prefix_only: bool = False) -> Tensor:
+    def forward(self, tokens: Tensor, *, lengths: Lengths | None = None, is_prefix_only: bool = False) -> Tensor:
         """Tokens (batch, token, dim), or packed ones, to the same, or to the prefix tokens alone."""
-        seen = self.attn(self.norm1(tokens), packing=packing, is_prefix_only=is_prefix_only)
-        tokens = (prefix_of(tokens, packing) if is_prefix_only else tokens) + seen
+        seen = self.attn(self.norm1(tokens), lengths=lengths, is_prefix_only=is_prefix_only)
+        tokens = (prefix_of(tokens, lengths) if is_prefix_only else tokens) + seen
         out: Tensor = tokens + self.mlp(self.norm2(tokens))
         return out
 
@@ -276,34 +268,34 @@ class AudioSpectrogramTransformer(nn.Module):
         places = torch.unflatten(places, 1, (self.grid.freq, self.grid.time))
         places = places[:, :, : patches.shape[1] // self.grid.freq].flatten(1, 2)
         tokens = torch.cat([prefix, patches], dim=1) + torch.cat([prefix_places, places], dim=1)
-        tokens, packing = (tokens, None) if num_columns is None else self._pack(tokens, num_columns)
+        tokens, lengths = (tokens, None) if num_columns is None else self._pack(tokens, num_columns)
         *blocks, last = self.blocks
         for block in blocks:
             if self.is_checkpointed and self.training:  # nothing is drawn in a block: no random state to keep
-                tokens = checkpoint(block, tokens, packing=packing, use_reentrant=False, preserve_rng_state=False)
+                tokens = checkpoint(block, tokens, lengths=lengths, use_reentrant=False, preserve_rng_state=False)
             else:
-                tokens = block(tokens, packing=packing)
+                tokens = block(tokens, lengths=lengths)
         if self.pooling == "class_token":
             # Nobody reads what the last block would make of the patches.
-            prefix = self.norm(last(tokens, packing=packing, is_prefix_only=True))
+            prefix = self.norm(last(tokens, lengths=lengths, is_prefix_only=True))
             return torch.unflatten(prefix.flatten(0, 1), 0, (patches.shape[0], NUM_PREFIX_TOKENS)).mean(dim=1)
-        tokens = self.norm(last(tokens, packing=packing))
-        if packing is None:  # not one by one: a graph would be of one size of batch
+        tokens = self.norm(last(tokens, lengths=lengths))
+        if lengths is None:  # not one by one: a graph would be of one size of batch
             averaged: Tensor = tokens[:, NUM_PREFIX_TOKENS:].mean(dim=1)
             return averaged
-        samples = torch.split(tokens[0], list(packing.lengths))
+        samples = torch.split(tokens[0], lengths)
         return torch.stack([sample[NUM_PREFIX_TOKENS:].mean(dim=0) for sample in samples])
 
-    def _pack(self, tokens: Tensor, num_columns: Tensor) -> tuple[Tensor, Packing | None]:
+    def _pack(self, tokens: Tensor, num_columns: Tensor) -> tuple[Tensor, Lengths | None]:
         """The tokens that are encoded: packed, or (batch, token, dim) when all samples have the same length."""
         is_kept = functional.pad(self.patch_mask(num_columns), (NUM_PREFIX_TOKENS, 0), value=True)
-        lengths = tuple((NUM_PREFIX_TOKENS + self.grid.freq * num_columns).tolist())
+        lengths: Lengths = (NUM_PREFIX_TOKENS + self.grid.freq * num_columns).tolist()
         is_same = len(set(lengths)) == 1
         places = (is_kept[0] if is_same else is_kept.flatten()).nonzero().squeeze(1)
         places = places.to(tokens.device, non_blocking=True)
         if is_same:
             return tokens.index_select(1, places), None
-        return tokens.flatten(0, 1).index_select(0, places).unsqueeze(0), Packing(lengths)
+        return tokens.flatten(0, 1).index_select(0, places).unsqueeze(0), lengths
 
     def forward(self, fbank: Tensor, num_frames: Tensor | None = None) -> Tensor:
         """Filter bank (batch, time, mel) to features (batch, dim), of all or of the first `num_frames` (batch,)."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lungsound.config import Architecture
 from lungsound.extras import load
 
 
@@ -234,11 +235,8 @@ class GlobalAverage(nn.Module):
         return maps.mean(dim=(2, 3))
 
 
-def convolutional_encoder(architecture: str) -> ConvolutionalEncoder:
-    """The network of that name, with weights to be set by `initialize` or loaded.
-
-    SettingsError when it comes from transformers and that is not installed, ValueError for an unknown name.
-    """
+def convolutional_encoder(architecture: Architecture) -> ConvolutionalEncoder:
+    """The network of a `config.Architecture`, with weights to be set by `initialize` or loaded."""
     # What the constructors draw from torch's global generator is replaced by `initialize`; give the state back.
     with torch.random.fork_rng(devices=[]):
         if architecture in RESNETS:
@@ -247,11 +245,8 @@ def convolutional_encoder(architecture: str) -> ConvolutionalEncoder:
             return _efficientnet(architecture)
         if architecture == "cnn6":
             return ConvolutionalEncoder(architecture, CNN6(), dim=CNN6.DIM, least_size=CNN6.LEAST_SIZE)
-        if architecture == "mn04":
-            network = MobileNetV3(width=0.4)
-            return ConvolutionalEncoder(architecture, network, dim=network.dim, is_mel_first=True)
-    known = [*RESNETS, *EFFICIENTNETS, "cnn6", "mn04"]
-    raise ValueError(f"architecture must be one of {known}, got {architecture!r}")
+        network = MobileNetV3(width=0.4)
+        return ConvolutionalEncoder(architecture, network, dim=network.dim, is_mel_first=True)
 
 
 def _resnet(name: str) -> ConvolutionalEncoder:

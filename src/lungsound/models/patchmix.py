@@ -11,8 +11,6 @@ from torch import Tensor
 
 from lungsound.axes import PatchGrid
 
-MIX_AXES = ("patch", "time")
-
 
 @dataclass(frozen=True)
 class PatchMixDraw:
@@ -49,8 +47,6 @@ def draw_patch_mix(
     grid. With `beta` 0 nothing is mixed. Without self partners the permutation is one random cycle. `generator` is
     a CPU generator.
     """
-    if axis not in MIX_AXES:
-        raise ValueError(f"axis must be one of {MIX_AXES}, got {axis!r}")
     num_units = grid.num_patches if axis == "patch" else grid.time
     rows = batch_size if is_lam_per_sample else 1
     share_kept = _draw_beta(rows, beta, generator)

@@ -94,7 +94,5 @@ def adapt_positions(
 def _split(positions: Tensor, grid: PatchGrid) -> tuple[Tensor, Tensor]:
     """Prefix (1, prefix, dim), and the positions of the patches (1, dim, freq, time)."""
     num_prefix = positions.shape[1] - grid.num_patches
-    if num_prefix < 0:
-        raise ValueError(f"{positions.shape[1]} positions are fewer than the patches of {grid}")
     patches = positions[:, num_prefix:].transpose(1, 2)
     return positions[:, :num_prefix], patches.reshape(1, -1, grid.freq, grid.time)

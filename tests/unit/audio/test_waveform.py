@@ -20,7 +20,7 @@ from lungsound.audio.io import (
     resample,
     resample_kernel,
 )
-from lungsound.errors import AudioError, SettingsError
+from lungsound.errors import AudioError
 
 
 def write(path: Path, samples: np.ndarray, sample_rate_hz: int = 16000, subtype: str = "PCM_16") -> Path:
@@ -314,7 +314,3 @@ class TestFit:
     def test_nothing_to_fit(self) -> None:
         with pytest.raises(AudioError, match="0 samples"):
             fit(torch.zeros(0), 10, padding="repeat", fade_samples=2)
-
-    def test_unknown_padding(self) -> None:
-        with pytest.raises(SettingsError, match="'mirror'"):
-            fit(self.ramp, 10, padding="mirror", fade_samples=2)  # type: ignore[arg-type]

@@ -110,11 +110,6 @@ def test_channels_are_rounded_to_the_nearest_eighth_that_is_not_much_less() -> N
         assert rounded_channels(channels) == max(m for m in allowed if abs(m - channels) == nearest), channels
 
 
-def test_an_unknown_architecture_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"architecture must be one of \['resnet10', .*'mn04'\], got 'vgg'"):
-        convolutional_encoder("vgg")
-
-
 @pytest.mark.parametrize("architecture", ["resnet18", "efficientnet_b0"])
 def test_without_transformers_the_extra_is_named(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)

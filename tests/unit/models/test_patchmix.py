@@ -116,11 +116,6 @@ def test_the_draw_is_determined_by_the_generator() -> None:
     assert not torch.equal(first.replaced, other.replaced)
 
 
-def test_an_unknown_axis_is_refused() -> None:
-    with pytest.raises(ValueError, match="axis must be one of"):
-        drawn(4, GRID, generator=generator(), axis="frequency")
-
-
 # ---- the mix ----
 
 

@@ -228,11 +228,3 @@ def test_any_prefix_is_kept() -> None:
         out = adapt_positions(positions, source_grid=grid, target_grid=PatchGrid(3, 2))
         assert out.shape == (1, num_prefix + 6, 3)
         assert torch.equal(out[:, :num_prefix], positions[:, :num_prefix])
-
-
-def test_too_few_positions_are_refused() -> None:
-    positions = random_positions(PatchGrid(2, 3), num_prefix=0)
-    with pytest.raises(ValueError, match="6 positions are fewer"):
-        adapt_positions(positions, source_grid=AUDIOSET.grid, target_grid=AUDIOSET.grid)
-    with pytest.raises(ValueError, match="6 positions are fewer"):
-        place_positions(positions, source=AUDIOSET, target=AUDIOSET)

@@ -182,8 +182,3 @@ def test_cross_entropy_is_weighted_and_never_in_half_precision() -> None:
 def test_class_weights_are_inverse_frequencies_of_sum_1() -> None:
     weights = class_weights(torch.tensor([8.0, 4.0, 2.0, 2.0]))
     assert weights.tolist() == pytest.approx([1 / 11, 2 / 11, 4 / 11, 4 / 11])
-
-
-def test_a_class_without_cycles_has_no_weight() -> None:
-    with pytest.raises(ValueError, match="no training cycles"):
-        class_weights(torch.tensor([8.0, 0.0]))
