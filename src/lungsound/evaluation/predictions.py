@@ -142,20 +142,16 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     A name that ends in .gz is compressed; the same predictions give the same bytes.
     """
     classes = predictions.classes
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*FIXED_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)])
     texts = zip(predictions.keys, predictions.patients, predictions.devices, predictions.parts, strict=True)
     named = ([classes[index] for index in indices] for indices in (predictions.labels, predictions.predicted))
-    for row, label, predicted, shares in zip(texts, *named, predictions.probabilities.tolist(), strict=True):
-        writer.writerow([*row, label, predicted, *map(repr, shares)])
-    data = text.getvalue().encode("utf-8")
     with written_whole(path) as partial, partial.open("wb") as file:
-        if path.suffix == ".gz":
-            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
-                compressed.write(data)
-        else:
-            file.write(data)
+        is_compressed = path.suffix == ".gz"
+        binary = gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) if is_compressed else file
+        with io.TextIOWrapper(binary, encoding="utf-8", newline="") as text:
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow([*FIXED_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)])
+            for row, label, predicted, shares in zip(texts, *named, predictions.probabilities.tolist(), strict=True):
+                writer.writerow([*row, label, predicted, *map(repr, shares)])
 
 
 def read_predictions(path: Path) -> Predictions:
