@@ -248,22 +248,17 @@ def draw_bands(findings: Sequence[RecordingFinding], path: Path) -> None:
     groups: dict[str, list[float]] = {}
     for finding in findings:
         if finding.quality is not None and finding.quality.band_limit_hz is not None:
-            rate_hz = finding.quality.sample_rate_hz
-            groups.setdefault(f"{finding.device}, {rate_hz} Hz", []).append(
-                200 * finding.quality.band_limit_hz / rate_hz
-            )
+            rate_hz, limit_hz = finding.quality.sample_rate_hz, finding.quality.band_limit_hz
+            groups.setdefault(f"{finding.device}, {rate_hz} Hz", []).append(200 * limit_hz / rate_hz)
+    names, edges = sorted(groups), np.linspace(0.0, 100.0, 51)
     with picture(path, width_inch=8.0, height_inch=3.2) as figure:
         axes = figure.add_subplot()
-        base = np.zeros(50)
-        edges = np.linspace(0.0, 100.0, 51)
-        for number, name in enumerate(sorted(groups)):
-            heights, _ = np.histogram(groups[name], edges)
-            colour = LINE_COLOURS[number % len(LINE_COLOURS)]
-            axes.bar(edges[:-1], heights, width=2.0, bottom=base, align="edge", color=colour, label=name)
-            base += heights
+        if names:
+            colours = [LINE_COLOURS[number % len(LINE_COLOURS)] for number in range(len(names))]
+            limits = [groups[name] for name in names]
+            axes.hist(limits, bins=list(edges), stacked=True, color=colours, label=names)
+            axes.legend(loc="upper left")
         axes.set_xlim(0, 100)
         axes.set_xlabel("end of the spectrum, percent of what the rate could hold")
         axes.set_ylabel("recordings")
         axes.set_title("Where the spectra of the recordings end")
-        if groups:
-            axes.legend(loc="upper right")

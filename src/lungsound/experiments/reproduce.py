@@ -19,8 +19,6 @@ from lungsound.training.trainer import RunInterrupted
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One row with one seed."""
-
     row: Row
     seed: int
     config: RunConfig
@@ -51,7 +49,6 @@ class PlannedRun:
 
 
 def is_finished(folder: Path) -> bool:
-    """True when a run was trained to its end and evaluated."""
     return (folder / "report.json").is_file()
 
 
@@ -75,7 +72,6 @@ def plan_runs(table: Table, *, data: Path, out: Path, num_seeds: int, settings: 
 
 
 def run_folder(out: Path, row: str, seed: int) -> Path:
-    """Folder of one run of the row with this folder."""
     return out / "runs" / row / f"seed{seed}"
 
 

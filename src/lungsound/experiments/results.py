@@ -22,7 +22,7 @@ from lungsound.evaluation.bootstrap import Bootstrap, Estimate, patient_confusio
 from lungsound.evaluation.figures import BLUE, GREY, ORANGE, picture
 from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE, Counts, icbhi_score, mean_score, two_class_score
 from lungsound.evaluation.predictions import read_predictions
-from lungsound.experiments.table import PaperNumbers, Row, Table
+from lungsound.experiments.table import Row, Table
 from lungsound.files import write_json, write_text
 from lungsound.page import escape, paragraphs, render_markdown
 from lungsound.page import table as page_table
@@ -149,10 +149,24 @@ def write_results(
     `changes` its runs, the title says that the scores are not comparable with its own.
     """
     rows = [RowResults.of(row, results.get(row.folder, ())) for row in table.rows]
-    title = _title(table.title, rows, changes)
+    runs = [run for row in rows for run in row.runs]
+    corpus, num_recordings = runs[0].corpus, max(run.num_recordings for run in runs)
+    num_seeds = min(len(row.runs) for row in rows if row.runs)
+    reasons = []
+    if corpus != "icbhi":
+        reasons.append(f"the corpus is {corpus}")
+    elif num_recordings < NUM_RECORDINGS:
+        reasons.append(f"{num_recordings} of {NUM_RECORDINGS} recordings of ICBHI")
+    for change in changes:
+        key, _, value = change.partition("=")
+        reasons.append(change if key != "train.epochs" else f"{value} epoch{'' if value == '1' else 's'}")
+    reasons += [] if num_seeds >= NUM_SEEDS else [f"{num_seeds} of {NUM_SEEDS} seeds"]
+    title = f"{table.title} (ICBHI, {num_recordings} recordings)"
+    if reasons:
+        title = f"{table.title}. NOT COMPARABLE with the paper's scores: {', '.join(reasons)}"
     console.print(title, highlight=False, markup=False)
     page: list[str] = []
-    for part in dict.fromkeys(part for row in rows for run in row.runs for part in run.confusions):
+    for part in dict.fromkeys(part for run in runs for part in run.confusions):
         pictured = path.with_name(f"{path.name}-{re.sub(NO_FILE_NAME, '_', part)}.png")
         draw_results(pictured, title=f"{title}. Tested on {part}", rows=rows, part=part)
         cells = [_cells(row, part) for row in rows]
@@ -169,38 +183,24 @@ def write_results(
     write_text(path.with_name(f"{path.name}.md"), render_markdown(title, paragraphs(*page, FOOT)))
 
 
-def _title(title: str, rows: Sequence[RowResults], changes: Sequence[str]) -> str:
-    """The title, what the runs were made with, and whether that is what the paper's were made with."""
-    runs = [run for row in rows for run in row.runs]
-    corpus, num_recordings = runs[0].corpus, max(run.num_recordings for run in runs)
-    reasons = []
-    if corpus != "icbhi":
-        reasons.append(f"the corpus is {corpus}")
-    elif num_recordings < NUM_RECORDINGS:
-        reasons.append(f"{num_recordings} of {NUM_RECORDINGS} recordings of ICBHI")
-    for change in changes:
-        key, _, value = change.partition("=")
-        reasons.append(change if key != "train.epochs" else f"{value} epoch{'' if value == '1' else 's'}")
-    num_seeds = min(len(row.runs) for row in rows if row.runs)
-    reasons += [] if num_seeds >= NUM_SEEDS else [f"{num_seeds} of {NUM_SEEDS} seeds"]
-    if not reasons:
-        return f"{title} (ICBHI, {num_recordings} recordings)"
-    return f"{title}. NOT COMPARABLE with the paper's scores: {', '.join(reasons)}"
-
-
 def _cells(results: RowResults, part: str) -> tuple[str, ...]:
     """One line of the table, in the order of HEAD."""
-    runs, paper = results.runs, "" if results.row.paper is None else _paper(results.row.paper)
+    runs, paper, published = results.runs, results.row.paper, ""
+    if paper is not None:
+        deviation = "" if paper.score_sd is None else f" \N{PLUS-MINUS SIGN} {paper.score_sd:.2f}"
+        parts = ", ".join(f"{value:.2f}" for value in (paper.specificity, paper.sensitivity) if value is not None)
+        two_class = "" if paper.two_class_score is None else f"; as 2 classes {paper.two_class_score:.2f}"
+        published = f"{paper.score:.2f}{deviation}{f' ({parts})' if parts else ''}{two_class}"
     scores, folded = results.values(part, "score"), results.values(part, "two_class")
     if not scores:
-        return (results.row.name, paper, "not run", "", "", "0", "", "")
+        return (results.row.name, published, "not run", "", "", "0", "", "")
     sp, se = (_mean(results.values(part, name)) for name in ("specificity", "sensitivity"))
     bounds = results.bounds(part)
     chosen = "/".join(dict.fromkeys(str(run.chosen_epoch) for run in runs))
     rules = "; ".join(dict.fromkeys(SELECTIONS[run.selection] for run in runs))
     return (
         results.row.name,
-        paper,
+        published,
         f"{_mean(scores, has_deviation=True)} ({sp}, {se})",
         "n/a" if bounds is None else f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f}",
         _mean(folded, has_deviation=True) if folded else "",
@@ -208,13 +208,6 @@ def _cells(results: RowResults, part: str) -> tuple[str, ...]:
         f"{chosen} of {runs[0].epochs}, {rules}",
         "; ".join(dict.fromkeys(run.weights for run in runs)),
     )
-
-
-def _paper(paper: PaperNumbers) -> str:
-    deviation = "" if paper.score_sd is None else f" \N{PLUS-MINUS SIGN} {paper.score_sd:.2f}"
-    parts = ", ".join(f"{value:.2f}" for value in (paper.specificity, paper.sensitivity) if value is not None)
-    folded = "" if paper.two_class_score is None else f"; as 2 classes {paper.two_class_score:.2f}"
-    return f"{paper.score:.2f}{deviation}{f' ({parts})' if parts else ''}{folded}"
 
 
 def _mean(values: Sequence[float], *, has_deviation: bool = False) -> str:

@@ -61,8 +61,6 @@ class Row(Settings):
 
 
 class Table(Settings):
-    """Rows that are to be compared."""
-
     title: str
     rows: Annotated[tuple[Row, ...], Field(strict=False)]
 
@@ -104,7 +102,6 @@ class Table(Settings):
 
 
 def table_names() -> list[str]:
-    """Names of the tables in the package, sorted."""
     folder = resources.files("lungsound") / "tables"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
