@@ -44,12 +44,12 @@ def patches_of(encoder: AudioSpectrogramTransformer, durations_s: Sequence[float
 
 
 def encoding_flops(num_patches: int, *, dim: int, depth: int) -> int:
-    """Forward, one sample: whole blocks, and a last one whose queries are the prefix tokens alone."""
+    """Forward, one sample: full blocks, and a last one whose queries are the prefix tokens alone."""
     num_tokens, prefix = num_patches + NUM_PREFIX_TOKENS, NUM_PREFIX_TOKENS
     linear = 2 * dim * dim  # of one token through a square map; query, key, value, out, and eight of the perceptron
-    whole = 12 * linear * num_tokens + 4 * num_tokens * num_tokens * dim
+    block = 12 * linear * num_tokens + 4 * num_tokens * num_tokens * dim
     last = 2 * linear * num_tokens + 10 * linear * prefix + 4 * prefix * num_tokens * dim
-    return (depth - 1) * whole + last
+    return (depth - 1) * block + last
 
 
 @EITHER
@@ -71,30 +71,32 @@ def test_a_step_needs_no_more_operations_than_its_closed_form(durations_s: Seque
 )
 def test_attention_counts_as_its_two_products_do(dtype: torch.dtype, num_queries: int) -> None:
     query, key, value = (torch.randn(2, 3, n, 8, dtype=dtype, requires_grad=True) for n in (num_queries, 70, 70))
-    whole = flops_of(lambda: attend(query, key, value).sum().backward())
+    fused = flops_of(lambda: attend(query, key, value).sum().backward())
     naive = flops_of(lambda: ((query @ key.mT).softmax(dim=-1) @ value).sum().backward())
-    assert whole == naive == 3 * 2 * 2 * 3 * num_queries * 70 * (8 + 8)
+    assert fused == naive == 3 * 2 * 2 * 3 * num_queries * 70 * (8 + 8)
 
 
-def kept_bytes(encoder: AudioSpectrogramTransformer, durations_s: Sequence[float] | None, *, num_views: int = 2) -> int:
+def saved_bytes(
+    encoder: AudioSpectrogramTransformer, durations_s: Sequence[float] | None, *, num_views: int = 2
+) -> int:
     """What a step in bfloat16 has to keep for its backward passes, the head and other small things left out.
 
-    Of a token in a whole block, by its width: the float32 input of both norms (8 bytes); in bfloat16 their results
-    (4), query, key and value (6), what was seen (2), the perceptron before and after its GELU (16). Mean and deviation
-    of both norms take 16 bytes. The last block keeps of the patches what its first norm and keys and values need.
-    Nothing grows with the square of the tokens.
+    Of a token in a full block, by its width: the float32 input of both norms (8 bytes); in bfloat16 their results
+    (4), query, key and value (6), attention's result (2), the perceptron before and after its GELU (16). Mean and
+    deviation of both norms take 16 bytes. The last block keeps of the patches what its first norm and keys and
+    values need. Nothing grows with the square of the tokens.
     """
     dim, depth = encoder.dim, len(encoder.blocks)
     num_tokens = num_views * sum(each + NUM_PREFIX_TOKENS for each in patches_of(encoder, durations_s))
-    whole, last = 36 * dim + 16, 10 * dim + 8
+    block, last = 36 * dim + 16, 10 * dim + 8
     weights = 2 * 12 * dim * dim * depth  # in bfloat16, once for all views
     fbank = 2 * BATCH * encoder.num_frames * encoder.num_mels
-    return num_tokens * ((depth - 1) * whole + last) + weights + fbank
+    return num_tokens * ((depth - 1) * block + last) + weights + fbank
 
 
 @EITHER
 def test_a_step_keeps_no_more_bytes_than_its_closed_form(durations_s: Sequence[float] | None) -> None:
-    kept = dict[int, torch.UntypedStorage]()
+    saved = dict[int, torch.UntypedStorage]()
     train_step = ours.train_step(CONFIG, device=CPU)
     batch = ours.batch(OWN, batch_size=BATCH, durations_s=durations_s)
     weights = {value.untyped_storage().data_ptr() for value in train_step.model.parameters()}
@@ -102,23 +104,23 @@ def test_a_step_keeps_no_more_bytes_than_its_closed_form(durations_s: Sequence[f
     def keep(value: torch.Tensor) -> torch.Tensor:
         storage = value.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage
+            saved[storage.data_ptr()] = storage
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         train_step(batch, learning_rate=0.0, generator=torch.Generator())
-    expected = kept_bytes(train_step.model.patch_encoder, durations_s)
-    assert expected <= sum(storage.nbytes() for storage in kept.values()) < 1.02 * expected
+    expected = saved_bytes(train_step.model.patch_encoder, durations_s)
+    assert expected <= sum(storage.nbytes() for storage in saved.values()) < 1.02 * expected
 
 
 @EITHER
 def test_a_step_allocates_little_beside_what_it_keeps(durations_s: Sequence[float] | None) -> None:
     """The views come one after the other, so that at no time there is what both have to keep."""
     encoder = ours.classifier(CONFIG).patch_encoder
-    kept, num_blocks = kept_bytes(encoder, durations_s, num_views=1), len(encoder.blocks)
+    saved, num_blocks = saved_bytes(encoder, durations_s, num_views=1), len(encoder.blocks)
     gradients = sum(value.nbytes for value in encoder.parameters())
     sizes = allocations_in(make(durations_s))
-    assert kept < max(accumulate(sizes)) < kept + gradients + 2 * BUFFER_BYTES
+    assert saved < max(accumulate(sizes)) < saved + gradients + 2 * BUFFER_BYTES
     # Those of the size of a view's tokens in bfloat16, of both views: two copies more of them in each block are over.
     size_of_view = 2 * encoder.dim * sum(each + NUM_PREFIX_TOKENS for each in patches_of(encoder, durations_s))
     assert sum(size >= size_of_view for size in sizes) < 39 * 2 * num_blocks
@@ -137,9 +139,9 @@ def allocations_in(step: Callable[[], object]) -> list[int]:
         step()
     assert profiled.profiler is not None
     assert profiled.profiler.kineto_results is not None
-    found = memory_events(profiled.profiler.kineto_results.experimental_event_tree())
+    events = memory_events(profiled.profiler.kineto_results.experimental_event_tree())
     sizes, allocated = dict[int, int](), dict[int, tuple[int, Any]]()
-    for index, event in enumerate(sorted(found, key=lambda event: event.start_time_ns)):
+    for index, event in enumerate(sorted(events, key=lambda event: event.start_time_ns)):
         sizes[index], at = event.extra_fields.alloc_size, event.extra_fields.ptr
         if sizes[index] > 0:
             allocated[at] = index, event.parent
@@ -159,15 +161,15 @@ def memory_events(events: Iterable[Any]) -> Iterator[Any]:
 
 
 def explained(durations_s: Sequence[float] | None) -> tuple[list[int], list[str]]:
-    """Of the encoder in bfloat16: own attentions in each graph that the compiler makes, where a graph ends early."""
+    """Own attentions in each graph that the compiler makes of the encoder in bfloat16, and where a graph ends early."""
     encoder = ours.classifier(CONFIG).patch_encoder
     batch = ours.batch(OWN, batch_size=BATCH, durations_s=durations_s)
     torch._dynamo.reset()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = torch._dynamo.explain(encoder)(batch.fbank, batch.num_frames)
-    targets = [[str(node.target) for node in module.graph.nodes] for module in found.graphs]
+        explanation = torch._dynamo.explain(encoder)(batch.fbank, batch.num_frames)
+    targets = [[str(node.target) for node in module.graph.nodes] for module in explanation.graphs]
     return [sum("head_by_head" in name for name in names) for names in targets], [
-        reason.user_stack[-1].name for reason in found.break_reasons
+        reason.user_stack[-1].name for reason in explanation.break_reasons
     ]
 
 
@@ -186,28 +188,22 @@ def test_only_packing_breaks_the_graph() -> None:
     assert [each for each in num_own if each] == [BATCH * NUM_OWN]
 
 
-def test_views_share_one_patch_embedding_and_no_weights_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    forward, step = PatchEmbedding.forward, make()
+def test_a_step_embeds_once_copies_no_weights_and_has_one_optimizer_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, forward, num_embedded = make(), PatchEmbedding.forward, list[int]()
+    step()  # makes the optimizer's state
 
     def counted(self: PatchEmbedding, fbank: torch.Tensor) -> torch.Tensor:
-        calls.append(len(fbank))
+        num_embedded.append(len(fbank))
         return forward(self, fbank)
 
     def refuse(*values: object) -> None:
         raise AssertionError(f"a step copies {values}")
 
     monkeypatch.setattr(PatchEmbedding, "forward", counted)
-    monkeypatch.setattr(copy, "deepcopy", refuse)
-    step()
-    assert calls == [BATCH]
-
-
-def test_the_optimizer_is_one_kernel() -> None:
-    step = make()
-    step()  # makes the optimizer's state
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+    with profile(activities=[ProfilerActivity.CPU]) as profiled, monkeypatch.context() as patch:
+        patch.setattr(copy, "deepcopy", refuse)
         step()
     calls = Counter(event.key for event in profiled.events() or ())
+    assert num_embedded == [BATCH]
     assert calls["aten::_fused_adam_"] + calls["aten::_fused_adamw_"] == 1
     assert calls["aten::addcdiv_"] == 0
