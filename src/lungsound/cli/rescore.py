@@ -1,8 +1,7 @@
 """`lungsound rescore`: every metric in use, from predictions or a confusion matrix."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,18 +9,6 @@ from lungsound.cli.shared import NOTICE, SeedOption, console, print_table, print
 
 if TYPE_CHECKING:
     from lungsound.evaluation.rescore import Rescored
-
-
-class Epoch(StrEnum):
-    LAST = "last"
-    VALIDATION = "validation"
-    TEST = "test"
-    UNKNOWN = "unknown"
-
-
-def _column(help_text: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(metavar="COLUMN", help=help_text)
-    return option
 
 
 def rescore(
@@ -38,18 +25,22 @@ def rescore(
         list[str] | None, typer.Option(metavar="NAME", help="Part of the split to count. Repeatable.  [default: all]")
     ] = None,
     epoch: Annotated[
-        Epoch | None,
+        Literal["last", "validation", "test", "unknown"] | None,
         typer.Option(metavar="EPOCH", help="Epoch of the predictions: last, best on validation or test, or unknown."),
     ] = None,
     seed: SeedOption = 0,
-    label: Annotated[str | None, _column("Column with the true class.")] = None,
-    predicted: Annotated[str | None, _column("Column with the predicted class.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the true class.")] = None,
+    predicted: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the predicted class.")] = None,
     probability: Annotated[
         list[str] | None,
         typer.Option(metavar="CLASS=COLUMN", help="Column with the probability of a class. Repeatable."),
     ] = None,
-    patient: Annotated[str | None, _column("Column with the patient; without it there are no intervals.")] = None,
-    part_column: Annotated[str | None, _column("Column with the part of the split.")] = None,
+    patient: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column with the patient; without it there are no intervals.")
+    ] = None,
+    part_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column with the part of the split.")
+    ] = None,
     transposed: Annotated[
         bool, typer.Option("--transposed", help="Rows of the confusion matrix are predicted classes.")
     ] = False,
@@ -83,8 +74,8 @@ def rescore(
         are_counts=counts,
     )
     if file.is_dir():
-        file = file_of_run(file, KEPT if epoch is None or epoch is Epoch.UNKNOWN else epoch.value)
-    chosen = epoch.value if epoch is not None else epoch_of_file(file)
+        file = file_of_run(file, KEPT if epoch in (None, "unknown") else epoch)
+    chosen = epoch or epoch_of_file(file)
     parts = read_parts(file, options, part or [])
     results = [rescore_counts(counts, epoch=chosen, bootstrap=Bootstrap(seed)) for counts in parts]
     for result in results:
