@@ -16,15 +16,9 @@ import numpy as np
 
 from lungsound.audio.quality import MIN_BAND_HZ, MIN_RMS_DBFS, Defect, Quality
 from lungsound.data.corpus import Corpus, Problem, Recording
-from lungsound.data.duplicates import (
-    Measured,
-    OnProgress,
-    SharedAudio,
-    crowded_patients,
-    find_shared_audio,
-    measure_recordings,
-)
+from lungsound.data.duplicates import Measured, SharedAudio, crowded_patients, find_shared_audio, measure_recordings
 from lungsound.errors import CorpusError
+from lungsound.progress import OnProgress
 
 # Fewer recordings of one device and rate give no baseline.
 MIN_GROUP = 10

@@ -10,7 +10,7 @@ far beyond chance. Of ICBHI's channel pairs of one take 46 % (AKGC417L) and 65 %
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
@@ -36,8 +36,7 @@ from lungsound.audio.io import read_channels, read_waveform, resample
 from lungsound.audio.quality import MIN_RMS_DBFS, Defect, Quality, Samples, find_defects, measure_quality
 from lungsound.data.corpus import Recording
 from lungsound.errors import AudioError
-
-OnProgress = Callable[[int, int], None]
+from lungsound.progress import OnProgress
 
 
 @dataclass(frozen=True)

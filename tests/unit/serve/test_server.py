@@ -259,9 +259,10 @@ def test_nobody_is_answered_who_is_gone(running: Process) -> None:
 
     num_before, content = len(statuses()), sound()
     running.hold.touch()
-    connections = [connected(running.address) for _ in range(6)]
-    for connection in connections:
-        connection.sendall(head(len(content)) + content)
+    connections = []
+    for _ in range(6):
+        connections.append(connected(running.address))
+        connections[-1].sendall(head(len(content)) + content)
     wait_for(lambda: "lungsound_queue_length 4.0" in running.get("metrics").text)
     for connection in connections:
         connection.close()
