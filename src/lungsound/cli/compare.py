@@ -37,37 +37,29 @@ def compare(
     Prints the difference of each metric with its interval over patients and seeds, a permutation test, and a verdict
     for each part of the test: "A is better by ..." or "not distinguishable".
     """
+    from lungsound.evaluation import compare as evaluation
     from lungsound.evaluation.bootstrap import Bootstrap
-    from lungsound.evaluation.compare import (
-        HEAD,
-        compare_runs,
-        comparison_json,
-        comparison_rows,
-        remarks,
-        summary,
-        verdict,
-        write_comparison,
-    )
     from lungsound.evaluation.runs import epoch_warnings, read_runs
 
-    first, second = (read_runs(path, epoch) for path in (run_a, run_b))
-    names = _names(run_a, run_b)
-    comparisons = compare_runs(first.runs, second.runs, names=names, is_common_only=common, bootstrap=Bootstrap(seed))
+    (first, second), names = (read_runs(path, epoch) for path in (run_a, run_b)), _names(run_a, run_b)
+    comparisons = evaluation.compare_runs(
+        first.runs, second.runs, names=names, is_common_only=common, bootstrap=Bootstrap(seed)
+    )
     warnings = epoch_warnings(first, second)
-    numbers = comparison_json(comparisons) | {"warnings": warnings, "epoch": epoch, "seed": seed}
+    numbers = evaluation.comparison_json(comparisons) | {"warnings": warnings, "epoch": epoch, "seed": seed}
     if is_json:
         print(to_json(numbers, indent=1))
     else:
         print_warnings(warnings)
         for each in comparisons:
-            console.print(f"A: {names[0]}   B: {names[1]}   ({summary(each)})")
-            print_table(HEAD, comparison_rows(each))
-            console.print(verdict(each), style="bold")
-            print_warnings(remarks(each))
+            console.print(f"A: {names[0]}   B: {names[1]}   ({evaluation.summary(each)})")
+            print_table(evaluation.HEAD, evaluation.comparison_rows(each))
+            console.print(evaluation.verdict(each), style="bold")
+            print_warnings(evaluation.remarks(each))
             console.print()
         console.print(f"Scores in percent, differences in points, intervals over patients. {NOTICE}")
     if out is not None:
-        page = write_comparison(out, comparisons, numbers, warnings)
+        page = evaluation.write_comparison(out, comparisons, numbers, warnings)
         if not is_json:
             console.print(f"page: {page}", soft_wrap=True)
 

@@ -1,14 +1,11 @@
 """`lungsound rescore`: every metric in use, from predictions or a confusion matrix."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from lungsound.cli.shared import NOTICE, SeedOption, console, print_table, print_warnings
-
-if TYPE_CHECKING:
-    from lungsound.evaluation.rescore import Rescored
 
 
 def rescore(
@@ -57,9 +54,8 @@ def rescore(
     and --predicted or --probability, or a confusion matrix with a row per true class: CSV with the classes in its first
     line and column, or JSON as in report.json. Files may be compressed (.gz).
     """
+    from lungsound.evaluation import rescore as evaluation
     from lungsound.evaluation.bootstrap import Bootstrap
-    from lungsound.evaluation.rescore import rescore as rescore_counts
-    from lungsound.evaluation.rescore import write_rescore
     from lungsound.evaluation.rescore_files import ReadOptions, file_of_run, parse_probabilities, read_parts
     from lungsound.evaluation.runs import KEPT, epoch_of_file
 
@@ -76,30 +72,24 @@ def rescore(
     if file.is_dir():
         file = file_of_run(file, KEPT if epoch in (None, "unknown") else epoch)
     chosen = epoch or epoch_of_file(file)
-    parts = read_parts(file, options, part or [])
-    results = [rescore_counts(counts, epoch=chosen, bootstrap=Bootstrap(seed)) for counts in parts]
-    for result in results:
-        _print(result)
+    results = []
+    for of_part in read_parts(file, options, part or []):
+        result = evaluation.rescore(of_part, epoch=chosen, bootstrap=Bootstrap(seed))
+        results.append(result)
+        if result.part:
+            console.print(f"Part {result.part}", style="bold")
+        console.print(evaluation.summary(result))
+        print_warnings(evaluation.reader_warnings(result))
+        for note in of_part.notes:
+            console.print(f"  {note}")
+        rows = [(f"{metric.name}\n  {metric.definition}", metric.text, metric.beside) for metric in result.metrics]
+        for each in result.per_class:
+            cycles = f"{each.num_cycles} cycles, predicted {each.num_answered} times"
+            title = f"Recall of {each.name}\n  {cycles}; precision {of_part.text(each.precision)}"
+            rows.append((title, of_part.text(each.recall), "same class, same cycles"))
+        print_table(("metric", "value", "may stand beside"), rows)
+        for note in evaluation.resample_notes(result):
+            console.print(f"  {note}")
     console.print(NOTICE)
     if out is not None:
-        console.print(f"page: {write_rescore(out, file, results)}", soft_wrap=True)
-
-
-def _print(result: "Rescored") -> None:
-    """Print the warnings and the table of metrics."""
-    from lungsound.evaluation.rescore import reader_warnings, resample_notes, summary
-
-    if result.part:
-        console.print(f"Part {result.part}", style="bold")
-    console.print(summary(result))
-    print_warnings(reader_warnings(result))
-    for note in result.counts.notes:
-        console.print(f"  {note}")
-    rows = [(f"{metric.name}\n  {metric.definition}", metric.text, metric.beside) for metric in result.metrics]
-    for each in result.per_class:
-        counts = f"{each.num_cycles} cycles, predicted {each.num_answered} times"
-        title = f"Recall of {each.name}\n  {counts}; precision {result.counts.text(each.precision)}"
-        rows.append((title, result.counts.text(each.recall), "same class, same cycles"))
-    print_table(("metric", "value", "may stand beside"), rows)
-    for note in resample_notes(result):
-        console.print(f"  {note}")
+        console.print(f"page: {evaluation.write_rescore(out, file, results)}", soft_wrap=True)
