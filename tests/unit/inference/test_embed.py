@@ -22,10 +22,10 @@ from tests.unit.inference.models import saved_model
 QUIET = Console(quiet=True)
 
 
-@pytest.fixture
-def run(tmp_path: Path, synthetic_corpus_dir: Path) -> tuple[Path, TrainedModel]:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, synthetic_corpus_dir: Path) -> tuple[Path, TrainedModel]:
     """A folder with a model of random weights, as if trained on the synthetic corpus."""
-    folder = tmp_path / "run"
+    folder = tmp_path_factory.mktemp("embed") / "run"
     RunFolder(folder).start(load_config("tiny_ce", [f"data.root={synthetic_corpus_dir}"]))
     return folder, saved_model(folder)
 
@@ -81,15 +81,12 @@ def test_cycles_of_recordings_are_those_that_predict_finds(
         np.testing.assert_allclose(probabilities(trained, found["features"]), expected, atol=1e-4)
 
 
-def test_in_python_they_need_no_file(
-    run: tuple[Path, TrainedModel], synthetic_corpus_dir: Path, tmp_path: Path
-) -> None:
+def test_in_python_they_need_no_file(run: tuple[Path, TrainedModel], synthetic_corpus_dir: Path) -> None:
     folder, trained = run
     file = min(synthetic_corpus_dir.glob("*.wav"))
-    found = embed(str(folder), str(file), console=QUIET)
-    written = embed(folder / "model.safetensors", [file], out=str(tmp_path / "f.npz"), console=QUIET)
-    np.testing.assert_array_equal(found.features, written.features)
-    num_cycles, dim = len(Predictor.load(folder).predict(file).cycles), trained.model.encoder.dim
+    found = embed(str(folder), str(file), find_by="annotation", console=QUIET)
+    num_cycles, dim = len(found.cycles), trained.model.encoder.dim
+    assert num_cycles == len(Predictor.load(folder, find_by="annotation").predict(file).cycles) > 0
     assert repr(found) == f"<Embeddings: {num_cycles} cycles, {dim} features, 0 errors>"
 
 
