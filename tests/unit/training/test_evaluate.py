@@ -144,12 +144,14 @@ def test_what_chose_the_epoch_also_on_another_corpus(
     if is_elsewhere:
         other = facts.corpus.model_copy(update={"name": "sprsound", "fingerprint": "0"})
         facts = facts.model_copy(update={"corpus": other})
-    config = load_config("demo", [f"train.selection={selection}"])
+    model = "model.architecture=resnet18" if is_elsewhere else "model.pooling=average_token"
+    config = load_config("demo", [f"train.selection={selection}", model])
     progress = SimpleNamespace(best_epochs=best_epochs, history=())
     run = SimpleNamespace(config=lambda: config, facts=lambda: facts, progress=lambda: progress)
     trained = SimpleNamespace(sha256="0", calibration=None, front_end=None)
     monkeypatch.setattr("lungsound.training.evaluate.hard_cycles", lambda *_: ())
     inputs = report_inputs(run, trained, corpus, answers, data=config.data, columns={})  # type: ignore[arg-type]
     assert inputs.context["epoch selection"] == shown
+    assert inputs.context["model"] == ("resnet18" if is_elsewhere else "AST micro, average token")
     assert (inputs.num_shared_patients is None) == is_elsewhere
     assert ("no epoch had" in " ".join(inputs.notes).lower()) == (not best_epochs)
