@@ -114,13 +114,14 @@ class LungSoundClassifier:
                     f"sounds of {len(set(patients))} patients (groups): fit needs {needed} or more, to train and to "
                     f"calibrate{', and to test' if is_tested else ''}"
                 )
-            _write_table(table, sounds, labels, patients)
+            rows = [*zip(sounds, short_names([path for path, _ in sounds]), labels, patients, strict=True)]
+            _write_table(table, rows)
             unit, data = LABEL_SETS[config.data.label_set].unit, config.data
             corpus = read_corpus(table, is_strict=data.is_strict, unit=unit, label_map=data.label_map)
             if is_tested:
                 generator = generator_at(self.random_state, "patients of the report")
                 held = hold_out_patients(corpus.cycles, self.test_share, generator=generator)
-                _write_table(table, sounds, labels, patients, held=held)
+                _write_table(table, rows, held)
             train(config, out, console=Console(quiet=not self.verbose), is_reported=self.out is not None)
             path = None if self.out is None else run.model
             return self._with(Predictor(run.trained_model(), device=self.device, path=path))
@@ -246,19 +247,11 @@ def _sounds(X: Sequence[Any], folder: Path, sample_rate_hz: int | None) -> list[
     return sounds
 
 
-def _write_table(
-    table: Path,
-    sounds: Sequence[Sound],
-    labels: Sequence[str],
-    patients: Sequence[str],
-    *,
-    held: frozenset[str] = frozenset(),
-) -> None:
-    """Write the sounds as a table corpus, the `held` patients in its test set."""
-    names = short_names([path for path, _ in sounds])
+def _write_table(table: Path, rows: Sequence[tuple[Sound, str, str, str]], held: frozenset[str] = frozenset()) -> None:
+    """Write sounds, their names, labels and patients as a table corpus, the `held` patients in its test set."""
     with written_whole(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for (path, span_s), name, label, patient in zip(sounds, names, labels, patients, strict=True):
+        for (path, span_s), name, label, patient in rows:
             part = "test" if patient in held else "train"
             writer.writerow([path, name, *(span_s or ("", "")), label, patient, part])

@@ -18,18 +18,8 @@ if TYPE_CHECKING:
     from lungsound.data.corpus import Cycle
 
 
-RAVEN_COLUMNS = (
-    "Selection",
-    "View",
-    "Channel",
-    "Begin Time (s)",
-    "End Time (s)",
-    "Low Freq (Hz)",
-    "High Freq (Hz)",
-    "Answer",
-    "Best Guess",
-    "Possible",
-)
+RAVEN_COLUMNS = ("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)")
+OWN_COLUMNS = ("Answer", "Best Guess", "Possible")
 TIER = "lung sound"
 RECORD_KEY = "lungsound"  # of SPRSound's JSON
 
@@ -47,7 +37,7 @@ def raven_text(prediction: RecordingPrediction, provenance: Provenance) -> str:
     classes = provenance.label_set.classes
     low_hz, high_hz = provenance.band_hz
     high_hz = min(high_hz, prediction.sample_rate_hz / 2)
-    lines = [[*RAVEN_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)]]
+    lines = [[*RAVEN_COLUMNS, *OWN_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)]]
     lines += [
         [
             str(number),
