@@ -62,11 +62,10 @@ def spread_over_bins(relevance: Tensor, encoder: AudioSpectrogramTransformer) ->
 def relevance(trained: TrainedModel, waveform: Tensor, *, class_index: int) -> Tensor:
     """Relevance (time, mel) of a cycle's own sound, from its waveform (samples,) as `FrontEnd.cut` gives it.
 
-    Positive bins speak for the class, negative ones against it, compared with a sound
-    that is constantly what this one is on average at each frequency. Frames begin one hop after the other, as those of
-    its filter bank. Where a cycle is repeated up to the input's length, the relevances of a moment's repetitions are
-    added up; a cycle longer than the input has frames for its beginning alone. Raises SettingsError for a convolutional
-    model, which has no patches.
+    Positive bins speak for the class, negative ones against it, compared with a sound that is constantly what this one
+    is on average at each frequency. Where a cycle is repeated up to the input's length, the relevances of a moment's
+    repetitions are added up; a cycle longer than the input has frames for its beginning alone. SettingsError for a
+    convolutional model, which has no patches.
     """
     check_explainable(trained)
     encoder, front_end = trained.model.patch_encoder, trained.front_end

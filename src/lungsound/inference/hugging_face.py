@@ -1,9 +1,4 @@
-"""A trained model as a folder that the transformers library loads as it is: no code of ours, the same logits.
-
-model.safetensors, config.json, preprocessor_config.json   what `pipeline("audio-classification", model=DIR)` reads
-lungsound.safetensors                                       the model file that it was made from, for `Predictor.load`
-README.md                                                   the model card, as the Hub shows it
-"""
+"""A trained model as a folder that transformers loads as it is, and `Predictor.load` too: the same logits."""
 
 import json
 import math
@@ -48,10 +43,9 @@ def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Floats])
     """Write the folder, checked by the library on `cycles`: waveforms (samples,) as `FrontEnd.cut` gives them.
 
     Returns the parity of the library's pipeline with torch on cycles fitted to the input as the card says, and on the
-    cycles as they are, which it pads with zeros of its own. What the run's folder says of the model (MODEL_CARD.md,
-    report.json) goes into the card. SettingsError for a model that the library has no equal of, without the library,
-    and for a folder that holds a model which was not exported; WeightsError, and no files, when the probabilities of
-    the library's model, from our filter bank, are others.
+    cycles as they are, which it pads with zeros of its own. SettingsError for a model that the library has no equal of,
+    and for a folder that holds a model which was not exported; WeightsError, and no files, when the library's model
+    has other probabilities.
     """
     trained = load_model(model_file)
     check_expressible(trained)

@@ -1,7 +1,4 @@
-"""Review pages: an HTML file for each recording with its sound, picture and predictions, and a list of them.
-
-The pages need no network and nothing beside them, and look like the page of the service: they hold its style.
-"""
+"""Review pages: an HTML file for each recording with its sound, picture and predictions, and a list of them."""
 
 import base64
 import hashlib
@@ -199,9 +196,7 @@ def _recording(
 def sound(waveform: Tensor, front_end: FrontEnd) -> dict[str, Any]:
     """Sound and pictures of a recording (samples,) at the model's rate, as text that HTML holds.
 
-    `gain` is the amplification of the sound; `picture` is "" for a recording that is too short. `marks` and `ticks` are
-    (place from the top or the left, text); places and `picture_width` are in percent. `wave` are the points of a
-    polygon in a box of `NUM_WAVE_COLUMNS` by 2.
+    Places and widths are in percent; `wave` are the points of a polygon in a box of `NUM_WAVE_COLUMNS` by 2.
     """
     log_mel, rate_hz = front_end.log_mel, front_end.sample_rate_hz
     duration_s = len(waveform) / rate_hz
@@ -235,8 +230,7 @@ def sound(waveform: Tensor, front_end: FrontEnd) -> dict[str, Any]:
 def boxes(bins: Tensor, front_end: FrontEnd) -> list[dict[str, float]]:
     """Tiles of a cycle's relevance (time, mel) of `MIN_SHARE` of the strongest or more, strongest first.
 
-    Places and sizes are in percent from the top left of the cycle's picture; `share` is the relevance, -1 to 1, 1 that
-    of the strongest; `start_s` and `end_s` are from the start of the cycle.
+    Places and sizes are in percent from the top left of the cycle's picture, `share` is of the strongest, -1 to 1.
     """
     num_frames, num_mels = bins.shape
     means = functional.avg_pool2d(bins.unsqueeze(0), PATCH_SIZE, ceil_mode=True)[0]

@@ -1,7 +1,6 @@
 """Predictions as labels beside a recording: Audacity, Raven, Praat's TextGrid, ICBHI's `.txt` and SPRSound's `.json`.
 
-ICBHI and SPRSound are annotations to be corrected and trained on. Neither has a word for "uncertain": the best guess is
-written for every cycle.
+ICBHI and SPRSound have no word for "uncertain": the best guess is written for every cycle.
 """
 
 import json
