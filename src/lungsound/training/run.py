@@ -1,17 +1,4 @@
-"""The files of one run.
-
-config.json             the resolved settings
-run.json                versions, revision, command, corpus and its fingerprint, what pretrained weights gave
-log.csv                 a row per epoch
-events/                 the same and each step for TensorBoard
-checkpoint.safetensors  all that --resume needs
-model.safetensors       the weights of the chosen epoch, with front end and classes
-epochs/last.csv         predictions of the validation and the test cycles after the last epoch; beside it, where there
-                        are such, validation.csv and test.csv: after the epoch that is best on that part
-predictions.csv         a row per test cycle
-report.md, report.json  and their pictures; report.json is written last: a run with it is finished
-.lock                   held by the training that is at work here
-"""
+"""The folder of one run, its files (docs/outputs.md), and the facts of how it was trained."""
 
 import csv
 import json

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from types import FrameType
 from typing import Any, TypeVar, cast
@@ -188,9 +188,7 @@ class Stopwatch:
     """Seconds by purpose; each moment counts once."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self.clock = clock
-        self.seconds: dict[str, float] = {}
-        self._since_s = clock()
+        self.clock, self.seconds, self._since_s = clock, dict[str, float](), clock()
 
     def lap(self, name: str) -> None:
         """All since the last lap was spent on this."""
@@ -209,6 +207,7 @@ class Listener:
         """After each epoch; its row is the last of `progress.history`."""
 
 
+@dataclass(eq=False)
 class Trainer:
     """The loop of epochs from where `progress` stands.
 
@@ -216,22 +215,18 @@ class Trainer:
     with the name of a part whose score is the best so far. The last step of an epoch may be over fewer batches.
     """
 
-    def __init__(
-        self,
-        step: TrainStep,
-        batches: TrainingBatches,
-        train: TrainSettings,
-        *,
-        evaluate: Callable[[], Mapping[str, IcbhiScore]],
-        save: Callable[[Progress], None],
-        keep: Callable[[str], None],
-        listeners: Sequence[Listener],
-    ) -> None:
-        self.step, self.batches, self.train = step, batches, train
-        self.schedule = Schedule(train)
-        self.evaluate, self.save, self.keep, self.listeners = evaluate, save, keep, listeners
-        self.num_steps = -(-batches.num_steps // train.num_accumulated_batches)
-        self.read_every_steps = 1 if step.device.type == "cpu" else READ_EVERY_STEPS
+    step: TrainStep
+    batches: TrainingBatches
+    train: TrainSettings
+    evaluate: Callable[[], Mapping[str, IcbhiScore]]
+    save: Callable[[Progress], None]
+    keep: Callable[[str], None]
+    listeners: Sequence[Listener]
+
+    def __post_init__(self) -> None:
+        self.schedule = Schedule(self.train)
+        self.num_steps = -(-self.batches.num_steps // self.train.num_accumulated_batches)
+        self.read_every_steps = 1 if self.step.device.type == "cpu" else READ_EVERY_STEPS
 
     def fit(self, progress: Progress) -> Progress:
         """Train to the last epoch. Raises RunInterrupted after SIGINT or SIGTERM, the checkpoint written."""
