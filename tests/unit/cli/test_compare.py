@@ -1,6 +1,7 @@
 """`compare` and `power` as a user calls them."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,18 @@ from typer.testing import CliRunner
 from lungsound.cli import compare as commands
 from lungsound.cli.compare import _names
 from lungsound.errors import DataError, SettingsError
+from lungsound.evaluation import bootstrap
 from lungsound.evaluation.predictions import write_predictions
 from tests.unit.evaluation.test_compare import answered
 
 app = typer.Typer()
 app.command()(commands.compare)
 app.command()(commands.power)
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "Bootstrap", partial(bootstrap.Bootstrap, num_draws=200))
 
 
 @pytest.fixture

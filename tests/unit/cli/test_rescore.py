@@ -1,5 +1,6 @@
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import typer
 from lungsound.cli.rescore import rescore
 from lungsound.cli.shared import console
 from lungsound.errors import DataError, LungsoundError
+from lungsound.evaluation import bootstrap
 
 app = typer.Typer()
 app.command()(rescore)
@@ -18,8 +20,9 @@ TABLE = ["--label", "true", "--predicted", "guess", "--patient", "who", "--class
 
 
 @pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def wide_terminal_and_few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "width", 200)
+    monkeypatch.setattr(bootstrap, "Bootstrap", partial(bootstrap.Bootstrap, num_draws=100))
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
