@@ -113,10 +113,11 @@ class RunFolder(Listener):
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Make the folder and keep other trainings out of it; it is taken away again where no run came to start.
+        """Make the folder and keep other trainings out of it; where no run came to start, what was made is taken away.
 
         SettingsError when another training is at work in it, or when it cannot be made.
         """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -132,7 +133,9 @@ class RunFolder(Listener):
         finally:
             if [*self.path.iterdir()] == [place]:
                 place.unlink()
-                self.path.rmdir()
+                for folder in made:
+                    if not any(folder.iterdir()):  # a parent may hold other runs by now
+                        folder.rmdir()
             lock.release()
 
     def check(self, config: RunConfig, *, is_resumed: bool) -> None:
