@@ -88,6 +88,14 @@ MAX_FALL_DB = 20.0  # below the median the level of a pause says nothing
 
 
 @dataclass(frozen=True)
+class Band:
+    """End of a recording's spectrum; `is_steep` when it ends at a wall, as a filter of software makes it."""
+
+    limit_hz: float
+    is_steep: bool
+
+
+@dataclass(frozen=True)
 class Quality:
     """The measures of one recording; of its channels' mean, but for the last two. None: too short to be measured."""
 
@@ -101,7 +109,7 @@ class Quality:
     silent_share: float
     longest_silence_s: float
     num_dropouts: int
-    band_limit_hz: float | None
+    band: Band | None
     upsampled_from_hz: int | None
     num_dead_channels: int
     channel_difference_db: float | None
@@ -131,7 +139,7 @@ def measure_quality(channels: Samples, sample_rate_hz: int) -> Quality:
         silent_share=sum(lengths) / mono.size,
         longest_silence_s=max(lengths, default=0) / sample_rate_hz,
         num_dropouts=sum(start > 0 and end < mono.size for start, end in silences),
-        band_limit_hz=band_limit_hz(mono, sample_rate_hz),
+        band=occupied_band(mono, sample_rate_hz),
         upsampled_from_hz=upsampled_from_hz(mono, sample_rate_hz),
         num_dead_channels=sum(rms_dbfs(channel) < MIN_RMS_DBFS for channel in channels),
         channel_difference_db=channel_difference_db(channels) if len(channels) > 1 else None,
@@ -166,8 +174,8 @@ def find_defects(quality: Quality) -> tuple[Defect, ...]:
     if quality.upsampled_from_hz is not None:
         detail = f"as if recorded at {quality.upsampled_from_hz} Hz, its header says {quality.sample_rate_hz} Hz"
         defects.append(Defect("upsampled", detail))
-    elif quality.band_limit_hz is not None and quality.band_limit_hz < MIN_BAND_HZ and not is_quiet:
-        detail = f"nothing above {quality.band_limit_hz:.0f} Hz: fine crackles lie about {MIN_BAND_HZ:.0f} Hz"
+    elif quality.band is not None and quality.band.limit_hz < MIN_BAND_HZ and not is_quiet:
+        detail = f"nothing above {quality.band.limit_hz:.0f} Hz: fine crackles lie about {MIN_BAND_HZ:.0f} Hz"
         defects.append(Defect("band-limited", detail))
     return tuple(defects)
 
@@ -213,7 +221,7 @@ def silent_stretches(waveform: Samples, sample_rate_hz: int) -> list[tuple[int, 
     return [(start, end) for start, end in stretches if waveform[start] not in flat_tops]
 
 
-def band_limit_hz(waveform: Samples, sample_rate_hz: int) -> float | None:
+def occupied_band(waveform: Samples, sample_rate_hz: int) -> Band | None:
     """End of the spectrum: the last frequency above the rounding noise of the samples, or a wall before it.
 
     None for silence and for less than `MIN_FRAME` samples. A wall is a fall by `STEEP_DB` within 12 % of a
@@ -236,8 +244,9 @@ def band_limit_hz(waveform: Samples, sample_rate_hz: int) -> float | None:
     is_into_rounding = after <= max(floor_db, ROUNDING_16_BIT_DB) + MAX_ABOVE_ROUNDING_DB
     fall = np.where(is_wide & is_into_rounding, before - np.maximum(after, floor_db), 0.0)
     wall = int(fall.argmax())
-    limit = min(end, wall) if fall[wall] >= STEEP_DB else end
-    return min(limit, num_bins - 1) * sample_rate_hz / 2 / (num_bins - 1)
+    is_steep = bool(fall[wall] >= STEEP_DB)
+    limit = min(end, wall) if is_steep else end
+    return Band(limit_hz=min(limit, num_bins - 1) * sample_rate_hz / 2 / (num_bins - 1), is_steep=is_steep)
 
 
 def upsampled_from_hz(waveform: Samples, sample_rate_hz: int) -> int | None:

@@ -45,15 +45,15 @@ def compare_with_devices(
     num_of_place, num_of_device = Counter(places), Counter(devices)
     limits: dict[tuple[str, int], list[float]] = {}
     for place, quality in zip(places, qualities, strict=True):
-        if quality.band_limit_hz is not None:
-            limits.setdefault(place, []).append(quality.band_limit_hz)
+        if quality.band is not None:
+            limits.setdefault(place, []).append(quality.band.limit_hz)
     medians = {place: float(np.median(of_place)) for place, of_place in limits.items() if len(of_place) >= MIN_GROUP}
     outliers = []
     for place, quality in zip(places, qualities, strict=True):
         (device, rate_hz), defects = place, []
         is_told_apart = quality.upsampled_from_hz is None and quality.rms_dbfs >= MIN_RMS_DBFS
-        if quality.band_limit_hz is not None and is_told_apart and place in medians:
-            limit_hz, usual_hz = quality.band_limit_hz, medians[place]
+        if quality.band is not None and is_told_apart and place in medians:
+            limit_hz, usual_hz = quality.band.limit_hz, medians[place]
             if MIN_BAND_HZ <= limit_hz < MIN_BAND_SHARE * usual_hz:
                 usual = f"the {len(limits[place])} of its kind usually reach {usual_hz:.0f} Hz"
                 defects.append(Defect("band-limited", f"nothing above {limit_hz:.0f} Hz; {usual}"))

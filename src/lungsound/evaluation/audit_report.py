@@ -247,8 +247,8 @@ def draw_bands(findings: Sequence[RecordingFinding], path: Path) -> None:
     """Draw how many recordings' spectra end where, in percent of half their rate, by device and rate."""
     groups: dict[str, list[float]] = {}
     for finding in findings:
-        if finding.quality is not None and finding.quality.band_limit_hz is not None:
-            rate_hz, limit_hz = finding.quality.sample_rate_hz, finding.quality.band_limit_hz
+        if finding.quality is not None and finding.quality.band is not None:
+            rate_hz, limit_hz = finding.quality.sample_rate_hz, finding.quality.band.limit_hz
             groups.setdefault(f"{finding.device}, {rate_hz} Hz", []).append(200 * limit_hz / rate_hz)
     names, edges = sorted(groups), np.linspace(0.0, 100.0, 51)
     with picture(path, width_inch=8.0, height_inch=3.2) as figure:

@@ -238,7 +238,7 @@ def first_names(patients: Sequence[str]) -> str:
 def _context(
     config: RunConfig, facts: RunFacts, data: DataSettings, corpus: Corpus, parts: Sequence[str]
 ) -> dict[str, str]:
-    """What was run, by name, in the order of the report."""
+    """Facts of the run by name, in the order of the report."""
     trained_on, num_cycles, model = facts.corpus, facts.num_cycles["train"], config.model
     tested = sorted(set(parts))
     trained_split = split_words(trained_on.name, trained_on.split_origin, config.data.split)

@@ -13,11 +13,11 @@ from lungsound.audio.quality import (
     MIN_BAND_HZ,
     Quality,
     Samples,
-    band_limit_hz,
     channel_difference_db,
     clipped_share,
     find_defects,
     measure_quality,
+    occupied_band,
     rms_dbfs,
     silent_stretches,
     upsampled_from_hz,
@@ -149,27 +149,27 @@ def test_channel_difference_is_what_a_least_squares_fit_leaves() -> None:
 
 @pytest.mark.parametrize("limit_hz", [500, 1000, 3000, 6000])
 def test_the_band_ends_where_scipys_filter_cuts(limit_hz: int) -> None:
-    band = band_limit_hz(low_passed(noise(), limit_hz), RATE)
+    band = occupied_band(low_passed(noise(), limit_hz), RATE)
     assert band is not None
-    assert band == pytest.approx(limit_hz, rel=0.05, abs=90)  # smoothed over 70 Hz
+    assert band.limit_hz == pytest.approx(limit_hz, rel=0.05, abs=90)  # smoothed over 70 Hz
 
 
 def test_white_noise_fills_its_rate_and_what_is_short_or_silent_has_no_band() -> None:
-    band = band_limit_hz(in_16_bit(noise()), RATE)
+    band = occupied_band(in_16_bit(noise()), RATE)
     assert band is not None
-    assert band == RATE / 2
-    assert band_limit_hz(noise()[:200], RATE) is None
-    assert band_limit_hz(np.zeros(RATE, np.float32), RATE) is None
+    assert (band.limit_hz, band.is_steep) == (RATE / 2, False)
+    assert occupied_band(noise()[:200], RATE) is None
+    assert occupied_band(np.zeros(RATE, np.float32), RATE) is None
 
 
 def test_a_fall_into_a_microphones_noise_is_no_wall() -> None:
     cut = low_passed(noise(), 4000)
-    rounding_only = band_limit_hz(cut, RATE)
-    noisy = band_limit_hz(in_16_bit(cut + noise(7, size=10 ** (-70 / 20))), RATE)
+    rounding_only = occupied_band(cut, RATE)
+    noisy = occupied_band(in_16_bit(cut + noise(7, size=10 ** (-70 / 20))), RATE)
     assert rounding_only is not None
     assert noisy is not None
-    assert rounding_only < 4400
-    assert noisy == RATE / 2
+    assert rounding_only.limit_hz < 4400
+    assert (noisy.limit_hz, noisy.is_steep) == (RATE / 2, False)
 
 
 def test_a_band_too_narrow_for_crackles_is_a_defect_and_one_like_sprsounds_is_none() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lungsound.audio.quality import Quality, measure_quality
+from lungsound.audio.quality import Band, Quality, measure_quality
 from lungsound.data.audit import MIN_GROUP, compare_with_devices
 
 NOISE = (0.05 * np.random.default_rng(0).standard_normal((1, 16000))).astype(np.float32)
@@ -13,7 +13,7 @@ PLAIN = measure_quality(NOISE, 8000)
 
 
 def ending_at(limit_hz: float, *, rate_hz: int = 8000) -> Quality:
-    return replace(PLAIN, sample_rate_hz=rate_hz, band_limit_hz=limit_hz)
+    return replace(PLAIN, sample_rate_hz=rate_hz, band=Band(limit_hz, is_steep=False))
 
 
 def kinds(devices: list[str], qualities: list[Quality]) -> list[list[str]]:
@@ -51,7 +51,7 @@ def test_few_others_silence_and_upsampling_say_nothing_about_the_band() -> None:
     for other in (
         replace(few[-1], rms_dbfs=-90.0),
         replace(few[-1], upsampled_from_hz=4000),
-        replace(PLAIN, band_limit_hz=None),
+        replace(PLAIN, band=None),
     ):
         assert kinds(["a"] * 21, [ending_at(2000.0)] * 20 + [other])[-1] == []
 
