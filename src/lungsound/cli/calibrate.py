@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lungsound.cli.shared import NOTICE, console, print_table
+from lungsound.cli.shared import NOTICE, print_lines, print_table
 from lungsound.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def calibrate(
     )
     if run is not None and not keep and (remark := difference(calibration, kept)):
         remarks.append(remark)
-    _print(*(f"Warning: {problem}" for problem in (*remarks, *calibration.problems)))
+    print_lines(*(f"Warning: {problem}" for problem in (*remarks, *calibration.problems)))
     measures = measure_calibration(calibration, measured_on, Bootstrap())
     numbers = {
         "format": FORMAT,
@@ -88,7 +88,7 @@ def calibrate(
     write_json(folder / "calibration.json", numbers)
     section = calibration_section(calibration, measured_on, folder=folder, measures=measures, remarks=remarks)
     write_page(folder / "calibration", "Calibration", section)
-    _print(
+    print_lines(
         f"scaling: {'temperature' if calibration.is_scaled else 'none'}; {calibration.reason}",
         f"ECE before scaling, corrected for chance, percent: {measures.before.top_label.corrected.in_percent()}",
         f"ECE after scaling, corrected for chance, percent: {measures.after.top_label.corrected.in_percent()}",
@@ -102,12 +102,10 @@ def calibrate(
 def operate(
     run: RunArgument = None,
     sensitivity: Annotated[
-        list[float] | None,
-        typer.Option(min=0.01, max=1.0, metavar="SHARE", help=SENSITIVITY),
+        list[float] | None, typer.Option(min=0.01, max=1.0, metavar="SHARE", help=SENSITIVITY)
     ] = None,
     prevalence: Annotated[
-        list[float] | None,
-        typer.Option(min=0.0001, max=0.9999, metavar="SHARE", help=PREVALENCE),
+        list[float] | None, typer.Option(min=0.0001, max=0.9999, metavar="SHARE", help=PREVALENCE)
     ] = None,
     validation: ValidationOption = None,
     test: TestOption = None,
@@ -138,9 +136,9 @@ def operate(
             )
         calibration = kept.model_copy(update={"operating_points": calibration.operating_points})
     measures = measure_operating_points(calibration, measured_on, prevalence or PREVALENCES, Bootstrap())
-    _print(*(f"Warning: {problem}" for problem in (*remarks, *calibration.problems)))
+    print_lines(*(f"Warning: {problem}" for problem in (*remarks, *calibration.problems)))
     print_table(OPERATING_HEAD, operating_rows(measures))
-    _print(
+    print_lines(
         f"Abnormal when P(abnormal) = 1 - P(normal), probabilities {calibration.scaling}, reaches the threshold.",
         *(["predictions.csv holds the probabilities before scaling."] if run and calibration.is_scaled else []),
         f"In percent, on the test, with intervals over patients. {NOTICE}",
@@ -155,12 +153,7 @@ def _keep(run: Path | None, calibration: "Calibration") -> None:
     assert run is not None
     model = run / "model.safetensors"
     add_to_model(model, calibration=calibration, domain=None)
-    _print(f"stored in {model}; pages show it after 'lungsound evaluate' and 'lungsound calibrate' of the run")
-
-
-def _print(*lines: str) -> None:
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+    print_lines(f"stored in {model}; pages show it after 'lungsound evaluate' and 'lungsound calibrate' of the run")
 
 
 def _rows(

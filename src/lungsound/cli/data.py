@@ -5,18 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from lungsound.cli.shared import CorpusArgument, LabelMapOption, SeedOption, console
+from lungsound.cli.shared import CorpusArgument, LabelMapOption, SeedOption, console, print_lines
 
 SplitOption = Annotated[
     str, typer.Option(metavar="NAME", help="official, fold0 .. fold4, or a file of 'name<TAB>part' lines.")
 ]
 
 
-def data_check(
-    folder: CorpusArgument,
-    split: SplitOption = "official",
-    label_map: LabelMapOption = None,
-) -> None:
+def data_check(folder: CorpusArgument, split: SplitOption = "official", label_map: LabelMapOption = None) -> None:
     """Count recordings, cycles, patients and problems of a corpus.
 
     Compares the numbers with the published totals. Exit code 2 when something is wrong with the corpus.
@@ -43,7 +39,7 @@ def data_synthesize(
 
     with track(console, "recordings") as on_progress:
         synthesize(folder, num_patients=patients, seed=seed, on_progress=on_progress)
-    console.print(f"wrote {folder}; look at it with: lungsound data check {folder}", highlight=False)
+    console.print(f"wrote {folder}; look at it with: lungsound data check {folder}")
 
 
 def data_audit(
@@ -93,8 +89,7 @@ def data_audit(
         )
     print_audit(audit, console)
     if out is not None:
-        page = write_audit(audit, out)
-        console.print(f"report: {page}", highlight=False, soft_wrap=True)
+        print_lines(f"report: {write_audit(audit, out)}")
     if not audit.is_clean:
         raise typer.Exit(1)
 
@@ -124,7 +119,5 @@ def data_convert(
 
     corpus = read_corpus(folder, unit=unit, label_map=label_map)
     lost = write_annotations(corpus, out, to=to, is_lossy=lossy)
-    for note in (*corpus.notes, *(f"lost: {each}" for each in lost)):
-        console.print(note, highlight=False, soft_wrap=True)
     numbers = f"{len(corpus.cycles):,} cycles of {len(corpus.recordings):,} recordings"
-    console.print(f"wrote {numbers} as {to} into {out}", highlight=False, soft_wrap=True)
+    print_lines(*corpus.notes, *(f"lost: {each}" for each in lost), f"wrote {numbers} as {to} into {out}")

@@ -33,7 +33,7 @@ def run_demo(
     _remove(run_dir, is_ours=is_demo_run)
     if data is None:
         _remove(root, is_ours=(root / SYNTHETIC_EVENTS_FILE).is_file())
-        console.print(f"Making a synthetic corpus of {num_patients} patients in {root}", highlight=False)
+        console.print(f"Making a synthetic corpus of {num_patients} patients in {root}")
         with track(console, "recordings") as on_progress:
             synthesize(root, num_patients=num_patients, seed=seed, on_progress=on_progress)
     overrides = [f"name={RUN_NAME}", f"data.root={root.absolute()}", f"train.seed={seed}"]
@@ -41,8 +41,7 @@ def run_demo(
     config = load_config("demo", overrides)
     console.print(
         f"Training: breathing cycles to filter banks to an Audio Spectrogram Transformer with Patch-Mix contrastive "
-        f"learning, {config.train.epochs} epochs",
-        highlight=False,
+        f"learning, {config.train.epochs} epochs"
     )
     try:
         report = train(config, run_dir, console=console)
@@ -63,7 +62,7 @@ def run_demo(
     else:
         console.print("\nEvery patient has recordings in the training set: there is no unseen one to predict.")
     console.print("\nResearch software, not a medical device.")
-    console.print(f"report: {report}", highlight=False, soft_wrap=True)
+    console.print(f"report: {report}", soft_wrap=True)
 
 
 def print_cycles(

@@ -1,13 +1,12 @@
 """`lungsound reproduce`, `cross` and `study`: the paper's tables, cross-device and cross-corpus tests, kept results."""
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lungsound.cli.shared import AsPublishedOption, DataOption, EpochsOption, SetOption, console, print_error
+from lungsound.cli.shared import AsPublishedOption, DataOption, EpochsOption, SetOption, console, end_with, print_lines
 
 
 def reproduce(
@@ -31,7 +30,7 @@ def reproduce(
     if name is None:
         for each in (*table_names(), WHOLE):
             table = load_table(each)
-            console.print(f"{each:<14}  {table.title} ({len(table.rows)} rows)", highlight=False, soft_wrap=True)
+            print_lines(f"{each:<14}  {table.title} ({len(table.rows)} rows)")
         return
     table = load_table(name)
     if as_published:
@@ -39,28 +38,21 @@ def reproduce(
     every = [*([] if epochs is None else [f"train.epochs={epochs}"]), *(settings or [])]
     if dry_run:
         table.check(every)
-        console.print(f"{table.title}: {len(table.rows)} rows x {seeds} seeds", highlight=False)
+        console.print(f"{table.title}: {len(table.rows)} rows x {seeds} seeds")
         for row in table.rows:  # the command that trains each row alone, with seed 0, where the table looks for it
             score = "" if row.paper is None else f"  # paper: {row.paper.score:.2f}"
             model = str(out.absolute() / "runs" / (row.after or "") / "seed0" / "model.safetensors")
             where = shlex.join(["--data", str(data or "DIR"), "--out", str(out / "runs" / row.folder / "seed0")])
             command = f"lungsound train {row.command(every, model=model)} {where}"
-            console.print(f"{row.name}\n    {command}{score}", highlight=False, soft_wrap=True)
+            print_lines(f"{row.name}\n    {command}{score}")
         return
     from lungsound.errors import SettingsError
     from lungsound.experiments.reproduce import reproduce as reproduce_table
 
     if data is None:
         raise SettingsError("no corpus given: name its folder with --data DIR, or list the rows with --dry-run")
-    _end(reproduce_table(name, table, data=data, out=out, num_seeds=seeds, settings=every, console=console))
-
-
-def _end(failures: Sequence[str]) -> None:
-    """Print the failures; end with exit code 2 if there are any."""
-    for failure in failures:
-        print_error(failure)
-    if failures:
-        raise typer.Exit(2)
+    failures = reproduce_table(name, table, data=data, out=out, num_seeds=seeds, settings=every, console=console)
+    end_with(failures, exit_code=2)
 
 
 def cross(
@@ -92,8 +84,8 @@ def cross(
         raise SettingsError("no corpus given: name the folder of the one to train on with --data DIR")
     others = [parse_other(text) for text in elsewhere or []]
     crossing = Crossing(recipe, data, out, seeds, settings or [], console)
-    _end(try_elsewhere(crossing, others) if others else leave_devices_out(crossing))
-    console.print(f"page: {out / f'{PAGE}.html'}", highlight=False, soft_wrap=True)
+    end_with(try_elsewhere(crossing, others) if others else leave_devices_out(crossing), exit_code=2)
+    print_lines(f"page: {out / f'{PAGE}.html'}")
 
 
 def study_keep(
@@ -113,7 +105,7 @@ def study_keep(
     from lungsound.experiments.study import keep_run
 
     for path in keep_run(run, folder, columns=columns or tuple(NAMES)):
-        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+        print_lines(f"written: {path}")
 
 
 def study_show(
@@ -131,4 +123,4 @@ def study_show(
             print(text)
         else:
             write_between(into, folder.name, text)
-            console.print(f"{folder.name}: written into {into}", highlight=False, soft_wrap=True)
+            print_lines(f"{folder.name}: written into {into}")

@@ -86,13 +86,11 @@ def main() -> None:
     except LungsoundError as error:
         print_error(str(error))
         raise SystemExit(error.exit_code) from None
-    except OSError as error:
-        if os.environ.get("LUNGSOUND_DEBUG") == "1":
-            raise
-        print_error(f"{error.filename or 'the system'}: {error.strerror or error}; LUNGSOUND_DEBUG=1 shows where")
-        raise SystemExit(2) from None
     except Exception as error:
         if os.environ.get("LUNGSOUND_DEBUG") == "1":
             raise
+        if isinstance(error, OSError):
+            print_error(f"{error.filename or 'the system'}: {error.strerror or error}; LUNGSOUND_DEBUG=1 shows where")
+            raise SystemExit(2) from None
         print_error(f"internal error (bug): {type(error).__name__}: {error}; LUNGSOUND_DEBUG=1 shows where")
         raise SystemExit(1) from None

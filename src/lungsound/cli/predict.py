@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lungsound.cli.shared import NOTICE, DataOption, DeviceOption, LabelMapOption, console, print_error, print_report
+from lungsound.cli.shared import NOTICE, DataOption, DeviceOption, LabelMapOption, console, end_with, print_lines
 from lungsound.errors import LungsoundError, SettingsError
 
 if TYPE_CHECKING:
@@ -16,8 +16,7 @@ NUM_NAMED = 10  # files in the last lines
 
 PathsArgument = Annotated[list[Path], typer.Argument(metavar="PATH", help="Sound files, folders of them, or patterns.")]
 ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", metavar="MODEL", help="Run folder, model file, or hf://OWNER/NAME."),
+    str | None, typer.Option("--model", metavar="MODEL", help="Run folder, model file, or hf://OWNER/NAME.")
 ]
 EngineOption = Annotated[
     str,
@@ -62,7 +61,8 @@ def evaluate(
     """
     from lungsound.training.evaluate import evaluate as evaluate_run
 
-    print_report(evaluate_run(run, data_root=data, label_map=label_map, out_dir=out, device=device, console=console))
+    report = evaluate_run(run, data_root=data, label_map=label_map, out_dir=out, device=device, console=console)
+    print_lines(f"report: {report}")
 
 
 def export(
@@ -90,12 +90,12 @@ def export(
 
     if to == "engines":
         path = export_run(run, data_root=data, num_cycles=num_cycles, console=console)
-        console.print(f"engines: {path}", highlight=False, soft_wrap=True)
+        print_lines(f"engines: {path}")
         return
     if out is None:
         raise SettingsError(f"export --to {to} needs a folder for its files: give --out DIR")
     export_files(run, to=to, out=out, data_root=data, num_cycles=num_cycles, console=console)
-    console.print(f"written: {out}", highlight=False, soft_wrap=True)
+    print_lines(f"written: {out}")
 
 
 def predict(
@@ -158,8 +158,7 @@ def predict(
             is_explained=explain,
             console=console,
         )
-        counts = f"{result.num_new} predicted, {result.num_skipped} skipped, {len(result.errors)} failed"
-        console.print(counts, highlight=False)
+        console.print(f"{result.num_new} predicted, {result.num_skipped} skipped, {len(result.errors)} failed")
     _finish(predictor, result)
 
 
@@ -190,8 +189,8 @@ def embed(
         console=console,
     )
     num_cycles, dim = embeddings.features.shape
-    console.print(f"{num_cycles} cycles, {dim} features: {out}", highlight=False)
-    _print_errors(embeddings.errors)
+    console.print(f"{num_cycles} cycles, {dim} features: {out}")
+    end_with(embeddings.errors, exit_code=1)
 
 
 def explain(
@@ -211,7 +210,7 @@ def explain(
 
     predictor = Predictor.load(required_model(model), device=device or "cpu", engine="torch", find_by=cycles)
     result = explain_many(predictor, paths, out=out, console=console)
-    console.print(f"{result.num_new} explained, {len(result.errors)} failed", highlight=False)
+    console.print(f"{result.num_new} explained, {len(result.errors)} failed")
     _finish(predictor, result)
 
 
@@ -239,24 +238,14 @@ def _finish(predictor: "Predictor", result: "BulkResult") -> None:
     """Print the files, what the predictions are worth, and the errors."""
     from lungsound.training.checkpoint import unfinished
 
-    for file in result.files[:NUM_NAMED]:
-        console.print(f"written: {file}", highlight=False, soft_wrap=True)
+    print_lines(*(f"written: {file}" for file in result.files[:NUM_NAMED]))
     if len(result.files) > NUM_NAMED:
-        console.print(f"and {len(result.files) - NUM_NAMED} more", highlight=False)
+        console.print(f"and {len(result.files) - NUM_NAMED} more")
     if result.num_new + result.num_skipped:
         if predictor.path and (warning := unfinished(predictor.path.parent)):
-            warning = f"Warning: {warning}; these are predictions of an intermediate epoch."
-            console.print(warning, highlight=False, soft_wrap=True)
-        console.print(f"{probabilities_text(predictor)} {NOTICE}", highlight=False)
-    _print_errors(result.errors)
-
-
-def _print_errors(errors: tuple[str, ...]) -> None:
-    """Print the errors; end with exit code 1 if there are any."""
-    for error in errors:
-        print_error(error)
-    if errors:
-        raise typer.Exit(1)
+            print_lines(f"Warning: {warning}; these are predictions of an intermediate epoch.")
+        console.print(f"{probabilities_text(predictor)} {NOTICE}")
+    end_with(result.errors, exit_code=1)
 
 
 def probabilities_text(predictor: "Predictor") -> str:

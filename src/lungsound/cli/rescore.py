@@ -42,8 +42,7 @@ def rescore(
         bool, typer.Option("--transposed", help="Rows of the confusion matrix are predicted classes.")
     ] = False,
     counts: Annotated[
-        bool,
-        typer.Option("--counts", help="Read rows or columns that sum to 100 as counts, not as percentages."),
+        bool, typer.Option("--counts", help="Read rows or columns that sum to 100 as counts, not as percentages.")
     ] = False,
 ) -> None:
     """Compute every metric in use, from predictions or counts.

@@ -48,9 +48,18 @@ def print_warnings(warnings: Sequence[str]) -> None:
         console.print(f"! {warning}", style="yellow")
 
 
-def print_report(report: Path) -> None:
-    console.print(f"report: {report}", highlight=False, soft_wrap=True)
+def print_lines(*lines: str) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 def print_error(message: str) -> None:
     print(f"lungsound: {' '.join(message.splitlines())}", file=sys.stderr)
+
+
+def end_with(errors: Sequence[str], *, exit_code: int) -> None:
+    """Print the errors; end with the exit code if there are any."""
+    for error in errors:
+        print_error(error)
+    if errors:
+        raise typer.Exit(exit_code)

@@ -13,7 +13,7 @@ from lungsound.cli.shared import (
     SeedOption,
     SetOption,
     console,
-    print_report,
+    print_lines,
 )
 
 PAGE = """\
@@ -39,7 +39,7 @@ def recipes(
         return
     width = max(map(len, recipe_names()))
     for each in recipe_names():
-        console.print(f"{each:<{width}}  {load_config(each).description}", highlight=False, soft_wrap=True)
+        print_lines(f"{each:<{width}}  {load_config(each).description}")
 
 
 def settings(
@@ -115,5 +115,4 @@ def train(
         )
     overrides = [*(settings or []), *(f"data.root={corpus.absolute()}" for corpus in data or [])]
     config = load_config(recipe, overrides, is_as_published=as_published)
-    report = train_by_recipe(config, out, console=console, is_resumed=resume)
-    print_report(report)
+    print_lines(f"report: {train_by_recipe(config, out, console=console, is_resumed=resume)}")

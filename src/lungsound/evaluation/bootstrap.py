@@ -83,6 +83,10 @@ class Estimate:
         return f"{value} (n/a)" if self.interval.problem is not None else f"{value} ({low} to {high})"
 
 
+def percent(fraction: float) -> str:
+    return "n/a" if math.isnan(fraction) else f"{100 * fraction:.1f}"
+
+
 @dataclass(frozen=True)
 class Bootstrap:
     """Resamples of patients: the same seed takes the same patients again, in the intervals of all values."""

@@ -319,12 +319,7 @@ def risk_coverage(confidence: Floats, is_wrong: Flags) -> tuple[Floats, Floats, 
 
 
 def choose_abstention(
-    confidence: Floats,
-    is_wrong: Flags,
-    patients: Sequence[str],
-    *,
-    wanted: Literal["coverage", "error"],
-    value: float,
+    confidence: Floats, is_wrong: Flags, patients: Sequence[str], *, wanted: Literal["coverage", "error"], value: float
 ) -> AbstentionThreshold | None:
     """The threshold that reaches a coverage with the fewest cycles, or keeps to an error with the most.
 

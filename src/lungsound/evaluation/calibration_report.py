@@ -32,6 +32,7 @@ from lungsound.evaluation.bootstrap import (
     draw_patient_weights,
     expanded_quantile,
     jackknife,
+    percent,
     sum_by_patient,
 )
 from lungsound.evaluation.calibration import (
@@ -349,7 +350,7 @@ def calibration_section(
         operating=operating_rows(measures.operating),
         num_bins=NUM_BINS,
         few_patients=FEW_PATIENTS,
-        percent=_percent,
+        percent=percent,
     )
 
 
@@ -386,13 +387,9 @@ def verdict(error: CalibrationError) -> str:
     if interval.low == 0.0:
         return (
             "The ECE is no larger than chance alone can make it with these patients: the probabilities "
-            f"are not distinguishable from calibrated ones; an ECE of up to {_percent(interval.high)} % is possible."
+            f"are not distinguishable from calibrated ones; an ECE of up to {percent(interval.high)} % is possible."
         )
     return f"The probabilities are off by more than chance: ECE {error.corrected.in_percent()} %, corrected for chance."
-
-
-def _percent(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{100 * value:.1f}"
 
 
 def draw_calibration(calibration: Calibration, measures: CalibrationMeasures, test: Predictions, folder: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lungsound.errors import DataError
-from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate, jackknife, value_of_runs
+from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate, jackknife, percent, value_of_runs
 from lungsound.evaluation.figures import BLUE, GREY, ORANGE, picture
 from lungsound.evaluation.metrics import Counts, Fractions, fold_to_two_classes, mean_score, sensitivity, specificity
 from lungsound.evaluation.predictions import Predictions
@@ -346,10 +346,19 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     """Lines of the table, in the order of `HEAD`; values in percent, differences in points."""
     rows: list[tuple[str, ...]] = []
     for each in comparison.differences:
-        first, second = ("n/a" if math.isnan(value) else f"{100 * value:.1f}" for value in (each.first, each.second))
         effect = "n/a" if math.isnan(each.standardised) else f"{each.standardised:+.2f}"
         better = f"{each.num_better}, {each.num_worse}"
-        rows.append((each.name, first, second, each.difference.in_points(), _p(each), effect, better))
+        rows.append(
+            (
+                each.name,
+                percent(each.first),
+                percent(each.second),
+                each.difference.in_points(),
+                _p(each),
+                effect,
+                better,
+            )
+        )
     return rows
 
 

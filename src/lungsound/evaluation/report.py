@@ -4,21 +4,18 @@ Their texts are the templates report.md and model_card.md. The sections of the m
 Cards for Model Reporting" (FAT* 2019).
 """
 
-import dataclasses
-import math
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
 from markupsafe import Markup
 
-from lungsound.evaluation.bootstrap import FEW_PATIENTS, Estimate
+from lungsound.evaluation.bootstrap import FEW_PATIENTS, Estimate, percent
 from lungsound.evaluation.calibration import Calibration
 from lungsound.evaluation.calibration_report import calibration_section
 from lungsound.evaluation.figures import (
@@ -214,8 +211,20 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
     """
     evaluation, context = inputs.evaluation, inputs.context
     with _moved_into(folder) as staging:
-        draw_score_intervals(_score_lines(evaluation), staging / "intervals.png")
-        draw_confusion(evaluation.confusion, evaluation.classes, staging / "confusion.png")
+        scores, num_cycles, confusion = evaluation.all_classes, evaluation.num_cycles, evaluation.confusion
+        lines = [
+            ScoreLine("Score", scores.score, num_cycles, is_headline=True),
+            ScoreLine("Specificity", scores.specificity, int(confusion[0].sum())),
+            ScoreLine("Sensitivity", scores.sensitivity, int(confusion[1:].sum())),
+        ]
+        if evaluation.two_class is not None:
+            lines.append(ScoreLine("Score, normal or not", evaluation.two_class.score, num_cycles))
+        lines += [
+            ScoreLine(f"Score, {part.name or 'unknown part'}", part.scores.score, part.num_cycles)
+            for part in (evaluation.by_part if len(evaluation.by_part) > 1 else ())
+        ]
+        draw_score_intervals(lines, staging / "intervals.png")
+        draw_confusion(confusion, evaluation.classes, staging / "confusion.png")
         group_lines = [
             ScoreLine(
                 f"{of_fact.fact}: {group.name}" if group.name else of_fact.name(group),
@@ -273,7 +282,19 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
         write_text(staging / REPORT, render_markdown(title, markdown))
         write_text(staging / "report.html", render_html(title, html, staging))
         write_text(staging / MODEL_CARD, render_markdown(card, fill("model_card.md", **values)))
-        write_json(staging / "report.json", _numbers(inputs))
+        kept = ("context", "notes", "chosen_epoch", "history", "num_shared_patients", "num_validation_patients")
+        numbers = {
+            "format": FORMAT,
+            "unit": "fraction",
+            **asdict(evaluation),
+            "subgroups": {each.fact: [asdict(group) for group in each.groups] for each in inputs.all_subgroups},
+            "hardest": [
+                {"key": c.key, "label": c.label, "answer": c.predicted, "probabilities": c.probabilities}
+                for c in inputs.hardest
+            ],
+            **{name: getattr(inputs, name) for name in kept},
+        }
+        write_json(staging / "report.json", numbers)
     return folder / REPORT
 
 
@@ -284,43 +305,6 @@ def summary_lines(inputs: ReportInputs) -> list[str]:
 
 def _joined(context: Mapping[str, str], leads: Mapping[str, str]) -> str:
     return "; ".join(lead + context[name] for name, lead in leads.items() if name in context) or NOT_STATED
-
-
-def _score_lines(evaluation: Evaluation) -> list[ScoreLine]:
-    """Lines of the picture of intervals."""
-    scores, num_cycles = evaluation.all_classes, evaluation.num_cycles
-    lines = [
-        ScoreLine("Score", scores.score, num_cycles, is_headline=True),
-        ScoreLine("Specificity", scores.specificity, int(evaluation.confusion[0].sum())),
-        ScoreLine("Sensitivity", scores.sensitivity, int(evaluation.confusion[1:].sum())),
-    ]
-    if evaluation.two_class is not None:
-        lines.append(ScoreLine("Score, normal or not", evaluation.two_class.score, num_cycles))
-    if len(evaluation.by_part) > 1:
-        lines += [
-            ScoreLine(f"Score, {part.name or 'unknown part'}", part.scores.score, part.num_cycles)
-            for part in evaluation.by_part
-        ]
-    return lines
-
-
-def _numbers(inputs: ReportInputs) -> dict[str, Any]:
-    kept = ("context", "notes", "chosen_epoch", "history", "num_shared_patients", "num_validation_patients")
-    return {
-        "format": FORMAT,
-        "unit": "fraction",
-        **dataclasses.asdict(inputs.evaluation),
-        "subgroups": {each.fact: [dataclasses.asdict(group) for group in each.groups] for each in inputs.all_subgroups},
-        "hardest": [
-            {"key": c.key, "label": c.label, "answer": c.predicted, "probabilities": c.probabilities}
-            for c in inputs.hardest
-        ],
-        **{name: getattr(inputs, name) for name in kept},
-    }
-
-
-def percent(fraction: float) -> str:
-    return "n/a" if math.isnan(fraction) else f"{100 * fraction:.1f}"
 
 
 def _with_interval(estimate: Estimate) -> str:

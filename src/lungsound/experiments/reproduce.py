@@ -76,14 +76,7 @@ def run_folder(out: Path, row: str, seed: int) -> Path:
 
 
 def reproduce(
-    name: str,
-    table: Table,
-    *,
-    data: Path,
-    out: Path,
-    num_seeds: int,
-    settings: Sequence[str],
-    console: Console,
+    name: str, table: Table, *, data: Path, out: Path, num_seeds: int, settings: Sequence[str], console: Console
 ) -> list[str]:
     """Train what is not done yet, then write and print the table; the failures, a line each.
 

@@ -18,15 +18,7 @@ from lungsound.data.splits import VALIDATION
 from lungsound.errors import DataError
 from lungsound.evaluation.compare import compare_runs, remarks, verdict
 from lungsound.evaluation.predictions import Predictions, joined, read_predictions, rounded, write_predictions
-from lungsound.evaluation.selection import (
-    COLUMN_HEAD,
-    LAST,
-    NAMES,
-    RULE,
-    column_rows,
-    score_runs,
-    unwatched_columns,
-)
+from lungsound.evaluation.selection import COLUMN_HEAD, LAST, NAMES, RULE, column_rows, score_runs, unwatched_columns
 from lungsound.files import write_json, write_text
 from lungsound.page import Cell, bullets, escape, paragraphs, table
 from lungsound.training.run import RunFolder
