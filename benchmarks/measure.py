@@ -89,7 +89,8 @@ def ceilings(device: torch.device, *, is_quick: bool = False) -> dict[str, float
         left = torch.randn(rows, inner, device=device).to(dtype)
         weights = torch.randn(columns, inner, device=device).to(dtype)
         products: list[Work] = [lambda: torch.nn.functional.linear(left, weights)]
-        if device.type == "cpu" and torch._C._has_mkldnn:
+        can_pack = dtype is torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        if device.type == "cpu" and torch._C._has_mkldnn and can_pack:
             packed = torch.ops.mkldnn._reorder_linear_weight(weights, rows)
             products.append(lambda: torch.ops.mkldnn._linear_pointwise(left, packed, None, "none", [], ""))
         return 2 * rows * inner * columns / min(map(fastest_s, products)) / 1e9
