@@ -47,7 +47,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Markup:
 
 
 def facts(mapping: Mapping[str, Cell]) -> Markup:
-    """A table of names and values."""
     return table(("fact", "value"), [(name, _cell(value)) for name, value in mapping.items()])
 
 
@@ -75,7 +74,6 @@ def fill(template: str, **values: object) -> Markup:
 
 
 def render_markdown(title: str, body: str) -> str:
-    """The page as Markdown."""
     return f"# {escape(title)}\n\n{body}\n*{DISCLAIMER}*\n"
 
 

@@ -138,6 +138,5 @@ def power(
 
 
 def _names(run_a: Path, run_b: Path) -> tuple[str, str]:
-    """Names of A and B."""
     first, second = short_names([run_a, run_b])
     return ("A", "B") if first == second else (first, second)

@@ -104,8 +104,7 @@ def study_keep(
     from lungsound.evaluation.selection import NAMES
     from lungsound.experiments.study import keep_run
 
-    for path in keep_run(run, folder, columns=columns or tuple(NAMES)):
-        print_lines(f"written: {path}")
+    print_lines(*(f"written: {path}" for path in keep_run(run, folder, columns=columns or tuple(NAMES))))
 
 
 def study_show(

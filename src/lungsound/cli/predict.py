@@ -215,7 +215,6 @@ def explain(
 
 
 def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None) -> "BulkResult":
-    """Print the predictions for each recording."""
     from lungsound.cli.demo import print_cycles
     from lungsound.inference.bulk import BulkResult, failure, sound_files
     from lungsound.inference.withholding import UNKNOWN_DEVICE
@@ -235,7 +234,6 @@ def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None) ->
 
 
 def _finish(predictor: "Predictor", result: "BulkResult") -> None:
-    """Print the files, what the predictions are worth, and the errors."""
     from lungsound.training.checkpoint import unfinished
 
     print_lines(*(f"written: {file}" for file in result.files[:NUM_NAMED]))

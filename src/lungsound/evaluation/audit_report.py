@@ -188,10 +188,8 @@ def leak_groups(audit: Audit) -> list[Group]:
 
 
 def problem_groups(audit: Audit) -> list[Group]:
-    """Problems of the reader, by kind."""
-    return _by_kind(
-        (each.kind, f"{each.where}: {each.detail}") for each in sorted(audit.problems, key=lambda p: p.kind)
-    )
+    problems = sorted(audit.problems, key=lambda problem: problem.kind)
+    return _by_kind((each.kind, f"{each.where}: {each.detail}") for each in problems)
 
 
 def defect_groups(audit: Audit) -> list[Group]:

@@ -3,7 +3,7 @@
 A and B differ when the interval of the difference of Scores over patients (and seeds) leaves out 0 and the p of the
 permutation test is below 1 - level as well; else they are not distinguishable. The test exchanges the predictions of A
 and B for all cycles of a patient. Sp and Se are sums of what single patients contribute, over numbers of cycles that no
-method changes: the exchange turns the sign of what the patient adds. `tests/unit/evaluation/test_simulated.py`.
+method changes: the exchange turns the sign of what the patient adds.
 """
 
 import math
@@ -347,18 +347,8 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for each in comparison.differences:
         effect = "n/a" if math.isnan(each.standardised) else f"{each.standardised:+.2f}"
-        better = f"{each.num_better}, {each.num_worse}"
-        rows.append(
-            (
-                each.name,
-                percent(each.first),
-                percent(each.second),
-                each.difference.in_points(),
-                _p(each),
-                effect,
-                better,
-            )
-        )
+        evidence = (each.difference.in_points(), _p(each), effect, f"{each.num_better}, {each.num_worse}")
+        rows.append((each.name, percent(each.first), percent(each.second), *evidence))
     return rows
 
 

@@ -101,10 +101,7 @@ def draw_score_intervals(
     dashed: float = ALWAYS_NORMAL_SCORE,
     dashed_name: str = "the Score of always predicting normal",
 ) -> None:
-    """Draw each value with its interval, in percent, first line on top, with numbers of cycles and patients.
-
-    `what` begins the title: what the values are. A dashed line marks the value `dashed`.
-    """
+    """Draw each value with its interval, in percent, first line on top; `what` they are begins the title."""
     with picture(path, width_inch=8.0, height_inch=1.2 + 0.42 * len(lines)) as figure:
         axes = figure.add_subplot()
         axes.axvline(100.0 * dashed, color=GREY, linestyle="--", linewidth=1.0, zorder=0)

@@ -7,8 +7,7 @@ A t test of what single patients contribute to the difference d: the least n wit
 where `sd` is the deviation of the patients' influences and `s` what the chance of training adds to the variance. The
 first quantile has as many degrees of freedom, for each patient, as the given predictions have: it stands for the
 interval of the verdict, which is wider when few patients carry the difference. More patients do not lessen `s`: a
-difference may be out of reach of any number. The verdict of `compare` asks for two things at once and finds a little
-less than planned (`docs/evaluation.md`).
+difference may be out of reach of any number.
 """
 
 import math

@@ -56,8 +56,6 @@ class Predictions:
             array = np.array(getattr(self, name), dtype=dtype)
             array.flags.writeable = False
             object.__setattr__(self, name, array)
-        for name in ("keys", "patients", "devices", "parts", "classes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
 
         num_cycles, num_classes = len(self.keys), len(self.classes)
         if num_cycles == 0:

@@ -71,7 +71,6 @@ class HardCycle:
 
     @classmethod
     def of_row(cls, predictions: Predictions, row: int, *, waveform: Waveform, sample_rate_hz: int) -> "HardCycle":
-        """A row of the predictions with the sound of its cycle."""
         classes = predictions.classes
         label, predicted = (classes[int(each[row])] for each in (predictions.labels, predictions.predicted))
         probabilities = dict(zip(classes, predictions.probabilities[row].tolist(), strict=True))
@@ -206,8 +205,7 @@ class ReportInputs:
 def write_report(folder: Path, inputs: ReportInputs) -> Path:
     """Write report and model card into `folder`; return the path of `report.md`.
 
-    The hardest cycles are drawn and heard in the HTML page and listed in the Markdown. All is written beside and then
-    moved into place: an error leaves an older report as it was.
+    All is written beside and then moved into place: an error leaves an older report as it was.
     """
     evaluation, context = inputs.evaluation, inputs.context
     with _moved_into(folder) as staging:
@@ -230,11 +228,11 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
                 f"{of_fact.fact}: {group.name}" if group.name else of_fact.name(group),
                 group.scores.score,
                 group.num_cycles,
-                is_small=index in of_fact.small,
+                is_small=group.is_small,
             )
             for of_fact in inputs.all_subgroups
             if len(of_fact.groups) > 1
-            for index, group in enumerate(of_fact.groups)
+            for group in of_fact.groups
         ]
         if group_lines:
             draw_score_intervals(group_lines, staging / "subgroups.png", what="Score")

@@ -88,10 +88,7 @@ def known_numbers() -> KnownNumbers:
 
 
 def find_test_set(totals: Sequence[int]) -> KnownTestSet | None:
-    """The test set with these cycles of each true class, if it is a known one.
-
-    The normal class is the first; the abnormal ones may come in any order, empty ones may be missing.
-    """
+    """The known test set with these cycles of each true class: normal ones first, the others in any order."""
 
     def in_order(counts: Sequence[int]) -> list[int]:
         return [counts[0], *sorted(filter(None, counts[1:]))]

@@ -20,11 +20,9 @@ PERCENT, PERCENT_TOLERANCE = 100, 1
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Names that a file of another program does not say by itself.
+    """Facts that another program's file lacks: names of columns and classes. With a column it is read as a table.
 
-    `label`, `predicted`, `patient`, `part` are names of columns, `probabilities` those of the classes' probabilities;
-    with any of them a file is a table. `classes` are its classes, the normal one first. `is_transposed`: the rows of a
-    matrix are the predicted classes. `are_counts`: numbers that look like percentages are counts all the same.
+    `classes` begin with the normal one; `is_transposed` and `are_counts` (no percentages) are those of a matrix.
     """
 
     label: str | None = None

@@ -39,10 +39,8 @@ class MethodRuns:
 def read_runs(path: Path, epoch: str = KEPT) -> MethodRuns:
     """Read the test rows of every run under `path`, one for each seed, in the order of the seeds.
 
-    `path` is a run folder, a predictions file, or a folder with `seed0`, `seed1`, ... (run folders) or `seed0.csv`, ...
-    in it. `epoch` names the epoch of the predictions: "kept" (predictions.csv), or the last, that chosen on validation
-    or that chosen on test (epochs/<name>.csv). DataError when there is no such file, or runs differ in more than the
-    seed.
+    `path` may be a folder with `seed0`, `seed1`, ... or `seed0.csv`, ... in it. `epoch` is "kept" (predictions.csv),
+    "last", "validation" or "test" (epochs/<name>.csv). DataError without such a file, or when runs have other cycles.
     """
     files = files_of(path, epoch)
     runs = list(map(read_test_rows, files))

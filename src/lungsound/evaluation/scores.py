@@ -55,6 +55,10 @@ class GroupScores:
     num_patients: int
     scores: ScoreEstimates
 
+    @property
+    def is_small(self) -> bool:
+        return self.num_patients < FEW_PATIENTS
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -141,20 +145,13 @@ class Subgroups:
     fact: str
     groups: tuple[GroupScores, ...]
 
-    @property
-    def small(self) -> frozenset[int]:
-        """Indices of the groups of fewer than `FEW_PATIENTS` patients."""
-        return frozenset(index for index, group in enumerate(self.groups) if group.num_patients < FEW_PATIENTS)
-
     def name(self, group: GroupScores) -> str:
-        """Printed name of a group."""
         return group.name or f"unknown {self.fact}"
 
     @property
     def warning(self) -> str | None:
         """Sentence that names the small groups; None when none is."""
-        small = (self.groups[index] for index in sorted(self.small))
-        names = [f"{self.name(group)} ({group.num_patients})" for group in small]
+        names = [f"{self.name(group)} ({group.num_patients})" for group in self.groups if group.is_small]
         return f"Few patients: {', '.join(names)}. {FEW_IS_ROUGH}" if names else None
 
 
@@ -176,11 +173,7 @@ def score_subgroups(
 
 
 def age_groups(ages_years: Sequence[float | None]) -> tuple[str, ...]:
-    """Age band of each age in years, "" where it is None.
-
-    Three bands, of completed years: 0 to 17, 18 to 64, 65 and over; or 0 to 1, 2 to 11, 12 to 18 when nobody is
-    older than 18. Raises DataError for a negative age.
-    """
+    """Age band of each age in years, "" where it is None. Raises DataError for a negative age."""
     known = [age for age in ages_years if age is not None]
     if known and not min(known) >= 0:
         raise DataError(f"an age of {min(known):g} years; ages are 0 or more, and blank when unknown")

@@ -45,7 +45,6 @@ class Crossing:
 
     @property
     def trained_data(self) -> DataSettings:
-        """Settings by which the corpus is read."""
         return load_config(self.recipe, [f"data.root={self.data.absolute()}", *self.settings]).data
 
     def train(self, name: str, title: str, rows: Sequence[Row]) -> tuple[list[str], dict[str, list[RunFolder]]]:
@@ -66,8 +65,7 @@ class Crossing:
 def leave_devices_out(crossing: Crossing) -> list[str]:
     """Train once for each device without it, test on it, write `cross.md` and `cross.html`; the failures, a line each.
 
-    All parts of the split take part. Patients that were also recorded with the device leave the training set, as in
-    any strict run. Runs that are done are skipped. SettingsError when fewer than two devices are named.
+    Patients who were recorded with the device too leave the training set. SettingsError for fewer than two devices.
     """
     corpus, recipe = load_corpus(crossing.trained_data), crossing.recipe
     devices = sorted({recording.device for recording in corpus.recordings if recording.device is not None})

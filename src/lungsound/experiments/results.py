@@ -78,10 +78,6 @@ class RunResult:
             scores[part] = {"score": exact.score, **asdict(exact), "two_class": folded}
         return scores
 
-    def to_json(self) -> dict[str, Any]:
-        names = ("seed", "parts", "corpus", "num_recordings", "epochs", "selection", "chosen_epoch", "weights")
-        return {name: getattr(self, name) for name in names}
-
 
 @dataclass(frozen=True, eq=False)
 class RowResults:
@@ -119,8 +115,9 @@ class RowResults:
             interval, (_, deviation) = estimate.interval, mean_and_deviation(self.values(part, "score"))
             parts[part] = {"mean_score": estimate.value, "sd_over_seeds": deviation, "num_seeds": len(self.runs)}
             parts[part] |= {name: getattr(interval, name) for name in ("low", "high", "level", "num_patients")}
-        row = self.row.model_dump(exclude_none=True)
-        return {"row": row, "parts": parts, "runs": [run.to_json() for run in self.runs]}
+        names = ("seed", "parts", "corpus", "num_recordings", "epochs", "selection", "chosen_epoch", "weights")
+        runs = [{name: getattr(run, name) for name in names} for run in self.runs]
+        return {"row": self.row.model_dump(exclude_none=True), "parts": parts, "runs": runs}
 
 
 def read_result(folder: Path) -> RunResult:
@@ -227,11 +224,7 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
 
 
 def draw_results(path: Path, *, title: str, rows: Sequence[RowResults], part: str) -> None:
-    """Draw the Scores of runs on a part beside the published ones, in percent, first row on top.
-
-    A dot is a seed, a filled circle the mean over seeds and a hollow diamond the published Score; bars are one
-    standard deviation to each side, a broad pale line is the interval of the mean over seeds and patients.
-    """
+    """Draw the Scores of runs on a part beside the published ones, in percent, first row on top."""
     heading, lines = wrap(title, TITLE_WIDTH), np.arange(len(rows))
     scores = [[score for score in row.values(part, "score") if not math.isnan(score)] for row in rows]
     seeds = np.array([(100 * score, line) for line, of_row in enumerate(scores) for score in of_row]).reshape(-1, 2)

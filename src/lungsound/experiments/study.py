@@ -31,16 +31,6 @@ STUDY_HOLDS = (
 )
 BEGIN, END = "<!-- begin: {} -->", "<!-- end: {} -->"
 POOLED = "all together"
-LEFT_OUT_HEAD = (
-    "left out and tested on",
-    "cycles",
-    "patients",
-    "cycles that train",
-    "patients who train",
-    "Score",
-    "Sp",
-    "Se",
-)
 
 
 class Method(Settings):
@@ -119,21 +109,18 @@ def _columns(folder: Path, methods: Sequence[Method]) -> list[str]:
 
     (one, ours), (other, theirs) = list(runs.items())[:2]
     lines: list[str] = []
+    missing: list[str] = []
     once: dict[str, None] = {}
     for column, name in NAMES.items():
-        if all(column in run for run in (*ours, *theirs)):
-            for each in compare_runs(
-                [run[column] for run in ours], [run[column] for run in theirs], names=(one, other)
-            ):
-                lines.append(f"{name}, {each.part}: {verdict(each)}")
-                once |= dict.fromkeys(remarks(each))
-    lines += [
-        f"{name}: not compared, since not every run has it"
-        for column, name in NAMES.items()
-        if not all(column in run for run in (*ours, *theirs))
-    ]
-    said = f"What lungsound compare says (A: {one}, B: {other}):"
-    return [*page, RULE, said, bullets([*lines, *once])]
+        if not all(column in run for run in (*ours, *theirs)):
+            missing.append(f"{name}: not compared, since not every run has it")
+            continue
+        sides = ([run[column] for run in runs] for runs in (ours, theirs))
+        for each in compare_runs(*sides, names=(one, other)):
+            lines.append(f"{name}, {each.part}: {verdict(each)}")
+            once |= dict.fromkeys(remarks(each))
+    intro = f"What lungsound compare says (A: {one}, B: {other}):"
+    return [*page, RULE, intro, bullets([*lines, *missing, *once])]
 
 
 def _tested_patients(predictions: Predictions, facts: Sequence[Mapping[str, Any]]) -> str:
@@ -183,7 +170,8 @@ def left_out_table(
         scores = score_runs(of_fold)
         values = (value.in_percent() for value in (scores.score, scores.specificity, scores.sensitivity))
         rows.append((name, len(of_fold[0].keys), len(set(of_fold[0].patients)), *trained, *values))
-    return table(LEFT_OUT_HEAD, rows)
+    numbers = ("cycles", "patients", "cycles that train", "patients who train")
+    return table(("left out and tested on", *numbers, "Score", "Sp", "Se"), rows)
 
 
 def pooled(runs: Mapping[str, Sequence[Predictions]]) -> list[Predictions]:

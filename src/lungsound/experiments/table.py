@@ -65,10 +65,7 @@ class Table(Settings):
     rows: Annotated[tuple[Row, ...], Field(strict=False)]
 
     def as_published(self) -> "Table":
-        """The same rows with the preset of the authors' program; rows that are then the same run stand once.
-
-        A row that goes on from another one's model goes on from that one's as published.
-        """
+        """The same rows with the preset of the authors' program; rows that are then the same run stand once."""
         renamed: dict[str, str] = {}
         rows: dict[str, Row] = {}
         for row in self.rows:

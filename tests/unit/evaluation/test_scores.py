@@ -52,12 +52,12 @@ def test_small_groups_are_named(predictions: Predictions) -> None:
     names = ["few" if p in few else "enough" if p in enough else "" for p in predictions.patients]
     (subgroups,) = score_subgroups(predictions, {"ward": names}, Bootstrap(num_draws=20))
     assert [(group.name, group.num_patients) for group in subgroups.groups] == [("enough", 10), ("few", 9), ("", 5)]
-    assert subgroups.small == {1, 2}
+    assert [group.is_small for group in subgroups.groups] == [False, True, True]
     assert subgroups.warning == (
         "Few patients: few (9), unknown ward (5). An interval from fewer than 10 patients is itself uncertain."
     )
     (large,) = score_subgroups(predictions, {"ward": ["all"] * NUM_CYCLES}, Bootstrap(num_draws=20))
-    assert (large.small, large.warning) == (frozenset(), None)
+    assert (large.groups[0].is_small, large.warning) == (False, None)
 
 
 def test_groups_stand_in_reading_order(predictions: Predictions) -> None:
