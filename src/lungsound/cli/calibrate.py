@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from lungsound.evaluation.calibration import Calibration
     from lungsound.evaluation.predictions import Predictions
 
-
 SENSITIVITY = "Wanted sensitivity. Repeatable.  [default: those in the model, else 0.9]"
 PREVALENCE = "Share of abnormal cycles in practice. Repeatable.  [default: 0.1, 0.3]"
 FORMAT = "lungsound calibration report 3"

@@ -26,7 +26,6 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set train.epochs=5. Repeatable."),
 ]
-
 LabelMapOption = Annotated[
     Path | None,
     typer.Option("--label-map", metavar="FILE", help="Label map (TOML) that translates the labels of the corpus."),

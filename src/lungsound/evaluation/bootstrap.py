@@ -116,16 +116,9 @@ class Bootstrap:
         weights = draw_patient_weights(num_patients, generator=generator, num_draws=self.num_draws)
         by_side = _by_side(value_of, minus, weights)
         values = _difference(by_side)
-        interval = Interval(
-            low=math.nan,
-            high=math.nan,
-            level=self.level,
-            num_draws=self.num_draws,
-            num_patients=num_patients,
-            num_undefined=int(np.isnan(values).sum()),
-            num_seeds=min(side.shape[1] for side in by_side),
-        )
-        if num_patients > 1 and interval.num_undefined < self.num_draws:
+        num_undefined, num_seeds = int(np.isnan(values).sum()), min(side.shape[1] for side in by_side)
+        interval = Interval(math.nan, math.nan, self.level, self.num_draws, num_patients, num_undefined, num_seeds)
+        if num_patients > 1 and num_undefined < self.num_draws:
             left_out = jackknife(value_of, num_patients, minus=minus)
             degrees = left_out.joint_degrees(float(np.nanvar(values)))
             # Two to five seeds are too few to be drawn again: their effect is drawn from the normal distribution.

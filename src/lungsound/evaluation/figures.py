@@ -22,7 +22,6 @@ from lungsound.files import written_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 DPI = 100
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
 PALE = "#A6A6A6"

@@ -322,20 +322,12 @@ def resample_notes(result: Rescored) -> list[str]:
 
 def write_rescore(folder: Path, source: Path, results: Sequence[Rescored]) -> Path:
     """Write rescore.md, rescore.html and rescore.json; return the path of the HTML page."""
-    page = fill(
-        "rescore.md",
-        results=results,
-        warnings=reader_warnings,
-        summary=summary,
-        metric_table=metric_table,
-        epochs=known_numbers().epochs,
-    )
+    sentences = {"warnings": reader_warnings, "summary": summary, "metric_table": metric_table}
+    page = fill("rescore.md", results=results, epochs=known_numbers().epochs, **sentences)
     write_page(folder / "rescore", f"Every metric of {source.name}", page)
     parts = [_part_json(result) for result in results]
-    write_json(
-        folder / "rescore.json",
-        {"format": "lungsound rescore 1", "unit": "fraction", "file": str(source), "parts": parts},
-    )
+    numbers = {"format": "lungsound rescore 1", "unit": "fraction", "file": str(source), "parts": parts}
+    write_json(folder / "rescore.json", numbers)
     return folder / "rescore.html"
 
 
