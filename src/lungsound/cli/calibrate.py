@@ -49,15 +49,9 @@ def calibrate(
     """
     from pydantic import TypeAdapter
 
+    from lungsound.evaluation import calibration_report as evaluation
     from lungsound.evaluation.bootstrap import Bootstrap
     from lungsound.evaluation.calibration import WANTED_COVERAGE, fit_calibration
-    from lungsound.evaluation.calibration_report import (
-        CalibrationMeasures,
-        calibration_section,
-        difference,
-        measure_calibration,
-        verdict,
-    )
     from lungsound.files import write_json
     from lungsound.page import write_page
 
@@ -73,25 +67,27 @@ def calibrate(
         abstain_value=error or coverage or WANTED_COVERAGE,
         sensitivities=sensitivities,
     )
-    if run is not None and not keep and (remark := difference(calibration, kept)):
+    if run is not None and not keep and (remark := evaluation.difference(calibration, kept)):
         remarks.append(remark)
     print_lines(*(f"Warning: {problem}" for problem in (*remarks, *calibration.problems)))
-    measures = measure_calibration(calibration, measured_on, Bootstrap())
+    measures = evaluation.measure_calibration(calibration, measured_on, Bootstrap())
     numbers = {
         "format": FORMAT,
         "remarks": remarks,
         "calibration": calibration.to_plain(),
-        "measures": TypeAdapter(CalibrationMeasures).dump_python(measures),
+        "measures": TypeAdapter(evaluation.CalibrationMeasures).dump_python(measures),
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "calibration.json", numbers)
-    section = calibration_section(calibration, measured_on, folder=folder, measures=measures, remarks=remarks)
+    section = evaluation.calibration_section(
+        calibration, measured_on, folder=folder, measures=measures, remarks=remarks
+    )
     write_page(folder / "calibration", "Calibration", section)
     print_lines(
         f"scaling: {'temperature' if calibration.is_scaled else 'none'}; {calibration.reason}",
         f"ECE before scaling, corrected for chance, percent: {measures.before.top_label.corrected.in_percent()}",
         f"ECE after scaling, corrected for chance, percent: {measures.after.top_label.corrected.in_percent()}",
-        f"{verdict(measures.after.top_label)} {NOTICE}",
+        f"{evaluation.verdict(measures.after.top_label)} {NOTICE}",
         f"page: {folder / 'calibration.html'}",
     )
     if keep:
@@ -115,14 +111,9 @@ def operate(
     Chooses them on validation patients and measures them on the test set. Those of a RUN apply to the probabilities of
     'predict', scaled by the model's calibration.
     """
+    from lungsound.evaluation import calibration_report as evaluation
     from lungsound.evaluation.bootstrap import Bootstrap
     from lungsound.evaluation.calibration import fit_calibration
-    from lungsound.evaluation.calibration_report import (
-        OPERATING_HEAD,
-        PREVALENCES,
-        measure_operating_points,
-        operating_rows,
-    )
 
     fitted_on, measured_on, kept, sensitivities, remarks = _rows(run, validation, test, keep=keep)
     calibration = fit_calibration(fitted_on, sensitivities=sensitivity or sensitivities)
@@ -134,9 +125,10 @@ def operate(
                 f"are {here[0]} of {here[1]}: put a new one into the model with 'lungsound calibrate RUN --keep'"
             )
         calibration = kept.model_copy(update={"operating_points": calibration.operating_points})
-    measures = measure_operating_points(calibration, measured_on, prevalence or PREVALENCES, Bootstrap())
+    prevalences = prevalence or evaluation.PREVALENCES
+    measures = evaluation.measure_operating_points(calibration, measured_on, prevalences, Bootstrap())
     print_lines(*(f"Warning: {problem}" for problem in (*remarks, *calibration.problems)))
-    print_table(OPERATING_HEAD, operating_rows(measures))
+    print_table(evaluation.OPERATING_HEAD, evaluation.operating_rows(measures))
     print_lines(
         f"Abnormal when P(abnormal) = 1 - P(normal), probabilities {calibration.scaling}, reaches the threshold.",
         *(["predictions.csv holds the probabilities before scaling."] if run and calibration.is_scaled else []),
