@@ -100,7 +100,7 @@ def band_hz(event: Event) -> tuple[float, float]:
 def true_bins(events: Sequence[Event], cycle: Cycle, front_end: FrontEnd, num_frames: int) -> Tensor:
     """Mark bins (time, mel) of a cycle's first `num_frames` that lie in time and band of an event of its recording."""
     log_mel, rate_hz = front_end.log_mel, front_end.sample_rate_hz
-    is_true = torch.zeros(num_frames, front_end.num_mels, dtype=torch.bool)
+    is_true = torch.zeros(num_frames, front_end.audio.num_mels, dtype=torch.bool)
     for event in events:
         first, end = ((time_s - cycle.start_s) * rate_hz / log_mel.hop_size for time_s in (event.start_s, event.end_s))
         low, high = (frequency_hz * log_mel.fft_size / rate_hz for frequency_hz in band_hz(event))

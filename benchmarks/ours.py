@@ -50,7 +50,7 @@ def batch(config: RunConfig, *, batch_size: int, durations_s: Sequence[float] | 
     Durations are for settings by which padding is not encoded.
     """
     front_end, generator = FrontEnd(config.audio), torch.Generator().manual_seed(0)
-    fbank = 0.5 * torch.randn(batch_size, front_end.num_frames, front_end.num_mels, generator=generator)
+    fbank = 0.5 * torch.randn(batch_size, front_end.num_frames, front_end.audio.num_mels, generator=generator)
     labels = torch.randint(LABEL_SETS[config.data.label_set].num_classes, (batch_size,), generator=generator)
     if durations_s is None:
         return Batch(fbank, labels)

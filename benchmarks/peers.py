@@ -195,7 +195,7 @@ def _filter_bank(waveform: Tensor, front_end: FrontEnd) -> Tensor:
     frames = frames - 0.97 * functional.pad(frames.unsqueeze(0), (1, 0), mode="replicate").squeeze(0)[:, :-1]
     frames = functional.pad(frames * torch.hann_window(WINDOW, periodic=False), (0, FFT - WINDOW))
     power = torch.fft.rfft(frames).abs().pow(2.0)
-    num_mels, rate_hz = front_end.num_mels, front_end.sample_rate_hz
+    num_mels, rate_hz = front_end.audio.num_mels, front_end.sample_rate_hz
     low, high = (1127 * math.log(1 + hz / 700) for hz in (LOW_HZ, rate_hz / 2))
     corners = torch.linspace(low, high, num_mels + 2)
     left, centre, right = (corners[first : first + num_mels, None] for first in range(3))

@@ -269,7 +269,7 @@ def infer_row(
     model = copy.deepcopy(trained.model).to("meta")
     sizes = Counter(front_end.log_mel.num_frames(trained.num_input_samples(len(cycle))) for cycle in cycles)
     with torch.no_grad():
-        inputs = {size: torch.empty(1, size, front_end.num_mels, device="meta") for size in sizes}
+        inputs = {size: torch.empty(1, size, front_end.audio.num_mels, device="meta") for size in sizes}
         flops = sum(num * flops_of(partial(model, inputs[size])) for size, num in sizes.items()) / len(cycles)
     dtype = "bf16" if engines.REGISTRY[engine.name].is_bf16 else "fp32"
     how = (

@@ -24,31 +24,11 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 Epochs = Annotated[tuple[int, ...], Field(strict=False)]
 WaveformChange = Literal["noise", "speed", "loudness", "pitch", "warp"]
 WaveformChanges = Annotated[tuple[WaveformChange, ...], Field(strict=False)]
-Architecture = Literal[
-    "ast",
-    "resnet10",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "efficientnet_b0",
-    "efficientnet_b1",
-    "efficientnet_b2",
-    "cnn6",
-    "mn04",
-]
-
-
-LabelSetName = Literal[
-    "sound4",
-    "sound2",
-    "diagnosis3",
-    "diagnosis2",
-    "sprsound_event2",
-    "sprsound_event7",
-    "sprsound_record3",
-    "sprsound_record5",
-]
+ResNet = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"]
+EfficientNet = Literal["efficientnet_b0", "efficientnet_b1", "efficientnet_b2"]
+Architecture = Literal["ast", ResNet, EfficientNet, "cnn6", "mn04"]
+SPRSoundLabelSetName = Literal["sprsound_event2", "sprsound_event7", "sprsound_record3", "sprsound_record5"]
+LabelSetName = Literal["sound4", "sound2", "diagnosis3", "diagnosis2", SPRSoundLabelSetName]
 
 
 class Settings(BaseModel):

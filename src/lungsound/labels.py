@@ -153,8 +153,8 @@ def shipped_map(vocabulary: str, label_set: str) -> LabelMap:
 @cache
 def shipped_maps() -> tuple[LabelMap, ...]:
     folder = resources.files("lungsound") / "label_maps"
-    texts = {entry.name: entry.read_text(encoding="utf-8") for entry in folder.iterdir()}
-    return tuple(_parse_map(texts[name], name) for name in sorted(texts))
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return tuple(_parse_map(file.read_text(encoding="utf-8"), file.name) for file in files)
 
 
 def read_label_map(path: Path) -> LabelMap:

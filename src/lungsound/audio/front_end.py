@@ -19,11 +19,7 @@ from lungsound.errors import SettingsError
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """Definition of the input by the section [audio], and the steps that follow from it, in the published order.
-
-    Without `is_padding_encoded` the encoder gets only what touches a cycle's own sound (`num_own_frames`), and only
-    so much is computed.
-    """
+    """Definition of the input by the section [audio], and the steps that follow from it, in the published order."""
 
     audio: AudioSettings
 
@@ -40,10 +36,6 @@ class FrontEnd:
         return self.audio.sample_rate_hz
 
     @property
-    def num_mels(self) -> int:
-        return self.audio.num_mels
-
-    @property
     def is_padding_encoded(self) -> bool:
         return self.audio.is_padding_encoded
 
@@ -56,7 +48,7 @@ class FrontEnd:
     def log_mel(self) -> LogMel | EfficientATLogMel:
         """The filter bank; SettingsError when this rate or these mels do not allow it."""
         kind = EfficientATLogMel if self.audio.filter_bank == "efficientat" else LogMel
-        return kind(sample_rate_hz=self.sample_rate_hz, num_mels=self.num_mels)
+        return kind(sample_rate_hz=self.sample_rate_hz, num_mels=self.audio.num_mels)
 
     @property
     def num_samples(self) -> int:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 import torch
 from numpy.typing import NDArray
@@ -217,7 +216,7 @@ def read_waveform(path: Path, *, sample_rate_hz: int = 16000) -> Tensor:
     return resample(channels[:, 0] if channels.shape[1] == 1 else channels.mean(dim=1), from_hz, sample_rate_hz)
 
 
-def read_channels(path: Path) -> tuple[npt.NDArray[np.float32], int]:
+def read_channels(path: Path) -> tuple[NDArray[np.float32], int]:
     """Samples (channel, samples) of a sound file at its own rate, and that rate. AudioError as `read_waveform`."""
     channels, rate_hz = _read(path)
     return np.ascontiguousarray(channels.numpy().T), rate_hz

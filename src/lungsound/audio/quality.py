@@ -358,8 +358,7 @@ def measure_other_sounds(waveform: Samples, sample_rate_hz: int) -> OtherSounds:
     sound = resample(torch.from_numpy(part), sample_rate_hz, RATE_HZ).double().numpy()
     sound = sound - sound.mean()
     hum_db, mains_hz = max((line_db(sound, mains_hz), mains_hz) for mains_hz in MAINS_HZ)
-    is_speech = is_spoken(sound)
-    return OtherSounds(hum_db, mains_hz, float(is_speech.mean()) if is_speech.size else 0.0, *heart_beat(sound))
+    return OtherSounds(hum_db, mains_hz, spoken_share(sound), *heart_beat(sound))
 
 
 def find_other_sounds(sounds: OtherSounds) -> tuple[Defect, ...]:
@@ -396,18 +395,18 @@ def line_db(sound: Values, mains_hz: float) -> float:
     return sorted(lines_db)[-2]
 
 
-def is_spoken(sound: Values) -> npt.NDArray[np.bool_]:
-    """Voiced frames of a waveform (samples,) at `RATE_HZ`, but for those of a tone that keeps its pitch."""
+def spoken_share(sound: Values) -> float:
+    """Share of voiced frames in a waveform (samples,) at `RATE_HZ`, but for those of a tone that keeps its pitch."""
     strength, pitch_hz = voicing(sound)
     is_voiced = strength >= MIN_VOICING
     if len(is_voiced) < STEADY_FRAMES:
-        return np.zeros_like(is_voiced)  # too short to differ from a tone
+        return 0.0  # too short to differ from a tone
     windows = np.lib.stride_tricks.sliding_window_view(np.log(pitch_hz), STEADY_FRAMES)
     is_near = np.abs(windows - np.median(windows, axis=1, keepdims=True)) < STEADY_PITCH
     are_voiced = np.lib.stride_tricks.sliding_window_view(is_voiced, STEADY_FRAMES)
     is_steady = (is_near & are_voiced).mean(axis=1) >= STEADY_SHARE
     is_in_steady = np.convolve(is_steady, np.ones(STEADY_FRAMES)) > 0
-    return np.asarray(is_voiced & ~is_in_steady)
+    return float((is_voiced & ~is_in_steady).mean())
 
 
 def voicing(sound: Values) -> tuple[Values, Values]:

@@ -206,11 +206,11 @@ def open_filter_banks(corpus: Corpus, front_end: FrontEnd, *, console: Console) 
         "filter banks",
         corpus,
         front_end,
-        [front_end.num_frames * front_end.num_mels] * len(corpus.cycles),
+        [front_end.num_frames * front_end.audio.num_mels] * len(corpus.cycles),
         lambda waveform: front_end.filter_banks_of([waveform])[0].numpy(),
         console=console,
     )
-    return FilterBanks(rows, front_end.num_frames, front_end.num_mels)
+    return FilterBanks(rows, front_end.num_frames, front_end.audio.num_mels)
 
 
 def open_waveforms(corpus: Corpus, front_end: FrontEnd, *, console: Console) -> Waveforms:

@@ -195,7 +195,7 @@ def extractor_config(trained: TrainedModel) -> dict[str, Any]:
         "feature_extractor_type": "ASTFeatureExtractor",
         "feature_size": 1,
         "sampling_rate": trained.front_end.sample_rate_hz,
-        "num_mel_bins": trained.front_end.num_mels,
+        "num_mel_bins": trained.front_end.audio.num_mels,
         "max_length": trained.front_end.num_frames,
         "do_normalize": True,
         "mean": trained.mean,

@@ -188,10 +188,9 @@ class Block(nn.Module):
 class AudioSpectrogramTransformer(nn.Module):
     """AST encoder for filter banks of one size; ValueError for one smaller than a patch.
 
-    `norm_eps` is 1e-6 in timm and in the authors' program, 1e-12 in Hugging Face's AST. The feature of a sample is
-    the mean after the final norm of the class and the distillation token (`pooling` "class_token"), or of all patch
-    tokens ("average_token": how SSAST is fine-tuned). With `is_checkpointed` set, training keeps only what goes
-    into each block and makes the rest again backward: the same numbers in more time.
+    The feature of a sample is the mean after the final norm of the class and the distillation token (`pooling`
+    "class_token"), or of all patch tokens ("average_token": how SSAST is fine-tuned). With `is_checkpointed` set,
+    training keeps only what goes into each block and makes the rest again backward: the same numbers in more time.
     """
 
     def __init__(

@@ -114,7 +114,7 @@ def make_classifier(
     settings: ModelSettings, front_end: FrontEnd, label_set: LabelSet, *, projection_dim: int | None = None
 ) -> LungSoundClassifier:
     """The network of the settings, its weights still to be drawn or loaded; without a projector by default."""
-    num_frames, num_mels, name = front_end.num_frames, front_end.num_mels, settings.architecture
+    num_frames, num_mels, name = front_end.num_frames, front_end.audio.num_mels, settings.architecture
     encoder: AudioSpectrogramTransformer | ConvolutionalEncoder
     if name == "ast":
         try:

@@ -8,7 +8,7 @@ the parameter names of their authors and without front ends and heads. As publis
 
 import math
 from collections import OrderedDict
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +31,14 @@ class ConvBlock(nn.Module):
 
 
 class CNN6(nn.Module):
-    """Image (batch, 1, time, mel), at least 16 x 16, to features (batch, 512)."""
-
-    DIM: ClassVar[int] = 512
-    LEAST_SIZE: ClassVar[int] = 16  # halved four times
+    """Image (batch, 1, time, mel), at least 16 x 16 since it is halved four times, to features (batch, 512)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv_block1 = ConvBlock(1, 64)
         self.conv_block2 = ConvBlock(64, 128)
         self.conv_block3 = ConvBlock(128, 256)
-        self.conv_block4 = ConvBlock(256, self.DIM)
+        self.conv_block4 = ConvBlock(256, 512)
 
     def forward(self, image: Tensor) -> Tensor:
         maps = self.conv_block4(self.conv_block3(self.conv_block2(self.conv_block1(image))))
@@ -86,30 +83,21 @@ def rounded_channels(channels: float) -> int:
 
 
 class SqueezeExcitation(nn.Module):
-    """Each channel scaled by a factor in (0, 1) that the means of all channels give."""
+    """Each channel scaled by a factor in (0, 1) that the means of all channels give.
+
+    It stands in a list as EfficientAT's does, which could hold several of them for several axes.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         squeezed = rounded_channels(channels // SQUEEZE_DIVISOR)
-        self.fc1 = nn.Linear(channels, squeezed)
-        self.fc2 = nn.Linear(squeezed, channels)
+        layers = {"fc1": nn.Linear(channels, squeezed), "fc2": nn.Linear(squeezed, channels)}
+        self.conc_se_layers = nn.ModuleList([nn.ModuleDict(layers)])
 
     def forward(self, maps: Tensor) -> Tensor:
-        scale = self.fc2(functional.relu(self.fc1(maps.mean(dim=(2, 3))))).sigmoid()
-        scaled: Tensor = maps * scale[:, :, None, None]
-        return scaled
-
-
-class ChannelAttention(nn.Module):
-    """Squeeze and excitation under EfficientAT's name, which could hold several of them for several axes."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conc_se_layers = nn.ModuleList([SqueezeExcitation(channels)])
-
-    def forward(self, maps: Tensor) -> Tensor:
-        scaled: Tensor = self.conc_se_layers[0](maps)
-        return scaled
+        layers = cast(nn.ModuleDict, self.conc_se_layers[0])
+        scale: Tensor = layers["fc2"](functional.relu(layers["fc1"](maps.mean(dim=(2, 3))))).sigmoid()
+        return maps * scale[:, :, None, None]
 
 
 def convolution(
@@ -138,7 +126,7 @@ class InvertedResidual(nn.Module):
         self.block = nn.Sequential(
             *([convolution(in_channels, expanded, size.activation)] if expanded != in_channels else []),
             convolution(expanded, expanded, size.activation, **depthwise),
-            *([ChannelAttention(expanded)] if size.has_squeeze else []),
+            *([SqueezeExcitation(expanded)] if size.has_squeeze else []),
             convolution(expanded, out_channels),
         )
         self.is_residual = size.stride == 1 and in_channels == out_channels
@@ -244,7 +232,7 @@ def convolutional_encoder(architecture: Architecture) -> ConvolutionalEncoder:
         if architecture in EFFICIENTNETS:
             return _efficientnet(architecture)
         if architecture == "cnn6":
-            return ConvolutionalEncoder(architecture, CNN6(), dim=CNN6.DIM, least_size=CNN6.LEAST_SIZE)
+            return ConvolutionalEncoder(architecture, CNN6(), dim=512, least_size=16)
         network = MobileNetV3(width=0.4)
         return ConvolutionalEncoder(architecture, network, dim=network.dim, is_mel_first=True)
 

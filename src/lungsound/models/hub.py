@@ -21,8 +21,7 @@ from filelock import FileLock
 from lungsound.errors import FetchError, SettingsError
 from lungsound.extras import load
 from lungsound.files import cache_root, write_text
-
-Progress = Callable[[int, int | None], None]
+from lungsound.progress import OnProgress
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
@@ -44,7 +43,7 @@ _SOURCES = (resources.files("lungsound.models") / "weight_sources.toml").read_te
 KNOWN_WEIGHTS = {name: KnownFile(**values) for name, values in tomllib.loads(_SOURCES).items()}
 
 
-def resolve_weights(name_or_path: str, *, cache_dir: Path | None = None, on_progress: Progress | None = None) -> Path:
+def resolve_weights(name_or_path: str, *, cache_dir: Path | None = None, on_progress: OnProgress | None = None) -> Path:
     """Path of a file (or folder) of weights: a name of KNOWN_WEIGHTS from the cache, an existing path as it is.
 
     The name comes first, so that a run's folder of that name is not taken for the weights; `./name` is the folder.
@@ -69,7 +68,7 @@ def resolve_weights(name_or_path: str, *, cache_dir: Path | None = None, on_prog
     return folder
 
 
-def _cached(name: str, file: KnownFile, folder: Path, on_progress: Progress | None) -> Path:
+def _cached(name: str, file: KnownFile, folder: Path, on_progress: OnProgress | None) -> Path:
     """The file in `folder`, downloaded when it is not there, and checked in either case.
 
     Two programs that want the same file wait for each other.
@@ -97,7 +96,7 @@ def _cached(name: str, file: KnownFile, folder: Path, on_progress: Progress | No
     return path
 
 
-def _download(file: KnownFile, path: Path, record: Path, on_progress: Progress | None) -> None:
+def _download(file: KnownFile, path: Path, record: Path, on_progress: OnProgress | None) -> None:
     """Fetch the file beside `path`, resuming where an earlier attempt stopped; check; rename.
 
     A file with another hash is deleted; the SHA-256 of a good one goes into `record`. The name of what is not

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+import torch
 
 from lungsound.config import RunConfig, TrainSettings
 from lungsound.data.batches import Inputs
@@ -17,8 +17,8 @@ from lungsound.evaluation.out_of_domain import Domain, fit_domain, spectral_feat
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.selection import LAST, TEST
 from lungsound.labels import LABEL_SETS
-from lungsound.models.classifier import predict_cycles
-from lungsound.progress import ProgressDisplay, Stage
+from lungsound.models.classifier import LungSoundClassifier, predict_cycles
+from lungsound.progress import OnProgress, ProgressDisplay, Stage
 from lungsound.training.checkpoint import add_to_model, save_model
 from lungsound.training.run import RunFolder
 from lungsound.training.trainer import Listener, Progress, TrainStep
@@ -29,12 +29,7 @@ COLUMN_OF = {"last": LAST, "validation": VALIDATION, "best_on_test": TEST}
 
 @dataclass(eq=False)
 class EpochEvaluation:
-    """Evaluate after each epoch and keep the best checkpoint.
-
-    `evaluate` predicts the watched cycles with the weights as they stand; `keep` writes the predictions of an epoch
-    that is the best so far, and the model where `train.selection` asks for it; `finish` writes the last epoch's,
-    and completes the model file.
-    """
+    """Evaluate after each epoch and keep the best checkpoint."""
 
     config: RunConfig
     run: RunFolder
@@ -52,7 +47,7 @@ class EpochEvaluation:
         self.latest: Predictions | None = None
 
     def evaluate(self) -> dict[str, IcbhiScore]:
-        """Scores of the watched parts, by name; also keeps the predictions for `keep`."""
+        """Scores of the watched parts by name, with the weights as they stand; the predictions are there for `keep`."""
         self.latest = None
         scores: dict[str, IcbhiScore] = {}
         if rows := [row for part in self.watched.values() for row in part]:
@@ -112,15 +107,16 @@ class EpochEvaluation:
 
     def _predict(self, rows: Sequence[int]) -> Predictions:
         with self.display.stage("evaluation") as stage:
-            probabilities, _ = predict_cycles(
+            return predict_rows(
                 self.step.evaluated_model,
-                self.inputs.to_predict(rows, self.config.train.batch_size),
+                self.corpus,
+                self.inputs,
+                rows,
+                batch_size=self.config.train.batch_size,
                 device=self.step.device,
-                on_progress=lambda done: stage.update(done, len(rows)),
+                on_progress=stage.update,
+                validation=set(self.parts.validation),
             )
-        labels, validation = self.inputs.labels[list(rows)].tolist(), set(self.parts.validation)
-        classes = self.label_set.classes
-        return predictions_of(self.corpus, rows, labels, probabilities, classes=classes, validation=validation)
 
 
 class ProgressBar(Listener):
@@ -149,16 +145,20 @@ class ProgressBar(Listener):
         self.display.print(f"{epoch}  loss {row['loss']:.4f}  {shown}  {row['seconds']:.1f} s ({spent})")
 
 
-def predictions_of(
+def predict_rows(
+    model: LungSoundClassifier,
     corpus: Corpus,
+    inputs: Inputs,
     rows: Sequence[int],
-    labels: Sequence[int],
-    probabilities: npt.NDArray[np.float32],
     *,
-    classes: tuple[str, ...],
+    batch_size: int,
+    device: torch.device,
+    on_progress: OnProgress,
     validation: Collection[int] = (),
 ) -> Predictions:
-    """Predictions from probabilities (cycle, class) of cycles of a corpus; `validation` rows are that part."""
+    """Predict cycles of a corpus in float32; `validation` rows are that part, others as the corpus is split."""
+    batches = inputs.to_predict(rows, batch_size)
+    probabilities, _ = predict_cycles(model, batches, device=device, on_progress=lambda n: on_progress(n, len(rows)))
     cycles = [corpus.cycles[row] for row in rows]
     return Predictions(
         keys=tuple(cycle.key for cycle in cycles),
@@ -168,7 +168,7 @@ def predictions_of(
             VALIDATION if row in validation else corpus.split.get(cycle.recording.name, "")
             for row, cycle in zip(rows, cycles, strict=True)
         ),
-        labels=np.asarray(labels, dtype=np.int64),
+        labels=inputs.labels[list(rows)].numpy(),
         probabilities=probabilities.astype(np.float64),
-        classes=classes,
+        classes=model.classes,
     )

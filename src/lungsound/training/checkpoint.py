@@ -75,19 +75,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 def read_tensors(path: Path, *, expected_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the file that `write_tensors` wrote. WeightsError for a file that is missing, damaged or of another kind."""
-    with _opened(path, expected_format) as (file, facts):
+    with open_tensors(path, expected_format=expected_format) as (file, facts):
         return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
 
 
-def read_facts(path: Path, *, expected_format: str) -> dict[str, Any]:
-    """The facts alone: reads the header and no weights. Errors as `read_tensors`."""
-    with _opened(path, expected_format) as (_, facts):
-        return facts
-
-
 @contextmanager
-def _opened(path: Path, expected_format: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The open file and the facts in its header; what safetensors raises becomes a WeightsError."""
+def open_tensors(path: Path, *, expected_format: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The open file, no tensor read, and the facts in its header. Errors as `read_tensors`."""
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get(FACTS_KEY, "{}"))
@@ -155,8 +149,8 @@ def _write_with(
 
 def read_calibration(path: Path) -> Calibration | None:
     """The calibration that the model file keeps, None without one; reads no weights."""
-    facts = read_facts(path, expected_format=MODEL_FORMAT)
-    return Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
+    with open_tensors(path, expected_format=MODEL_FORMAT) as (_, facts):
+        return Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
 
 
 def model_file(run: Path) -> Path:

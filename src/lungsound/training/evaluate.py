@@ -28,9 +28,9 @@ from lungsound.evaluation.rescore import PatientCounts, rescore
 from lungsound.evaluation.scores import Subgroups, age_groups, evaluate_predictions, score_subgroups
 from lungsound.evaluation.selection import LAST, NONE_CHOSEN, TEST, column_rows, unwatched_columns
 from lungsound.labels import LABEL_SETS
-from lungsound.models.classifier import find_device, predict_cycles
+from lungsound.models.classifier import find_device
 from lungsound.progress import track
-from lungsound.training.callbacks import COLUMN_OF, predictions_of
+from lungsound.training.callbacks import COLUMN_OF, predict_rows
 from lungsound.training.checkpoint import TrainedModel, unfinished
 from lungsound.training.run import RunFacts, RunFolder
 
@@ -112,14 +112,16 @@ def report_on(
     fbanks = open_filter_banks(corpus, trained.front_end, console=console)
     inputs = Inputs.of(corpus, fbanks, trained.front_end, trained.label_set, mean=trained.mean, std=trained.std)
     with track(console, "evaluation") as on_progress:
-        probabilities, _ = predict_cycles(
+        tested = predict_rows(
             trained.model,
-            inputs.to_predict(rows, EVALUATION_BATCH_SIZE),
+            corpus,
+            inputs,
+            rows,
+            batch_size=EVALUATION_BATCH_SIZE,
             device=where,
-            on_progress=lambda done: on_progress(done, len(rows)),
+            on_progress=on_progress,
         )
-    labels, classes = inputs.labels[list(rows)].tolist(), trained.label_set.classes
-    write_predictions(path, predictions_of(corpus, rows, labels, probabilities, classes=classes))
+    write_predictions(path, tested)
     predictions = read_predictions(path)  # the file is what the report is made from
     columns = columns_of(run) if out_dir is None else {}
     reported = report_inputs(run, trained, corpus, predictions, data=data, columns=columns)

@@ -53,13 +53,9 @@ def statistics(model: nn.Module) -> list[Tensor]:
 def blend_statistics(model: nn.Module, old: list[Tensor], blend: float) -> None:
     """In place: statistics become blend * old + (1 - blend) * new.
 
-    With `blended_rate` this is the authors' `ma_update` (their beta = blend), which also truncates integer buffers.
+    With a step at (1 - blend) * learning rate, by which Adam and AdamW blend the weights, this is the authors'
+    `ma_update` (their beta = blend), which also truncates integer buffers.
     """
     current = [value for value in model.buffers() if value.is_floating_point()]
     for value, before in zip(current, old, strict=True):
         value.lerp_(before, blend)
-
-
-def blended_rate(learning_rate: float, blend: float) -> float:
-    """The learning rate at which Adam and AdamW go to blend * old + (1 - blend) * new, without copies of the old."""
-    return (1 - blend) * learning_rate

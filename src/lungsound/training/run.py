@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from tensorboardX import SummaryWriter
 
 from lungsound.config import RunConfig, resolve
@@ -27,7 +26,7 @@ from lungsound.training.checkpoint import (
     CHECKPOINT_FORMAT,
     TrainedModel,
     load_model,
-    read_facts,
+    open_tensors,
     read_tensors,
     write_tensors,
 )
@@ -36,10 +35,8 @@ from lungsound.training.trainer import Listener, Progress, TrainStep
 RECORDED_PACKAGES = ("lungsound", "torch", "numpy", "soundfile", "safetensors")
 
 
-class CorpusFacts(BaseModel):
+class CorpusFacts(BaseModel, frozen=True):
     """The corpus that a run was trained on."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     root: str
@@ -51,10 +48,8 @@ class CorpusFacts(BaseModel):
     fingerprint: str
 
 
-class RunFacts(BaseModel):
+class RunFacts(BaseModel, frozen=True):
     """The content of run.json; `num_cycles` and `patients` by "train", "validation" and "test"."""
-
-    model_config = ConfigDict(frozen=True)
 
     command: str
     device: str
@@ -158,7 +153,6 @@ class RunFolder(Listener):
             )
 
     def start(self, config: RunConfig) -> None:
-        """Write the settings."""
         write_json(self.path / "config.json", config.model_dump(mode="json"))
 
     def config(self) -> RunConfig:
@@ -188,7 +182,6 @@ class RunFolder(Listener):
             raise SettingsError(f"{path} is damaged ({reason}): train the run again") from None
 
     def save(self, step: TrainStep, progress: Progress) -> None:
-        """Write the checkpoint."""
         facts = {"format": CHECKPOINT_FORMAT, "progress": progress.model_dump(), "scaler": step.scaler.state_dict()}
         write_tensors(self.checkpoint, step.tensors(), facts)
 
@@ -210,8 +203,8 @@ class RunFolder(Listener):
             raise WeightsError(
                 f"{self.checkpoint} is missing: the report needs its log; 'train --resume' writes it anew"
             )
-        facts = read_facts(self.checkpoint, expected_format=CHECKPOINT_FORMAT)
-        return Progress.model_validate(facts["progress"])
+        with open_tensors(self.checkpoint, expected_format=CHECKPOINT_FORMAT) as (_, facts):
+            return Progress.model_validate(facts["progress"])
 
     def write_column(self, column: str, predictions: Predictions) -> None:
         """Write the predictions of the epoch that a column of the report is about (`evaluation.selection.NAMES`)."""
@@ -246,9 +239,7 @@ class RunFolder(Listener):
     def __enter__(self) -> "RunFolder":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._events is not None:
             self._events.close()
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -30,7 +30,7 @@ from lungsound.models.classifier import LungSoundClassifier, find_precision
 from lungsound.models.weights import LoadReport
 from lungsound.randomness import generator_at
 from lungsound.training.objectives import Loss, Objective
-from lungsound.training.optim import Schedule, blend_statistics, blended_rate, make_optimizer, statistics
+from lungsound.training.optim import Schedule, blend_statistics, make_optimizer, statistics
 
 Item = TypeVar("Item")
 Row = dict[str, int | float]
@@ -39,11 +39,7 @@ AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainStep:
-    """One step of Adam or AdamW, on one batch or on several together.
-
-    `train.blend` is the weight of the old parameters after each step; with `train.ema_decay` an exponential moving
-    average of weights and statistics is kept beside the model, which trains as it would without.
-    """
+    """One step of Adam or AdamW, on one batch or on several together."""
 
     def __init__(
         self, model: LungSoundClassifier, objective: Objective, train: TrainSettings, *, device: torch.device
@@ -78,7 +74,7 @@ class TrainStep:
         old = statistics(self.model) if self.blend else []
         losses = [self._accumulate(batch, share=1 / len(batches), generator=generator) for batch in batches]
         for group in self.optimizer.param_groups:
-            group["lr"] = blended_rate(learning_rate, self.blend)
+            group["lr"] = (1 - self.blend) * learning_rate  # goes to the blend of old and new, without copies
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.blend:
@@ -144,13 +140,11 @@ class RunDiverged(LungsoundError):
     """The loss is not a finite number any more; the last checkpoint is older than that."""
 
 
-class Progress(BaseModel):
+class Progress(BaseModel, extra="forbid"):
     """State of a run: all that a resumed run needs beside weights and optimizer moments.
 
     `step` counts the optimizer's steps in the epoch; the sums are those of as many steps once all are recorded.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     epoch: int = 1
     step: int = 0
@@ -233,8 +227,7 @@ class Trainer:
         stopwatch = Stopwatch()
         with _stop_requests() as is_stop_requested:
             while progress.epoch <= self.train.epochs:
-                with closing(self._groups(progress)) as groups:
-                    self._run_epoch(groups, progress, stopwatch, is_stop_requested)
+                self._run_epoch(progress, stopwatch, is_stop_requested)
                 self._end_epoch(progress, stopwatch)
                 self.save(progress)
         return progress
@@ -247,46 +240,41 @@ class Trainer:
             batches = ahead(copy_to_gpu(batch, device) for batch in batches)
         yield from iter(lambda: tuple(islice(batches, number)), ())
 
-    def _run_epoch(
-        self,
-        groups: Iterator[tuple[Batch, ...]],
-        progress: Progress,
-        stopwatch: Stopwatch,
-        is_stop_requested: Callable[[], bool],
-    ) -> None:
+    def _run_epoch(self, progress: Progress, stopwatch: Stopwatch, is_stop_requested: Callable[[], bool]) -> None:
         """The steps of an epoch. Losses are read when that many steps are unread, and before anything is saved."""
         unread: list[tuple[Loss, Tensor]] = []
-        for batches in groups:
-            stopwatch.lap("data")
-            rate = self.schedule.at(progress.epoch, progress.step, num_steps=self.num_steps)
-            generator = generator_at(self.train.seed, "patch-mix", progress.epoch, progress.step)
-            loss = self.step(*batches, learning_rate=rate, generator=generator)
-            unread.append((loss, torch.cat([batch.labels for batch in batches])))
-            progress.step += 1
-            is_checkpoint_due = progress.step % self.train.checkpoint_every_steps == 0
-            is_last = progress.step == self.num_steps
-            if is_checkpoint_due or is_last or is_stop_requested() or len(unread) >= self.read_every_steps:
-                progress.record(unread)
-                unread.clear()
-                if not math.isfinite(progress.loss_sums["loss"]):
-                    raise RunDiverged(
-                        f"the loss up to step {progress.step} in epoch {progress.epoch} is not a finite number: "
-                        "take a lower train.learning_rate or train.precision=fp32"
-                    )
-                stopwatch.lap("compute")
-                for listener in self.listeners:
-                    listener.on_step(progress, num_steps=self.num_steps, learning_rate=rate)
-                if is_stop_requested():
-                    self.save(progress)
-                    raise RunInterrupted(
-                        f"stopped in epoch {progress.epoch} after step {progress.step}; "
-                        "the same with --resume, in Python is_resumed=True, goes on from there"
-                    )
-                if is_checkpoint_due:
-                    self.save(progress)
-                stopwatch.lap("host")
-            else:
-                stopwatch.lap("compute")
+        with closing(self._groups(progress)) as groups:
+            for batches in groups:
+                stopwatch.lap("data")
+                rate = self.schedule.at(progress.epoch, progress.step, num_steps=self.num_steps)
+                generator = generator_at(self.train.seed, "patch-mix", progress.epoch, progress.step)
+                loss = self.step(*batches, learning_rate=rate, generator=generator)
+                unread.append((loss, torch.cat([batch.labels for batch in batches])))
+                progress.step += 1
+                is_checkpoint_due = progress.step % self.train.checkpoint_every_steps == 0
+                is_last = progress.step == self.num_steps
+                if is_checkpoint_due or is_last or is_stop_requested() or len(unread) >= self.read_every_steps:
+                    progress.record(unread)
+                    unread.clear()
+                    if not math.isfinite(progress.loss_sums["loss"]):
+                        raise RunDiverged(
+                            f"the loss up to step {progress.step} in epoch {progress.epoch} is not a finite number: "
+                            "take a lower train.learning_rate or train.precision=fp32"
+                        )
+                    stopwatch.lap("compute")
+                    for listener in self.listeners:
+                        listener.on_step(progress, num_steps=self.num_steps, learning_rate=rate)
+                    if is_stop_requested():
+                        self.save(progress)
+                        raise RunInterrupted(
+                            f"stopped in epoch {progress.epoch} after step {progress.step}; "
+                            "the same with --resume, in Python is_resumed=True, goes on from there"
+                        )
+                    if is_checkpoint_due:
+                        self.save(progress)
+                    stopwatch.lap("host")
+                else:
+                    stopwatch.lap("compute")
 
     def _end_epoch(self, progress: Progress, stopwatch: Stopwatch) -> None:
         """Row, best scores, listeners. The checkpoint of an epoch's end counts to the time of the next one."""

@@ -111,7 +111,7 @@ def test_a_page_holds_the_sound_the_picture_and_the_answers(
     np.testing.assert_allclose(32768 / 32767 * samples, gain * expected, atol=0.51 / 32767)
     (picture,) = page.named("img")
     with Image.open(decoded(picture["src"])) as image:
-        assert image.size == (front_end.log_mel.num_frames(len(expected)), front_end.num_mels)
+        assert image.size == (front_end.log_mel.num_frames(len(expected)), front_end.audio.num_mels)
     shares = [float(bar["value"] or 0) for bar in page.named("progress")]
     assert answer.aggregate is not None
     given = [value for each in (answer.aggregate, *answer.cycles) for value in each.probabilities.values()]
