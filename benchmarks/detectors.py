@@ -37,7 +37,7 @@ from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic_sounds import heart_sounds
 from lungsound.evaluation.bootstrap import NUM_DRAWS, Bootstrap, Estimate, ValueOf, Weights
 from lungsound.evaluation.metrics import Fractions, ratio
-from lungsound.inference.withholding import WITHHELD_FOR
+from lungsound.inference.predictor import WITHHELD_FOR
 
 MIN_OVERLAP = 0.5
 STDERR = Console(stderr=True)

@@ -10,10 +10,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from lungsound.files import write_text
@@ -27,6 +27,22 @@ FEW_SECTIONS = 3  # a page with more has a list of them at its top
 LONG_CELL = 40  # letters of a table's cell that goes on in the next line
 
 Cell = str | int | float
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("lungsound"),
+    autoescape=select_autoescape(["html"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_ENVIRONMENT.filters.update(percent=lambda share: f"{100 * share:.0f} %", seconds=lambda time_s: f"{time_s:.2f}")
+_ENVIRONMENT.policies["json.dumps_kwargs"] = {}  # keys in our order
+
+
+def render(name: str, /, **values: Any) -> str:
+    """The template of that name with these values, escaped in HTML; jinja2's UndefinedError when one is missing."""
+    return _ENVIRONMENT.get_template(name).render(values)
 
 
 def escape(text: str) -> Markup:
@@ -61,15 +77,10 @@ def paragraphs(*parts: str) -> Markup:
 
 def fill(template: str, **values: object) -> Markup:
     """The Markdown of a template of the package, its values as plain text; it may call `facts` and `table`."""
-    environment = Environment(
-        loader=PackageLoader("lungsound"),
-        autoescape=True,
-        finalize=lambda value: value if isinstance(value, Markup) else escape(_cell(value)),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    environment = _ENVIRONMENT.overlay(
+        autoescape=True, finalize=lambda value: value if isinstance(value, Markup) else escape(_cell(value))
     )
-    environment.globals.update(facts=facts, table=table)
+    values |= {"facts": facts, "table": table}
     return Markup(re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(values)).strip() + "\n")
 
 

@@ -12,8 +12,7 @@ from lungsound.evaluation.out_of_domain import spectral_features
 from lungsound.evaluation.predictions import read_predictions
 from lungsound.experiments.study import keep_run
 from lungsound.files import short_names
-from lungsound.inference.predictor import Predictor
-from lungsound.inference.withholding import OTHER_DEVICE, UNKNOWN_DEVICE
+from lungsound.inference.predictor import OTHER_DEVICE, UNKNOWN_DEVICE, Predictor
 from lungsound.training.run import RunFolder
 from tests.integration.command import lungsound
 

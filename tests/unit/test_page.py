@@ -90,7 +90,7 @@ def test_a_template_has_its_values_as_plain_text(monkeypatch: pytest.MonkeyPatch
     template = (
         "{% macro row(x) %}| {{ x }} |{% endmacro %}\n- {{ text }}\n\n\n\n{{ row(number) }}\n{{ facts({text: 1}) }}\n"
     )
-    monkeypatch.setattr("lungsound.page.PackageLoader", lambda _: DictLoader({"t.md": template}))
+    monkeypatch.setattr("lungsound.page._ENVIRONMENT.loader", DictLoader({"t.md": template}))
     filled = fill("t.md", text="*a* <b>\n| c", number=math.nan)
     assert filled == (
         "- \\*a\\* \\<b> \\| c\n\n| n/a |\n| fact | value |\n| --- | --- |\n| \\*a\\* \\<b> \\| c | 1 |\n"

@@ -217,7 +217,7 @@ def explain(
 def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None) -> "BulkResult":
     from lungsound.cli.demo import print_cycles
     from lungsound.inference.bulk import BulkResult, failure, sound_files
-    from lungsound.inference.withholding import UNKNOWN_DEVICE
+    from lungsound.inference.predictor import UNKNOWN_DEVICE
 
     files, errors = sound_files(paths), []
     for path in files:

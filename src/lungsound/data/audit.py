@@ -215,11 +215,8 @@ def audit_corpus(
     Raises CorpusError when the corpus has no recordings.
     """
     if not corpus.recordings:
-        first = (
-            f"the first of {len(corpus.problems)} problem(s): {corpus.problems[0]}"
-            if corpus.problems
-            else "it is empty"
-        )
+        problems = corpus.problems
+        first = f"the first of {len(problems)} problem(s): {problems[0]}" if problems else "it is empty"
         raise CorpusError(f"no recordings in {corpus.root} that could be audited; {first}")
     patient_of = {recording.name: recording.patient for recording in corpus.recordings}
     qualities: dict[str, Quality] = {}

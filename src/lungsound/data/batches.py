@@ -153,9 +153,8 @@ def training_batches(
     config: RunConfig, corpus: Corpus, parts: Parts, inputs: Inputs, *, console: Console
 ) -> TrainingBatches:
     """Batches of the training cycles; SettingsError for a size that does not suit their number."""
-    change = None
-    if _is_waveform_changed(config.augment):
-        change = _waveform_changes(config, corpus, console=console)
+    is_changed = _is_waveform_changed(config.augment)
+    change = _waveform_changes(config, corpus, console=console) if is_changed else None
     batches = TrainingBatches(inputs, parts.train, config.train, change=change, augment=specaugment(config.augment))
     batch_size = config.train.batch_size
     if batches.num_steps == 0:

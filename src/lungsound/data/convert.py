@@ -1,10 +1,7 @@
 """Annotations written back: as ICBHI's `.txt`, SPRSound's `.json`, or a table (`lungsound.data.table`).
 
-Cycles, their sounds and the split are written; no audio, and patients' facts only in a table. Reading it back gives the
-same cycles. Whatever a format cannot hold is a loss, and is listed before anything is written.
-
-The numbers are those of the published files: seconds in as few digits as give the same number (ICBHI), milliseconds as
-strings (SPRSound).
+No audio is written, and patients' facts only in a table. Reading it back gives the same cycles: times are as in the
+published files, seconds in as few digits as give the same number (ICBHI), or milliseconds as strings (SPRSound).
 """
 
 import csv

@@ -98,14 +98,12 @@ class FileFacts:
             self._is_new.add(folder)
 
 
+_facts_at = lru_cache(maxsize=8)(FileFacts)
+
+
 def file_facts() -> FileFacts:
     """The facts in the cache; the same object while the cache is the same folder."""
-    return _at(cache_root() / "files")
-
-
-@lru_cache(maxsize=8)
-def _at(place: Path) -> FileFacts:
-    return FileFacts(place)
+    return _facts_at(cache_root() / "files")
 
 
 def hash_file(path: Path) -> str:

@@ -133,17 +133,12 @@ def synthesize(
                 waveform, breaths, own_events = record(session, default_rng(own_seed))
                 samples, rate_hz = np.rint(waveform * 32767).astype(np.int16), session.device.chest_rate_hz
                 soundfile.write(folder / f"{session.name}.wav", samples, rate_hz * session.oversampling)
-                _write_lines(
-                    folder / f"{session.name}.txt",
-                    [
-                        f"{b.start_s:.3f}\t{b.end_s:.3f}\t{b.sound.has_crackle:d}\t{b.sound.has_wheeze:d}"
-                        for b in breaths
-                    ],
-                )
-                events += [
-                    f"{session.name}\t{e.kind}\t{e.start_s:.4f}\t{e.end_s:.4f}\t{e.frequency_hz:.1f}"
-                    for e in own_events
-                ]
+                annotation = []
+                for start_s, _, _, end_s, sound in breaths:
+                    annotation.append(f"{start_s:.3f}\t{end_s:.3f}\t{sound.has_crackle:d}\t{sound.has_wheeze:d}")
+                _write_lines(folder / f"{session.name}.txt", annotation)
+                for kind, start_s, end_s, frequency_hz in own_events:
+                    events.append(f"{session.name}\t{kind}\t{start_s:.4f}\t{end_s:.4f}\t{frequency_hz:.1f}")
                 if on_progress is not None:
                     on_progress(done, len(sessions))
             firsts = [(s.patient, s.location) for s in sessions if s.index == 1]

@@ -35,8 +35,6 @@ CPU = torch.device("cpu")
 
 Floats = NDArray[np.float32]
 Outputs = tuple[Floats, Floats]
-
-
 # From inputs (batch, samples), as `TrainedModel.input_of` makes them, to probabilities (batch, class) and filter banks
 # (batch, time, mel), not normalised.
 RunBatch = Callable[[Floats], Outputs]

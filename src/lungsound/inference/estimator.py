@@ -28,7 +28,6 @@ from lungsound.randomness import generator_at
 from lungsound.recipe import train
 from lungsound.training.run import RunFolder
 
-COLUMNS = ("path", "name", "start_s", "end_s", "label", "patient", "split")
 # A stretch of a sound file in seconds; without a span all of it.
 Sound = tuple[Path, tuple[float, float] | None]
 
@@ -251,7 +250,7 @@ def _write_table(table: Path, rows: Sequence[tuple[Sound, str, str, str]], held:
     """Write sounds, their names, labels and patients as a table corpus, the `held` patients in its test set."""
     with written_whole(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
+        writer.writerow(["path", "name", "start_s", "end_s", "label", "patient", "split"])
         for (path, span_s), name, label, patient in rows:
             part = "test" if patient in held else "train"
             writer.writerow([path, name, *(span_s or ("", "")), label, patient, part])

@@ -38,8 +38,7 @@ def export_run(run: Path, *, data_root: Path | None, num_cycles: int, console: C
     console.print(table)
     console.print(
         f"'auto' takes the fastest of its engines: exact ones, and those with the class of torch in at least "
-        f"{Parity.LEAST_SHARE:.0%} of at least {Parity.LEAST_CYCLES} cycles.",
-        highlight=False,
+        f"{Parity.LEAST_SHARE:.0%} of at least {Parity.LEAST_CYCLES} cycles."
     )
     return write_parity(model_file(run).parent, trained, {name: parity for name, (parity, _) in measured.items()})
 
@@ -58,7 +57,6 @@ def export_files(run: Path, *, to: str, out: Path, data_root: Path | None, num_c
         console.print(
             f"{each.num_cycles} {name}: {each.share:.1%} of the same class as torch, largest difference in "
             f"probability {each.largest_difference:.1e}",
-            highlight=False,
             soft_wrap=True,
         )
 

@@ -22,13 +22,11 @@ from lungsound.files import write_text
 from lungsound.inference.engines import Floats, Parity, make, parity
 from lungsound.inference.graph import quiet
 from lungsound.inference.model_files import LICENSE, checked, facts_of, written_together
-from lungsound.inference.templates import render
 from lungsound.models.ast import AudioSpectrogramTransformer
-from lungsound.models.ast import Block as AttentionBlock
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.hub import OWN_FILE
 from lungsound.models.weights import LAYOUTS
-from lungsound.page import DISCLAIMER
+from lungsound.page import DISCLAIMER, render
 from lungsound.training.checkpoint import TrainedModel, load_model
 
 # The row of the run's card on the command, and the folders of pretrained weights: where they lie is nobody's business.
@@ -167,40 +165,12 @@ def hugging_face_weights(model: LungSoundClassifier, *, scale: float) -> dict[st
 
 def hugging_face_config(model: LungSoundClassifier) -> dict[str, Any]:
     """config.json of the library's ASTForAudioClassification."""
-    encoder, classes = model.patch_encoder, model.classes
-    return {
-        "model_type": "audio-spectrogram-transformer",
-        "architectures": ["ASTForAudioClassification"],
-        "hidden_size": encoder.dim,
-        "num_hidden_layers": len(encoder.blocks),
-        "num_attention_heads": cast(AttentionBlock, encoder.blocks[0]).attn.num_heads,
-        "intermediate_size": 4 * encoder.dim,
-        "hidden_act": "gelu",
-        "layer_norm_eps": encoder.norm.eps,
-        "patch_size": PATCH_SIZE,
-        "frequency_stride": encoder.stride,
-        "time_stride": encoder.stride,
-        "max_length": encoder.num_frames,
-        "num_mel_bins": encoder.num_mels,
-        "qkv_bias": True,
-        "problem_type": "single_label_classification",
-        "id2label": {str(index): name for index, name in enumerate(classes)},
-        "label2id": {name: index for index, name in enumerate(classes)},
-    }
+    values = {"encoder": model.patch_encoder, "classes": model.classes, "patch_size": PATCH_SIZE}
+    config: dict[str, Any] = json.loads(render("hugging_face_config.json", **values))
+    return config
 
 
 def extractor_config(trained: TrainedModel) -> dict[str, Any]:
     """preprocessor_config.json: ASTFeatureExtractor normalises as we do, (x - mean) / (2 std)."""
-    return {
-        "feature_extractor_type": "ASTFeatureExtractor",
-        "feature_size": 1,
-        "sampling_rate": trained.front_end.sample_rate_hz,
-        "num_mel_bins": trained.front_end.audio.num_mels,
-        "max_length": trained.front_end.num_frames,
-        "do_normalize": True,
-        "mean": trained.mean,
-        "std": trained.std,
-        "padding_side": "right",
-        "padding_value": 0.0,
-        "return_attention_mask": False,
-    }
+    config: dict[str, Any] = json.loads(render("hugging_face_preprocessor_config.json", trained=trained))
+    return config

@@ -76,18 +76,15 @@ class FittingGraph(nn.Module):
             is_sound = (place >= 0) & (place < num_own)
             return waveform[:, torch.minimum(place.clamp(min=0), num_own - 1)] * is_sound
         clips = waveform[:, place % num_own] * torch.where(num_own > num_samples, 1.0, self.fade)
-        return clips[:, : self._num_input_samples(waveform.shape[1])]
-
-    def _num_input_samples(self, num_own: int) -> int:
-        """`FrontEnd.num_input_samples` by divisions that a graph can follow."""
-        front_end, log_mel = self.front_end, self.front_end.log_mel
-        if front_end.is_padding_encoded:
-            return front_end.num_samples
+        log_mel = self.front_end.log_mel
+        if self.front_end.is_padding_encoded:
+            return clips
         assert isinstance(log_mel, LogMel)
-        least: Callable[[int, int], int] = torch.sym_min  # min() would have the graph choose one of two for good
-        num_frames = least((num_own + log_mel.hop_size - 1) // log_mel.hop_size, front_end.num_frames)
+        # `FrontEnd.num_input_samples` by divisions that a graph can follow; min() would choose one of two for good.
+        least: Callable[[int, int], int] = torch.sym_min
+        num_frames = least((waveform.shape[1] + log_mel.hop_size - 1) // log_mel.hop_size, self.front_end.num_frames)
         num_frames = (num_frames + self.stride - 1) // self.stride * self.stride - self.stride + PATCH_SIZE
-        return least(front_end.num_samples, log_mel.frame_size + (num_frames - 1) * log_mel.hop_size)
+        return clips[:, : least(num_samples, log_mel.frame_size + (num_frames - 1) * log_mel.hop_size)]
 
 
 class WaveformGraph(nn.Module):

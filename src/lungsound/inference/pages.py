@@ -23,17 +23,9 @@ from lungsound.axes import PATCH_SIZE
 from lungsound.errors import AudioError
 from lungsound.files import short_names, write_text, written_whole
 from lungsound.inference.explain import relevance
-from lungsound.inference.prediction import (
-    RULE,
-    CyclePrediction,
-    Provenance,
-    RecordingPrediction,
-    lanes,
-    margin,
-    uncertainty,
-)
+from lungsound.inference.prediction import RULE, Provenance, RecordingPrediction, lanes, margin, uncertainty
 from lungsound.inference.predictor import Predictor
-from lungsound.inference.templates import render
+from lungsound.page import render
 from lungsound.progress import track
 
 PLAYED_PEAK, MAX_GAIN = 0.9, 40.0  # quiet recordings are raised, as the service's page does
@@ -116,12 +108,6 @@ def page_name(prediction: RecordingPrediction) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', prediction.name)[:80]}-{place}.html"
 
 
-def most_uncertain(prediction: RecordingPrediction, num: int | None) -> list[tuple[int, CyclePrediction]]:
-    """The `num` most uncertain cycles (None: all) with their numbers from 1, in order of time."""
-    numbered = enumerate(prediction.cycles, start=1)
-    return sorted(sorted(numbered, key=lambda each: (not each[1].is_uncertain, margin(each[1])))[:num])
-
-
 def _shared(provenance: Provenance) -> dict[str, Any]:
     """Values of every page: style, script, classes, provenance."""
     package = resources.files("lungsound")
@@ -165,8 +151,9 @@ def _recording(
     rows = lanes([(cycle.start_s, cycle.end_s) for cycle in prediction.cycles])
     explained, relevances = [], None
     if waveform is not None:
-        relevances = {}
-        for number, cycle in most_uncertain(prediction, num_explained):
+        relevances, numbered = {}, enumerate(prediction.cycles, start=1)
+        by_uncertainty = sorted(numbered, key=lambda each: (not each[1].is_uncertain, margin(each[1])))
+        for number, cycle in sorted(by_uncertainty[:num_explained]):
             cut = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
             class_index = predictor.classes.index(cycle.best_guess)
             relevances[number] = relevance(predictor.trained, cut, class_index=class_index)

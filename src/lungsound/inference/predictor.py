@@ -18,7 +18,6 @@ from lungsound.audio.segmentation import segment_cycles, sliding_windows
 from lungsound.data.icbhi import annotation_beside, read_annotation
 from lungsound.data.tree import cycle_faults
 from lungsound.errors import AnnotationError
-from lungsound.inference import withholding
 from lungsound.inference.engines import AUTO, Engine, Floats, select
 from lungsound.inference.prediction import (
     CyclePrediction,
@@ -34,6 +33,13 @@ from lungsound.training.checkpoint import TrainedModel, load_model
 FindBy = Literal["auto", "annotation", "segmentation", "windows"]
 WINDOW_OVERLAP = 0.5
 IN_MEMORY = "a model in memory"
+# Predictions are withheld ("uncertain", with the best guess beside it) where the sound is not breathing, or too little
+# of it, and for cycles farther from the training cycles than each of these is from the others'. Anything else that is
+# wrong, from clipping to an unknown device, changes their worth by an unknown amount, and is only remarked on.
+WITHHELD_FOR = frozenset({quality.MOSTLY_SILENT, quality.TOO_SHORT, quality.SPEECH})
+HIGHEST_SCORE, HIGH_SCORE, UNLIKE = 1.0, 0.95, "unlike the training set"
+UNKNOWN_DEVICE, OTHER_DEVICE = "unknown device", "device not trained on"
+SILENT_CYCLES = "silent cycles"
 Spans = Sequence[tuple[float, float]]
 
 
@@ -106,7 +112,7 @@ def load_recording(
     ]
     sounding = [stretch for stretch in stretches if not stretch.is_silent]
     if not is_silence_kept:
-        remarks += [withholding.SILENT_CYCLES] if 0 < len(sounding) < len(stretches) else []
+        remarks += [SILENT_CYCLES] if 0 < len(sounding) < len(stretches) else []
         stretches = sounding
     measured = quality.measure_quality(channels, rate_hz)
     too_little = quality.find_too_little_sound(measured)
@@ -210,8 +216,7 @@ class Predictor:
 
         Cycles with too little sound are left out: any prediction for them would be a guess. With `spans_s` (start, end)
         all of these are predicted in place of the cycles, those without sound as uncertain. `patient` is a pseudonym,
-        `device` is what recorded it. For what else is withheld or remarked on see `lungsound.inference.withholding`.
-        Raises AudioError or AnnotationError.
+        `device` is what recorded it. Raises AudioError or AnnotationError.
         """
         loaded = load_recording(Path(recording), self.trained.front_end, find_by=self.find_by, spans_s=spans_s)
         return self.predict_loaded(loaded, patient, device)
@@ -227,10 +232,10 @@ class Predictor:
         stretches, domain, calibration = loaded.stretches, self.trained.domain, self.trained.calibration
         outputs, features = self.engine.predict([stretch.waveform for stretch in stretches])
         scores = domain.scores(features).tolist() if domain is not None and stretches else []
-        is_recording_withheld = withholding.is_withheld(loaded.quality)
+        is_recording_withheld = not WITHHELD_FOR.isdisjoint(loaded.quality)
         cycles = []
         for place, (stretch, row) in enumerate(zip(stretches, outputs.astype(float), strict=True)):
-            is_unlike = bool(scores) and scores[place] == withholding.HIGHEST_SCORE
+            is_unlike = bool(scores) and scores[place] == HIGHEST_SCORE
             is_uncertain = is_recording_withheld or stretch.is_silent or is_unlike
             possible: tuple[str, ...] = ()
             probabilities, best_guess = row, self.classes[int(row.argmax())]
@@ -241,7 +246,13 @@ class Predictor:
             shares = dict(zip(self.classes, probabilities.tolist(), strict=True))
             cycles.append(CyclePrediction(stretch.start_s, stretch.end_s, best_guess, shares, is_uncertain, possible))
         is_sounding = [not stretch.is_silent for stretch in stretches]
-        score = withholding.score_of(list(compress(scores, is_sounding)))
+        sounding_scores, remarks = list(compress(scores, is_sounding)), list(loaded.quality)
+        score = float(np.median(sounding_scores)) if sounding_scores else None
+        if score is not None and score >= HIGH_SCORE:
+            remarks.append(UNLIKE)
+        known_devices = {name.casefold() for name in self.trained.devices}
+        if known_devices and (device is None or device.casefold() not in known_devices):
+            remarks.append(UNKNOWN_DEVICE if device is None else OTHER_DEVICE)
         return RecordingPrediction(
             path=loaded.path,
             duration_s=loaded.duration_s,
@@ -251,11 +262,7 @@ class Predictor:
             aggregate=aggregate_cycles(list(compress(cycles, is_sounding)), duration_s=loaded.duration_s),
             patient=patient,
             device=device,
-            quality=(
-                *loaded.quality,
-                *withholding.remark_on_score(score),
-                *withholding.remark_on_device(device, self.trained.devices),
-            ),
+            quality=tuple(remarks),
             out_of_domain=score,
         )
 

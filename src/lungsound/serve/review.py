@@ -1,18 +1,16 @@
 """Review by hand: the recordings of a folder, the most uncertain first, and corrected cycles in formats to train on."""
 
 import hashlib
-import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import soundfile
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from lungsound.audio.io import probe, read_channels
+from lungsound.audio.io import probe
 from lungsound.data.convert import icbhi_text, sprsound_text, table_text
 from lungsound.data.corpus import Cycle, Recording
 from lungsound.data.table import Number, read_table
@@ -200,11 +198,3 @@ class ReviewFolder:
     def _read(self) -> list[Cycle]:
         """The cycles of the table. CorpusError when somebody made it a table that cannot be read whole."""
         return list(read_table(self.table).require_sound().cycles) if self.table.exists() else []
-
-
-def wav_bytes(path: Path) -> bytes:
-    """The recording as WAV of 16 bits, with its rate and channels: every browser plays that."""
-    channels, rate_hz = read_channels(path)
-    content = io.BytesIO()
-    soundfile.write(content, channels.T, rate_hz, format="WAV", subtype="PCM_16")
-    return content.getvalue()

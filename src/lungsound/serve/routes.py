@@ -1,5 +1,6 @@
 """The service as one ASGI application: predictions, review, facts and health, errors in one line, behind the gate."""
 
+import io
 import json
 import tempfile
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
 
+import soundfile
 from fastapi import APIRouter, Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
@@ -17,6 +19,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from lungsound.audio.io import read_channels
 from lungsound.errors import DataError, LungsoundError
 from lungsound.inference.formats.tables import record
 from lungsound.inference.prediction import Provenance, RecordingPrediction
@@ -108,7 +111,25 @@ def application(service: Service, *, token: str | None = None, is_local_only: bo
     if service.folder is not None:
         app.include_router(_review_routes(service, service.folder))
     app.include_router(_model_routes(service))
-    app.include_router(_health_routes(service))
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        """The process runs."""
+        return {"status": "live"}
+
+    @app.get("/health/ready", responses={503: ERRORS["503"]})
+    async def ready() -> dict[str, str]:
+        """The model is loaded, has predicted a probe, and takes requests."""
+        if service.queue.is_stopping:
+            raise Refusal("not ready", "the service is stopping")
+        if not service.is_ready:
+            raise Refusal("not ready", "the model has not predicted a probe yet")
+        return {"status": "ready"}
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Counters in Prometheus' text format."""
+        return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -231,7 +252,10 @@ def _review_routes(service: Service, folder: review.ReviewFolder) -> APIRouter:
 
         def decode() -> bytes:
             uploads.check_sound(path, service.limits)
-            return review.wav_bytes(path)
+            channels, rate_hz = read_channels(path)
+            content = io.BytesIO()
+            soundfile.write(content, channels.T, rate_hz, format="WAV", subtype="PCM_16")
+            return content.getvalue()
 
         with queue.place():
             return Response(await queue.run(decode), media_type="audio/wav")
@@ -281,30 +305,5 @@ def _model_routes(service: Service) -> APIRouter:
         name = f"corrected{review.SUFFIX[format]}"  # a header holds no name that a person chose
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(content.encode(), media_type="application/octet-stream", headers=headers)
-
-    return routes
-
-
-def _health_routes(service: Service) -> APIRouter:
-    routes = APIRouter()
-
-    @routes.get("/health/live")
-    async def live() -> dict[str, str]:
-        """The process runs."""
-        return {"status": "live"}
-
-    @routes.get("/health/ready", responses={503: ERRORS["503"]})
-    async def ready() -> dict[str, str]:
-        """The model is loaded, has predicted a probe, and takes requests."""
-        if service.queue.is_stopping:
-            raise Refusal("not ready", "the service is stopping")
-        if not service.is_ready:
-            raise Refusal("not ready", "the model has not predicted a probe yet")
-        return {"status": "ready"}
-
-    @routes.get("/metrics", response_class=Response)
-    async def metrics() -> Response:
-        """Counters in Prometheus' text format."""
-        return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return routes

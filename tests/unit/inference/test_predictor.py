@@ -19,8 +19,7 @@ from lungsound.errors import AnnotationError, AudioError, WeightsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.out_of_domain import fit_domain, spectral_features
 from lungsound.inference.engines import make
-from lungsound.inference.predictor import Predictor
-from lungsound.inference.withholding import OTHER_DEVICE, SILENT_CYCLES, UNKNOWN_DEVICE, UNLIKE
+from lungsound.inference.predictor import OTHER_DEVICE, SILENT_CYCLES, UNKNOWN_DEVICE, UNLIKE, Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
 from lungsound.training.checkpoint import TrainedModel, load_model, save_model
@@ -230,7 +229,30 @@ def test_a_device_that_nobody_names_or_that_was_not_trained_on_is_remarked_on(
     known = predictor.predict(recording, device="meditron").quality
     assert UNKNOWN_DEVICE not in known
     assert OTHER_DEVICE not in known
-    assert UNKNOWN_DEVICE not in Predictor(load_model(model_path)).predict(recording).quality
+    nowhere_trained = Predictor(load_model(model_path))
+    for device in (None, "AKGC417L"):
+        assert not {UNKNOWN_DEVICE, OTHER_DEVICE} & {*nowhere_trained.predict(recording, device=device).quality}, device
+
+
+def test_only_what_is_no_breathing_withholds(model_path: Path, recording: Path) -> None:
+    predictor = Predictor.load(model_path)
+    loaded = predictor.load_recording(recording)
+    audible = ("clipped", "mains hum", "heart sounds dominate", "band-limited", "dropouts", UNLIKE, UNKNOWN_DEVICE)
+    for remarks, is_withheld in (((), False), (audible, False), ((TOO_SHORT,), True), (("clipped", SPEECH), True)):
+        cycles = predictor.predict_loaded(replace(loaded, quality=remarks)).cycles
+        assert {cycle.is_uncertain for cycle in cycles} == {is_withheld}, remarks
+
+
+def test_a_score_is_remarked_on_from_nineteen_twentieths(
+    model_path: Path, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(with_domain(model_path, recording))
+    for score, expected in ((0.949, ()), (0.95, (UNLIKE,)), (1.0, (UNLIKE,))):
+        scores = np.full(6, score)
+        monkeypatch.setattr(type(predictor.trained.domain), "scores", lambda *_, scores=scores: scores)
+        answer = predictor.predict(recording, spans_s=[(start_s, start_s + 0.5) for start_s in range(3)] * 2)
+        assert (answer.out_of_domain, answer.quality) == (score, expected)
+        assert {cycle.is_uncertain for cycle in answer.cycles} == {score == 1.0}
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from lungsound.errors import SettingsError
 from lungsound.inference.formats.tables import PROBABILITY_PREFIX, record
 from lungsound.inference.prediction import SEPARATOR, TIME_DECIMALS, Provenance, RecordingPrediction, lanes
-from lungsound.inference.templates import render
 from lungsound.labels import LABEL_SETS, LabelSet, LungSound, sound_of
+from lungsound.page import render
 
 if TYPE_CHECKING:
     from lungsound.data.corpus import Cycle
-
 
 RAVEN_COLUMNS = ("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)")
 OWN_COLUMNS = ("Answer", "Best Guess", "Possible")

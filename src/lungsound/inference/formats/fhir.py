@@ -9,7 +9,7 @@ import json
 from uuid import NAMESPACE_URL, uuid5
 
 from lungsound.inference.prediction import Provenance, RecordingPrediction
-from lungsound.inference.templates import render
+from lungsound.page import render
 
 RESEARCH_USE = "research use only, not for diagnosis"
 

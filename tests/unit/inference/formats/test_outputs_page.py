@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lungsound.audio import quality
 from lungsound.audio import quality as other_sounds
-from lungsound.inference import withholding
+from lungsound.inference import predictor
 from lungsound.inference.formats.annotations import (
     RECORD_KEY,
     audacity_text,
@@ -95,11 +95,11 @@ def test_the_page_tells_of_every_remark() -> None:
     text = PAGE.read_text(encoding="utf-8").partition("## Remarks")[2].partition("\n## ")[0]
     source = Path(quality.__file__).read_text(encoding="utf-8")
     kinds = {*re.findall(r'Defect\("([^"]+)"', source), quality.MOSTLY_SILENT, quality.TOO_SHORT}
-    kinds |= {other_sounds.HUM, other_sounds.SPEECH, other_sounds.HEART, withholding.SILENT_CYCLES}
-    kinds |= {withholding.UNLIKE, withholding.UNKNOWN_DEVICE, withholding.OTHER_DEVICE}
+    kinds |= {other_sounds.HUM, other_sounds.SPEECH, other_sounds.HEART, predictor.SILENT_CYCLES}
+    kinds |= {predictor.UNLIKE, predictor.UNKNOWN_DEVICE, predictor.OTHER_DEVICE}
     assert len(kinds) >= 19
     assert kinds - set(re.findall("`([^`]+)`", text)) == set()
-    assert set(re.findall(r"`([^`]+)` \*", text)) == withholding.WITHHELD_FOR
+    assert set(re.findall(r"`([^`]+)` \*", text)) == predictor.WITHHELD_FOR
 
 
 def test_the_page_tells_the_rule_of_the_whole() -> None:
