@@ -161,7 +161,7 @@ def test_explain_writes_a_page_and_the_relevance_of_every_cycle(model_path: Path
         assert str(written["model_sha256"]) == predictor.trained.sha256
         assert written["start_s"].tolist() == [0.1, 0.6]
         assert written["best_guess"].tolist() == [cycle.best_guess for cycle in cycles]
-        assert len(written["mel_hz"]) == front_end.num_mels
+        assert len(written["mel_hz"]) == front_end.audio.num_mels
         for number, cycle in enumerate(cycles, start=1):
             cut = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
             expected = relevance(predictor.trained, cut, class_index=predictor.classes.index(cycle.best_guess))
