@@ -34,7 +34,7 @@ from lungsound.evaluation.bootstrap import Bootstrap, Estimate
 from lungsound.inference.explain import check_explainable, fold, own_frames, relevance
 from lungsound.labels import LungSound
 from lungsound.randomness import generator_at
-from lungsound.training.checkpoint import TrainedModel
+from lungsound.training.checkpoint import TrainedModel, load_model
 from lungsound.training.run import RunFolder
 
 NUM_BACKGROUND_CYCLES, NUM_RANDOM_ORDERS = 100, 3
@@ -191,7 +191,7 @@ def main(words: Sequence[str]) -> None:
     options = parser.parse_args(words)
     try:
         run = RunFolder(options.run)
-        trained, data = run.trained_model(), run.config().data
+        trained, data = load_model(run.model), run.config().data
         check_explainable(trained)
         corpus = load_corpus(data)
         cycles = draw([corpus.cycles[row] for row in rows_to_test(corpus, data.test_parts)], options.cycles)

@@ -96,7 +96,7 @@ def trained_model(config: RunConfig) -> TrainedModel:
     """A model as one is loaded from a run, with random weights."""
     front_end = FrontEnd(config.audio)
     mean, std = AUDIOSET_STATISTICS[front_end.audio.filter_bank]
-    name = f"bench-{config.model.size}{'' if front_end.is_padding_encoded else '-own'}"
+    name = f"bench-{config.model.size}{'' if front_end.audio.is_padding_encoded else '-own'}"
     label_set = LABEL_SETS[config.data.label_set]
     return TrainedModel(classifier(config).eval(), front_end, mean, std, label_set, sha256=name)
 

@@ -277,7 +277,7 @@ def infer_row(
         f"{flops / 1e6 / own_ms / bench.ceilings[dtype]:.0%} of the {dtype} ceiling{agreement}; "
         f"peer {peer_ms:.0f} ms, of which {features_ms:.0f} ms its features; {pairs}"
     )
-    if front_end.is_padding_encoded:  # else the peer has another input
+    if front_end.audio.is_padding_encoded:  # else the peer has another input
         how += f"; probabilities differ by {np.abs(engine.predict(cycles)[0] - peer(cycles).numpy()).max():.1g} at most"
     name = bench.model.absolute().name if bench.model else f"AST-{bench.sizes[0].title()}"
     return row(f"{name} inference, {what} / transformers fp32", ratios, "x", how)

@@ -131,12 +131,11 @@ class LabelMap:
         return losses
 
 
-def describe_map(source_vocabulary: str, label_set: LabelSet | str) -> list[str]:
+def describe_map(source_vocabulary: str, label_set: str) -> list[str]:
     """Losses of the shipped map from a vocabulary (a label set's name) to a label set, if there must be one."""
-    target = label_set if isinstance(label_set, LabelSet) else LABEL_SETS[label_set]
-    if target.needs_diagnosis or target.name == source_vocabulary:
+    if LABEL_SETS[label_set].needs_diagnosis or label_set == source_vocabulary:
         return []
-    return shipped_map(source_vocabulary, target.name).losses(LABEL_SETS[source_vocabulary].classes)
+    return shipped_map(source_vocabulary, label_set).losses(LABEL_SETS[source_vocabulary].classes)
 
 
 def shipped_map(vocabulary: str, label_set: str) -> LabelMap:

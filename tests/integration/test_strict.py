@@ -13,6 +13,7 @@ from lungsound.evaluation.predictions import read_predictions
 from lungsound.experiments.study import keep_run
 from lungsound.files import short_names
 from lungsound.inference.predictor import OTHER_DEVICE, UNKNOWN_DEVICE, Predictor
+from lungsound.training.checkpoint import load_model
 from lungsound.training.run import RunFolder
 from tests.integration.command import lungsound
 
@@ -84,7 +85,7 @@ def test_the_page_stands_alone_and_the_card_says_what_it_is(run: Path) -> None:
 
 
 def test_the_model_keeps_its_calibration_and_answers_with_it(run: Path, synthetic_corpus_dir: Path) -> None:
-    trained = RunFolder(run).trained_model()
+    trained = load_model(RunFolder(run).model)
     assert trained.calibration is not None
     held = RunFolder(run).columns()["last"].of_part("validation")
     assert trained.calibration.num_cycles == len(held.keys)
@@ -98,7 +99,7 @@ def test_the_model_keeps_its_calibration_and_answers_with_it(run: Path, syntheti
 
 def test_the_model_keeps_what_it_was_trained_on(run: Path, synthetic_corpus_dir: Path) -> None:
     """Devices and the domain are those of the training cycles; a training recording is like them."""
-    trained, corpus = RunFolder(run).trained_model(), read_corpus(synthetic_corpus_dir)
+    trained, corpus = load_model(RunFolder(run).model), read_corpus(synthetic_corpus_dir)
     patients = set(RunFolder(run).facts().patients["train"])
     train = [cycle for cycle in corpus.part("train") if cycle.recording.patient in patients]
     assert trained.devices == tuple(sorted({cycle.recording.device for cycle in train if cycle.recording.device}))
@@ -121,7 +122,7 @@ def test_a_published_run_holds_nobody_out_and_is_not_calibrated(synthetic_corpus
     out = tmp_path / "run"
     published = sets("data.protocol=published", "train.is_test_watched=false", "train.epochs=1")
     assert lungsound("train", "demo", "--data", synthetic_corpus_dir, "--out", out, *published) == 0
-    assert RunFolder(out).trained_model().calibration is None
+    assert load_model(RunFolder(out).model).calibration is None
     assert not Predictor.load(out).is_calibrated
     answers = read_predictions(out / "epochs" / "last.csv")
     assert set(answers.parts) == {"test"}

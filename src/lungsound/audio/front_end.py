@@ -36,10 +36,6 @@ class FrontEnd:
         return self.audio.sample_rate_hz
 
     @property
-    def is_padding_encoded(self) -> bool:
-        return self.audio.is_padding_encoded
-
-    @property
     def definition(self) -> dict[str, Any]:
         """Plain settings that the filter banks before normalisation depend on."""
         return self.audio.model_dump(exclude={"statistics"})
@@ -86,7 +82,7 @@ class FrontEnd:
 
     def num_own_frames(self, num_samples: int) -> int | None:
         """Frames that begin within the sound of a cycle of `num_samples`; None where its padding is encoded too."""
-        if self.is_padding_encoded:
+        if self.audio.is_padding_encoded:
             return None
         return min(math.ceil(num_samples / self.log_mel.hop_size), self.num_frames)
 
@@ -105,7 +101,7 @@ class FrontEnd:
         Without `is_padding_encoded` the frames beyond the own ones, which no encoder sees, repeat those: means and
         deviations are about those of padded cycles.
         """
-        if self.is_padding_encoded:
+        if self.audio.is_padding_encoded:
             return self.filter_banks(torch.stack([self.fit(waveform) for waveform in waveforms]))
         sizes = [self.num_input_samples(len(waveform), patch_stride=1) for waveform in waveforms]
         own = [self.filter_banks(self.fit(each)[None, :size])[0] for each, size in zip(waveforms, sizes, strict=True)]

@@ -58,7 +58,7 @@ class Inputs:
         """Inputs of the cycles of a corpus whose filter banks these are."""
         labels = [label_set.label(sound=c.sound, diagnosis=c.recording.diagnosis, term=c.term) for c in corpus.cycles]
         own = [front_end.num_own_frames(num_samples) for num_samples in fbanks.num_samples.tolist()]
-        num_frames = None if front_end.is_padding_encoded else torch.tensor(own)
+        num_frames = None if front_end.audio.is_padding_encoded else torch.tensor(own)
         return cls(fbanks, torch.tensor(labels), num_frames, label_set.num_classes, mean, std)
 
     def class_counts(self, rows: Sequence[int]) -> list[int]:

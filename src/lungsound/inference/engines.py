@@ -66,7 +66,7 @@ class Engine:
                 cycles = [torch.from_numpy(waveforms[place]) for place in places]
                 probabilities[places], fbanks = self.run_batch(torch.stack([*map(trained.input_of, cycles)]).numpy())
                 if domain is not None:
-                    if not front_end.is_padding_encoded:  # the domain's are of frames that no encoder sees, too
+                    if not front_end.audio.is_padding_encoded:  # the domain's are of frames that no encoder sees, too
                         fbanks = front_end.filter_banks_of(cycles).numpy()
                     features[places] = spectral_features(fbanks)
                 num_done += len(places)

@@ -26,6 +26,7 @@ from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.randomness import generator_at
 from lungsound.recipe import train
+from lungsound.training.checkpoint import load_model
 from lungsound.training.run import RunFolder
 
 # A stretch of a sound file in seconds; without a span all of it.
@@ -123,7 +124,7 @@ class LungSoundClassifier:
                 _write_table(table, rows, held)
             train(config, out, console=Console(quiet=not self.verbose), is_reported=self.out is not None)
             path = None if self.out is None else run.model
-            return self._with(Predictor(run.trained_model(), device=self.device, path=path))
+            return self._with(Predictor(load_model(run.model), device=self.device, path=path))
 
     def predict_proba(self, X: Sequence[Any]) -> NDArray[np.float64]:
         """Probabilities (sound, class) in the order of `classes_`; calibrated when the run held out patients for it."""

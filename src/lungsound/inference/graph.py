@@ -111,7 +111,7 @@ def exported(trained: TrainedModel) -> Path:
         runtime, clips = load("onnxruntime", extra="onnx"), torch.from_numpy(probes(trained))
         least = trained.num_input_samples(1)
         sizes = {0: torch.export.Dim("batch", min=1)}
-        if not front_end.is_padding_encoded:
+        if not front_end.audio.is_padding_encoded:
             sizes[1] = torch.export.Dim("samples", min=least, max=front_end.num_samples)
         program = to_onnx(PredictionGraph(trained), clips, outputs=[PROBABILITIES, FBANK], sizes=sizes)
         with written_whole(path) as partial:

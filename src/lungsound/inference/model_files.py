@@ -77,7 +77,7 @@ class FittingGraph(nn.Module):
             return waveform[:, torch.minimum(place.clamp(min=0), num_own - 1)] * is_sound
         clips = waveform[:, place % num_own] * torch.where(num_own > num_samples, 1.0, self.fade)
         log_mel = self.front_end.log_mel
-        if self.front_end.is_padding_encoded:
+        if self.front_end.audio.is_padding_encoded:
             return clips
         assert isinstance(log_mel, LogMel)
         # `FrontEnd.num_input_samples` by divisions that a graph can follow; min() would choose one of two for good.
@@ -163,7 +163,7 @@ def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Floats]) -
     The facts are the extra file lungsound.json. SettingsError for a model that leaves out its padding: how much it
     encodes hangs on the length in a way that torch's program cannot hold. Else as `write_onnx`.
     """
-    if not trained.front_end.is_padding_encoded:
+    if not trained.front_end.audio.is_padding_encoded:
         raise SettingsError(
             "a model with audio.is_padding_encoded=false cannot be a torch program, whose shapes would hang on the "
             "length of the cycle: export it to onnx or openvino, or load it with lungsound.Predictor"

@@ -130,7 +130,7 @@ def make_classifier(
             raise SettingsError(f"audio and model settings do not fit: {error}") from None
     else:
         for setting, is_of_patches in (
-            ("audio.is_padding_encoded=false", not front_end.is_padding_encoded),
+            ("audio.is_padding_encoded=false", not front_end.audio.is_padding_encoded),
             (f"model.pooling {settings.pooling!r}", settings.pooling != "class_token"),
         ):
             if is_of_patches:

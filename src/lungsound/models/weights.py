@@ -329,10 +329,9 @@ def load_weights(
     Positions of another grid are adapted. `settings.position_grid` "aligned" gives each patch those of its own
     place (`place_positions`), and cuts or interpolates the grid of an image; "published" does what the authors'
     program does: the axes exchanged, but not for SSAST (`adapt_positions`). A run of ours is always aligned,
-    verbatim where it has the same patches. Positions of the published program are taken verbatim or refused. A
-    convolutional first kernel over red, green and blue is summed over them or, with `settings.first_kernel` "new",
-    left as it is in the encoder. `head` takes the weights of the head of a run of ours. Encoder and head are
-    changed only when everything fits; else WeightsError.
+    verbatim where it has the same patches. Positions of the published program are taken verbatim or refused.
+    `head` takes the weights of the head of a run of ours. Encoder and head are changed only when everything fits;
+    else WeightsError.
     """
     read = read_weights(path)
     new: tuple[str, ...] = ()

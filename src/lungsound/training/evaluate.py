@@ -31,7 +31,7 @@ from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import find_device
 from lungsound.progress import track
 from lungsound.training.callbacks import COLUMN_OF, predict_rows
-from lungsound.training.checkpoint import TrainedModel, unfinished
+from lungsound.training.checkpoint import TrainedModel, load_model, unfinished
 from lungsound.training.run import RunFacts, RunFolder
 
 NUM_NAMED = 10  # patients in a note; SPRSound's intra test alone shares 160
@@ -55,9 +55,8 @@ def evaluate(
 ) -> Path:
     """Evaluate a trained run again, or on another corpus; the path of the report.
 
-    Without `data_root` on the test set of the corpus that the run was trained on, into the run's folder; with one on
-    every part of that corpus but "train" (see `data_to_test`), and `out_dir` is needed. `device` is that of the run by
-    default.
+    Without `data_root` on the test set of the run's own corpus, into the run's folder; with one on every part of that
+    corpus but "train" (see `data_to_test`), and `out_dir` is needed. `device` is that of the run by default.
     """
     run = RunFolder(Path(run_dir))
     if problem := unfinished(run.path):
@@ -108,18 +107,12 @@ def report_on(
     """
     folder = run.path if out_dir is None else out_dir
     path = folder / run.predictions.name
-    trained, where = run.trained_model(), find_device(device or run.config().train.device)
+    trained, where = load_model(run.model), find_device(device or run.config().train.device)
     fbanks = open_filter_banks(corpus, trained.front_end, console=console)
     inputs = Inputs.of(corpus, fbanks, trained.front_end, trained.label_set, mean=trained.mean, std=trained.std)
     with track(console, "evaluation") as on_progress:
         tested = predict_rows(
-            trained.model,
-            corpus,
-            inputs,
-            rows,
-            batch_size=EVALUATION_BATCH_SIZE,
-            device=where,
-            on_progress=on_progress,
+            trained.model, corpus, inputs, rows, batch_size=EVALUATION_BATCH_SIZE, device=where, on_progress=on_progress
         )
     write_predictions(path, tested)
     predictions = read_predictions(path)  # the file is what the report is made from

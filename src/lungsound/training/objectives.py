@@ -23,7 +23,7 @@ from lungsound.models.patchmix import PatchMixDraw, draw_patch_mix, mix_patches,
 from lungsound.training.losses import class_weights, cross_entropy, mixed_cross_entropy, patch_mix_contrastive_loss
 
 Draw = Callable[[int, PatchGrid, torch.Generator], PatchMixDraw]  # partners point into the pool of `Peers`
-Settle = Callable[[Tensor], None]  # backpropagates a part of the loss
+Settle = Callable[[Tensor], None]  # backpropagates a part of the loss; the total keeps the rest of the gradient
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,6 @@ class Loss:
     total: Tensor
     parts: dict[str, Tensor]
     logits: Tensor
-
-
-class Objective(Protocol):
-    """One training objective. The total has the whole value, and the gradient that `settle` was not given."""
-
-    def __call__(
-        self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator, settle: Settle | None = None
-    ) -> Loss: ...
 
 
 class Peers(Protocol):
@@ -174,6 +166,9 @@ def patch_mix_draw(settings: PatchMixSettings) -> Draw:
     return lambda batch_size, grid, generator: draw_patch_mix(
         batch_size, grid, generator=generator, **settings.model_dump()
     )
+
+
+Objective = CrossEntropy | PatchMixCrossEntropy | PatchMixContrastive
 
 
 def make_objective(

@@ -22,14 +22,7 @@ from lungsound.evaluation.predictions import Predictions, read_predictions, writ
 from lungsound.evaluation.selection import NAMES
 from lungsound.files import write_json, written_whole
 from lungsound.models.weights import LoadReport
-from lungsound.training.checkpoint import (
-    CHECKPOINT_FORMAT,
-    TrainedModel,
-    load_model,
-    open_tensors,
-    read_tensors,
-    write_tensors,
-)
+from lungsound.training.checkpoint import CHECKPOINT_FORMAT, open_tensors, read_tensors, write_tensors
 from lungsound.training.trainer import Listener, Progress, TrainStep
 
 RECORDED_PACKAGES = ("lungsound", "torch", "numpy", "soundfile", "safetensors")
@@ -214,9 +207,6 @@ class RunFolder(Listener):
         """Read the predictions that `write_column` wrote, by column."""
         paths = {name: self.path / "epochs" / f"{name}.csv" for name in NAMES}
         return {name: read_predictions(path) for name, path in paths.items() if path.is_file()}
-
-    def trained_model(self) -> TrainedModel:
-        return load_model(self.model)
 
     def on_step(self, progress: Progress, *, num_steps: int, learning_rate: float) -> None:
         at = (progress.epoch - 1) * num_steps + progress.step
