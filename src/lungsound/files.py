@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders, JSON, the cache directory, and short names of paths."""
+"""Atomic writes of files and folders, JSON, the cache directory, short names of paths and short lists of names."""
 
 import json
 import math
@@ -89,3 +89,9 @@ def short_names(paths: Sequence[Path]) -> tuple[str, ...]:
             for parts in every:
                 del parts[end]
     return tuple("/".join(parts) for parts in every)
+
+
+def first_names(names: Sequence[str], count: int = 3) -> str:
+    """The first names of a list, for one line, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

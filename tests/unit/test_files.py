@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungsound.files import short_names, to_json, write_json, write_text, written_whole
+from lungsound.files import first_names, short_names, to_json, write_json, write_text, written_whole
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
@@ -80,3 +80,9 @@ def test_names_are_what_paths_differ_in() -> None:
 def test_a_path_of_blanks_and_dots_has_the_name_of_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert short_names([Path(), tmp_path.parent / "other"]) == (tmp_path.name, "other")
+
+
+def test_the_first_names_stand_for_all() -> None:
+    assert first_names(["a", "b"]) == "a, b"
+    assert first_names(tuple("abcde")) == "a, b, c and 2 more"
+    assert first_names("abcde", 5) == "a, b, c, d, e"

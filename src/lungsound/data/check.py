@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.data.icbhi import canonical_name, official_split
+from lungsound.files import first_names
 from lungsound.labels import LungSound, sound_of
 
 NO_PART = "in no part"
@@ -163,9 +164,8 @@ def print_check(corpus: Corpus, console: Console) -> bool:
             rows = [(name, *by_part.values(), sum(by_part.values())) for name, by_part in counts.items()]
             print_table((title, *table.parts, "all"), rows)
     for (one, other), patients in table.shared_patients.items():
-        more = f" and {len(patients) - MAX_SHARED_PATIENTS} more" if len(patients) > MAX_SHARED_PATIENTS else ""
-        named = ", ".join(patients[:MAX_SHARED_PATIENTS])
-        print_line(f"patients in both {one} and {other}: {len(patients)} ({named}{more})")
+        named = first_names(patients, MAX_SHARED_PATIENTS)
+        print_line(f"patients in both {one} and {other}: {len(patients)} ({named})")
     is_sound = bool(corpus.recordings and not corpus.problems)
     compared = []
     for part, (counted, published) in table.comparisons.items():

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lungsound.axes import PATCH_SIZE, PatchGrid
 from lungsound.config import ModelSettings
 from lungsound.errors import WeightsError
+from lungsound.files import first_names
 from lungsound.models.ast import ENCODER_SIZES, NUM_PREFIX_TOKENS, AudioSpectrogramTransformer, Block
 from lungsound.models.cnn import ConvolutionalEncoder
 from lungsound.models.positions import PatchPlaces, adapt_positions, place_positions
@@ -68,12 +69,6 @@ class Layout:
 _DATA = tomllib.loads((resources.files("lungsound.models") / "weight_layouts.toml").read_text(encoding="utf-8"))
 IGNORED_PARTS: dict[str, str] = _DATA["parts"]
 LAYOUTS = {each["source_format"]: Layout(**each) for each in _DATA["layout"]}
-
-
-def first_keys(keys: list[str], count: int = 3) -> str:
-    """The first keys of a list, for one line."""
-    rest = len(keys) - count
-    return ", ".join(keys[:count]) + (f" and {rest} more" if rest > 0 else "")
 
 
 @dataclass(frozen=True)
@@ -125,14 +120,14 @@ def open_weights(path: Path) -> WeightFile:
         parts = [str(key) for key in loaded if key != "model"]
         if unknown := [part for part in parts if part not in IGNORED_PARTS]:
             raise WeightsError(
-                f"{path}: unexplained parts beside 'model': {first_keys(unknown)}; save the weights alone"
+                f"{path}: unexplained parts beside 'model': {first_names(unknown)}; save the weights alone"
             )
         ignored = [(part, IGNORED_PARTS[part]) for part in parts]
         loaded = loaded["model"]
     if not isinstance(loaded, dict) or not loaded:
         raise WeightsError(f"{path}: holds an empty or unnamed {type(loaded).__name__}, expected a dict of weights")
     if others := [str(key) for key, value in loaded.items() if not isinstance(value, Tensor)]:
-        raise WeightsError(f"{path}: entries that are no weights: {first_keys(others)}; save the state_dict alone")
+        raise WeightsError(f"{path}: entries that are no weights: {first_names(others)}; save the state_dict alone")
     tensors = {str(key).removeprefix("module."): value for key, value in loaded.items()}
     return WeightFile(path, sha256, tensors, ignored, metadata, is_checkpoint)
 
@@ -168,7 +163,7 @@ def read_weights(path: Path) -> ForeignWeights:
     layout = next((one for one in LAYOUTS.values() if any(re.match(one.marker, key) for key in file.tensors)), None)
     if layout is None:
         raise WeightsError(
-            f"{file.path}: no weights of a known kind, its keys begin with {first_keys(list(file.tensors))}; expected "
+            f"{file.path}: no weights of a known kind, its keys begin with {first_names(list(file.tensors))}; expected "
             f"one of: {', '.join(LAYOUTS)}"
         )
     read = ForeignWeights(file, layout, layout.source_format, layout.trained_on)
@@ -310,7 +305,7 @@ class LoadReport:
         if self.head_label_set is not None:
             lines.append(f"  among them the head of that run, for the classes of {self.head_label_set}")
         if self.new:
-            lines.append(f"  new: {first_keys(list(self.new))}")
+            lines.append(f"  new: {first_names(self.new)}")
         reasons = [why for _, why in self.ignored]
         lines += [f"  ignored {reasons.count(why)}: {why}" for why in dict.fromkeys(reasons)]
         lines += [f"  differs: {difference}" for difference in self.differences]

@@ -27,6 +27,7 @@ from lungsound.evaluation.report import (
 from lungsound.evaluation.rescore import PatientCounts, rescore
 from lungsound.evaluation.scores import Subgroups, age_groups, evaluate_predictions, score_subgroups
 from lungsound.evaluation.selection import LAST, NONE_CHOSEN, TEST, column_rows, unwatched_columns
+from lungsound.files import first_names
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import find_device
 from lungsound.progress import track
@@ -149,7 +150,7 @@ def report_inputs(
         "Patients of the test who validate too": validating,
         "Patients of the test whose cycles in the training set were left out": facts.left_out_patients,
     }
-    notes += [f"{what}: {first_names(patients)}." for what, patients in named.items() if patients]
+    notes += [f"{what}: {first_names(patients, NUM_NAMED)}." for what, patients in named.items() if patients]
     if selection != "last" and not chosen_epoch:
         notes.append(f"{NONE_CHOSEN.capitalize()}: the last epoch was kept.")
         selection = "last"
@@ -222,12 +223,6 @@ def columns_of(run: RunFolder) -> dict[str, list[tuple[str, ...]]]:
     columns, epochs = run.columns(), run.progress().best_epochs | {LAST: train.epochs}
     parts = sorted({part for predictions in columns.values() for part in predictions.parts} - {VALIDATION})
     return {part: column_rows([columns], [epochs], part=part, unwatched=unwatched) for part in parts}
-
-
-def first_names(patients: Sequence[str]) -> str:
-    """The first `NUM_NAMED` of the patients, and how many more there are."""
-    more = f" and {len(patients) - NUM_NAMED} more" if len(patients) > NUM_NAMED else ""
-    return f"{', '.join(patients[:NUM_NAMED])}{more}"
 
 
 def _context(

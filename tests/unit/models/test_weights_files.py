@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from lungsound.errors import WeightsError
-from lungsound.models.weights import first_keys, open_weights
+from lungsound.models.weights import open_weights
 
 WEIGHTS = {"v.pos_embed": torch.ones(1, 9, 3), "v.cls_token": torch.ones(1, 1, 3)}
 
@@ -89,8 +89,3 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
 def test_content_that_is_no_state_dict(tmp_path: Path, content: Any, match: str) -> None:
     torch.save(content, tmp_path / "a.pth")
     assert_refused(tmp_path / "a.pth", match)
-
-
-def test_first_keys_are_enough() -> None:
-    assert first_keys(["a", "b"]) == "a, b"
-    assert first_keys(list("abcde")) == "a, b, c and 2 more"
