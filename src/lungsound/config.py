@@ -7,7 +7,6 @@ import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -322,24 +321,17 @@ def _explain(error: ValidationError) -> str:
     return f"{place} = {given}: {advice}{more}"
 
 
-@dataclass(frozen=True)
-class SettingDescription:
-    """One setting in words; `default` as TOML has it, "not set" for one that may be left out."""
+def describe_settings(section: str | None = None) -> dict[str, list[tuple[str, str, str, str]]]:
+    """Name, default, allowed values and meaning of each setting of a section, or of all, in the order of a recipe.
 
-    name: str
-    default: str
-    allowed: str
-    meaning: str
-
-
-def describe_settings(section: str | None = None) -> dict[str, list[SettingDescription]]:
-    """Every setting of a section, or of all of them, by section in the order of a recipe."""
+    The default is as TOML has it, "not set" for one that may be left out.
+    """
     sections = {name: type(getattr(RunConfig(name=""), name)) for name in RunConfig.model_fields if name not in _OF_RUN}
     if section is not None and section not in sections:
         raise SettingsError(f"no section {section!r} of settings: there are {', '.join(sections)}")
     return {
         name: [
-            SettingDescription(key, _as_toml(each.get("default")), _allowed(each), each.get("description", ""))
+            (key, _as_toml(each.get("default")), _allowed(each), each.get("description", ""))
             for key, each in kind.model_json_schema()["properties"].items()
         ]
         for name, kind in sections.items()

@@ -31,9 +31,8 @@ def draw_specaugment(
 
     Where only the first `num_encoded` frames are encoded, time masks lie in them, and are shorter in proportion:
     one made for the complete input may hide all of a short cycle. A width is int(U(0, max)), max at most the length
-    of the axis; the start is any at which the mask fits (the published program draws it with random.randint). The
-    gate "published" applies when a standard normal number is at most 1, 84 % of the time. `generator` is one of the
-    CPU's.
+    of the axis; the start is any at which the mask fits (the published program draws it with random.randint).
+    `generator` is one of the CPU's.
     """
     if settings.gate == "published":
         is_applied = torch.randn((), generator=generator).item() <= 1

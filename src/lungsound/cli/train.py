@@ -63,13 +63,13 @@ def settings(
     for name, rows in describe_settings(section).items():
         if to == "markdown":
             print(f"\n## {name}\n\n| setting | default | allowed | meaning |\n| --- | --- | --- | --- |")
-        for row in rows:
-            key = f"{name}.{row.name}"
+        for setting, default, allowed, meaning in rows:
+            key = f"{name}.{setting}"
             if to == "markdown":
-                print(f"| `{key}` | `{row.default}` | {row.allowed} | {row.meaning} |")
+                print(f"| `{key}` | `{default}` | {allowed} | {meaning} |")
                 continue
-            print(f"{key} = {row.default}")
-            for line in (row.meaning, f"Allowed: {row.allowed}."):
+            print(f"{key} = {default}")
+            for line in (meaning, f"Allowed: {allowed}."):
                 print(textwrap.fill(line, width=80, initial_indent="    ", subsequent_indent="    "))
 
 

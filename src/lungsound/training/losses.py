@@ -42,8 +42,6 @@ def patch_mix_contrastive_loss(
     With `labels` (pool,) only samples with another label than the own one, the sample itself and its partner stand
     in the denominator (published: negative_pair = diff_label).
     """
-    if mixed.shape[1] != anchor.shape[1]:
-        raise ValueError(f"mixed has {mixed.shape[1]} dimensions and anchor {anchor.shape[1]}: they must be equal")
     own = torch.arange(len(mixed), device=mixed.device) if own is None else own
     with torch.autocast(mixed.device.type, enabled=False):
         similarity = functional.normalize(_wide(mixed)) @ functional.normalize(_wide(anchor)).T / temperature

@@ -27,19 +27,20 @@ def test_a_printed_recipe_is_the_recipe(name: str, tmp_path: Path) -> None:
 def test_every_setting_is_listed_with_its_default_and_a_sentence() -> None:
     config = RunConfig(name="").model_dump(mode="json")
     listed = describe_settings()
-    assert {section: [row.name for row in rows] for section, rows in listed.items()} == {
+    assert {section: [name for name, *_ in rows] for section, rows in listed.items()} == {
         section: [*values] for section, values in config.items() if isinstance(values, dict)
     }
     for section, rows in listed.items():
-        for row in rows:
-            default = config[section][row.name]
-            assert row.default == "not set" if default is None else tomllib.loads(f"x = {row.default}")["x"] == default
-            assert row.meaning.endswith("."), f"{section}.{row.name}"
-            assert row.allowed, f"{section}.{row.name}"
+        for name, shown, allowed, meaning in rows:
+            default = config[section][name]
+            assert shown == "not set" if default is None else tomllib.loads(f"x = {shown}")["x"] == default
+            assert meaning.endswith("."), f"{section}.{name}"
+            assert allowed, f"{section}.{name}"
 
 
 def test_limits_and_choices_are_named() -> None:
-    rows = {f"{section}.{row.name}": row.allowed for section, rows in describe_settings().items() for row in rows}
+    listed = describe_settings()
+    rows = {f"{section}.{name}": allowed for section in listed for name, _, allowed, _ in listed[section]}
     assert rows["model.stride"] == "whole number, at least 1, at most 16"
     assert rows["train.validation_share"] == "number, over 0, below 1"
     assert rows["train.schedule"] == "cosine, step, constant"
