@@ -76,6 +76,7 @@ def test_median_of_patients_taken_often_is_that_of_their_errors_repeated() -> No
         assert value == errors_s[(len(errors_s) - 1) // 2]
 
 
+@pytest.mark.slow
 def test_the_tables_have_cycles_beside_windows_and_what_was_injected(
     synthetic_corpus_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -85,6 +85,7 @@ def test_overlap_and_means_by_hand() -> None:
     assert mean_over_cycles(np.array([math.nan, 1.0, 3.0]), np.array(["a", "a", "b"])).value == 2.0
 
 
+@pytest.mark.slow
 def test_the_table_compares_relevance_with_other_orders(
     synthetic_corpus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ def with_drawn_weights(model: LungSoundClassifier) -> LungSoundClassifier:
     return model
 
 
+@pytest.mark.slow
 def test_the_library_gives_our_probabilities() -> None:
     trained = ours.trained_model(CONFIG)
     with_drawn_weights(trained.model)

@@ -170,10 +170,12 @@ def explained(durations_s: Sequence[float] | None) -> tuple[list[int], list[str]
 NUM_OWN = len(ours.classifier(CONFIG).patch_encoder.blocks) - 1  # the last block has too few queries
 
 
+@pytest.mark.slow
 def test_the_encoder_is_one_graph() -> None:
     assert explained(None) == ([NUM_OWN], [])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler's own, when a graph goes on after a break
 def test_only_packing_breaks_the_graph() -> None:
     """Lengths are read on the host before the blocks, which are one graph again."""
