@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -33,7 +34,12 @@ class CompleteFormParser(MultiPartParser):
         self.is_complete = True
 
     async def parse(self) -> FormData:
-        form = await super().parse()
+        try:
+            form = await super().parse()
+        except FormParserError as error:  # newer versions of starlette do the same
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("Invalid multipart data.") from error
         if not self.is_complete:
             for file in self._files_to_close_on_error:
                 file.close()

@@ -153,6 +153,8 @@ class RunFolder(Listener):
         path = self.path / "config.json"
         try:
             return resolve(json.loads(path.read_text(encoding="utf-8")), source=str(path))
+        except FileNotFoundError:
+            raise SettingsError(f"{self.path} is not the folder of a run: it has no config.json") from None
         except (OSError, json.JSONDecodeError) as error:
             raise SettingsError(
                 f"{self.path} is not the folder of a run: its config.json cannot be read ({error})"
