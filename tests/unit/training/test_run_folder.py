@@ -100,7 +100,7 @@ def test_other_settings_are_named_one_by_one(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"is not the folder of a run: its config\.json cannot be read"):
+    with pytest.raises(SettingsError, match=r"is not the folder of a run: it has no config\.json"):
         RunFolder(tmp_path / "none").check(small_config(), is_resumed=True)
     assert not (tmp_path / "none").exists()
 
