@@ -34,17 +34,16 @@ class CompleteFormParser(MultiPartParser):
         self.is_complete = True
 
     async def parse(self) -> FormData:
+        problem = "The form ends before its last boundary."
         try:
             form = await super().parse()
-        except FormParserError as error:  # newer versions of starlette do the same
-            for file in self._files_to_close_on_error:
-                file.close()
-            raise MultiPartException("Invalid multipart data.") from error
-        if not self.is_complete:
-            for file in self._files_to_close_on_error:
-                file.close()
-            raise MultiPartException("The form ends before its last boundary.")
-        return form
+            if self.is_complete:
+                return form
+        except FormParserError:  # newer versions of starlette raise what is raised here
+            problem = "Invalid multipart data."
+        for file in self._files_to_close_on_error:
+            file.close()
+        raise MultiPartException(problem)
 
 
 @asynccontextmanager
