@@ -132,9 +132,9 @@ def render_html(title: str, body: str, folder: Path) -> str:
             token.attrSet("scope", "row")
         elif token.type == "td_open" and len(tokens[index + 1].content) > LONG_CELL:
             token.attrSet("class", "text")
-    page = Environment(loader=PackageLoader("lungsound"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     before, heading, after = parser.renderer.render(tokens, parser.options, {}).partition("<h2 ")
-    return page.get_template("page.html").render(
+    return render(
+        "page.html",
         title=title,
         before=Markup(before),
         sections=sections if len(sections) > FEW_SECTIONS else [],
