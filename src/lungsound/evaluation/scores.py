@@ -88,7 +88,7 @@ def evaluate_predictions(predictions: Predictions, bootstrap: Bootstrap | None =
     """Every number of a report; the intervals of one group share their resamples."""
     bootstrap = bootstrap or Bootstrap()
     confusions, classes = patient_confusions(predictions), predictions.classes
-    two_class = ScoreEstimates.of_runs(metrics.fold_to_two_classes(confusions)[None], bootstrap)
+    folded = metrics.fold_to_two_classes(confusions) if len(classes) > 2 else None
     return Evaluation(
         classes=classes,
         num_cycles=len(predictions.keys),
@@ -96,7 +96,7 @@ def evaluate_predictions(predictions: Predictions, bootstrap: Bootstrap | None =
         num_patients=len(confusions),
         confusion=confusions.sum(axis=0),
         all_classes=ScoreEstimates.of_runs(confusions[None], bootstrap),
-        two_class=two_class if len(classes) > 2 else None,
+        two_class=None if folded is None else ScoreEstimates.of_runs(folded[None], bootstrap),
         accuracy=bootstrap.of_counts(confusions, metrics.accuracy),
         macro_f1=bootstrap.of_counts(confusions, metrics.macro_f1),
         per_class=class_scores(classes, confusions, bootstrap),
