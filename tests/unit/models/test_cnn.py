@@ -183,23 +183,19 @@ def test_batch_norms_are_set_as_in_the_published_programs(architecture: str, eps
 # ---- our own networks against plain functions ----
 
 
-@pytest.mark.parametrize("size", [(16, 16), (63, 64), (101, 50)])
-def test_cnn6_is_what_its_weights_say(size: tuple[int, int]) -> None:
-    made = convolutional_encoder("cnn6")
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [
+        *(("cnn6", size) for size in ((16, 16), (63, 64), (101, 50))),
+        *(("mn04", size) for size in ((1, 1), (63, 64), (200, 128))),
+    ],
+)
+def test_a_network_of_our_own_is_what_its_weights_say(architecture: str, size: tuple[int, int]) -> None:
+    made = convolutional_encoder(architecture)
     made.initialize(torch.Generator().manual_seed(0))
     spoil(made)
     made = made.double().eval()
     fbank = fbanks(2, *size).double()
     state = {name.removeprefix("network."): value for name, value in made.state_dict().items()}
-    assert torch.allclose(made(fbank), cnn6(state, fbank), rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (63, 64), (200, 128)])
-def test_mn04_is_what_its_weights_say(size: tuple[int, int]) -> None:
-    made = convolutional_encoder("mn04")
-    made.initialize(torch.Generator().manual_seed(0))
-    spoil(made)
-    made = made.double().eval()
-    fbank = fbanks(2, *size).double()
-    state = {name.removeprefix("network."): value for name, value in made.state_dict().items()}
-    assert torch.allclose(made(fbank), mobilenet(state, fbank), rtol=1e-9, atol=1e-9)
+    by_functions = {"cnn6": cnn6, "mn04": mobilenet}[architecture](state, fbank)
+    assert torch.allclose(made(fbank), by_functions, rtol=1e-9, atol=1e-9)
