@@ -130,7 +130,7 @@ def serve(
 ) -> None:
     """Serve a model over HTTP until SIGTERM or SIGINT, then finish what was begun.
 
-    `folder` is for review: the page is of its recordings, the most doubtful first, and corrections are kept in it.
+    `folder` is for review: the page is of its recordings, the most uncertain first, and corrections are kept in it.
     `token` is what clients must show, default the environment variable LUNGSOUND_TOKEN. Raises SettingsError for a port
     that is taken; what `Predictor.load` raises.
     """

@@ -1,4 +1,4 @@
-// A folder under review: its recordings, most doubtful first, and saving at once.
+// A folder under review: its recordings, most uncertain first, and saving at once.
 import * as api from "./api.js";
 import { showRecordings } from "./panels.js";
 
