@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
-from lungsound.data.audit import Audit, RecordingFinding, SharedPatient, SharedSound
+from lungsound.data.audit import UNKNOWN, Audit, RecordingFinding, SharedPatient, SharedSound
 from lungsound.evaluation.figures import LINE_COLOURS, picture
 from lungsound.files import write_json, write_text
 from lungsound.page import Cell, fill, render_html
@@ -206,7 +206,10 @@ def _by_kind(findings: Iterable[tuple[str, str]]) -> list[Group]:
 
 
 def class_table(audit: Audit) -> tuple[list[str], list[list[Cell]]]:
-    """Head and rows: recordings, and cycles by class, of each part and device, and of all."""
+    """Head and rows: recordings, and cycles by class, of each part and device, and of all.
+
+    There is no column of devices where none is known.
+    """
     order = {part: place for place, part in enumerate(audit.parts)}
     words = list(dict.fromkeys(row.word for row in audit.tally if row.word is not None))
     places = sorted({(row.part, row.device) for row in audit.tally}, key=lambda p: (order.get(p[0], len(order)), p[1]))
@@ -218,7 +221,10 @@ def class_table(audit: Audit) -> tuple[list[str], list[list[Cell]]]:
         rows.append([part, device, num_recordings[part, device], sum(counts), *counts])
     total = [sum(cycles[part, device, word] for part, device in places) for word in words]
     rows.append(["all", "", audit.num_recordings, sum(total), *total])
-    return ["part", "device", "recordings", "cycles", *words], rows
+    head = ["part", "device", "recordings", "cycles", *words]
+    if {device for _, device in places} <= {UNKNOWN}:
+        return head[:1] + head[2:], [row[:1] + row[2:] for row in rows]
+    return head, rows
 
 
 def draw_classes(counts_of: Mapping[str, Mapping[str, int]], words: Sequence[str], path: Path) -> None:

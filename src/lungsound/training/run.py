@@ -37,7 +37,7 @@ class CorpusFacts(BaseModel, frozen=True):
     num_cycles: int
     problems: tuple[str, ...]
     notes: tuple[str, ...]
-    split_origin: str = ""
+    split_origin: str
     fingerprint: str
 
 
@@ -48,7 +48,7 @@ class RunFacts(BaseModel, frozen=True):
     device: str
     precision: str
     pretrained: str | None
-    weights: str = "not known"
+    weights: str
     """Format and hash of the pretrained weights, or "random"."""
     corpus: CorpusFacts
     num_cycles: dict[str, int]

@@ -118,6 +118,10 @@ def test_the_class_table_adds_up() -> None:
     head, rows = class_table(audit)
     assert head == ["part", "device", "recordings", "cycles", "normal", "wheeze"]
     assert rows == [["train", "D", 1, 3, 3, 0], ["test", "D", 1, 2, 0, 2], ["all", "", 2, 5, 3, 2]]
+    unknown = replace(audit, tally=tuple(replace(row, device="unknown") for row in audit.tally), recordings=())
+    head, rows = class_table(unknown)
+    assert head == ["part", "recordings", "cycles", "normal", "wheeze"]
+    assert rows == [["train", 0, 3, 3, 0], ["test", 0, 2, 0, 2], ["all", 2, 5, 3, 2]]
 
 
 def test_the_terminal_has_few_of_each_kind_and_says_what_to_do_last() -> None:
