@@ -1,6 +1,7 @@
 """Optional packages: imported when they are needed, with one sentence that names the extra which brings them."""
 
 import importlib
+import os
 from importlib.util import find_spec
 from types import ModuleType
 from typing import NamedTuple
@@ -26,6 +27,10 @@ EXTRAS = {
     "serve": Extra(("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "the service needs"),
 }
 
+# Read when the packages are first imported: by default ONNX Runtime reports its use to Microsoft (from 1.29 on, and an
+# identifier is written to the disk), the Hub's library its versions. Predictions are nobody's business.
+TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
 
 def is_installed(extra: str) -> bool:
     return all(find_spec(package) is not None for package in EXTRAS[extra].packages)
@@ -39,7 +44,12 @@ def require_installed(extra: str) -> None:
 
 
 def load(module: str, *, extra: str, needed_by: str | None = None) -> ModuleType:
-    """Import a module; SettingsError naming the extra, and what it is `needed_by`, when it is not installed."""
+    """Import a module; SettingsError naming the extra, and what it is `needed_by`, when it is not installed.
+
+    Telemetry is off, unless its variable in the environment says otherwise.
+    """
+    for name, value in TELEMETRY.items():
+        os.environ.setdefault(name, value)
     try:
         return importlib.import_module(module)
     except ImportError:
