@@ -140,8 +140,9 @@ def failure(path: Path, error: Exception) -> str:
         if os.environ.get("LUNGSOUND_DEBUG") == "1":
             raise error
         message = f"internal error (bug): {type(error).__name__}: {message}; LUNGSOUND_DEBUG=1 shows where"
-    begins_with_path = isinstance(error, AudioError) and error.path == path
-    return message if begins_with_path else f"{path}: {message}"
+    if isinstance(error, DataError) and error.path == path:
+        return message if isinstance(error, AudioError) else f"{path}: {error.detail}"
+    return f"{path}: {message}"
 
 
 def sound_files(paths: Iterable[Path]) -> list[Path]:

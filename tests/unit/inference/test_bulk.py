@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from lungsound.errors import DataError, SettingsError
-from lungsound.inference.bulk import BulkResult, PredictionStore, predict_many, sound_files
+from lungsound.errors import AnnotationError, AudioError, DataError, SettingsError
+from lungsound.inference.bulk import BulkResult, PredictionStore, failure, predict_many, sound_files
 from lungsound.inference.predictor import LoadedRecording, Predictor
 from tests.unit.inference.models import saved_model
 
@@ -132,6 +132,17 @@ def test_an_error_about_an_annotation_names_the_recording(predictor: Predictor, 
     (folder / "in" / "104_a.txt").write_text("3\t4\t0\t0\n")  # behind the end
     errors = predict(predictor, folder / "in", out=tmp_path / "out").errors
     assert [error.partition(": ")[0] for error in errors] == [str(folder / "in" / f"{n}_a.wav") for n in (101, 104)]
+
+
+def test_an_error_names_its_recording_once() -> None:
+    path, annotation = Path("ward/a.wav"), Path("ward/a.txt")
+    for error, line in (
+        (AnnotationError("no annotation a.txt beside it", path=path), "ward/a.wav: no annotation a.txt beside it"),
+        (AudioError("is empty", path=path), "ward/a.wav is empty"),
+        (AnnotationError("two numbers", path=annotation, line=3), "ward/a.wav: a.txt line 3: two numbers"),
+        (SettingsError("no model"), "ward/a.wav: no model"),
+    ):
+        assert failure(path, error) == line
 
 
 def test_a_recording_that_fails_now_keeps_no_earlier_answer(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
