@@ -22,6 +22,8 @@ from lungsound.models.ast import (
     attend,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # of torch 2.11, which is not asked to keep
+
 CPU = torch.device("cpu")
 BATCH = 2
 LENGTHS_S = (1.0, 5.0)
