@@ -46,11 +46,11 @@ class DataSettings(Settings):
     split: str = "official"
     """official, fold0 .. fold4 (RespireNet's), a file of `name<TAB>part` lines, or device:NAME to test that device."""
     protocol: Literal["strict", "published"] = "strict"
-    """strict: validation patients are held out of the training set, and patients that the test has too leave it."""
+    """strict: validation patients are held out of the training set, and so are patients of the test set."""
     are_shared_patients_kept: bool = False
-    """Under strict: keep patients in the training set whom the test has too."""
+    """Under strict: keep patients in the training set who are also in the test set."""
     test_parts: Names = ()
-    """Parts that are the test; empty: every part but train."""
+    """Parts of the split that form the test set; empty: every part but train."""
     label_set: LabelSetName = "sound4"
     """Classes to tell apart."""
     label_map: str | None = None
@@ -60,7 +60,7 @@ class DataSettings(Settings):
     modes: Names = ()
     """Keep only these acquisition modes (ICBHI: sc, mc); empty keeps all."""
     is_strict: bool = True
-    """Refuse a corpus with problems; false trains on what is sound in it."""
+    """Refuse a corpus with problems; false trains on the usable part of it."""
 
 
 class AudioSettings(Settings):
@@ -79,7 +79,7 @@ class AudioSettings(Settings):
     fade_s: Annotated[float, Field(ge=0)] = 0.0625
     """Linear fade at both ends of the recording, and at the end of a repeated cycle."""
     statistics: Literal["audioset", "corpus"] = "audioset"
-    """Mean and deviation for normalisation: those of the weights' AudioSet training, or of the training cycles."""
+    """Mean and standard deviation for normalisation: of the weights' AudioSet training, or of the training cycles."""
 
 
 class AugmentSettings(Settings):
@@ -100,7 +100,7 @@ class AugmentSettings(Settings):
     fill: Literal["mean", "zero"] = "mean"
     """Value inside the masks: the mean of the filter bank, or zero."""
     waveform: WaveformChanges = ()
-    """Changes of the training cycles' waveforms, of which one is drawn for each cycle; empty for none."""
+    """Waveform augmentations, one of which is drawn for each training cycle; empty for none."""
     waveform_probability: Share = 0.5
     """Probability that a training cycle's waveform is changed."""
 
@@ -113,17 +113,17 @@ class ModelSettings(Settings):
     pooling: Literal["class_token", "average_token"] = "class_token"
     """Feature of the AST: mean of class and distillation token, or of all patch tokens (SSAST's average token)."""
     stride: Annotated[int, Field(ge=1, le=16)] = 10
-    """Distance of patches of 16 x 16, in bins."""
+    """Stride of the 16 x 16 patches, in bins."""
     norm_eps: Positive = 1e-6
     """Epsilon of the encoder's layer norms; 1e-12 for weights in Hugging Face's layout."""
     pretrained: str = "none"
-    """none, a file or folder of weights, or a name known to the download cache."""
+    """none, a file or folder of weights, or the name of known weights, which are downloaded."""
     position_grid: Literal["aligned", "published"] = "aligned"
     """Layout of pretrained positions on the patch grid; published swaps the axes as the authors' program does."""
     first_kernel: Literal["sum", "new"] = "sum"
     """First kernel of a CNN with ImageNet weights: sum of red, green and blue, or drawn anew as published."""
     is_head_pretrained: bool = False
-    """Take the head too from a run of ours with the same classes: fine-tuning it on other recordings."""
+    """Also load the head, from a lungsound run with the same classes, to fine-tune it on other recordings."""
 
 
 class ObjectiveSettings(Settings):
@@ -162,13 +162,13 @@ class TrainSettings(Settings):
     is_last_batch_dropped: bool = True
     """Leave out the last, smaller batch of an epoch, as published."""
     num_accumulated_batches: Count = 1
-    """Batches to one step of the optimizer, by the mean of their losses; partners and negatives stay within a batch."""
+    """Batches per optimizer step, with the mean of their losses; partners and negatives stay within a batch."""
     is_activation_checkpointed: bool = False
-    """Make the AST's activations again in the backward pass instead of keeping them: same numbers, less memory."""
+    """Recompute the AST's activations in the backward pass instead of keeping them: same numbers, less memory."""
     optimizer: Literal["adam", "adamw"] = "adam"
     """adam puts weight decay into the gradient, as published."""
     learning_rate: Positive = 5e-5
-    """Learning rate at its highest."""
+    """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-6
     """Weight decay; optimizer says how it acts."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
@@ -180,7 +180,7 @@ class TrainSettings(Settings):
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs of linear warm-up from a tenth of the learning rate."""
     blend: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """After each step weights become blend * old + (1 - blend) * new: the authors' moving average, theirs is 0.5."""
+    """After each step weights become blend * old + (1 - blend) * new: the authors' moving average (0.5 in theirs)."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Evaluate and keep an exponential moving average of the weights with this decay, e.g. 0.999; 0: the weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -192,11 +192,11 @@ class TrainSettings(Settings):
     selection: Literal["last", "validation", "best_on_test"] = "last"
     """Epoch whose weights are kept. best_on_test is what the authors' program does; its score is optimistic."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the training cycles whose patients are held out (data.protocol = strict)."""
+    """Share of the training cycles to hold out, by patient (data.protocol = strict)."""
     is_test_watched: bool = True
-    """Also evaluate the test set after every epoch, for the column "chosen on test"; it chooses nothing by itself."""
+    """Also evaluate the test set after every epoch, for the column "chosen on test"; the model is not affected."""
     checkpoint_every_steps: Count = 200
-    """A checkpoint is also written after every epoch and when the run is interrupted."""
+    """Steps between checkpoints; one is also written after every epoch and when the run is interrupted."""
 
 
 class RunConfig(Settings):

@@ -12,17 +12,20 @@ if TYPE_CHECKING:
     from lungsound.evaluation.calibration import Calibration
     from lungsound.evaluation.predictions import Predictions
 
-SENSITIVITY = "Wanted sensitivity. Repeatable.  [default: those in the model, else 0.9]"
+SENSITIVITY = "Target sensitivity. Repeatable.  [default: those in the model, else 0.9]"
 PREVALENCE = "Share of abnormal cycles in practice. Repeatable.  [default: 0.1, 0.3]"
 FORMAT = "lungsound calibration report 3"
 
 RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
 ValidationOption = Annotated[
     Path | None,
-    typer.Option("--validation", metavar="FILE", help="Predictions on validation patients, instead of RUN."),
+    typer.Option(
+        "--validation", metavar="FILE", help="Predictions on validation patients; with --test, instead of RUN."
+    ),
 ]
 TestOption = Annotated[
-    Path | None, typer.Option("--test", metavar="FILE", help="Predictions on test patients, instead of RUN.")
+    Path | None,
+    typer.Option("--test", metavar="FILE", help="Predictions on test patients; with --validation, instead of RUN."),
 ]
 
 
@@ -33,11 +36,21 @@ def calibrate(
     test: TestOption = None,
     coverage: Annotated[
         float | None,
-        typer.Option(min=0.01, max=1.0, metavar="SHARE", help="Share of cycles not to withhold.  [default: 0.8]"),
+        typer.Option(
+            min=0.01,
+            max=1.0,
+            metavar="SHARE",
+            help="Share of cycles to predict; the others are withheld.  [default: 0.8]",
+        ),
     ] = None,
     error: Annotated[
         float | None,
-        typer.Option(min=0.001, max=1.0, metavar="SHARE", help="Share of wrong predictions among those not withheld."),
+        typer.Option(
+            min=0.001,
+            max=1.0,
+            metavar="SHARE",
+            help="Instead of --coverage: share of wrong predictions to allow among those not withheld.",
+        ),
     ] = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="Store the calibration in the run's model, replacing an earlier one.")
@@ -106,10 +119,10 @@ def operate(
     test: TestOption = None,
     keep: Annotated[bool, typer.Option("--keep", help="Store the thresholds in the run's model.")] = False,
 ) -> None:
-    """Choose thresholds that reach a wanted sensitivity.
+    """Choose thresholds that reach a target sensitivity.
 
-    Chooses them on validation patients and measures them on the test set. Those of a RUN apply to the probabilities of
-    'predict', scaled by the model's calibration.
+    Chooses them on validation patients and measures them on the test set. With RUN, they apply to the probabilities of
+    'predict', as scaled by the model's calibration.
     """
     from lungsound.evaluation import calibration_report as evaluation
     from lungsound.evaluation.bootstrap import Bootstrap

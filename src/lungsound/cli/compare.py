@@ -14,7 +14,7 @@ DEFAULT_POINTS = (1.0, 2.0, 3.0, 5.0, 10.0)
 CORRELATION = 0.5
 EpochOption = Annotated[
     Literal["kept", "last", "validation", "test"],
-    typer.Option(metavar="EPOCH", help="kept (the epoch of the model), last, or best on validation or test."),
+    typer.Option(metavar="EPOCH", help="kept (the model's epoch), last, or validation or test (the best epoch on it)."),
 ]
 CommonOption = Annotated[bool, typer.Option("--common", help="Leave out cycles that only one method was tested on.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print all numbers as JSON instead of a table.")]
@@ -35,7 +35,7 @@ def compare(
     """Compare two methods on the same test cycles.
 
     Prints the difference of each metric with its interval over patients and seeds, a permutation test, and a verdict
-    for each part of the test: "A is better by ..." or "not distinguishable".
+    for each part of the test set: "A is better by ..." or "not distinguishable".
     """
     from lungsound.evaluation import compare as evaluation
     from lungsound.evaluation.bootstrap import Bootstrap
@@ -74,12 +74,14 @@ def power(
         ),
     ] = None,
     wanted_power: Annotated[
-        float, typer.Option("--power", min=0.5, max=0.999, metavar="SHARE", help="Share of studies to detect it.")
+        float,
+        typer.Option("--power", min=0.5, max=0.999, metavar="SHARE", help="Probability of detecting the difference."),
     ] = 0.8,
     correlation: Annotated[
         float | None,
         typer.Option(
-            metavar="R", help=f"Correlation of two methods over patients, without RUN_B.  [default: {CORRELATION}]"
+            metavar="R",
+            help=f"Correlation of the two methods over patients, if RUN_B is not given.  [default: {CORRELATION}]",
         ),
     ] = None,
     epoch: EpochOption = "kept",
@@ -88,8 +90,8 @@ def power(
 ) -> None:
     """Estimate how many patients a comparison needs.
 
-    Detects a difference of Scores at 5 %, two-sided, in patients like those of the predictions of two methods on the
-    same cycles, or of one method and an assumed correlation.
+    The comparison is a two-sided test of the difference of Scores at the 5 % level. How much patients vary is taken
+    from the predictions of two methods on the same cycles, or from those of one method and an assumed correlation.
     """
     from lungsound.errors import SettingsError
     from lungsound.evaluation.compare import on_same_cycles

@@ -13,7 +13,7 @@ SplitOption = Annotated[
 
 
 def data_check(folder: CorpusArgument, split: SplitOption = "official", label_map: LabelMapOption = None) -> None:
-    """Count recordings, cycles, patients and problems of a corpus.
+    """Count recordings, cycles, patients and problems in a corpus.
 
     Compares the numbers with the published totals. Exit code 2 when something is wrong with the corpus.
     """
@@ -30,7 +30,7 @@ def data_synthesize(
     patients: Annotated[int, typer.Option(min=4, metavar="N", help="Patients in the synthetic corpus.")] = 40,
     seed: SeedOption = 0,
 ) -> None:
-    """Make a synthetic corpus with true annotations.
+    """Make a synthetic corpus with ground-truth annotations.
 
     Its layout is ICBHI's. The same seed gives the same bytes.
     """
@@ -60,9 +60,9 @@ def data_audit(
         typer.Option(min=1, metavar="N", help="Number of recordings to read at the same time.  [default: all cores]"),
     ] = None,
 ) -> None:
-    """Look for leaks between parts of the split, and for defects.
+    """Look for leaks between parts of the split, and bad recordings.
 
-    A leak is a patient or a sound that two parts share. Exit code 1 when there is one that no waiver names.
+    A leak is a patient or a sound that two parts share. Exit code 1 when there is one that --waive does not name.
     """
     import os
 
@@ -106,13 +106,13 @@ def data_convert(
         typer.Option(metavar="UNIT", help="Labels to write: those of each cycle, or of each recording."),
     ] = "cycle",
     lossy: Annotated[
-        bool, typer.Option("--lossy", help="Write what the format can hold, and list the losses.")
+        bool, typer.Option("--lossy", help="Write what the format can hold, and list what is lost.")
     ] = False,
 ) -> None:
     """Write a corpus's annotations in another format.
 
-    Writes ICBHI's .txt, SPRSound's .json or a table (CSV), and copies no sound. Without --lossy, anything that the
-    format cannot hold is an error.
+    Writes ICBHI's .txt, SPRSound's .json or a table (CSV), and does not copy the recordings. Without --lossy, anything
+    that the format cannot hold is an error.
     """
     from lungsound.data.convert import write_annotations
     from lungsound.data.reader import read_corpus

@@ -15,13 +15,13 @@ def reproduce(
     ] = None,
     data: DataOption = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for runs and tables.")] = Path("runs/tables"),
-    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Runs of each row, with seeds 0, 1, ...")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of runs per row, with seeds 0, 1, ...")] = 5,
     epochs: EpochsOption = None,
     settings: SetOption = None,
     as_published: AsPublishedOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the rows; train nothing.")] = False,
 ) -> None:
-    """Train each row of a table and print it beside the paper's.
+    """Train the rows of a table of the paper and compare the results.
 
     Without TABLE the tables are listed. Finished runs are skipped: after Ctrl-C the same command continues.
     """
@@ -69,13 +69,15 @@ def cross(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for runs and the report.")] = Path("runs/cross"),
-    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Runs of each training, with seeds 0, 1, ...")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of runs per training set, with seeds 0, 1, ...")
+    ] = 1,
     settings: SetOption = None,
 ) -> None:
-    """Test on devices or corpora that the training set lacks.
+    """Test on stethoscopes or corpora not in the training set.
 
-    For each device, trains on all others and tests on it; with --on, trains on --data and tests on the corpora named.
-    Finished runs are skipped: after Ctrl-C the same command continues.
+    For each stethoscope, trains on all others and tests on it; with --on, trains on --data and tests on the corpora
+    named. Finished runs are skipped: after Ctrl-C the same command continues.
     """
     from lungsound.errors import SettingsError
     from lungsound.experiments.cross import PAGE, Crossing, leave_devices_out, parse_other, try_elsewhere
@@ -110,7 +112,7 @@ def study_keep(
 def study_show(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Folders of studies, each with study.toml.")],
     into: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Text file to update between the marks of each study.")
+        Path | None, typer.Option(metavar="FILE", help="Text file to update between the markers of each study.")
     ] = None,
 ) -> None:
     """Print the tables of studies, computed from kept predictions."""

@@ -13,7 +13,7 @@ from lungsound.cli.shared import NOTICE, print_error
 from lungsound.errors import LungsoundError
 
 app = typer.Typer(
-    help=f"Hear crackles and wheezes in chest recordings. {NOTICE}\n\n"
+    help=f"Detect crackles and wheezes in chest recordings. {NOTICE}\n\n"
     "Start with 'lungsound demo'. With a corpus on disk: 'lungsound data check DIR', then "
     "'lungsound train tiny_patchmix_cl --data DIR --out runs/first', then "
     "'lungsound predict FILE.wav --model runs/first'.",

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lungsound.cli.shared import NOTICE, DataOption, DeviceOption, LabelMapOption, console, end_with, print_lines
+from lungsound.cli.shared import (
+    DEVICES,
+    NOTICE,
+    DataOption,
+    DeviceOption,
+    LabelMapOption,
+    console,
+    end_with,
+    print_lines,
+)
 from lungsound.errors import LungsoundError, SettingsError
 
 if TYPE_CHECKING:
@@ -14,9 +23,11 @@ if TYPE_CHECKING:
 
 NUM_NAMED = 10  # files in the last lines
 
-PathsArgument = Annotated[list[Path], typer.Argument(metavar="PATH", help="Sound files, folders of them, or patterns.")]
+PathsArgument = Annotated[
+    list[Path], typer.Argument(metavar="PATH", help="Sound files, folders of them, or glob patterns.")
+]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", metavar="MODEL", help="Run folder, model file, or hf://OWNER/NAME.")
+    str | None, typer.Option("--model", metavar="MODEL", help="Run folder, model file, or hf://OWNER/NAME.  [required]")
 ]
 EngineOption = Annotated[
     str,
@@ -51,7 +62,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the report.  [default: RUN]")] = None,
-    device: DeviceOption = None,
+    device: Annotated[str | None, typer.Option(metavar="DEVICE", help=f"{DEVICES}  [default: that of the run]")] = None,
     label_map: LabelMapOption = None,
 ) -> None:
     """Evaluate a run on its test set or on another corpus.
@@ -71,8 +82,8 @@ def export(
         Literal["engines", "hf", "onnx", "openvino", "torch"],
         typer.Option(
             metavar="TARGET",
-            help="engines (for 'predict'), hf (a folder for transformers), or onnx, openvino, torch (one model file, "
-            "waveform in, probabilities out).",
+            help="engines (for 'predict'), hf (a folder for Hugging Face transformers), or onnx, openvino, torch (one "
+            "model file, waveform in, probabilities out).",
         ),
     ] = "engines",
     out: Annotated[
@@ -116,12 +127,13 @@ def predict(
         int, typer.Option(min=1, metavar="N", help="Number of recordings to read at the same time.")
     ] = 2,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Skip recordings that --out already has predictions of.")
+        bool, typer.Option("--skip-existing", help="Skip recordings whose predictions are already in --out.")
     ] = False,
     patient_pattern: Annotated[
         str | None,
         typer.Option(
-            metavar="REGEX", help="Regular expression with a group for the patient in file names, e.g. '^(\\d+)_'."
+            metavar="REGEX",
+            help="Regular expression whose first group is the patient ID in a file name, e.g. '^(\\d+)_'.",
         ),
     ] = None,
     stethoscope: Annotated[
@@ -165,7 +177,7 @@ def predict(
 def embed(
     out: Annotated[Path, typer.Option(metavar="FILE", help="Output file: .npz, .csv or .parquet.")],
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="PATH", help="Sound files, folders of them, or patterns.")
+        list[Path] | None, typer.Argument(metavar="PATH", help="Sound files, folders of them, or glob patterns.")
     ] = None,
     model: ModelOption = None,
     data: DataOption = None,
@@ -203,7 +215,7 @@ def explain(
     """Map the times and frequencies that each prediction rests on.
 
     Writes an HTML page with relevance maps for each recording, and the numbers as .npz. Takes about a second per cycle
-    and needs a model of patches (AST). 'predict --explain' maps only the most uncertain cycles.
+    and needs a patch-based model (AST). 'predict --explain' maps only the most uncertain cycles.
     """
     from lungsound.inference.bulk import explain_many
     from lungsound.inference.predictor import Predictor

@@ -19,11 +19,14 @@ def rescore(
         str | None, typer.Option(metavar="A,B,...", help="Classes as the file writes them, the normal one first.")
     ] = None,
     part: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Part of the split to count. Repeatable.  [default: all]")
+        list[str] | None, typer.Option(metavar="NAME", help="Part of the split to score. Repeatable.  [default: all]")
     ] = None,
     epoch: Annotated[
         Literal["last", "validation", "test", "unknown"] | None,
-        typer.Option(metavar="EPOCH", help="Epoch of the predictions: last, best on validation or test, or unknown."),
+        typer.Option(
+            metavar="EPOCH",
+            help="Epoch of the predictions: last, validation or test (the best epoch on it), or unknown.",
+        ),
     ] = None,
     seed: SeedOption = 0,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the true class.")] = None,
@@ -45,7 +48,7 @@ def rescore(
         bool, typer.Option("--counts", help="Read rows or columns that sum to 100 as counts, not as percentages.")
     ] = False,
 ) -> None:
-    """Compute every metric in use, from predictions or counts.
+    """Compute every published metric, from predictions or counts.
 
     Prints each with its interval over patients and the published column that it is comparable with.
 

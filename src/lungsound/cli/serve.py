@@ -26,15 +26,16 @@ def serve(
         int, typer.Option(min=1, metavar="N", help="Number of requests to process at the same time.")
     ] = 2,
     max_waiting: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Number of requests that may wait; one more is refused.")
+        int, typer.Option(min=0, metavar="N", help="Number of requests that may wait; further ones are refused.")
     ] = 16,
     timeout_s: Annotated[float, typer.Option(metavar="SECONDS", help="Time limit of a request.")] = 120.0,
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
-    """Serve a model over HTTP, with a page for people.
+    """Serve a model over HTTP, with a web page.
 
-    No recording is stored. With the environment variable LUNGSOUND_TOKEN set, clients must send its value as a token.
+    No recording is stored. With the environment variable LUNGSOUND_TOKEN set, clients must send its value as a
+    bearer token.
     """
     require_installed("serve")
     from lungsound.serve.limits import Limits
@@ -59,7 +60,7 @@ def review(
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
-    """Review predictions by hand on a page, most uncertain first.
+    """Review predictions by hand on a web page, most uncertain first.
 
     Corrected labels are written to DIR/corrections/corrections.csv, a table that 'train' reads.
     """

@@ -14,14 +14,17 @@ NOTICE = "Research software, not a medical device."
 
 console = Console(markup=False, highlight=False)  # names of files are no markup
 
-CORPUS = "Corpus: a folder (ICBHI 2017, SPRSound 2022, synthetic, folders of classes) or a table (.csv, .tsv)."
+CORPUS = (
+    "Corpus: a folder (ICBHI 2017, SPRSound 2022, synthetic, or subfolders named by class) or a table (.csv, .tsv)."
+)
 CorpusArgument = Annotated[Path, typer.Argument(metavar="DIR", help=CORPUS)]
 DataOption = Annotated[Path | None, typer.Option("--data", metavar="DIR", help=CORPUS)]
 EpochsOption = Annotated[
     int | None, typer.Option("--epochs", min=1, metavar="N", help="Epochs to train.  [default: the recipe's]")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of the random draws.")]
-DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Random seed.")]
+DEVICES = "Compute device: auto, cpu, cuda, cuda:1 or mps."
+DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help=f"{DEVICES}  [default: cpu]")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set train.epochs=5. Repeatable."),
@@ -31,7 +34,7 @@ LabelMapOption = Annotated[
     typer.Option("--label-map", metavar="FILE", help="Label map (TOML) that translates the labels of the corpus."),
 ]
 AsPublishedOption = Annotated[
-    bool, typer.Option("--as-published", help="Use the settings of the published program (docs/paper.md).")
+    bool, typer.Option("--as-published", help="Use the settings of the authors' program (docs/paper.md).")
 ]
 
 
