@@ -1,6 +1,7 @@
-"""Hear crackles and wheezes in chest recordings: Patch-Mix contrastive learning with an Audio Spectrogram Transformer.
+"""Detect crackles and wheezes in chest recordings.
 
-Research software, not a medical device. The public names are loaded when they are first used.
+Patch-Mix contrastive learning with an Audio Spectrogram Transformer. Research software, not a medical
+device. The public names are loaded when they are first used.
 """
 
 from importlib import import_module

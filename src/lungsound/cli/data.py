@@ -60,7 +60,7 @@ def data_audit(
         typer.Option(min=1, metavar="N", help="Number of recordings to read at the same time.  [default: all cores]"),
     ] = None,
 ) -> None:
-    """Look for leaks between parts of the split, and bad recordings.
+    """Find leaks between parts of the split and bad recordings.
 
     A leak is a patient or a sound that two parts share. Exit code 1 when there is one that --waive does not name.
     """

@@ -21,7 +21,7 @@ def reproduce(
     as_published: AsPublishedOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the rows; train nothing.")] = False,
 ) -> None:
-    """Train the rows of a table of the paper and compare the results.
+    """Train a table of the paper and compare the results.
 
     Without TABLE the tables are listed. Finished runs are skipped: after Ctrl-C the same command continues.
     """

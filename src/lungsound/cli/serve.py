@@ -60,7 +60,7 @@ def review(
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
-    """Review predictions by hand on a web page, most uncertain first.
+    """Review predictions on a web page, most uncertain first.
 
     Corrected labels are written to DIR/corrections/corrections.csv, a table that 'train' reads.
     """

@@ -50,7 +50,7 @@ def settings(
         Literal["text", "markdown"], typer.Option("--format", metavar="FORMAT", help="text or markdown.")
     ] = "text",
 ) -> None:
-    """List the settings of a run: default, allowed values, meaning.
+    """List the settings of a run: defaults, values, meaning.
 
     Change one with --set SECTION.KEY=VALUE, or in a recipe of your own.
     """
@@ -101,7 +101,7 @@ def train(
     as_published: AsPublishedOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")] = False,
 ) -> None:
-    """Train with a recipe, evaluate on the test set, write a report.
+    """Train with a recipe, evaluate on the test set and report.
 
     Ctrl-C stops after the current step and writes a checkpoint; the same command with --resume continues.
     """
