@@ -59,6 +59,10 @@ class DataSettings(Settings):
     """Keep only recordings of these stethoscopes; empty keeps all."""
     modes: Names = ()
     """Keep only these acquisition modes (ICBHI: sc, mc); empty keeps all."""
+    parts: Names = ()
+    """Keep only recordings of these parts of the split, e.g. train to leave a test unopened; empty keeps all."""
+    left_out_recordings: Names = ()
+    """Recordings that are left out, by name."""
     is_strict: bool = True
     """Refuse a corpus with problems; false trains on the usable part of it."""
 

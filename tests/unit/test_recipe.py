@@ -99,6 +99,7 @@ def test_a_corpus_is_filtered_by_device_and_mode(tree: Path) -> None:
         ({"devices": ("Litt3200", "Meditron")}, NAMES[:2]),
         ({"modes": ("sc",)}, [NAMES[0], NAMES[2]]),
         ({"devices": ("AKGC417L",), "modes": ("sc",)}, NAMES[2:]),
+        ({"left_out_recordings": (NAMES[1],)}, [NAMES[0], NAMES[2]]),
     ):
         corpus = load_corpus(DataSettings.model_validate({"root": str(tree), **settings}))
         assert [recording.name for recording in corpus.recordings] == kept
@@ -107,6 +108,18 @@ def test_a_corpus_is_filtered_by_device_and_mode(tree: Path) -> None:
         load_corpus(DataSettings())
     with pytest.raises(CorpusError, match=r"no cycles in .* from devices \['LittC2SE'\]"):
         load_corpus(DataSettings(root=str(tree), devices=("LittC2SE",)))
+    with pytest.raises(SettingsError, match=r"left_out_recordings: .* has no recording 'x'"):
+        load_corpus(DataSettings(root=str(tree), left_out_recordings=("x", NAMES[0])))
+
+
+def test_only_recordings_of_some_parts_are_kept(tree: Path) -> None:
+    every = load_corpus(DataSettings(root=str(tree)))
+    for part in every.parts:
+        corpus = load_corpus(DataSettings(root=str(tree), parts=(part,)))
+        assert corpus.parts == (part,)
+        assert corpus.cycles == every.part(part)
+    with pytest.raises(CorpusError, match=r"and parts \['inter'\]"):
+        load_corpus(DataSettings(root=str(tree), parts=("inter",)))
 
 
 def parts_of(config: RunConfig, corpus: Corpus, *, is_tested: bool = True) -> Parts:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from lungsound.config import DataSettings, TrainSettings
-from lungsound.data.corpus import Corpus, Cycle
+from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.data.reader import read_corpus
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.labels import LABEL_SETS
@@ -24,7 +24,7 @@ NUM_CANDIDATES = 400
 
 
 def load_corpus(data: DataSettings) -> Corpus:
-    """The corpus of the settings, filtered by device and mode; CorpusError when nothing is left."""
+    """The corpus of the settings without what they leave out; CorpusError when nothing is left."""
     if data.root is None:
         raise SettingsError("no corpus given: name its folder with --data DIR, in Python by the setting data.root")
     device = data.split.removeprefix(DEVICE_SPLIT) if data.split.startswith(DEVICE_SPLIT) else None
@@ -35,14 +35,26 @@ def load_corpus(data: DataSettings) -> Corpus:
         is_strict=data.is_strict,
         unit=LABEL_SETS[data.label_set].unit,
         label_map=data.label_map,
-    ).keep(
-        lambda recording: (
-            (not data.devices or recording.device in data.devices) and (not data.modes or recording.mode in data.modes)
-        )
     )
-    if not corpus.cycles:
-        raise CorpusError(f"no cycles in {data.root} from devices {list(data.devices)} and modes {list(data.modes)}")
-    return corpus if device is None else leave_device_out(corpus, device)
+    if unknown := set(data.left_out_recordings) - {recording.name for recording in corpus.recordings}:
+        raise SettingsError(f"data.left_out_recordings: {data.root} has no recording {min(unknown)!r}")
+
+    def is_kept(recording: Recording) -> bool:
+        wanted = (
+            (data.devices, recording.device),
+            (data.modes, recording.mode),
+            (data.parts, corpus.split.get(recording.name)),
+        )
+        is_left_out = recording.name in data.left_out_recordings
+        return not is_left_out and all(not names or name in names for names, name in wanted)
+
+    kept = corpus.keep(is_kept)
+    if not kept.cycles:
+        raise CorpusError(
+            f"no cycles in {data.root} from devices {list(data.devices)}, modes {list(data.modes)} and parts "
+            f"{list(data.parts)}, without {len(data.left_out_recordings)} recordings by name"
+        )
+    return kept if device is None else leave_device_out(kept, device)
 
 
 def hold_out_patients(cycles: Sequence[Cycle], share: float, *, generator: torch.Generator) -> frozenset[str]:
