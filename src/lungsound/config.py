@@ -175,14 +175,14 @@ class TrainSettings(Settings):
     """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-6
     """Weight decay; optimizer says how it acts."""
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
-    """Learning rate over the epochs; see decay_rate."""
+    schedule: Literal["cosine", "step", "constant", "cosine_by_step"] = "cosine"
+    """Learning rate, set once an epoch as published; cosine_by_step sets it at each step, also within one epoch."""
     decay_rate: Share = 0.1
-    """cosine ends at learning_rate * decay_rate^3; step multiplies by it at each of decay_epochs."""
+    """Either cosine ends at learning_rate * decay_rate^3; step multiplies by it at each of decay_epochs."""
     decay_epochs: Epochs = (120, 160)
     """Epochs after which the step schedule lowers the learning rate."""
-    warmup_epochs: Annotated[int, Field(ge=0)] = 0
-    """Epochs of linear warm-up from a tenth of the learning rate."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs, or parts of one, of linear warm-up from a tenth of the learning rate."""
     blend: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """After each step weights become blend * old + (1 - blend) * new: the authors' moving average (0.5 in theirs)."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -94,13 +94,13 @@ def test_the_contrastive_loss_does_not_depend_on_the_order_of_the_batch(
 @given(
     learning_rate=st.floats(1e-7, 1),
     epochs=st.integers(1, 60),
-    kind=st.sampled_from(["cosine", "step", "constant"]),
+    kind=st.sampled_from(["cosine", "step", "constant", "cosine_by_step"]),
     decay_rate=st.floats(0.01, 1),
-    warmup_epochs=st.integers(0, 10),
+    warmup_epochs=st.floats(0, 10) | st.integers(0, 10).map(float),
     num_steps=st.integers(1, 5),
 )
 def test_the_learning_rate_stays_between_its_floor_and_its_top(
-    learning_rate: float, epochs: int, kind: str, decay_rate: float, warmup_epochs: int, num_steps: int
+    learning_rate: float, epochs: int, kind: str, decay_rate: float, warmup_epochs: float, num_steps: int
 ) -> None:
     schedule = Schedule(
         TrainSettings(

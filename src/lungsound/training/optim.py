@@ -15,7 +15,8 @@ class Schedule:
     """The learning rate as a function of epoch (from 1) and step within the epoch (from 0).
 
     Published: set once an epoch; cosine is below `learning_rate` from epoch 1 and ends at `learning_rate *
-    decay_rate**3`. Warm-up is linear per step, from a tenth of `learning_rate`.
+    decay_rate**3`. Warm-up is linear per step, from a tenth of `learning_rate`. cosine_by_step goes from
+    `learning_rate` at the first step after warm-up to the same end at the last step.
     """
 
     train: TrainSettings
@@ -23,20 +24,24 @@ class Schedule:
     def at(self, epoch: int, step: int = 0, *, num_steps: int = 1) -> float:
         """Learning rate of step `step` of `num_steps` in epoch `epoch`."""
         train = self.train
-        if epoch <= train.warmup_epochs:
-            progress = (step + (epoch - 1) * num_steps) / (train.warmup_epochs * num_steps)
-            last = self._cosine(train.warmup_epochs) if train.schedule == "cosine" else train.learning_rate
+        done, warmup = (epoch - 1) * num_steps + step, train.warmup_epochs * num_steps
+        if done < warmup:
+            is_cosine = train.schedule == "cosine"
+            last = self._cosine(train.warmup_epochs, train.epochs) if is_cosine else train.learning_rate
             first = 0.1 * train.learning_rate
-            return first + progress * (last - first)
+            return first + done / warmup * (last - first)
         if train.schedule == "cosine":
-            return self._cosine(epoch)
+            return self._cosine(epoch, train.epochs)
+        if train.schedule == "cosine_by_step":
+            last_step = train.epochs * num_steps - 1
+            return self._cosine(done - warmup, (last_step - warmup) or 1)  # a single step is at the top
         if train.schedule == "step":
             return train.learning_rate * train.decay_rate ** sum(epoch > limit for limit in train.decay_epochs)
         return train.learning_rate
 
-    def _cosine(self, epoch: int) -> float:
+    def _cosine(self, place: float, end: float) -> float:
         lowest = self.train.learning_rate * self.train.decay_rate**3
-        return lowest + (self.train.learning_rate - lowest) * (1 + math.cos(math.pi * epoch / self.train.epochs)) / 2
+        return lowest + (self.train.learning_rate - lowest) * (1 + math.cos(math.pi * place / end)) / 2
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], train: TrainSettings) -> torch.optim.Optimizer:

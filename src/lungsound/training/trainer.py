@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, product
 from types import FrameType
 from typing import Any, TypeVar, cast
 
@@ -219,7 +219,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.schedule = Schedule(self.train)
-        self.num_steps = -(-self.batches.num_steps // self.train.num_accumulated_batches)
+        self.num_steps = steps_of_epoch(self.batches, self.train)
         self.read_every_steps = 1 if self.step.device.type == "cpu" else READ_EVERY_STEPS
 
     def fit(self, progress: Progress) -> Progress:
@@ -336,6 +336,11 @@ def copy_to_gpu(batch: Batch, device: torch.device) -> Batch:
     return replace(batch, fbank=fbank, labels=labels)
 
 
+def steps_of_epoch(batches: TrainingBatches, train: TrainSettings) -> int:
+    """Steps of the optimizer in one epoch."""
+    return -(-batches.num_steps // train.num_accumulated_batches)
+
+
 def remarks(
     train: TrainSettings, corpus: Corpus, parts: Parts, pretrained: LoadReport | None, batches: TrainingBatches
 ) -> list[str]:
@@ -349,10 +354,13 @@ def remarks(
     lines += [] if pretrained is None else [pretrained.summary()]
     if batches.num_dropped:
         lines.append(f"each epoch leaves out its last, smaller batch (cycles: {batches.num_dropped})")
-    rates = [Schedule(train).at(epoch, 1, num_steps=1) for epoch in range(1, train.epochs + 1)]
-    if max(rates) < 0.7 * train.learning_rate:
-        lines.append(
-            f"the learning rate never rises above {max(rates):.2g}, of {train.learning_rate:.2g} asked for: the "
-            f"{train.schedule} schedule starts below it; take more epochs or train.schedule=constant"
-        )
+    schedule, num_steps = Schedule(train), steps_of_epoch(batches, train)
+    steps = product(range(1, train.epochs + 1), range(num_steps))
+    highest = max(schedule.at(epoch, step, num_steps=num_steps) for epoch, step in steps)
+    if highest < 0.7 * train.learning_rate:
+        reason = f"the {train.schedule} schedule starts below it; take more epochs or train.schedule=cosine_by_step"
+        if train.warmup_epochs >= train.epochs or train.schedule == "cosine_by_step":
+            reason = "the warm-up takes all of the run; take more epochs or fewer train.warmup_epochs"
+        rates = f"above {highest:.2g}, of {train.learning_rate:.2g} asked for"
+        lines.append(f"the learning rate never rises {rates}: {reason}")
     return lines

@@ -43,7 +43,7 @@ def test_limits_and_choices_are_named() -> None:
     rows = {f"{section}.{name}": allowed for section in listed for name, _, allowed, _ in listed[section]}
     assert rows["model.stride"] == "whole number, at least 1, at most 16"
     assert rows["train.validation_share"] == "number, over 0, below 1"
-    assert rows["train.schedule"] == "cosine, step, constant"
+    assert rows["train.schedule"] == "cosine, step, constant, cosine_by_step"
     assert rows["objective.projection_dim"] == "whole number, at least 1"
     assert rows["data.devices"] == "list of strings"
 

@@ -47,6 +47,31 @@ def test_warm_up_is_a_straight_line_from_a_tenth_to_the_schedule(kind: str) -> N
     assert [schedule.at(epoch) for epoch in range(3, 11)] == [without.at(epoch) for epoch in range(3, 11)]
 
 
+@pytest.mark.parametrize(("epochs", "num_steps", "warmup_epochs"), [(1, 9, 0.0), (3, 4, 0.5), (2, 5, 1.3), (1, 1, 0.0)])
+def test_cosine_by_step_goes_down_at_each_step(epochs: int, num_steps: int, warmup_epochs: float) -> None:
+    schedule = Schedule(
+        TrainSettings(learning_rate=LR, epochs=epochs, schedule="cosine_by_step", warmup_epochs=warmup_epochs)
+    )
+    rates = [
+        schedule.at(epoch, step, num_steps=num_steps) for epoch in range(1, epochs + 1) for step in range(num_steps)
+    ]
+    expected = []
+    for index in range(epochs * num_steps):
+        if index < warmup_epochs * num_steps:
+            expected.append(0.1 * LR + 0.9 * LR * index / (warmup_epochs * num_steps))
+        else:
+            start, end = warmup_epochs * num_steps, epochs * num_steps - 1
+            share = (index - start) / (end - start) if end > start else 0.0
+            expected.append(LR * (0.001 + 0.999 * math.cos(math.pi * share / 2) ** 2))  # (1 + cos x) / 2 = cos^2(x / 2)
+    assert rates == pytest.approx(expected, rel=1e-12)
+
+
+def test_cosine_by_step_has_its_top_middle_and_end_within_one_epoch() -> None:
+    schedule = Schedule(TrainSettings(learning_rate=LR, epochs=1, schedule="cosine_by_step", warmup_epochs=0.2))
+    rates = [schedule.at(1, step, num_steps=11) for step in (0, 11 * 0.2, (11 * 0.2 + 10) / 2, 10)]  # type: ignore[arg-type]
+    assert rates == pytest.approx([0.1 * LR, LR, (LR + LR * 1e-3) / 2, LR * 1e-3])
+
+
 def settings(optimizer: str, weight_decay: float) -> TrainSettings:
     return TrainSettings.model_validate({"optimizer": optimizer, "learning_rate": LR, "weight_decay": weight_decay})
 

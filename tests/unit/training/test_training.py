@@ -25,12 +25,27 @@ def test_a_cosine_over_too_few_epochs_is_remarked(epochs: int, rate: str) -> Non
     """(1 + cos(pi * 1 / epochs)) / 2 is 0 for one epoch and a half for two."""
     (remark,) = remarks_on(TrainSettings(epochs=epochs))
     assert remark.startswith(f"the learning rate never rises above {rate}, of 5e-05 asked for")
-    assert "train.schedule=constant" in remark
+    assert "train.schedule=cosine_by_step" in remark
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "cosine_by_step", "constant"])
+def test_a_warm_up_longer_than_the_run_is_remarked(schedule: str) -> None:
+    """Of the two steps of the epoch the second is a quarter of the way from 0.1 to 1, or at cosine to 1 / 1000."""
+    settings = {"epochs": 1, "warmup_epochs": 2.0, "schedule": schedule}
+    (remark,) = remarks_on(TrainSettings.model_validate(settings))
+    assert "fewer train.warmup_epochs" in remark
+    assert schedule == "cosine" or "never rises above 1.6e-05, of 5e-05" in remark
 
 
 @pytest.mark.parametrize(
     "settings",
-    [TrainSettings(epochs=3), TrainSettings(epochs=1, schedule="constant"), TrainSettings(epochs=1, schedule="step")],
+    [
+        TrainSettings(epochs=3),
+        TrainSettings(epochs=1, schedule="constant"),
+        TrainSettings(epochs=1, schedule="step"),
+        TrainSettings(epochs=1, schedule="cosine_by_step"),
+        TrainSettings(epochs=1, schedule="cosine_by_step", warmup_epochs=0.5),
+    ],
 )
 def test_a_rate_that_is_reached_needs_no_word(settings: TrainSettings) -> None:
     assert remarks_on(settings) == []
