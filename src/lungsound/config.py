@@ -165,6 +165,8 @@ class TrainSettings(Settings):
     """Cycles in a batch."""
     is_last_batch_dropped: bool = True
     """Leave out the last, smaller batch of an epoch, as published."""
+    sampling_power: Annotated[float, Field(ge=0)] = 0.0
+    """Draw cycles with probability in proportion to (cycles of their class)^-power, with replacement; 0: each once."""
     num_accumulated_batches: Count = 1
     """Batches per optimizer step, with the mean of their losses; partners and negatives stay within a batch."""
     is_activation_checkpointed: bool = False

@@ -87,7 +87,9 @@ class TrainingBatches:
     """Batches of the training cycles, whose rows these are.
 
     Their order is drawn from seed and epoch, the changes of waveforms (`change`) and filter banks (`augment`) from
-    these and the position among the training cycles, so that an epoch can be taken up again at any step.
+    these and the position among the training cycles, so that an epoch can be taken up again at any step. With
+    `weights` (cycle,) that differ, as many cycles are drawn with replacement in proportion to them, and a cycle's
+    changes are those of its place in the order: drawn twice, it is changed in two ways.
     """
 
     def __init__(
@@ -96,10 +98,12 @@ class TrainingBatches:
         rows: Sequence[int],
         train: TrainSettings,
         *,
+        weights: Tensor | None = None,
         change: ChangeCycle | None = None,
         augment: Augment | None = None,
     ) -> None:
         self.inputs, self.rows, self.train = inputs, np.asarray(rows, dtype=np.int64), train
+        self.weights = weights if weights is not None and (weights != weights[0]).any() else None
         self.change, self.augment = change, augment
 
     def __len__(self) -> int:
@@ -119,23 +123,36 @@ class TrainingBatches:
     def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_step` on."""
         size, seed = self.train.batch_size, self.train.seed
-        order = torch.randperm(len(self), generator=generator_at(seed, "order", epoch)).numpy()
+        generator = generator_at(seed, "order", epoch)
+        if self.weights is None:
+            order = torch.randperm(len(self), generator=generator).numpy()
+            draws = order
+        else:
+            order = torch.multinomial(self.weights, len(self), replacement=True, generator=generator).numpy()
+            draws = np.arange(len(self))
         for step in range(first_step, self.num_steps):
-            positions = order[step * size : (step + 1) * size]
+            in_batch = slice(step * size, (step + 1) * size)
+            positions = order[in_batch]
             batch = self.inputs.batch(self.rows[positions])
-            for place, position in enumerate(positions.tolist()):
+            for place, (position, draw) in enumerate(zip(positions.tolist(), draws[in_batch].tolist(), strict=True)):
                 if self.change is not None:
-                    generator = generator_at(seed, "waveform", epoch, position)
+                    generator = generator_at(seed, "waveform", epoch, draw)
                     changed = self.change(int(self.rows[position]), generator)
                     if changed is not None:
                         batch.fbank[place] = normalize(changed[0], mean=self.inputs.mean, std=self.inputs.std)
                         if batch.num_frames is not None and changed[1] is not None:
                             batch.num_frames[place] = changed[1]
                 if self.augment is not None:
-                    generator = generator_at(seed, "augment", epoch, position)
+                    generator = generator_at(seed, "augment", epoch, draw)
                     num_frames = None if batch.num_frames is None else int(batch.num_frames[place])
                     batch.fbank[place] = self.augment(batch.fbank[place], generator, num_frames)
             yield batch
+
+
+def sampling_weights(labels: Tensor, *, power: float) -> Tensor:
+    """Weights (cycle,) float64 for drawing cycles with these labels: (cycles of their class)^-power, 1 at the most."""
+    counts = torch.bincount(labels)[labels].double()
+    return (counts.min() / counts) ** power
 
 
 def training_inputs(config: RunConfig, corpus: Corpus, parts: Parts, *, console: Console) -> Inputs:
@@ -155,7 +172,9 @@ def training_batches(
     """Batches of the training cycles; SettingsError for a size that does not suit their number."""
     is_changed = _is_waveform_changed(config.augment)
     change = _waveform_changes(config, corpus, console=console) if is_changed else None
-    batches = TrainingBatches(inputs, parts.train, config.train, change=change, augment=specaugment(config.augment))
+    weights = sampling_weights(inputs.labels[list(parts.train)], power=config.train.sampling_power)
+    augment = specaugment(config.augment)
+    batches = TrainingBatches(inputs, parts.train, config.train, weights=weights, change=change, augment=augment)
     batch_size = config.train.batch_size
     if batches.num_steps == 0:
         raise SettingsError(

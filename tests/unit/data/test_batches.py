@@ -14,7 +14,7 @@ from lungsound.audio import augment
 from lungsound.audio.augment import change_waveform, draw_waveform_change
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import RunConfig, TrainSettings, load_config
-from lungsound.data.batches import Batch, Inputs, TrainingBatches, training_batches, training_inputs
+from lungsound.data.batches import Batch, Inputs, TrainingBatches, sampling_weights, training_batches, training_inputs
 from lungsound.data.corpus import Corpus
 from lungsound.data.splits import Parts, load_corpus
 from lungsound.errors import SettingsError
@@ -33,6 +33,7 @@ def make_batches(
     *,
     is_last_dropped: bool = False,
     seed: int = 1,
+    weights: Any = None,
     change: Any = None,
     augment: Any = None,
     **inputs: Any,
@@ -40,7 +41,7 @@ def make_batches(
     """Rows 5, 6, ... of the store."""
     train = TrainSettings(batch_size=4, is_last_batch_dropped=is_last_dropped, seed=seed)
     rows = range(5, 5 + num_rows)
-    return TrainingBatches(make_inputs(**inputs), rows, train, change=change, augment=augment)
+    return TrainingBatches(make_inputs(**inputs), rows, train, weights=weights, change=change, augment=augment)
 
 
 def rows_of(batches: list[Batch]) -> list[list[int]]:
@@ -184,6 +185,47 @@ def test_lengths_belong_to_the_row_and_follow_its_change() -> None:
         assert length == (1000 + value if value > 0 else 100 + int(-value))
 
 
+# ---- sampling ----
+
+
+def test_weights_are_a_power_of_the_inverse_class_count() -> None:
+    labels = [2, 0, 0, 2, 0, 3, 0, 2, 2, 0]
+    for power in (0.0, 0.5, 1.0, 2.5):
+        found = sampling_weights(torch.tensor(labels), power=power)
+        naive = torch.tensor([float(labels.count(label)) ** -power for label in labels], dtype=torch.float64)
+        torch.testing.assert_close(found / found.sum(), naive / naive.sum(), rtol=1e-12, atol=0)
+    assert sampling_weights(torch.tensor([0] * 9 + [1]), power=1e4).tolist() == [0.0] * 9 + [1.0]
+
+
+def test_with_power_1_every_class_is_drawn_equally_often() -> None:
+    """Rows 5 .. 14 have 3 cycles of the labels 1 and 2, 2 of 3 and 0; a share of 1,000 draws is off by 0.014."""
+    weights = sampling_weights(torch.arange(5, 15) % 4, power=1.0)
+    batches = make_batches(weights=weights)
+    drawn = torch.cat([batch.labels for epoch in range(100) for batch in batches.epoch(epoch)])
+    assert len(drawn) == 1000
+    assert (torch.bincount(drawn) / 1000 - 0.25).abs().max() < 5 * 0.014
+
+
+def test_a_cycle_drawn_twice_is_changed_in_two_ways_and_the_epoch_can_be_taken_up() -> None:
+    weights = torch.tensor([1.0, 9.0, *[0.0] * 8])
+    batches = make_batches(weights=weights, augment=noise)
+    whole = list(batches.epoch(2))
+    values = torch.cat([batch.fbank for batch in whole]).flatten(1)
+    assert set(values[:, 0].int().tolist()) == {5, 6}
+    assert len({tuple(each) for each in values.tolist()}) == 10
+    changed = torch.cat([batch.fbank for batch in make_batches(weights=weights, change=halves).epoch(2)]).flatten(1)
+    assert len({tuple(each) for each in changed.tolist() if each[0] < 0}) == int((changed[:, 0] < 0).sum()) > 1
+    for first_step in range(3):
+        rest = list(batches.epoch(2, first_step=first_step))
+        assert is_same(rest, whole[first_step:])
+    assert not is_same(whole, list(batches.epoch(3)))
+
+
+def test_equal_weights_take_each_cycle_once_as_without_them() -> None:
+    plain = list(make_batches(augment=noise, change=halves).epoch(1))
+    assert is_same(plain, list(make_batches(weights=torch.full((10,), 0.3), augment=noise, change=halves).epoch(1)))
+
+
 QUIET = Console(quiet=True)
 SMALL = [
     "audio.sample_rate_hz=4000",
@@ -244,6 +286,13 @@ def test_statistics_of_the_training_cycles(corpus: Corpus) -> None:
     inputs = training_inputs(config, corpus, parts, console=QUIET)
     values = inputs.fbanks[np.array(train)].astype(np.float64)
     assert (inputs.mean, inputs.std) == pytest.approx((values.mean(), values.std()))
+
+
+def test_the_power_of_the_settings_weights_the_training_cycles(corpus: Corpus) -> None:
+    assert corpus_batches(corpus, settings()).weights is None
+    batches = corpus_batches(corpus, settings("train.sampling_power=0.5"))
+    assert batches.weights is not None
+    assert torch.equal(batches.weights, sampling_weights(batches.inputs.labels, power=0.5))
 
 
 # ---- waveform changes ----
