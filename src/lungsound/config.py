@@ -135,6 +135,8 @@ class ObjectiveSettings(Settings):
     """Cross-entropy, Patch-Mix with mixed-label cross-entropy, or the Patch-Mix contrastive loss."""
     is_class_weighted: bool = False
     """Cross-entropy weighted by inverse class frequency (published: in the plain run only)."""
+    label_smoothing: Share = 0.0
+    """Share of each label that the cross-entropy spreads evenly over all classes; not in the contrastive loss."""
     temperature: Positive = 0.06
     """Temperature of the contrastive loss: similarities are divided by it."""
     alpha: Annotated[float, Field(ge=0)] = 1.0

@@ -8,21 +8,33 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy of logits (batch, class) and labels (batch,), the (weighted) mean over the batch, in float32."""
-    return functional.cross_entropy(_wide(logits), labels, weight=class_weights)
+def cross_entropy(
+    logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy of logits (batch, class) and labels (batch,), the (weighted) mean over the batch, in float32.
+
+    `label_smoothing` spreads that share of each label evenly over the classes, as torch defines it beside weights.
+    """
+    return functional.cross_entropy(_wide(logits), labels, weight=class_weights, label_smoothing=label_smoothing)
 
 
 def mixed_cross_entropy(
-    logits: Tensor, labels: Tensor, partner_labels: Tensor, *, lam: Tensor, class_weights: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    partner_labels: Tensor,
+    *,
+    lam: Tensor,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """lam * CE(labels) + (1 - lam) * CE(partner_labels), the mean over the batch.
 
     logits (batch, class); labels, partner_labels (batch,) int64; lam () or (batch,) in [0, 1]. With class weights
-    each of the two terms is divided by its own sum of weights, as in the published code.
+    each of the two terms is divided by its own sum of weights, as in the published code. `label_smoothing` as in
+    `cross_entropy`.
     """
-    own = _cross_entropy(logits, labels, lam, class_weights)
-    return own + _cross_entropy(logits, partner_labels, 1 - lam, class_weights)
+    own = _cross_entropy(logits, labels, lam, class_weights, label_smoothing)
+    return own + _cross_entropy(logits, partner_labels, 1 - lam, class_weights, label_smoothing)
 
 
 def patch_mix_contrastive_loss(
@@ -58,8 +70,12 @@ def class_weights(class_counts: Tensor) -> Tensor:
     return inverse / inverse.sum()
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, share: Tensor, weights: Tensor | None) -> Tensor:
-    losses = functional.cross_entropy(_wide(logits), labels, weight=weights, reduction="none")
+def _cross_entropy(
+    logits: Tensor, labels: Tensor, share: Tensor, weights: Tensor | None, label_smoothing: float
+) -> Tensor:
+    losses = functional.cross_entropy(
+        _wide(logits), labels, weight=weights, reduction="none", label_smoothing=label_smoothing
+    )
     total = (share * losses).sum()
     return total / (len(labels) if weights is None else weights[labels].sum())
 

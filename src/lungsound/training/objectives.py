@@ -75,13 +75,16 @@ class CrossEntropy:
     """Plain fine-tuning: cross-entropy of the clean view."""
 
     class_weights: Tensor | None = None
+    label_smoothing: float = 0.0
 
     def __call__(
         self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator, settle: Settle | None = None
     ) -> Loss:
         del generator, settle  # nothing is drawn, and the loss is one part
         logits = model(batch.fbank, batch.num_frames)
-        loss = cross_entropy(logits, batch.labels, class_weights=self.class_weights)
+        loss = cross_entropy(
+            logits, batch.labels, class_weights=self.class_weights, label_smoothing=self.label_smoothing
+        )
         return Loss(loss, {"ce": loss}, logits)
 
 
@@ -91,6 +94,7 @@ class PatchMixCrossEntropy:
 
     draw: Draw
     class_weights: Tensor | None = None
+    label_smoothing: float = 0.0
     peers: Peers = LOCAL
 
     def __call__(
@@ -103,7 +107,14 @@ class PatchMixCrossEntropy:
         mixed = mix_patches(patches, draw, pool=self.peers.gather(patches))
         logits = model.head(encoder.encode(mixed, encoder.columns(batch.num_frames)))
         partner_labels = self.peers.gather(batch.labels)[draw.partner]
-        loss = mixed_cross_entropy(logits, batch.labels, partner_labels, lam=draw.lam, class_weights=self.class_weights)
+        loss = mixed_cross_entropy(
+            logits,
+            batch.labels,
+            partner_labels,
+            lam=draw.lam,
+            class_weights=self.class_weights,
+            label_smoothing=self.label_smoothing,
+        )
         return Loss(loss, {"patchmix_ce": loss}, logits)
 
 
@@ -131,7 +142,8 @@ class PatchMixContrastive:
         early = settle if is_blocked else None
         features = encoder.encode(patches if early is None else _with_own_gradient(patches), num_columns)
         logits = model.head(features)
-        ce = cross_entropy(logits, batch.labels, class_weights=self.class_weights)
+        smoothing = self.settings.label_smoothing
+        ce = cross_entropy(logits, batch.labels, class_weights=self.class_weights, label_smoothing=smoothing)
         anchor = model.projector(features) if self.settings.target.startswith("project") else features
         anchor = self.peers.gather(anchor.detach() if is_blocked else anchor)
         if early is not None:
@@ -180,9 +192,10 @@ def make_objective(
         if min(class_counts) < 1:
             raise SettingsError(f"class weights need training cycles of every class; there are {list(class_counts)}")
         weights = class_weights(torch.tensor(class_counts, dtype=torch.float32)).to(device)
+    smoothing = settings.label_smoothing
     if settings.name == "ce":
-        return CrossEntropy(class_weights=weights)
+        return CrossEntropy(class_weights=weights, label_smoothing=smoothing)
     draw = patch_mix_draw(patchmix)
     if settings.name == "patchmix_ce":
-        return PatchMixCrossEntropy(draw, class_weights=weights)
+        return PatchMixCrossEntropy(draw, class_weights=weights, label_smoothing=smoothing)
     return PatchMixContrastive(draw, settings, class_weights=weights)

@@ -157,6 +157,30 @@ def test_mixed_cross_entropy_with_a_lambda_for_each_sample_equals_loops(weights:
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0, 1.0], [0.1, 0.2, 0.3, 0.4]])
+@pytest.mark.parametrize("smoothing", [0.1, 1.0])
+def test_smoothed_labels_equal_loops(smoothing: float, weights: list[float]) -> None:
+    """A share of each label is spread over the classes, each times its class's weight; divided by the labels' own."""
+    logits, lam = randn(6, 4, seed=3), torch.linspace(0, 1, 6, dtype=torch.float64)
+
+    def by_loops(labels: list[int], shares: list[float]) -> float:
+        total = 0.0
+        for row, label, share in zip(logits.tolist(), labels, shares, strict=True):
+            for index, value in enumerate(row):
+                target = smoothing / 4 + (1 - smoothing) * (index == label)
+                log_probability = value - math.log(sum(math.exp(x) for x in row))
+                total -= share * target * weights[index] * log_probability
+        return total / sum(weights[label] for label in labels)
+
+    class_weights_ = None if weights[0] == 1.0 else torch.tensor(weights, dtype=torch.float64)
+    settings = {"class_weights": class_weights_, "label_smoothing": smoothing}
+    plain = cross_entropy(logits, LABELS, **settings)  # type: ignore[arg-type]
+    assert plain.item() == pytest.approx(by_loops(LABELS.tolist(), [1.0] * 6), rel=1e-12)
+    expected = by_loops(LABELS.tolist(), lam.tolist()) + by_loops(LABELS[PARTNER].tolist(), (1 - lam).tolist())
+    mixed = mixed_cross_entropy(logits, LABELS, LABELS[PARTNER], lam=lam, **settings)  # type: ignore[arg-type]
+    assert mixed.item() == pytest.approx(expected, rel=1e-12)
+
+
 def test_a_sample_mixed_with_its_own_label_is_plain_cross_entropy() -> None:
     logits = randn(6, 4, seed=3)
     loss = mixed_cross_entropy(logits, LABELS, LABELS, lam=torch.tensor(0.37, dtype=torch.float64))

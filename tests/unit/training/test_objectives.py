@@ -22,9 +22,10 @@ from lungsound.training.objectives import (
     Objective,
     PatchMixContrastive,
     PatchMixCrossEntropy,
+    make_objective,
     patch_mix_draw,
 )
-from tests.unit.training.small import fixed_draw, small_batch, small_model
+from tests.unit.training.small import CPU, fixed_draw, small_batch, small_model
 
 TARGETS = ("grad_block", "grad_flow", "project_block", "project_flow")
 WEIGHTS = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
@@ -97,6 +98,23 @@ def test_patch_mix_cross_entropy_of_the_mixed_view(weights: Tensor | None) -> No
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-12)
     assert torch.allclose(loss.logits, logits)
     assert loss.parts.keys() == {"patchmix_ce"}
+
+
+@pytest.mark.parametrize("name", ["ce", "patchmix_ce", "patchmix_cl"])
+def test_label_smoothing_changes_the_cross_entropy_of_every_objective(name: str) -> None:
+    """Labels smoothed all the way say nothing of the true class: each is the mean over the classes."""
+
+    def smoothed(smoothing: float) -> Loss:
+        settings = ObjectiveSettings.model_validate({"name": name, "label_smoothing": smoothing, "target": "grad_flow"})
+        objective = make_objective(settings, PatchMixSettings(beta=0.0), class_counts=[1, 1, 1, 1], device=CPU)
+        return run(objective)[2]
+
+    none, half, whole = (smoothed(share) for share in (0.0, 0.5, 1.0))
+    part = "patchmix_ce" if name == "patchmix_ce" else "ce"
+    even = -whole.logits.log_softmax(1).mean()
+    assert whole.parts[part].item() == pytest.approx(even.item(), rel=1e-12)
+    assert half.parts[part].item() == pytest.approx((none.parts[part] + whole.parts[part]).item() / 2, rel=1e-12)
+    assert name != "patchmix_cl" or half.parts["contrastive"].item() == none.parts["contrastive"].item()
 
 
 @pytest.mark.parametrize("negatives", ["all", "diff_label"])
