@@ -201,6 +201,10 @@ class TrainSettings(Settings):
     """Epoch whose weights are kept. best_on_test is what the authors' program does; its score is optimistic."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the training cycles to hold out, by patient (data.protocol = strict)."""
+    calibration_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of them to hold out, by patient, for the calibration alone; 0 calibrates on validation patients."""
+    division_seed: int | None = None
+    """Seed of who is held out, for runs of several seeds with the same patients; by default train.seed."""
     is_test_watched: bool = True
     """Also evaluate the test set after every epoch, for the column "chosen on test"; the model is not affected."""
     checkpoint_every_steps: Count = 200

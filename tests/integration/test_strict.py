@@ -118,6 +118,25 @@ def test_the_model_keeps_what_it_was_trained_on(run: Path, synthetic_corpus_dir:
     assert not {UNKNOWN_DEVICE, OTHER_DEVICE} & set(answer.quality)
 
 
+def test_patients_held_out_for_calibration_are_asked_for_nothing_else(
+    synthetic_corpus_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    settings = sets("train.calibration_share=0.3", "train.epochs=1", "train.is_test_watched=false")
+    assert lungsound("train", "demo", "--data", synthetic_corpus_dir, "--out", out, *settings) == 0
+    run, patients = RunFolder(out), RunFolder(out).facts().patients
+    parts = [set(patients[part]) for part in ("train", "validation", "calibration", "test")]
+    assert all(parts)
+    assert sum(map(len, parts)) == len(set().union(*parts))
+    last, calibration = run.columns()["last"], load_model(run.model).calibration
+    assert set(last.of_part("calibration").patients) == parts[2]
+    assert calibration is not None
+    assert calibration.num_cycles == len(last.of_part("calibration").keys)
+    assert set(read_predictions(out / "predictions.csv").parts) == {"test"}
+    assert f"{len(parts[2])} calibrate" in (out / "report.md").read_text()
+    assert lungsound("calibrate", out) == 0
+
+
 def test_a_published_run_holds_nobody_out_and_is_not_calibrated(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     published = sets("data.protocol=published", "train.is_test_watched=false", "train.epochs=1")

@@ -168,7 +168,7 @@ def _rows(
     Then the wanted sensitivities unless others are given, and remarks.
     """
     from lungsound.evaluation.calibration import WANTED_SENSITIVITY
-    from lungsound.evaluation.predictions import VALIDATION_PART, read_predictions
+    from lungsound.evaluation.predictions import read_predictions
     from lungsound.evaluation.runs import read_test_rows
     from lungsound.evaluation.selection import LAST
     from lungsound.training.callbacks import COLUMN_OF
@@ -177,11 +177,10 @@ def _rows(
 
     if keep and run is None:
         raise SettingsError("--keep stores into the model of a run: give its folder as RUN")
-    kept, measured_on = None, None
+    kept = fitted_on = measured_on = None
     if run is None and validation is not None and test is not None:
-        fitted_on, measured_on = read_predictions(validation), read_test_rows(test)
-        if VALIDATION_PART in fitted_on.parts:
-            fitted_on = fitted_on.of_part(VALIDATION_PART)
+        given, measured_on = read_predictions(validation), read_test_rows(test)
+        fitted_on = given.to_calibrate() or given
     elif run is not None and validation is None and test is None:
         folder = RunFolder(run)
         column = COLUMN_OF[folder.config().train.selection]
@@ -189,9 +188,9 @@ def _rows(
             raise SettingsError(problem)
         columns = folder.columns()
         predictions = columns.get(column, columns.get(LAST))  # with no epoch selected the model is that of the last
-        if predictions is not None and VALIDATION_PART in predictions.parts:
-            fitted_on, measured_on = predictions.of_part(VALIDATION_PART), predictions.without_validation()
-        if measured_on is None:
+        if predictions is not None:
+            fitted_on, measured_on = predictions.to_calibrate(), predictions.of_test()
+        if fitted_on is None or measured_on is None:
             raise SettingsError(
                 f"{run} has no epochs/{column}.csv with validation and test rows: train it with data.protocol=strict, "
                 "or give --validation FILE and --test FILE"

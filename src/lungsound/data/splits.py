@@ -19,7 +19,7 @@ from lungsound.labels import LABEL_SETS
 from lungsound.randomness import generator_at
 
 DEVICE_SPLIT = "device:"  # data.split = "device:Meditron": tested on that device, trained on the others
-VALIDATION = "validation"  # the part of held-out rows in a predictions file
+VALIDATION, CALIBRATION = "validation", "calibration"  # the parts of held-out rows in a predictions file
 NUM_CANDIDATES = 400
 
 
@@ -89,12 +89,21 @@ def hold_out_patients(cycles: Sequence[Cycle], share: float, *, generator: torch
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows of the corpus's cycles; `left_out` are patients who leave the training set, since the test has them too."""
+    """Rows of the corpus's cycles; `left_out` are patients who leave the training set, since the test has them too.
+
+    Settings, epoch and threshold are chosen on `validation`; on `calibration`, where there is any, nothing is chosen.
+    """
 
     train: tuple[int, ...]
     validation: tuple[int, ...]
     test: tuple[int, ...]
+    calibration: tuple[int, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    @property
+    def held_out(self) -> dict[int, str]:
+        """`VALIDATION` or `CALIBRATION` by row."""
+        return dict.fromkeys(self.validation, VALIDATION) | dict.fromkeys(self.calibration, CALIBRATION)
 
 
 def divide(corpus: Corpus, data: DataSettings, train: TrainSettings, *, is_tested: bool = True) -> Parts:
@@ -124,11 +133,17 @@ def divide(corpus: Corpus, data: DataSettings, train: TrainSettings, *, is_teste
             f"{corpus.root}: the test has every training patient too, so the strict protocol leaves none to train; "
             "split by patient, or set data.protocol=published"
         )
-    generator = generator_at(train.seed, "validation patients")
-    cycles = [corpus.cycles[row] for row in staying]
-    held = hold_out_patients(cycles, train.validation_share, generator=generator)
-    training = tuple(row for row in staying if patients[row] not in held)
-    return Parts(training, tuple(row for row in staying if patients[row] in held), test, left_out)
+    seed, held, rest = train.seed if train.division_seed is None else train.division_seed, [], staying
+    # The second share is of all, so more of what the first has left.
+    shares = (train.validation_share, train.calibration_share / (1 - train.validation_share))
+    for part, share in zip((VALIDATION, CALIBRATION), shares, strict=True):
+        names: frozenset[str] = frozenset()
+        if share > 0:
+            generator = generator_at(seed, f"{part} patients")
+            names = hold_out_patients([corpus.cycles[row] for row in rest], share, generator=generator)
+        held.append(tuple(row for row in rest if patients[row] in names))
+        rest = [row for row in rest if patients[row] not in names]
+    return Parts(tuple(rest), held[0], test, held[1], left_out=left_out)
 
 
 def shared_patients(corpus: Corpus, train: Sequence[Cycle], test: Sequence[Cycle]) -> tuple[str, ...]:

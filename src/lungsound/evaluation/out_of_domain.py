@@ -2,9 +2,9 @@
 
 A cycle is its filter bank's mean and deviation over time, in each mel band, over their deviation in training. Its
 distance is that to its fifth nearest training cycle; of a training cycle, to the fifth nearest of other patients. The
-score is the share of training cycles that are no farther. A high one says that the sound is unlike what was learnt
-from, not that the prediction is wrong; a low one promises nothing. Nearest neighbours: Sun et al., "Out-of-distribution
-detection with deep nearest neighbors", ICML 2022.
+score is the share of cycles of patients held out for calibration, else of training cycles, that are no farther. A
+high one says that the sound is unlike what was learnt from, not that the prediction is wrong; a low one promises
+nothing. Nearest neighbours: Sun et al., "Out-of-distribution detection with deep nearest neighbors", ICML 2022.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ CYCLES_AT_ONCE = 256
 class Domain:
     """Training cycles kept with a model: `cycles` (cycle, feature) float16, less `mean` and over `std` (feature,).
 
-    `distances` (cycle,) are those of the training cycles to other patients', from small to large.
+    `distances` (cycle,), from small to large, are those of held-out cycles, or of training cycles to other patients'.
     """
 
     mean: Floats
@@ -61,8 +61,13 @@ def spectral_features(fbanks: Floats) -> Floats:
     return np.concatenate([fbanks.mean(axis=1), fbanks.std(axis=1)], axis=1)
 
 
-def fit_domain(features: Floats, patients: Sequence[str], *, generator: np.random.Generator) -> Domain | None:
+def fit_domain(
+    features: Floats, patients: Sequence[str], others: Floats | None = None, *, generator: np.random.Generator
+) -> Domain | None:
     """Domain of training cycles (cycle, feature); None for too few, or too few of other patients.
+
+    `others` (cycle, feature) are those of patients held out, whose distances are taken; without them, or with too few
+    for a score of 0.95, those of the training cycles.
 
     `generator` draws those that are kept, if there are too many. A new cycle has those of one patient more to be near
     than a training cycle has: with few patients scores are a little low (ten: by up to 0.1 at the median).
@@ -75,6 +80,9 @@ def fit_domain(features: Floats, patients: Sequence[str], *, generator: np.rando
     mean, std = features.mean(axis=0), features.std(axis=0)
     std = np.where(std > 0, std, 1).astype(np.float32)
     cycles = _standardized(features[rows], mean, std).astype(np.float16)
+    if others is not None and len(others) >= MIN_CYCLES:
+        between = _distances(_standardized(others, mean, std), cycles.astype(np.float32))
+        return Domain(mean, std, cycles, np.sort(np.sort(between, axis=1)[:, NEIGHBOUR - 1]))
     between = _distances(cycles.astype(np.float32), cycles.astype(np.float32))
     between[owners[:, np.newaxis] == owners] = np.inf
     return Domain(mean, std, cycles, np.sort(np.sort(between, axis=1)[:, NEIGHBOUR - 1]))

@@ -28,7 +28,7 @@ from lungsound.files import written_whole
 FIXED_COLUMNS = ("key", "patient", "device", "part", "label", "answer")
 PROBABILITY_PREFIX = "p_"
 SUM_TOLERANCE = 1e-3
-VALIDATION_PART = "validation"
+VALIDATION_PART, CALIBRATION_PART = HELD_OUT_PARTS = ("validation", "calibration")
 _KEY = re.compile(r".+#\d+(\.\d+)?-\d+(\.\d+)?")
 
 
@@ -97,10 +97,17 @@ class Predictions:
         """The cycles of this part of the split, in the same order."""
         return self.of_rows([row for row, name in enumerate(self.parts) if name == part])
 
-    def without_validation(self) -> "Predictions | None":
-        """The cycles of all parts but validation, in the same order; None when there is none."""
-        rows = [row for row, part in enumerate(self.parts) if part != VALIDATION_PART]
+    def of_test(self) -> "Predictions | None":
+        """The cycles of patients who were not held out from training, in the same order; None when there is none."""
+        rows = [row for row, part in enumerate(self.parts) if part not in HELD_OUT_PARTS]
         return self.of_rows(rows) if rows else None
+
+    def to_calibrate(self) -> "Predictions | None":
+        """The cycles that a calibration is fitted on: of the patients held out for it, else of validation patients."""
+        for part in (CALIBRATION_PART, VALIDATION_PART):
+            if part in self.parts:
+                return self.of_part(part)
+        return None
 
     def of_keys(self, keys: Sequence[str]) -> "Predictions":
         """The cycles with these keys, in the order of the keys."""

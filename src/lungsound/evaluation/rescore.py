@@ -17,9 +17,9 @@ from lungsound.config import Settings
 from lungsound.evaluation import metrics
 from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate, count_by_patient
 from lungsound.evaluation.metrics import Counts, Statistic
-from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.predictions import HELD_OUT_PARTS, Predictions
 from lungsound.evaluation.scores import ClassScores, class_scores
-from lungsound.evaluation.selection import TEST, VALIDATION
+from lungsound.evaluation.selection import TEST
 from lungsound.files import write_json
 from lungsound.page import fill, paragraphs, table, write_page
 
@@ -253,7 +253,7 @@ def reader_warnings(result: Rescored) -> list[str]:
         warnings.append(f"Read as 2 classes they are {known}: those readings may stand there.")
 
     # A score is optimistic where the epoch was chosen by it: on that part of the split, not on the others.
-    parts = {part if part in ("train", VALIDATION) else TEST for part in counts.parts or (TEST,)}
+    parts = {part if part in ("train", *HELD_OUT_PARTS) else TEST for part in counts.parts or (TEST,)}
     remark = known_numbers().epochs[result.epoch].get("remark")
     if remark and result.epoch in parts | {"unknown"}:
         warnings.append(remark)

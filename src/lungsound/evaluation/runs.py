@@ -54,7 +54,7 @@ def read_runs(path: Path, epoch: str = KEPT) -> MethodRuns:
 
 def read_test_rows(file: Path) -> Predictions:
     """Read all rows of a predictions file but those of validation patients."""
-    test = read_predictions(file).without_validation()
+    test = read_predictions(file).of_test()
     if test is None:
         raise DataError(f"{file} has rows of validation patients only: there is no test row")
     return test

@@ -14,10 +14,17 @@ from markupsafe import Markup
 from pydantic import Field, ValidationError
 
 from lungsound.config import Settings
-from lungsound.data.splits import VALIDATION
+from lungsound.data.splits import CALIBRATION, VALIDATION
 from lungsound.errors import DataError
 from lungsound.evaluation.compare import compare_runs, remarks, verdict
-from lungsound.evaluation.predictions import Predictions, joined, read_predictions, rounded, write_predictions
+from lungsound.evaluation.predictions import (
+    HELD_OUT_PARTS,
+    Predictions,
+    joined,
+    read_predictions,
+    rounded,
+    write_predictions,
+)
 from lungsound.evaluation.selection import COLUMN_HEAD, LAST, NAMES, RULE, column_rows, score_runs, unwatched_columns
 from lungsound.files import write_json, write_text
 from lungsound.page import Cell, bullets, escape, paragraphs, table
@@ -58,12 +65,12 @@ def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAME
         raise DataError(f"{run_dir} keeps no predictions of its last epoch: train it again with this version")
     written = {name: target / "epochs" / f"{name}.csv.gz" for name in columns if name in predictions}
     for name, path in written.items():
-        rows = [row for row, part in enumerate(predictions[name].parts) if part != VALIDATION]
+        rows = [row for row, part in enumerate(predictions[name].parts) if part not in HELD_OUT_PARTS]
         write_predictions(path, rounded(predictions[name].of_rows(rows), DIGITS))
     kept = {name: facts[name] for name in ("revision", "versions", "num_cycles", "left_out_patients")}
     kept["num_patients"] = {part: len(names) for part, names in facts["patients"].items()}
     # By name, since some parts of a test have them too.
-    kept["patients"] = {part: facts["patients"][part] for part in ("train", VALIDATION)}
+    kept["patients"] = {part: facts["patients"][part] for part in ("train", *HELD_OUT_PARTS)}
     kept["corpus"] = {name: facts["corpus"][name] for name in ("name", "num_recordings", "fingerprint")}
     kept["epochs"] = run.progress().best_epochs | {LAST: config.train.epochs}
     # No command: it names folders of the machine. The settings say the same.
@@ -128,8 +135,10 @@ def _tested_patients(predictions: Predictions, facts: Sequence[Mapping[str, Any]
     tested = set(predictions.patients)
     seeds: dict[str, dict[str, None]] = {}
     for each in facts:
-        train, held = (len(tested & set(each["patients"][part])) for part in ("train", VALIDATION))
-        numbers = f"{train} train, {held} validate, {len(tested) - train - held} are new"
+        met = {part: len(tested & set(each["patients"].get(part, ()))) for part in ("train", *HELD_OUT_PARTS)}
+        what = {"train": "train", VALIDATION: "validate", CALIBRATION: "calibrate"}
+        known = [f"{met[part]} {verb}" for part, verb in what.items() if met[part] or part != CALIBRATION]
+        numbers = f"{', '.join(known)}, {len(tested) - sum(met.values())} are new"
         seeds.setdefault(numbers, {})[f"seed {each['settings']['train']['seed']}"] = None
     shared = "; ".join(f"{numbers} ({', '.join(names)})" for numbers, names in seeds.items())
     return f"{len(predictions.keys):,} cycles of {len(tested)} patients, of whom {shared}."

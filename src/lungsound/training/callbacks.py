@@ -1,11 +1,12 @@
 """Callbacks of a training: the evaluation after each epoch with checkpoint selection, and the progress bar."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lungsound.config import RunConfig, TrainSettings
 from lungsound.data.batches import Inputs
@@ -71,18 +72,22 @@ class EpochEvaluation:
         is_kept = self.column in progress.best_epochs  # else no epoch could be chosen, or the last one is
         predictions = self.run.columns()[self.column if is_kept else LAST]
         # The scaling keeps the most probable class, so the scores of the report are those of the calibrated model too.
-        has_validation = VALIDATION in predictions.parts
-        calibration = fit_calibration(predictions.of_part(VALIDATION)) if has_validation else None
+        to_calibrate = predictions.to_calibrate()
+        calibration = None if to_calibrate is None else fit_calibration(to_calibrate)
         # The domain is that of the training cycles as they are, without augmentation.
-        rows, size = np.array(self.parts.train), self.config.train.batch_size
-        fbanks = (self.inputs.fbanks[rows[first : first + size]] for first in range(0, len(rows), size))
-        features = np.concatenate([spectral_features(each) for each in fbanks])
-        patients = [self.corpus.cycles[row].recording.patient for row in rows]
-        domain = fit_domain(features, patients, generator=np.random.default_rng(0))
+        patients = [self.corpus.cycles[row].recording.patient for row in self.parts.train]
+        others = self._spectral_features(self.parts.calibration) if self.parts.calibration else None
+        generator = np.random.default_rng(0)
+        domain = fit_domain(self._spectral_features(self.parts.train), patients, others, generator=generator)
         if is_kept:
             add_to_model(self.run.model, calibration=calibration, domain=domain)
         else:
             self._save_model(calibration=calibration, domain=domain)
+
+    def _spectral_features(self, rows: Sequence[int]) -> NDArray[np.float32]:
+        chosen, size = np.array(rows), self.config.train.batch_size
+        fbanks = (self.inputs.fbanks[chosen[first : first + size]] for first in range(0, len(chosen), size))
+        return np.concatenate([spectral_features(each) for each in fbanks])
 
     def _save_model(self, *, calibration: Calibration | None, domain: Domain | None) -> None:
         save_model(
@@ -99,8 +104,8 @@ class EpochEvaluation:
         )
 
     def _predict_columns(self) -> Predictions:
-        """Predictions of all validation and test cycles, which the columns of the report hold."""
-        rows = (*self.parts.validation, *self.parts.test)
+        """Predictions of all held-out and test cycles, which the columns of the report hold."""
+        rows = (*self.parts.validation, *self.parts.calibration, *self.parts.test)
         if self.latest is None or len(self.latest.keys) < len(rows):
             self.latest = self._predict(rows)
         return self.latest
@@ -115,7 +120,7 @@ class EpochEvaluation:
                 batch_size=self.config.train.batch_size,
                 device=self.step.device,
                 on_progress=stage.update,
-                validation=set(self.parts.validation),
+                held_out=self.parts.held_out,
             )
 
 
@@ -154,9 +159,9 @@ def predict_rows(
     batch_size: int,
     device: torch.device,
     on_progress: OnProgress,
-    validation: Collection[int] = (),
+    held_out: Mapping[int, str] | None = None,
 ) -> Predictions:
-    """Predict cycles of a corpus in float32; `validation` rows are that part, others as the corpus is split."""
+    """Predict cycles of a corpus in float32; the part of a row is that in `held_out`, else as the corpus is split."""
     batches = inputs.to_predict(rows, batch_size)
     probabilities, _ = predict_cycles(model, batches, device=device, on_progress=lambda n: on_progress(n, len(rows)))
     cycles = [corpus.cycles[row] for row in rows]
@@ -165,7 +170,7 @@ def predict_rows(
         patients=tuple(cycle.recording.patient for cycle in cycles),
         devices=tuple(cycle.recording.device or "" for cycle in cycles),
         parts=tuple(
-            VALIDATION if row in validation else corpus.split.get(cycle.recording.name, "")
+            (held_out or {}).get(row, corpus.split.get(cycle.recording.name, ""))
             for row, cycle in zip(rows, cycles, strict=True)
         ),
         labels=inputs.labels[list(rows)].numpy(),

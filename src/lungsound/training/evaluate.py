@@ -10,11 +10,11 @@ from lungsound.config import DataSettings, RunConfig
 from lungsound.data.batches import Inputs
 from lungsound.data.corpus import UNKNOWN_LABEL, Corpus
 from lungsound.data.reader import read_corpus
-from lungsound.data.splits import DEVICE_SPLIT, VALIDATION, load_corpus, rows_to_test
+from lungsound.data.splits import CALIBRATION, DEVICE_SPLIT, VALIDATION, load_corpus, rows_to_test
 from lungsound.data.store import open_filter_banks
 from lungsound.errors import SettingsError
 from lungsound.evaluation.bootstrap import Bootstrap
-from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
+from lungsound.evaluation.predictions import HELD_OUT_PARTS, Predictions, read_predictions, write_predictions
 from lungsound.evaluation.report import (
     BEST_ON_OTHER_TEST,
     BEST_ON_TEST,
@@ -178,11 +178,11 @@ def report_inputs(
 
 
 def known_patients(facts: RunFacts, predictions: Predictions) -> dict[str, str]:
-    """The tested patients whom the run has met: `KNOWN` or `VALIDATES` by name."""
+    """The tested patients whom the run has met: `KNOWN`, or `VALIDATES` for those held out, by name."""
     tested = set(predictions.patients)
-    return dict.fromkeys(tested & set(facts.patients[VALIDATION]), VALIDATES) | dict.fromkeys(
-        tested & set(facts.patients["train"]), KNOWN
-    )
+    held_out = {patient for part in HELD_OUT_PARTS for patient in facts.patients[part]}
+    known = dict.fromkeys(tested & set(facts.patients["train"]), KNOWN)
+    return dict.fromkeys(tested & held_out, VALIDATES) | known
 
 
 def subgroups(corpus: Corpus, predictions: Predictions, met: Mapping[str, str]) -> tuple[Subgroups, ...]:
@@ -221,7 +221,7 @@ def columns_of(run: RunFolder) -> dict[str, list[tuple[str, ...]]]:
         has_validation=run.facts().num_cycles[VALIDATION] > 0,
     )
     columns, epochs = run.columns(), run.progress().best_epochs | {LAST: train.epochs}
-    parts = sorted({part for predictions in columns.values() for part in predictions.parts} - {VALIDATION})
+    parts = sorted({part for predictions in columns.values() for part in predictions.parts} - set(HELD_OUT_PARTS))
     return {part: column_rows([columns], [epochs], part=part, unwatched=unwatched) for part in parts}
 
 
@@ -234,7 +234,9 @@ def _context(
     trained_split = split_words(trained_on.name, trained_on.split_origin, config.data.split)
     num_patients = {part: len(names) for part, names in facts.patients.items()}
     left_out = f"{len(facts.left_out_patients)} that the test has too" if facts.left_out_patients else "none"
-    strict = f"strict: {num_patients['train']} patients train, {num_patients[VALIDATION]} validate, {left_out} left out"
+    calibrating = f"{n} calibrate, " if (n := num_patients[CALIBRATION]) else ""
+    held_out = f"{num_patients[VALIDATION]} validate, {calibrating}{left_out} left out"
+    strict = f"strict: {num_patients['train']} patients train, {held_out}"
     published = "published: all of the training set trains, no patient is held out"
     size = f"AST {model.size}" + (", average token" if model.pooling == "average_token" else "")
     return {

@@ -16,7 +16,7 @@ from tensorboardX import SummaryWriter
 
 from lungsound.config import RunConfig, resolve
 from lungsound.data.corpus import Corpus
-from lungsound.data.splits import Parts
+from lungsound.data.splits import CALIBRATION, VALIDATION, Parts
 from lungsound.errors import CorpusError, SettingsError, WeightsError
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lungsound.evaluation.selection import NAMES
@@ -42,7 +42,7 @@ class CorpusFacts(BaseModel, frozen=True):
 
 
 class RunFacts(BaseModel, frozen=True):
-    """The content of run.json; `num_cycles` and `patients` by "train", "validation" and "test"."""
+    """The content of run.json; `num_cycles` and `patients` by "train", "validation", "calibration" and "test"."""
 
     command: str
     device: str
@@ -62,7 +62,7 @@ class RunFacts(BaseModel, frozen=True):
         cls, corpus: Corpus, parts: Parts, *, command: str, device: str, precision: str, pretrained: LoadReport | None
     ) -> "RunFacts":
         """Facts of a run that starts now, by this program on this machine."""
-        rows = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+        rows = {"train": parts.train, VALIDATION: parts.validation, CALIBRATION: parts.calibration, "test": parts.test}
         patients = {name: {corpus.cycles[row].recording.patient for row in rows[name]} for name in rows}
         versions = {name: metadata.version(name) for name in RECORDED_PACKAGES}
         return cls(

@@ -84,8 +84,8 @@ def make_corpus(rows: list[tuple[str, str, str | None]], *, num_cycles: int = 4,
     return replace(corpus, known_patient_parts=frozenset({known} if known else ()))
 
 
-def divided(corpus: Corpus, **changed: object) -> Parts:
-    return divide(corpus, DataSettings.model_validate(changed), TrainSettings(validation_share=0.25))
+def divided(corpus: Corpus, train: TrainSettings | None = None, **changed: object) -> Parts:
+    return divide(corpus, DataSettings.model_validate(changed), train or TrainSettings(validation_share=0.25))
 
 
 def patients(corpus: Corpus, rows: tuple[int, ...]) -> set[str]:
@@ -106,6 +106,23 @@ def test_strict_puts_nobody_on_two_sides() -> None:
     assert len(validation) == 2
     rows = [*parts.train, *parts.validation, *parts.test]
     assert len(rows) == len(set(rows)) == len(corpus.cycles) - 4
+
+
+def test_calibration_patients_are_others_and_stay_when_the_seed_changes() -> None:
+    corpus = make_corpus([*((f"t{i}", "train", "A") for i in range(20)), ("x", "test", "B")])
+    settings = TrainSettings(validation_share=0.2, calibration_share=0.3, division_seed=7)
+
+    def changed(**values: object) -> Parts:
+        return divided(corpus, settings.model_copy(update=values))
+
+    one = changed(seed=0)
+    train, validation, calibration = (patients(corpus, rows) for rows in (one.train, one.validation, one.calibration))
+    assert (len(train), len(validation), len(calibration)) == (10, 4, 6)
+    assert train | validation | calibration == {f"t{i}" for i in range(20)}
+    assert one == changed(seed=1) != changed(division_seed=8)
+    # Who validates does not depend on whether anybody calibrates.
+    assert changed(calibration_share=0.0).validation == one.validation
+    assert one.held_out == dict.fromkeys(one.validation, "validation") | dict.fromkeys(one.calibration, "calibration")
 
 
 def test_shared_patients_stay_when_asked_to_and_the_test_is_the_same() -> None:

@@ -59,6 +59,20 @@ def test_scores_equal_a_naive_count() -> None:
     assert domain.scores(given) == pytest.approx(expected, abs=1 / 40)
 
 
+def test_distances_are_those_of_patients_held_out_where_there_are_enough() -> None:
+    train, others = drawn(40), drawn(MIN_CYCLES, seed=2)
+    patients = [f"p{row % 4}" for row in range(40)]
+    domain = fit_domain(train, patients, others, generator=np.random.default_rng(0))
+    assert domain is not None
+    mean, std = train.mean(axis=0), train.std(axis=0)
+    between = naive_distances((others - mean) / std, (train - mean) / std)
+    assert domain.distances == pytest.approx(sorted(sorted(row)[NEIGHBOUR - 1] for row in between), abs=0.01)
+    assert sorted(domain.scores(others)) == pytest.approx(np.arange(1, MIN_CYCLES + 1) / MIN_CYCLES)
+    few = fit_domain(train, patients, others[1:], generator=np.random.default_rng(0))
+    assert few is not None
+    assert few.distances.tolist() == fitted(train, num_patients=4).distances.tolist()
+
+
 def test_new_cycles_of_the_same_kind_score_evenly_and_far_ones_highest() -> None:
     domain = fitted(drawn(900), num_patients=300)
     scores = domain.scores(drawn(900, seed=1))

@@ -44,7 +44,7 @@ def test_patients_that_validated_are_not_called_new(tmp_path: Path, answers: Pre
     split = "".join(f"{name}\ttest\n" for name in NAMES)
     (folder / "official_split.txt").write_text(split)
     corpus = read_corpus(folder, is_strict=False)
-    patients = {"train": ("101", "900"), "validation": ("102", "901"), "test": PATIENTS}
+    patients = {"train": ("101", "900"), "validation": ("102", "901"), "calibration": (), "test": PATIENTS}
     facts = RunFacts.model_construct(patients=patients)
     known = known_patients(facts, answers)
     assert known == {"101": KNOWN, "102": VALIDATES}

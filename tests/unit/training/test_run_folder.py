@@ -216,8 +216,8 @@ def test_facts_say_on_what_and_with_what_a_run_was_made(tmp_path: Path) -> None:
     assert facts["command"] == "lungsound train x"
     assert facts["corpus"]["fingerprint"] == corpus.fingerprint
     assert (facts["corpus"]["num_recordings"], facts["corpus"]["num_cycles"]) == (1, 1)
-    assert facts["num_cycles"] == {"train": 1, "validation": 0, "test": 0}
-    assert facts["patients"] == {"train": ["101"], "validation": [], "test": []}
+    assert facts["num_cycles"] == {"train": 1, "validation": 0, "calibration": 0, "test": 0}
+    assert facts["patients"] == {"train": ["101"], "validation": [], "calibration": [], "test": []}
     assert {"lungsound", "torch", "numpy", "soundfile", "safetensors", "python", "system"} == set(facts["versions"])
     assert facts["revision"] == revision()
 

@@ -17,7 +17,7 @@ def remarks_on(train: TrainSettings, *, num_cycles: int = 8, left_out: tuple[str
     inputs = Inputs(np.zeros((num_cycles, 2, 2), np.float32), torch.arange(num_cycles), None, 4, mean=0.0, std=1.0)
     train = train.model_copy(update={"batch_size": 4})
     batches = TrainingBatches(inputs, range(num_cycles), train)
-    return remarks(train, Corpus("icbhi", Path("x"), (), (), {}), Parts((), (), (), left_out), None, batches)
+    return remarks(train, Corpus("icbhi", Path("x"), (), (), {}), Parts((), (), (), left_out=left_out), None, batches)
 
 
 @pytest.mark.parametrize(("epochs", "rate"), [(1, "5e-08"), (2, "2.5e-05")])
