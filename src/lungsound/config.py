@@ -6,10 +6,10 @@ A recipe is a TOML file. It may name another recipe with `extends = "name"` and 
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,6 +26,7 @@ WaveformChanges = Annotated[tuple[WaveformChange, ...], Field(strict=False)]
 ResNet = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"]
 EfficientNet = Literal["efficientnet_b0", "efficientnet_b1", "efficientnet_b2"]
 Architecture = Literal["ast", ResNet, EfficientNet, "cnn6", "mn04"]
+CorpusFormat = Literal["auto", "icbhi", "sprsound", "table", "folders"]
 SPRSoundLabelSetName = Literal["sprsound_event2", "sprsound_event7", "sprsound_record3", "sprsound_record5"]
 LabelSetName = Literal["sound4", "sound2", "diagnosis3", "diagnosis2", SPRSoundLabelSetName]
 
@@ -38,13 +39,32 @@ class Settings(BaseModel):
     )
 
 
+class CorpusSettings(Settings):
+    """One of several corpora. What is not set is as in `DataSettings`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")] | None = None
+    """Name in recordings, patients and parts; by default that of the format."""
+    root: str | None = None
+    share: Positive | None = None
+    """Share of the training draws, in proportion to those of the others; by default each cycle is drawn once."""
+    corpus: CorpusFormat | None = None
+    split: str | None = None
+    label_map: str | None = None
+    devices: Names | None = None
+    modes: Names | None = None
+    parts: Names | None = None
+    left_out_recordings: Names | None = None
+
+
 class DataSettings(Settings):
     root: str | None = None
     """Folder of the corpus; usually given on the command line as --data."""
-    corpus: Literal["auto", "icbhi", "sprsound", "table", "folders"] = "auto"
+    corpora: Annotated[tuple[CorpusSettings, ...], Field(strict=False)] = ()
+    """Several corpora in one training: a table of root, name, share and settings of its own for each."""
+    corpus: CorpusFormat = "auto"
     """Format of the corpus; auto looks at the folder."""
     split: str = "official"
-    """official, fold0 .. fold4 (RespireNet's), a file of `name<TAB>part` lines, or device:NAME to test that device."""
+    """official, fold0 .. fold4 (RespireNet's), a file of `name<TAB>part` lines; device:NAME or corpus:NAME tests it."""
     protocol: Literal["strict", "published"] = "strict"
     """strict: validation patients are held out of the training set, and so are patients of the test set."""
     are_shared_patients_kept: bool = False
@@ -251,6 +271,14 @@ def load_config(
     return resolve(values, source=f"recipe {str(recipe)!r}")
 
 
+def settings_of_corpora(roots: Sequence[Path]) -> list[str]:
+    """Settings, as for `load_config`, by which a run has the corpora in these folders or tables; none of none."""
+    paths = [str(root.absolute()) for root in roots]
+    if len(paths) < 2:
+        return [f"data.root={path}" for path in paths]
+    return [f"data.corpora={_as_toml([{'root': path} for path in paths])}"]
+
+
 def published_preset() -> dict[str, Any]:
     """The settings in which the authors' program differs from our defaults, by section."""
     return tomllib.loads((resources.files("lungsound") / "presets" / "published.toml").read_text(encoding="utf-8"))
@@ -286,11 +314,25 @@ def _read_recipe(recipe: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], difference: Mapping[str, Any]) -> None:
+    """Put settings on others: sections key by key, lists of tables table by table."""
     for key, value in difference.items():
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             _merge(base[key], value)
+        elif _are_tables(value) and _are_tables(base.get(key)):
+            if len(value) != len(base[key]):
+                raise SettingsError(
+                    f"{key}: {len(value)} are given where the recipe or a setting has {len(base[key])}: give as many, "
+                    "in the same order"
+                )
+            base[key] = [dict(table) for table in base[key]]
+            for table, change in zip(base[key], value, strict=True):
+                _merge(table, change)
         else:
             base[key] = value
+
+
+def _are_tables(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(each, dict) for each in value)
 
 
 def _parse_override(override: str) -> tuple[str, Any]:
@@ -325,11 +367,12 @@ def _explain(error: ValidationError) -> str:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         section: Any = RunConfig
-        for part in first["loc"][:-1]:
-            section = section.model_fields[str(part)].annotation
+        for part in first["loc"][:-1]:  # a number is the place in a list
+            section = get_args(section)[0] if isinstance(part, int) else section.model_fields[part].annotation
         return f"unknown key {place!r}; the keys there are: {', '.join(section.model_fields)}{more}"
     given = json.dumps(first["input"], default=str)
-    advice = f'give a list, as in {place}=["sc"]' if first["type"] == "tuple_type" else first["msg"]
+    example = '{root="A"}, {root="B"}' if place == "data.corpora" else '"sc"'
+    advice = f"give a list, as in {place}=[{example}]" if first["type"] == "tuple_type" else first["msg"]
     return f"{place} = {given}: {advice}{more}"
 
 
@@ -364,6 +407,10 @@ _OF_RUN = ("name", "description")  # what a recipe says of itself, beside its se
 
 
 def _as_toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} = {_as_toml(each)}' for key, each in value.items() if each is not None)}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_toml, value))}]"
     return "not set" if value is None else json.dumps(value, ensure_ascii=False)
 
 
@@ -375,7 +422,8 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         return ", ".join(schema["enum"])
     if schema["type"] == "array":
         items = schema["items"]
-        return "list of " + (", ".join(items["enum"]) if "enum" in items else f"{items['type']}s")
+        kinds = ", ".join(items["enum"]) if "enum" in items else f"{items.get('type', 'table')}s"  # else a $ref
+        return f"list of {kinds}"
     words = {"minimum": "at least", "exclusiveMinimum": "over", "maximum": "at most", "exclusiveMaximum": "below"}
     limits = [f"{word} {schema[key]:g}" for key, word in words.items() if key in schema]
     kind = {"boolean": "true or false", "string": "text", "integer": "whole number", "number": "number"}

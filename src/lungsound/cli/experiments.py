@@ -2,18 +2,26 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from lungsound.cli.shared import AsPublishedOption, DataOption, EpochsOption, SetOption, console, end_with, print_lines
+from lungsound.cli.shared import (
+    AsPublishedOption,
+    CorporaOption,
+    EpochsOption,
+    SetOption,
+    console,
+    end_with,
+    print_lines,
+)
 
 
 def reproduce(
     name: Annotated[
         str | None, typer.Argument(metavar="TABLE", help="Name of a table, or 'table' for all of them.")
     ] = None,
-    data: DataOption = None,
+    data: CorporaOption = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for runs and tables.")] = Path("runs/tables"),
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of runs per row, with seeds 0, 1, ...")] = 5,
     epochs: EpochsOption = None,
@@ -42,14 +50,15 @@ def reproduce(
         for row in table.rows:  # the command that trains each row alone, with seed 0, where the table looks for it
             score = "" if row.paper is None else f"  # paper: {row.paper.score:.2f}"
             model = str(out.absolute() / "runs" / (row.after or "") / "seed0" / "model.safetensors")
-            where = shlex.join(["--data", str(data or "DIR"), "--out", str(out / "runs" / row.folder / "seed0")])
+            roots = [word for root in data or [Path("DIR")] for word in ("--data", str(root))]
+            where = shlex.join([*roots, "--out", str(out / "runs" / row.folder / "seed0")])
             command = f"lungsound train {row.command(every, model=model)} {where}"
             print_lines(f"{row.name}\n    {command}{score}")
         return
     from lungsound.errors import SettingsError
     from lungsound.experiments.reproduce import reproduce as reproduce_table
 
-    if data is None:
+    if not data:
         raise SettingsError("no corpus given: name its folder with --data DIR, or list the rows with --dry-run")
     failures = reproduce_table(name, table, data=data, out=out, num_seeds=seeds, settings=every, console=console)
     end_with(failures, exit_code=2)
@@ -59,7 +68,7 @@ def cross(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="Name of a recipe (see 'lungsound recipes') or a .toml file.")
     ],
-    data: DataOption = None,
+    data: CorporaOption = None,
     elsewhere: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,6 +77,9 @@ def cross(
             help="Test on this corpus, its labels translated by the label map MAP. Repeatable.",
         ),
     ] = None,
+    by: Annotated[
+        Literal["device", "corpus"], typer.Option(metavar="WHAT", help="Leave each device out, or each corpus.")
+    ] = "device",
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for runs and the report.")] = Path("runs/cross"),
     seeds: Annotated[
         int, typer.Option(min=1, metavar="N", help="Number of runs per training set, with seeds 0, 1, ...")
@@ -76,17 +88,20 @@ def cross(
 ) -> None:
     """Test on stethoscopes or corpora not in the training set.
 
-    For each stethoscope, trains on all others and tests on it; with --on, trains on --data and tests on the corpora
-    named. Finished runs are skipped: after Ctrl-C the same command continues.
+    For each stethoscope, trains on all others and tests on it; with --by corpus, for each corpus of several --data.
+    With --on, trains on --data and tests on the corpora named. Finished runs are skipped: after Ctrl-C the same command
+    continues.
     """
     from lungsound.errors import SettingsError
-    from lungsound.experiments.cross import PAGE, Crossing, leave_devices_out, parse_other, try_elsewhere
+    from lungsound.experiments.cross import PAGE, Crossing, leave_each_out, parse_other, try_elsewhere
 
-    if data is None:
+    if not data:
         raise SettingsError("no corpus given: name the folder of the one to train on with --data DIR")
     others = [parse_other(text) for text in elsewhere or []]
+    if others and by == "corpus":
+        raise SettingsError("--by corpus leaves one of the --data out: give --on or --by corpus, not both")
     crossing = Crossing(recipe, data, out, seeds, settings or [], console)
-    end_with(try_elsewhere(crossing, others) if others else leave_devices_out(crossing), exit_code=2)
+    end_with(try_elsewhere(crossing, others) if others else leave_each_out(crossing, by), exit_code=2)
     print_lines(f"page: {out / f'{PAGE}.html'}")
 
 

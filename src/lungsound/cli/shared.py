@@ -19,6 +19,9 @@ CORPUS = (
 )
 CorpusArgument = Annotated[Path, typer.Argument(metavar="DIR", help=CORPUS)]
 DataOption = Annotated[Path | None, typer.Option("--data", metavar="DIR", help=CORPUS)]
+CorporaOption = Annotated[
+    list[Path] | None, typer.Option("--data", metavar="DIR", help=f"{CORPUS} Repeatable: trains on all of them.")
+]
 EpochsOption = Annotated[
     int | None, typer.Option("--epochs", min=1, metavar="N", help="Epochs to train.  [default: the recipe's]")
 ]

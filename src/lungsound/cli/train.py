@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from lungsound.cli.shared import (
-    CORPUS,
     AsPublishedOption,
+    CorporaOption,
     DataOption,
     EpochsOption,
     SeedOption,
@@ -95,7 +95,7 @@ def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="Name of a recipe (see 'lungsound recipes') or a .toml file.")
     ],
-    data: Annotated[list[Path] | None, typer.Option("--data", metavar="DIR", help=CORPUS)] = None,
+    data: CorporaOption = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the run.")] = Path("runs/run"),
     settings: SetOption = None,
     as_published: AsPublishedOption = False,
@@ -105,14 +105,9 @@ def train(
 
     Ctrl-C stops after the current step and writes a checkpoint; the same command with --resume continues.
     """
-    from lungsound.config import load_config
-    from lungsound.errors import SettingsError
+    from lungsound.config import load_config, settings_of_corpora
     from lungsound.recipe import train as train_by_recipe
 
-    if data is not None and len(data) > 1:
-        raise SettingsError(
-            f"--data was given {len(data)} times: a training on several corpora is not possible yet; give one"
-        )
-    overrides = [*(settings or []), *(f"data.root={corpus.absolute()}" for corpus in data or [])]
+    overrides = [*(settings or []), *settings_of_corpora(data or [])]
     config = load_config(recipe, overrides, is_as_published=as_published)
     print_lines(f"report: {train_by_recipe(config, out, console=console, is_resumed=resume)}")

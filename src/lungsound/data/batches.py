@@ -1,6 +1,6 @@
 """Inputs of a corpus and their batches, as a function of seed and epoch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -155,6 +155,15 @@ def sampling_weights(labels: Tensor, *, power: float) -> Tensor:
     return (counts.min() / counts) ** power
 
 
+def weights_in_shares(weights: Tensor, corpora: Sequence[str | None], shares: Mapping[str, float]) -> Tensor:
+    """Weights (cycle,) of cycles of these corpora, scaled so that those of each corpus add up to its share."""
+    scaled = weights.clone()
+    for name, share in shares.items():
+        own = torch.tensor([corpus == name for corpus in corpora])
+        scaled[own] *= share / weights[own].sum()
+    return scaled
+
+
 def training_inputs(config: RunConfig, corpus: Corpus, parts: Parts, *, console: Console) -> Inputs:
     """Inputs normalised by AudioSet's statistics for this filter bank, or by those of the training cycles."""
     if _is_waveform_changed(config.augment):
@@ -173,6 +182,13 @@ def training_batches(
     is_changed = _is_waveform_changed(config.augment)
     change = _waveform_changes(config, corpus, console=console) if is_changed else None
     weights = sampling_weights(inputs.labels[list(parts.train)], power=config.train.sampling_power)
+    shares = {name: each.share for name, each in zip(corpus.members, config.data.corpora, strict=True) if each.share}
+    if shares:
+        if len(shares) < len(corpus.members):
+            raise SettingsError(
+                f"a share of the training draws is set for {', '.join(shares)} only: set one for each of data.corpora"
+            )
+        weights = weights_in_shares(weights, [corpus.cycles[row].recording.corpus for row in parts.train], shares)
     augment = specaugment(config.augment)
     batches = TrainingBatches(inputs, parts.train, config.train, weights=weights, change=change, augment=augment)
     batch_size = config.train.batch_size

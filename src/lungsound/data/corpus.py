@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from lungsound.data.file_facts import file_facts
-from lungsound.errors import CorpusError
-from lungsound.labels import LABEL_SETS, LabelMap, LungSound, sound_of
+from lungsound.errors import CorpusError, SettingsError
+from lungsound.labels import LABEL_SETS, LabelMap, LabelSet, LungSound, sound_of
 
 SYNTHETIC_EVENTS_FILE = "synthetic_events.tsv"  # in the folder of a corpus whose recordings a program made
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
@@ -36,6 +36,8 @@ class Recording:
     diagnosis: str | None = None
     term: str | None = None
     """The corpus's own word for the whole recording (SPRSound: "CAS & DAS")."""
+    corpus: str | None = None
+    """Name of its corpus, where there are several."""
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Recordings sorted by name, their cycles sorted by recording and start, and the split.
+    """Recordings sorted by name, their cycles sorted by recording and start, and the split; of several one by one.
 
     `split` maps a recording's name to the name of its part ("train", "test"; SPRSound: "train", "inter",
     "intra"). A recording that is in no part has no entry and stands in `problems`.
     `known_patient_parts` are parts whose patients are by design those of the training set (SPRSound: "intra").
     `vocabulary` is the label set (`lungsound.labels`) whose classes are the words of the cycles.
     `split_origin` says where the parts come from; empty for the only split that a corpus has.
+    `members` are the corpora by name that were joined to this one (see `join`), in its order, each as it is alone.
     """
 
     name: str
@@ -103,6 +106,7 @@ class Corpus:
     known_patient_parts: frozenset[str] = frozenset()
     vocabulary: str = "sound4"
     split_origin: str = ""
+    members: Mapping[str, "Corpus"] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         num_patients = len({recording.patient for recording in self.recordings})
@@ -114,7 +118,7 @@ class Corpus:
 
     @property
     def is_synthetic(self) -> bool:
-        return self.name == "synthetic"
+        return self.name == "synthetic" or any(member.is_synthetic for member in self.members.values())
 
     def part(self, *names: str) -> tuple[Cycle, ...]:
         """The cycles of the named parts of the split, in the corpus's order."""
@@ -131,7 +135,7 @@ class Corpus:
         recordings = tuple(recording for recording in self.recordings if is_kept(recording))
         names = {recording.name for recording in recordings}
         cycles = tuple(cycle for cycle in self.cycles if cycle.recording.name in names)
-        return replace(self, recordings=recordings, cycles=cycles)
+        return replace(self, recordings=recordings, cycles=cycles, members={})
 
     def require_sound(self) -> "Corpus":
         """This corpus, if it has recordings and no problems; else a CorpusError that counts and names them."""
@@ -161,7 +165,7 @@ class Corpus:
 
 
 UNKNOWN_LABEL = "unknown label"  # the kind of problem
-MAP_NOTE = "label map "  # beginning of notes on what a map loses
+MAP_NOTE = "label map "  # in notes on what a map loses
 FINEST = tuple(LABEL_SETS[name] for name in ("sound4", "sprsound_event7", "sprsound_record5"))
 
 
@@ -197,6 +201,66 @@ def relabelled(corpus: Corpus, label_map: LabelMap) -> Corpus:
         notes=(*corpus.notes, *(f"{MAP_NOTE}{label_map.vocabulary} to {target}: {loss}" for loss in losses)),
         vocabulary=target,
     )
+
+
+def in_classes(corpus: Corpus, label_set: LabelSet) -> Corpus:
+    """The corpus in the classes of a label set, with what they do not tell apart in `notes`.
+
+    SettingsError when the label set has no class for a word or needs a diagnosis that a patient lacks.
+    """
+    if label_set.needs_diagnosis:
+        for diagnosis in {cycle.recording.diagnosis for cycle in corpus.cycles}:
+            label_set.label(sound=LungSound.NORMAL, diagnosis=diagnosis)
+    if label_set.needs_diagnosis or corpus.vocabulary == label_set.name:
+        return corpus
+    words = dict.fromkeys(cycle.word for cycle in corpus.cycles)
+    classes = {word: label_set.classes[label_set.label(sound=LungSound.NORMAL, term=word)] for word in words}
+    return relabelled(corpus, LabelMap(corpus.vocabulary, label_set, classes))
+
+
+def join(members: Mapping[str, Corpus], label_set: LabelSet) -> Corpus:
+    """One corpus of several, by name, in the classes of a label set.
+
+    Names of recordings, patients and parts begin with that of their corpus ("sprsound/41279835", "sprsound.inter"), but
+    for "train". SettingsError when the label set does not fit one of them.
+    """
+    read: list[Corpus] = []
+    recordings: list[Recording] = []
+    cycles: list[Cycle] = []
+    split: dict[str, str] = {}
+    for name, member in members.items():
+        try:
+            corpus = in_classes(member, label_set)
+        except SettingsError as error:
+            raise SettingsError(f"corpus {name!r} in {member.root}: {error}") from None
+        own = {
+            each.name: replace(each, name=f"{name}/{each.name}", patient=f"{name}/{each.patient}", corpus=name)
+            for each in corpus.recordings
+        }
+        recordings += own.values()
+        cycles += [replace(cycle, recording=own[cycle.recording.name]) for cycle in corpus.cycles]
+        split |= {f"{name}/{each}": joined_part(name, part) for each, part in corpus.split.items()}
+        read.append(corpus)
+    named = list(zip(members, read, strict=True))
+    known = frozenset(joined_part(name, part) for name, one in named for part in one.known_patient_parts)
+    return Corpus(
+        name=" + ".join(members),
+        root=Path(" + ".join(str(member.root) for member in members.values())),
+        recordings=tuple(recordings),
+        cycles=tuple(cycles),
+        split=split,
+        problems=tuple(replace(each, where=f"{name}/{each.where}") for name, one in named for each in one.problems),
+        notes=tuple(f"{name}: {note}" for name, one in named for note in one.notes),
+        known_patient_parts=known,
+        vocabulary="sound4" if label_set.needs_diagnosis else label_set.name,
+        split_origin="; ".join(f"{name}: {one.split_origin or 'its own'}" for name, one in named),
+        members=members,
+    )
+
+
+def joined_part(name: str, part: str) -> str:
+    """Name that a part of a corpus has among several: all training parts are one."""
+    return part if part == "train" else f"{name}.{part}"
 
 
 def in_known_words(corpus: Corpus) -> Corpus:

@@ -11,27 +11,72 @@ from pathlib import Path
 
 import torch
 
-from lungsound.config import DataSettings, TrainSettings
-from lungsound.data.corpus import Corpus, Cycle, Recording
+from lungsound.config import CorpusSettings, DataSettings, TrainSettings
+from lungsound.data.corpus import Corpus, Cycle, Recording, join
 from lungsound.data.reader import read_corpus
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.labels import LABEL_SETS
 from lungsound.randomness import generator_at
 
 DEVICE_SPLIT = "device:"  # data.split = "device:Meditron": tested on that device, trained on the others
+CORPUS_SPLIT = "corpus:"  # data.split = "corpus:icbhi": tested on that corpus, trained on the others
 VALIDATION, CALIBRATION = "validation", "calibration"  # the parts of held-out rows in a predictions file
 NUM_CANDIDATES = 400
 
 
 def load_corpus(data: DataSettings) -> Corpus:
-    """The corpus of the settings without what they leave out; CorpusError when nothing is left."""
+    """The corpus of the settings, or several as one, without what they leave out; CorpusError when nothing is left."""
+    if data.corpora and data.root is not None:
+        raise SettingsError(
+            f"data.root ({data.root}) and {len(data.corpora)} data.corpora are both given: name one corpus, or each of "
+            "several with a --data of its own"
+        )
+    corpus = join(_named(data), LABEL_SETS[data.label_set]) if data.corpora else _read(corpora_of(data)[0])
+    if data.split.startswith(DEVICE_SPLIT):
+        return leave_device_out(corpus, data.split.removeprefix(DEVICE_SPLIT))
+    if data.split.startswith(CORPUS_SPLIT):
+        return leave_corpus_out(corpus, data.split.removeprefix(CORPUS_SPLIT))
+    return corpus
+
+
+def corpora_of(data: DataSettings) -> list[DataSettings]:
+    """Settings of each corpus alone, in the order given, before a device or a corpus is left out."""
+    is_one_left_out = data.split.startswith((DEVICE_SPLIT, CORPUS_SPLIT))
+    if not data.corpora:
+        return [data.model_copy(update={"split": "official"}) if is_one_left_out else data]
+    shared = {"corpora": (), "test_parts": (), "split": "official" if is_one_left_out else data.split}
+    own_keys = DataSettings.model_fields.keys() & CorpusSettings.model_fields.keys()
+    return [
+        data.model_copy(update=shared | {key: own for key in own_keys if (own := getattr(each, key)) is not None})
+        for each in data.corpora
+    ]
+
+
+def _named(data: DataSettings) -> dict[str, Corpus]:
+    """The corpora by name: that in the settings, else that of the format, with a number from the second of one on."""
+    named: dict[str, Corpus] = {}
+    for place, (each, alone) in enumerate(zip(data.corpora, corpora_of(data), strict=True), start=1):
+        if alone.root is None:
+            raise SettingsError(f"corpus {place} of data.corpora has no root: give as many --data as there are corpora")
+        corpus = load_corpus(alone)
+        number, name = 1, each.name or corpus.name
+        while each.name is None and name in named:
+            number += 1
+            name = f"{corpus.name}{number}"
+        if name in named:
+            raise SettingsError(f"two corpora are called {name!r}: give each of data.corpora another name")
+        named[name] = corpus
+    return named
+
+
+def _read(data: DataSettings) -> Corpus:
+    """The one corpus of the settings without what they leave out."""
     if data.root is None:
         raise SettingsError("no corpus given: name its folder with --data DIR, in Python by the setting data.root")
-    device = data.split.removeprefix(DEVICE_SPLIT) if data.split.startswith(DEVICE_SPLIT) else None
     corpus = read_corpus(
         Path(data.root),
         kind=data.corpus,
-        split=data.split if device is None else "official",
+        split=data.split,
         is_strict=data.is_strict,
         unit=LABEL_SETS[data.label_set].unit,
         label_map=data.label_map,
@@ -54,13 +99,14 @@ def load_corpus(data: DataSettings) -> Corpus:
             f"no cycles in {data.root} from devices {list(data.devices)}, modes {list(data.modes)} and parts "
             f"{list(data.parts)}, without {len(data.left_out_recordings)} recordings by name"
         )
-    return kept if device is None else leave_device_out(kept, device)
+    return kept
 
 
 def hold_out_patients(cycles: Sequence[Cycle], share: float, *, generator: torch.Generator) -> frozenset[str]:
     """Patients that together hold about `share` of the cycles, of each class and of each device's cycles.
 
-    Of many random sets the one whose counts come closest is taken. SettingsError for fewer than two patients.
+    Where there are several corpora, also of each corpus and of each class in it. Of many random sets the one whose
+    counts come closest is taken. SettingsError for fewer than two patients.
     """
     patients = sorted({cycle.recording.patient for cycle in cycles})
     if len(patients) < 2:
@@ -70,7 +116,9 @@ def hold_out_patients(cycles: Sequence[Cycle], share: float, *, generator: torch
         )
     counts = {patient: Counter[str]() for patient in patients}
     for cycle in cycles:
-        strata = ("all", f"class {cycle.word}", f"device {cycle.recording.device}")
+        strata = ["all", f"class {cycle.word}", f"device {cycle.recording.device}"]
+        if (corpus := cycle.recording.corpus) is not None:
+            strata += [f"corpus {corpus}", f"corpus {corpus} class {cycle.word}"]
         counts[cycle.recording.patient].update(strata)
     names = sorted({name for own in counts.values() for name in own})
     table = torch.tensor([[counts[p][name] for name in names] for p in patients], dtype=torch.float64)
@@ -152,7 +200,7 @@ def shared_patients(corpus: Corpus, train: Sequence[Cycle], test: Sequence[Cycle
     return tuple(sorted(tested & {cycle.recording.patient for cycle in train}))
 
 
-def rows_to_test(corpus: Corpus, parts: Sequence[str] = ()) -> tuple[int, ...]:
+def rows_to_test(corpus: Corpus, parts: Sequence[str]) -> tuple[int, ...]:
     """Rows of the cycles of the test parts: those named, else every part but "train". CorpusError without cycles."""
     names = tuple(parts) or tuple(part for part in corpus.parts if part != "train")
     test = _rows(corpus, names)
@@ -169,6 +217,23 @@ def leave_device_out(corpus: Corpus, device: str) -> Corpus:
     if len(set(split.values())) < 2:
         devices = sorted({recording.device or "unknown" for recording in corpus.recordings})
         raise CorpusError(f"{corpus.root} cannot leave the device {device!r} out; its devices are {', '.join(devices)}")
+    return replace(corpus, split=split)
+
+
+def leave_corpus_out(corpus: Corpus, name: str) -> Corpus:
+    """The corpora without the tests of the others: `name` is tested, its training part too ("icbhi.train").
+
+    CorpusError when there is no other, or none of that name.
+    """
+    if name not in corpus.members or len(corpus.members) < 2:
+        there = ", ".join(corpus.members) or corpus.name
+        raise CorpusError(f"{corpus.root} cannot leave the corpus {name!r} out; the corpora are {there}")
+    own = {each.name for each in corpus.recordings if each.corpus == name}
+    split = {
+        each: f"{name}.{part}" if each in own and part == "train" else part
+        for each, part in corpus.split.items()
+        if each in own or part == "train"
+    }
     return replace(corpus, split=split)
 
 

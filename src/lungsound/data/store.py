@@ -156,10 +156,22 @@ class Rows:
             yield write
 
 
+class JoinedRows:
+    """Rows of several stores as one, one store after the other."""
+
+    def __init__(self, stores: "Sequence[Rows | JoinedRows]") -> None:
+        self.facts: NDArray[np.void] = np.concatenate([store.facts for store in stores])
+        self._stores, self._firsts = stores, np.cumsum([0, *(len(store.facts) for store in stores)])
+
+    def row(self, row: int, size: int | None = None) -> NDArray[np.float32]:
+        store = int(np.searchsorted(self._firsts, row, side="right")) - 1
+        return self._stores[store].row(row - int(self._firsts[store]), size)
+
+
 class FilterBanks:
     """Filter banks (cycle, time, mel), before normalisation, of the cycles of a corpus."""
 
-    def __init__(self, rows: Rows, num_frames: int, num_mels: int) -> None:
+    def __init__(self, rows: Rows | JoinedRows, num_frames: int, num_mels: int) -> None:
         self.shape = (len(rows.facts), num_frames, num_mels)
         self._rows = rows
 
@@ -185,7 +197,7 @@ class FilterBanks:
 class Waveforms:
     """Waveforms of the cycles of a corpus, as cut and not yet fitted to the input's length."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows | JoinedRows) -> None:
         self._rows = rows
 
     def __len__(self) -> int:
@@ -236,11 +248,17 @@ def _open(
     values_of: Callable[[Tensor], NDArray[np.float32]],
     *,
     console: Console,
-) -> Rows:
-    """Rows of the corpus's cycles, those that are missing written first.
+) -> Rows | JoinedRows:
+    """Rows of the corpus's cycles, those that are missing written first; of several corpora from the store of each.
 
     Nothing is kept after an error in the corpus, which is another one once it is mended.
     """
+    if corpus.members:
+        rest, made = iter(sizes), []
+        for member in corpus.members.values():
+            own = [next(rest) for _ in member.cycles]
+            made.append(_open(what, member, front_end, own, values_of, console=console))
+        return JoinedRows(made)
     kind = what.replace(" ", "-")
     rows = Rows(cache_root() / "filter-banks" / f"{key_of(corpus, front_end)}.{kind}", sizes)
     if rows.is_written.all():

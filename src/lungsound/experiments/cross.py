@@ -1,17 +1,18 @@
-"""Train on some, test on others: every device left out in turn, or other corpora."""
+"""Train on some, test on others: every device or corpus left out in turn, or other corpora."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from markupsafe import Markup
 from rich.console import Console
 
-from lungsound.config import DataSettings, load_config
+from lungsound.config import DataSettings, load_config, settings_of_corpora
 from lungsound.data.corpus import MAP_NOTE
-from lungsound.data.splits import DEVICE_SPLIT, load_corpus
+from lungsound.data.splits import CORPUS_SPLIT, DEVICE_SPLIT, load_corpus
 from lungsound.errors import SettingsError
-from lungsound.evaluation.predictions import read_predictions
+from lungsound.evaluation.predictions import Predictions, read_predictions
 from lungsound.evaluation.selection import score_runs
 from lungsound.experiments.reproduce import is_finished, reproduce, run_folder
 from lungsound.experiments.study import left_out_table
@@ -34,10 +35,10 @@ def parse_other(text: str) -> tuple[Path, Path | None]:
 
 @dataclass(frozen=True)
 class Crossing:
-    """A recipe that is trained with several seeds on one corpus, in a folder that keeps runs and page."""
+    """A recipe that is trained with several seeds on one or more corpora, in a folder that keeps runs and page."""
 
     recipe: str
-    data: Path
+    data: Sequence[Path]
     out: Path
     num_seeds: int
     settings: Sequence[str]
@@ -45,7 +46,7 @@ class Crossing:
 
     @property
     def trained_data(self) -> DataSettings:
-        return load_config(self.recipe, [f"data.root={self.data.absolute()}", *self.settings]).data
+        return load_config(self.recipe, [*settings_of_corpora(self.data), *self.settings]).data
 
     def train(self, name: str, title: str, rows: Sequence[Row]) -> tuple[list[str], dict[str, list[RunFolder]]]:
         """Train the rows; the failures, a line each, and the finished runs by the row's folder."""
@@ -62,49 +63,57 @@ class Crossing:
         return failures, {row: [RunFolder(run) for run in runs if is_finished(run)] for row, runs in folders.items()}
 
 
-def leave_devices_out(crossing: Crossing) -> list[str]:
-    """Train once for each device without it, test on it, write `cross.md` and `cross.html`; the failures, a line each.
+def leave_each_out(crossing: Crossing, by: Literal["device", "corpus"]) -> list[str]:
+    """Train once for each device or corpus without it, test on it, write the page; the failures, a line each.
 
-    Patients who were recorded with the device too leave the training set. SettingsError for fewer than two devices.
+    Patients who were recorded with the device too leave the training set. The parts of a corpus, of which nothing was
+    trained on, have a line each. SettingsError for fewer than two.
     """
     corpus, recipe = load_corpus(crossing.trained_data), crossing.recipe
-    devices = sorted({recording.device for recording in corpus.recordings if recording.device is not None})
-    if len(devices) < 2:
-        raise SettingsError(f"{crossing.data} names {len(devices)} device(s); leaving one out needs two or more")
-    rows = [
-        Row(name=f"without {device}", recipe=recipe, set=(f"data.split={DEVICE_SPLIT}{device}",)) for device in devices
-    ]
-    failures, finished = crossing.train("devices", "one device left out", rows)
-    runs = {device: finished[row.folder] for device, row in zip(devices, rows, strict=True) if finished[row.folder]}
+    devices = {recording.device for recording in corpus.recordings if recording.device is not None}
+    names, split = (sorted(devices), DEVICE_SPLIT) if by == "device" else (list(corpus.members), CORPUS_SPLIT)
+    if len(names) < 2:
+        known = ", ".join(names) or "none"
+        raise SettingsError(f"leaving one {by} out needs two or more; in {corpus.root} there is {known}")
+    rows = [Row(name=f"without {name}", recipe=recipe, set=(f"data.split={split}{name}",)) for name in names]
+    failures, finished = crossing.train(f"{by}s", f"one {by} left out", rows)
+    runs = {name: finished[row.folder] for name, row in zip(names, rows, strict=True) if finished[row.folder]}
     if runs:
-        predictions = {device: [read_predictions(run.predictions) for run in of] for device, of in runs.items()}
-        facts = {device: [run.facts().model_dump() for run in of] for device, of in runs.items()}
+        predictions: dict[str, list[Predictions]] = {}
+        facts: dict[str, list[dict[str, Any]]] = {}
+        for name, of in runs.items():
+            tested = [read_predictions(run.predictions) for run in of]
+            for part in sorted(set(tested[0].parts)):
+                line = name if by == "device" else part
+                predictions[line] = [each.of_part(part) for each in tested]
+                facts[line] = [run.facts().model_dump() for run in of]
         intro = (
-            f"Recipe {recipe} on {corpus.name}: trained on the recordings of all other devices, tested on those of "
+            f"Recipe {recipe} on {corpus.name}: trained on the recordings of all other {by}s, tested on those of "
             "the one that was left out. The table says how much was left to train. Scores in percent with 95 % "
             "intervals over patients and seeds."
         )
         page: list[str] = [intro, left_out_table(predictions, facts)]
         shared = [
-            f"{device}: {len(patients)} of its patients were also recorded otherwise; these recordings left"
-            for device, of in facts.items()
-            if (patients := of[0]["left_out_patients"])
+            f"{name}: {len(patients)} of its patients were also recorded otherwise; these recordings left"
+            for name, of_line in facts.items()
+            if (patients := of_line[0]["left_out_patients"])
         ]
         if shared:
             page += ["Patients on both sides, taken out of the training set:", bullets(shared)]
-        write_page(crossing.out / PAGE, f"{recipe}: one device left out", paragraphs(*page))
+        write_page(crossing.out / PAGE, f"{recipe}: one {by} left out", paragraphs(*page))
     return failures
 
 
 def try_elsewhere(crossing: Crossing, others: Sequence[tuple[Path, Path | None]]) -> list[str]:
-    """Train on one corpus, test there and on each of the others (folder, label map); write the page; the failures.
+    """Train on --data, test there and on each of the others (folder, label map); write the page; the failures.
 
     Corpora are called by what their paths differ in. SettingsError when one is given twice.
     """
-    roots = [crossing.data, *(root for root, _ in others)]
-    home, *names = short_names(roots)
-    for root, name in zip(roots, (home, *names), strict=True):
-        if (home, *names).count(name) > 1:
+    roots = [*crossing.data, *(root for root, _ in others)]
+    every = short_names(roots)
+    home, names = " + ".join(every[: len(crossing.data)]), every[len(crossing.data) :]
+    for root, name in zip(roots, every, strict=True):
+        if every.count(name) > 1:
             raise SettingsError(f"{root} is given twice: name with --on other corpora than that of --data, each once")
     trained_data, row = crossing.trained_data, Row(name=f"trained on {home}", recipe=crossing.recipe)
     failures, finished = crossing.train("trained", "tested on other corpora", [row])
@@ -128,7 +137,7 @@ def try_elsewhere(crossing: Crossing, others: Sequence[tuple[Path, Path | None]]
             values = (value.in_percent() for value in (scores.score, scores.specificity, scores.sensitivity))
             rows.append((name, part, len(of_part[0].keys), len(set(of_part[0].patients)), *values))
         corpus = load_corpus(data)
-        losses += [f"{name} ({role}): {note}" for note in corpus.notes if note.startswith(MAP_NOTE)]
+        losses += [f"{name} ({role}): {note}" for note in corpus.notes if MAP_NOTE in note]
         lost = "; ".join(describe_map(corpus.vocabulary, trained_data.label_set)) or "nothing is lost"
         read = f"speaks {corpus.vocabulary}, read as {trained_data.label_set}"
         losses.append(f"{name} ({role}; {corpus.name}) {read}: {lost}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from lungsound.config import DataSettings, RunConfig
+from lungsound.config import DataSettings, RunConfig, settings_of_corpora
 from lungsound.data.splits import load_corpus
 from lungsound.errors import CorpusError, LungsoundError, SettingsError
 from lungsound.experiments.results import RunResult, read_result, write_results
@@ -38,7 +38,7 @@ class PlannedRun:
                 fingerprints[data] = load_corpus(data).fingerprint
             if RunFolder(self.folder).facts().corpus.fingerprint != fingerprints[data]:
                 raise CorpusError(
-                    f"{data.root} is not what {self.folder} was trained on: delete that folder to train it anew"
+                    f"the corpus is not what {self.folder} was trained on: delete that folder to train it anew"
                 )
             console.print("  done already")
             return False
@@ -52,7 +52,9 @@ def is_finished(folder: Path) -> bool:
     return (folder / "report.json").is_file()
 
 
-def plan_runs(table: Table, *, data: Path, out: Path, num_seeds: int, settings: Sequence[str]) -> list[PlannedRun]:
+def plan_runs(
+    table: Table, *, data: Sequence[Path], out: Path, num_seeds: int, settings: Sequence[str]
+) -> list[PlannedRun]:
     """All runs, the first seed of every row before the second of any.
 
     A row that goes on from another one's model takes that of the same seed. SettingsError for settings that do not
@@ -63,7 +65,7 @@ def plan_runs(table: Table, *, data: Path, out: Path, num_seeds: int, settings: 
     for seed in range(num_seeds):
         for row in table.rows:
             folder = run_folder(out, row.folder, seed)
-            more = [f"data.root={data.absolute()}", f"train.seed={seed}", *settings]
+            more = [*settings_of_corpora(data), f"train.seed={seed}", *settings]
             if row.after is not None:
                 model = RunFolder(run_folder(out.absolute(), row.after, seed)).model
                 more += [f"model.pretrained={model}", "model.is_head_pretrained=true"]
@@ -76,7 +78,14 @@ def run_folder(out: Path, row: str, seed: int) -> Path:
 
 
 def reproduce(
-    name: str, table: Table, *, data: Path, out: Path, num_seeds: int, settings: Sequence[str], console: Console
+    name: str,
+    table: Table,
+    *,
+    data: Sequence[Path],
+    out: Path,
+    num_seeds: int,
+    settings: Sequence[str],
+    console: Console,
 ) -> list[str]:
     """Train what is not done yet, then write and print the table; the failures, a line each.
 
@@ -85,8 +94,8 @@ def reproduce(
     SettingsError when another call is at work in `out`.
     """
     planned = plan_runs(table, data=data, out=out, num_seeds=num_seeds, settings=settings)
-    if not data.exists():
-        raise CorpusError(f"no folder {data}: give the folder of a corpus, or a table")
+    if missing := [root for root in data if not root.exists()]:
+        raise CorpusError(f"no folder {missing[0]}: give the folder of a corpus, or a table")
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock", blocking=False).acquire()  # given back when the process ends in any way

@@ -74,7 +74,8 @@ def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAME
     kept["corpus"] = {name: facts["corpus"][name] for name in ("name", "num_recordings", "fingerprint")}
     kept["epochs"] = run.progress().best_epochs | {LAST: config.train.epochs}
     # No command: it names folders of the machine. The settings say the same.
-    kept["settings"] = config.model_dump(mode="json", exclude={"data": {"root"}, "model": {"pretrained"}})
+    folders: dict[str, Any] = {"root": True, "corpora": {"__all__": {"root"}}}
+    kept["settings"] = config.model_dump(mode="json", exclude={"data": folders, "model": {"pretrained"}})
     write_json(target / RUN_FILE, kept)
     return [*written.values(), target / RUN_FILE]
 

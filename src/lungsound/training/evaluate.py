@@ -6,11 +6,19 @@ from pathlib import Path
 from rich.console import Console
 
 from lungsound.audio.front_end import FrontEnd
-from lungsound.config import DataSettings, RunConfig
+from lungsound.config import CorpusSettings, DataSettings, RunConfig
 from lungsound.data.batches import Inputs
 from lungsound.data.corpus import UNKNOWN_LABEL, Corpus
 from lungsound.data.reader import read_corpus
-from lungsound.data.splits import CALIBRATION, DEVICE_SPLIT, VALIDATION, load_corpus, rows_to_test
+from lungsound.data.splits import (
+    CALIBRATION,
+    CORPUS_SPLIT,
+    DEVICE_SPLIT,
+    VALIDATION,
+    corpora_of,
+    load_corpus,
+    rows_to_test,
+)
 from lungsound.data.store import open_filter_banks
 from lungsound.errors import SettingsError
 from lungsound.evaluation.bootstrap import Bootstrap
@@ -75,13 +83,16 @@ def evaluate(
 def data_to_test(trained: DataSettings, root: Path | None, label_map: Path | None) -> DataSettings:
     """Settings by which a corpus is read that a run is tested on; `trained` are those of the run's own.
 
-    The run's own (no `root`, or the same folder) as then: devices, modes, split, test parts, label map. Any other
-    whole, with its official split, and by the run's label map when it has words that are known to no label set.
-    `label_map` goes before the run's.
+    The run's own (no `root`, or the same folder) as then: devices, modes, split, test parts, label map; one of several
+    as that one alone. Any other whole, with its official split, and by the run's label map when it has words that are
+    known to no label set. `label_map` goes before the run's.
     """
     own = {} if label_map is None else {"label_map": str(label_map)}
-    if root is None or (trained.root is not None and root.resolve() == Path(trained.root).resolve()):
+    if root is None:
         return trained.model_copy(update=own)
+    for each in corpora_of(trained) if trained.corpora else [trained]:
+        if each.root is not None and root.resolve() == Path(each.root).resolve():
+            return each.model_copy(update=own)
     there = DataSettings(root=str(root), label_set=trained.label_set).model_copy(update=own)
     if label_map is None and trained.label_map is not None:
         unit = LABEL_SETS[trained.label_set].unit
@@ -136,11 +147,8 @@ def report_inputs(
 ) -> ReportInputs:
     """Everything that the report is made from."""
     config, facts, progress = run.config(), run.facts(), run.progress()
-    # The same number is the same patient in any part of a real corpus, but not in two synthetic ones.
-    are_patients_the_same = corpus.fingerprint == facts.corpus.fingerprint or (
-        corpus.name == facts.corpus.name and not corpus.is_synthetic
-    )
-    met = known_patients(facts, predictions) if are_patients_the_same else {}
+    prefix = facts.corpus.prefix_of(corpus)
+    met = {} if prefix is None else known_patients(facts, predictions, prefix=prefix)
     both_sides, validating = (sorted(p for p, group in met.items() if group == each) for each in (KNOWN, VALIDATES))
     selection: str = config.train.selection
     chosen_epoch = progress.best_epochs.get(COLUMN_OF[selection], 0)
@@ -154,7 +162,7 @@ def report_inputs(
     if selection != "last" and not chosen_epoch:
         notes.append(f"{NONE_CHOSEN.capitalize()}: the last epoch was kept.")
         selection = "last"
-    if selection == BEST_ON_TEST and not are_patients_the_same:
+    if selection == BEST_ON_TEST and prefix is None:
         selection = BEST_ON_OTHER_TEST
     return ReportInputs(
         predictions=predictions,
@@ -164,7 +172,7 @@ def report_inputs(
         notes=notes,
         history=progress.history,
         chosen_epoch=chosen_epoch or None,
-        num_shared_patients=len(both_sides) if are_patients_the_same else None,
+        num_shared_patients=None if prefix is None else len(both_sides),
         num_validation_patients=len(validating),
         columns=columns,
         subgroups=subgroups(corpus, predictions, met),
@@ -177,12 +185,15 @@ def report_inputs(
     )
 
 
-def known_patients(facts: RunFacts, predictions: Predictions) -> dict[str, str]:
-    """The tested patients whom the run has met: `KNOWN`, or `VALIDATES` for those held out, by name."""
-    tested = set(predictions.patients)
-    held_out = {patient for part in HELD_OUT_PARTS for patient in facts.patients[part]}
-    known = dict.fromkeys(tested & set(facts.patients["train"]), KNOWN)
-    return dict.fromkeys(tested & held_out, VALIDATES) | known
+def known_patients(facts: RunFacts, predictions: Predictions, *, prefix: str = "") -> dict[str, str]:
+    """The tested patients whom the run has met: `KNOWN`, or `VALIDATES` for those held out, by name.
+
+    `prefix` is the beginning that their names have in the run (`CorpusFacts.prefix_of`).
+    """
+    groups = {VALIDATES: HELD_OUT_PARTS, KNOWN: ("train",)}
+    met = {patient: group for group, parts in groups.items() for part in parts for patient in facts.patients[part]}
+    tested = sorted(set(predictions.patients))
+    return {patient: met[f"{prefix}{patient}"] for patient in tested if f"{prefix}{patient}" in met}
 
 
 def subgroups(corpus: Corpus, predictions: Predictions, met: Mapping[str, str]) -> tuple[Subgroups, ...]:
@@ -268,13 +279,19 @@ def split_words(corpus_name: str, origin: str, setting: str) -> str:
 
     `setting` is data.split, which says no more than "official" of corpora that have one split only.
     """
-    if setting.startswith(DEVICE_SPLIT):
-        return f"the device {setting.removeprefix(DEVICE_SPLIT)} against all others"
+    for prefix, what in ((DEVICE_SPLIT, "device"), (CORPUS_SPLIT, "corpus")):
+        if setting.startswith(prefix):
+            return f"the {what} {setting.removeprefix(prefix)} against all others"
     return origin or {"table": "that of the table", "folders": "that of the folders"}.get(corpus_name, setting)
 
 
 def _named_corpus(name: str, size: str, data: DataSettings) -> str:
     """The corpus, what of it was kept, and what its words were read by."""
-    kept = {"devices": data.devices, "modes": data.modes}
-    words = [f"labels read by {Path(data.label_map).name}"] if data.label_map else []
-    return "; ".join([f"{name}, {size}", *(f"{k} {', '.join(v)}" for k, v in kept.items() if v), *words])
+    facts = [f"{name}, {size}"]
+    every: list[DataSettings | CorpusSettings] = [data, *data.corpora]
+    for each in every:
+        kept = {"devices": each.devices, "modes": each.modes, "parts": each.parts}
+        facts += [f"{key} {', '.join(names)}" for key, names in kept.items() if names]
+        facts += [f"without {first_names(each.left_out_recordings)}"] if each.left_out_recordings else []
+        facts += [f"labels read by {Path(each.label_map).name}"] if each.label_map else []
+    return "; ".join(facts)

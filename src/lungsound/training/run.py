@@ -29,7 +29,7 @@ RECORDED_PACKAGES = ("lungsound", "torch", "numpy", "soundfile", "safetensors")
 
 
 class CorpusFacts(BaseModel, frozen=True):
-    """The corpus that a run was trained on."""
+    """The corpus that a run was trained on; of several joined ones each by name in `members`, as it is alone."""
 
     name: str
     root: str
@@ -39,6 +39,31 @@ class CorpusFacts(BaseModel, frozen=True):
     notes: tuple[str, ...]
     split_origin: str
     fingerprint: str
+    members: dict[str, "CorpusFacts"] = {}
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> "CorpusFacts":
+        return cls(
+            name=corpus.name,
+            root=str(corpus.root),
+            num_recordings=len(corpus.recordings),
+            num_cycles=len(corpus.cycles),
+            problems=tuple(map(str, corpus.problems)),
+            notes=corpus.notes,
+            split_origin=corpus.split_origin,
+            fingerprint=corpus.fingerprint,
+            members={name: cls.of(member) for name, member in corpus.members.items()},
+        )
+
+    def prefix_of(self, corpus: Corpus) -> str | None:
+        """Beginning that a patient's name in `corpus` has here; None where its patients are not known to be the same.
+
+        The same number is the same patient in any part of a real corpus, but not in two synthetic ones.
+        """
+        known = {"": self, **{f"{name}/": member for name, member in self.members.items()}}
+        same = [prefix for prefix, each in known.items() if each.fingerprint == corpus.fingerprint]
+        alike = [prefix for prefix, each in known.items() if each.name == corpus.name and not corpus.is_synthetic]
+        return next(iter([*same, *alike]), None)
 
 
 class RunFacts(BaseModel, frozen=True):
@@ -71,16 +96,7 @@ class RunFacts(BaseModel, frozen=True):
             precision=precision,
             pretrained=None if pretrained is None else pretrained.summary(),
             weights="random" if pretrained is None else pretrained.source,
-            corpus=CorpusFacts(
-                name=corpus.name,
-                root=str(corpus.root),
-                num_recordings=len(corpus.recordings),
-                num_cycles=len(corpus.cycles),
-                problems=tuple(map(str, corpus.problems)),
-                notes=corpus.notes,
-                split_origin=corpus.split_origin,
-                fingerprint=corpus.fingerprint,
-            ),
+            corpus=CorpusFacts.of(corpus),
             num_cycles={name: len(rows[name]) for name in rows},
             patients={name: tuple(sorted(patients[name])) for name in rows},
             left_out_patients=parts.left_out,

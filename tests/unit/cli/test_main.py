@@ -105,14 +105,6 @@ def test_an_error_is_one_line_on_stderr_and_an_exit_code(
         assert (captured.out, captured.err) == ("", f"lungsound: {message}\n")
 
 
-def test_several_corpora_in_one_training_are_refused_in_a_line(
-    call: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    assert call("train", "demo", "--data", "a", "--data", "b", "--out", str(tmp_path / "run")) == 2
-    assert "--data was given 2 times" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
 def test_the_version_is_printed(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--version") == 0
     assert capsys.readouterr().out == f"lungsound {lungsound.__version__}\n"
@@ -224,7 +216,7 @@ def test_a_dry_run_prints_commands_that_work_as_they_are(
     assert call("reproduce", "devices", "--dry-run", *given) == 0
     printed = capsys.readouterr().out.splitlines()
     lines = [shlex.split(line, comments=True) for line in printed if line.startswith("    lungsound train ")]
-    planned = plan_runs(load_table("devices"), data=data, out=out, num_seeds=1, settings=settings)
+    planned = plan_runs(load_table("devices"), data=[data], out=out, num_seeds=1, settings=settings)
     assert any(run.row.after for run in planned)
     for words, run in zip(lines, planned, strict=True):
         options = list(zip(words[3::2], words[4::2], strict=True))

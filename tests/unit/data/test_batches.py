@@ -14,10 +14,19 @@ from lungsound.audio import augment
 from lungsound.audio.augment import change_waveform, draw_waveform_change
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import RunConfig, TrainSettings, load_config
-from lungsound.data.batches import Batch, Inputs, TrainingBatches, sampling_weights, training_batches, training_inputs
-from lungsound.data.corpus import Corpus
+from lungsound.data.batches import (
+    Batch,
+    Inputs,
+    TrainingBatches,
+    sampling_weights,
+    training_batches,
+    training_inputs,
+    weights_in_shares,
+)
+from lungsound.data.corpus import Corpus, join
 from lungsound.data.splits import Parts, load_corpus
 from lungsound.errors import SettingsError
+from lungsound.labels import LABEL_SETS
 from lungsound.randomness import generator_at
 
 
@@ -206,6 +215,22 @@ def test_with_power_1_every_class_is_drawn_equally_often() -> None:
     assert (torch.bincount(drawn) / 1000 - 0.25).abs().max() < 5 * 0.014
 
 
+def test_each_corpus_has_its_share_of_the_draws_whatever_its_size_and_the_power() -> None:
+    """Rows 5 .. 14, of which two are of corpus b; a share of 1,000 draws is off by 0.014."""
+    corpora = ["a"] * 8 + ["b"] * 2
+    for power in (0.0, 1.0):
+        weights = sampling_weights(torch.arange(5, 15) % 4, power=power)
+        scaled = weights_in_shares(weights, corpora, {"a": 3.0, "b": 1.0})
+        torch.testing.assert_close(torch.stack([scaled[:8].sum(), scaled[8:].sum()]), torch.tensor([3.0, 1.0]).double())
+        for own in (slice(8), slice(8, 10)):
+            torch.testing.assert_close(scaled[own] / scaled[own][0], weights[own] / weights[own][0])
+        batches = make_batches(weights=scaled)
+        drawn = torch.cat([batch.fbank[:, 0, 0] for epoch in range(100) for batch in batches.epoch(epoch)])
+        assert abs(float((drawn >= 13).double().mean()) - 0.25) < 5 * 0.014
+    left_out = weights_in_shares(weights, ["a"] * 10, {"a": 1.0, "b": 1.0})  # none of b trains
+    torch.testing.assert_close(left_out / left_out.sum(), weights / weights.sum())
+
+
 def test_a_cycle_drawn_twice_is_changed_in_two_ways_and_the_epoch_can_be_taken_up() -> None:
     weights = torch.tensor([1.0, 9.0, *[0.0] * 8])
     batches = make_batches(weights=weights, augment=noise)
@@ -293,6 +318,19 @@ def test_the_power_of_the_settings_weights_the_training_cycles(corpus: Corpus) -
     batches = corpus_batches(corpus, settings("train.sampling_power=0.5"))
     assert batches.weights is not None
     assert torch.equal(batches.weights, sampling_weights(batches.inputs.labels, power=0.5))
+
+
+def test_the_shares_of_the_settings_weight_the_training_cycles(corpus: Corpus) -> None:
+    first = corpus.recordings[0]
+    members = {"a": corpus.keep(lambda each: each == first), "b": corpus.keep(lambda each: each != first)}
+    both = join(members, LABEL_SETS["sound4"])
+    assert corpus_batches(both, settings("data.corpora=[{}, {}]")).weights is None
+    weights = corpus_batches(both, settings("data.corpora=[{share=1.0}, {share=2.0}]")).weights
+    assert weights is not None
+    num = len(members["a"].cycles)
+    assert float(weights[num:].sum() / weights[:num].sum()) == pytest.approx(2.0)
+    with pytest.raises(SettingsError, match=r"is set for b only: set one for each of data\.corpora"):
+        corpus_batches(both, settings("data.corpora=[{}, {share=2.0}]"))
 
 
 # ---- waveform changes ----

@@ -49,7 +49,7 @@ def run(table: Table, data: Path, out: Path, *, num_seeds: int = 2) -> tuple[lis
     """The failures, and what was printed."""
     console = Console(record=True, width=200, quiet=False, force_terminal=False)
     failures = reproduce(
-        "t", table, data=data, out=out, num_seeds=num_seeds, settings=("train.epochs=1", *SMALL), console=console
+        "t", table, data=[data], out=out, num_seeds=num_seeds, settings=("train.epochs=1", *SMALL), console=console
     )
     return failures, console.export_text()
 
@@ -134,7 +134,7 @@ def test_runs_with_other_settings_are_not_taken_for_done(synthetic_corpus_dir: P
     failures = reproduce(
         "t",
         table,
-        data=synthetic_corpus_dir,
+        data=[synthetic_corpus_dir],
         out=tmp_path,
         num_seeds=1,
         settings=("train.epochs=2", *SMALL),
@@ -313,7 +313,7 @@ def test_the_command_names_what_it_was_asked_for(synthetic_corpus_dir: Path, tmp
 def test_the_plan_trains_the_first_seed_of_all_rows_first(tmp_path: Path) -> None:
     planned = plan_runs(
         Table(title="T", rows=(PLAIN, MIXED)),
-        data=tmp_path,
+        data=[tmp_path],
         out=tmp_path,
         num_seeds=2,
         settings=["train.epochs=3", "train.batch_size=5"],

@@ -1,13 +1,16 @@
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lungsound.config import DataSettings, load_config
+from lungsound.config import CorpusSettings, DataSettings, load_config
+from lungsound.data.corpus import join
 from lungsound.data.reader import read_corpus
 from lungsound.data.splits import Parts
 from lungsound.evaluation.predictions import Predictions
+from lungsound.labels import LABEL_SETS
 from lungsound.training.evaluate import (
     KNOWN,
     VALIDATES,
@@ -17,7 +20,7 @@ from lungsound.training.evaluate import (
     split_words,
     subgroups,
 )
-from lungsound.training.run import RunFacts
+from lungsound.training.run import CorpusFacts, RunFacts
 from tests.unit.data.trees import write_icbhi, write_sound
 
 PATIENTS = ("101", "102", "103", "103")
@@ -68,6 +71,7 @@ def test_the_split_is_what_the_corpus_did() -> None:
         ("table", "none given; 3 of 5 patients train", "official", "none given; 3 of 5 patients train"),
         ("folders", "", "official", "that of the folders"),
         ("icbhi", "official, shipped", "device:Litt3200", "the device Litt3200 against all others"),
+        ("icbhi + own", "icbhi: official", "corpus:own", "the corpus own against all others"),
     ):
         assert split_words(name, origin, setting) == words
 
@@ -100,6 +104,35 @@ def test_the_corpus_that_a_run_was_trained_on_is_read_as_then(tables: Path) -> N
         assert data_to_test(trained, root, None) == trained
         other = data_to_test(trained, root, Path("new.toml"))
         assert other == trained.model_copy(update={"label_map": "new.toml"})
+
+
+def test_one_of_several_corpora_is_read_alone_and_as_then(tables: Path) -> None:
+    own = CorpusSettings(root=str(tables / "own"), label_map="own.toml")
+    trained = DataSettings(corpora=(CorpusSettings(root="a"), own), test_parts=("table.test",), label_set="sound2")
+    assert data_to_test(trained, None, None) == trained
+    alone = DataSettings(root=str(tables / "own"), label_map="own.toml", label_set="sound2")
+    assert data_to_test(trained, tables / "own", None) == alone
+    assert data_to_test(trained, tables / "known", None).root == str(tables / "known")
+
+
+def test_patients_of_one_corpus_are_found_among_those_of_several(tmp_path: Path, answers: Predictions) -> None:
+    folder = write_icbhi(tmp_path / "here", dict.fromkeys(NAMES, "0.1\t0.5\t0\t0\n0.5\t1.5\t1\t0\n"))
+    corpus = read_corpus(folder, is_strict=False)
+    elsewhere = replace(corpus, split={NAMES[0]: "train"})  # another folder of the same database
+    joined = join({"other": elsewhere, "icbhi": corpus}, LABEL_SETS["sound4"])
+    facts = CorpusFacts.of(joined)
+    assert facts.prefix_of(joined) == ""
+    assert facts.prefix_of(corpus) == "icbhi/"
+    assert facts.prefix_of(elsewhere) == "other/"
+    assert (
+        facts.prefix_of(replace(corpus, split={NAMES[0]: "test"})) == "other/"
+    )  # by the name of the database: the first of two
+    assert facts.prefix_of(replace(corpus, name="sprsound", split={NAMES[0]: "test"})) is None
+    assert facts.prefix_of(replace(corpus, name="synthetic", split={NAMES[0]: "test"})) is None
+    assert facts.members["icbhi"] == CorpusFacts.of(corpus)
+    names = {"train": ("icbhi/101", "other/103"), "validation": ("icbhi/102",), "calibration": ()}
+    run = RunFacts.model_construct(patients=names)
+    assert known_patients(run, answers, prefix="icbhi/") == {"101": KNOWN, "102": VALIDATES}
 
 
 def test_another_corpus_is_read_whole_and_by_the_map_of_the_run_only_when_its_words_need_one(tables: Path) -> None:
