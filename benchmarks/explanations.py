@@ -23,11 +23,11 @@ from torch import Tensor
 
 from benchmarks.measure import table
 from lungsound.audio.filter_bank import normalize
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.axes import PATCH_SIZE
 from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Cycle
 from lungsound.data.splits import load_corpus, rows_to_test
-from lungsound.data.store import waveforms_of
+from lungsound.data.store import sounds_of
 from lungsound.data.synthetic import Event
 from lungsound.errors import LungsoundError
 from lungsound.evaluation.bootstrap import Bootstrap, Estimate
@@ -117,7 +117,7 @@ def mean_over_cycles(values: npt.NDArray[np.float64], patients: npt.NDArray[np.s
 def measure_cycle(
     trained: TrainedModel,
     cycle: Cycle,
-    waveform: Tensor,
+    sound: Sound,
     background: Tensor,
     events: Sequence[Event],
     generator: torch.Generator,
@@ -127,9 +127,9 @@ def measure_cycle(
     Chance hits, and lies inside, as often as tiles touch an event.
     """
     front_end = trained.front_end
-    fbank = normalize(front_end.filter_banks_of([waveform]), mean=trained.mean, std=trained.std)[0]
-    num_encoded = front_end.num_own_frames(len(waveform))
-    own_frame = own_frames(front_end, len(waveform))  # of all repetitions of the cycle's own sound
+    fbank = normalize(front_end.filter_banks_of([sound]), mean=trained.mean, std=trained.std)[0]
+    num_encoded = front_end.num_own_frames(len(sound.waveform))
+    own_frame = own_frames(front_end, len(sound.waveform))  # of all repetitions of the cycle's own sound
     num_frames = int(own_frame.max()) + 1
 
     @torch.inference_mode()
@@ -143,7 +143,7 @@ def measure_cycle(
     tile = tiles(num_frames, len(background))
     loudness = fold(fbank, own_frame) / fold(torch.ones_like(fbank), own_frame)
     by_order = [
-        tile_means(relevance(trained, waveform, class_index=class_index), tile),
+        tile_means(relevance(trained, sound, class_index=class_index), tile),
         tile_means(loudness - loudness.min(), tile),
         *torch.rand(NUM_RANDOM_ORDERS, int(tile.max()) + 1, generator=generator),
     ]
@@ -197,17 +197,17 @@ def main(words: Sequence[str]) -> None:
         cycles = draw([corpus.cycles[row] for row in rows_to_test(corpus, data.test_parts)], options.cycles)
     except LungsoundError as error:
         parser.error(str(error))
-    training = waveforms_of(draw(corpus.part("train"), NUM_BACKGROUND_CYCLES), trained.front_end)
+    training = sounds_of(draw(corpus.part("train"), NUM_BACKGROUND_CYCLES), trained.front_end)
     # Mean (mel,) of the filter banks: one value for all mels would be loud where sounds are faint.
     fbanks = normalize(trained.front_end.filter_banks_of(training), mean=trained.mean, std=trained.std)
     background = fbanks.mean(dim=(0, 1))
     events = read_events(corpus.root) if corpus.is_synthetic else {}
     measured = []
-    waveforms = waveforms_of(cycles, trained.front_end)
+    sounds = sounds_of(cycles, trained.front_end)
     for place, cycle in enumerate(track(cycles, "explanations", console=Console(stderr=True))):
         of_cycle = events.get(cycle.recording.name, [])
         generator = generator_at(0, "random orders", place)
-        measured.append(measure_cycle(trained, cycle, waveforms[place], background, of_cycle, generator))
+        measured.append(measure_cycle(trained, cycle, sounds[place], background, of_cycle, generator))
     print(f"Test set of {corpus.name}. All in %: a good order has a low deletion, a high insertion.\n")
     print(table(("cycles", "number", "patients", "order", *COLUMNS), rows_of(cycles, np.array(measured))))
 

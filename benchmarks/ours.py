@@ -10,10 +10,9 @@ import torch
 from benchmarks.measure import Work, wait_for
 from benchmarks.peers import PlainPatchMixStep
 from lungsound.audio.filter_bank import AUDIOSET_STATISTICS
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.config import RunConfig, load_config
 from lungsound.data.batches import Batch
-from lungsound.inference.engines import Floats
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import LungSoundClassifier, initial_classifier
 from lungsound.training.checkpoint import TrainedModel
@@ -101,11 +100,11 @@ def trained_model(config: RunConfig) -> TrainedModel:
     return TrainedModel(classifier(config).eval(), front_end, mean, std, label_set, sha256=name)
 
 
-def waveforms(front_end: FrontEnd, durations_s: Sequence[float]) -> list[Floats]:
-    """Noise of these durations, as cycles are cut from a recording."""
+def sounds(front_end: FrontEnd, durations_s: Sequence[float]) -> list[Sound]:
+    """Noise of these durations, each a recording of its own."""
     generator = torch.Generator().manual_seed(0)
     lengths = [round(duration_s * front_end.sample_rate_hz) for duration_s in durations_s]
-    return [(0.1 * torch.randn(length, generator=generator)).numpy() for length in lengths]
+    return [front_end.recording(0.1 * torch.randn(length, generator=generator)) for length in lengths]
 
 
 NUM_RECORDINGS, NUM_CYCLES, RATE_HZ = 920, 6898, 44100  # of ICBHI; the rate of 824 of its recordings

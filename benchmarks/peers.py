@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lungsound.audio.filter_bank import AUDIOSET_STATISTICS
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.audio.io import fade
 from lungsound.errors import SettingsError
 from lungsound.extras import load
-from lungsound.inference.engines import Floats
 from lungsound.inference.graph import quiet
 from lungsound.inference.hugging_face import extractor_config, hugging_face_config, hugging_face_weights
 from lungsound.models.classifier import LungSoundClassifier, Projector
@@ -71,16 +70,16 @@ class TransformersPredictions:
         with quiet():  # of empty mel filters, which AST's own filter bank has too
             self.extractor = transformers().ASTFeatureExtractor(**extractor_config(trained))
 
-    def features(self, waveforms: Sequence[Floats]) -> Tensor:
+    def features(self, cycles: Sequence[Sound]) -> Tensor:
         """Normalised filter banks (batch, time, mel) of cycles of any length."""
-        fitted = [self.fit(torch.from_numpy(waveform)).numpy() for waveform in waveforms]
+        fitted = [self.fit(cycle.waveform).numpy() for cycle in cycles]
         features: Tensor = self.extractor(fitted, sampling_rate=self.rate_hz, return_tensors="pt").input_values
         return features.float()
 
     @torch.no_grad()
-    def __call__(self, waveforms: Sequence[Floats]) -> Tensor:
+    def __call__(self, cycles: Sequence[Sound]) -> Tensor:
         """Probabilities (cycle, class) of cycles of any length."""
-        logits: Tensor = self.model(self.features(waveforms)).logits
+        logits: Tensor = self.model(self.features(cycles)).logits
         return logits.softmax(dim=1)
 
 
@@ -167,7 +166,7 @@ def published_features(folder: Path, front_end: FrontEnd) -> list[Tensor]:
         waveform = _resampled(torch.from_numpy(samples).mean(dim=1), rate_hz, front_end.sample_rate_hz)
         waveform = fade(waveform, num_samples=front_end.num_fade_samples)
         for start_s, end_s, *_ in np.loadtxt(recording.with_suffix(".txt"), ndmin=2):
-            cycle = front_end.fit(front_end.cut(waveform, start_s=start_s, end_s=end_s))
+            cycle = front_end.fit(front_end.cut(Sound(waveform), start_s=start_s, end_s=end_s).waveform)
             features.append(_filter_bank(cycle, front_end))
     return features
 

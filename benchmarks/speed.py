@@ -33,12 +33,12 @@ from torch import nn
 from benchmarks import ours
 from benchmarks.measure import Work, ceilings, flops_of, machine, memory_mib, seconds_in_turn, table
 from benchmarks.peers import TransformersPredictions, published_features, transformers
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.config import DataSettings, load_config
 from lungsound.data.batches import training_batches, training_inputs
 from lungsound.data.corpus import Corpus
 from lungsound.data.splits import divide, load_corpus
-from lungsound.data.store import open_filter_banks, waveforms_of
+from lungsound.data.store import open_filter_banks, sounds_of
 from lungsound.errors import LungsoundError, SettingsError
 from lungsound.inference import engines
 from lungsound.inference.graph import exported
@@ -210,7 +210,7 @@ def infer_rows(bench: Bench) -> list[Row]:
             trained = ours.trained_model(ours.run_config(bench.sizes[0], precision="fp32", is_quick=bench.is_quick))
         _, agreement = prepare(bench, trained)
         duration_s = trained.front_end.audio.duration_s
-        full = ours.waveforms(trained.front_end, [duration_s] * bench.batch_size)
+        full = ours.sounds(trained.front_end, [duration_s] * bench.batch_size)
         rows = [
             infer_row(bench, trained, engines.EXACT, full, f"{duration_s:g} s cycles, exact engine", ""),
             infer_row(bench, trained, engines.AUTO, full, f"{duration_s:g} s cycles, fast default", agreement),
@@ -224,7 +224,7 @@ def infer_rows(bench: Bench) -> list[Row]:
         return rows
 
 
-def prepare(bench: Bench, trained: TrainedModel) -> tuple[list[engines.Floats], str]:
+def prepare(bench: Bench, trained: TrainedModel) -> tuple[list[Sound], str]:
     """Draw cycles and measure the engines on some, into `bench.work`: others to time, and the engines' agreement.
 
     Random weights predict the same class for every cycle, in which no engine could err: the head's bias is set so that
@@ -233,14 +233,14 @@ def prepare(bench: Bench, trained: TrainedModel) -> tuple[list[engines.Floats], 
     num_timed, corpus = 4 if bench.is_quick else 64, bench.corpus()
     num = num_timed + engines.Parity.LEAST_CYCLES
     if corpus is None:
-        cycles, source = ours.waveforms(trained.front_end, ours.noise_durations_s()[:num]), "noise of ICBHI's lengths"
+        cycles, source = ours.sounds(trained.front_end, ours.noise_durations_s()[:num]), "noise of ICBHI's lengths"
     elif len(corpus.cycles) < num:
         raise SettingsError(f"the benchmark needs {num} cycles, and {bench.data} has {len(corpus.cycles)}")
     else:
         rows = np.random.default_rng(0).permutation(len(corpus.cycles))[:num]
         # Cut recording by recording, each of which is read once, and put back into the order of the draw.
-        cut = waveforms_of([corpus.cycles[row] for row in np.sort(rows)], trained.front_end)
-        cycles, source = [cut[place].numpy() for place in rows.argsort().argsort()], f"cycles of {corpus.name}-SC"
+        cut = sounds_of([corpus.cycles[row] for row in np.sort(rows)], trained.front_end)
+        cycles, source = [cut[place] for place in rows.argsort().argsort()], f"cycles of {corpus.name}-SC"
     compared = cycles[num_timed:]
     if bench.model is None:
         linear = trained.model.head[-1]
@@ -256,7 +256,7 @@ def prepare(bench: Bench, trained: TrainedModel) -> tuple[list[engines.Floats], 
 
 
 def infer_row(
-    bench: Bench, trained: TrainedModel, engine_name: str, cycles: Sequence[engines.Floats], what: str, agreement: str
+    bench: Bench, trained: TrainedModel, engine_name: str, cycles: Sequence[Sound], what: str, agreement: str
 ) -> Row:
     """Milliseconds a cycle of the selected engine and of the peer."""
     engine = engines.select(engine_name, trained, folder=bench.work, device=CPU)
@@ -267,7 +267,7 @@ def infer_row(
     own_ms, peer_ms, features_ms = (1e3 * each / len(cycles) for each in (own_s, peer_s, features_s))
     # Operations of the model alone, from shapes: the filter bank is left out.
     model = copy.deepcopy(trained.model).to("meta")
-    sizes = Counter(front_end.log_mel.num_frames(trained.num_input_samples(len(cycle))) for cycle in cycles)
+    sizes = Counter(front_end.log_mel.num_frames(trained.num_input_samples(len(cycle.waveform))) for cycle in cycles)
     with torch.no_grad():
         inputs = {size: torch.empty(1, size, front_end.audio.num_mels, device="meta") for size in sizes}
         flops = sum(num * flops_of(partial(model, inputs[size])) for size, num in sizes.items()) / len(cycles)

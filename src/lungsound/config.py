@@ -102,6 +102,8 @@ class AudioSettings(Settings):
     """Mel filters of the filter bank."""
     fade_s: Annotated[float, Field(ge=0)] = 0.0625
     """Linear fade at both ends of the recording, and at the end of a repeated cycle."""
+    is_recording_normalized: bool = False
+    """Take the recording's own mean log-mel spectrum from each frame: its level, its stethoscope's response."""
     statistics: Literal["audioset", "corpus"] = "audioset"
     """Mean and standard deviation for normalisation: of the weights' AudioSet training, or of the training cycles."""
 

@@ -35,7 +35,7 @@ def with_drawn_weights(model: LungSoundClassifier) -> LungSoundClassifier:
 def test_the_library_gives_our_probabilities() -> None:
     trained = ours.trained_model(CONFIG)
     with_drawn_weights(trained.model)
-    cycles = ours.waveforms(trained.front_end, [1.0, 0.4, 1.7])
+    cycles = ours.sounds(trained.front_end, [1.0, 0.4, 1.7])
     own = torch.from_numpy(make("torch", trained).predict(cycles)[0])
     torch.testing.assert_close(TransformersPredictions(trained)(cycles), own, atol=2e-5, rtol=0)
     assert (own.max(dim=0).values - own.min(dim=0).values).max() > 1e-3
@@ -82,9 +82,8 @@ def test_the_loop_over_cycles_gives_our_features(tmp_path: Path) -> None:
     assert {cycle.recording.patient for cycle in corpus.cycles} == {"101", "102"}
     mean, std = AUDIOSET_STATISTICS["kaldi"]
     for cycle, published in zip(corpus.cycles, published_features(folder, front_end), strict=True):
-        waveform = front_end.read(cycle.recording.path)
-        waveform = front_end.fit(front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s))
-        fbank = normalize(front_end.filter_banks(waveform.unsqueeze(0))[0], mean=mean, std=std)
+        sound = front_end.cut(front_end.read(cycle.recording.path), start_s=cycle.start_s, end_s=cycle.end_s)
+        fbank = normalize(front_end.filter_banks_of([sound])[0], mean=mean, std=std)
         torch.testing.assert_close(published, fbank, atol=1e-3, rtol=0)
 
 

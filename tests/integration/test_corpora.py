@@ -45,7 +45,9 @@ def test_cycles_of_every_part_become_filter_banks(corpus: Corpus) -> None:
     for part in corpus.parts:
         cycles = spread(corpus.part(part))
         waveforms = [
-            front_end.fit(front_end.cut(front_end.read(cycle.recording.path), start_s=cycle.start_s, end_s=cycle.end_s))
+            front_end.fit(
+                front_end.cut(front_end.read(cycle.recording.path), start_s=cycle.start_s, end_s=cycle.end_s).waveform
+            )
             for cycle in cycles
         ]
         filter_banks = front_end.filter_banks(torch.stack(waveforms))

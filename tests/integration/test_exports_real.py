@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lungsound.data.reader import read_corpus
-from lungsound.data.store import waveforms_of
+from lungsound.data.store import sounds_of
 from lungsound.inference.engines import make
 from lungsound.inference.hugging_face import write_hugging_face
 from lungsound.inference.model_files import write_onnx, write_openvino, write_torch
@@ -24,7 +24,7 @@ def test_every_export_decides_as_torch_does(icbhi_dir: Path, tmp_path: Path) -> 
     corpus = read_corpus(icbhi_dir.parent)
     step = len(corpus.cycles) // NUM_CYCLES
     selected = corpus.cycles[: step * NUM_CYCLES : step]
-    cycles = [waveform.numpy() for waveform in waveforms_of(selected, trained.front_end)]
+    cycles = sounds_of(selected, trained.front_end)
     assert len(cycles) == NUM_CYCLES
     decided = make("torch", trained).predict(cycles)[0].argmax(axis=1)
     assert len(set(decided)) > 1

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,17 @@ from lungsound.audio.io import cut, fade, fit, read_waveform, resample
 from lungsound.axes import PATCH_SIZE
 from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A recording, or a cycle cut from it: `waveform` (samples,), and the recording's mean log-mel `spectrum` (mel,).
+
+    The spectrum is None where it is not taken from the frames (audio.is_recording_normalized).
+    """
+
+    waveform: Tensor
+    spectrum: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,12 @@ class FrontEnd:
             raise SettingsError(
                 "audio.is_padding_encoded=false needs audio.padding 'repeat' and audio.filter_bank 'kaldi', "
                 f"got {audio.padding!r} and {audio.filter_bank!r}"
+            )
+        # Zeros around a cycle would tell the level that was taken away.
+        if audio.is_recording_normalized and (audio.padding, audio.statistics) != ("repeat", "corpus"):
+            raise SettingsError(
+                "audio.is_recording_normalized=true needs audio.padding 'repeat' and audio.statistics 'corpus', "
+                f"got {audio.padding!r} and {audio.statistics!r}"
             )
 
     @property
@@ -58,27 +75,44 @@ class FrontEnd:
     def num_fade_samples(self) -> int:
         return int(self.audio.fade_s * self.sample_rate_hz)
 
-    def read(self, path: Path) -> Tensor:
-        """Waveform (samples,) of a recording: mono, resampled, faded at both ends."""
+    def read(self, path: Path) -> Sound:
+        """A recording: mono, resampled, faded at both ends."""
         return self.prepare(read_waveform(path, sample_rate_hz=self.sample_rate_hz), self.sample_rate_hz)
 
-    def prepare(self, waveform: Tensor, from_hz: int) -> Tensor:
+    def prepare(self, waveform: Tensor, from_hz: int) -> Sound:
         """A decoded mono recording (samples,), resampled and its ends faded."""
-        return fade(resample(waveform, from_hz, self.sample_rate_hz), num_samples=self.num_fade_samples)
+        return self.recording(fade(resample(waveform, from_hz, self.sample_rate_hz), num_samples=self.num_fade_samples))
 
-    def cut(self, waveform: Tensor, *, start_s: float, end_s: float) -> Tensor:
-        """Waveform (samples,) of one cycle of a recording read by `read`, as long as the cycle is."""
-        return cut(waveform, start_s=start_s, end_s=end_s, sample_rate_hz=self.sample_rate_hz)
+    def recording(self, waveform: Tensor) -> Sound:
+        """A complete recording (samples,) at the model's rate, as it is, with its spectrum where that is needed."""
+        if not self.audio.is_recording_normalized:
+            return Sound(waveform)
+        # In float64: the sum of an hour's frames does not depend on threads to the digits that are kept.
+        return Sound(waveform, self.filter_banks(waveform[None])[0].mean(dim=0, dtype=torch.float64).to(waveform))
+
+    def cut(self, recording: Sound, *, start_s: float, end_s: float) -> Sound:
+        """One cycle of a recording read by `read`, as long as it is, with the spectrum of the complete recording."""
+        part = cut(recording.waveform, start_s=start_s, end_s=end_s, sample_rate_hz=self.sample_rate_hz)
+        return replace(recording, waveform=part)
 
     def fit(self, waveform: Tensor) -> Tensor:
         """Waveform (num_samples,) of a cycle of any length."""
         return fit(waveform, self.num_samples, padding=self.audio.padding, fade_samples=self.num_fade_samples)
 
     @torch.no_grad()
-    def filter_banks(self, waveforms: Tensor) -> Tensor:
-        """Filter banks (batch, time, mel), not yet normalised, of cycles (batch, num_samples)."""
+    def filter_banks(self, waveforms: Tensor, spectra: Tensor | None = None) -> Tensor:
+        """Filter banks (batch, time, mel), not yet normalised, of cycles (batch, num_samples).
+
+        `spectra` (batch, mel) are taken from their frames.
+        """
         fbanks: Tensor = self.log_mel(waveforms)
-        return fbanks
+        return fbanks if spectra is None else fbanks - spectra.unsqueeze(1)
+
+    def spectra(self, cycles: Sequence[Sound]) -> Tensor | None:
+        """Spectra (batch, mel) to take from the frames of these cycles; None when none are."""
+        if not self.audio.is_recording_normalized:
+            return None
+        return torch.stack([cast(Tensor, cycle.spectrum) for cycle in cycles])
 
     def num_own_frames(self, num_samples: int) -> int | None:
         """Frames that begin within the sound of a cycle of `num_samples`; None where its padding is encoded too."""
@@ -95,14 +129,16 @@ class FrontEnd:
         assert isinstance(self.log_mel, LogMel)  # as __post_init__ asks
         return min(self.num_samples, self.log_mel.frame_size + (num_frames - 1) * self.log_mel.hop_size)
 
-    def filter_banks_of(self, waveforms: Sequence[Tensor]) -> Tensor:
-        """Filter banks (batch, time, mel), not yet normalised, of cycles (samples,) of any length.
+    def filter_banks_of(self, cycles: Sequence[Sound]) -> Tensor:
+        """Filter banks (batch, time, mel), not yet normalised but by recording, of cycles of any length.
 
         Without `is_padding_encoded` the frames beyond the own ones, which no encoder sees, repeat those: means and
         deviations are about those of padded cycles.
         """
         if self.audio.is_padding_encoded:
-            return self.filter_banks(torch.stack([self.fit(waveform) for waveform in waveforms]))
-        sizes = [self.num_input_samples(len(waveform), patch_stride=1) for waveform in waveforms]
-        own = [self.filter_banks(self.fit(each)[None, :size])[0] for each, size in zip(waveforms, sizes, strict=True)]
+            return self.filter_banks(torch.stack([self.fit(cycle.waveform) for cycle in cycles]), self.spectra(cycles))
+        own = []
+        for cycle in cycles:
+            size = self.num_input_samples(len(cycle.waveform), patch_stride=1)
+            own.append(self.filter_banks(self.fit(cycle.waveform)[None, :size], self.spectra([cycle]))[0])
         return torch.stack([fbank.repeat(-(-self.num_frames // len(fbank)), 1)[: self.num_frames] for fbank in own])

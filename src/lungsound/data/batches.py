@@ -219,8 +219,10 @@ def _waveform_changes(config: RunConfig, corpus: Corpus, *, console: Console) ->
         )
         if drawn is None:
             return None
-        waveform = augmentation.change_waveform(waveforms[row], drawn, sample_rate_hz=front_end.sample_rate_hz)
-        return front_end.filter_banks_of([waveform])[0], front_end.num_own_frames(len(waveform))
+        sound = waveforms[row]
+        waveform = augmentation.change_waveform(sound.waveform, drawn, sample_rate_hz=front_end.sample_rate_hz)
+        changed = replace(sound, waveform=waveform)
+        return front_end.filter_banks_of([changed])[0], front_end.num_own_frames(len(waveform))
 
     return change
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
@@ -23,12 +24,11 @@ import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor
 
 from lungsound.audio import filter_bank, io
 from lungsound.audio import front_end as front_ends
 from lungsound.audio.filter_bank import fbank_statistics, fbank_sums
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.data.corpus import Corpus, Cycle
 from lungsound.errors import DataError, LungsoundError
 from lungsound.files import cache_root
@@ -46,11 +46,11 @@ Made = TypeVar("Made")
 def cut_cycles(
     cycles: Sequence[Cycle],
     front_end: FrontEnd,
-    use: Callable[[range, list[Tensor]], Made],
+    use: Callable[[range, list[Sound]], Made],
     *,
     is_wanted: Callable[[range], bool] = lambda _: True,
 ) -> Iterator[Made]:
-    """Results of `use` for each recording's rows and the waveforms (samples,) of its cycles, in order.
+    """Results of `use` for each recording's rows and the sounds of its cycles, in order.
 
     Recordings of which no row is wanted are left out. The others are read, and `use` is called, in as many threads as
     torch has, each with one thread of torch: the numbers do not depend on how many there are. Threads do as well as
@@ -80,10 +80,12 @@ def cut_cycles(
         torch.set_num_threads(num_threads)
 
 
-def waveforms_of(cycles: Sequence[Cycle], front_end: FrontEnd) -> list[Tensor]:
-    """Waveforms (samples,) of cycles, in their order; no recording is kept as a whole."""
-    parts = cut_cycles(cycles, front_end, lambda _, waveforms: [waveform.clone() for waveform in waveforms])
-    return [waveform for part in parts for waveform in part]
+def sounds_of(cycles: Sequence[Cycle], front_end: FrontEnd) -> list[Sound]:
+    """Sounds of cycles, in their order; no recording is kept as a whole."""
+    parts = cut_cycles(
+        cycles, front_end, lambda _, own: [replace(each, waveform=each.waveform.clone()) for each in own]
+    )
+    return [sound for part in parts for sound in part]
 
 
 class Rows:
@@ -195,17 +197,22 @@ class FilterBanks:
 
 
 class Waveforms:
-    """Waveforms of the cycles of a corpus, as cut and not yet fitted to the input's length."""
+    """Waveforms of the cycles of a corpus, as cut and not yet fitted to the input's length.
 
-    def __init__(self, rows: Rows | JoinedRows) -> None:
-        self._rows = rows
+    Before each stands the spectrum of its recording, of no mels where none is needed.
+    """
+
+    def __init__(self, rows: Rows | JoinedRows, num_mels: int) -> None:
+        self._rows, self._num_mels = rows, num_mels
 
     def __len__(self) -> int:
         return len(self._rows.facts)
 
-    def __getitem__(self, row: int) -> Tensor:
-        """A copy (samples,) of the waveform of a cycle."""
-        return torch.from_numpy(self._rows.row(row, int(self._rows.facts["num_samples"][row])).copy())
+    def __getitem__(self, row: int) -> Sound:
+        """A copy of a cycle's sound."""
+        size = self._num_mels + int(self._rows.facts["num_samples"][row])
+        values = torch.from_numpy(self._rows.row(row, size).copy())
+        return Sound(values[self._num_mels :], values[: self._num_mels] if self._num_mels else None)
 
 
 def open_filter_banks(corpus: Corpus, front_end: FrontEnd, *, console: Console) -> FilterBanks:
@@ -219,7 +226,7 @@ def open_filter_banks(corpus: Corpus, front_end: FrontEnd, *, console: Console) 
         corpus,
         front_end,
         [front_end.num_frames * front_end.audio.num_mels] * len(corpus.cycles),
-        lambda waveform: front_end.filter_banks_of([waveform])[0].numpy(),
+        lambda sound: front_end.filter_banks_of([sound])[0].numpy(),
         console=console,
     )
     return FilterBanks(rows, front_end.num_frames, front_end.audio.num_mels)
@@ -228,9 +235,15 @@ def open_filter_banks(corpus: Corpus, front_end: FrontEnd, *, console: Console) 
 def open_waveforms(corpus: Corpus, front_end: FrontEnd, *, console: Console) -> Waveforms:
     """Waveforms of the corpus's cycles, in their order, kept beside their filter banks as these are."""
     # A cycle that ends after its recording is cut shorter: its row is not filled.
-    rate = front_end.sample_rate_hz
-    sizes = [int(cycle.end_s * rate) - int(cycle.start_s * rate) for cycle in corpus.cycles]
-    return Waveforms(_open("waveforms", corpus, front_end, sizes, lambda waveform: waveform.numpy(), console=console))
+    rate, audio = front_end.sample_rate_hz, front_end.audio
+    num_mels = audio.num_mels if audio.is_recording_normalized else 0
+    sizes = [num_mels + int(cycle.end_s * rate) - int(cycle.start_s * rate) for cycle in corpus.cycles]
+
+    def values_of(sound: Sound) -> NDArray[np.float32]:
+        values = sound.waveform if sound.spectrum is None else torch.cat([sound.spectrum, sound.waveform])
+        return values.numpy()
+
+    return Waveforms(_open("waveforms", corpus, front_end, sizes, values_of, console=console), num_mels)
 
 
 def key_of(corpus: Corpus, front_end: FrontEnd) -> str:
@@ -245,7 +258,7 @@ def _open(
     corpus: Corpus,
     front_end: FrontEnd,
     sizes: Sequence[int],
-    values_of: Callable[[Tensor], NDArray[np.float32]],
+    values_of: Callable[[Sound], NDArray[np.float32]],
     *,
     console: Console,
 ) -> Rows | JoinedRows:
@@ -267,9 +280,9 @@ def _open(
         rows.folder.mkdir(parents=True, exist_ok=True)
         with track(console, what) as on_progress, _alone(rows, on_progress), rows.writer() as write:
 
-            def write_all(places: range, waveforms: list[Tensor]) -> None:
-                for row, waveform in zip(places, waveforms, strict=True):
-                    write(row, values_of(waveform), len(waveform))
+            def write_all(places: range, sounds: list[Sound]) -> None:
+                for row, sound in zip(places, sounds, strict=True):
+                    write(row, values_of(sound), len(sound.waveform))
 
             def is_missing(places: range) -> bool:
                 return not rows.is_written[places].all()

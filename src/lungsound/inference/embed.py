@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from lungsound.audio.filter_bank import normalize
+from lungsound.audio.front_end import Sound
 from lungsound.data.splits import load_corpus
 from lungsound.data.store import cut_cycles
 from lungsound.errors import LungsoundError, SettingsError
@@ -100,7 +101,7 @@ def embed(
                 except LungsoundError as error:
                     errors.append(failure(path, error))
                 else:
-                    parts.append(features(trained, [torch.from_numpy(each.waveform) for each in loaded.stretches]))
+                    parts.append(features(trained, [each.sound for each in loaded.stretches]))
                     for each in loaded.stretches:
                         key = f"{path}#{each.start_s:.3f}-{each.end_s:.3f}"
                         cycles.append(EmbeddedCycle(key, str(path), each.start_s, each.end_s))
@@ -112,8 +113,8 @@ def embed(
                 recording, times = cycle.recording, (cycle.start_s, cycle.end_s)
                 part = corpus.split.get(recording.name, "")
                 cycles.append(EmbeddedCycle(cycle.key, recording.name, *times, cycle.word, recording.patient, part))
-            for waveforms in cut_cycles(corpus.cycles, front_end, lambda _, each: each):
-                parts.append(features(trained, waveforms))
+            for sounds in cut_cycles(corpus.cycles, front_end, lambda _, each: each):
+                parts.append(features(trained, sounds))
                 on_progress(sum(map(len, parts)), len(cycles))
     embeddings = Embeddings(tuple(cycles), np.concatenate(parts), trained.sha256, tuple(errors))
     if out is not None:
@@ -122,14 +123,14 @@ def embed(
     return embeddings
 
 
-def features(trained: TrainedModel, waveforms: Sequence[Tensor]) -> NDArray[np.float32]:
-    """Features (cycle, dim) that the model's head gets, for waveforms as `FrontEnd.cut` gives them."""
+def features(trained: TrainedModel, cycles: Sequence[Sound]) -> NDArray[np.float32]:
+    """Features (cycle, dim) that the model's head gets, for cycles as `FrontEnd.cut` gives them."""
     front_end = trained.front_end
 
     def inputs() -> Iterator[tuple[Tensor, Tensor | None]]:
-        for first in range(0, len(waveforms), BATCH_SIZE):
-            batch = waveforms[first : first + BATCH_SIZE]
-            own = [front_end.num_own_frames(len(waveform)) for waveform in batch]
+        for first in range(0, len(cycles), BATCH_SIZE):
+            batch = cycles[first : first + BATCH_SIZE]
+            own = [front_end.num_own_frames(len(cycle.waveform)) for cycle in batch]
             fbank = normalize(front_end.filter_banks_of(batch), mean=trained.mean, std=trained.std)
             yield fbank, None if None in own else torch.tensor(own)
 

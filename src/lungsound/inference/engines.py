@@ -21,11 +21,21 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from lungsound.audio.filter_bank import normalize
+from lungsound.audio.front_end import Sound
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.evaluation.out_of_domain import spectral_features
 from lungsound.extras import is_installed, load
 from lungsound.files import write_text
-from lungsound.inference.graph import EXACT_TOLERANCE, FBANK, PROBABILITIES, WAVEFORM, exported, exported_path, probes
+from lungsound.inference.graph import (
+    EXACT_TOLERANCE,
+    FBANK,
+    PROBABILITIES,
+    SPECTRUM,
+    WAVEFORM,
+    exported,
+    exported_path,
+    probes,
+)
 from lungsound.models.classifier import predict_cycles
 from lungsound.progress import OnProgress, track
 from lungsound.training.checkpoint import TrainedModel
@@ -35,9 +45,9 @@ CPU = torch.device("cpu")
 
 Floats = NDArray[np.float32]
 Outputs = tuple[Floats, Floats]
-# From inputs (batch, samples), as `TrainedModel.input_of` makes them, to probabilities (batch, class) and filter banks
-# (batch, time, mel), not normalised.
-RunBatch = Callable[[Floats], Outputs]
+# From inputs (batch, samples), as `TrainedModel.input_of` makes them, and the spectra (batch, mel) of their recordings
+# where these are taken, to probabilities (batch, class) and filter banks (batch, time, mel), not normalised further.
+RunBatch = Callable[..., Outputs]
 
 
 class Engine:
@@ -49,29 +59,32 @@ class Engine:
         self.run_batch = run_batch
         self.batch_size = batch_size
 
-    def predict(self, waveforms: Sequence[Floats], *, on_progress: OnProgress | None = None) -> Outputs:
+    def predict(self, cycles: Sequence[Sound], *, on_progress: OnProgress | None = None) -> Outputs:
         """Probabilities (cycle, class) and features of the domain (cycle, feature; none without a domain).
 
-        Waveforms (samples,) of any length are those of cycles as `FrontEnd.cut` gives them. They are fitted to the
-        model's input a batch at a time, those that take equally much of it together.
+        Cycles of any length, as `FrontEnd.cut` gives them, are fitted to the model's input a batch at a time, those
+        that take equally much of it together.
         """
         trained, front_end, domain = self.trained, self.trained.front_end, self.trained.domain
-        probabilities = np.empty((len(waveforms), len(trained.label_set.classes)), np.float32)
-        features = np.empty((len(waveforms), 0 if domain is None else len(domain.mean)), np.float32)
-        sizes, num_done = [trained.num_input_samples(len(waveform)) for waveform in waveforms], 0
+        probabilities = np.empty((len(cycles), len(trained.label_set.classes)), np.float32)
+        features = np.empty((len(cycles), 0 if domain is None else len(domain.mean)), np.float32)
+        sizes, num_done = [trained.num_input_samples(len(cycle.waveform)) for cycle in cycles], 0
         for _, group in groupby(sorted(range(len(sizes)), key=sizes.__getitem__), key=sizes.__getitem__):
             of_one_size = list(group)
             for first in range(0, len(of_one_size), self.batch_size):
                 places = of_one_size[first : first + self.batch_size]
-                cycles = [torch.from_numpy(waveforms[place]) for place in places]
-                probabilities[places], fbanks = self.run_batch(torch.stack([*map(trained.input_of, cycles)]).numpy())
+                batch = [cycles[place] for place in places]
+                clips = torch.stack([trained.input_of(cycle.waveform) for cycle in batch]).numpy()
+                spectra = front_end.spectra(batch)
+                inputs = [clips] if spectra is None else [clips, spectra.numpy()]
+                probabilities[places], fbanks = self.run_batch(*inputs)
                 if domain is not None:
                     if not front_end.audio.is_padding_encoded:  # the domain's are of frames that no encoder sees, too
-                        fbanks = front_end.filter_banks_of(cycles).numpy()
+                        fbanks = front_end.filter_banks_of(batch).numpy()
                     features[places] = spectral_features(fbanks)
                 num_done += len(places)
                 if on_progress is not None:
-                    on_progress(num_done, len(waveforms))
+                    on_progress(num_done, len(cycles))
         return probabilities, features
 
 
@@ -81,10 +94,10 @@ def run_torch(trained: TrainedModel, *, device: torch.device = CPU, is_bf16: boo
     return partial(_run_torch_batch, trained, device, is_bf16)  # and not a closure, so that it can be pickled
 
 
-def _run_torch_batch(trained: TrainedModel, device: torch.device, is_bf16: bool, clips: Floats) -> Outputs:
-    fbanks = trained.front_end.filter_banks(torch.from_numpy(clips))
-    inputs = [(normalize(fbanks, mean=trained.mean, std=trained.std), None)]
-    probabilities, _ = predict_cycles(trained.model, inputs, device=device, is_bf16=is_bf16)
+def _run_torch_batch(trained: TrainedModel, device: torch.device, is_bf16: bool, *inputs: Floats) -> Outputs:
+    fbanks = trained.front_end.filter_banks(*map(torch.from_numpy, inputs))
+    batches = [(normalize(fbanks, mean=trained.mean, std=trained.std), None)]
+    probabilities, _ = predict_cycles(trained.model, batches, device=device, is_bf16=is_bf16)
     return probabilities, fbanks.numpy()
 
 
@@ -98,8 +111,9 @@ def run_onnx(trained: TrainedModel) -> RunBatch:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = runtime.InferenceSession(str(exported(trained)), options, providers=["CPUExecutionProvider"])
 
-    def run_batch(clips: Floats) -> Outputs:
-        probabilities, fbanks = session.run([PROBABILITIES, FBANK], {WAVEFORM: clips})
+    def run_batch(*inputs: Floats) -> Outputs:
+        named = dict(zip((WAVEFORM, SPECTRUM), inputs, strict=False))
+        probabilities, fbanks = session.run([PROBABILITIES, FBANK], named)
         return probabilities, fbanks * (2 * trained.std) + trained.mean
 
     return run_batch
@@ -122,14 +136,14 @@ def run_openvino(trained: TrainedModel, *, is_bf16: bool = False) -> RunBatch:
     for reader in fbank.get_target_inputs():
         reader.replace_source_output(given.output(0))
     # The waveform stays an input: the graph takes the size of the batch from it.
-    inputs = [given, *graph.get_parameters()]
-    rest = openvino.Model([graph.output(PROBABILITIES).get_node().input_value(0)], inputs, "encoder")
+    parameters = [given, *graph.get_parameters()]
+    rest = openvino.Model([graph.output(PROBABILITIES).get_node().input_value(0)], parameters, "encoder")
     precision = "bf16" if is_bf16 else "f32"
     run_rest = core.compile_model(rest, "CPU", {**settings, "INFERENCE_PRECISION_HINT": precision})
 
-    def run_batch(clips: Floats) -> Outputs:
-        fbanks = run_front(clips)[0]
-        return run_rest([fbanks, clips])[0], fbanks * (2 * trained.std) + trained.mean
+    def run_batch(*inputs: Floats) -> Outputs:
+        fbanks = run_front(inputs)[0]
+        return run_rest([fbanks, *inputs])[0], fbanks * (2 * trained.std) + trained.mean
 
     return run_batch
 
@@ -210,22 +224,22 @@ def parity(exact: Floats, probabilities: Floats) -> Parity:
 
 
 def measure(
-    trained: TrainedModel, names: Sequence[str], waveforms: Sequence[Floats], *, console: Console
+    trained: TrainedModel, names: Sequence[str], cycles: Sequence[Sound], *, console: Console
 ) -> dict[str, tuple[Parity, float]]:
     """Parity and seconds per cycle of torch and of engines on the CPU, after one pass over the probes.
 
     The seconds, infinite for a float32 engine that is wrong on the probes, are kept for `select`.
     """
     exact: list[Floats] = []
-    clips, measured = list(probes(trained)), {}
+    sounds, measured = probes(trained), {}
     for name in dict.fromkeys(["torch", *names]):
         engine = make(name, trained)
         with track(console, name) as on_progress:
-            of_clips, start_s = engine.predict(clips)[0], time.perf_counter()
-            probabilities = engine.predict(waveforms, on_progress=on_progress)[0]
-            seconds = (time.perf_counter() - start_s) / len(waveforms)
-        exact = exact or [of_clips, probabilities]
-        is_wrong = not REGISTRY[name].is_bf16 and not parity(exact[0], of_clips).is_exact
+            of_probes, start_s = engine.predict(sounds)[0], time.perf_counter()
+            probabilities = engine.predict(cycles, on_progress=on_progress)[0]
+            seconds = (time.perf_counter() - start_s) / len(cycles)
+        exact = exact or [of_probes, probabilities]
+        is_wrong = not REGISTRY[name].is_bf16 and not parity(exact[0], of_probes).is_exact
         measured[name] = (parity(exact[1], probabilities), float("inf") if is_wrong else seconds)
     path, speeds = _known_speeds(trained)
     speeds |= {name: seconds for name, (_, seconds) in measured.items()}
@@ -237,7 +251,7 @@ def speeds_of(trained: TrainedModel, names: Sequence[str]) -> dict[str, float]:
     """Seconds per cycle of engines on this CPU with the threads of now; measured on the probes if not known yet."""
     _, known = _known_speeds(trained)
     if missing := [name for name in names if name not in known]:
-        measured = measure(trained, missing, list(probes(trained)) * 3, console=Console(quiet=True))
+        measured = measure(trained, missing, probes(trained) * 3, console=Console(quiet=True))
         known |= {name: measured[name][1] for name in missing}
     return {name: known[name] for name in names}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lungsound.audio.filter_bank import normalize
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError
 from lungsound.models.ast import AudioSpectrogramTransformer
@@ -59,8 +59,8 @@ def spread_over_bins(relevance: Tensor, encoder: AudioSpectrogramTransformer) ->
     return means
 
 
-def relevance(trained: TrainedModel, waveform: Tensor, *, class_index: int) -> Tensor:
-    """Relevance (time, mel) of a cycle's own sound, from its waveform (samples,) as `FrontEnd.cut` gives it.
+def relevance(trained: TrainedModel, cycle: Sound, *, class_index: int) -> Tensor:
+    """Relevance (time, mel) of a cycle's own sound, as `FrontEnd.cut` gives it.
 
     Positive bins speak for the class, negative ones against it, compared with a sound that is constantly what this one
     is on average at each frequency. Where a cycle is repeated up to the input's length, the relevances of a moment's
@@ -69,10 +69,10 @@ def relevance(trained: TrainedModel, waveform: Tensor, *, class_index: int) -> T
     """
     check_explainable(trained)
     encoder, front_end = trained.model.patch_encoder, trained.front_end
-    fbank = normalize(front_end.filter_banks_of([waveform]), mean=trained.mean, std=trained.std)
+    fbank = normalize(front_end.filter_banks_of([cycle]), mean=trained.mean, std=trained.std)
     fbank = fbank.to(encoder.pos_embed.device)
-    num_frames = front_end.num_own_frames(len(waveform))
-    own_frame = own_frames(front_end, len(waveform))
+    num_frames = front_end.num_own_frames(len(cycle.waveform))
+    own_frame = own_frames(front_end, len(cycle.waveform))
     background = fbank[0, own_frame >= 0].mean(dim=0)
     patches = patch_relevance(trained.model, fbank[0], background, class_index=class_index, num_frames=num_frames)
     return fold(spread_over_bins(patches, encoder), own_frame)

@@ -6,11 +6,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from lungsound.audio.front_end import Sound
 from lungsound.config import DataSettings
 from lungsound.data.splits import load_corpus, rows_to_test
-from lungsound.data.store import waveforms_of
+from lungsound.data.store import sounds_of
 from lungsound.errors import SettingsError
-from lungsound.inference.engines import REGISTRY, Floats, Parity, available, measure, write_parity
+from lungsound.inference.engines import REGISTRY, Parity, available, measure, write_parity
 from lungsound.inference.graph import exported
 from lungsound.inference.hugging_face import write_hugging_face
 from lungsound.inference.model_files import write_onnx, write_openvino, write_torch
@@ -61,8 +62,8 @@ def export_files(run: Path, *, to: str, out: Path, data_root: Path | None, num_c
         )
 
 
-def _model_and_cycles(run: Path, data_root: Path | None, num_cycles: int) -> tuple[TrainedModel, list[Floats]]:
-    """The model of a run, and waveforms of cycles drawn from the test set that it is checked on."""
+def _model_and_cycles(run: Path, data_root: Path | None, num_cycles: int) -> tuple[TrainedModel, list[Sound]]:
+    """The model of a run, and cycles drawn from the test set that it is checked on."""
     if num_cycles < 1:
         raise SettingsError(f"an export needs at least one cycle to be checked on, got {num_cycles}")
     trained = load_model(model_file(run))
@@ -77,5 +78,4 @@ def _model_and_cycles(run: Path, data_root: Path | None, num_cycles: int) -> tup
     rows = np.random.default_rng(0).permutation(rows_to_test(corpus, data.test_parts))[:num_cycles]
     if not len(rows):
         raise SettingsError(f"{corpus.name} has no test cycles to check an export on; give another corpus with --data")
-    waveforms = waveforms_of([corpus.cycles[row] for row in sorted(map(int, rows))], trained.front_end)
-    return trained, [waveform.numpy() for waveform in waveforms]
+    return trained, sounds_of([corpus.cycles[row] for row in sorted(map(int, rows))], trained.front_end)

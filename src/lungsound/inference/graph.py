@@ -5,19 +5,18 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lungsound.audio.filter_bank import EFFICIENTAT_OFFSET, LOG_FLOOR, PREEMPHASIS, EfficientATLogMel, LogMel, normalize
+from lungsound.audio.front_end import Sound
 from lungsound.errors import WeightsError
 from lungsound.extras import load
 from lungsound.files import cache_root, written_whole
@@ -67,7 +66,8 @@ class FilterBankGraph(nn.Module):
 class PredictionGraph(nn.Module):
     """Inputs (batch, samples) (`TrainedModel.input_of`) to probabilities (batch, class) and normalised filter banks.
 
-    The filter banks (batch, time, mel) are given too so that an engine can tell the part that must stay in float32.
+    Where the model is normalised by recording, a `spectrum` (batch, mel) is taken from the frames. The filter banks
+    (batch, time, mel) are given too so that an engine can tell the part that must stay in float32.
     """
 
     def __init__(self, trained: TrainedModel) -> None:
@@ -76,15 +76,18 @@ class PredictionGraph(nn.Module):
         self.model = trained.model
         self.mean, self.std = trained.mean, trained.std
 
-    def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
-        fbank = normalize(self.front(waveform), mean=self.mean, std=self.std)
+    def forward(self, waveform: Tensor, spectrum: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        fbank = self.front(waveform)
+        if spectrum is not None:
+            fbank = fbank - spectrum.unsqueeze(1)
+        fbank = normalize(fbank, mean=self.mean, std=self.std)
         logits: Tensor = self.model(fbank)
         return logits.softmax(dim=1), fbank
 
 
 GRAPH_VERSION = "3"  # part of the key of kept files: change it whenever the same model gives another graph
 FILE_NAME = "float.onnx"
-WAVEFORM, PROBABILITIES, FBANK = "waveform", "probabilities", "filter_bank"
+WAVEFORM, SPECTRUM, PROBABILITIES, FBANK = "waveform", "spectrum", "probabilities", "filter_bank"
 EXACT_TOLERANCE = 1e-4  # in probability
 OPSET = 20
 NUM_PROBES = 2
@@ -108,18 +111,22 @@ def exported(trained: TrainedModel) -> Path:
     with FileLock(path.with_name("lock")):
         if path.exists():
             return path
-        runtime, clips = load("onnxruntime", extra="onnx"), torch.from_numpy(probes(trained))
-        least = trained.num_input_samples(1)
-        sizes = {0: torch.export.Dim("batch", min=1)}
+        runtime, sounds = load("onnxruntime", extra="onnx"), probes(trained)
+        least, spectra = trained.num_input_samples(1), front_end.spectra(sounds)
+        inputs = {WAVEFORM: torch.stack([each.waveform for each in sounds])}
+        sizes = {WAVEFORM: {0: torch.export.Dim("batch", min=1)}}
+        if spectra is not None:
+            inputs[SPECTRUM], sizes[SPECTRUM] = spectra, sizes[WAVEFORM].copy()
         if not front_end.audio.is_padding_encoded:
-            sizes[1] = torch.export.Dim("samples", min=least, max=front_end.num_samples)
-        program = to_onnx(PredictionGraph(trained), clips, outputs=[PROBABILITIES, FBANK], sizes=sizes)
+            sizes[WAVEFORM][1] = torch.export.Dim("samples", min=least, max=front_end.num_samples)
+        program = to_onnx(PredictionGraph(trained), inputs, outputs=[PROBABILITIES, FBANK], sizes=sizes)
         with written_whole(path) as partial:
             program.save(str(partial))
             session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-            for given in (clips[:, :least], clips):
-                fbank = normalize(front_end.filter_banks(given), mean=trained.mean, std=trained.std)
-                probabilities = torch.from_numpy(session.run([PROBABILITIES], {WAVEFORM: given.numpy()})[0])
+            for clips in (inputs[WAVEFORM][:, :least], inputs[WAVEFORM]):
+                fbank = normalize(front_end.filter_banks(clips, spectra), mean=trained.mean, std=trained.std)
+                given = {name: value.numpy() for name, value in (inputs | {WAVEFORM: clips}).items()}
+                probabilities = torch.from_numpy(session.run([PROBABILITIES], given)[0])
                 difference = float((probabilities - trained.model(fbank).softmax(dim=1)).abs().max())
                 if not difference <= EXACT_TOLERANCE:  # NaN is none either
                     raise WeightsError(
@@ -129,24 +136,30 @@ def exported(trained: TrainedModel) -> Path:
     return path
 
 
-def to_onnx(module: nn.Module, example: Tensor, *, outputs: Sequence[str], sizes: dict[int, torch.export.Dim]) -> Any:
-    """torch's ONNX program of a module on waveforms (batch, samples) whose dimensions `sizes` may vary."""
+def to_onnx(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    *,
+    outputs: Sequence[str],
+    sizes: Mapping[str, dict[int, torch.export.Dim]],
+) -> Any:
+    """torch's ONNX program of a module on `inputs`, of each of which the dimensions `sizes` may vary."""
     load("onnxscript", extra="onnx")
     with quiet():
         return torch.onnx.export(
             module.eval(),
-            (example,),
-            input_names=[WAVEFORM],
+            tuple(inputs.values()),
+            input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_shapes={"waveform": sizes},
+            dynamic_shapes=dict(sizes),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
 
 
-def probes(trained: TrainedModel) -> NDArray[np.float32]:
-    """Fitted waveforms (probe, num_samples) of a swelling noise with a tone, soft and loud: the same every time."""
+def probes(trained: TrainedModel) -> list[Sound]:
+    """Recordings as long as the input, of a swelling noise with a tone, soft and loud: the same every time."""
     generator = torch.Generator().manual_seed(0)
     num_samples, rate_hz = trained.front_end.num_samples, trained.front_end.sample_rate_hz
     time_s = torch.arange(num_samples) / rate_hz
@@ -154,8 +167,7 @@ def probes(trained: TrainedModel) -> NDArray[np.float32]:
     noise = noise / noise.abs().amax(dim=1, keepdim=True)
     swell = torch.sin(torch.pi * time_s / 2).square()
     tone = 0.1 * torch.sin(2 * torch.pi * 300 * time_s)
-    clips: NDArray[np.float32] = (torch.tensor([[0.02], [0.5]]) * swell * (noise + tone)).numpy()
-    return clips
+    return [*map(trained.front_end.recording, torch.tensor([[0.02], [0.5]]) * swell * (noise + tone))]
 
 
 @contextlib.contextmanager

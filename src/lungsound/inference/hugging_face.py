@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from lungsound.audio.filter_bank import normalize
+from lungsound.audio.front_end import Sound
 from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError
 from lungsound.evaluation.report import MODEL_CARD
@@ -37,8 +38,8 @@ RATE_HZ = 16000  # the only one at which the library's own filter bank has the f
 HEAD_NAMES = {"0": "classifier.layernorm", "1": "classifier.dense"}
 
 
-def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Floats]) -> tuple[Parity, Parity]:
-    """Write the folder, checked by the library on `cycles`: waveforms (samples,) as `FrontEnd.cut` gives them.
+def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Sound]) -> tuple[Parity, Parity]:
+    """Write the folder, checked by the library on `cycles` as `FrontEnd.cut` gives them.
 
     Returns the parity of the library's pipeline with torch on cycles fitted to the input as the card says, and on the
     cycles as they are, which it pads with zeros of its own. SettingsError for a model that the library has no equal of,
@@ -79,8 +80,8 @@ def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Floats])
 
             checked(trained, cycles, probabilities_of)
             exact = make("torch", trained).predict(cycles)[0]
-            fitted = parity(exact, piped([front_end.fit(torch.from_numpy(cycle)).numpy() for cycle in cycles]))
-            unpadded = parity(exact, piped(cycles))
+            fitted = parity(exact, piped([front_end.fit(cycle.waveform).numpy() for cycle in cycles]))
+            unpadded = parity(exact, piped([cycle.waveform.numpy() for cycle in cycles]))
         write_card(staging, trained, run=model_file.parent, fitted=fitted, unpadded=unpadded)
     return fitted, unpadded
 
@@ -121,6 +122,7 @@ def check_expressible(trained: TrainedModel) -> None:
         "audio.is_padding_encoded": (True, audio.is_padding_encoded),
         "audio.filter_bank": ("kaldi", audio.filter_bank),
         "audio.sample_rate_hz": (RATE_HZ, audio.sample_rate_hz),
+        "audio.is_recording_normalized": (False, audio.is_recording_normalized),
     }
     for name, (needed, given) in needed_and_given.items():
         if needed != given:

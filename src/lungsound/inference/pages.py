@@ -141,27 +141,27 @@ def _recording(
 ) -> tuple[dict[str, Any], dict[int, Tensor] | None]:
     """Values of a recording's page, and the relevance (time, mel) by number of cycle; None without its sound."""
     front_end = predictor.trained.front_end
-    waveform, problem = None, None
+    recording, problem = None, None
     try:
-        waveform = front_end.read(prediction.path)
+        recording = front_end.read(prediction.path)
     except AudioError as error:
         problem = f"No sound: {' '.join(str(error).split())}."
-    if waveform is not None and abs(len(waveform) / front_end.sample_rate_hz - prediction.duration_s) > _CHANGED_S:
-        waveform, problem = None, "No sound: the file has another duration than the recording that was predicted."
+    if recording and abs(len(recording.waveform) / front_end.sample_rate_hz - prediction.duration_s) > _CHANGED_S:
+        recording, problem = None, "No sound: the file has another duration than the recording that was predicted."
     rows = lanes([(cycle.start_s, cycle.end_s) for cycle in prediction.cycles])
     explained, relevances = [], None
-    if waveform is not None:
+    if recording is not None:
         relevances, numbered = {}, enumerate(prediction.cycles, start=1)
         by_uncertainty = sorted(numbered, key=lambda each: (not each[1].is_uncertain, margin(each[1])))
         for number, cycle in sorted(by_uncertainty[:num_explained]):
-            cut = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
+            cut = front_end.cut(recording, start_s=cycle.start_s, end_s=cycle.end_s)
             class_index = predictor.classes.index(cycle.best_guess)
             relevances[number] = relevance(predictor.trained, cut, class_index=class_index)
-            num_frames = front_end.log_mel.num_frames(min(len(cut), front_end.num_samples))
+            num_frames = front_end.log_mel.num_frames(min(len(cut.waveform), front_end.num_samples))
             values = {
                 "number": number,
                 "cycle": cycle,
-                "picture": _png(_fbank(cut[: front_end.num_samples], front_end)) if num_frames else "",
+                "picture": _png(_fbank(cut.waveform[: front_end.num_samples], front_end)) if num_frames else "",
                 "picture_width": 100 * num_frames / len(relevances[number]),
                 "boxes": boxes(relevances[number], front_end),
                 "input_s": min(cycle.end_s - cycle.start_s, front_end.audio.duration_s),
@@ -171,7 +171,7 @@ def _recording(
         "title": PurePosixPath(prediction.path_text).name,
         "prediction": prediction,
         "problem": problem,
-        "sound": None if waveform is None else sound(waveform, front_end),
+        "sound": None if recording is None else sound(recording.waveform, front_end),
         "cycles": list(zip(range(1, len(rows) + 1), prediction.cycles, rows, strict=True)),
         "num_lanes": 1 + max(rows, default=0),
         "scaling": predictor.scaling,

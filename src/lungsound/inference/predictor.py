@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from lungsound.audio import quality
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.audio.io import read_channels
 from lungsound.audio.segmentation import segment_cycles, sliding_windows
 from lungsound.data.icbhi import annotation_beside, read_annotation
 from lungsound.data.tree import cycle_faults
 from lungsound.errors import AnnotationError
-from lungsound.inference.engines import AUTO, Engine, Floats, select
+from lungsound.inference.engines import AUTO, Engine, select
 from lungsound.inference.prediction import (
     CyclePrediction,
     CyclesFrom,
@@ -45,11 +45,11 @@ Spans = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Stretch:
-    """A stretch of a recording and its waveform (samples,) at the model's rate."""
+    """A stretch of a recording and its sound at the model's rate."""
 
     start_s: float
     end_s: float
-    waveform: Floats
+    sound: Sound
     is_silent: bool
 
 
@@ -100,12 +100,12 @@ def load_recording(
         window_s = front_end.audio.duration_s
         cycles_from = "windows"
         spans_s = sliding_windows(duration_s, length_s=window_s, hop_s=(1 - WINDOW_OVERLAP) * window_s)
-    waveform = front_end.prepare(torch.from_numpy(mono), rate_hz)
+    prepared = front_end.prepare(torch.from_numpy(mono), rate_hz)
     stretches = [
         Stretch(
             start_s,
             end_s,
-            front_end.cut(waveform, start_s=start_s, end_s=end_s).numpy(),
+            front_end.cut(prepared, start_s=start_s, end_s=end_s),
             _is_silent(mono[int(start_s * rate_hz) : int(end_s * rate_hz)], rate_hz),
         )
         for start_s, end_s in spans_s
@@ -230,7 +230,7 @@ class Predictor:
     ) -> RecordingPrediction:
         """Predict each stretch of a loaded recording, and the recording as the aggregate of those with sound."""
         stretches, domain, calibration = loaded.stretches, self.trained.domain, self.trained.calibration
-        outputs, features = self.engine.predict([stretch.waveform for stretch in stretches])
+        outputs, features = self.engine.predict([stretch.sound for stretch in stretches])
         scores = domain.scores(features).tolist() if domain is not None and stretches else []
         is_recording_withheld = not WITHHELD_FOR.isdisjoint(loaded.quality)
         cycles = []

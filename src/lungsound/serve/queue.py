@@ -11,7 +11,8 @@ from typing import TypeVar
 import torch
 from starlette.requests import ClientDisconnect
 
-from lungsound.inference.engines import Engine, Floats, Outputs
+from lungsound.audio.front_end import Sound
+from lungsound.inference.engines import Engine, Outputs
 from lungsound.progress import OnProgress
 from lungsound.serve.limits import Refusal
 
@@ -92,17 +93,17 @@ class GatheringEngine(Engine):
             engine.batch_size = GPU_BATCH_SIZE
         super().__init__(engine.name, engine.trained, engine.run_batch, batch_size=engine.batch_size)
         self._engine = engine
-        self._waiting: SimpleQueue[tuple[Sequence[Floats], Future[Outputs]] | None] = SimpleQueue()
+        self._waiting: SimpleQueue[tuple[Sequence[Sound], Future[Outputs]] | None] = SimpleQueue()
         self._thread = Thread(target=self._run_all, name="engine", daemon=True)
         self._thread.start()
 
-    def predict(self, waveforms: Sequence[Floats], *, on_progress: OnProgress | None = None) -> Outputs:
+    def predict(self, cycles: Sequence[Sound], *, on_progress: OnProgress | None = None) -> Outputs:
         """As `Engine.predict`; `on_progress` is called when all are done."""
         future: Future[Outputs] = Future()
-        self._waiting.put((waveforms, future))
+        self._waiting.put((cycles, future))
         outputs = future.result()
         if on_progress is not None:
-            on_progress(len(waveforms), len(waveforms))
+            on_progress(len(cycles), len(cycles))
         return outputs
 
     def close(self) -> None:
@@ -113,22 +114,22 @@ class GatheringEngine(Engine):
     def _run_all(self) -> None:
         while (first := self._waiting.get()) is not None:
             requests, is_last = [first], False
-            while sum(len(waveforms) for waveforms, _ in requests) < self.batch_size and not self._waiting.empty():
+            while sum(len(cycles) for cycles, _ in requests) < self.batch_size and not self._waiting.empty():
                 another = self._waiting.get()
                 if another is None:
                     is_last = True
                     break
                 requests.append(another)
             try:
-                together = [waveform for waveforms, _ in requests for waveform in waveforms]
+                together = [cycle for cycles, _ in requests for cycle in cycles]
                 probabilities, features = self._engine.predict(together)
             except Exception as error:
                 for _, future in requests:
                     future.set_exception(error)
             else:
                 start = 0
-                for waveforms, future in requests:
-                    rows = slice(start, start := start + len(waveforms))
+                for cycles, future in requests:
+                    rows = slice(start, start := start + len(cycles))
                     future.set_result((probabilities[rows], features[rows]))
             if is_last:
                 return

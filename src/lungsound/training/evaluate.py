@@ -217,10 +217,9 @@ def hard_cycles(corpus: Corpus, predictions: Predictions, front_end: FrontEnd) -
     hardest = []
     for row in hardest_rows(predictions):
         cycle = cycle_of[predictions.keys[row]]
-        waveform = front_end.cut(front_end.read(cycle.recording.path), start_s=cycle.start_s, end_s=cycle.end_s)
-        hardest.append(
-            HardCycle.of_row(predictions, row, waveform=waveform.numpy(), sample_rate_hz=front_end.sample_rate_hz)
-        )
+        sound = front_end.cut(front_end.read(cycle.recording.path), start_s=cycle.start_s, end_s=cycle.end_s)
+        waveform, rate_hz = sound.waveform.numpy(), front_end.sample_rate_hz
+        hardest.append(HardCycle.of_row(predictions, row, waveform=waveform, sample_rate_hz=rate_hz))
     return hardest
 
 

@@ -7,7 +7,7 @@ import soundfile
 import torch
 
 from lungsound.audio.filter_bank import EfficientATLogMel, LogMel
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.audio.io import cut, fade, fit, read_waveform
 from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError
@@ -26,12 +26,12 @@ def test_from_file_to_filter_bank(filter_bank: str, sample_rate_hz: int, tmp_pat
             sample_rate_hz=sample_rate_hz, duration_s=0.7, num_mels=40, filter_bank=filter_bank  # type: ignore[arg-type]
         )
     )  # fmt: skip
-    waveform = front_end.read(path)
+    recording = front_end.read(path)
     fade_samples = int(0.0625 * sample_rate_hz)
     expected = fade(read_waveform(path, sample_rate_hz=sample_rate_hz), num_samples=fade_samples)
-    assert torch.equal(waveform, expected)
-    assert torch.equal(front_end.prepare(read_waveform(path, sample_rate_hz=4000), 4000), expected)
-    part = front_end.cut(waveform, start_s=0.25, end_s=0.6)
+    assert torch.equal(recording.waveform, expected)
+    assert torch.equal(front_end.prepare(read_waveform(path, sample_rate_hz=4000), 4000).waveform, expected)
+    part = front_end.cut(recording, start_s=0.25, end_s=0.6).waveform
     assert torch.equal(part, cut(expected, start_s=0.25, end_s=0.6, sample_rate_hz=sample_rate_hz))
     cycle = front_end.fit(part)
     assert torch.equal(cycle, fit(part, front_end.num_samples, padding="repeat", fade_samples=fade_samples))
@@ -57,6 +57,57 @@ def test_different_filter_banks_have_different_names_in_the_cache() -> None:
     assert FrontEnd(AudioSettings()).definition != FrontEnd(AudioSettings(padding="zero")).definition
 
 
+# ---- normalised by recording ----
+
+
+NORMALIZED = AudioSettings(duration_s=1.0, num_mels=40, is_recording_normalized=True, statistics="corpus")
+
+
+@pytest.mark.parametrize("change", [{}, {"is_padding_encoded": False}, {"filter_bank": "efficientat"}])
+def test_the_mean_of_a_recording_is_taken_from_its_cycles(change: dict[str, object]) -> None:
+    rate_hz = 32000 if "filter_bank" in change else 16000
+    front_end = FrontEnd(NORMALIZED.model_copy(update={"sample_rate_hz": rate_hz, **change}))
+    recording = front_end.prepare(noise(9 * rate_hz // 2), rate_hz)
+    frames = front_end.log_mel(recording.waveform.unsqueeze(0))[0]
+    assert recording.spectrum is not None
+    spectrum = torch.stack([sum(frames[:, mel].tolist()) / torch.tensor(float(len(frames))) for mel in range(40)])
+    torch.testing.assert_close(recording.spectrum, spectrum, rtol=0, atol=1e-5)
+    left = front_end.filter_banks(recording.waveform.unsqueeze(0), front_end.spectra([recording]))
+    torch.testing.assert_close(left.mean(dim=(0, 1)), torch.zeros(40), rtol=0, atol=1e-4)
+    cycles = [front_end.cut(recording, start_s=start_s, end_s=start_s + 0.6) for start_s in (0.5, 2.0)]
+    plain = FrontEnd(front_end.audio.model_copy(update={"is_recording_normalized": False}))
+    expected = plain.filter_banks_of(cycles) - spectrum
+    torch.testing.assert_close(front_end.filter_banks_of(cycles), expected, rtol=0, atol=1e-5)
+
+
+def test_loudness_and_the_response_of_a_stethoscope_are_gone() -> None:
+    front_end, sound = FrontEnd(NORMALIZED), noise(64000) * torch.linspace(0.2, 1, 64000)
+    response = torch.tensor([1.0, 0.8, 0.5, 0.3])  # up to 8 dB at low, -11 dB at high frequencies
+    filtered = torch.nn.functional.conv1d(sound[None, None], response.flip(0)[None, None], padding=3)[0, 0, :64000]
+
+    def rows(waveform: torch.Tensor, front_end: FrontEnd) -> torch.Tensor:
+        return front_end.filter_banks_of([front_end.cut(front_end.prepare(waveform, 16000), start_s=1, end_s=2)])
+
+    plain = FrontEnd(NORMALIZED.model_copy(update={"is_recording_normalized": False}))
+    torch.testing.assert_close(rows(2 * sound, front_end), rows(sound, front_end), rtol=0, atol=1e-4)
+    assert (rows(2 * sound, plain) - rows(sound, plain)).abs().min() > 1
+    assert (rows(filtered, front_end) - rows(sound, front_end)).abs().mean() < 0.05
+    assert (rows(filtered, plain) - rows(sound, plain)).abs().mean() > 0.8
+
+
+@pytest.mark.parametrize("change", [{"padding": "zero"}, {"statistics": "audioset"}])
+def test_normalisation_by_recording_needs_its_statistics(change: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match=r"is_recording_normalized=true needs .*, got '(zero|repeat)'") as error:
+        FrontEnd(NORMALIZED.model_copy(update=change))
+    assert "\n" not in str(error.value)
+
+
+def test_a_cycle_without_its_recording_is_never_taken_for_a_normalised_one() -> None:
+    assert FrontEnd(AudioSettings()).prepare(noise(16000), 16000).spectrum is None
+    with pytest.raises(TypeError):
+        FrontEnd(NORMALIZED).filter_banks_of([Sound(noise(16000))])
+
+
 # ---- padding that is not encoded ----
 
 
@@ -69,11 +120,11 @@ def test_own_frames_are_those_of_the_padded_cycle(num_samples: int) -> None:
     num_own = own.num_own_frames(num_samples)
     assert num_own == min(-(-num_samples // 160), padded.num_frames)
     assert padded.num_own_frames(num_samples) is None
-    expected = padded.filter_banks_of([cycle])
+    expected = padded.filter_banks_of([Sound(cycle)])
     assert torch.equal(
         expected, padded.filter_banks(fit(cycle, 12000, padding="repeat", fade_samples=1000).unsqueeze(0))
     )
-    found = own.filter_banks_of([cycle, noise(3000)])[:1]
+    found = own.filter_banks_of([Sound(cycle), Sound(noise(3000))])[:1]
     assert found.shape == expected.shape == (1, 73, 40)
     touched = num_own + 15  # the last patch that begins in them ends there
     torch.testing.assert_close(found[:, :touched], expected[:, :touched])

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from lungsound.audio import augment
 from lungsound.audio.augment import change_waveform, draw_waveform_change
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
+from lungsound.audio.io import fade, read_waveform
 from lungsound.config import RunConfig, TrainSettings, load_config
 from lungsound.data.batches import (
     Batch,
@@ -23,7 +24,7 @@ from lungsound.data.batches import (
     training_inputs,
     weights_in_shares,
 )
-from lungsound.data.corpus import Corpus, join
+from lungsound.data.corpus import Corpus, Cycle, join
 from lungsound.data.splits import Parts, load_corpus
 from lungsound.errors import SettingsError
 from lungsound.labels import LABEL_SETS
@@ -289,6 +290,10 @@ def epoch(corpus: Corpus, *overrides: str, number: int = 1) -> list[Batch]:
     return list(corpus_batches(corpus, settings(*overrides)).epoch(number))
 
 
+def cut_from_file(cycle: Cycle, front_end: FrontEnd) -> Sound:
+    return front_end.cut(front_end.read(cycle.recording.path), start_s=cycle.start_s, end_s=cycle.end_s)
+
+
 def is_same(one: list[Batch], other: list[Batch]) -> bool:
     return all(torch.equal(a.fbank, b.fbank) for a, b in zip(one, other, strict=True))
 
@@ -333,6 +338,20 @@ def test_the_shares_of_the_settings_weight_the_training_cycles(corpus: Corpus) -
         corpus_batches(both, settings("data.corpora=[{}, {share=2.0}]"))
 
 
+def test_a_normalised_cycle_is_less_the_spectrum_of_its_complete_recording(corpus: Corpus) -> None:
+    config = settings("audio.is_recording_normalized=true", "audio.statistics=corpus")
+    front_end, inputs = FrontEnd(config.audio), corpus_inputs(corpus, config)
+    rows = []
+    for cycle in corpus.cycles:
+        waveform = fade(read_waveform(cycle.recording.path, sample_rate_hz=4000), num_samples=250)
+        part = front_end.fit(waveform[int(cycle.start_s * 4000) : int(cycle.end_s * 4000)])
+        rows.append(front_end.log_mel(part[None])[0] - front_end.log_mel(waveform[None]).mean(dim=1))
+    expected = torch.stack(rows)
+    assert (inputs.mean, inputs.std) == pytest.approx((expected.mean().item(), expected.std().item()), abs=1e-3)
+    fbank = inputs.batch(np.arange(len(rows))).fbank
+    torch.testing.assert_close(fbank, (expected - inputs.mean) / (2 * inputs.std), rtol=0, atol=1e-5)
+
+
 # ---- waveform changes ----
 
 
@@ -357,8 +376,7 @@ def test_a_changed_cycle_is_the_filter_bank_of_its_changed_waveform(corpus: Corp
     for step, batch in enumerate(corpus_batches(corpus, config).epoch(2)):
         for place, position in enumerate(order[4 * step : 4 * step + 4]):
             cycle = corpus.cycles[position]
-            waveform = front_end.read(cycle.recording.path)
-            part = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
+            part = cut_from_file(cycle, front_end).waveform
             drawn = draw_waveform_change(
                 ("noise", "loudness"), generator=generator_at(3, "waveform", 2, position), probability=0.6
             )
@@ -379,6 +397,19 @@ def test_twice_as_loud_adds_log_4_before_normalisation(corpus: Corpus, monkeypat
         rise = (after.fbank - before.fbank)[before.fbank > -1.2]  # above the floor of the logarithm
         assert len(rise) > 100
         torch.testing.assert_close(rise, torch.full_like(rise, np.log(4) / (2 * 4.5689974)), rtol=0, atol=1e-4)
+
+
+def test_a_changed_cycle_is_less_the_spectrum_of_the_unchanged_recording(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(augment.RANGES, "loudness", (2.0, 2.0))
+    given = ("augment.is_on=false", "audio.is_recording_normalized=true", "audio.statistics=corpus")
+    std = corpus_inputs(corpus, settings(*given)).std
+    plain = epoch(corpus, *given)
+    louder = epoch(corpus, *given, 'augment.waveform=["loudness"]', "augment.waveform_probability=1.0")
+    for before, after in zip(plain, louder, strict=True):
+        rise = (after.fbank - before.fbank).flatten()
+        assert rise.median() == pytest.approx(np.log(4) / (2 * std), abs=1e-4)
 
 
 def test_a_shorter_cycle_is_repeated_after_the_change(corpus: Corpus) -> None:
@@ -421,10 +452,9 @@ def test_batches_know_how_much_of_a_cycle_is_its_own_sound(corpus: Corpus) -> No
     front_end, inputs = FrontEnd(config.audio), corpus_inputs(corpus, config)
     for cycle, row in zip(corpus.cycles, range(len(corpus.cycles)), strict=True):
         batch = inputs.batch(np.array([row]))
-        waveform = front_end.read(cycle.recording.path)
-        part = front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)
+        part = cut_from_file(cycle, front_end)
         assert batch.num_frames is not None
-        assert batch.num_frames.tolist() == [front_end.num_own_frames(len(part))]
+        assert batch.num_frames.tolist() == [front_end.num_own_frames(len(part.waveform))]
         expected = (front_end.filter_banks_of([part]) + 4.2677393) / (2 * 4.5689974)
         torch.testing.assert_close(batch.fbank, expected, rtol=0, atol=1e-5)
 

@@ -80,7 +80,7 @@ def waveforms(corpus: Corpus) -> Waveforms:
 def everything(opened: FilterBanks | Waveforms) -> NDArray[np.float32]:
     if isinstance(opened, FilterBanks):
         return opened[np.arange(len(opened))]
-    return np.concatenate([opened[row].numpy() for row in range(len(opened))])
+    return np.concatenate([opened[row].waveform.numpy() for row in range(len(opened))])
 
 
 def stored(tmp_path: Path, name: str = "values") -> Path:
@@ -101,8 +101,8 @@ def test_each_row_is_the_filter_bank_of_its_cycle(corpus: Corpus, monkeypatch: p
     opened = banks(corpus)
     assert opened.shape == (15, FRONT_END.num_frames, 16)
     for row, cycle in zip(everything(opened), corpus.cycles, strict=True):
-        waveform = FRONT_END.read(cycle.recording.path)
-        clip = FRONT_END.fit(FRONT_END.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s))
+        recording = FRONT_END.read(cycle.recording.path)
+        clip = FRONT_END.fit(FRONT_END.cut(recording, start_s=cycle.start_s, end_s=cycle.end_s).waveform)
         np.testing.assert_allclose(row, FRONT_END.filter_banks(clip.unsqueeze(0))[0], atol=1e-5)
     assert opened.num_samples.tolist() == [8000, 9600, 12800] * 5
     assert calls[-1] == (15, 15)
@@ -115,8 +115,8 @@ def test_each_row_is_the_waveform_of_its_cycle(corpus: Corpus) -> None:
     opened = waveforms(replace(corpus, cycles=(*corpus.cycles[:-1], late)))
     assert len(opened) == 15
     for row, cycle in enumerate(corpus.cycles):
-        recording = FRONT_END.read(cycle.recording.path)
-        assert torch.equal(opened[row], recording[int(cycle.start_s * 16000) : int(cycle.end_s * 16000)])
+        recording = FRONT_END.read(cycle.recording.path).waveform
+        assert torch.equal(opened[row].waveform, recording[int(cycle.start_s * 16000) : int(cycle.end_s * 16000)])
 
 
 @both_stores
@@ -135,13 +135,13 @@ def test_any_number_of_threads_gives_the_same_bytes(
 
 def test_rows_are_copies_in_the_order_asked_for(corpus: Corpus) -> None:
     opened, cut = banks(corpus), waveforms(corpus)
-    before, first = everything(opened), cut[1]
+    before, first = everything(opened), cut[1].waveform
     some = opened[np.array([7, 2, 7])]
     np.testing.assert_array_equal(some, before[[7, 2, 7]])
     some[:] = 0
     np.testing.assert_array_equal(everything(opened), before)
-    cut[1].zero_()
-    assert torch.equal(cut[1], first)
+    cut[1].waveform.zero_()
+    assert torch.equal(cut[1].waveform, first)
     assert first.abs().max() > 0
 
 

@@ -1,18 +1,18 @@
 """Small models for the tests of engines, with answers that differ from cycle to cycle."""
 
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
 from lungsound.training.checkpoint import TrainedModel, load_model, save_model
 
 AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
+NORMALIZED = AUDIO.model_copy(update={"is_recording_normalized": True, "statistics": "corpus"})
 TRANSFORMER = ModelSettings(size="micro", stride=16)
 EFFICIENTAT_AUDIO = AudioSettings(duration_s=1.0, sample_rate_hz=32000, filter_bank="efficientat")
 MOBILENET = ModelSettings(architecture="mn04")
@@ -32,10 +32,13 @@ def saved_model(
     return load_model(path)
 
 
-def waveforms(trained: TrainedModel, *, num: int = 7) -> list[NDArray[np.float32]]:
-    """Cycles of noise, each of another length (0.3 to 1.5 of the model's input) and loudness."""
+def sounds(trained: TrainedModel, *, num: int = 7) -> list[Sound]:
+    """Noises, each of another length (0.3 to 1.5 of the model's input), by another factor softer than its recording."""
     generator = torch.Generator().manual_seed(5)
     lengths = torch.linspace(0.3, 1.5, num) * trained.front_end.num_samples
     order = torch.randperm(num, generator=generator)
     noises = [torch.randn(int(lengths[place]), generator=generator) for place in order]
-    return [(noise * 10 ** -float(place % 4)).numpy() for place, noise in enumerate(noises)]
+    return [
+        replace(trained.front_end.recording(noise), waveform=noise * 10 ** -float(place % 4))
+        for place, noise in enumerate(noises)
+    ]

@@ -30,7 +30,7 @@ from lungsound.inference.engines import (
 )
 from lungsound.inference.graph import exported_path
 from lungsound.training.checkpoint import TrainedModel
-from tests.unit.inference.models import AUDIO, EFFICIENTAT_AUDIO, MOBILENET, saved_model, waveforms
+from tests.unit.inference.models import AUDIO, EFFICIENTAT_AUDIO, MOBILENET, NORMALIZED, saved_model, sounds
 
 CPU = torch.device("cpu")
 # An export takes seconds.
@@ -49,9 +49,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["padded", "packed"])
+@pytest.fixture(scope="module", params=["padded", "packed", "padded, normalised", "packed, normalised"])
 def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> TrainedModel:
-    audio = AUDIO.model_copy(update={"is_padding_encoded": request.param})
+    audio = NORMALIZED if "normalised" in request.param else AUDIO
+    audio = audio.model_copy(update={"is_padding_encoded": request.param.startswith("padded")})
     return saved_model(tmp_path_factory.mktemp("run"), audio=audio)
 
 
@@ -64,9 +65,11 @@ def need(extra: str | None) -> None:
 def by_hand(trained: TrainedModel) -> Floats:
     """Each cycle alone, step by step: the whole filter bank, and with the number of its own frames."""
     rows = []
-    for waveform in map(torch.from_numpy, waveforms(trained)):
-        fbank = trained.front_end.filter_banks(trained.front_end.fit(waveform).unsqueeze(0))
-        num_own = trained.front_end.num_own_frames(len(waveform))
+    for sound in sounds(trained):
+        fbank = trained.front_end.filter_banks(trained.front_end.fit(sound.waveform).unsqueeze(0))
+        if sound.spectrum is not None:
+            fbank = fbank - sound.spectrum
+        num_own = trained.front_end.num_own_frames(len(sound.waveform))
         lengths = None if num_own is None else torch.tensor([num_own])
         rows.append(trained.model(normalize(fbank, mean=trained.mean, std=trained.std), lengths).softmax(dim=1)[0])
     probabilities: Floats = torch.stack(rows).numpy()
@@ -77,7 +80,7 @@ def by_hand(trained: TrainedModel) -> Floats:
 def test_an_engine_predicts_as_torch_does(name: str, trained: TrainedModel) -> None:
     need(REGISTRY[name].extra)
     expected, seen = by_hand(trained), []
-    found, features = make(name, trained).predict(waveforms(trained), on_progress=lambda done, _: seen.append(done))
+    found, features = make(name, trained).predict(sounds(trained), on_progress=lambda done, _: seen.append(done))
     assert found.dtype == np.float32
     assert features.shape == (7, 0)
     assert seen == ([4, 7] if trained.front_end.audio.is_padding_encoded else [1, 2, 3, 4, 7])  # 3 fill the input
@@ -98,7 +101,7 @@ def test_no_cycles_give_no_probabilities(name: str, trained: TrainedModel) -> No
 def test_a_convolutional_network_on_its_filter_bank_is_exported_too(name: str, tmp_path: Path) -> None:
     need(REGISTRY[name].extra)
     trained = saved_model(tmp_path, audio=EFFICIENTAT_AUDIO, architecture=MOBILENET)
-    found = make(name, trained).predict(waveforms(trained))[0]
+    found = make(name, trained).predict(sounds(trained))[0]
     np.testing.assert_allclose(found, by_hand(trained), atol=1e-4, rtol=0)
 
 
@@ -245,7 +248,7 @@ def test_speeds_are_measured_once_and_remembered(alone: TrainedModel, monkeypatc
 
 
 def test_a_measurement_is_of_all_cycles_and_leaves_the_speeds(alone: TrainedModel) -> None:
-    measured = measure(alone, ["torch-bf16"], waveforms(alone), console=Console(quiet=True))
+    measured = measure(alone, ["torch-bf16"], sounds(alone), console=Console(quiet=True))
     assert list(measured) == ["torch", "torch-bf16"]
     assert measured["torch"][0] == Parity(7, 1.0, 0.0)
     assert measured["torch-bf16"][0].num_cycles == 7
@@ -257,10 +260,10 @@ def test_a_measurement_is_of_all_cycles_and_leaves_the_speeds(alone: TrainedMode
 def test_a_float32_engine_that_is_wrong_is_never_fastest(alone: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def fake(name: str, trained: TrainedModel) -> Engine:
         engine = make("torch", trained)
-        return Engine(name, trained, lambda clips: wrong(engine, clips)) if name == "onnx" else engine
+        return Engine(name, trained, lambda *inputs: wrong(engine, *inputs)) if name == "onnx" else engine
 
-    def wrong(engine: Engine, clips: Floats) -> Outputs:
-        probabilities, fbanks = engine.run_batch(clips)
+    def wrong(engine: Engine, *inputs: Floats) -> Outputs:
+        probabilities, fbanks = engine.run_batch(*inputs)
         return probabilities + np.float32(2e-4), fbanks
 
     monkeypatch.setattr(engines, "make", fake)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lungsound.audio.filter_bank import normalize
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError
 from lungsound.inference.explain import fold, own_frames, patch_relevance, relevance, spread_over_bins
@@ -37,10 +37,10 @@ def test_fold_adds_repetitions_and_leaves_padding_out() -> None:
 def test_relevance_of_a_cycle_has_all_that_its_patches_have(tmp_path: Path, is_padding_encoded: bool) -> None:
     audio = AudioSettings(duration_s=1.0, num_mels=32, is_padding_encoded=is_padding_encoded)
     trained = saved_model(tmp_path, audio=audio)
-    waveform = torch.randn(6000, generator=torch.Generator().manual_seed(1))
-    found = relevance(trained, waveform, class_index=2)
+    cycle = Sound(torch.randn(6000, generator=torch.Generator().manual_seed(1)))
+    found = relevance(trained, cycle, class_index=2)
     assert found.shape == (38, 32)  # 6000 samples, 160 a frame
-    fbank = normalize(trained.front_end.filter_banks_of([waveform]), mean=trained.mean, std=trained.std)[0]
+    fbank = normalize(trained.front_end.filter_banks_of([cycle]), mean=trained.mean, std=trained.std)[0]
     num_frames = None if is_padding_encoded else 38
     mean = fbank.mean(dim=0)
     patches = patch_relevance(trained.model, fbank, mean, class_index=2, num_frames=num_frames)
@@ -54,7 +54,7 @@ def test_relevance_of_a_cycle_has_all_that_its_patches_have(tmp_path: Path, is_p
 def test_a_convolutional_model_is_refused_in_one_line(tmp_path: Path) -> None:
     trained = saved_model(tmp_path, audio=EFFICIENTAT_AUDIO, architecture=MOBILENET)
     with pytest.raises(SettingsError, match=r"mn04 .* a model of patches"):
-        relevance(trained, torch.randn(9000, generator=torch.Generator().manual_seed(3)), class_index=0)
+        relevance(trained, Sound(torch.randn(9000, generator=torch.Generator().manual_seed(3))), class_index=0)
 
 
 DIM, HEADS = 8, 2

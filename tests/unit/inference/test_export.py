@@ -69,7 +69,7 @@ def test_cycles_are_drawn_from_the_test_set(run: tuple[Path, TrainedModel], synt
     lengths = {round(rate_hz * each.end_s) - round(rate_hz * each.start_s) for each in tested}
     cycles = _model_and_cycles(run[0], None, 3)[1]
     assert len(cycles) == 3
-    assert {len(cycle) for cycle in cycles} <= lengths
+    assert {len(cycle.waveform) for cycle in cycles} <= lengths
     again = _model_and_cycles(run[0], synthetic_corpus_dir, 3)[1]
     assert all(np.array_equal(one, other) for one, other in zip(cycles, again, strict=True))
 

@@ -17,9 +17,10 @@ from markupsafe import Markup
 from torch import Tensor
 
 from lungsound.audio.filter_bank import normalize
+from lungsound.audio.front_end import Sound
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import SettingsError
-from lungsound.inference.engines import Floats, Parity, make
+from lungsound.inference.engines import Parity, make
 from lungsound.inference.graph import quiet
 from lungsound.inference.hugging_face import (
     extractor_config,
@@ -34,7 +35,15 @@ from lungsound.models.weights import load_weights
 from lungsound.page import facts, paragraphs, render_markdown
 from lungsound.training.checkpoint import TrainedModel, load_model, save_model, unfinished
 from tests.networks import make_ast
-from tests.unit.inference.models import AUDIO, EFFICIENTAT_AUDIO, MOBILENET, TRANSFORMER, saved_model, waveforms
+from tests.unit.inference.models import (
+    AUDIO,
+    EFFICIENTAT_AUDIO,
+    MOBILENET,
+    NORMALIZED,
+    TRANSFORMER,
+    saved_model,
+    sounds,
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +95,12 @@ def exported(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory)
     numbers = {name: {"value": value} for name, value in (("score", 0.5), ("specificity", 0.7), ("sensitivity", 0.3))}
     report = {"context": {"corpus": "icbhi, 2 recordings", "recipe": "tiny"}, "all_classes": numbers}
     (base / "run" / "report.json").write_text(json.dumps(report))
-    checked = write_hugging_face(base / "run" / "model.safetensors", base / "hf", waveforms(trained))
+    checked = write_hugging_face(base / "run" / "model.safetensors", base / "hf", sounds(trained))
     return trained, base / "hf", *checked
 
 
-def fbanks(trained: TrainedModel, cycles: list[Floats]) -> Tensor:
-    clips = torch.stack([trained.front_end.fit(torch.from_numpy(cycle)) for cycle in cycles])
+def fbanks(trained: TrainedModel, cycles: list[Sound]) -> Tensor:
+    clips = torch.stack([trained.front_end.fit(cycle.waveform) for cycle in cycles])
     return normalize(trained.front_end.filter_banks(clips), mean=trained.mean, std=trained.std)
 
 
@@ -104,7 +113,7 @@ def test_the_library_has_our_logits(exported: Exported, transformers: ModuleType
     assert not told["mismatched_keys"]
     assert type(model).__name__ == "ASTForAudioClassification"
     assert list(model.config.id2label.values()) == list(trained.label_set.classes)
-    fbank = fbanks(trained, waveforms(trained))
+    fbank = fbanks(trained, sounds(trained))
     ours = trained.model(fbank)
     torch.testing.assert_close(model(fbank).logits, ours, atol=1e-5, rtol=0)
     features = model.audio_spectrogram_transformer(fbank).pooler_output / model.config.lungsound["feature_scale"]
@@ -125,11 +134,11 @@ def test_the_fold_is_the_closed_form(exported: Exported) -> None:
 
 def test_the_pipeline_answers_for_a_sound_file(exported: Exported, transformers: ModuleType, tmp_path: Path) -> None:
     trained, folder, fitted, _ = exported
-    assert (fitted.num_cycles, fitted.share) == (len(waveforms(trained)), 1.0)
+    assert (fitted.num_cycles, fitted.share) == (len(sounds(trained)), 1.0)
     assert fitted.largest_difference < 1e-4
-    cycle = 0.1 * waveforms(trained)[0]
+    cycle = Sound(0.1 * sounds(trained)[0].waveform)
     path = tmp_path / "cycle.wav"
-    soundfile.write(path, trained.front_end.fit(torch.from_numpy(cycle)).numpy(), 16000, subtype="FLOAT")
+    soundfile.write(path, trained.front_end.fit(cycle.waveform).numpy(), 16000, subtype="FLOAT")
     with quiet():
         pipeline = transformers.pipeline("audio-classification", model=str(folder))
         given = pipeline(soundfile.read(path, dtype="float32")[0])
@@ -145,7 +154,7 @@ def test_a_bare_cycle_is_counted_apart(exported: Exported) -> None:
     trained, folder, fitted, unpadded = exported
     assert unpadded.largest_difference > 100 * fitted.largest_difference
     card = (folder / "README.md").read_text()
-    num = len(waveforms(trained))
+    num = len(sounds(trained))
     assert f"gave lungsound's classes on {num} of {num} real cycles" in card
     assert f"Without fitting it gave lungsound's classes on {round(num * unpadded.share)} of {num}" in card
 
@@ -212,7 +221,7 @@ def test_an_export_stands_in_for_an_earlier_one(exported: Exported, tmp_path: Pa
     shutil.copytree(folder, tmp_path / "hf")
     (tmp_path / "hf" / "config.json").write_text("{}")
     shutil.copy(folder / "lungsound.safetensors", tmp_path / "model.safetensors")
-    write_hugging_face(tmp_path / "model.safetensors", tmp_path / "hf", waveforms(trained)[:1])
+    write_hugging_face(tmp_path / "model.safetensors", tmp_path / "hf", sounds(trained)[:1])
     assert (tmp_path / "hf" / "config.json").read_bytes() == (folder / "config.json").read_bytes()
 
 
@@ -263,6 +272,7 @@ def test_configs_are_the_librarys_own(exported: Exported, transformers: ModuleTy
             TRANSFORMER,
             "audio.sample_rate_hz 16000, and this has 4000",
         ),
+        (NORMALIZED, TRANSFORMER, "audio.is_recording_normalized False"),
     ],
 )
 def test_what_the_library_cannot_compute_is_refused(
@@ -270,7 +280,7 @@ def test_what_the_library_cannot_compute_is_refused(
 ) -> None:
     trained = saved_model(tmp_path / "run", audio=audio, architecture=architecture)
     with pytest.raises(SettingsError, match=f"transformers cannot compute this model: .*{told}.*to onnx"):
-        write_hugging_face(tmp_path / "run" / "model.safetensors", tmp_path / "hf", waveforms(trained))
+        write_hugging_face(tmp_path / "run" / "model.safetensors", tmp_path / "hf", sounds(trained))
     assert not (tmp_path / "hf").exists()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.inference.engines import Floats, make
@@ -25,7 +25,7 @@ from lungsound.inference.model_files import (
 )
 from lungsound.training.checkpoint import TrainedModel
 from tests.documents import ROOT
-from tests.unit.inference.models import AUDIO, TRANSFORMER, saved_model, waveforms
+from tests.unit.inference.models import AUDIO, NORMALIZED, TRANSFORMER, saved_model, sounds
 
 REPEATED = AUDIO
 ZEROS = AUDIO.model_copy(update={"padding": "zero"})
@@ -42,7 +42,7 @@ def places_of_the_program(file: Path) -> int:
     return sum(file.read_bytes().count(str(place).encode()) for place in (ROOT, Path(torch.__file__).parents[1]))
 
 
-def answers(trained: TrainedModel, cycles: list[Floats]) -> Floats:
+def answers(trained: TrainedModel, cycles: list[Sound]) -> Floats:
     return make("torch", trained).predict(cycles)[0]
 
 
@@ -53,7 +53,7 @@ def test_cycles_are_fitted_as_the_front_end_fits_them(audio: AudioSettings, tmp_
     graph, sound = FittingGraph(trained), torch.randn(2 * whole)
     for num_samples in (2, 401, 4000, 4001, whole // 2, whole - 1, whole, whole + 1, 2 * whole):
         cycle = sound[:num_samples]
-        torch.testing.assert_close(graph(cycle.unsqueeze(0))[0], trained.input_of(cycle), rtol=0, atol=1e-7)
+        torch.testing.assert_close(graph(cycle.unsqueeze(0))[0][0], trained.input_of(cycle), rtol=0, atol=1e-7)
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def test_cycles_are_fitted_as_the_front_end_fits_them(audio: AudioSettings, tmp_
 def test_onnx_takes_any_batch_and_length(audio: AudioSettings, tmp_path: Path) -> None:
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     trained = saved_model(tmp_path, audio=audio)
-    cycles = waveforms(trained)
+    cycles = sounds(trained)
     found = write_onnx(trained, tmp_path / "out", cycles)
     assert found.num_cycles == len(cycles)
     assert found.is_exact
@@ -78,15 +78,15 @@ def test_onnx_takes_any_batch_and_length(audio: AudioSettings, tmp_path: Path) -
     (given,), (gives,) = session.get_inputs(), session.get_outputs()
     assert (given.name, gives.name) == ("waveform", "probabilities")
     assert all(isinstance(size, str) for size in given.shape)
-    batch = np.stack([cycle[:4000] for cycle in cycles[:3]])
-    (several,) = session.run(None, {"waveform": batch})
-    np.testing.assert_allclose(several, answers(trained, list(batch)), atol=1e-5)
+    batch = torch.stack([cycle.waveform[:4000] for cycle in cycles[:3]])
+    (several,) = session.run(None, {"waveform": batch.numpy()})
+    np.testing.assert_allclose(several, answers(trained, [*map(Sound, batch)]), atol=1e-5)
 
 
 @pytest.mark.slow
 def test_openvino_reads_what_was_written(trained: TrainedModel, tmp_path: Path) -> None:
     openvino = pytest.importorskip("openvino")
-    cycles = waveforms(trained)
+    cycles = sounds(trained)
     found = write_openvino(trained, tmp_path / "out", cycles)
     assert found.share == 1.0
     assert found.largest_difference < 0.02
@@ -94,7 +94,7 @@ def test_openvino_reads_what_was_written(trained: TrainedModel, tmp_path: Path) 
     model = openvino.Core().read_model(str(tmp_path / "out" / "model.xml"))
     assert model.get_rt_info(["lungsound", "model_sha256"]).astype(str) == trained.sha256
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    given = [compiled(cycle[None])[0][0] for cycle in cycles]
+    given = [compiled(cycle.waveform.numpy()[None])[0][0] for cycle in cycles]
     np.testing.assert_allclose(np.stack(given), answers(trained, cycles), atol=1e-5)
 
 
@@ -106,14 +106,14 @@ def test_openvino_needs_no_hint_where_it_computes_in_bfloat16(trained: TrainedMo
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bfloat16")
     tones = [
-        np.sin(np.arange(9000) * np.pi * f / 8000, dtype=np.float32) for f in (100, 300, 900)
+        Sound(torch.sin(torch.arange(9000) * torch.pi * f / 8000)) for f in (100, 300, 900)
     ]  # faint above and below
     write_openvino(trained, tmp_path / "out", tones)
     path, expected = tmp_path / "out" / "model.xml", answers(trained, tones)
 
     def largest_difference(file: Path) -> float:
         compiled = core.compile_model(str(file), "CPU")
-        given = [compiled(cycle[None])[0][0] for cycle in tones]
+        given = [compiled(tone.waveform.numpy()[None])[0][0] for tone in tones]
         return float(np.abs(np.stack(given) - expected).max())
 
     marked = largest_difference(path)
@@ -128,7 +128,7 @@ def test_openvino_needs_no_hint_where_it_computes_in_bfloat16(trained: TrainedMo
 @pytest.mark.parametrize("padding", [REPEATED, ZEROS], ids=["repeat", "zero"])
 def test_torch_loads_its_program_without_us(padding: AudioSettings, tmp_path: Path) -> None:
     trained = saved_model(tmp_path, audio=padding)
-    cycles = waveforms(trained)
+    cycles = sounds(trained)
     assert write_torch(trained, tmp_path / "out", cycles).is_exact
     extra = {"lungsound.json": ""}
     zipfile.ZipFile(tmp_path / "out" / "model.pt2").extractall(tmp_path / "parts")
@@ -136,16 +136,39 @@ def test_torch_loads_its_program_without_us(padding: AudioSettings, tmp_path: Pa
     assert sum(map(places_of_the_program, parts)) == 0
     program = torch.export.load(tmp_path / "out" / "model.pt2", extra_files=extra)
     assert json.loads(extra["lungsound.json"]) == facts_of(trained)
-    batch = np.stack([cycle[:4000] for cycle in cycles[:2]])
-    np.testing.assert_allclose(
-        program.module()(torch.from_numpy(batch)).detach(), answers(trained, list(batch)), atol=1e-5
-    )
+    batch = torch.stack([cycle.waveform[:4000] for cycle in cycles[:2]])
+    np.testing.assert_allclose(program.module()(batch).detach(), answers(trained, [*map(Sound, batch)]), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_padding_encoded", [True, False], ids=["padded", "own sound"])
+def test_a_normalised_model_takes_the_recording_beside_its_cycle(is_padding_encoded: bool, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    trained = saved_model(tmp_path, audio=NORMALIZED.model_copy(update={"is_padding_encoded": is_padding_encoded}))
+    cycles = sounds(trained)
+    assert write_onnx(trained, tmp_path / "onnx", cycles).is_exact
+    session = runtime.InferenceSession(str(tmp_path / "onnx" / "model.onnx"), providers=["CPUExecutionProvider"])
+    assert [given.name for given in session.get_inputs()] == ["waveform", "recording"]
+    assert "mean spectrum" in facts_of(trained)["recording"]
+    programs = [lambda *given: session.run(None, dict(zip(["waveform", "recording"], given, strict=True)))[0]]
+    if is_padding_encoded:
+        assert write_torch(trained, tmp_path / "torch", cycles).is_exact
+        module = torch.export.load(tmp_path / "torch" / "model.pt2").module()
+        programs.append(lambda *given: module(*map(torch.from_numpy, given)).detach().numpy())
+    for num_samples in (30000, 70001):
+        recordings = 0.1 * torch.randn(2, num_samples, generator=torch.Generator().manual_seed(num_samples))
+        whole = [*map(trained.front_end.recording, recordings)]
+        cut = [trained.front_end.cut(each, start_s=0.3, end_s=0.9) for each in whole]
+        expected, given = answers(trained, cut), torch.stack([each.waveform for each in cut]).numpy()
+        for program in programs:
+            np.testing.assert_allclose(program(given, recordings.numpy()), expected, atol=1e-4)
+            assert np.abs(program(given, 100 * recordings.numpy()) - expected).max() > 1e-3
 
 
 @pytest.mark.slow
 def test_a_model_that_averages_its_patches_takes_any_batch_too(tmp_path: Path) -> None:
     trained = saved_model(tmp_path, architecture=TRANSFORMER.model_copy(update={"pooling": "average_token"}))
-    assert write_torch(trained, tmp_path / "out", waveforms(trained)).is_exact
+    assert write_torch(trained, tmp_path / "out", sounds(trained)).is_exact
     program = torch.export.load(tmp_path / "out" / "model.pt2")
     for num_cycles in (1, 3):
         assert program.module()(torch.randn(num_cycles, 5000)).shape == (num_cycles, 4)
@@ -162,7 +185,7 @@ def test_facts_survive_json_and_say_what_the_input_is(trained: TrainedModel) -> 
 def test_a_model_that_leaves_out_padding_is_no_torch_program(tmp_path: Path) -> None:
     trained = saved_model(tmp_path, audio=OWN_SOUND)
     with pytest.raises(SettingsError, match=r"is_padding_encoded=false cannot be a torch program.*onnx"):
-        write_torch(trained, tmp_path / "out", waveforms(trained))
+        write_torch(trained, tmp_path / "out", sounds(trained))
     assert not (tmp_path / "out").exists()
 
 
@@ -184,7 +207,7 @@ def test_what_a_killed_export_left_is_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.25, np.nan])
 def test_another_answer_is_an_error(trained: TrainedModel, share: float) -> None:
     with pytest.raises(WeightsError, match=r"differs from torch by .* on real cycles: it was not kept"):
-        checked(trained, waveforms(trained), lambda clip: np.full((len(clip), 4), share, np.float32))
+        checked(trained, sounds(trained), lambda clip: np.full((len(clip), 4), share, np.float32))
 
 
 @pytest.mark.slow

@@ -105,7 +105,7 @@ def test_a_page_holds_the_sound_the_picture_and_the_answers(
     page, front_end = Page(path), predictor.trained.front_end
     (audio,) = page.named("audio")
     samples, rate_hz = soundfile.read(decoded(audio["src"]), dtype="float32")
-    gain, expected = float(audio["data-gain"] or 0), front_end.read(recording).numpy()
+    gain, expected = float(audio["data-gain"] or 0), front_end.read(recording).waveform.numpy()
     assert rate_hz == front_end.sample_rate_hz
     assert np.abs(gain * expected).max() == pytest.approx(0.9)
     np.testing.assert_allclose(32768 / 32767 * samples, gain * expected, atol=0.51 / 32767)

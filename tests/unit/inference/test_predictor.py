@@ -12,18 +12,20 @@ import torch
 from benchmarks.sounds import speech
 
 from lungsound.audio.filter_bank import normalize
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
+from lungsound.audio.io import fade, read_waveform
 from lungsound.audio.quality import MOSTLY_SILENT, SPEECH, TOO_SHORT
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import AnnotationError, AudioError, WeightsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.out_of_domain import fit_domain, spectral_features
 from lungsound.inference.engines import make
-from lungsound.inference.predictor import OTHER_DEVICE, SILENT_CYCLES, UNKNOWN_DEVICE, UNLIKE, Predictor
+from lungsound.inference.predictor import OTHER_DEVICE, SILENT_CYCLES, UNKNOWN_DEVICE, UNLIKE, FindBy, Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
 from lungsound.training.checkpoint import TrainedModel, load_model, save_model
 from tests.unit.evaluation.calibrated import drawn_predictions
+from tests.unit.inference.models import NORMALIZED, saved_model
 
 AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
 ARCHITECTURE = ModelSettings(size="micro", stride=16)
@@ -51,15 +53,37 @@ def test_an_answer_is_the_models_for_the_filter_bank_of_the_span(model_path: Pat
     trained = load_model(model_path)
     spans_s = [(0.2, 0.9), (1.0, 3.1)]
     answers = Predictor.load(model_path).predict(recording, spans_s=spans_s).cycles
-    waveform = trained.front_end.read(recording)
+    sound = trained.front_end.read(recording)
     for answer, (start_s, end_s) in zip(answers, spans_s, strict=True):
-        clip = trained.front_end.fit(trained.front_end.cut(waveform, start_s=start_s, end_s=end_s))
+        clip = trained.front_end.fit(trained.front_end.cut(sound, start_s=start_s, end_s=end_s).waveform)
         fbank = normalize(trained.front_end.filter_banks(clip.unsqueeze(0)), mean=-8.0, std=3.0)
         expected = trained.model(fbank).softmax(1)[0].tolist()
         assert list(answer.probabilities) == ["normal", "crackle", "wheeze", "both"]
         assert list(answer.probabilities.values()) == pytest.approx(expected, abs=1e-5)
         assert answer.probabilities[answer.best_guess] == max(answer.probabilities.values())
         assert (answer.start_s, answer.end_s) == (start_s, end_s)
+
+
+@pytest.mark.parametrize("find_by", ["annotation", "segmentation", "windows"])
+def test_a_normalised_cycle_is_less_the_spectrum_of_its_complete_recording(
+    find_by: FindBy, recording: Path, tmp_path: Path
+) -> None:
+    trained = saved_model(tmp_path / "run", audio=NORMALIZED)
+    recording.with_suffix(".txt").write_text("0.2\t0.9\t0\t0\n1.0\t3.1\t0\t0\n")
+    waveform = fade(read_waveform(recording, sample_rate_hz=16000), num_samples=1000)
+    spectrum = trained.front_end.log_mel(waveform.unsqueeze(0)).mean(dim=1)
+    predicted = Predictor(trained, find_by=find_by).predict(recording)
+    assert len(predicted.cycles) >= 2
+    for cycle in predicted.cycles:
+        clip = trained.front_end.fit(waveform[int(cycle.start_s * 16000) : int(cycle.end_s * 16000)])
+        fbank = normalize(trained.front_end.log_mel(clip.unsqueeze(0)) - spectrum, mean=-8.0, std=3.0)
+        expected = trained.model(fbank).softmax(1)[0].tolist()
+        assert list(cycle.probabilities.values()) == pytest.approx(expected, abs=1e-5)
+    sound, rate_hz = soundfile.read(recording)
+    soundfile.write(recording, 2 * sound, rate_hz, subtype="FLOAT")
+    as_loud = Predictor(trained, find_by=find_by).predict(recording)
+    for cycle, louder in zip(predicted.cycles, as_loud.cycles, strict=True):
+        assert list(louder.probabilities.values()) == pytest.approx(list(cycle.probabilities.values()), abs=1e-3)
 
 
 def test_a_run_folder_and_its_model_file_are_the_same(model_path: Path, recording: Path) -> None:
@@ -180,9 +204,9 @@ def test_no_spans_give_no_answers(model_path: Path, recording: Path) -> None:
 def with_domain(model_path: Path, recording: Path, *, scale: float = 1.0) -> TrainedModel:
     """The model as if trained on windows of this recording, from eight patients, as loud as `scale` says."""
     trained = load_model(model_path)
-    waveform = scale * trained.front_end.read(recording)
+    sound = Sound(scale * trained.front_end.read(recording).waveform)
     starts_s = np.linspace(0, 2.2, 80)
-    parts = [trained.front_end.cut(waveform, start_s=start_s, end_s=start_s + 1) for start_s in starts_s]
+    parts = [trained.front_end.cut(sound, start_s=start_s, end_s=start_s + 1) for start_s in starts_s]
     features = spectral_features(trained.front_end.filter_banks_of(parts).numpy())
     patients = [f"p{row % 8}" for row in range(80)]
     return replace(trained, domain=fit_domain(features, patients, generator=np.random.default_rng(0)))
@@ -212,8 +236,8 @@ def test_a_score_is_the_median_of_its_sounding_cycles(model_path: Path, recordin
     sound[16000:] = 0
     soundfile.write(recording, sound, rate_hz, subtype="PCM_16")
     recording.with_suffix(".txt").write_text("0\t0.9\t0\t0\n0.5\t1.5\t0\t0\n1\t2\t0\t0\n2.1\t3.1\t0\t0\n")
-    waveform = trained.front_end.read(recording)
-    cut = [trained.front_end.cut(waveform, start_s=a, end_s=b) for a, b in ((0, 0.9), (0.5, 1.5), (1, 2))]
+    loaded = trained.front_end.read(recording)
+    cut = [trained.front_end.cut(loaded, start_s=a, end_s=b) for a, b in ((0, 0.9), (0.5, 1.5), (1, 2))]
     scores = trained.domain.scores(spectral_features(trained.front_end.filter_banks_of(cut).numpy()))
     answer = Predictor(trained).predict(recording)
     assert answer.out_of_domain == sorted(scores.tolist())[1]
@@ -297,6 +321,6 @@ def test_every_engine_gives_the_features_of_the_domain(name: str, model_path: Pa
     if name != "torch":
         pytest.importorskip({"onnx": "onnxruntime"}.get(name, name), reason=f"needs the extra {name}")
     trained = with_domain(model_path, recording)
-    cycles = [trained.front_end.read(recording)[:length] for length in (9000, 16000, 20000)]
+    cycles = [Sound(trained.front_end.read(recording).waveform[:length]) for length in (9000, 16000, 20000)]
     expected = spectral_features(trained.front_end.filter_banks_of(cycles).numpy())
-    np.testing.assert_allclose(make(name, trained).predict([each.numpy() for each in cycles])[1], expected, atol=1e-3)
+    np.testing.assert_allclose(make(name, trained).predict(cycles)[1], expected, atol=1e-3)

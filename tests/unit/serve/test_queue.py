@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lungsound.inference.engines import Engine, Floats, Outputs
+from lungsound.audio.front_end import Sound
+from lungsound.inference.engines import Engine, Outputs
 from lungsound.inference.predictor import Predictor
 from lungsound.serve.queue import GPU_BATCH_SIZE, GatheringEngine
 from tests.unit.serve.test_limits import wait_for
@@ -27,24 +28,24 @@ class Held(Engine):
         self.asked: list[list[float]] = []
         self.may_go = threading.Event()
 
-    def predict(self, waveforms: Sequence[Floats], **_: object) -> Outputs:
-        self.asked.append([float(waveform[0]) for waveform in waveforms])
+    def predict(self, cycles: Sequence[Sound], **_: object) -> Outputs:
+        self.asked.append([float(cycle.waveform[0]) for cycle in cycles])
         assert self.may_go.wait(10)
         if -1.0 in self.asked[-1]:
             raise ValueError("a cycle that cannot be")
-        return np.float32(self.asked[-1])[:, None], np.empty((len(waveforms), 0), np.float32)
+        return np.float32(self.asked[-1])[:, None], np.empty((len(cycles), 0), np.float32)
 
 
-def cycles(*values: float) -> list[Floats]:
-    return [np.full(3, value, np.float32) for value in values]
+def cycles(*values: float) -> list[Sound]:
+    return [Sound(torch.full((3,), value)) for value in values]
 
 
 def test_answers_are_those_of_the_engine_alone(tiny: Predictor) -> None:
-    waveforms = [np.random.default_rng(seed).normal(size=16000).astype(np.float32) for seed in range(12)]
-    expected = tiny.engine.predict(waveforms)[0]
+    given = [Sound(torch.randn(16000, generator=torch.Generator().manual_seed(seed))) for seed in range(12)]
+    expected = tiny.engine.predict(given)[0]
     engine = GatheringEngine(tiny.engine, CPU)
     with ThreadPoolExecutor(6) as pool:
-        parts = [pool.submit(engine.predict, waveforms[first : first + 2]) for first in range(0, 12, 2)]
+        parts = [pool.submit(engine.predict, given[first : first + 2]) for first in range(0, 12, 2)]
         found = np.concatenate([part.result(20)[0] for part in parts])
     engine.close()
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -68,7 +69,7 @@ def test_those_who_wait_share_a_batch_until_it_is_full(batch_size: int, asked: l
         held.may_go.set()
         found = [future.result(10)[0][:, 0].tolist() for future in futures]
     engine.close()
-    assert found == [[float(waveform[0]) for waveform in each] for each in given]
+    assert found == [[float(cycle.waveform[0]) for cycle in each] for each in given]
     assert held.asked == asked
 
 
