@@ -129,6 +129,10 @@ class AugmentSettings(Settings):
     """Waveform augmentations, one of which is drawn for each training cycle; empty for none."""
     waveform_probability: Share = 0.5
     """Probability that a training cycle's waveform is changed."""
+    response_db: Annotated[float, Field(ge=0)] = 0.0
+    """Deviation of a random smooth frequency response added to each training cycle, in dB: another stethoscope."""
+    gain_db: Annotated[float, Field(ge=0)] = 0.0
+    """Deviation of a random gain added to each training cycle, in dB."""
 
 
 class ModelSettings(Settings):

@@ -1,8 +1,10 @@
-"""Augmentation of training cycles: changes of the waveform, and SpecAugment (Park et al., 2019) on the filter bank.
+"""Augmentation of training cycles: changes of the waveform; on the filter bank another stethoscope, and SpecAugment.
 
-Both draw first, then apply the draw to a copy. The published program draws one of nlpaug's changes of the waveform.
+All draw first, then apply the draw to a copy. The published program draws one of nlpaug's changes of the waveform;
+SpecAugment is that of Park et al., 2019.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lungsound.config import AugmentSettings
 from lungsound.config import WaveformChange as Kind
@@ -68,6 +71,26 @@ def apply_specaugment(fbank: Tensor, draw: SpecAugmentDraw, *, fill: Literal["me
         for mask in masks:
             axis[mask] = value
     return masked
+
+
+RESPONSE_POINTS = 5  # of a random frequency response, evenly spaced over the mels
+
+
+def draw_response(num_mels: int, settings: AugmentSettings, *, generator: torch.Generator) -> Tensor:
+    """Frequency response (mel,) in dB of another stethoscope: a smooth random curve, and a gain on all mels.
+
+    The curve goes from one normal value to the next by raised cosines whose squares sum to one at each mel, so that its
+    deviation is `response_db` everywhere. `generator` is one of the CPU's.
+    """
+    points, gain = torch.randn(RESPONSE_POINTS, generator=generator), torch.randn((), generator=generator)
+    places = torch.linspace(0, RESPONSE_POINTS - 1, num_mels).unsqueeze(1)
+    weights = 1 + torch.cos(torch.pi * (places - torch.arange(RESPONSE_POINTS)).abs().clamp(max=1))
+    return settings.response_db * functional.normalize(weights, dim=1) @ points + settings.gain_db * gain
+
+
+def apply_response(fbank: Tensor, response_db: Tensor, *, std: float) -> Tensor:
+    """Copy of a filter bank (time, mel), normalised with `std`, as heard with this response (mel,)."""
+    return fbank + response_db * (math.log(10) / 10) / (2 * std)
 
 
 # Unit of `WaveformChange.amount`, and the range from which it is drawn evenly. Loudness, pitch and warp have the

@@ -86,10 +86,10 @@ ChangeCycle = Callable[[int, torch.Generator], tuple[Tensor, int | None] | None]
 class TrainingBatches:
     """Batches of the training cycles, whose rows these are.
 
-    Their order is drawn from seed and epoch, the changes of waveforms (`change`) and filter banks (`augment`) from
-    these and the position among the training cycles, so that an epoch can be taken up again at any step. With
-    `weights` (cycle,) that differ, as many cycles are drawn with replacement in proportion to them, and a cycle's
-    changes are those of its place in the order: drawn twice, it is changed in two ways.
+    Their order is drawn from seed and epoch, the changes of waveforms (`change`) and filter banks (`respond`, then
+    `augment`) from these and the position among the training cycles, so that an epoch can be taken up again at any
+    step. With `weights` (cycle,) that differ, as many cycles are drawn with replacement in proportion to them, and a
+    cycle's changes are those of its place in the order: drawn twice, it is changed in two ways.
     """
 
     def __init__(
@@ -100,11 +100,12 @@ class TrainingBatches:
         *,
         weights: Tensor | None = None,
         change: ChangeCycle | None = None,
+        respond: Augment | None = None,
         augment: Augment | None = None,
     ) -> None:
         self.inputs, self.rows, self.train = inputs, np.asarray(rows, dtype=np.int64), train
         self.weights = weights if weights is not None and (weights != weights[0]).any() else None
-        self.change, self.augment = change, augment
+        self.change, self.respond, self.augment = change, respond, augment
 
     def __len__(self) -> int:
         """Number of cycles."""
@@ -142,10 +143,11 @@ class TrainingBatches:
                         batch.fbank[place] = normalize(changed[0], mean=self.inputs.mean, std=self.inputs.std)
                         if batch.num_frames is not None and changed[1] is not None:
                             batch.num_frames[place] = changed[1]
-                if self.augment is not None:
-                    generator = generator_at(seed, "augment", epoch, draw)
-                    num_frames = None if batch.num_frames is None else int(batch.num_frames[place])
-                    batch.fbank[place] = self.augment(batch.fbank[place], generator, num_frames)
+                num_frames = None if batch.num_frames is None else int(batch.num_frames[place])
+                for purpose, augment in (("response", self.respond), ("augment", self.augment)):
+                    if augment is not None:
+                        generator = generator_at(seed, purpose, epoch, draw)
+                        batch.fbank[place] = augment(batch.fbank[place], generator, num_frames)
             yield batch
 
 
@@ -189,8 +191,10 @@ def training_batches(
                 f"a share of the training draws is set for {', '.join(shares)} only: set one for each of data.corpora"
             )
         weights = weights_in_shares(weights, [corpus.cycles[row].recording.corpus for row in parts.train], shares)
-    augment = specaugment(config.augment)
-    batches = TrainingBatches(inputs, parts.train, config.train, weights=weights, change=change, augment=augment)
+    respond, augment = random_response(config.augment, std=inputs.std), specaugment(config.augment)
+    batches = TrainingBatches(
+        inputs, parts.train, config.train, weights=weights, change=change, respond=respond, augment=augment
+    )
     batch_size = config.train.batch_size
     if batches.num_steps == 0:
         raise SettingsError(
@@ -225,6 +229,18 @@ def _waveform_changes(config: RunConfig, corpus: Corpus, *, console: Console) ->
         return front_end.filter_banks_of([changed])[0], front_end.num_own_frames(len(waveform))
 
     return change
+
+
+def random_response(settings: AugmentSettings, *, std: float) -> Augment | None:
+    """Another stethoscope for each filter bank (time, mel), normalised with `std`; as `specaugment`."""
+    if settings.response_db == settings.gain_db == 0:
+        return None
+
+    def apply(fbank: Tensor, generator: torch.Generator, _: int | None) -> Tensor:
+        response_db = augmentation.draw_response(fbank.shape[1], settings, generator=generator)
+        return augmentation.apply_response(fbank, response_db, std=std)
+
+    return apply
 
 
 def specaugment(settings: AugmentSettings) -> Augment | None:

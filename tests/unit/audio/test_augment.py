@@ -13,12 +13,15 @@ from lungsound.audio.augment import (
     RANGES,
     SpecAugmentDraw,
     WaveformChange,
+    apply_response,
     apply_specaugment,
     change_waveform,
     check_installed,
+    draw_response,
     draw_specaugment,
     draw_waveform_change,
 )
+from lungsound.audio.filter_bank import LogMel
 from lungsound.config import AugmentSettings
 from lungsound.config import WaveformChange as Kind
 from lungsound.errors import SettingsError
@@ -294,3 +297,48 @@ def test_noise_and_loudness_do_not_need_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "python_stretch", None)
     check_installed(["noise", "loudness"])
     assert len(changed(tone(300), "noise", 20)) == 32000
+
+
+# ---- another stethoscope ----
+
+
+def responses(number: int, num_mels: int, **settings: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.stack(
+        [draw_response(num_mels, AugmentSettings(**settings), generator=generator) for _ in range(number)]
+    )
+
+
+@pytest.mark.parametrize("num_mels", [33, 128])
+def test_a_response_goes_smoothly_from_point_to_point(num_mels: int) -> None:
+    generator = torch.Generator().manual_seed(7)
+    found = draw_response(num_mels, AugmentSettings(response_db=4.0, gain_db=2.0), generator=generator)
+    generator = torch.Generator().manual_seed(7)
+    points, gain = torch.randn(5, generator=generator).tolist(), torch.randn((), generator=generator).item()
+    for mel in range(num_mels):
+        place = 4 * mel / (num_mels - 1)
+        left = min(int(place), 3)
+        share = (1 - math.cos(math.pi * (place - left))) / 2
+        value = ((1 - share) * points[left] + share * points[left + 1]) / math.hypot(1 - share, share)
+        assert found[mel].item() == pytest.approx(4 * value + 2 * gain, abs=1e-4), mel
+    assert found.diff().abs().max() < 4 * 4 * 12 / num_mels
+
+
+def test_a_response_has_its_deviation_at_every_mel() -> None:
+    torch.testing.assert_close(
+        responses(4000, 40, response_db=5.0).std(dim=0), torch.full((40,), 5.0), rtol=0.05, atol=0
+    )
+    flat = responses(4000, 40, gain_db=3.0)
+    assert torch.equal(flat, flat[:, :1].expand(-1, 40))
+    assert flat[:, 0].std().item() == pytest.approx(3, rel=0.05)
+    both = responses(4000, 40, response_db=4.0, gain_db=3.0)
+    torch.testing.assert_close(both.std(dim=0), torch.full((40,), 5.0), rtol=0.05, atol=0)
+    assert both.mean().abs() < 0.3
+
+
+def test_a_gain_is_that_of_a_louder_recording() -> None:
+    sound, log_mel = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0)), LogMel(num_mels=24)
+    before, louder = ((log_mel(factor * sound)[0] + 4.0) / (2 * 2.5) for factor in (1.0, 10 ** (6 / 20)))
+    kept = before.clone()
+    torch.testing.assert_close(apply_response(before, torch.full((24,), 6.0), std=2.5), louder, rtol=0, atol=1e-4)
+    assert torch.equal(before, kept)

@@ -443,6 +443,33 @@ def test_a_missing_extra_is_said_before_anything_is_computed(
     assert not (tmp_path / "cache" / "filter-banks").exists()
 
 
+# ---- another stethoscope ----
+
+
+def test_another_stethoscope_is_drawn_for_each_cycle_before_masks(corpus: Corpus) -> None:
+    given = ("augment.response_db=5.0", "augment.gain_db=3.0")
+    plain, masked = epoch(corpus, "augment.is_on=false"), epoch(corpus)
+    found, both = epoch(corpus, "augment.is_on=false", *given), epoch(corpus, *given)
+    order = torch.randperm(len(corpus.cycles), generator=generator_at(3, "order", 1)).tolist()
+    drawn = []
+    for step, (before, after) in enumerate(zip(plain, found, strict=True)):
+        for place, position in enumerate(order[4 * step : 4 * step + 4]):
+            drawn.append(
+                augment.draw_response(24, settings(*given).augment, generator=generator_at(3, "response", 1, position))
+            )
+            # 10 dB are a factor of 10 in power, whose logarithm the filter bank is.
+            expected = before.fbank[place] + drawn[-1] / 10 * np.log(10) / (2 * 4.5689974)
+            torch.testing.assert_close(after.fbank[place], expected, rtol=0, atol=1e-5)
+    assert torch.stack(drawn).unique(dim=0).shape == (len(drawn), 24)
+    for before, after, unmasked, whole in zip(masked, both, plain, found, strict=True):
+        is_masked = before.fbank != unmasked.fbank
+        assert is_masked.any()
+        assert torch.equal(after.fbank[~is_masked], whole.fbank[~is_masked])
+    assert is_same(epoch(corpus, *given), both)
+    assert not is_same(epoch(corpus, *given, number=2), both)
+    assert is_same(epoch(corpus, "augment.response_db=0.0", "augment.gain_db=0.0"), masked)
+
+
 # ---- padding that is not encoded ----
 
 
