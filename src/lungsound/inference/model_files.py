@@ -1,7 +1,5 @@
 """A trained model as one file that other programs run: a cycle's waveform in, probabilities out.
 
-A model that is normalised by recording takes the waveform of the complete recording beside it.
-
 ONNX, OpenVINO's IR and torch's exported program hold the same way from sound to prediction and the same facts
 (`facts_of`). Each is checked against torch on real cycles; lungsound is not needed to run it.
 """
@@ -27,40 +25,26 @@ from lungsound.errors import SettingsError, WeightsError
 from lungsound.extras import load
 from lungsound.files import written_whole
 from lungsound.inference.engines import Floats, Parity, make, parity
-from lungsound.inference.graph import (
-    PROBABILITIES,
-    SPECTRUM,
-    WAVEFORM,
-    FilterBankGraph,
-    PredictionGraph,
-    exported,
-    quiet,
-    to_onnx,
-)
+from lungsound.inference.graph import PROBABILITIES, WAVEFORM, PredictionGraph, exported, quiet, to_onnx
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.training.checkpoint import TrainedModel
 
 NOTE = "research software, not a medical device"
 LICENSE = "not stated; the terms of the training corpus and of the pretrained weights hold"
 FACTS = "lungsound"  # section of an OpenVINO file; with .json the name in a torch archive
-RECORDING = "recording"
-# Of waveforms and recordings (batch, samples). torch takes a size of one for a constant.
-BATCH = torch.export.Dim("batch", min=1)
-ANY_LENGTH = {name: {0: BATCH, 1: torch.export.Dim(f"{name}_samples", min=2)} for name in (WAVEFORM, RECORDING)}
+# Of waveforms (batch, samples). torch takes a size of one for a constant.
+ANY_LENGTH = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("samples", min=2)}
 
 
 def facts_of(trained: TrainedModel) -> dict[str, Any]:
     """Facts that give the numbers of a model their meaning, as JSON holds them."""
-    front_end, recording = trained.front_end, {}
-    if front_end.audio.is_recording_normalized:
-        recording[RECORDING] = "the complete recording that the cycle is cut from, to take away its mean spectrum"
+    front_end = trained.front_end
     return {
         "classes": list(trained.label_set.classes),
         "label_set": trained.label_set.name,
         "sample_rate_hz": front_end.sample_rate_hz,
         "input": f"a breathing cycle, mono, full scale 1, at {front_end.sample_rate_hz} Hz, cut from a recording of "
         f"which the first and the last {1000 * front_end.audio.fade_s:g} ms are faded",
-        **recording,
         "output": "softmax of the logits, not calibrated",
         "front_end": front_end.definition | {"mean": trained.mean, "std": trained.std},
         "calibration": None if trained.calibration is None else trained.calibration.to_plain(),
@@ -71,10 +55,7 @@ def facts_of(trained: TrainedModel) -> dict[str, Any]:
 
 
 class FittingGraph(nn.Module):
-    """Cycles (batch, samples) of one length, any, to the model's inputs as `TrainedModel.input_of` makes them.
-
-    From their recordings (batch, samples), where they are given, to the spectra (batch, mel) too.
-    """
+    """Cycles (batch, samples) of one length, any, to the model's inputs as `TrainedModel.input_of` makes them."""
 
     fade: Tensor
 
@@ -86,14 +67,8 @@ class FittingGraph(nn.Module):
         ones = torch.ones(front_end.num_samples)
         fade = fit(ones, len(ones), padding=front_end.audio.padding, fade_samples=front_end.num_fade_samples)
         self.register_buffer("fade", fade)
-        if front_end.audio.is_recording_normalized:
-            self.log_mel = FilterBankGraph(front_end.log_mel)
 
-    def forward(self, waveform: Tensor, recording: Tensor | None = None) -> tuple[Tensor, ...]:
-        clip = self._fit(waveform)
-        return (clip,) if recording is None else (clip, self.log_mel(recording).mean(dim=1))
-
-    def _fit(self, waveform: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor) -> Tensor:
         num_samples = len(self.fade)
         num_own = torch.scalar_tensor(waveform.shape[1], dtype=torch.int64)
         place = torch.arange(num_samples)
@@ -114,40 +89,44 @@ class FittingGraph(nn.Module):
 
 
 class WaveformGraph(nn.Module):
-    """Cycles (batch, samples) of one length, any, and where needed their recordings to probabilities (batch, class)."""
+    """Cycles (batch, samples) of one length, any, to probabilities (batch, class)."""
 
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
         self.fit, self.predict = FittingGraph(trained), PredictionGraph(trained)
 
-    def forward(self, waveform: Tensor, recording: Tensor | None = None) -> Tensor:
-        probabilities: Tensor = self.predict(*self.fit(waveform, recording))[0]
+    def forward(self, waveform: Tensor) -> Tensor:
+        probabilities: Tensor = self.predict(self.fit(waveform))[0]
         return probabilities
 
 
-def example_inputs(trained: TrainedModel) -> dict[str, Tensor]:
-    """Inputs of a file by name, to be exported with; no size of them means anything."""
-    names = [WAVEFORM, RECORDING] if trained.front_end.audio.is_recording_normalized else [WAVEFORM]
-    return {name: torch.zeros(2, trained.front_end.num_samples // 2) for name in names}
+def check_standalone(trained: TrainedModel) -> None:
+    """SettingsError for a model that needs more than a cycle: the spectrum of its recording."""
+    if trained.front_end.audio.is_recording_normalized:
+        raise SettingsError(
+            "a model with audio.is_recording_normalized=true needs the spectrum of the complete recording, which a "
+            "file for other programs does not compute: use it with lungsound, 'predict --engine' or lungsound.Predictor"
+        )
 
 
 def write_onnx(trained: TrainedModel, folder: Path, cycles: Sequence[Sound]) -> Parity:
     """Write model.onnx into `folder`: `waveform` (batch, samples), any size of both, to `probabilities`.
 
-    A model that is normalised by recording takes `recording` (batch, samples) too. The facts stand in the metadata,
-    lists and dicts as JSON. It is the engines' graph behind one that fits cycles of any length to its input. `cycles`
-    are as `FrontEnd.cut` gives them; ONNX Runtime must predict them as torch does; its parity is returned.
-    WeightsError, and no file, when not.
+    The facts stand in its metadata, lists and dicts as JSON. It is the engines' graph behind one that fits cycles of
+    any length to its input. `cycles` are as `FrontEnd.cut` gives them; ONNX Runtime must predict them as torch does;
+    its parity is returned. WeightsError, and no file, when not. SettingsError by `check_standalone`.
     """
+    check_standalone(trained)
     onnx, runtime = load("onnx", extra="onnx"), load("onnxruntime", extra="onnx")
     compose = load("onnx.compose", extra="onnx")
     predicting = compose.add_prefix(onnx.load(str(exported(trained))), "predict_")
-    inputs = example_inputs(trained)
-    outputs, sizes = ["clip", SPECTRUM][: len(inputs)], {name: ANY_LENGTH[name] for name in inputs}
-    fitting = to_onnx(FittingGraph(trained), inputs, outputs=outputs, sizes=sizes).model_proto
+    clips = torch.zeros(2, trained.front_end.num_samples // 2)  # no size of it means anything
+    fitting = to_onnx(
+        FittingGraph(trained), {WAVEFORM: clips}, outputs=["clip"], sizes={WAVEFORM: ANY_LENGTH}
+    ).model_proto
     fitting.ir_version = predicting.ir_version
     last = f"predict_{PROBABILITIES}"
-    io_map = [(name, f"predict_{given}") for name, given in zip(outputs, (WAVEFORM, SPECTRUM), strict=False)]
+    io_map = [("clip", f"predict_{WAVEFORM}")]
     model = compose.merge_models(fitting, predicting, io_map=io_map, outputs=[last], name=FACTS, producer_name=FACTS)
     for node in model.graph.node:
         node.output[:] = [PROBABILITIES if each == last else each for each in node.output]
@@ -158,7 +137,7 @@ def write_onnx(trained: TrainedModel, folder: Path, cycles: Sequence[Sound]) -> 
     with written_whole(folder / "model.onnx") as partial:
         onnx.save(model, str(partial))
         session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-        return checked(trained, cycles, lambda *given: session.run(None, dict(zip(inputs, given, strict=True)))[0])
+        return checked(trained, cycles, lambda clip: session.run(None, {WAVEFORM: clip})[0])
 
 
 def write_openvino(trained: TrainedModel, folder: Path, cycles: Sequence[Sound]) -> Parity:
@@ -166,6 +145,7 @@ def write_openvino(trained: TrainedModel, folder: Path, cycles: Sequence[Sound])
 
     It must be exact when it is asked for float32. Its parity without being asked is returned.
     """
+    check_standalone(trained)
     openvino = load("openvino", extra="openvino")
     core = openvino.Core()
     with tempfile.TemporaryDirectory() as name:
@@ -187,8 +167,8 @@ def write_openvino(trained: TrainedModel, folder: Path, cycles: Sequence[Sound])
         tree.write(path, encoding="utf-8", xml_declaration=True)
         asked = core.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         unasked = core.compile_model(str(path), "CPU", {})
-        checked(trained, cycles, lambda *given: asked(given)[0].copy())
-        return checked(trained, cycles, lambda *given: unasked(given)[0].copy(), is_exact_needed=False)
+        checked(trained, cycles, lambda clip: asked(clip)[0].copy())
+        return checked(trained, cycles, lambda clip: unasked(clip)[0].copy(), is_exact_needed=False)
 
 
 def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Sound]) -> Parity:
@@ -197,21 +177,21 @@ def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Sound]) ->
     The facts are the extra file lungsound.json. SettingsError for a model that leaves out its padding: how much it
     encodes hangs on the length in a way that torch's program cannot hold. Else as `write_onnx`.
     """
+    check_standalone(trained)
     if not trained.front_end.audio.is_padding_encoded:
         raise SettingsError(
             "a model with audio.is_padding_encoded=false cannot be a torch program, whose shapes would hang on the "
             "length of the cycle: export it to onnx or openvino, or load it with lungsound.Predictor"
         )
-    inputs = example_inputs(trained)
+    clips = torch.zeros(2, trained.front_end.num_samples // 2)
     with written_whole(folder / "model.pt2") as partial, quiet():
-        sizes = {name: ANY_LENGTH[name] for name in inputs}
-        program = torch.export.export(WaveformGraph(trained).eval(), tuple(inputs.values()), dynamic_shapes=sizes)
+        program = torch.export.export(WaveformGraph(trained).eval(), (clips,), dynamic_shapes={"waveform": ANY_LENGTH})
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # where on this machine our program lies
         with partial.open("wb") as file:
             torch.export.save(program, file, extra_files={f"{FACTS}.json": json.dumps(facts_of(trained))})
         module = torch.export.load(partial).module()
-        return checked(trained, cycles, lambda *given: module(*map(torch.from_numpy, given)).numpy())
+        return checked(trained, cycles, lambda clip: module(torch.from_numpy(clip)).numpy())
 
 
 @contextmanager
@@ -232,21 +212,15 @@ def written_together(folder: Path) -> Iterator[Path]:
 def checked(
     trained: TrainedModel,
     cycles: Sequence[Sound],
-    predict: Callable[..., Floats],
+    predict: Callable[[Floats], Floats],
     *,
     is_exact_needed: bool = True,
 ) -> Parity:
-    """Parity of `predict`, (1, samples) to probabilities (1, class), with torch; WeightsError if it must be exact.
-
-    Where it needs their recordings too, each cycle is taken for a complete one.
-    """
+    """Parity of `predict`, (1, samples) to probabilities (1, class), with torch; WeightsError if it must be exact."""
     if not cycles:
         raise SettingsError("an export is checked on cycles, and there are none: give a corpus with --data")
-    if trained.front_end.audio.is_recording_normalized:
-        cycles = [trained.front_end.recording(cycle.waveform) for cycle in cycles]
-    exact, num_inputs = make("torch", trained).predict(cycles)[0], len(example_inputs(trained))
-    predicted = [predict(*[cycle.waveform.numpy()[None]] * num_inputs) for cycle in cycles]
-    measured = parity(exact, np.concatenate(predicted))
+    exact = make("torch", trained).predict(cycles)[0]
+    measured = parity(exact, np.concatenate([predict(cycle.waveform.numpy()[None]) for cycle in cycles]))
     if is_exact_needed and not measured.is_exact:
         raise WeightsError(
             f"the exported model differs from torch by {measured.largest_difference:.1e} in probability on real "
