@@ -231,6 +231,8 @@ class TrainSettings(Settings):
     """Share of them to hold out, by patient, for the calibration alone; 0 calibrates on validation patients."""
     division_seed: int | None = None
     """Seed of who is held out, for runs of several seeds with the same patients; by default train.seed."""
+    is_threshold_chosen: bool = False
+    """Choose on validation patients the probability from which a cycle is called normal, and keep it with the model."""
     is_test_watched: bool = True
     """Also evaluate the test set after every epoch, for the column "chosen on test"; the model is not affected."""
     checkpoint_every_steps: Count = 200

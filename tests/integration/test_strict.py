@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lungsound.data.reader import read_corpus
+from lungsound.evaluation.calibration import fit_calibration
 from lungsound.evaluation.out_of_domain import spectral_features
 from lungsound.evaluation.predictions import read_predictions
 from lungsound.experiments.study import keep_run
@@ -135,6 +136,29 @@ def test_patients_held_out_for_calibration_are_asked_for_nothing_else(
     assert set(read_predictions(out / "predictions.csv").parts) == {"test"}
     assert f"{len(parts[2])} calibrate" in (out / "report.md").read_text()
     assert lungsound("calibrate", out) == 0
+
+
+def test_a_threshold_is_chosen_on_validation_and_decides_wherever_the_model_predicts(
+    synthetic_corpus_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    threshold_chosen = ("train.is_threshold_chosen=true", "train.calibration_share=0.3")
+    settings = sets("train.epochs=1", *threshold_chosen, "train.precision=fp32")
+    assert lungsound("train", "demo", "--data", synthetic_corpus_dir, "--out", out, *settings) == 0
+    calibration = load_model(out / "model.safetensors").calibration
+    assert calibration is not None
+    threshold = calibration.normal_threshold
+    last = read_predictions(out / "epochs" / "last.csv")
+    assert threshold is not None
+    assert calibration == fit_calibration(last.of_part("calibration"), threshold_on=last.of_part("validation"))
+    for predictions in (last, read_predictions(out / "predictions.csv")):
+        assert np.array_equal(predictions.predicted, calibration.predicted(predictions.probabilities))
+    assert f"Predicted is normal from a probability of {threshold:.4f} on" in (out / "report.md").read_text()
+    # The files of the run stay as they are when the same calibration is kept once more, and when it is evaluated again.
+    before = {name: (out / name).read_bytes() for name in ("model.safetensors", "predictions.csv")}
+    assert lungsound("calibrate", out, "--keep") == 0
+    assert lungsound("evaluate", out) == 0
+    assert {name: (out / name).read_bytes() for name in before} == before
 
 
 def test_a_published_run_holds_nobody_out_and_is_not_calibrated(synthetic_corpus_dir: Path, tmp_path: Path) -> None:

@@ -175,6 +175,21 @@ def test_an_epoch_chosen_on_validation_needs_held_out_patients() -> None:
         divide(corpus, chosen.data, chosen.train)
 
 
+def test_a_threshold_needs_validation_patients_a_normal_class_and_cycles_of_both_sides() -> None:
+    corpus = make_corpus({str(i): "train" for i in range(10)} | {"t": "test"})
+    settings = TrainSettings(is_threshold_chosen=True)
+    assert divide(corpus, DataSettings(), settings) == divide(corpus, DataSettings(), TrainSettings())
+    corpus = make_corpus({str(i): "train" for i in range(10)} | {"t": "test"}, num_cycles=1)
+    for data, message in (
+        (DataSettings(protocol="published"), r"needs validation patients.*set data\.protocol=strict"),
+        (DataSettings(label_set="diagnosis3"), "needs a label set with a class 'normal'; diagnosis3 has healthy"),
+        (DataSettings(), "needs normal and other cycles of validation patients; there are"),
+    ):
+        with pytest.raises(SettingsError, match=message) as caught:
+            divide(corpus, data, settings)
+        assert "\n" not in str(caught.value)
+
+
 def test_parts_that_are_not_there_are_refused() -> None:
     for split in ({"1": "train"}, {"1": "test", "2": "test"}):
         with pytest.raises(CorpusError, match=r"(its parts are|the parts there are)"):

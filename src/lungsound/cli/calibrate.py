@@ -73,12 +73,13 @@ def calibrate(
     folder = out or run
     if folder is None:
         raise SettingsError("calibrating predictions files needs a folder for the page: give --out DIR")
-    fitted_on, measured_on, kept, sensitivities, remarks = _rows(run, validation, test, keep=keep)
+    fitted_on, measured_on, kept, sensitivities, remarks, threshold_on = _rows(run, validation, test, keep=keep)
     calibration = fit_calibration(
         fitted_on,
         abstain_for="coverage" if error is None else "error",
         abstain_value=error or coverage or WANTED_COVERAGE,
         sensitivities=sensitivities,
+        threshold_on=threshold_on,
     )
     if run is not None and not keep and (remark := evaluation.difference(calibration, kept)):
         remarks.append(remark)
@@ -128,7 +129,7 @@ def operate(
     from lungsound.evaluation.bootstrap import Bootstrap
     from lungsound.evaluation.calibration import fit_calibration
 
-    fitted_on, measured_on, kept, sensitivities, remarks = _rows(run, validation, test, keep=keep)
+    fitted_on, measured_on, kept, sensitivities, remarks, _ = _rows(run, validation, test, keep=keep)
     calibration = fit_calibration(fitted_on, sensitivities=sensitivity or sensitivities)
     if kept is not None:
         here, there = ((each.num_cycles, each.num_patients, each.is_scaled) for each in (calibration, kept))
@@ -162,13 +163,13 @@ def _keep(run: Path | None, calibration: "Calibration") -> None:
 
 def _rows(
     run: Path | None, validation: Path | None, test: Path | None, *, keep: bool
-) -> "tuple[Predictions, Predictions, Calibration | None, list[float], list[str]]":
+) -> "tuple[Predictions, Predictions, Calibration | None, list[float], list[str], Predictions | None]":
     """Predictions to fit on and to measure on (of a run: of its selected epoch), and the calibration in its model.
 
-    Then the wanted sensitivities unless others are given, and remarks.
+    Then the wanted sensitivities unless others are given, remarks, and the validation rows of a model with a threshold.
     """
     from lungsound.evaluation.calibration import WANTED_SENSITIVITY
-    from lungsound.evaluation.predictions import read_predictions
+    from lungsound.evaluation.predictions import VALIDATION_PART, read_predictions
     from lungsound.evaluation.runs import read_test_rows
     from lungsound.evaluation.selection import LAST
     from lungsound.training.callbacks import COLUMN_OF
@@ -177,7 +178,7 @@ def _rows(
 
     if keep and run is None:
         raise SettingsError("--keep stores into the model of a run: give its folder as RUN")
-    kept = fitted_on = measured_on = None
+    kept = fitted_on = measured_on = threshold_on = None
     if run is None and validation is not None and test is not None:
         given, measured_on = read_predictions(validation), read_test_rows(test)
         fitted_on = given.to_calibrate() or given
@@ -196,6 +197,8 @@ def _rows(
                 "or give --validation FILE and --test FILE"
             )
         kept = read_calibration(folder.model)
+        if predictions is not None and kept is not None and kept.normal_threshold is not None:
+            threshold_on = predictions.of_part(VALIDATION_PART)
     else:
         raise SettingsError(
             "give either a RUN, or --validation FILE and --test FILE, predictions of different patients"
@@ -214,4 +217,4 @@ def _rows(
     remarks = [f"Patients of validation who are in the test too: {num_shared}. The measurements are optimistic."]
     points = () if kept is None else kept.operating_points
     sensitivities = [point.wanted_sensitivity for point in points] or [WANTED_SENSITIVITY]
-    return fitted_on, measured_on, kept, sensitivities, remarks if num_shared else []
+    return fitted_on, measured_on, kept, sensitivities, remarks if num_shared else [], threshold_on

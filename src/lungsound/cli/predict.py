@@ -264,4 +264,5 @@ def probabilities_text(predictor: "Predictor") -> str:
     if calibration is None:
         return "Probabilities are not calibrated."
     uncertain = "; uncertain: better withheld, by the errors on validation patients" if calibration.abstain else ""
-    return f"Probabilities: {calibration.scaling} ({calibration.reason}){uncertain}."
+    decision = "" if calibration.normal_threshold is None else f" {calibration.decision}."
+    return f"Probabilities: {calibration.scaling} ({calibration.reason}){uncertain}.{decision}"

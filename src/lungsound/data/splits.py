@@ -15,7 +15,7 @@ from lungsound.config import CorpusSettings, DataSettings, TrainSettings
 from lungsound.data.corpus import Corpus, Cycle, Recording, join
 from lungsound.data.reader import read_corpus
 from lungsound.errors import CorpusError, SettingsError
-from lungsound.labels import LABEL_SETS
+from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.randomness import generator_at
 
 DEVICE_SPLIT = "device:"  # data.split = "device:Meditron": tested on that device, trained on the others
@@ -166,6 +166,11 @@ def divide(corpus: Corpus, data: DataSettings, train: TrainSettings, *, is_teste
             "train.selection=validation needs held-out patients, which data.protocol=published does not have; "
             "set data.protocol=strict"
         )
+    if train.is_threshold_chosen and not is_strict:
+        raise SettingsError(
+            "train.is_threshold_chosen=true needs validation patients, which data.protocol=published does not have; "
+            "set data.protocol=strict"
+        )
     is_untested = is_strict and not is_tested and corpus.parts == ("train",)
     candidates, test = _rows(corpus, ("train",)), () if is_untested else rows_to_test(corpus, data.test_parts)
     if not candidates:
@@ -191,7 +196,26 @@ def divide(corpus: Corpus, data: DataSettings, train: TrainSettings, *, is_teste
             names = hold_out_patients([corpus.cycles[row] for row in rest], share, generator=generator)
         held.append(tuple(row for row in rest if patients[row] in names))
         rest = [row for row in rest if patients[row] not in names]
+    if train.is_threshold_chosen:
+        _check_threshold(LABEL_SETS[data.label_set], [corpus.cycles[row] for row in held[0]])
     return Parts(tuple(rest), held[0], test, held[1], left_out=left_out)
+
+
+def _check_threshold(label_set: LabelSet, validation: Sequence[Cycle]) -> None:
+    """SettingsError where no threshold for "normal" can be chosen on these cycles."""
+    normal = label_set.classes[0]
+    if normal.casefold() != "normal":
+        raise SettingsError(
+            f"train.is_threshold_chosen=true needs a label set with a class 'normal'; {label_set.name} has "
+            f"{', '.join(label_set.classes)}: take another data.label_set or leave it false"
+        )
+    labels = [label_set.label(sound=c.sound, diagnosis=c.recording.diagnosis, term=c.term) for c in validation]
+    num_normal = labels.count(0)
+    if num_normal in (0, len(labels)):
+        raise SettingsError(
+            "train.is_threshold_chosen=true needs normal and other cycles of validation patients; there are "
+            f"{num_normal} and {len(labels) - num_normal}: take another train.validation_share or train.seed"
+        )
 
 
 def shared_patients(corpus: Corpus, train: Sequence[Cycle], test: Sequence[Cycle]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lungsound.errors import WeightsError
 from lungsound.evaluation.bootstrap import FEW_PATIENTS
-from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.predictions import Predictions, abnormal_classes, predicted_classes
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -90,7 +91,8 @@ class Calibration(_Stored):
     """Everything fitted on `num_cycles` validation cycles of `num_patients` patients.
 
     `temperature` is None when the probabilities are left as they are; `reason` says how that was decided. `abstain` is
-    None when no threshold keeps the wanted error. There is no operating point without abnormal validation cycles.
+    None when no threshold keeps the wanted error. There is no operating point without abnormal validation cycles. From
+    `normal_threshold` on a calibrated probability of class 0 predicts it; None predicts the most probable class.
     """
 
     format: Literal["lungsound calibration 2"] = "lungsound calibration 2"
@@ -102,6 +104,7 @@ class Calibration(_Stored):
     operating_points: tuple[OperatingPoint, ...]
     num_cycles: int
     num_patients: int
+    normal_threshold: Share | None = None
 
     @model_validator(mode="after")
     def _has_numbers_for_each_class(self) -> Self:
@@ -121,6 +124,16 @@ class Calibration(_Stored):
         if self.temperature is None:
             return "as the model gives them, not scaled"
         return f"after temperature scaling with T {self.temperature:.3f}"
+
+    @property
+    def decision(self) -> str:
+        """Rule by which a class is predicted, in words."""
+        if self.normal_threshold is None:
+            return "Predicted is the most probable class"
+        return (
+            f"Predicted is {self.classes[0]} from a probability of {self.normal_threshold:.4f} on ({self.scaling}; the "
+            "threshold of the best Score on validation patients), else the most probable other class"
+        )
 
     @property
     def problems(self) -> list[str]:
@@ -149,9 +162,25 @@ class Calibration(_Stored):
             raise ValueError(f"probabilities of {len(self.classes)} classes are needed; got shape {shares.shape}")
         return scaled(shares, self.temperature)
 
+    def predicted(self, probabilities: npt.ArrayLike) -> Labels:
+        """The predicted class `(...)`, of the model's probabilities `(..., class)`."""
+        if self.normal_threshold is None:
+            return predicted_classes(np.asarray(probabilities, dtype=np.float64))  # no scaling changes the first
+        return predicted_classes(self.apply(probabilities), self.normal_threshold)
+
+    def decided(self, predictions: Predictions) -> Predictions:
+        """The predictions by the threshold that is kept, if one is."""
+        if self.normal_threshold is None:
+            return predictions
+        return replace(predictions, by_threshold=self.predicted(predictions.probabilities))
+
     def prediction_set(self, probabilities: npt.ArrayLike) -> Flags:
-        """Membership of the classes in the set at the first level `(..., class)`, of the model's probabilities."""
-        return self.sets[0].sets(self.apply(probabilities))
+        """Membership of the classes in the set at the first level `(..., class)`, of the model's probabilities.
+
+        The predicted class is always in, as the most probable one is.
+        """
+        members = self.sets[0].sets(self.apply(probabilities))
+        return np.asarray(members | (np.arange(members.shape[-1]) == self.predicted(probabilities)[..., None]))
 
     def is_abstaining(self, probabilities: npt.ArrayLike) -> Flags:
         """True where the prediction is withheld `(...)`, of the model's probabilities `(..., class)`."""
@@ -165,7 +194,7 @@ class Calibration(_Stored):
 
     def to_plain(self) -> dict[str, Any]:
         """Values that JSON holds. `from_plain` gives back an equal calibration."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude={"normal_threshold"} if self.normal_threshold is None else None)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "Calibration":
@@ -186,16 +215,22 @@ def fit_calibration(
     abstain_for: Literal["coverage", "error"] = "coverage",
     abstain_value: float = WANTED_COVERAGE,
     sensitivities: Sequence[float] = (WANTED_SENSITIVITY,),
+    threshold_on: Predictions | None = None,
 ) -> Calibration:
     """Fit on validation cycles; few patients raise no error, but `Calibration.problems` names what they cannot give.
 
-    Raises ValueError for wanted values outside 0 to 1.
+    On `threshold_on` the threshold for class 0 is chosen, after the scaling; None chooses none. Raises ValueError for
+    wanted values outside 0 to 1.
     """
     if not all(0.0 < value <= 1.0 for value in (abstain_value, *sensitivities)):
         raise ValueError(f"a wanted share lies above 0 and not above 1; got {abstain_value} and {sensitivities}")
     labels, patients = validation.labels, validation.patients
     temperature, held_out, reason = choose_temperature(validation.probabilities, labels, patients)
-    is_wrong = held_out.argmax(axis=1) != labels
+    normal_threshold = None
+    if threshold_on is not None:
+        shares = scaled(threshold_on.probabilities, temperature)
+        normal_threshold = choose_normal_threshold(shares, threshold_on.labels)
+    is_wrong = predicted_classes(held_out, normal_threshold) != labels
     return Calibration(
         classes=validation.classes,
         temperature=temperature,
@@ -209,7 +244,24 @@ def fit_calibration(
         ),
         num_cycles=len(labels),
         num_patients=len(set(patients)),
+        normal_threshold=normal_threshold,
     )
+
+
+def choose_normal_threshold(probabilities: Floats, labels: Labels) -> float:
+    """The probability of class 0 `(cycle, class)` from which predicting it has the best Score on these cycles.
+
+    The least of several. ValueError without a cycle of class 0 or of another, of which there is no Score.
+    """
+    of_normal, is_normal = probabilities[:, 0], labels == 0
+    if is_normal.all() or not is_normal.any():
+        raise ValueError("a threshold for class 0 needs cycles of it and of other classes")
+    is_right = ~is_normal & (abnormal_classes(probabilities) == labels)
+    thresholds = np.unique(of_normal)
+    # Normal cycles at or above each threshold, and rightly named other cycles below it.
+    specificity = 1.0 - np.searchsorted(np.sort(of_normal[is_normal]), thresholds) / is_normal.sum()
+    sensitivity = np.searchsorted(np.sort(of_normal[is_right]), thresholds) / (~is_normal).sum()
+    return float(thresholds[(specificity + sensitivity).argmax()])
 
 
 def choose_temperature(

@@ -5,8 +5,9 @@ A CSV file in UTF-8 whose first line is always
     key,patient,device,part,label,answer,p_<class 0>,p_<class 1>,...
 
 `key` is `<recording>#<start>-<end>` (seconds), `device` and `part` (of the split: "test", "inter") may be blank
-when unknown, `label` (the truth) and `answer` (the most probable class, the first of equals) are class names, and
-probabilities carry as many digits as it takes to read back the same float64. Class 0 is the normal (healthy) one.
+when unknown, `label` (the truth) and `answer` (the predicted class) are class names, and probabilities carry as many
+digits as it takes to read back the same float64. Class 0 is the normal (healthy) one. The answer is the most probable
+class, the first of equals; a model that keeps a threshold for class 0 answers class 0 or the most probable of the rest.
 """
 
 import csv
@@ -37,8 +38,9 @@ class Predictions:
     """Probabilities of a model for each cycle, beside the truth. Arrays are copied and made read-only.
 
     `keys`, `patients`, `devices`, `parts` have one entry per cycle (a device or a part of the split is "" when
-    unknown), `labels` is `(cycle,)` and `probabilities` `(cycle, class)` with rows that sum to 1 within 1e-3. Raises
-    DataError when any of this does not hold, when a key comes twice, or when there is no cycle at all.
+    unknown), `labels` is `(cycle,)` and `probabilities` `(cycle, class)` with rows that sum to 1 within 1e-3.
+    `by_threshold` are the classes `(cycle,)` that a threshold for class 0 predicts, None without one. Raises DataError
+    when any of this does not hold, when a key comes twice, or when there is no cycle at all.
     """
 
     keys: tuple[str, ...]
@@ -48,6 +50,7 @@ class Predictions:
     labels: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float64]
     classes: tuple[str, ...]
+    by_threshold: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if not np.issubdtype(np.asarray(self.labels).dtype, np.integer):
@@ -87,11 +90,17 @@ class Predictions:
                 shares = self.probabilities[row].tolist()
                 raise DataError(f"{where}: {shares} must be numbers from 0 to 1 that sum to 1 within {SUM_TOLERANCE}")
             seen.add(key)
+        if self.by_threshold is not None:
+            by_threshold = np.array(self.by_threshold, dtype=np.int64)
+            if by_threshold.shape != (num_cycles,):
+                raise DataError(f"{num_cycles} cycles, but a threshold predicts classes {by_threshold.shape}")
+            by_threshold.flags.writeable = False
+            object.__setattr__(self, "by_threshold", by_threshold)
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """The most probable class of each cycle `(cycle,)`; the first of equals."""
-        return np.asarray(np.argmax(self.probabilities, axis=1), dtype=np.int64)
+        """The predicted class of each cycle `(cycle,)`: the most probable, or that of a threshold."""
+        return predicted_classes(self.probabilities) if self.by_threshold is None else self.by_threshold
 
     def of_part(self, part: str) -> "Predictions":
         """The cycles of this part of the split, in the same order."""
@@ -119,7 +128,26 @@ class Predictions:
         columns = (self.keys, self.patients, self.devices, self.parts)
         keys, patients, devices, parts = (tuple(column[row] for row in rows) for column in columns)
         labels, probabilities = self.labels[rows], self.probabilities[rows]
-        return Predictions(keys, patients, devices, parts, labels, probabilities, self.classes)
+        by_threshold = None if self.by_threshold is None else self.by_threshold[rows]
+        return Predictions(keys, patients, devices, parts, labels, probabilities, self.classes, by_threshold)
+
+
+def predicted_classes(
+    probabilities: npt.NDArray[np.float64], normal_threshold: float | None = None
+) -> npt.NDArray[np.int64]:
+    """Class `(...)` predicted by probabilities `(..., class)`: the most probable, the first of equals.
+
+    With a threshold class 0 from this probability of it on, else the most probable of the others.
+    """
+    if normal_threshold is None:
+        return np.asarray(probabilities.argmax(axis=-1), dtype=np.int64)
+    is_normal = probabilities[..., 0] >= normal_threshold
+    return np.asarray(np.where(is_normal, 0, abnormal_classes(probabilities)), dtype=np.int64)
+
+
+def abnormal_classes(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """The most probable class `(...)` but class 0, of probabilities `(..., class)`; the first of equals."""
+    return np.asarray(1 + probabilities[..., 1:].argmax(axis=-1), dtype=np.int64)
 
 
 def joined(folds: Sequence[Predictions]) -> Predictions:
@@ -130,13 +158,17 @@ def joined(folds: Sequence[Predictions]) -> Predictions:
     keys, patients, devices, parts = (tuple(chain.from_iterable(column)) for column in columns)
     labels = np.concatenate([fold.labels for fold in folds])
     probabilities = np.concatenate([fold.probabilities for fold in folds])
-    return Predictions(keys, patients, devices, parts, labels, probabilities, folds[0].classes)
+    is_by_threshold = any(fold.by_threshold is not None for fold in folds)
+    by_threshold = np.concatenate([fold.predicted for fold in folds]) if is_by_threshold else None
+    return Predictions(keys, patients, devices, parts, labels, probabilities, folds[0].classes, by_threshold)
 
 
 def rounded(predictions: Predictions, digits: int) -> Predictions:
-    """The predictions with probabilities rounded, but for rows in which that would change the predicted class."""
+    """The predictions with probabilities rounded, but for rows in which that would change their order."""
     probabilities = np.round(predictions.probabilities, digits)
-    is_changed = probabilities.argmax(axis=1) != predictions.predicted
+    is_changed = probabilities.argmax(axis=1) != predictions.probabilities.argmax(axis=1)
+    if predictions.by_threshold is not None:
+        is_changed |= abnormal_classes(probabilities) != abnormal_classes(predictions.probabilities)
     probabilities[is_changed] = predictions.probabilities[is_changed]
     return replace(predictions, probabilities=probabilities)
 
@@ -175,13 +207,15 @@ def read_predictions(path: Path) -> Predictions:
         predictions = Predictions(keys, patients, devices, parts, labels, table.probabilities(columns), classes)
     except DataError as error:
         raise DataError(f"{path}, {error}") from None
-    if (is_other := predicted != predictions.predicted).any():
+    others = abnormal_classes(predictions.probabilities)
+    if (is_other := (predicted != 0) & (predicted != others)).any():
         row = int(is_other.argmax())
         raise DataError(
             f"{path}, line {table.lines[row]}: the answer is {classes[predicted[row]]!r} but the most probable class "
-            f"is {classes[predictions.predicted[row]]!r}; they must agree"
+            f"beside {classes[0]!r} is {classes[others[row]]!r}; they must agree"
         )
-    return predictions
+    is_by_threshold = bool((predicted != predictions.predicted).any())
+    return replace(predictions, by_threshold=predicted) if is_by_threshold else predictions
 
 
 def read_text(path: Path) -> str:

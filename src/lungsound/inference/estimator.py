@@ -20,6 +20,7 @@ from lungsound.config import load_config
 from lungsound.data.reader import read_corpus
 from lungsound.data.splits import hold_out_patients
 from lungsound.errors import SettingsError
+from lungsound.evaluation.predictions import predicted_classes
 from lungsound.files import short_names, written_whole
 from lungsound.inference.prediction import TIME_DECIMALS
 from lungsound.inference.predictor import Predictor
@@ -147,8 +148,9 @@ class LungSoundClassifier:
         return probabilities
 
     def predict(self, X: Sequence[Any]) -> NDArray[np.str_]:
-        """The most probable class of each sound."""
-        best = self.predict_proba(X).argmax(axis=1)
+        """The most probable class of each sound, or that of the threshold that the model keeps."""
+        probabilities = self.predict_proba(X)
+        best = predicted_classes(probabilities, self.predictor_.trained.normal_threshold)
         classes: NDArray[np.str_] = self.classes_[best]
         return classes
 

@@ -106,6 +106,7 @@ def write_card(folder: Path, trained: TrainedModel, *, run: Path, fitted: Parity
         num_samples=front_end.num_samples,
         num_faded=min(front_end.num_fade_samples, front_end.num_samples),
         is_calibrated=trained.calibration is not None,
+        has_threshold=trained.normal_threshold is not None,
         license=LICENSE,
         disclaimer=DISCLAIMER,
     )

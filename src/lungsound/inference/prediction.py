@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import AfterValidator, AwareDatetime, Field, FiniteFloat, StringConstraints
 from pydantic.dataclasses import dataclass
 
+from lungsound.evaluation.predictions import predicted_classes
 from lungsound.labels import LabelSet
 from lungsound.page import DISCLAIMER
 
@@ -29,7 +31,8 @@ Name = Annotated[str, StringConstraints(min_length=1)]
 class CyclePrediction:
     """Prediction for one stretch of a recording; probabilities by class name, in the label set's order.
 
-    `best_guess` is the most probable class. It is withheld where the prediction `is_uncertain`; `possible` are the
+    `best_guess` is the most probable class; of a model that keeps a `normal_threshold` it is the first class from that
+    probability on, else the most probable other. It is withheld where the prediction `is_uncertain`; `possible` are the
     classes that cannot be ruled out (empty without a calibration).
     """
 
@@ -39,6 +42,7 @@ class CyclePrediction:
     probabilities: dict[str, Probability]
     is_uncertain: bool = False
     possible: tuple[str, ...] = ()
+    normal_threshold: Probability | None = None
 
     def __post_init__(self) -> None:
         if self.start_s >= self.end_s:
@@ -147,9 +151,11 @@ def _mean(predictions: Sequence[CyclePrediction], weights: Sequence[float], end_
         name: sum(weight * prediction.probabilities[name] for weight, prediction in weighted) / total
         for name in predictions[0].probabilities
     }
-    best_guess = max(probabilities, key=probabilities.__getitem__)
+    names, threshold = list(probabilities), predictions[0].normal_threshold
+    best_guess = names[int(predicted_classes(np.array([*probabilities.values()]), threshold))]
     uncertain = sum(weight for weight, prediction in weighted if prediction.is_uncertain)
-    return CyclePrediction(0.0, end_s, best_guess, probabilities, is_uncertain=2 * uncertain >= total)
+    is_uncertain = 2 * uncertain >= total
+    return CyclePrediction(0.0, end_s, best_guess, probabilities, is_uncertain, normal_threshold=threshold)
 
 
 def lanes(spans_s: Sequence[tuple[float, float]]) -> list[int]:

@@ -232,6 +232,7 @@ class Predictor:
         stretches, domain, calibration = loaded.stretches, self.trained.domain, self.trained.calibration
         outputs, features = self.engine.predict([stretch.sound for stretch in stretches])
         scores = domain.scores(features).tolist() if domain is not None and stretches else []
+        threshold = self.trained.normal_threshold
         is_recording_withheld = not WITHHELD_FOR.isdisjoint(loaded.quality)
         cycles = []
         for place, (stretch, row) in enumerate(zip(stretches, outputs.astype(float), strict=True)):
@@ -240,11 +241,14 @@ class Predictor:
             possible: tuple[str, ...] = ()
             probabilities, best_guess = row, self.classes[int(row.argmax())]
             if calibration is not None:
-                probabilities = calibration.apply(row)
+                probabilities, best_guess = calibration.apply(row), self.classes[int(calibration.predicted(row))]
                 is_uncertain = is_uncertain or bool(calibration.is_abstaining(row))
                 possible = tuple(compress(self.classes, calibration.prediction_set(row)))
             shares = dict(zip(self.classes, probabilities.tolist(), strict=True))
-            cycles.append(CyclePrediction(stretch.start_s, stretch.end_s, best_guess, shares, is_uncertain, possible))
+            cycle = CyclePrediction(
+                stretch.start_s, stretch.end_s, best_guess, shares, is_uncertain, possible, threshold
+            )
+            cycles.append(cycle)
         is_sounding = [not stretch.is_silent for stretch in stretches]
         sounding_scores, remarks = list(compress(scores, is_sounding)), list(loaded.quality)
         score = float(np.median(sounding_scores)) if sounding_scores else None

@@ -70,10 +70,17 @@ class EpochEvaluation:
         """Write the column of the last epoch, and complete the model file: weights, calibration, domain, in one go."""
         self.run.write_column(LAST, self._predict_columns())
         is_kept = self.column in progress.best_epochs  # else no epoch could be chosen, or the last one is
-        predictions = self.run.columns()[self.column if is_kept else LAST]
-        # The scaling keeps the most probable class, so the scores of the report are those of the calibrated model too.
-        to_calibrate = predictions.to_calibrate()
-        calibration = None if to_calibrate is None else fit_calibration(to_calibrate)
+        kept, calibration = self.column if is_kept else LAST, None
+        is_threshold_chosen = self.config.train.is_threshold_chosen
+        for column, predictions in self.run.columns().items():
+            # The scaling keeps the most probable class: the scores of the report are those of the calibrated model too.
+            to_calibrate = predictions.to_calibrate()
+            if to_calibrate is not None and (column == kept or is_threshold_chosen):
+                validation = predictions.of_part(VALIDATION) if is_threshold_chosen else None
+                fitted = fit_calibration(to_calibrate, threshold_on=validation)
+                calibration = fitted if column == kept else calibration
+                if is_threshold_chosen:  # each column of the report by the threshold of its own epoch
+                    self.run.write_column(column, fitted.decided(predictions))
         # The domain is that of the training cycles as they are, without augmentation.
         patients = [self.corpus.cycles[row].recording.patient for row in self.parts.train]
         others = self._spectral_features(self.parts.calibration) if self.parts.calibration else None

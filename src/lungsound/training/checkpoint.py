@@ -49,6 +49,11 @@ class TrainedModel:
     domain: Domain | None = None
     devices: tuple[str, ...] = ()
 
+    @property
+    def normal_threshold(self) -> float | None:
+        """Calibrated probability from which class 0 is predicted; None predicts the most probable class."""
+        return None if self.calibration is None else self.calibration.normal_threshold
+
     def input_of(self, waveform: Tensor) -> Tensor:
         """The waveform (num_input_samples,) that the model predicts, of a cycle (samples,) of any length."""
         return self.front_end.fit(waveform)[: self.num_input_samples(len(waveform))]

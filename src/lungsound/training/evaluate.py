@@ -126,7 +126,7 @@ def report_on(
         tested = predict_rows(
             trained.model, corpus, inputs, rows, batch_size=EVALUATION_BATCH_SIZE, device=where, on_progress=on_progress
         )
-    write_predictions(path, tested)
+    write_predictions(path, tested if trained.calibration is None else trained.calibration.decided(tested))
     predictions = read_predictions(path)  # the file is what the report is made from
     columns = columns_of(run) if out_dir is None else {}
     reported = report_inputs(run, trained, corpus, predictions, data=data, columns=columns)
@@ -159,6 +159,8 @@ def report_inputs(
         "Patients of the test whose cycles in the training set were left out": facts.left_out_patients,
     }
     notes += [f"{what}: {first_names(patients, NUM_NAMED)}." for what, patients in named.items() if patients]
+    if trained.calibration is not None and trained.normal_threshold is not None:
+        notes.append(f"{trained.calibration.decision}.")
     if selection != "last" and not chosen_epoch:
         notes.append(f"{NONE_CHOSEN.capitalize()}: the last epoch was kept.")
         selection = "last"

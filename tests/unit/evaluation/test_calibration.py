@@ -15,6 +15,7 @@ from lungsound.evaluation.calibration import (
     Calibration,
     ConformalThresholds,
     choose_abstention,
+    choose_normal_threshold,
     choose_operating_point,
     choose_temperature,
     fit_calibration,
@@ -26,6 +27,8 @@ from lungsound.evaluation.calibration import (
     scaled,
     softmax,
 )
+from lungsound.evaluation.metrics import confusion_matrix, icbhi_score
+from lungsound.evaluation.predictions import predicted_classes
 from tests.unit.evaluation.calibrated import drawn_predictions
 
 Floats = npt.NDArray[np.float64]
@@ -320,3 +323,57 @@ def test_json_gives_back_an_equal_calibration_and_damage_is_named() -> None:
         inner[path[-1]] = value
         with pytest.raises(WeightsError, match=rf"calibration in the model cannot be used \({place}: "):
             Calibration.from_plain(damaged)
+
+
+# ---- a threshold for "normal" ----
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_threshold_for_normal_has_the_best_score_of_all(seed: int) -> None:
+    """Against the Score at every probability that occurs, between any two, and beyond them."""
+    probabilities, labels = drawn_with(seed, 60)
+    probabilities[40:] = probabilities[:20]  # equal probabilities of other labels
+
+    def score(threshold: float) -> float:
+        others = [1 + max(range(3), key=row[1:].__getitem__) for row in probabilities.tolist()]
+        rule = [0 if row[0] >= threshold else other for row, other in zip(probabilities.tolist(), others, strict=True)]
+        return icbhi_score(confusion_matrix(labels, rule, 4)).score
+
+    values = np.unique(probabilities[:, 0])
+    every = [-0.1, *values, *((values[:-1] + values[1:]) / 2), 1.1]
+    chosen = choose_normal_threshold(probabilities, labels)
+    assert score(chosen) == pytest.approx(max(map(score, every)), abs=1e-12)
+    most_probable = icbhi_score(confusion_matrix(labels, probabilities.argmax(axis=1), 4)).score
+    assert score(chosen) >= most_probable
+
+
+def test_normal_cycles_that_stand_apart_are_told_apart_and_one_side_alone_is_refused() -> None:
+    probabilities = np.array([[0.3, 0.7], [0.2, 0.8], [0.1, 0.9], [0.25, 0.75]])
+    assert choose_normal_threshold(probabilities, np.array([0, 1, 1, 0])) == 0.25
+    for labels in ([0, 0, 0, 0], [1, 1, 1, 1]):
+        with pytest.raises(ValueError, match="cycles of it and of other classes"):
+            choose_normal_threshold(probabilities, np.array(labels))
+
+
+def test_a_chosen_threshold_is_kept_decides_and_is_in_the_set() -> None:
+    validation = drawn_predictions(0, temperature=2.5)
+    plain, chosen = (fit_calibration(validation, threshold_on=each) for each in (None, validation))
+    assert plain.normal_threshold is None
+    assert "normal_threshold" not in plain.to_plain()
+    assert plain.decided(validation) is validation
+    assert np.array_equal(plain.predicted(validation.probabilities), validation.predicted)
+    assert chosen.normal_threshold is not None
+    assert Calibration.from_plain(json.loads(json.dumps(chosen.to_plain()))) == chosen
+    assert chosen.id != plain.id
+    assert replace(validation).by_threshold is None
+    extreme = chosen.model_copy(update={"normal_threshold": 0.02})
+    decided = extreme.decided(validation)
+    shares = scaled(validation.probabilities, chosen.temperature)
+    assert np.array_equal(decided.predicted, predicted_classes(shares, 0.02))
+    assert (decided.predicted != validation.predicted).sum() > 20
+    sets = extreme.prediction_set(validation.probabilities)
+    assert sets[np.arange(len(sets)), decided.predicted].all()
+    assert (sets | plain.prediction_set(validation.probabilities) == sets).all()
+    assert chosen.normal_threshold == choose_normal_threshold(shares, validation.labels)
+    # Fitted again on predictions by a threshold: the same.
+    assert fit_calibration(decided, threshold_on=decided) == chosen

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from lungsound.errors import DataError
-from lungsound.evaluation.predictions import Predictions, read_predictions, rounded, write_predictions
+from lungsound.evaluation.predictions import (
+    Predictions,
+    joined,
+    predicted_classes,
+    read_predictions,
+    rounded,
+    write_predictions,
+)
 
 CLASSES = ("normal", "crackle", "wheeze")
 ROWS = {
@@ -191,3 +198,37 @@ def test_rounding_keeps_every_predicted_class() -> None:
     assert shorter.predicted.tolist() == predictions.predicted.tolist() == [1, 1]
     assert shorter.probabilities[0].tolist() == probabilities[0].tolist()  # rounded, the first class would be as likely
     assert shorter.probabilities[1].tolist() == [0.1235, 0.6235, 0.2531]
+
+
+def test_classes_by_a_threshold_are_written_read_and_go_with_their_rows(tmp_path: Path) -> None:
+    """Of a threshold of 0.1 for normal row 2 is normal, and of one of 0.6 the others are the first of theirs."""
+    predictions = make(by_threshold=np.array([1, 0, 1]))
+    assert predictions.predicted.tolist() == [1, 0, 1]
+    path = tmp_path / "predictions.csv"
+    write_predictions(path, predictions)
+    again = read_predictions(path)
+    assert again.predicted.tolist() == [1, 0, 1]
+    assert again.of_rows([2, 1]).predicted.tolist() == [1, 0]
+    assert again.of_part("inter").predicted.tolist() == [0]
+    assert read_predictions_of(FILE, tmp_path).by_threshold is None
+    other = make(keys=("9#0-1", "9#1-2", "9#2-3"))
+    assert joined([again, other]).predicted.tolist() == [1, 0, 1, 0, 2, 0]
+    assert joined([other]).by_threshold is None
+    close = np.array([[0.5, 0.249, 0.251], [0.131, 0.119, 0.75], [0.5, 0.5, 0.0]])
+    kept = rounded(make(probabilities=close, by_threshold=np.array([2, 2, 1])), 2)
+    assert kept.probabilities.tolist() == [close[0].tolist(), [0.13, 0.12, 0.75], [0.5, 0.5, 0.0]]
+    assert kept.predicted.tolist() == [2, 2, 1]
+    with pytest.raises(DataError, match="3 cycles"):
+        make(by_threshold=np.array([1, 0]))
+
+
+def read_predictions_of(text: str, folder: Path) -> Predictions:
+    (folder / "text.csv").write_text(text, encoding="utf-8")
+    return read_predictions(folder / "text.csv")
+
+
+def test_a_threshold_decides_between_normal_and_the_most_probable_other() -> None:
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5], [0.1, 0.45, 0.45]])
+    for threshold, expected in ((None, [0, 2, 1]), (0.2, [0, 0, 1]), (0.6, [1, 2, 1]), (0.0, [0, 0, 0])):
+        assert predicted_classes(probabilities, threshold).tolist() == expected
+    assert int(predicted_classes(probabilities[0], 0.5)) == 0

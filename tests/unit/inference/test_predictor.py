@@ -20,6 +20,7 @@ from lungsound.errors import AnnotationError, AudioError, WeightsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.out_of_domain import fit_domain, spectral_features
 from lungsound.inference.engines import make
+from lungsound.inference.prediction import aggregate_recordings
 from lungsound.inference.predictor import OTHER_DEVICE, SILENT_CYCLES, UNKNOWN_DEVICE, UNLIKE, FindBy, Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
@@ -186,6 +187,20 @@ def test_a_calibration_scales_probabilities_or_leaves_them(
     assert calibration.is_scaled == is_scaled
     answers = calibrated.predict(recording).cycles
     assert ([answer.probabilities for answer in answers] == [answer.probabilities for answer in plain]) != is_scaled
+
+
+def test_a_threshold_for_normal_decides_for_cycles_recordings_and_patients(model_path: Path, recording: Path) -> None:
+    trained = load_model(model_path)
+    fitted = four_classes(fit_calibration(drawn_predictions(0)))
+    for threshold, guesses in ((0.0, {"normal"}), (1.0, {"crackle", "wheeze", "both"})):
+        calibration = fitted.model_copy(update={"normal_threshold": threshold})
+        prediction = Predictor(replace(trained, calibration=calibration)).predict(recording, patient="1")
+        assert {cycle.best_guess for cycle in prediction.cycles} <= guesses
+        assert all(cycle.best_guess in cycle.possible for cycle in prediction.cycles)
+        for aggregate in (prediction.aggregate, aggregate_recordings([prediction])):
+            assert aggregate is not None
+            others = {name: share for name, share in aggregate.probabilities.items() if name != "normal"}
+            assert aggregate.best_guess == ("normal" if threshold == 0.0 else max(others, key=others.__getitem__))
 
 
 def four_classes(calibration: Calibration) -> Calibration:
