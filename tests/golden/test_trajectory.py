@@ -59,7 +59,7 @@ def make_objective(run: str, dtype: torch.dtype) -> Objective:
         weights = torch.tensor(CLASS_WEIGHTS, dtype=dtype) if run == "ce_weighted" else None
         return CrossEntropy(class_weights=weights)
     if run == "patchmix":
-        return PatchMixCrossEntropy(lambda *_: next(draws))
+        return PatchMixCrossEntropy(lambda *_: next(draws), ObjectiveSettings())
     target = run.removeprefix("patchmix_cl_")
     target = "grad_block" if target == "no_ma_lr_half" else target
     return PatchMixContrastive(lambda *_: next(draws), ObjectiveSettings(temperature=0.06, alpha=1.0, target=target))

@@ -459,7 +459,7 @@ def test_schedule_and_step_get_their_settings() -> None:
     assert [schedule.at(epoch) for epoch in (3, 4)] == pytest.approx([0.5, 0.1])
     run = load_config("demo", MICRO)
     model, _ = initial_classifier(run, FrontEnd(run.audio))
-    step = TrainStep(model, CrossEntropy(), settings, device=CPU)
+    step = TrainStep(model, CrossEntropy(ObjectiveSettings()), settings, device=CPU)
     assert (step.blend, step.autocast_dtype) == (0.25, torch.bfloat16)
     assert isinstance(step.optimizer, torch.optim.AdamW)
     assert step.optimizer.param_groups[0]["weight_decay"] == 0.125
@@ -470,9 +470,9 @@ def test_activation_checkpointing_reaches_the_ast_and_is_refused_for_others() ->
     settings = TrainSettings(is_activation_checkpointed=True)
     run = load_config("demo", MICRO)
     model, _ = initial_classifier(run, FrontEnd(run.audio))
-    TrainStep(model, CrossEntropy(), settings, device=CPU)
+    TrainStep(model, CrossEntropy(ObjectiveSettings()), settings, device=CPU)
     assert model.patch_encoder.is_checkpointed
     run = load_config("cnn6", ["model.pretrained=none"])
     model, _ = initial_classifier(run, FrontEnd(run.audio))
     with pytest.raises(SettingsError, match=r"is_activation_checkpointed is for the AST, not for cnn6: .*batch_size"):
-        TrainStep(model, CrossEntropy(), settings, device=CPU)
+        TrainStep(model, CrossEntropy(ObjectiveSettings()), settings, device=CPU)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+    logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None, label_smoothing: float
 ) -> Tensor:
     """Cross-entropy of logits (batch, class) and labels (batch,), the (weighted) mean over the batch, in float32.
 
@@ -25,7 +25,7 @@ def mixed_cross_entropy(
     *,
     lam: Tensor,
     class_weights: Tensor | None = None,
-    label_smoothing: float = 0.0,
+    label_smoothing: float,
 ) -> Tensor:
     """lam * CE(labels) + (1 - lam) * CE(partner_labels), the mean over the batch.
 
@@ -61,7 +61,7 @@ def patch_mix_contrastive_loss(
         is_kept = labels[own].unsqueeze(1) != labels.unsqueeze(0)
         is_kept = is_kept.scatter(1, torch.stack([own, partner], dim=1), value=True)
         similarity = similarity.masked_fill(~is_kept, float("-inf"))
-    return mixed_cross_entropy(similarity, own, partner, lam=lam)
+    return mixed_cross_entropy(similarity, own, partner, lam=lam, label_smoothing=0.0)
 
 
 def class_weights(class_counts: Tensor) -> Tensor:

@@ -74,17 +74,16 @@ def draw_for(
 class CrossEntropy:
     """Plain fine-tuning: cross-entropy of the clean view."""
 
+    settings: ObjectiveSettings
     class_weights: Tensor | None = None
-    label_smoothing: float = 0.0
 
     def __call__(
         self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator, settle: Settle | None = None
     ) -> Loss:
         del generator, settle  # nothing is drawn, and the loss is one part
         logits = model(batch.fbank, batch.num_frames)
-        loss = cross_entropy(
-            logits, batch.labels, class_weights=self.class_weights, label_smoothing=self.label_smoothing
-        )
+        smoothing = self.settings.label_smoothing
+        loss = cross_entropy(logits, batch.labels, class_weights=self.class_weights, label_smoothing=smoothing)
         return Loss(loss, {"ce": loss}, logits)
 
 
@@ -93,8 +92,8 @@ class PatchMixCrossEntropy:
     """Patch-Mix with mixed labels; the clean view is not encoded, as published."""
 
     draw: Draw
+    settings: ObjectiveSettings
     class_weights: Tensor | None = None
-    label_smoothing: float = 0.0
     peers: Peers = LOCAL
 
     def __call__(
@@ -113,7 +112,7 @@ class PatchMixCrossEntropy:
             partner_labels,
             lam=draw.lam,
             class_weights=self.class_weights,
-            label_smoothing=self.label_smoothing,
+            label_smoothing=self.settings.label_smoothing,
         )
         return Loss(loss, {"patchmix_ce": loss}, logits)
 
@@ -192,10 +191,9 @@ def make_objective(
         if min(class_counts) < 1:
             raise SettingsError(f"class weights need training cycles of every class; there are {list(class_counts)}")
         weights = class_weights(torch.tensor(class_counts, dtype=torch.float32)).to(device)
-    smoothing = settings.label_smoothing
     if settings.name == "ce":
-        return CrossEntropy(class_weights=weights, label_smoothing=smoothing)
+        return CrossEntropy(settings, class_weights=weights)
     draw = patch_mix_draw(patchmix)
     if settings.name == "patchmix_ce":
-        return PatchMixCrossEntropy(draw, class_weights=weights, label_smoothing=smoothing)
+        return PatchMixCrossEntropy(draw, settings, class_weights=weights)
     return PatchMixContrastive(draw, settings, class_weights=weights)

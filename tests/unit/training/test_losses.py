@@ -138,7 +138,12 @@ def test_mixed_cross_entropy_equals_two_of_torchs(lam: float, weights: list[floa
     expected = lam * functional.cross_entropy(logits, LABELS, weight=class_weights_)
     expected += (1 - lam) * functional.cross_entropy(logits, LABELS[PARTNER], weight=class_weights_)
     loss = mixed_cross_entropy(
-        logits, LABELS, LABELS[PARTNER], lam=torch.tensor(lam, dtype=torch.float64), class_weights=class_weights_
+        logits,
+        LABELS,
+        LABELS[PARTNER],
+        lam=torch.tensor(lam, dtype=torch.float64),
+        class_weights=class_weights_,
+        label_smoothing=0.0,
     )
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
@@ -153,7 +158,9 @@ def test_mixed_cross_entropy_with_a_lambda_for_each_sample_equals_loops(weights:
             log_probability = float(logits[i, label]) - math.log(sum(math.exp(x) for x in logits[i].tolist()))
             expected -= float(shares[i]) * weights[label] * log_probability / sum_of_weights
     class_weights_ = None if weights[0] == 1.0 else torch.tensor(weights, dtype=torch.float64)
-    loss = mixed_cross_entropy(logits, LABELS, LABELS[PARTNER], lam=lam, class_weights=class_weights_)
+    loss = mixed_cross_entropy(
+        logits, LABELS, LABELS[PARTNER], lam=lam, class_weights=class_weights_, label_smoothing=0.0
+    )
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -183,17 +190,19 @@ def test_smoothed_labels_equal_loops(smoothing: float, weights: list[float]) -> 
 
 def test_a_sample_mixed_with_its_own_label_is_plain_cross_entropy() -> None:
     logits = randn(6, 4, seed=3)
-    loss = mixed_cross_entropy(logits, LABELS, LABELS, lam=torch.tensor(0.37, dtype=torch.float64))
-    assert loss.item() == pytest.approx(cross_entropy(logits, LABELS).item(), rel=1e-14)
+    loss = mixed_cross_entropy(logits, LABELS, LABELS, lam=torch.tensor(0.37, dtype=torch.float64), label_smoothing=0.0)
+    assert loss.item() == pytest.approx(cross_entropy(logits, LABELS, label_smoothing=0.0).item(), rel=1e-14)
 
 
 def test_cross_entropy_is_weighted_and_never_in_half_precision() -> None:
     logits, weights = randn(6, 4, seed=3), torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     probabilities = logits.softmax(1)[torch.arange(6), LABELS]
     expected = -(weights[LABELS] * probabilities.log()).sum() / weights[LABELS].sum()
-    assert cross_entropy(logits, LABELS, class_weights=weights).item() == pytest.approx(expected.item(), rel=1e-12)
-    assert cross_entropy(logits.bfloat16(), LABELS).dtype == torch.float32
-    assert cross_entropy(logits, LABELS).dtype == torch.float64
+    assert cross_entropy(logits, LABELS, class_weights=weights, label_smoothing=0.0).item() == pytest.approx(
+        expected.item(), rel=1e-12
+    )
+    assert cross_entropy(logits.bfloat16(), LABELS, label_smoothing=0.0).dtype == torch.float32
+    assert cross_entropy(logits, LABELS, label_smoothing=0.0).dtype == torch.float64
 
 
 def test_class_weights_are_inverse_frequencies_of_sum_1() -> None:

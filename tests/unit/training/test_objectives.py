@@ -30,8 +30,8 @@ from tests.unit.training.small import CPU, fixed_draw, small_batch, small_model
 TARGETS = ("grad_block", "grad_flow", "project_block", "project_flow")
 WEIGHTS = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
 OBJECTIVES: dict[str, Objective] = {
-    "ce": CrossEntropy(),
-    "patchmix_ce": PatchMixCrossEntropy(fixed_draw),
+    "ce": CrossEntropy(ObjectiveSettings()),
+    "patchmix_ce": PatchMixCrossEntropy(fixed_draw, ObjectiveSettings()),
     **{target: PatchMixContrastive(fixed_draw, ObjectiveSettings(target=target)) for target in TARGETS},
 }
 
@@ -80,7 +80,7 @@ def parts_reached(model: LungSoundClassifier) -> set[str]:
 
 
 def test_cross_entropy_of_the_clean_view() -> None:
-    model, _, loss = run(CrossEntropy(class_weights=WEIGHTS))
+    model, _, loss = run(CrossEntropy(ObjectiveSettings(), class_weights=WEIGHTS))
     fbank, labels = small_batch()
     assert torch.equal(loss.logits, model(fbank))
     expected = functional.cross_entropy(model(fbank), labels, weight=WEIGHTS)
@@ -90,11 +90,13 @@ def test_cross_entropy_of_the_clean_view() -> None:
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_patch_mix_cross_entropy_of_the_mixed_view(weights: Tensor | None) -> None:
-    model, _, loss = run(PatchMixCrossEntropy(fixed_draw, class_weights=weights))
+    model, _, loss = run(PatchMixCrossEntropy(fixed_draw, ObjectiveSettings(), class_weights=weights))
     fbank, labels = small_batch()
     draw = fixed_draw(4, model.encoder.grid, torch.Generator())
     logits = model.head(model.encoder.encode(mix_patches(model.encoder.embed_patches(fbank), draw)))
-    expected = mixed_cross_entropy(logits, labels, labels.roll(-1), lam=draw.lam, class_weights=weights)
+    expected = mixed_cross_entropy(
+        logits, labels, labels.roll(-1), lam=draw.lam, class_weights=weights, label_smoothing=0.0
+    )
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-12)
     assert torch.allclose(loss.logits, logits)
     assert loss.parts.keys() == {"patchmix_ce"}
@@ -148,7 +150,7 @@ def test_contrastive_objective_is_cross_entropy_plus_alpha_times_contrast(target
 def test_the_draw_is_determined_by_the_generator(name: str) -> None:
     draw = patch_mix_draw(PatchMixSettings())
     contrastive = PatchMixContrastive(draw, ObjectiveSettings())
-    objective = PatchMixCrossEntropy(draw) if name == "patchmix_ce" else contrastive
+    objective = PatchMixCrossEntropy(draw, ObjectiveSettings()) if name == "patchmix_ce" else contrastive
     totals = [run(objective, seed=seed)[2].total.item() for seed in (1, 1, 2)]
     assert totals[0] == totals[1] != totals[2]
 
@@ -265,10 +267,11 @@ def test_partners_and_negatives_come_from_all_peers(negatives: str) -> None:
 
 
 def test_partner_labels_come_from_all_peers() -> None:
-    _, _, loss = run(PatchMixCrossEntropy(pool_draw, peers=TwoDevices()))
+    _, _, loss = run(PatchMixCrossEntropy(pool_draw, ObjectiveSettings(), peers=TwoDevices()))
     _, labels = small_batch()
     partner_labels = torch.cat([labels.flip(0), labels])[[0, 5, 3, 6]]
-    expected = mixed_cross_entropy(loss.logits, labels, partner_labels, lam=torch.tensor(5 / 8, dtype=torch.float64))
+    lam = torch.tensor(5 / 8, dtype=torch.float64)
+    expected = mixed_cross_entropy(loss.logits, labels, partner_labels, lam=lam, label_smoothing=0.0)
     assert loss.total.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
@@ -330,8 +333,8 @@ def test_samples_of_full_length_are_trained_as_without_lengths(name: str) -> Non
 @pytest.mark.parametrize(
     "objective",
     [
-        CrossEntropy(),
-        PatchMixCrossEntropy(fixed_draw),
+        CrossEntropy(ObjectiveSettings()),
+        PatchMixCrossEntropy(fixed_draw, ObjectiveSettings()),
         PatchMixContrastive(fixed_draw, ObjectiveSettings(negatives="diff_label")),
     ],
 )

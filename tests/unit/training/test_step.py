@@ -59,7 +59,7 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 
 
 def test_steps_equal_a_plain_loop() -> None:
-    step = make_step(objective=CrossEntropy())
+    step = make_step(objective=CrossEntropy(ObjectiveSettings()))
     model = small_model()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     model.train()
