@@ -10,7 +10,8 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.config import RunConfig
 from lungsound.data.batches import training_batches, training_inputs
 from lungsound.data.splits import divide, load_corpus
-from lungsound.models.classifier import find_device, find_precision, initial_classifier
+from lungsound.models.classifier import find_device, initial_classifier
+from lungsound.models.precision import choose_precision, find_precision
 from lungsound.progress import ProgressDisplay
 from lungsound.training.callbacks import EpochEvaluation, ProgressBar
 from lungsound.training.evaluate import report_on
@@ -41,7 +42,7 @@ def train(
 
 def _train(config: RunConfig, run: RunFolder, *, console: Console, is_reported: bool) -> Path:
     device = find_device(config.train.device)
-    precision = find_precision(config.train.precision, device)
+    find_precision(config.train.precision, device)  # refuses before anything is read what this device does not have
 
     # Recordings to cycles, which train, choose the epoch or are kept for the end; and to filter banks.
     corpus = load_corpus(config.data)
@@ -50,11 +51,13 @@ def _train(config: RunConfig, run: RunFolder, *, console: Console, is_reported: 
     inputs = training_inputs(config, corpus, parts, console=console)
     batches = training_batches(config, corpus, parts, inputs, console=console)
 
-    # The objective, and one step of minimising it.
+    # The objective, and one step of minimising it, in the precision that the run has or that does well here.
+    precision, slow = choose_precision(config.train, model, inputs.num_frames, device)
+    train = config.train.model_copy(update={"precision": run.precision() or precision})
     class_counts = inputs.class_counts(parts.train)
     objective = make_objective(config.objective, config.patchmix, class_counts=class_counts, device=device)
-    step = TrainStep(model, objective, config.train, device=device)
-    for remark in remarks(config.train, corpus, parts, pretrained, batches):
+    step = TrainStep(model, objective, train, device=device)
+    for remark in [*remarks(train, corpus, parts, pretrained, batches), *([slow] if slow else [])]:
         console.print(remark, markup=False, highlight=False)
 
     # The folder of the run: new, or taken up where it stopped.
@@ -62,7 +65,9 @@ def _train(config: RunConfig, run: RunFolder, *, console: Console, is_reported: 
     progress = run.restore(step)
     command = shlex.join(sys.argv)
     run.write_facts(
-        RunFacts.of(corpus, parts, command=command, device=str(device), precision=precision, pretrained=pretrained)
+        RunFacts.of(
+            corpus, parts, command=command, device=str(device), precision=train.precision, pretrained=pretrained
+        )
     )
 
     # Train to the last epoch; then model.safetensors holds the chosen one.

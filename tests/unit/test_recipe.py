@@ -27,7 +27,6 @@ from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import (
     LungSoundClassifier,
     find_device,
-    find_precision,
     initial_classifier,
     make_classifier,
 )
@@ -78,13 +77,10 @@ def make_corpus(parts: dict[str, str], *, num_cycles: int = 4) -> Corpus:
 # ---- device and precision ----
 
 
-def test_device_and_precision() -> None:
+def test_device() -> None:
     kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     assert find_device("auto").type == kind
     assert find_device("cpu") == CPU
-    assert [find_precision(name, CPU) for name in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]
-    with pytest.raises(SettingsError, match="fp16 needs a GPU"):
-        find_precision("fp16", CPU)
     for name in ("abacus", "cuda:99", "", "cpu cpu"):
         with pytest.raises(SettingsError, match=f"^device '{name}' (cannot be used here|is not known)[^\n]*$"):
             find_device(name)

@@ -5,7 +5,6 @@ Parity is a fact of the model and lies beside it; speed is a fact of the machine
 
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -37,6 +36,7 @@ from lungsound.inference.graph import (
     probes,
 )
 from lungsound.models.classifier import predict_cycles
+from lungsound.models.precision import has_bf16, processor_name
 from lungsound.progress import OnProgress, track
 from lungsound.training.checkpoint import TrainedModel
 
@@ -190,12 +190,6 @@ def available(trained: TrainedModel) -> list[str]:
     ]
 
 
-def has_bf16() -> bool:
-    """Find bfloat16 among the processor's flags; elsewhere it is emulated, and slower than float32."""
-    flags = {flag for line in _cpu_info() for flag in line.split() if line.startswith(("flags", "Features"))}
-    return not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
-
-
 @dataclass(frozen=True)
 class Parity:
     """Parity with torch: the `share` of cycles of the same class, and the `largest_difference` in probability."""
@@ -258,18 +252,11 @@ def speeds_of(trained: TrainedModel, names: Sequence[str]) -> dict[str, float]:
 
 def _known_speeds(trained: TrainedModel) -> tuple[Path, dict[str, float]]:
     """File of the speeds on this processor with its threads and the versions of the libraries, and what it holds."""
-    processor = next((line for line in _cpu_info() if line.startswith("model name")), platform.processor())
     packages = [version(name) if find_spec(name) else "none" for name in ("torch", "onnxruntime", "openvino")]
-    facts = [platform.machine(), processor, str(torch.get_num_threads()), *packages]
+    facts = [processor_name(), str(torch.get_num_threads()), *packages]
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
     path = exported_path(trained).with_name(f"speeds-{key}.json")
     return path, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def _cpu_info() -> list[str]:
-    """Lines of Linux's description of the processors; none on other systems."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 FORMAT = "lungsound engines 1"

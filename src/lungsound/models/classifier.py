@@ -41,15 +41,6 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def find_precision(name: str, device: torch.device) -> str:
-    """fp32, bf16 or fp16; "auto" is bf16 on a GPU that has it, else fp32. SettingsError for fp16 on the CPU."""
-    if name == "fp16" and device.type == "cpu":
-        raise SettingsError("precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
-    if name != "auto":
-        return name
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-
-
 class Projector(nn.Module):
     """Linear, batch norm, ReLU, linear: features (batch, dim) to projections (batch, projection_dim)."""
 

@@ -183,6 +183,10 @@ class RunFolder(Listener):
             raise CorpusError(f"{given} is not what {self.path} was started on: files or labels have changed")
         write_json(self.path / "run.json", facts.model_dump(mode="json"))
 
+    def precision(self) -> str | None:
+        """The precision in which the run was trained so far; None for a new one."""
+        return self.facts().precision if (self.path / "run.json").is_file() else None
+
     def facts(self) -> RunFacts:
         """The facts that `write_facts` wrote."""
         path = self.path / "run.json"

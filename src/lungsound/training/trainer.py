@@ -26,7 +26,8 @@ from lungsound.errors import LungsoundError, SettingsError
 from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score
 from lungsound.evaluation.selection import LEAST_SENSITIVITY
 from lungsound.models.ast import AudioSpectrogramTransformer
-from lungsound.models.classifier import LungSoundClassifier, find_precision
+from lungsound.models.classifier import LungSoundClassifier
+from lungsound.models.precision import AUTOCAST_DTYPES, find_precision
 from lungsound.models.weights import LoadReport
 from lungsound.randomness import generator_at
 from lungsound.training.objectives import Loss, Objective
@@ -35,7 +36,6 @@ from lungsound.training.optim import Schedule, blend_statistics, make_optimizer,
 Item = TypeVar("Item")
 Row = dict[str, int | float]
 READ_EVERY_STEPS = 16  # where reading a loss waits for the device
-AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainStep:

@@ -203,22 +203,6 @@ def test_bfloat16_is_tried_only_where_the_processor_has_it(
     assert select("torch-bf16", alone, folder=tmp_path, device=CPU).name == "torch-bf16"
 
 
-@pytest.mark.parametrize(
-    ("lines", "has"),
-    [
-        (["flags\t\t: fpu avx512f amx_bf16"], True),
-        (["Features\t: fp asimd bf16"], True),
-        (["flags\t\t: fpu avx2", "model name\t: bf16"], False),
-        ([], False),
-    ],
-)
-def test_bfloat16_is_read_from_the_processors_flags(
-    lines: list[str], has: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engines, "_cpu_info", lambda: lines)
-    assert engines.has_bf16() is has
-
-
 def test_the_fastest_is_taken_and_any_is_when_named(
     alone: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
