@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import AfterValidator, AwareDatetime, Field, FiniteFloat, StringConstraints
 from pydantic.dataclasses import dataclass
 
-from lungsound.evaluation.predictions import predicted_classes
 from lungsound.labels import LabelSet
 from lungsound.page import DISCLAIMER
 
@@ -151,8 +149,11 @@ def _mean(predictions: Sequence[CyclePrediction], weights: Sequence[float], end_
         name: sum(weight * prediction.probabilities[name] for weight, prediction in weighted) / total
         for name in predictions[0].probabilities
     }
-    names, threshold = list(probabilities), predictions[0].normal_threshold
-    best_guess = names[int(predicted_classes(np.array([*probabilities.values()]), threshold))]
+    (normal, *others), threshold = probabilities, predictions[0].normal_threshold
+    best_guess = max(probabilities, key=probabilities.__getitem__)
+    if threshold is not None:  # as `evaluation.predictions.predicted_classes`, without NumPy
+        is_normal = probabilities[normal] >= threshold
+        best_guess = normal if is_normal else max(others, key=probabilities.__getitem__)
     uncertain = sum(weight for weight, prediction in weighted if prediction.is_uncertain)
     is_uncertain = 2 * uncertain >= total
     return CyclePrediction(0.0, end_s, best_guess, probabilities, is_uncertain, normal_threshold=threshold)
