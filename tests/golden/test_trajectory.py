@@ -57,7 +57,7 @@ def make_objective(run: str, dtype: torch.dtype) -> Objective:
     draws = iter(golden_draws(948))
     if run.startswith("ce"):
         weights = torch.tensor(CLASS_WEIGHTS, dtype=dtype) if run == "ce_weighted" else None
-        return CrossEntropy(class_weights=weights)
+        return CrossEntropy(ObjectiveSettings(), class_weights=weights)
     if run == "patchmix":
         return PatchMixCrossEntropy(lambda *_: next(draws), ObjectiveSettings())
     target = run.removeprefix("patchmix_cl_")

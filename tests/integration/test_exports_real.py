@@ -34,7 +34,7 @@ def test_every_export_decides_as_torch_does(icbhi_dir: Path, tmp_path: Path) -> 
     unasked = write_openvino(trained, tmp_path / "out", cycles)
     assert unasked.share >= 0.99  # in bfloat16, where the processor has it
     compiled = openvino.compile_model(tmp_path / "out" / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    given = [int(compiled(cycle[None])[0].argmax()) for cycle in cycles]
+    given = [int(compiled(cycle.waveform.numpy()[None])[0].argmax()) for cycle in cycles]
     assert given == decided.tolist()
     fitted, _ = write_hugging_face(tmp_path / "run" / "model.safetensors", tmp_path / "hf", cycles)
     assert (fitted.num_cycles, fitted.share) == (NUM_CYCLES, 1.0)
