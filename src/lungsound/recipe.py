@@ -52,8 +52,8 @@ def _train(config: RunConfig, run: RunFolder, *, console: Console, is_reported: 
     batches = training_batches(config, corpus, parts, inputs, console=console)
 
     # The objective, and one step of minimising it, in the precision that the run has or that does well here.
-    precision, slow = choose_precision(config.train, model, inputs.num_frames, device)
-    train = config.train.model_copy(update={"precision": run.precision() or precision})
+    precision, slow = choose_precision(config.train, model, inputs.num_frames, device, of_run=run.precision())
+    train = config.train.model_copy(update={"precision": precision})
     class_counts = inputs.class_counts(parts.train)
     objective = make_objective(config.objective, config.patchmix, class_counts=class_counts, device=device)
     step = TrainStep(model, objective, train, device=device)

@@ -80,11 +80,12 @@ def fit_domain(
     mean, std = features.mean(axis=0), features.std(axis=0)
     std = np.where(std > 0, std, 1).astype(np.float32)
     cycles = _standardized(features[rows], mean, std).astype(np.float16)
-    if others is not None and len(others) >= MIN_CYCLES:
-        between = _distances(_standardized(others, mean, std), cycles.astype(np.float32))
-        return Domain(mean, std, cycles, np.sort(np.sort(between, axis=1)[:, NEIGHBOUR - 1]))
-    between = _distances(cycles.astype(np.float32), cycles.astype(np.float32))
-    between[owners[:, np.newaxis] == owners] = np.inf
+    wide = cycles.astype(np.float32)
+    if others is None or len(others) < MIN_CYCLES:
+        between = _distances(wide, wide)
+        between[owners[:, np.newaxis] == owners] = np.inf
+    else:
+        between = _distances(_standardized(others, mean, std), wide)
     return Domain(mean, std, cycles, np.sort(np.sort(between, axis=1)[:, NEIGHBOUR - 1]))
 
 

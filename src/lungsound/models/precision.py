@@ -26,13 +26,20 @@ AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose_precision(
-    train: TrainSettings, model: LungSoundClassifier, num_frames: Tensor | None, device: torch.device
+    train: TrainSettings,
+    model: LungSoundClassifier,
+    num_frames: Tensor | None,
+    device: torch.device,
+    *,
+    of_run: str | None,
 ) -> tuple[str, str | None]:
     """fp32, bf16 or fp16, and a remark where that was asked for and is slow.
 
-    "auto" is bf16 where a GPU has it, or where a CPU is clearly faster in it on samples of so many encoded frames
-    (sample,), else fp32. SettingsError for fp16 on a CPU.
+    "auto" is that in which the run was trained so far (`of_run`); of a new one bf16 where a GPU has it, or where a CPU
+    is clearly faster in it on samples of so many encoded frames (sample,), else fp32. SettingsError for fp16 on a CPU.
     """
+    if train.precision == "auto" and of_run is not None:
+        return of_run, None
     asked = find_precision(train.precision, device)
     if device.type != "cpu" or not isinstance(model.encoder, AudioSpectrogramTransformer):
         return asked, None

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungsound.data.splits import VALIDATION
+from lungsound.data.splits import CALIBRATION, VALIDATION
 from lungsound.errors import DataError
-from lungsound.evaluation.predictions import VALIDATION_PART, Predictions, write_predictions
+from lungsound.evaluation.predictions import CALIBRATION_PART, VALIDATION_PART, Predictions, write_predictions
 from lungsound.evaluation.runs import MethodRuns, epoch_of_file, epoch_warnings, read_runs
 
 
@@ -54,6 +54,7 @@ def test_an_epoch_without_its_validation_rows(tmp_path: Path) -> None:
     assert run.parts == ("test", "test", "inter", "inter")
     assert run.keys == tuple(answers.keys[row] for row in (0, 2, 3, 5))
     assert VALIDATION_PART == VALIDATION
+    assert CALIBRATION_PART == CALIBRATION
     with pytest.raises(DataError, match=r"has no predictions.csv; it has the epochs last: choose one with --epoch"):
         read_runs(tmp_path)
     with pytest.raises(DataError, match=r"has no epochs/test.csv; it has the epochs last"):

@@ -46,7 +46,7 @@ def test_what_is_clearly_faster_is_taken_and_what_is_slow_is_told(
 ) -> None:
     monkeypatch.setattr(precision, "block_seconds", lambda *_: {"fp32": fp32_s, "bf16": bf16_s})
     train = TrainSettings.model_validate({"precision": asked})
-    name, remark = choose_precision(train, make(), None, CPU)
+    name, remark = choose_precision(train, make(), None, CPU, of_run=None)
     assert name == taken
     assert (remark is not None) is is_told
     if remark is not None:
@@ -73,8 +73,13 @@ def test_a_block_is_timed_once_for_a_processor_and_a_length(cache: Path, monkeyp
     assert block_seconds(encoder, short, 8) == {"fp32": 3.0, "bf16": 3.0}
 
 
+def test_a_run_goes_on_in_its_precision_and_nothing_is_measured(cache: Path) -> None:
+    assert choose_precision(TrainSettings(), make(), None, CPU, of_run="bf16") == ("bf16", None)
+    assert not cache.exists()
+
+
 def test_a_cnn_is_not_measured_and_fp16_needs_a_gpu(cache: Path) -> None:
-    assert choose_precision(TrainSettings(), make("resnet10"), None, CPU) == ("fp32", None)
+    assert choose_precision(TrainSettings(), make("resnet10"), None, CPU, of_run=None) == ("fp32", None)
     assert not cache.exists()
     assert [find_precision(name, CPU) for name in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]
     with pytest.raises(SettingsError, match="fp16 needs a GPU"):
