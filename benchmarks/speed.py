@@ -43,7 +43,8 @@ from lungsound.errors import LungsoundError, SettingsError
 from lungsound.inference import engines
 from lungsound.inference.graph import exported
 from lungsound.inference.hugging_face import check_expressible
-from lungsound.training.checkpoint import TrainedModel, load_model, model_file
+from lungsound.inference.predictor import find_model
+from lungsound.training.checkpoint import TrainedModel, load_model
 
 CPU, QUIET = torch.device("cpu"), Console(quiet=True)
 Row = tuple[str, str, str, str]
@@ -204,7 +205,7 @@ def infer_rows(bench: Bench) -> list[Row]:
     """
     with cache_in(bench.work / "engines"):
         if bench.model is not None:
-            trained = load_model(model_file(bench.model))
+            trained = load_model(find_model(bench.model))
             check_expressible(trained)
         else:
             trained = ours.trained_model(ours.run_config(bench.sizes[0], precision="fp32", is_quick=bench.is_quick))

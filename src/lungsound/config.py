@@ -147,7 +147,7 @@ class ModelSettings(Settings):
     norm_eps: Positive = 1e-6
     """Epsilon of the encoder's layer norms; 1e-12 for weights in Hugging Face's layout."""
     pretrained: str = "none"
-    """none, a file or folder of weights, or the name of known weights, which are downloaded."""
+    """none, box (of lungsound-box), a file or folder of weights, or a name of known weights, which are downloaded."""
     position_grid: Literal["aligned", "published"] = "aligned"
     """Layout of pretrained positions on the patch grid; published swaps the axes as the authors' program does."""
     first_kernel: Literal["sum", "new"] = "sum"

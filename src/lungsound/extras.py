@@ -1,8 +1,9 @@
-"""Optional packages: imported when they are needed, with one sentence that names the extra which brings them."""
+"""Optional packages and the model in the box: imported when needed; a missing one is one sentence on how to add it."""
 
 import importlib
 import os
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
@@ -26,6 +27,9 @@ EXTRAS = {
     "parquet": Extra(("pyarrow",), "the format parquet needs"),
     "serve": Extra(("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "the service needs"),
 }
+
+BOX = "box"  # wherever a model is named; a folder of that name is ./box
+BOX_PACKAGE = "lungsound_box"
 
 # Read when the packages are first imported: by default ONNX Runtime reports its use to Microsoft (from 1.29 on, and an
 # identifier is written to the disk), the Hub's library its versions. Predictions are nobody's business.
@@ -59,3 +63,16 @@ def load(module: str, *, extra: str, needed_by: str | None = None) -> ModuleType
 def _missing(package: str, extra: str, needed_by: str | None = None) -> SettingsError:
     needed_by = needed_by or EXTRAS[extra].needed_by
     return SettingsError(f"{package} is not installed, which {needed_by}: pip install 'lungsound[{extra}]'")
+
+
+def box_file() -> Path:
+    """Model file of the distribution lungsound-box. SettingsError where it is not installed."""
+    spec = find_spec(BOX_PACKAGE)
+    folders = [] if spec is None else [Path(each) for each in spec.submodule_search_locations or ()]
+    for folder in folders:
+        if (file := folder / "model.safetensors").is_file():
+            return file
+    raise SettingsError(
+        "the model in the box is not installed: run scripts/setup in a checkout, elsewhere pip install lungsound-box, "
+        "or name another model (a run folder, a model file, or hf://OWNER/NAME)"
+    )

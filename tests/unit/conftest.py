@@ -1,7 +1,21 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+
+from tests.unit.inference.models import saved_model
+
+
+@pytest.fixture
+def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """File of a model in the box, small and with random weights, in the place of any that is installed."""
+    folder = tmp_path / "site" / "lungsound_box"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    saved_model(folder)
+    monkeypatch.syspath_prepend(folder.parent)
+    return folder / "model.safetensors"
 
 
 @pytest.fixture

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lungsound import extras
+from lungsound.errors import SettingsError
+
 
 def test_onnx_runtime_is_imported_without_telemetry(tmp_path: Path) -> None:
     """With telemetry its import writes a session into the folder of temporary files."""
@@ -16,3 +19,23 @@ def test_onnx_runtime_is_imported_without_telemetry(tmp_path: Path) -> None:
     places = dict.fromkeys(("TMPDIR", "HOME", "XDG_CACHE_HOME"), str(tmp_path))
     subprocess.run([sys.executable, "-c", program], env=environment | places, check=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_box_is_the_installed_one(box: Path) -> None:
+    assert extras.box_file() == box
+
+
+@pytest.mark.usefixtures("box")
+def test_a_missing_box_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "BOX_PACKAGE", "no_such_package")
+    with pytest.raises(SettingsError, match=r"is not installed: run scripts/setup .* pip install lungsound-box"):
+        extras.box_file()
+
+
+@pytest.mark.parametrize("is_folder_alone", [True, False])
+def test_a_box_without_a_model_is_missing_too(box: Path, is_folder_alone: bool) -> None:
+    box.unlink()
+    if is_folder_alone:  # any folder of that name on the path of Python
+        (box.parent / "__init__.py").unlink()
+    with pytest.raises(SettingsError, match="is not installed"):
+        extras.box_file()

@@ -16,6 +16,7 @@ from lungsound.cli.shared import (
     print_lines,
 )
 from lungsound.errors import LungsoundError, SettingsError
+from lungsound.extras import BOX
 
 if TYPE_CHECKING:
     from lungsound.inference.bulk import BulkResult
@@ -27,7 +28,12 @@ PathsArgument = Annotated[
     list[Path], typer.Argument(metavar="PATH", help="Sound files, folders of them, or glob patterns.")
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", metavar="MODEL", help="Run folder, model file, or hf://OWNER/NAME.  [required]")
+    str,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="Run folder, model file, hf://OWNER/NAME, or box: the model of lungsound-box, trained on real lungs.",
+    ),
 ]
 EngineOption = Annotated[
     str,
@@ -46,16 +52,6 @@ CyclesOption = Annotated[
         "auto: the first of these that is available.",
     ),
 ]
-
-
-def required_model(model: str | None) -> str:
-    """The model that was given; SettingsError without one."""
-    if model is None:
-        raise SettingsError(
-            "no model was given, and a default one comes only with a later version: give --model MODEL, a run folder, "
-            "a model file, or hf://OWNER/NAME"
-        )
-    return model
 
 
 def evaluate(
@@ -77,7 +73,12 @@ def evaluate(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run, or with --data a model file.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="Folder of a trained run, or with --data a model file, hf://OWNER/NAME, or box."
+        ),
+    ],
     to: Annotated[
         Literal["engines", "hf", "onnx", "openvino", "torch"],
         typer.Option(
@@ -111,7 +112,7 @@ def export(
 
 def predict(
     paths: PathsArgument,
-    model: ModelOption = None,
+    model: ModelOption = BOX,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write predictions into this folder.")] = None,
     formats: Annotated[
         list[str] | None,
@@ -154,7 +155,7 @@ def predict(
 
     if explain and (out is None or "html" not in (formats or ())):
         raise SettingsError("--explain draws on html pages: give --out DIR and --format html too")
-    predictor = Predictor.load(required_model(model), device=device or "cpu", engine=engine, find_by=cycles)
+    predictor = Predictor.load(model, device=device or "cpu", engine=engine, find_by=cycles)
     if out is None:
         result = _show(predictor, paths, stethoscope)
     else:
@@ -179,7 +180,7 @@ def embed(
     paths: Annotated[
         list[Path] | None, typer.Argument(metavar="PATH", help="Sound files, folders of them, or glob patterns.")
     ] = None,
-    model: ModelOption = None,
+    model: ModelOption = BOX,
     data: DataOption = None,
     cycles: CyclesOption = "auto",
     device: DeviceOption = None,
@@ -192,7 +193,7 @@ def embed(
     from lungsound.inference.embed import embed as embed_cycles
 
     embeddings = embed_cycles(
-        required_model(model),
+        model,
         paths or (),
         out=out,
         data_root=data,
@@ -208,7 +209,7 @@ def embed(
 def explain(
     paths: PathsArgument,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pages and the .npz files.")],
-    model: ModelOption = None,
+    model: ModelOption = BOX,
     cycles: CyclesOption = "auto",
     device: DeviceOption = None,
 ) -> None:
@@ -220,7 +221,7 @@ def explain(
     from lungsound.inference.bulk import explain_many
     from lungsound.inference.predictor import Predictor
 
-    predictor = Predictor.load(required_model(model), device=device or "cpu", engine="torch", find_by=cycles)
+    predictor = Predictor.load(model, device=device or "cpu", engine="torch", find_by=cycles)
     result = explain_many(predictor, paths, out=out, console=console)
     console.print(f"{result.num_new} explained, {len(result.errors)} failed")
     _finish(predictor, result)

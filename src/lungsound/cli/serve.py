@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from lungsound.cli.predict import EngineOption, ModelOption, required_model
+from lungsound.cli.predict import EngineOption, ModelOption
 from lungsound.cli.shared import DeviceOption
-from lungsound.extras import require_installed
+from lungsound.extras import BOX, require_installed
 
 REVIEW_WAITING = 64  # a page may ask for many sounds at once
 
@@ -17,7 +17,7 @@ DurationOption = Annotated[float, typer.Option(metavar="SECONDS", help="Longest 
 
 
 def serve(
-    model: ModelOption = None,
+    model: ModelOption = BOX,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     max_mb: Annotated[float, typer.Option(metavar="MB", help="Largest request to accept.")] = 64.0,
@@ -48,12 +48,12 @@ def serve(
         max_waiting=max_waiting,
         timeout_s=timeout_s,
     )
-    serve_model(required_model(model), limits=limits, host=host, port=port, device=device or "cpu", engine=engine)
+    serve_model(model, limits=limits, host=host, port=port, device=device or "cpu", engine=engine)
 
 
 def review(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of recordings.")],
-    model: ModelOption = None,
+    model: ModelOption = BOX,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     max_duration_s: DurationOption = 600.0,
@@ -69,5 +69,4 @@ def review(
     from lungsound.serve.server import serve as serve_model
 
     limits = Limits(max_duration_s=max_duration_s, max_waiting=REVIEW_WAITING)
-    model = required_model(model)
     serve_model(model, folder=folder, limits=limits, host=host, port=port, device=device or "cpu", engine=engine)

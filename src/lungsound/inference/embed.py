@@ -18,6 +18,7 @@ from lungsound.audio.front_end import Sound
 from lungsound.data.splits import load_corpus
 from lungsound.data.store import cut_cycles
 from lungsound.errors import LungsoundError, SettingsError
+from lungsound.extras import BOX
 from lungsound.files import written_whole
 from lungsound.inference.bulk import failure, sound_files
 from lungsound.inference.formats.tables import METADATA_KEY, load_pyarrow
@@ -25,8 +26,7 @@ from lungsound.inference.predictor import FindBy, find_model, load_recording
 from lungsound.models.classifier import find_device, predict_cycles
 from lungsound.progress import track
 from lungsound.training.checkpoint import TrainedModel, load_model
-from lungsound.training.evaluate import data_to_test
-from lungsound.training.run import RunFolder
+from lungsound.training.evaluate import data_of_model
 
 FORMAT = "lungsound embeddings 1"
 BATCH_SIZE = 8
@@ -64,7 +64,7 @@ class Embeddings:
 
 
 def embed(
-    model: str | Path,
+    model: str | Path = BOX,
     paths: str | Path | Sequence[str | Path] = (),
     *,
     out: str | Path | None = None,
@@ -107,8 +107,7 @@ def embed(
                         cycles.append(EmbeddedCycle(key, str(path), each.start_s, each.end_s))
                 on_progress(number, len(files))
         else:
-            settings = RunFolder(file.parent).config().data
-            corpus = load_corpus(data_to_test(settings, None if data_root is None else Path(data_root), None))
+            corpus = load_corpus(data_of_model(file, trained, None if data_root is None else Path(data_root)))
             for cycle in corpus.cycles:
                 recording, times = cycle.recording, (cycle.start_s, cycle.end_s)
                 part = corpus.split.get(recording.name, "")

@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 from lungsound.audio.front_end import Sound
-from lungsound.config import DataSettings
 from lungsound.data.splits import load_corpus, rows_to_test
 from lungsound.data.store import sounds_of
 from lungsound.errors import SettingsError
@@ -15,17 +14,19 @@ from lungsound.inference.engines import REGISTRY, Parity, available, measure, wr
 from lungsound.inference.graph import exported
 from lungsound.inference.hugging_face import write_hugging_face
 from lungsound.inference.model_files import write_onnx, write_openvino, write_torch
-from lungsound.training.checkpoint import TrainedModel, load_model, model_file
-from lungsound.training.evaluate import data_to_test
-from lungsound.training.run import RunFolder
+from lungsound.inference.predictor import find_model
+from lungsound.training.checkpoint import TrainedModel, load_model
+from lungsound.training.evaluate import data_of_model
 
 
-def export_run(run: Path, *, data_root: Path | None, num_cycles: int, console: Console) -> Path:
-    """Export the graph of a run's model and measure every engine that is installed; the path of their parity.
+def export_run(model: str | Path, *, data_root: Path | None, num_cycles: int, console: Console) -> Path:
+    """Export the graph of a model and measure every engine that is installed; the path of their parity.
 
-    The cycles are drawn from the test set of the run's corpus, or of the one in `data_root`, which a model file needs.
+    `model` is what `Predictor.load` takes. The cycles are drawn from the test set of its run's corpus, or of the one in
+    `data_root`, which a model without a run needs.
     """
-    trained, cycles = _model_and_cycles(run, data_root, num_cycles)
+    file = find_model(model)
+    trained, cycles = _model_and_cycles(file, data_root, num_cycles)
     exported(trained)
     measured = measure(trained, available(trained), cycles, console=console)
     table = Table(title=f"Engines on {len(cycles)} cycles", title_justify="left")
@@ -41,14 +42,17 @@ def export_run(run: Path, *, data_root: Path | None, num_cycles: int, console: C
         f"'auto' takes the fastest of its engines: exact ones, and those with the class of torch in at least "
         f"{Parity.LEAST_SHARE:.0%} of at least {Parity.LEAST_CYCLES} cycles."
     )
-    return write_parity(model_file(run).parent, trained, {name: parity for name, (parity, _) in measured.items()})
+    return write_parity(file.parent, trained, {name: parity for name, (parity, _) in measured.items()})
 
 
-def export_files(run: Path, *, to: str, out: Path, data_root: Path | None, num_cycles: int, console: Console) -> None:
+def export_files(
+    model: str | Path, *, to: str, out: Path, data_root: Path | None, num_cycles: int, console: Console
+) -> None:
     """Write the model for other programs ("hf", "onnx", "openvino", "torch") into `out`, checked on such cycles."""
-    trained, cycles = _model_and_cycles(run, data_root, num_cycles)
+    file = find_model(model)
+    trained, cycles = _model_and_cycles(file, data_root, num_cycles)
     if to == "hf":
-        fitted, unpadded = write_hugging_face(model_file(run), out, cycles)
+        fitted, unpadded = write_hugging_face(file, out, cycles)
         checked = {"fitted cycles through the pipeline": fitted, "unpadded cycles": unpadded}
     elif to == "openvino":
         checked = {"cycles, without asking for float32": write_openvino(trained, out, cycles)}
@@ -62,18 +66,12 @@ def export_files(run: Path, *, to: str, out: Path, data_root: Path | None, num_c
         )
 
 
-def _model_and_cycles(run: Path, data_root: Path | None, num_cycles: int) -> tuple[TrainedModel, list[Sound]]:
-    """The model of a run, and cycles drawn from the test set that it is checked on."""
+def _model_and_cycles(file: Path, data_root: Path | None, num_cycles: int) -> tuple[TrainedModel, list[Sound]]:
+    """The model in the file, and cycles drawn from the test set that it is checked on."""
     if num_cycles < 1:
         raise SettingsError(f"an export needs at least one cycle to be checked on, got {num_cycles}")
-    trained = load_model(model_file(run))
-    folder = run.parent if run.is_file() else run
-    if folder == run or (folder / "run.json").is_file():
-        data = data_to_test(RunFolder(folder).config().data, data_root, None)
-    elif data_root is None:
-        raise SettingsError(f"{run} alone names no cycles to check it on: give a corpus with --data")
-    else:
-        data = DataSettings.model_validate({"root": str(data_root), "label_set": trained.label_set.name})
+    trained = load_model(file)
+    data = data_of_model(file, trained, data_root)
     corpus = load_corpus(data)
     rows = np.random.default_rng(0).permutation(rows_to_test(corpus, data.test_parts))[:num_cycles]
     if not len(rows):

@@ -18,6 +18,7 @@ from lungsound.audio.segmentation import segment_cycles, sliding_windows
 from lungsound.data.icbhi import annotation_beside, read_annotation
 from lungsound.data.tree import cycle_faults
 from lungsound.errors import AnnotationError
+from lungsound.extras import BOX, box_file
 from lungsound.inference.engines import AUTO, Engine, select
 from lungsound.inference.prediction import (
     CyclePrediction,
@@ -145,7 +146,9 @@ def _is_silent(samples: quality.Samples, rate_hz: int) -> bool:
 
 
 def find_model(model: str | Path) -> Path:
-    """File of a model: in a run folder or an export to hf, the file itself, or downloaded (hf://OWNER/NAME)."""
+    """File of a model: "box"; in a run folder or an export to hf; the file itself; or downloaded (hf://OWNER/NAME)."""
+    if model == BOX:
+        return box_file()
     path = download_model(model) if isinstance(model, str) and is_hub_name(model) else Path(model)
     own = path / OWN_FILE
     return (own if own.is_file() else path / "model.safetensors") if path.is_dir() else path
@@ -179,9 +182,9 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, model: str | Path, *, device: str = "cpu", engine: str = AUTO, find_by: FindBy = "auto"
+        cls, model: str | Path = BOX, *, device: str = "cpu", engine: str = AUTO, find_by: FindBy = "auto"
     ) -> "Predictor":
-        """Load from a run folder, the folder of an export to hf, a model file, or a name on the Hub (hf://OWNER/NAME)."""
+        """Load the model in the box, or from a run folder, an export to hf, a model file, or the Hub (hf://OWNER/NAME)."""
         file = find_model(model)
         return cls(load_model(file), device=device, engine=engine, path=file, find_by=find_by)
 

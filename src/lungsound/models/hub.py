@@ -19,7 +19,7 @@ from typing import IO
 from filelock import FileLock
 
 from lungsound.errors import FetchError, SettingsError
-from lungsound.extras import load
+from lungsound.extras import BOX, box_file, load
 from lungsound.files import cache_root, write_text
 from lungsound.progress import OnProgress
 
@@ -44,21 +44,22 @@ KNOWN_WEIGHTS = {name: KnownFile(**values) for name, values in tomllib.loads(_SO
 
 
 def resolve_weights(name_or_path: str, *, cache_dir: Path | None = None, on_progress: OnProgress | None = None) -> Path:
-    """Path of a file (or folder) of weights: a name of KNOWN_WEIGHTS from the cache, an existing path as it is.
+    """Path of a file (or folder) of weights: "box", a name of KNOWN_WEIGHTS from the cache, or an existing path.
 
     The name comes first, so that a run's folder of that name is not taken for the weights; `./name` is the folder.
     What the cache lacks is downloaded, unless LUNGSOUND_OFFLINE is 1. `on_progress` gets the bytes so far and in
     all (None: unknown). SettingsError for an unknown name, FetchError when the file cannot be had or has another
     hash.
     """
+    if name_or_path == BOX:
+        return box_file()
     known = KNOWN_WEIGHTS.get(name_or_path)
     if known is None:
         path = Path(name_or_path).expanduser()
         if path.exists():
             return path
-        raise SettingsError(
-            f"weights {name_or_path!r}: no such file, and no known name; known names: {', '.join(KNOWN_WEIGHTS)}"
-        )
+        names = ", ".join((BOX, *KNOWN_WEIGHTS))
+        raise SettingsError(f"weights {name_or_path!r}: no such file, and no known name; known names: {names}")
     folder = (cache_dir or cache_root()) / "weights"
     if not known.companions:
         return _cached(name_or_path, known, folder, on_progress)

@@ -158,11 +158,6 @@ def read_calibration(path: Path) -> Calibration | None:
         return Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
 
 
-def model_file(run: Path) -> Path:
-    """The model file in the folder of a run; what is a file already, itself."""
-    return run if run.is_file() else run / "model.safetensors"
-
-
 def load_model(path: Path) -> TrainedModel:
     """The model that `save_model` wrote, in evaluation mode on the CPU.
 

@@ -102,6 +102,18 @@ def data_to_test(trained: DataSettings, root: Path | None, label_map: Path | Non
     return there
 
 
+def data_of_model(file: Path, trained: TrainedModel, root: Path | None) -> DataSettings:
+    """Settings by which a corpus is read that a model is used on: its run's (`data_to_test`), or of the one in `root`.
+
+    SettingsError for a model alone, without a run, where no `root` is given.
+    """
+    if (file.parent / "run.json").is_file():
+        return data_to_test(RunFolder(file.parent).config().data, root, None)
+    if root is None:
+        raise SettingsError(f"{file} alone names no cycles: give a corpus with --data, in Python data_root")
+    return DataSettings.model_validate({"root": str(root), "label_set": trained.label_set.name})
+
+
 def report_on(
     run: RunFolder,
     corpus: Corpus,

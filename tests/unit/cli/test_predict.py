@@ -10,6 +10,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from lungsound import extras
 from lungsound.audio.front_end import FrontEnd
 from lungsound.cli.predict import evaluate, explain, predict, probabilities_text
 from lungsound.config import AudioSettings, ModelSettings, load_config
@@ -94,6 +95,17 @@ def test_nothing_is_written_of_probabilities_where_there_are_none(model_path: Pa
         assert "Probabilities" in CliRunner().invoke(app, ["predict", str(broken), str(sound), *command]).output
 
 
+@pytest.mark.usefixtures("box")
+def test_without_a_model_the_box_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 8000), 4000)
+    words = ["predict", str(tmp_path / "a.wav")]
+    assert CliRunner().invoke(app, words).output == CliRunner().invoke(app, [*words, "--model", "box"]).output
+    assert "a.wav, by" in CliRunner().invoke(app, words).output
+    monkeypatch.setattr(extras, "BOX_PACKAGE", "no_such_package")
+    for command in (words, ["explain", words[1], "--out", str(tmp_path / "why")]):
+        assert isinstance(CliRunner().invoke(app, command).exception, SettingsError)
+
+
 def test_an_unknown_device_is_said_with_the_option_that_names_it(model_path: Path, tmp_path: Path) -> None:
     facts = {"audio": AUDIO, "architecture": ARCHITECTURE, "label_set": LABEL_SETS["sound4"], "devices": ("Meditron",)}
     save_model(model_path, load_model(model_path).model, mean=-8.0, std=3.0, **facts)
@@ -123,14 +135,6 @@ def test_a_run_that_is_not_finished_predicts_with_a_warning_and_is_not_evaluated
     assert "run is not finished: 'lungsound train RECIPE --out " in str(result.exception)
     (model_path.parent / "report.json").write_text("{}")
     assert "not finished" not in printed(model_path)
-
-
-def test_without_a_model_one_sentence_says_what_to_give(tmp_path: Path) -> None:
-    for words in (["predict", "a.wav"], ["explain", "a.wav", "--out", str(tmp_path)]):
-        result = CliRunner().invoke(app, words)
-        assert isinstance(result.exception, SettingsError)
-        assert result.exception.exit_code == 2
-        assert "give --model MODEL" in str(result.exception)
 
 
 def test_silence_is_shown_without_cycles(model_path: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, synthetic_corpus_dir: Path) ->
     """A folder with a model of random weights, as if trained on the synthetic corpus."""
     folder = tmp_path_factory.mktemp("embed") / "run"
     RunFolder(folder).start(load_config("tiny_ce", [f"data.root={synthetic_corpus_dir}"]))
+    (folder / "run.json").write_text("{}")
     return folder, saved_model(folder)
 
 
@@ -122,5 +123,5 @@ def test_mistakes_are_told_before_anything_is_read(run: tuple[Path, TrainedModel
     with pytest.raises(WeightsError, match="give the folder of a run"):
         embed(tmp_path / "none", out=tmp_path / "f.npz", console=QUIET)
     saved_model(tmp_path)
-    with pytest.raises(SettingsError, match="is not the folder of a run"):
+    with pytest.raises(SettingsError, match="alone names no cycles: give a corpus with --data"):
         embed(tmp_path, out=tmp_path / "f.npz", console=QUIET)

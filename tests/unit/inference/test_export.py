@@ -28,6 +28,7 @@ def run(tmp_path: Path, synthetic_corpus_dir: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("LUNGSOUND_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "run"
     RunFolder(folder).start(load_config("tiny_ce", [f"data.root={synthetic_corpus_dir}"]))
+    (folder / "run.json").write_text("{}")
     return folder, saved_model(folder)
 
 
@@ -67,10 +68,10 @@ def test_cycles_are_drawn_from_the_test_set(run: tuple[Path, TrainedModel], synt
     tested = read_corpus(synthetic_corpus_dir).part("test")
     rate_hz = run[1].front_end.sample_rate_hz
     lengths = {round(rate_hz * each.end_s) - round(rate_hz * each.start_s) for each in tested}
-    cycles = _model_and_cycles(run[0], None, 3)[1]
+    cycles = _model_and_cycles(run[0] / "model.safetensors", None, 3)[1]
     assert len(cycles) == 3
     assert {len(cycle.waveform) for cycle in cycles} <= lengths
-    again = _model_and_cycles(run[0], synthetic_corpus_dir, 3)[1]
+    again = _model_and_cycles(run[0] / "model.safetensors", synthetic_corpus_dir, 3)[1]
     assert all(np.array_equal(one.waveform, other.waveform) for one, other in zip(cycles, again, strict=True))
 
 
@@ -80,11 +81,10 @@ def test_a_model_file_alone_is_checked_on_a_corpus_that_is_named(
 ) -> None:
     alone, out = tmp_path / "anns.safetensors", tmp_path / "out"
     in_run = run[0] / "model.safetensors"
-    (run[0] / "run.json").write_text("{}")
     export_files(in_run, to="torch", out=tmp_path / "a", data_root=None, num_cycles=3, console=Console(quiet=True))
     assert (tmp_path / "a" / "model.pt2").is_file()
     in_run.rename(alone)
-    with pytest.raises(SettingsError, match=r"anns.safetensors alone names no cycles .* give a corpus with --data"):
+    with pytest.raises(SettingsError, match=r"anns.safetensors alone names no cycles: give a corpus with --data"):
         export_files(alone, to="torch", out=out, data_root=None, num_cycles=3, console=Console(quiet=True))
     export_files(alone, to="torch", out=out, data_root=synthetic_corpus_dir, num_cycles=3, console=Console(width=20))
     assert [path.name for path in out.iterdir()] == ["model.pt2"]

@@ -93,6 +93,17 @@ def test_a_run_folder_and_its_model_file_are_the_same(model_path: Path, recordin
     assert by_file.classes == ("normal", "crackle", "wheeze", "both")
 
 
+def test_the_box_is_the_default_and_a_name_before_a_folder(
+    box: Path, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "box").mkdir()
+    shutil.copy(model_path, "box")
+    assert [Predictor.load().path, Predictor.load("box").path] == [box, box]
+    for folder in ("./box", Path("box"), tmp_path / "box"):
+        assert Predictor.load(folder).path == Path(folder) / "model.safetensors"
+
+
 def test_cycles_of_the_annotation_beside_it_are_answered_in_order(model_path: Path, recording: Path) -> None:
     recording.with_suffix(".txt").write_text("1.5\t2.5\t1\t1\n0.1\t1.2\t0\t0\n")
     answers = Predictor.load(model_path).predict(recording).cycles

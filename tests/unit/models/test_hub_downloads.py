@@ -321,8 +321,15 @@ def test_a_runs_folder_does_not_hide_the_weights_of_its_name(tmp_path: Path, mon
     assert resolve_weights("./small", cache_dir=tmp_path) == Path("small")
 
 
+def test_the_box_is_a_name_before_a_folder(box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "box").mkdir()
+    assert resolve_weights("box") == box
+    assert resolve_weights("./box") == Path("box")
+
+
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="no such file, and no known name; known names: deit-tiny, ") as caught:
+    with pytest.raises(SettingsError, match="no such file, and no known name; known names: box, deit-tiny, ") as caught:
         resolve_weights("deit-huge", cache_dir=tmp_path)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
