@@ -17,7 +17,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from lungsound.evaluation.metrics import Counts, Fractions, MacroMean, Statistic, ratio
+from lungsound.evaluation.metrics import Counts, Fractions, MacroMean, Ranking, Statistic, ratio
 from lungsound.evaluation.predictions import Predictions
 
 Weights = npt.NDArray[np.int64]
@@ -134,6 +134,20 @@ class Bootstrap:
         """`statistic`, a fraction, of counts `(patient, true class, predicted class)`."""
         return self.of_runs(confusions[None], statistic)
 
+    def fraction(
+        self,
+        value_of: ValueOf,
+        num_patients: int,
+        *,
+        minus: ValueOf | None = None,
+        generator: np.random.Generator | None = None,
+    ) -> Estimate:
+        """`estimate` of a fraction: the interval ends at 0 and 1, that of a difference of two at -1 and 1."""
+        estimate = self.estimate(value_of, num_patients, minus=minus, generator=generator)
+        # What the chance of training adds is normal and knows no bounds; a fraction, or a difference of two, does.
+        interval, least = estimate.interval, 0.0 if minus is None else -1.0
+        return replace(estimate, interval=replace(interval, low=max(interval.low, least), high=min(interval.high, 1.0)))
+
     def of_runs(
         self,
         runs: Counts,
@@ -145,17 +159,26 @@ class Bootstrap:
         """Mean over seeds of `statistic`, a fraction, of runs `(seed, patient, true class, predicted class)`.
 
         With `minus`, runs of another method on the same patients, the estimate is of the difference. The interval is
-        over seeds and patients; it ends at 0 and 1, that of a difference at -1 and 1.
+        over seeds and patients.
         """
-        estimate = self.estimate(
+        return self.fraction(
             value_of_runs(runs, statistic),
             runs.shape[1],
             minus=None if minus is None else value_of_runs(minus, statistic),
             generator=generator,
         )
-        # What the chance of training adds is normal and knows no bounds; a fraction, or a difference of two, does.
-        interval, least = estimate.interval, 0.0 if minus is None else -1.0
-        return replace(estimate, interval=replace(interval, low=max(interval.low, least), high=min(interval.high, 1.0)))
+
+    def auc_of_runs(self, runs: Sequence[Predictions]) -> Estimate:
+        """Mean over seeds of the area under the ROC curve of normal or not, of runs on the same cycles.
+
+        The share of pairs of an abnormal and a normal cycle in which the normal one has more probability of class 0,
+        ties counting half; NaN when there are cycles of one kind only.
+        """
+        rankings = [Ranking.of_abnormal(run.probabilities, run.labels, run.patients) for run in runs]
+        return self.fraction(
+            lambda weights: np.stack([ranking.auroc(weights) for ranking in rankings], axis=-1),
+            len(rankings[0].positives),
+        )
 
     def mean(
         self,
@@ -285,6 +308,11 @@ def patient_confusions(predictions: Predictions) -> Counts:
     """One confusion matrix per patient `(patient, true class, predicted class)`, patients sorted by name."""
     patients, labels, num_classes = predictions.patients, predictions.labels, len(predictions.classes)
     return count_by_patient(patients, labels, predictions.predicted, num_classes=num_classes)
+
+
+def confusions_of(runs: Sequence[Predictions]) -> Counts:
+    """Confusion matrices `(seed, patient, true class, predicted class)` of runs on the same cycles."""
+    return np.stack([patient_confusions(predictions) for predictions in runs])
 
 
 def count_by_patient(

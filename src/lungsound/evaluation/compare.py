@@ -15,11 +15,18 @@ from typing import Any
 import numpy as np
 
 from lungsound.errors import DataError
-from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate, jackknife, percent, value_of_runs
+from lungsound.evaluation.bootstrap import (
+    FEW_PATIENTS,
+    Bootstrap,
+    Estimate,
+    confusions_of,
+    jackknife,
+    percent,
+    value_of_runs,
+)
 from lungsound.evaluation.figures import BLUE, GREY, ORANGE, picture
 from lungsound.evaluation.metrics import Counts, Fractions, fold_to_two_classes, mean_score, sensitivity, specificity
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.selection import confusions_of
 from lungsound.files import write_json
 from lungsound.page import fill, write_page
 

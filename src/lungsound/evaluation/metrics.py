@@ -216,6 +216,11 @@ class Ranking:
     negatives: Fractions
 
     @classmethod
+    def of_abnormal(cls, probabilities: Fractions, labels: npt.NDArray[np.int64], patients: Sequence[str]) -> "Ranking":
+        """All classes but 0 against class 0, by 1 - its probability; `(cycle, class)`, `(cycle,)`, one a cycle."""
+        return cls.of(-probabilities[:, 0], labels != 0, patients)
+
+    @classmethod
     def of(cls, scores: Fractions, is_positive: npt.NDArray[np.bool_], patients: Sequence[str]) -> "Ranking":
         """From score, truth and patient of each cycle; patients are sorted by name."""
         (names, patient), (places, place) = (np.unique(each, return_inverse=True) for each in (patients, scores))
@@ -225,10 +230,11 @@ class Ranking:
 
     def auroc(self, weights: Counts) -> Fractions:
         """Share `(...)` of pairs of a positive and a negative in which the positive scores higher; ties count half."""
-        positives, negatives = weights @ self.positives, weights @ self.negatives
-        below = np.cumsum(negatives, axis=-1) - negatives
-        pairs_won = (positives * (below + negatives / 2.0)).sum(axis=-1)
-        return ratio(pairs_won, positives.sum(axis=-1) * negatives.sum(axis=-1))
+        below = np.cumsum(self.negatives, axis=-1) - self.negatives / 2.0
+        # (patient of the positive, patient of the negative): all that a resample needs, however many cycles there are.
+        pairs_won = self.positives @ below.T
+        num_positives, num_negatives = weights @ self.positives.sum(axis=-1), weights @ self.negatives.sum(axis=-1)
+        return ratio(((weights @ pairs_won) * weights).sum(axis=-1), num_positives * num_negatives)
 
     def average_precision(self, weights: Counts) -> Fractions:
         """Mean `(...)` over the positives of the precision when all that score at least as high are called positive."""
@@ -248,7 +254,7 @@ def ranking_statistics(
     are over the classes that have a value over all patients; NaN where one of those has none.
     """
     by_class = [Ranking.of(shares, labels == index, patients) for index, shares in enumerate(probabilities.T)]
-    abnormal = Ranking.of(-probabilities[:, 0], labels != 0, patients)
+    abnormal = Ranking.of_abnormal(probabilities, labels, patients)
     everyone = np.ones(len(abnormal.positives), dtype=np.int64)
 
     def macro(measure: Callable[[Ranking, Counts], Fractions], weights: Counts) -> Fractions:

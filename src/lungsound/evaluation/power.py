@@ -24,13 +24,13 @@ from lungsound.evaluation.bootstrap import (
     Bootstrap,
     Jackknife,
     Weights,
+    confusions_of,
     expanded_quantile,
     jackknife,
     value_of_runs,
 )
 from lungsound.evaluation.metrics import Fractions, mean_score
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.selection import confusions_of
 
 # Below 6 the permutation test has no p under 0.05; above the most there is no such study.
 FEWEST_PATIENTS, MOST_PATIENTS = 6, 10**6

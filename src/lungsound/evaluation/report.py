@@ -29,7 +29,7 @@ from lungsound.evaluation.figures import (
 )
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.rescore import Rescored, metric_table
-from lungsound.evaluation.scores import FEW_IS_ROUGH, Evaluation, Subgroups
+from lungsound.evaluation.scores import FEW_IS_ROUGH, SCORES_HEAD, Evaluation, Subgroups
 from lungsound.evaluation.selection import COLUMN_HEAD, RULE
 from lungsound.files import write_json, write_text
 from lungsound.page import fill, render_html, render_markdown
@@ -48,6 +48,7 @@ EPOCH_SELECTIONS = {
     BEST_ON_OTHER_TEST: "chosen by the Score on the test split of the corpus that it was trained on",
 }
 NOT_STATED = "not stated"
+AUC = "AUC of normal or not"
 # The section of the model card that a fact of `context` stands in; all others are about training.
 MODEL_FACTS = ("model", "pretrained weights", "labels", "input")
 EVALUATION_FACTS = ("corpus", "split")
@@ -185,14 +186,15 @@ class ReportInputs:
         evaluation = self.evaluation
         score, num = evaluation.all_classes.score, evaluation.num_patients
         patients = "held-out patients" if self.num_shared_patients == 0 == self.num_validation_patients else "patients"
-        always = f"in percent. Always predicting normal scores {percent(evaluation.always_normal_score)}."
-        sentences = [
-            (f"Score {_with_interval(score)}", f"on {evaluation.num_cycles} cycles of {num} {patients}, {always}")
-        ]
+        always = f"Always predicting normal scores {percent(evaluation.always_normal_score)}."
+        auc = f"{AUC} {evaluation.all_classes.auc.in_percent()}."
+        cycles = f"on {evaluation.num_cycles} cycles of {num} {patients}, in percent."
+        sentences = [(f"Score {_with_interval(score)}", f"{cycles} {always} {auc}")]
         for part in evaluation.by_part if len(evaluation.by_part) > 1 else ():
             lead = f"{part.name or 'unknown part'}: Score {_with_interval(part.scores.score)}"
             patients = "1 patient" if part.num_patients == 1 else f"{part.num_patients} patients"
-            sentences.append((lead, f"on {part.num_cycles} cycles of {patients}."))
+            auc = f"{AUC} {part.scores.auc.in_percent()}"
+            sentences.append((lead, f"on {part.num_cycles} cycles of {patients}. {auc}."))
         return sentences
 
     def fact(self, name: str) -> str:
@@ -217,6 +219,7 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
         ]
         if evaluation.two_class is not None:
             lines.append(ScoreLine("Score, normal or not", evaluation.two_class.score, num_cycles))
+        lines.append(ScoreLine(AUC, scores.auc, num_cycles))
         lines += [
             ScoreLine(f"Score, {part.name or 'unknown part'}", part.scores.score, part.num_cycles)
             for part in (evaluation.by_part if len(evaluation.by_part) > 1 else ())
@@ -260,6 +263,7 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
             "interval": evaluation.all_classes.score.interval,
             "data": _joined(context, {"corpus": "", "split": "split "}),
             "trained_on": _joined(context, {"trained on": "", "protocol": ""}),
+            "scores_head": SCORES_HEAD,
             "columns": list(inputs.columns.items()),
             "column_head": COLUMN_HEAD,
             "rule": RULE,

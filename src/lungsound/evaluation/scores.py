@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from lungsound.errors import DataError
 from lungsound.evaluation import metrics
-from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate, patient_confusions
+from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate, confusions_of, patient_confusions
 from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE, Counts, Statistic
 from lungsound.evaluation.predictions import Predictions
 
+SCORES_HEAD = ("Score", "Sp", "Se", "AUC, normal or not")
 FEW_IS_ROUGH = f"An interval from fewer than {FEW_PATIENTS} patients is itself uncertain."
 # First completed year and name of each band. Children's bands are those of ICH E11 for trials in children (infants and
 # toddlers, children, adolescents): in a children's hospital "under 18" would be one group of everybody.
@@ -20,17 +21,32 @@ OLDEST_CHILD_YEARS = 18
 
 @dataclass(frozen=True)
 class ScoreEstimates:
-    """ICBHI's three numbers with their intervals."""
+    """ICBHI's three numbers, and the area under the ROC curve of normal or not, with their intervals."""
 
     score: Estimate
     specificity: Estimate
     sensitivity: Estimate
+    auc: Estimate
 
     @classmethod
-    def of_runs(cls, runs: Counts, bootstrap: Bootstrap) -> "ScoreEstimates":
-        """Means over seeds, from `(seed, patient, true class, predicted class)`."""
-        statistics = (metrics.mean_score, metrics.specificity, metrics.sensitivity)
-        return cls(*(bootstrap.of_runs(runs, statistic) for statistic in statistics))
+    def of_runs(
+        cls, runs: Sequence[Predictions], bootstrap: Bootstrap, *, is_two_class: bool = False
+    ) -> "ScoreEstimates":
+        """Means over seeds of runs on the same cycles, of all classes or read as normal or not."""
+        counts = confusions_of(runs)
+        counts = metrics.fold_to_two_classes(counts) if is_two_class else counts
+        return cls(
+            score=bootstrap.of_runs(counts, metrics.mean_score),
+            specificity=bootstrap.of_runs(counts, metrics.specificity),
+            sensitivity=bootstrap.of_runs(counts, metrics.sensitivity),
+            auc=bootstrap.auc_of_runs(runs),
+        )
+
+    def in_percent(self) -> tuple[str, str, str, str]:
+        """Its four values in the order of `SCORES_HEAD`."""
+        values = (self.score, self.specificity, self.sensitivity, self.auc)
+        score, specificity, sensitivity, auc = (value.in_percent() for value in values)
+        return score, specificity, sensitivity, auc
 
 
 @dataclass(frozen=True)
@@ -87,16 +103,16 @@ class Evaluation:
 def evaluate_predictions(predictions: Predictions, bootstrap: Bootstrap | None = None) -> Evaluation:
     """Every number of a report; the intervals of one group share their resamples."""
     bootstrap = bootstrap or Bootstrap()
-    confusions, classes = patient_confusions(predictions), predictions.classes
-    folded = metrics.fold_to_two_classes(confusions) if len(classes) > 2 else None
+    confusions, classes, runs = patient_confusions(predictions), predictions.classes, [predictions]
+    two_class = ScoreEstimates.of_runs(runs, bootstrap, is_two_class=True) if len(classes) > 2 else None
     return Evaluation(
         classes=classes,
         num_cycles=len(predictions.keys),
         num_recordings=len({key.rpartition("#")[0] for key in predictions.keys}),
         num_patients=len(confusions),
         confusion=confusions.sum(axis=0),
-        all_classes=ScoreEstimates.of_runs(confusions[None], bootstrap),
-        two_class=None if folded is None else ScoreEstimates.of_runs(folded[None], bootstrap),
+        all_classes=ScoreEstimates.of_runs(runs, bootstrap),
+        two_class=two_class,
         accuracy=bootstrap.of_counts(confusions, metrics.accuracy),
         macro_f1=bootstrap.of_counts(confusions, metrics.macro_f1),
         per_class=class_scores(classes, confusions, bootstrap),
@@ -112,9 +128,9 @@ def _group_scores(
     """Scores of the groups of these names, in their order; `values` name the group of each row."""
     groups = []
     for name in names:
-        confusions = patient_confusions(predictions.of_rows([row for row, each in enumerate(values) if each == name]))
-        scores = ScoreEstimates.of_runs(confusions[None], bootstrap)
-        groups.append(GroupScores(name, int(confusions.sum()), len(confusions), scores))
+        group = predictions.of_rows([row for row, each in enumerate(values) if each == name])
+        scores = ScoreEstimates.of_runs([group], bootstrap)
+        groups.append(GroupScores(name, len(group.keys), len(set(group.patients)), scores))
     return tuple(groups)
 
 

@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from lungsound.errors import DataError
-from lungsound.evaluation.bootstrap import Bootstrap, patient_confusions
-from lungsound.evaluation.metrics import Counts, mean_score
+from lungsound.evaluation.bootstrap import Bootstrap, confusions_of
+from lungsound.evaluation.metrics import mean_score
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.scores import ScoreEstimates
 
@@ -67,9 +65,4 @@ def column_rows(
 
 def score_runs(runs: Sequence[Predictions]) -> ScoreEstimates:
     """Mean scores of runs on the same cycles, with intervals over patients and, of several runs, seeds."""
-    return ScoreEstimates.of_runs(confusions_of(runs), Bootstrap())
-
-
-def confusions_of(runs: Sequence[Predictions]) -> Counts:
-    """Confusion matrices `(seed, patient, true class, predicted class)` of runs on the same cycles."""
-    return np.stack([patient_confusions(predictions) for predictions in runs])
+    return ScoreEstimates.of_runs(runs, Bootstrap())

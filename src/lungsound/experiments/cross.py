@@ -13,6 +13,7 @@ from lungsound.data.corpus import MAP_NOTE
 from lungsound.data.splits import CORPUS_SPLIT, DEVICE_SPLIT, load_corpus
 from lungsound.errors import SettingsError
 from lungsound.evaluation.predictions import Predictions, read_predictions
+from lungsound.evaluation.scores import SCORES_HEAD
 from lungsound.evaluation.selection import score_runs
 from lungsound.experiments.reproduce import is_finished, reproduce, run_folder
 from lungsound.experiments.study import left_out_table
@@ -134,8 +135,7 @@ def try_elsewhere(crossing: Crossing, others: Sequence[tuple[Path, Path | None]]
         for part in sorted(set(predictions[0].parts)):
             of_part = [each.of_part(part) for each in predictions]
             scores = score_runs(of_part)
-            values = (value.in_percent() for value in (scores.score, scores.specificity, scores.sensitivity))
-            rows.append((name, part, len(of_part[0].keys), len(set(of_part[0].patients)), *values))
+            rows.append((name, part, len(of_part[0].keys), len(set(of_part[0].patients)), *scores.in_percent()))
         corpus = load_corpus(data)
         losses += [f"{name} ({role}): {note}" for note in corpus.notes if MAP_NOTE in note]
         lost = "; ".join(describe_map(corpus.vocabulary, trained_data.label_set)) or "nothing is lost"
@@ -144,7 +144,7 @@ def try_elsewhere(crossing: Crossing, others: Sequence[tuple[Path, Path | None]]
     intro = (
         f"Recipe {crossing.recipe}, trained on {home} only. Scores in percent, 95 % intervals over patients and seeds."
     )
-    scored = table(("tested on", "part", "cycles", "patients", "Score", "Sp", "Se"), rows)
+    scored = table(("tested on", "part", "cycles", "patients", *SCORES_HEAD), rows)
     page = paragraphs(intro, scored, Markup("## Labels"), bullets(losses))
     write_page(crossing.out / PAGE, f"{crossing.recipe}: trained on {home}, tested elsewhere", page)
     return failures

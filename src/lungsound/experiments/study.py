@@ -25,6 +25,7 @@ from lungsound.evaluation.predictions import (
     rounded,
     write_predictions,
 )
+from lungsound.evaluation.scores import SCORES_HEAD
 from lungsound.evaluation.selection import COLUMN_HEAD, LAST, NAMES, RULE, column_rows, score_runs, unwatched_columns
 from lungsound.files import write_json, write_text
 from lungsound.page import Cell, bullets, escape, paragraphs, table
@@ -177,11 +178,12 @@ def left_out_table(
             counts = ([each["num_cycles"]["train"], len(each["patients"]["train"])] for each in facts[name])
             # One number when all seeds have the same, else the least and the most.
             trained = [n[0] if len(set(n)) == 1 else f"{min(n)} to {max(n)}" for n in zip(*counts, strict=True)]
-        scores = score_runs(of_fold)
-        values = (value.in_percent() for value in (scores.score, scores.specificity, scores.sensitivity))
+        *values, auc = score_runs(of_fold).in_percent()
+        # Probabilities of models that trained on other cycles are not on one scale: no area of all together.
+        values.append(auc if name in runs else "")
         rows.append((name, len(of_fold[0].keys), len(set(of_fold[0].patients)), *trained, *values))
     numbers = ("cycles", "patients", "cycles that train", "patients who train")
-    return table(("left out and tested on", *numbers, "Score", "Sp", "Se"), rows)
+    return table(("left out and tested on", *numbers, *SCORES_HEAD), rows)
 
 
 def pooled(runs: Mapping[str, Sequence[Predictions]]) -> list[Predictions]:

@@ -1,9 +1,10 @@
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from lungsound.evaluation.bootstrap import (
     Bootstrap,
@@ -18,7 +19,15 @@ from lungsound.evaluation.bootstrap import (
     sum_by_patient,
     value_of_runs,
 )
-from lungsound.evaluation.metrics import accuracy, confusion_matrix, macro_recall, mean_score, sensitivity, specificity
+from lungsound.evaluation.metrics import (
+    Ranking,
+    accuracy,
+    confusion_matrix,
+    macro_recall,
+    mean_score,
+    sensitivity,
+    specificity,
+)
 from lungsound.evaluation.predictions import Predictions
 
 
@@ -235,6 +244,46 @@ def test_seeds_that_differ_widen_the_interval_by_their_variance() -> None:
     se = np.std(right / 20, ddof=1) / math.sqrt(5)
     half = se * stats.t.ppf(0.975, 4) * math.sqrt(5 / 4)
     assert (estimate.interval.low, estimate.interval.high) == pytest.approx((0.7 - half, 0.7 + half), abs=0.05 * half)
+
+
+def test_the_area_of_normal_or_not_is_that_of_its_pairs_and_has_an_interval() -> None:
+    runs = [predictions_of(seed, num_patients=30) for seed in (3, 3, 3)]
+    shares = np.random.default_rng(1).dirichlet([1.0] * 3, 90)
+    others = (shares, np.round(shares, 1) / np.round(shares, 1).sum(axis=1, keepdims=True))  # the last one has ties
+    runs[1:] = [replace(runs[0], probabilities=each) for each in others]
+    is_abnormal = runs[0].labels > 0
+    by_hand = []
+    for run in runs:
+        normal = run.probabilities[:, 0]
+        pairs = [(n, a) for n in normal[~is_abnormal] for a in normal[is_abnormal]]
+        naive = sum(1.0 if n > a else 0.5 if n == a else 0.0 for n, a in pairs) / len(pairs)
+        assert naive == pytest.approx(roc_auc_score(is_abnormal, 1.0 - normal))
+        by_hand.append(naive)
+    area = Bootstrap().auc_of_runs(runs)
+    assert area.value == pytest.approx(np.mean(by_hand))
+    assert 0.0 <= area.interval.low < area.value < area.interval.high <= 1.0
+    assert (area.interval.num_patients, area.interval.num_seeds) == (len(set(runs[0].patients)), 3)
+
+
+def test_the_area_counts_every_patient_as_often_as_it_is_drawn() -> None:
+    run = predictions_of(5, num_patients=20)
+    drawn = draw_patient_weights(20, generator=np.random.default_rng(0), num_draws=500)
+    names = sorted(set(run.patients))
+    rows_of = {name: [row for row, patient in enumerate(run.patients) if patient == name] for name in names}
+    areas = []
+    for times in drawn:
+        rows = [row for name, number in zip(names, times, strict=True) for row in rows_of[name] * number]
+        areas.append(roc_auc_score(run.labels[rows] > 0, 1.0 - run.probabilities[rows, 0]))
+    area = Bootstrap(0, num_draws=500).auc_of_runs([run])
+    assert area.interval.num_undefined == 0
+    left_out = jackknife(Ranking.of_abnormal(run.probabilities, run.labels, run.patients).auroc, 20)
+    tail = expanded_tail(left_out.joint_degrees(float(np.var(areas))))
+    assert (area.interval.low, area.interval.high) == pytest.approx(tuple(np.quantile(areas, [tail, 1.0 - tail])))
+
+
+def test_there_is_no_area_of_one_class() -> None:
+    run = predictions_of(3)
+    assert Bootstrap(num_draws=50).auc_of_runs([replace(run, labels=np.ones(90, dtype=np.int64))]).in_percent() == "n/a"
 
 
 def test_a_difference_is_paired_over_patients() -> None:

@@ -226,7 +226,7 @@ def test_first_screen(tmp_path: Path, evaluation: Evaluation) -> None:
         "",
         f"**Score {100 * score.value:.1f} (95 % interval {100 * score.interval.low:.1f} to "
         f"{100 * score.interval.high:.1f})** on 120 cycles of {evaluation.num_patients} held-out patients, in percent. "
-        "Always predicting normal scores 50.0.",
+        f"Always predicting normal scores 50.0. AUC of normal or not {evaluation.all_classes.auc.in_percent()}.",
         "",
         "> The corpus is synthetic.",
         "",
@@ -236,24 +236,17 @@ def test_first_screen(tmp_path: Path, evaluation: Evaluation) -> None:
         "- Epoch: the last one; no score chose it",
         "- Use: research software, not a medical device.",
         "",
-        "| reading | Score | Sp | Se |",
-        "| --- | --- | --- | --- |",
-        "| 4 classes | "
-        + " | ".join(
-            value.in_percent()
-            for value in (score, evaluation.all_classes.specificity, evaluation.all_classes.sensitivity)
-        )
-        + " |",
-        "| normal or not | "
-        + " | ".join(
-            value.in_percent()
-            for value in (
-                evaluation.two_class.score,
-                evaluation.two_class.specificity,
-                evaluation.two_class.sensitivity,
+        "| reading | Score | Sp | Se | AUC, normal or not |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {name} | "
+            + " | ".join(
+                value.in_percent()
+                for value in (reading.score, reading.specificity, reading.sensitivity, evaluation.all_classes.auc)
             )
-        )
-        + " |",
+            + " |"
+            for name, reading in (("4 classes", evaluation.all_classes), ("normal or not", evaluation.two_class))
+        ),
         "",
         "![Scores with intervals](intervals.png)",
         "",
@@ -297,14 +290,15 @@ def test_several_parts_have_their_lines_and_table(tmp_path: Path) -> None:
     names = ["unknown part", "inter", "intra"]
     assert [line.split(" (")[0].split(":")[0] for line in lines[1:]] == [*names, "Made up."]
     table = page.split("### By part of the split\n\n")[1].split("\n\n")[0].splitlines()
-    assert table[0] == "| part | cycles | patients | Score | Sp | Se |"
+    assert table[0] == "| part | cycles | patients | Score | Sp | Se | AUC, normal or not |"
     for name, of_part, line, row in zip(names, evaluation.by_part, lines[1:], table[2:], strict=False):
         value, interval = 100 * of_part.scores.score.value, of_part.scores.score.interval
         assert line == (
             f"{name}: Score {value:.1f} (95 % interval {100 * interval.low:.1f} to {100 * interval.high:.1f}) "
-            f"on 40 cycles of {of_part.num_patients} patients."
+            f"on 40 cycles of {of_part.num_patients} patients. AUC of normal or not {of_part.scores.auc.in_percent()}."
         )
         assert row.startswith(f"| {name} | 40 | {of_part.num_patients} | {of_part.scores.score.in_percent()} | ")
+        assert row.endswith(f" | {of_part.scores.auc.in_percent()} |")
     assert len(table) == 5
 
 
@@ -318,7 +312,7 @@ def test_several_parts_are_in_the_picture_of_intervals(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(report, "draw_score_intervals", draw)
     write(tmp_path, evaluate_predictions(predictions_of(parts=("inter", "intra")), Bootstrap(num_draws=5)))
-    assert drawn[0][4:] == ["Score, inter", "Score, intra"]
+    assert drawn[0][5:] == ["Score, inter", "Score, intra"]
     devices = ["unknown device", "device: LittC2SE", "device: Meditron"]
     assert drawn[1] == ["part: inter", "part: intra", *devices]
 

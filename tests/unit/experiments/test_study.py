@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from lungsound.errors import DataError
 from lungsound.evaluation.predictions import Predictions, write_predictions
@@ -120,6 +121,12 @@ def test_a_study_of_what_was_left_out_has_a_row_for_each_fold_and_one_of_all(tmp
     text = study_markdown(tmp_path)
     assert text.count("| A | 160 | 20 | 30 | 3 |") == 2
     assert text.count(f"| {POOLED} | 320 | 40 |  |  |") == 2
+    # A right answer of 0.7 and a wrong one of 0.1 or 0.7 for "normal": the area is in every row but that of all.
+    normal = answers(0.3, seed=1, first="A").probabilities[:160, 0]
+    area = roc_auc_score(np.arange(160) % 4 > 0, 1.0 - normal)
+    (line,) = [line for line in text.split("### ")[1].splitlines() if line.startswith("| A |")]
+    assert line.split(" | ")[-1].startswith(f"{100 * area:.1f} (")
+    assert all(line.endswith("|  |") for line in text.splitlines() if line.startswith(f"| {POOLED}"))
     assert "of all cycles together" in text
 
 
