@@ -30,6 +30,7 @@ from lungsound.models.weights import FACTS_KEY, misfit
 MODEL_FORMAT = "lungsound model 1"
 CHECKPOINT_FORMAT = "lungsound checkpoint 2"
 DOMAIN_PREFIX = "domain."  # of the tensors that are no weights
+OF_WEIGHTS = ("calibration", "evidence")  # facts that hold for these very weights
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,21 @@ def read_calibration(path: Path) -> Calibration | None:
     """The calibration that the model file keeps, None without one; reads no weights."""
     with open_tensors(path, expected_format=MODEL_FORMAT) as (_, facts):
         return Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
+
+
+def write_rounded(source: Path, target: Path) -> None:
+    """Copy a model with its weights rounded to float16, half the size; `load_model` computes with them in float32.
+
+    What was fitted to or measured on the weights as they were is left out: fit and measure with the copy. WeightsError
+    for a weight beyond what float16 holds.
+    """
+    tensors, facts = read_tensors(source, expected_format=MODEL_FORMAT)
+    for name, value in tensors.items():
+        if value.dtype == torch.float32 and not name.startswith(DOMAIN_PREFIX):
+            tensors[name] = value.half()
+            if not tensors[name].isfinite().all():
+                raise WeightsError(f"{source}: {name} holds {value.abs().max():.3g}, more than float16 can")
+    write_tensors(target, tensors, {name: fact for name, fact in facts.items() if name not in OF_WEIGHTS})
 
 
 def load_model(path: Path) -> TrainedModel:

@@ -23,6 +23,7 @@ from lungsound.training.checkpoint import (
     load_model,
     read_tensors,
     save_model,
+    write_rounded,
     write_tensors,
 )
 from tests.unit.evaluation.calibrated import drawn_predictions
@@ -306,3 +307,44 @@ def test_devices_come_back_and_an_older_file_has_none(tmp_path: Path) -> None:
     del facts["devices"]
     write_tensors(path, tensors, facts)
     assert load_model(path).devices == ()
+
+
+# ---- rounded to float16 ----
+
+
+@pytest.mark.parametrize("architecture", ["ast", "mn04"])
+def test_a_rounded_model_is_half_the_size_and_computes_in_float32(architecture: str, tmp_path: Path) -> None:
+    settings = ModelSettings.model_validate({"architecture": architecture, "size": "micro", "stride": 16})
+    model = make_model(architecture=settings)
+    path = save(tmp_path / "model", model, architecture=settings)
+    features = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    domain = fit_domain(features, [str(row % 10) for row in range(40)], generator=np.random.default_rng(0))
+    add_to_model(path, calibration=fit_calibration(drawn_predictions(0)), domain=domain)
+    write_rounded(path, tmp_path / "half")
+    write_rounded(path, tmp_path / "again")
+    assert (tmp_path / "half").read_bytes() == (tmp_path / "again").read_bytes()
+    found, before = load_model(tmp_path / "half"), load_model(path)
+    weights = before.model.state_dict().values()
+    num_weights = sum(value.numel() for value in weights if value.is_floating_point())
+    saved = path.stat().st_size - (tmp_path / "half").stat().st_size
+    assert 0 < saved - 2 * num_weights < 10_000  # the calibration
+    for name, value in before.model.state_dict().items():
+        other = found.model.state_dict()[name]
+        assert other.dtype == value.dtype
+        assert torch.equal(other, value.half().float() if value.is_floating_point() else value), name
+    assert found.domain is not None
+    assert domain is not None
+    assert found.domain.id == domain.id
+    assert before.calibration is not None
+    assert found.calibration is None
+    assert (found.mean, found.std, found.front_end) == (before.mean, before.std, before.front_end)
+
+
+def test_a_weight_that_float16_cannot_hold_is_refused(tmp_path: Path) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.encoder.norm.weight[0] = 70000.0
+    path = save(tmp_path / "model", model)
+    with pytest.raises(WeightsError, match=r"encoder\.norm\.weight holds 7e\+04, more than float16 can"):
+        write_rounded(path, tmp_path / "half")
+    assert not (tmp_path / "half").exists()
