@@ -9,6 +9,7 @@ import pytest
 
 from lungsound.data.reader import read_corpus
 from lungsound.evaluation.calibration import fit_calibration
+from lungsound.evaluation.evidence import Measured
 from lungsound.evaluation.out_of_domain import spectral_features
 from lungsound.evaluation.predictions import read_predictions
 from lungsound.experiments.study import keep_run
@@ -90,6 +91,13 @@ def test_the_model_keeps_its_calibration_and_answers_with_it(run: Path, syntheti
     assert trained.calibration is not None
     held = RunFolder(run).columns()["last"].of_part("validation")
     assert trained.calibration.num_cycles == len(held.keys)
+    evidence = trained.evidence
+    assert evidence is not None
+    assert evidence.held_out is not None
+    assert evidence.held_out == Measured.of(
+        held, name="patients held out", ages_years=evidence.held_out.ages_years or ()
+    )
+    assert evidence.is_synthetic
     predictor = Predictor.load(run)
     assert predictor.is_calibrated
     recording = sorted(synthetic_corpus_dir.glob("*.wav"))[0]
@@ -133,6 +141,10 @@ def test_patients_held_out_for_calibration_are_asked_for_nothing_else(
     assert set(last.of_part("calibration").patients) == parts[2]
     assert calibration is not None
     assert calibration.num_cycles == len(last.of_part("calibration").keys)
+    evidence = load_model(run.model).evidence
+    assert evidence is not None
+    assert evidence.held_out is not None
+    assert evidence.held_out.num_patients == len(parts[2])
     assert set(read_predictions(out / "predictions.csv").parts) == {"test"}
     assert f"{len(parts[2])} calibrate" in (out / "report.md").read_text()
     assert lungsound("calibrate", out) == 0

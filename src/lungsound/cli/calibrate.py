@@ -105,7 +105,7 @@ def calibrate(
         f"page: {folder / 'calibration.html'}",
     )
     if keep:
-        _keep(run, calibration)
+        _keep(run, calibration, held_out=fitted_on)
 
 
 def operate(
@@ -152,13 +152,29 @@ def operate(
         _keep(run, calibration)
 
 
-def _keep(run: Path | None, calibration: "Calibration") -> None:
-    from lungsound.training.checkpoint import add_to_model
+def _keep(run: Path | None, calibration: "Calibration", *, held_out: "Predictions | None" = None) -> None:
+    """Store the calibration, and the measurement of the `held_out` patients, who are decided on anew by it."""
+    from lungsound.evaluation.evidence import HELD_OUT, Evidence, Measured, training_sentence
+    from lungsound.training.checkpoint import add_to_model, read_evidence
+    from lungsound.training.run import RunFolder
 
     assert run is not None
-    model = run / "model.safetensors"
-    add_to_model(model, calibration=calibration, domain=None)
-    print_lines(f"stored in {model}; pages show it after 'lungsound evaluate' and 'lungsound calibrate' of the run")
+    folder = RunFolder(run)
+    evidence = read_evidence(folder.model)
+    if held_out is not None:
+        if evidence is None:  # of a run by an older version
+            facts = folder.facts()
+            trained_on = training_sentence({facts.corpus.name: f"{len(facts.patients['train'])} patients"})
+            names = [each.name for each in facts.corpus.members.values()] or [facts.corpus.name]
+            is_synthetic = set(names) == {"synthetic"}
+            evidence = Evidence(trained_on=trained_on, is_synthetic=is_synthetic, ages_years=None, held_out=None)
+        ages = (evidence.held_out and evidence.held_out.ages_years) or ()
+        measured = Measured.of(calibration.decided(held_out), name=HELD_OUT, ages_years=ages)
+        evidence = evidence.model_copy(update={"held_out": measured})
+    add_to_model(folder.model, calibration=calibration, evidence=evidence)
+    print_lines(
+        f"stored in {folder.model}; pages show it after 'lungsound evaluate' and 'lungsound calibrate' of the run"
+    )
 
 
 def _rows(

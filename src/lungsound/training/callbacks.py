@@ -13,6 +13,7 @@ from lungsound.data.batches import Inputs
 from lungsound.data.corpus import Corpus
 from lungsound.data.splits import VALIDATION, Parts
 from lungsound.evaluation.calibration import Calibration, fit_calibration
+from lungsound.evaluation.evidence import Evidence
 from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score
 from lungsound.evaluation.out_of_domain import Domain, fit_domain, spectral_features
 from lungsound.evaluation.predictions import Predictions
@@ -64,13 +65,13 @@ class EpochEvaluation:
         """Write the predictions as this column of the report; the model too, when the run selects by it."""
         self.run.write_column(column, self._predict_columns())
         if column == self.column:
-            self._save_model(calibration=None, domain=None)
+            self._save_model()
 
     def finish(self, progress: Progress) -> None:
-        """Write the column of the last epoch, and complete the model file: weights, calibration, domain, in one go."""
+        """Write the column of the last epoch, and complete the model file in one go, with all that it keeps."""
         self.run.write_column(LAST, self._predict_columns())
         is_kept = self.column in progress.best_epochs  # else no epoch could be chosen, or the last one is
-        kept, calibration = self.column if is_kept else LAST, None
+        kept, calibration, held_out = self.column if is_kept else LAST, None, None
         is_threshold_chosen = self.config.train.is_threshold_chosen
         for column, predictions in self.run.columns().items():
             # The scaling keeps the most probable class: the scores of the report are those of the calibrated model too.
@@ -78,7 +79,8 @@ class EpochEvaluation:
             if to_calibrate is not None and (column == kept or is_threshold_chosen):
                 validation = predictions.of_part(VALIDATION) if is_threshold_chosen else None
                 fitted = fit_calibration(to_calibrate, threshold_on=validation)
-                calibration = fitted if column == kept else calibration
+                if column == kept:
+                    calibration, held_out = fitted, fitted.decided(to_calibrate)
                 if is_threshold_chosen:  # each column of the report by the threshold of its own epoch
                     self.run.write_column(column, fitted.decided(predictions))
         # The domain is that of the training cycles as they are, without augmentation.
@@ -86,17 +88,23 @@ class EpochEvaluation:
         others = self._spectral_features(self.parts.calibration) if self.parts.calibration else None
         generator = np.random.default_rng(0)
         domain = fit_domain(self._spectral_features(self.parts.train), patients, others, generator=generator)
+        evidence = Evidence.of(self.corpus, self.parts.train, held_out)
         if is_kept:
-            add_to_model(self.run.model, calibration=calibration, domain=domain)
+            add_to_model(self.run.model, calibration=calibration, domain=domain, evidence=evidence)
         else:
-            self._save_model(calibration=calibration, domain=domain)
+            self._save_model(calibration, domain, evidence)
 
     def _spectral_features(self, rows: Sequence[int]) -> NDArray[np.float32]:
         chosen, size = np.array(rows), self.config.train.batch_size
         fbanks = (self.inputs.fbanks[chosen[first : first + size]] for first in range(0, len(chosen), size))
         return np.concatenate([spectral_features(each) for each in fbanks])
 
-    def _save_model(self, *, calibration: Calibration | None, domain: Domain | None) -> None:
+    def _save_model(
+        self,
+        calibration: Calibration | None = None,
+        domain: Domain | None = None,
+        evidence: Evidence | None = None,
+    ) -> None:
         save_model(
             self.run.model,
             self.step.evaluated_model,
@@ -108,6 +116,7 @@ class EpochEvaluation:
             devices=sorted({self.corpus.cycles[row].recording.device or "" for row in self.parts.train} - {""}),
             calibration=calibration,
             domain=domain,
+            evidence=evidence,
         )
 
     def _predict_columns(self) -> Predictions:

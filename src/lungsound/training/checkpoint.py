@@ -19,6 +19,7 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import WeightsError
 from lungsound.evaluation.calibration import Calibration
+from lungsound.evaluation.evidence import Evidence
 from lungsound.evaluation.out_of_domain import Domain
 from lungsound.evaluation.runs import is_unfinished
 from lungsound.files import written_whole
@@ -37,7 +38,8 @@ OF_WEIGHTS = ("calibration", "evidence")  # facts that hold for these very weigh
 class TrainedModel:
     """A model and the definition of its input and of its predictions.
 
-    `devices` are those that the training set was recorded with, as far as its corpus names them.
+    `devices` are those that the training set was recorded with, as far as its corpus names them. `evidence` is None in
+    files of older versions.
     """
 
     model: LungSoundClassifier
@@ -49,6 +51,7 @@ class TrainedModel:
     calibration: Calibration | None = None
     domain: Domain | None = None
     devices: tuple[str, ...] = ()
+    evidence: Evidence | None = None
 
     @property
     def normal_threshold(self) -> float | None:
@@ -115,6 +118,7 @@ def save_model(
     devices: Sequence[str] = (),
     calibration: Calibration | None = None,
     domain: Domain | None = None,
+    evidence: Evidence | None = None,
 ) -> None:
     """Write all that predicting needs: encoder and head (the projector takes no part), front end, classes, devices."""
     tensors = {name: value for name, value in model.state_dict().items() if not name.startswith("projector.")}
@@ -131,12 +135,18 @@ def save_model(
     }
     if isinstance(model.encoder, AudioSpectrogramTransformer):
         facts["patch_grid"] = [model.encoder.grid.freq, model.encoder.grid.time]
-    _write_with(path, tensors, facts, calibration, domain)
+    _write_with(path, tensors, facts, calibration, domain, evidence)
 
 
-def add_to_model(path: Path, *, calibration: Calibration | None, domain: Domain | None) -> None:
-    """Put calibration and domain into the model file, in the place of earlier ones; the weights stay as they are."""
-    _write_with(path, *read_tensors(path, expected_format=MODEL_FORMAT), calibration, domain)
+def add_to_model(
+    path: Path,
+    *,
+    calibration: Calibration | None = None,
+    domain: Domain | None = None,
+    evidence: Evidence | None = None,
+) -> None:
+    """Put what is given into the model file, in the place of what it had; all else stays as it is, the weights too."""
+    _write_with(path, *read_tensors(path, expected_format=MODEL_FORMAT), calibration, domain, evidence)
 
 
 def _write_with(
@@ -145,11 +155,14 @@ def _write_with(
     facts: dict[str, Any],
     calibration: Calibration | None,
     domain: Domain | None,
+    evidence: Evidence | None,
 ) -> None:
     if domain is not None:
         tensors |= {f"{DOMAIN_PREFIX}{name}": torch.from_numpy(value) for name, value in asdict(domain).items()}
     if calibration is not None:
         facts["calibration"] = calibration.to_plain()
+    if evidence is not None:
+        facts["evidence"] = evidence.model_dump(mode="json")
     write_tensors(path, tensors, facts)
 
 
@@ -172,6 +185,23 @@ def write_rounded(source: Path, target: Path) -> None:
             if not tensors[name].isfinite().all():
                 raise WeightsError(f"{source}: {name} holds {value.abs().max():.3g}, more than float16 can")
     write_tensors(target, tensors, {name: fact for name, fact in facts.items() if name not in OF_WEIGHTS})
+
+
+def read_evidence(path: Path) -> Evidence | None:
+    """The evidence that the model file keeps, None without any; reads no weights."""
+    with open_tensors(path, expected_format=MODEL_FORMAT) as (_, facts):
+        return _evidence_of(path, facts)
+
+
+def _evidence_of(path: Path, facts: Mapping[str, Any]) -> Evidence | None:
+    try:
+        return Evidence.model_validate(facts["evidence"]) if "evidence" in facts else None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "values"
+        raise WeightsError(
+            f"{path}: what it keeps of its measurements is damaged ({place}: {first['msg']}); copy or train it again"
+        ) from None
 
 
 def load_model(path: Path) -> TrainedModel:
@@ -209,4 +239,5 @@ def load_model(path: Path) -> TrainedModel:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     calibration = Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
-    return TrainedModel(model.eval(), front_end, mean, std, label_set, sha256, calibration, domain, devices)
+    evidence = _evidence_of(path, facts)
+    return TrainedModel(model.eval(), front_end, mean, std, label_set, sha256, calibration, domain, devices, evidence)

@@ -15,9 +15,17 @@ from lungsound.errors import DataError, SettingsError, WeightsError
 from lungsound.evaluation import bootstrap, calibration_report
 from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.calibration import Calibration, fit_calibration
+from lungsound.evaluation.evidence import Evidence, Measured
 from lungsound.evaluation.predictions import Predictions, write_predictions
-from lungsound.training.checkpoint import MODEL_FORMAT, add_to_model, read_calibration, read_tensors, write_tensors
-from lungsound.training.run import RunFolder
+from lungsound.training.checkpoint import (
+    MODEL_FORMAT,
+    add_to_model,
+    read_calibration,
+    read_evidence,
+    read_tensors,
+    write_tensors,
+)
+from lungsound.training.run import CorpusFacts, RunFacts, RunFolder
 from tests.unit.evaluation.calibrated import drawn_predictions
 
 app = typer.Typer()
@@ -70,10 +78,38 @@ def test_calibrating_two_files_writes_page_numbers_and_pictures(files: tuple[Pat
     assert "src=" in (tmp_path / "calibration.html").read_text()
 
 
+def facts_of(path: Path) -> RunFacts:
+    """Three patients of a synthetic corpus trained."""
+    corpus = CorpusFacts(
+        name="synthetic",
+        root=str(path),
+        num_recordings=3,
+        num_cycles=9,
+        problems=(),
+        notes=(),
+        split_origin="",
+        fingerprint="0",
+    )
+    return RunFacts(
+        command="",
+        device="cpu",
+        precision="fp32",
+        pretrained=None,
+        weights="random",
+        corpus=corpus,
+        num_cycles={"train": 9},
+        patients={"train": ("a", "b", "c")},
+        left_out_patients=(),
+        versions={},
+        revision=None,
+    )
+
+
 def run_folder(path: Path, predictions: Predictions, *, is_finished: bool = True) -> RunFolder:
     """A run with these predictions; its model is one number."""
     folder = RunFolder(path)
     folder.start(load_config("tiny_ce"))
+    folder.write_facts(facts_of(path))
     folder.write_column("last", predictions)
     write_tensors(folder.model, {"weight": torch.ones(2)}, {"format": MODEL_FORMAT})
     if is_finished:
@@ -94,7 +130,7 @@ def strict(tmp_path: Path) -> RunFolder:
     """A run as training leaves it: calibrated on its validation patients, with a temperature."""
     predictions = both_parts(temperature=3.0)
     folder = run_folder(tmp_path / "run", predictions)
-    add_to_model(folder.model, calibration=fit_calibration(predictions.of_part("validation")), domain=None)
+    add_to_model(folder.model, calibration=fit_calibration(predictions.of_part("validation")))
     return folder
 
 
@@ -154,6 +190,24 @@ def test_a_calibration_is_kept_when_asked_for_and_the_page_names_the_difference(
     assert "Warning: The model of this run keeps no calibration" in run("calibrate", strict.path)
 
 
+def test_a_kept_calibration_measures_the_held_out_patients_anew(strict: RunFolder) -> None:
+    """By its own decision; what else the model file says of its measurements stays."""
+    run("calibrate", strict.path, "--keep")
+    held = both_parts(temperature=3.0).of_part("validation")
+    found = read_evidence(strict.model)
+    assert found is not None
+    assert found.held_out == Measured.of(held, name="patients held out", ages_years=())
+    assert (found.is_synthetic, "3 patients" in found.trained_on) == (True, True)
+    other = found.held_out.model_copy(update={"ages_years": (3.0, 9.0), "score": 0.1})
+    kept = Evidence(trained_on="x", is_synthetic=False, ages_years=(1.0, 2.0), held_out=other, measured=(other,))
+    add_to_model(strict.model, evidence=kept)
+    run("operate", strict.path, "--sensitivity", 0.7, "--keep")
+    assert read_evidence(strict.model) == kept
+    run("calibrate", strict.path, "--keep")
+    renewed = found.held_out.model_copy(update={"ages_years": (3.0, 9.0)})
+    assert read_evidence(strict.model) == kept.model_copy(update={"held_out": renewed})
+
+
 def test_a_run_whose_rule_chose_no_epoch_kept_the_last(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", both_parts())
     folder.start(load_config("tiny_ce", ["train.selection=validation"]))
@@ -169,7 +223,7 @@ def test_runs_that_cannot_be_calibrated(strict: RunFolder, tmp_path: Path) -> No
         with pytest.raises(SettingsError, match=r"has no epochs/last\.csv with validation and test rows"):
             run(command, tmp_path / "published")
     other = kept_in(strict).model_copy(update={"num_cycles": 3})
-    add_to_model(strict.model, calibration=other, domain=None)
+    add_to_model(strict.model, calibration=other)
     with pytest.raises(DataError, match="fitted on 3 cycles of 12 patients, here are 144 of 12"):
         run("operate", strict.path)
     older = other.to_plain() | {"format": "lungsound calibration 1"}

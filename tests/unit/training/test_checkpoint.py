@@ -13,6 +13,7 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import WeightsError
 from lungsound.evaluation.calibration import fit_calibration
+from lungsound.evaluation.evidence import Evidence, Measured
 from lungsound.evaluation.out_of_domain import Domain, fit_domain
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import LungSoundClassifier, make_classifier
@@ -21,6 +22,7 @@ from lungsound.training.checkpoint import (
     MODEL_FORMAT,
     add_to_model,
     load_model,
+    read_evidence,
     read_tensors,
     save_model,
     write_rounded,
@@ -276,6 +278,34 @@ def test_the_domain_comes_back_and_the_calibration_stays(tmp_path: Path) -> None
     assert found.calibration == calibration
     fbank = torch.randn(2, 48, 32)
     assert torch.equal(found.model(fbank), make_model()(fbank))
+
+
+def drawn_evidence() -> Evidence:
+    group = Measured.of(drawn_predictions(1), name="x", ages_years=[3.0, 0.1])
+    return Evidence(trained_on="Trained.", is_synthetic=False, ages_years=(0.1, 3.0), held_out=group, measured=(group,))
+
+
+def test_the_evidence_comes_back_and_all_else_stays(tmp_path: Path) -> None:
+    path, evidence = save(tmp_path / "model.safetensors", make_model()), drawn_evidence()
+    assert load_model(path).evidence is None
+    assert read_evidence(path) is None
+    add_to_model(path, calibration=fit_calibration(drawn_predictions(2)))
+    add_to_model(path, evidence=evidence)
+    found = load_model(path)
+    assert found.evidence == read_evidence(path) == evidence
+    assert found.calibration is not None
+    before = path.read_bytes()
+    add_to_model(path, evidence=evidence)
+    assert path.read_bytes() == before
+
+
+def test_damaged_evidence_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "model.safetensors", make_model())
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    write_tensors(path, tensors, facts | {"evidence": {"trained_on": 3}})
+    for read in (load_model, read_evidence):
+        with pytest.raises(WeightsError, match="what it keeps of its measurements is damaged"):
+            read(path)
 
 
 @pytest.mark.parametrize("damage", [{"mean": None}, {"std": torch.zeros(64)}, {"more": torch.zeros(1)}])
