@@ -163,6 +163,10 @@ class ObjectiveSettings(Settings):
     """Cross-entropy weighted by inverse class frequency (published: in the plain run only)."""
     label_smoothing: Share = 0.0
     """Share of each label that the cross-entropy spreads evenly over all classes; not in the contrastive loss."""
+    teachers: Names = ()
+    """Trained runs or model files with the same classes: the mean of their probabilities is each cycle's soft label."""
+    teacher_weight: Share = 0.5
+    """Share of the soft labels in the cross-entropy, where there are teachers; the labels have the rest."""
     temperature: Positive = 0.06
     """Temperature of the contrastive loss: similarities are divided by it."""
     alpha: Annotated[float, Field(ge=0)] = 1.0

@@ -17,6 +17,7 @@ from lungsound.training.callbacks import EpochEvaluation, ProgressBar
 from lungsound.training.evaluate import report_on
 from lungsound.training.objectives import make_objective
 from lungsound.training.run import RunFacts, RunFolder
+from lungsound.training.teachers import ask_teachers
 from lungsound.training.trainer import Trainer, TrainStep, remarks
 
 
@@ -48,8 +49,9 @@ def _train(config: RunConfig, run: RunFolder, *, console: Console, is_reported: 
     corpus = load_corpus(config.data)
     parts = divide(corpus, config.data, config.train, is_tested=is_reported)
     model, pretrained = initial_classifier(config, FrontEnd(config.audio), console=console)
+    teachers, soft_labels = ask_teachers(config, corpus, parts, device=device, console=console)
     inputs = training_inputs(config, corpus, parts, console=console)
-    batches = training_batches(config, corpus, parts, inputs, console=console)
+    batches = training_batches(config, corpus, parts, inputs, soft_labels=soft_labels, console=console)
 
     # The objective, and one step of minimising it, in the precision that the run has or that does well here.
     precision, slow = choose_precision(config.train, model, inputs.num_frames, device, of_run=run.precision())
@@ -63,12 +65,8 @@ def _train(config: RunConfig, run: RunFolder, *, console: Console, is_reported: 
     # The folder of the run: new, or taken up where it stopped.
     run.start(config)
     progress = run.restore(step)
-    command = shlex.join(sys.argv)
-    run.write_facts(
-        RunFacts.of(
-            corpus, parts, command=command, device=str(device), precision=train.precision, pretrained=pretrained
-        )
-    )
+    made = {"command": shlex.join(sys.argv), "device": str(device), "precision": train.precision}
+    run.write_facts(RunFacts.of(corpus, parts, pretrained, teachers, **made))
 
     # Train to the last epoch; then model.safetensors holds the chosen one.
     with run, ProgressDisplay(console) as display, display.stage("training") as stage:

@@ -1,6 +1,7 @@
 """The same seed gives the same bytes, in another process, after a kill and after an interruption."""
 
 import csv
+import hashlib
 import json
 import os
 import signal
@@ -189,6 +190,31 @@ def test_a_signal_from_outside(number: signal.Signals, code: int, synthetic_corp
     assert progress(out).epoch < 40
     assert lungsound(*arguments(synthetic_corpus_dir, out, train__epochs=40), "--resume") == 0
     assert_same_run(out, whole)
+
+
+@pytest.mark.slow
+def test_a_run_with_a_teacher_is_another_one_and_goes_on_to_the_same_bytes(
+    whole: Path, synthetic_corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The soft labels of a resumed run are made again; its card and its facts say that it had a teacher."""
+
+    def interrupt(_: RunFolder, progress: Progress, **__: object) -> None:
+        if progress.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def command(out: Path) -> list[str]:
+        return arguments(synthetic_corpus_dir, out, objective__teachers=json.dumps([str(whole)]))
+
+    assert lungsound(*command(tmp_path / "taught")) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "on_step", interrupt)
+        assert lungsound(*command(tmp_path / "run")) == 130
+    assert lungsound(*command(tmp_path / "run"), "--resume") == 0
+    assert_same_run(tmp_path / "run", tmp_path / "taught")
+    assert weights(tmp_path / "taught") != weights(whole)
+    sha256 = hashlib.sha256(weights(whole)).hexdigest()
+    assert RunFolder(tmp_path / "run").facts().teachers == {str(whole): sha256}
+    assert "by soft labels of 1 trained model" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
 
 
 # ---- resuming, refused or with nothing to do ----

@@ -26,15 +26,18 @@ class Batch:
     """Normalised filter banks (batch, time, mel) and labels (batch,) int64.
 
     Of each only its first `num_frames` (batch,) are to be encoded (`FrontEnd.num_own_frames`); None, all of them.
+    `soft_labels` are probabilities (batch, class) of teachers.
     """
 
     fbank: Tensor
     labels: Tensor
     num_frames: Tensor | None = None
+    soft_labels: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device, but for `num_frames`: lengths are read on the CPU, so nobody waits for a GPU."""
-        return replace(self, fbank=self.fbank.to(device), labels=self.labels.to(device))
+        soft_labels = None if self.soft_labels is None else self.soft_labels.to(device)
+        return replace(self, fbank=self.fbank.to(device), labels=self.labels.to(device), soft_labels=soft_labels)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ class TrainingBatches:
     Their order is drawn from seed and epoch, the changes of waveforms (`change`) and filter banks (`respond`, then
     `augment`) from these and the position among the training cycles, so that an epoch can be taken up again at any
     step. With `weights` (cycle,) that differ, as many cycles are drawn with replacement in proportion to them, and a
-    cycle's changes are those of its place in the order: drawn twice, it is changed in two ways.
+    cycle's changes are those of its place in the order: drawn twice, it is changed in two ways. `soft_labels` (cycle,
+    class) are of the cycles as they are, unchanged.
     """
 
     def __init__(
@@ -98,12 +102,14 @@ class TrainingBatches:
         rows: Sequence[int],
         train: TrainSettings,
         *,
+        soft_labels: Tensor | None = None,
         weights: Tensor | None = None,
         change: ChangeCycle | None = None,
         respond: Augment | None = None,
         augment: Augment | None = None,
     ) -> None:
         self.inputs, self.rows, self.train = inputs, np.asarray(rows, dtype=np.int64), train
+        self.soft_labels = soft_labels
         self.weights = weights if weights is not None and (weights != weights[0]).any() else None
         self.change, self.respond, self.augment = change, respond, augment
 
@@ -135,6 +141,8 @@ class TrainingBatches:
             in_batch = slice(step * size, (step + 1) * size)
             positions = order[in_batch]
             batch = self.inputs.batch(self.rows[positions])
+            if self.soft_labels is not None:
+                batch = replace(batch, soft_labels=self.soft_labels[torch.from_numpy(positions)])
             for place, (position, draw) in enumerate(zip(positions.tolist(), draws[in_batch].tolist(), strict=True)):
                 if self.change is not None:
                     generator = generator_at(seed, "waveform", epoch, draw)
@@ -178,9 +186,18 @@ def training_inputs(config: RunConfig, corpus: Corpus, parts: Parts, *, console:
 
 
 def training_batches(
-    config: RunConfig, corpus: Corpus, parts: Parts, inputs: Inputs, *, console: Console
+    config: RunConfig,
+    corpus: Corpus,
+    parts: Parts,
+    inputs: Inputs,
+    *,
+    soft_labels: Tensor | None = None,
+    console: Console,
 ) -> TrainingBatches:
-    """Batches of the training cycles; SettingsError for a size that does not suit their number."""
+    """Batches of the training cycles; SettingsError for a size that does not suit their number.
+
+    `soft_labels` are those of the training cycles (cycle, class).
+    """
     is_changed = _is_waveform_changed(config.augment)
     change = _waveform_changes(config, corpus, console=console) if is_changed else None
     weights = sampling_weights(inputs.labels[list(parts.train)], power=config.train.sampling_power)
@@ -193,7 +210,14 @@ def training_batches(
         weights = weights_in_shares(weights, [corpus.cycles[row].recording.corpus for row in parts.train], shares)
     respond, augment = random_response(config.augment, std=inputs.std), specaugment(config.augment)
     batches = TrainingBatches(
-        inputs, parts.train, config.train, weights=weights, change=change, respond=respond, augment=augment
+        inputs,
+        parts.train,
+        config.train,
+        soft_labels=soft_labels,
+        weights=weights,
+        change=change,
+        respond=respond,
+        augment=augment,
     )
     batch_size = config.train.batch_size
     if batches.num_steps == 0:

@@ -76,7 +76,9 @@ def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAME
     kept["epochs"] = run.progress().best_epochs | {LAST: config.train.epochs}
     # No command: it names folders of the machine. The settings say the same.
     folders: dict[str, Any] = {"root": True, "corpora": {"__all__": {"root"}}}
-    kept["settings"] = config.model_dump(mode="json", exclude={"data": folders, "model": {"pretrained"}})
+    of_paths: dict[str, Any] = {"data": folders, "model": {"pretrained"}, "objective": {"teachers"}}
+    kept["settings"] = config.model_dump(mode="json", exclude=of_paths)
+    kept["teachers"] = list(facts["teachers"].values())
     write_json(target / RUN_FILE, kept)
     return [*written.values(), target / RUN_FILE]
 

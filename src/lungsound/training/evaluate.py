@@ -262,6 +262,8 @@ def _context(
     held_out = f"{num_patients[VALIDATION]} validate, {calibrating}{left_out} left out"
     strict = f"strict: {num_patients['train']} patients train, {held_out}"
     published = "published: all of the training set trains, no patient is held out"
+    share = f"{config.objective.teacher_weight:g} of the cross-entropy"
+    taught = f", {share} by soft labels of {len(facts.teachers)} trained model(s)" if facts.teachers else ""
     size = f"AST {model.size}" + (", average token" if model.pooling == "average_token" else "")
     return {
         "corpus": _named_corpus(corpus.name, f"{len(corpus.recordings)} recordings", data),
@@ -271,7 +273,7 @@ def _context(
         "protocol": published if config.data.protocol == "published" else strict,
         "epoch selection": config.train.selection,
         "recipe": config.name,
-        "objective": config.objective.name,
+        "objective": f"{config.objective.name}{taught}",
         "model": size if model.architecture == "ast" else model.architecture,
         "labels": config.data.label_set,
         "input": f"{config.audio.duration_s:g} s, {config.audio.num_mels} mels",

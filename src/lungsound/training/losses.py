@@ -18,6 +18,11 @@ def cross_entropy(
     return functional.cross_entropy(_wide(logits), labels, weight=class_weights, label_smoothing=label_smoothing)
 
 
+def soft_cross_entropy(logits: Tensor, soft_labels: Tensor) -> Tensor:
+    """Cross-entropy of logits (batch, class) and probabilities (batch, class), the mean over the batch, in float32."""
+    return functional.cross_entropy(_wide(logits), soft_labels)
+
+
 def mixed_cross_entropy(
     logits: Tensor,
     labels: Tensor,

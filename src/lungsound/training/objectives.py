@@ -20,7 +20,13 @@ from lungsound.errors import SettingsError
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.patchmix import PatchMixDraw, draw_patch_mix, mix_patches, within
-from lungsound.training.losses import class_weights, cross_entropy, mixed_cross_entropy, patch_mix_contrastive_loss
+from lungsound.training.losses import (
+    class_weights,
+    cross_entropy,
+    mixed_cross_entropy,
+    patch_mix_contrastive_loss,
+    soft_cross_entropy,
+)
 
 Draw = Callable[[int, PatchGrid, torch.Generator], PatchMixDraw]  # partners point into the pool of `Peers`
 Settle = Callable[[Tensor], None]  # backpropagates a part of the loss; the total keeps the rest of the gradient
@@ -70,6 +76,17 @@ def draw_for(
     return within(drawn, mask, pool=peers.gather(mask))
 
 
+def taught(loss: Tensor, logits: Tensor, soft_labels: Tensor | None, settings: ObjectiveSettings) -> Tensor:
+    """The cross-entropy `loss` of labels, of which that of soft labels (batch, class), where given, takes a share.
+
+    Soft labels have no class weights and no smoothing: teachers bring those that they were trained with.
+    """
+    if soft_labels is None:
+        return loss
+    share = settings.teacher_weight
+    return (1 - share) * loss + share * soft_cross_entropy(logits, soft_labels)
+
+
 @dataclass(frozen=True)
 class CrossEntropy:
     """Plain fine-tuning: cross-entropy of the clean view."""
@@ -84,6 +101,7 @@ class CrossEntropy:
         logits = model(batch.fbank, batch.num_frames)
         smoothing = self.settings.label_smoothing
         loss = cross_entropy(logits, batch.labels, class_weights=self.class_weights, label_smoothing=smoothing)
+        loss = taught(loss, logits, batch.soft_labels, self.settings)
         return Loss(loss, {"ce": loss}, logits)
 
 
@@ -114,6 +132,11 @@ class PatchMixCrossEntropy:
             class_weights=self.class_weights,
             label_smoothing=self.settings.label_smoothing,
         )
+        soft_labels = batch.soft_labels
+        if soft_labels is not None:
+            lam = draw.lam.reshape(-1, 1)
+            soft_labels = lam * soft_labels + (1 - lam) * self.peers.gather(soft_labels)[draw.partner]
+        loss = taught(loss, logits, soft_labels, self.settings)
         return Loss(loss, {"patchmix_ce": loss}, logits)
 
 
@@ -143,6 +166,7 @@ class PatchMixContrastive:
         logits = model.head(features)
         smoothing = self.settings.label_smoothing
         ce = cross_entropy(logits, batch.labels, class_weights=self.class_weights, label_smoothing=smoothing)
+        ce = taught(ce, logits, batch.soft_labels, self.settings)
         anchor = model.projector(features) if self.settings.target.startswith("project") else features
         anchor = self.peers.gather(anchor.detach() if is_blocked else anchor)
         if early is not None:

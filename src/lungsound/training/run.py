@@ -5,7 +5,7 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -75,6 +75,8 @@ class RunFacts(BaseModel, frozen=True):
     pretrained: str | None
     weights: str
     """Format and hash of the pretrained weights, or "random"."""
+    teachers: dict[str, str] = {}
+    """SHA-256 of the model file of each teacher, by its name in the settings."""
     corpus: CorpusFacts
     num_cycles: dict[str, int]
     patients: dict[str, tuple[str, ...]]
@@ -84,7 +86,15 @@ class RunFacts(BaseModel, frozen=True):
 
     @classmethod
     def of(
-        cls, corpus: Corpus, parts: Parts, *, command: str, device: str, precision: str, pretrained: LoadReport | None
+        cls,
+        corpus: Corpus,
+        parts: Parts,
+        pretrained: LoadReport | None,
+        teachers: Mapping[str, str],
+        *,
+        command: str,
+        device: str,
+        precision: str,
     ) -> "RunFacts":
         """Facts of a run that starts now, by this program on this machine."""
         rows = {"train": parts.train, VALIDATION: parts.validation, CALIBRATION: parts.calibration, "test": parts.test}
@@ -96,6 +106,7 @@ class RunFacts(BaseModel, frozen=True):
             precision=precision,
             pretrained=None if pretrained is None else pretrained.summary(),
             weights="random" if pretrained is None else pretrained.source,
+            teachers=dict(teachers),
             corpus=CorpusFacts.of(corpus),
             num_cycles={name: len(rows[name]) for name in rows},
             patients={name: tuple(sorted(patients[name])) for name in rows},
@@ -177,10 +188,15 @@ class RunFolder(Listener):
             ) from None
 
     def write_facts(self, facts: RunFacts) -> None:
-        """Write run.json. CorpusError when an earlier one says that the run was started on another corpus."""
-        if (self.path / "run.json").is_file() and self.facts().corpus.fingerprint != facts.corpus.fingerprint:
-            given = facts.corpus.root
-            raise CorpusError(f"{given} is not what {self.path} was started on: files or labels have changed")
+        """Write run.json. CorpusError or SettingsError when it was started on another corpus, with other teachers."""
+        if (self.path / "run.json").is_file():
+            earlier = self.facts()
+            if earlier.corpus.fingerprint != facts.corpus.fingerprint:
+                given = facts.corpus.root
+                raise CorpusError(f"{given} is not what {self.path} was started on: files or labels have changed")
+            for name, sha256 in facts.teachers.items():
+                if earlier.teachers.get(name) != sha256:
+                    raise SettingsError(f"{name} is not the teacher that {self.path} was started with: it has changed")
         write_json(self.path / "run.json", facts.model_dump(mode="json"))
 
     def precision(self) -> str | None:

@@ -332,8 +332,9 @@ def ahead(items: Iterator[Item]) -> Generator[Item]:
 
 def copy_to_gpu(batch: Batch, device: torch.device) -> Batch:
     """The batch on a CUDA device, from pinned memory: nobody waits for the copy, and the device's work comes after."""
-    fbank, labels = (each.pin_memory().to(device, non_blocking=True) for each in (batch.fbank, batch.labels))
-    return replace(batch, fbank=fbank, labels=labels)
+    tensors = {name: getattr(batch, name) for name in ("fbank", "labels", "soft_labels")}
+    given = {name: each.pin_memory() for name, each in tensors.items() if each is not None}
+    return replace(batch, **{name: each.to(device, non_blocking=True) for name, each in given.items()})
 
 
 def steps_of_epoch(batches: TrainingBatches, train: TrainSettings) -> int:

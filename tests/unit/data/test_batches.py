@@ -43,6 +43,7 @@ def make_batches(
     *,
     is_last_dropped: bool = False,
     seed: int = 1,
+    soft_labels: Any = None,
     weights: Any = None,
     change: Any = None,
     augment: Any = None,
@@ -51,7 +52,8 @@ def make_batches(
     """Rows 5, 6, ... of the store."""
     train = TrainSettings(batch_size=4, is_last_batch_dropped=is_last_dropped, seed=seed)
     rows = range(5, 5 + num_rows)
-    return TrainingBatches(make_inputs(**inputs), rows, train, weights=weights, change=change, augment=augment)
+    given = {"soft_labels": soft_labels, "weights": weights, "change": change, "augment": augment}
+    return TrainingBatches(make_inputs(**inputs), rows, train, **given)
 
 
 def rows_of(batches: list[Batch]) -> list[list[int]]:
@@ -496,3 +498,14 @@ def test_a_faster_cycle_has_fewer_frames(corpus: Corpus, monkeypatch: pytest.Mon
         assert before.num_frames is not None
         assert after.num_frames is not None
         torch.testing.assert_close(after.num_frames, before.num_frames // 2, rtol=0, atol=1)
+
+
+def test_soft_labels_belong_to_the_row() -> None:
+    """Also where cycles are drawn by weights, some of them more than once."""
+    soft_labels = torch.arange(10).unsqueeze(1) + torch.arange(4) / 4
+    for weights in (None, torch.tensor([1.0, 2.0] * 5, dtype=torch.float64)):
+        for batch in make_batches(soft_labels=soft_labels, weights=weights).epoch(2):
+            rows = (batch.fbank[:, 0, 0].int() - 5).tolist()
+            assert batch.soft_labels is not None
+            assert torch.equal(batch.soft_labels, soft_labels[rows])
+    assert all(batch.soft_labels is None for batch in make_batches().epoch(2))

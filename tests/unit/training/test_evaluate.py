@@ -165,7 +165,7 @@ def test_what_chose_the_epoch_also_on_another_corpus(
     folder = write_icbhi(tmp_path, dict.fromkeys(NAMES, "0.1\t0.5\t0\t0\n0.5\t1.5\t1\t0\n"))
     corpus = read_corpus(folder, is_strict=False)
     parts = Parts(train=(0,), validation=(), test=(1,), left_out=())
-    facts = RunFacts.of(corpus, parts, command="", device="cpu", precision="fp32", pretrained=None)
+    facts = RunFacts.of(corpus, parts, None, {}, command="", device="cpu", precision="fp32")
     if is_elsewhere:
         other = facts.corpus.model_copy(update={"name": "sprsound", "fingerprint": "0"})
         facts = facts.model_copy(update={"corpus": other})

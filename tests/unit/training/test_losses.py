@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lungsound.training.losses import class_weights, cross_entropy, mixed_cross_entropy, patch_mix_contrastive_loss
+from lungsound.training.losses import (
+    class_weights,
+    cross_entropy,
+    mixed_cross_entropy,
+    patch_mix_contrastive_loss,
+    soft_cross_entropy,
+)
 
 LABELS = torch.tensor([0, 1, 0, 2, 3, 0])
 PARTNER = torch.tensor([2, 0, 1, 3, 5, 4])  # 0 and 2 share a label, 3 is its own partner
@@ -208,3 +214,29 @@ def test_cross_entropy_is_weighted_and_never_in_half_precision() -> None:
 def test_class_weights_are_inverse_frequencies_of_sum_1() -> None:
     weights = class_weights(torch.tensor([8.0, 4.0, 2.0, 2.0]))
     assert weights.tolist() == pytest.approx([1 / 11, 2 / 11, 4 / 11, 4 / 11])
+
+
+# ---- soft labels ----
+
+
+def test_soft_cross_entropy_equals_loops() -> None:
+    logits, soft_labels = randn(6, 4, seed=3), randn(6, 4, seed=4).softmax(1)
+    total = 0.0
+    for row, shares in zip(logits.tolist(), soft_labels.tolist(), strict=True):
+        partition = sum(math.exp(value) for value in row)
+        total -= sum(q * math.log(math.exp(value) / partition) for q, value in zip(shares, row, strict=True))
+    assert soft_cross_entropy(logits, soft_labels).item() == pytest.approx(total / 6, rel=1e-12)
+
+
+def test_soft_cross_entropy_has_closed_forms() -> None:
+    """Labels themselves give the plain cross-entropy; the model's own probabilities give their entropy, no gradient."""
+    logits = randn(6, 4, seed=3).requires_grad_()
+    one_hot = functional.one_hot(LABELS, 4).double()
+    plain = cross_entropy(logits, LABELS, label_smoothing=0.0)
+    assert soft_cross_entropy(logits, one_hot).item() == pytest.approx(plain.item(), rel=1e-12)
+    own = logits.detach().softmax(1)
+    loss = soft_cross_entropy(logits, own)
+    assert loss.item() == pytest.approx(-(own * own.log()).sum(1).mean().item(), rel=1e-12)
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-15

@@ -281,6 +281,54 @@ def test_alone_a_batch_is_its_own_pool() -> None:
     assert LocalBatch().positions(4).tolist() == [0, 1, 2, 3]
 
 
+# ---- soft labels ----
+
+
+@pytest.mark.parametrize("name", ["ce", "patchmix_ce", "patchmix_cl"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_soft_labels_take_their_share_of_every_cross_entropy(name: str, share: float) -> None:
+    """By loops: class weights count for the labels alone, and a mixed view has the soft labels of both its sources."""
+    settings = ObjectiveSettings.model_validate({"name": name, "teacher_weight": share, "is_class_weighted": True})
+    objective = make_objective(settings, PatchMixSettings(), class_counts=[4, 2, 1, 1], device=CPU)
+    model = small_model(dtype=torch.float32)
+    fbank, labels = small_batch(dtype=torch.float32)
+    soft_labels = torch.randn(4, 4, generator=torch.Generator().manual_seed(8)).softmax(1)
+
+    def loss_of(soft: Tensor | None) -> Loss:
+        batch = Batch(fbank, labels, soft_labels=soft)
+        return objective(model, batch, generator=torch.Generator().manual_seed(3))
+
+    hard, both = loss_of(None), loss_of(soft_labels)
+    part = "patchmix_ce" if name == "patchmix_ce" else "ce"
+    partner, lam = torch.arange(4), torch.ones(4)
+    if name == "patchmix_ce":
+        draw = patch_mix_draw(PatchMixSettings())(4, model.patch_encoder.grid, torch.Generator().manual_seed(3))
+        partner, lam = draw.partner, draw.lam.expand(4)
+    log_probabilities, soft = both.logits.log_softmax(1).tolist(), 0.0
+    for row in range(4):
+        for c in range(4):
+            mixed = lam[row] * soft_labels[row, c] + (1 - lam[row]) * soft_labels[partner[row], c]
+            soft -= float(mixed) * log_probabilities[row][c] / 4
+    expected = (1 - share) * hard.parts[part].item() + share * soft
+    assert both.parts[part].item() == pytest.approx(expected, rel=1e-5)
+    if name == "patchmix_cl":
+        assert both.parts["contrastive"].item() == hard.parts["contrastive"].item()
+
+
+def test_soft_labels_of_partners_come_from_all_peers() -> None:
+    settings = ObjectiveSettings(teacher_weight=1.0)
+    model = small_model()
+    fbank, labels = small_batch()
+    soft_labels = torch.randn(4, 4, generator=torch.Generator().manual_seed(8), dtype=torch.float64).softmax(1)
+    objective = PatchMixCrossEntropy(pool_draw, settings, peers=TwoDevices())
+    batch = Batch(fbank, labels, soft_labels=soft_labels)
+    loss = objective(model, batch, generator=torch.Generator().manual_seed(0))
+    of_partners = TwoDevices().gather(soft_labels)[[0, 5, 3, 6]]
+    mixed = 5 / 8 * soft_labels + 3 / 8 * of_partners
+    expected = -(mixed * loss.logits.log_softmax(1)).sum(1).mean()
+    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
 # ---- mistakes ----
 
 
@@ -345,7 +393,7 @@ def test_a_step_asks_the_device_for_no_value(
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which it does not know
     fbank, labels = small_batch(dtype=torch.float32)
     lengths = None if num_frames is None else torch.tensor(num_frames)
-    batch = Batch(fbank, labels, lengths).to(torch.device("meta"))
+    batch = Batch(fbank, labels, lengths, soft_labels=torch.full((4, 4), 0.25)).to(torch.device("meta"))
     model = small_model(dtype=torch.float32).to("meta")
     settled: list[Tensor] = []
 

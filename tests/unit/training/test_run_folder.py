@@ -209,7 +209,7 @@ def test_facts_say_on_what_and_with_what_a_run_was_made(tmp_path: Path) -> None:
     corpus = read_icbhi(tree)
     run = RunFolder(tmp_path)
     parts = Parts((0,), (), ())
-    written = RunFacts.of(corpus, parts, command="lungsound train x", device="cpu", precision="fp32", pretrained=None)
+    written = RunFacts.of(corpus, parts, None, {}, command="lungsound train x", device="cpu", precision="fp32")
     run.write_facts(written)
     facts = json.loads((tmp_path / "run.json").read_text())
     assert written == run.facts()
