@@ -35,15 +35,16 @@ def compare(
     """Compare two methods on the same test cycles.
 
     Prints the difference of each metric with its interval over patients and seeds, a permutation test, and a verdict
-    for each part of the test set: "A is better by ..." or "not distinguishable".
+    for each part of the test set and for the mean of the parts: "A is better by ..." or "not distinguishable". Runs of
+    the same seed are compared with each other.
     """
     from lungsound.evaluation import compare as evaluation
     from lungsound.evaluation.bootstrap import Bootstrap
     from lungsound.evaluation.runs import epoch_warnings, read_runs
 
     (first, second), names = (read_runs(path, epoch) for path in (run_a, run_b)), _names(run_a, run_b)
-    comparisons = evaluation.compare_runs(
-        first.runs, second.runs, names=names, is_common_only=common, bootstrap=Bootstrap(seed)
+    comparisons = evaluation.compare_methods(
+        first, second, names=names, is_common_only=common, bootstrap=Bootstrap(seed)
     )
     warnings = epoch_warnings(first, second)
     numbers = evaluation.comparison_json(comparisons) | {"warnings": warnings, "epoch": epoch, "seed": seed}

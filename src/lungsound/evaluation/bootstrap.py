@@ -140,10 +140,19 @@ class Bootstrap:
         num_patients: int,
         *,
         minus: ValueOf | None = None,
+        is_paired: bool = False,
         generator: np.random.Generator | None = None,
     ) -> Estimate:
-        """`estimate` of a fraction: the interval ends at 0 and 1, that of a difference of two at -1 and 1."""
-        estimate = self.estimate(value_of, num_patients, minus=minus, generator=generator)
+        """`estimate` of a fraction: the interval ends at 0 and 1, that of a difference of two at -1 and 1.
+
+        With `is_paired` the trainings of the two sides belong together, one by one: what they differ in is then seen
+        from the differences, each with the chance of two trainings in it.
+        """
+        if minus is not None and is_paired:
+            one, other = value_of, minus
+            estimate = self.estimate(lambda weights: one(weights) - other(weights), num_patients, generator=generator)
+        else:
+            estimate = self.estimate(value_of, num_patients, minus=minus, generator=generator)
         # What the chance of training adds is normal and knows no bounds; a fraction, or a difference of two, does.
         interval, least = estimate.interval, 0.0 if minus is None else -1.0
         return replace(estimate, interval=replace(interval, low=max(interval.low, least), high=min(interval.high, 1.0)))
@@ -154,17 +163,19 @@ class Bootstrap:
         statistic: Statistic,
         *,
         minus: Counts | None = None,
+        is_paired: bool = False,
         generator: np.random.Generator | None = None,
     ) -> Estimate:
-        """Mean over seeds of `statistic`, a fraction, of runs `(seed, patient, true class, predicted class)`.
+        """Mean over seeds of `statistic`, a fraction, of runs `(seed, patient, ..., true class, predicted class)`.
 
-        With `minus`, runs of another method on the same patients, the estimate is of the difference. The interval is
-        over seeds and patients.
+        With `minus`, runs of another method on the same patients, the estimate is of the difference, with `is_paired`
+        seed by seed. The interval is over seeds and patients.
         """
         return self.fraction(
             value_of_runs(runs, statistic),
             runs.shape[1],
             minus=None if minus is None else value_of_runs(minus, statistic),
+            is_paired=is_paired,
             generator=generator,
         )
 
@@ -313,6 +324,30 @@ def patient_confusions(predictions: Predictions) -> Counts:
 def confusions_of(runs: Sequence[Predictions]) -> Counts:
     """Confusion matrices `(seed, patient, true class, predicted class)` of runs on the same cycles."""
     return np.stack([patient_confusions(predictions) for predictions in runs])
+
+
+def confusions_by_part(runs: Sequence[Predictions], parts: Sequence[str]) -> Counts:
+    """Matrices `(seed, patient, part, true class, predicted class)`; all patients of these parts, sorted by name."""
+    of_parts = [run.of_rows([row for row, part in enumerate(run.parts) if part in parts]) for run in runs]
+    counts = [
+        [
+            count_by_patient(
+                run.patients,
+                run.labels,
+                run.predicted,
+                num_classes=len(run.classes),
+                where=np.array(run.parts) == part,
+            )
+            for part in parts
+        ]
+        for run in of_parts
+    ]
+    return np.array(counts).swapaxes(1, 2)
+
+
+def mean_of_parts(statistic: Statistic) -> Statistic:
+    """Mean of the statistic over the parts, each weighing the same, of counts `(..., part, true class, predicted)`."""
+    return lambda counts: np.asarray(statistic(counts).mean(axis=-1))
 
 
 def count_by_patient(

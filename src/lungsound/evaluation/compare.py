@@ -19,14 +19,16 @@ from lungsound.evaluation.bootstrap import (
     FEW_PATIENTS,
     Bootstrap,
     Estimate,
-    confusions_of,
+    confusions_by_part,
     jackknife,
+    mean_of_parts,
     percent,
     value_of_runs,
 )
 from lungsound.evaluation.figures import BLUE, GREY, ORANGE, picture
 from lungsound.evaluation.metrics import Counts, Fractions, fold_to_two_classes, mean_score, sensitivity, specificity
 from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.runs import MethodRuns, common_seeds
 from lungsound.files import write_json
 from lungsound.page import fill, write_page
 
@@ -47,7 +49,7 @@ FOLDED = "Score, 2 classes"  # of counts that are read as normal or not
 
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """Contribution of each patient to a difference A minus B, in its terms: that of normal, that of abnormal cycles.
+    """Contribution of each patient to a difference A minus B, in its terms: of normal, of abnormal cycles of a part.
 
     `parts` `(term, patient)` sum to the difference; `shares` `(term, patient)` are the patient's share of the cycles
     of the term. Both are NaN in a term that has no cycle.
@@ -63,19 +65,22 @@ class Contributions:
 
 
 def contributions_to(first: Counts, second: Counts, terms: Sequence[int]) -> Contributions:
-    """Contributions to the mean over `terms`, from `(seed, patient, true class, predicted class)` on the same cycles.
+    """Contributions to the mean over `terms`, from `(seed, patient, [part,] true class, predicted class)`.
+
+    Both are of the same cycles; where there are parts each has the terms, and the mean is over all.
 
     The terms are (NORMAL,) of Sp, (ABNORMAL,) of Se, (NORMAL, ABNORMAL) of the Score; the mean over seeds is taken.
     """
 
     def by_term(by_class: Counts | Fractions) -> Fractions:
-        return np.stack([by_class[:, 0], by_class[:, 1:].sum(axis=1)]).astype(np.float64)[list(terms)]
+        by_kind = np.stack([by_class[..., 0], by_class[..., 1:].sum(axis=-1)]).astype(np.float64)[list(terms)]
+        return np.moveaxis(by_kind, 1, -1).reshape(-1, by_kind.shape[1])
 
     num_cycles = by_term(first[0].sum(axis=-1))
     totals = num_cycles.sum(axis=1, keepdims=True)
     totals[totals == 0.0] = np.nan
     right = [by_term(np.diagonal(runs, axis1=-2, axis2=-1).mean(axis=0)) for runs in (first, second)]
-    return Contributions((right[0] - right[1]) / totals / len(terms), num_cycles / totals)
+    return Contributions((right[0] - right[1]) / totals / len(totals), num_cycles / totals)
 
 
 def permutation_test(
@@ -147,9 +152,10 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A and B on one part of the test, in the lines of `STATISTICS`; the first, the Score, decides.
+    """A and B on one part of the test, or in the mean of its parts, in the lines of `STATISTICS`; the Score decides.
 
-    `contributions` `(patient,)` are what each adds to the difference of Scores.
+    `contributions` `(patient,)` are what each adds to the difference of Scores. With `is_paired` each run of A is
+    compared with that of B of the same seed.
     """
 
     names: tuple[str, str]
@@ -159,6 +165,7 @@ class Comparison:
     patients: tuple[str, ...]
     contributions: Fractions
     differences: tuple[Difference, ...]
+    is_paired: bool = False
 
     @property
     def score(self) -> Difference:
@@ -171,41 +178,68 @@ def compare_runs(
     *,
     names: tuple[str, str] = ("A", "B"),
     is_common_only: bool = False,
+    is_paired: bool = False,
     bootstrap: Bootstrap | None = None,
 ) -> tuple[Comparison, ...]:
-    """Compare A and B, with predictions of one or more seeds, on each part of the test.
+    """Compare A and B, with predictions of one or more seeds, on each part of the test, and in the mean of the parts.
 
-    Raises DataError when A and B have other classes, patients or labels, or other cycles; `is_common_only` leaves out
-    the cycles that only one of them has.
+    With `is_paired` the first run of A belongs to the first of B, and so on. Raises DataError when A and B have other
+    classes, patients or labels, or other cycles; `is_common_only` leaves out the cycles that only one of them has.
     """
     bootstrap = bootstrap or Bootstrap()
     sides = on_same_cycles(first, second, names, is_common_only=is_common_only)
     comparisons = []
-    for part in sorted(set(sides[0][0].parts)):
-        ours, theirs = ([run.of_part(part) for run in runs] for runs in sides)
-        counts, rows = (confusions_of(ours), confusions_of(theirs)), ours[0]
+    ours, theirs = sides
+    every = sorted(set(ours[0].parts))
+    for parts in [[part] for part in every] + ([every] if len(every) > 1 else []):
+        first_counts, second_counts = (confusions_by_part(runs, parts) for runs in sides)
+        tested = [patient for patient, part in zip(ours[0].patients, ours[0].parts, strict=True) if part in parts]
         comparison = Comparison(
             names=names,
-            part=part,
-            num_cycles=len(rows.keys),
+            part=name_of_parts(parts),
+            num_cycles=len(tested),
             num_seeds=(len(ours), len(theirs)),
-            patients=tuple(sorted(set(rows.patients))),
-            contributions=contributions_to(*counts, (NORMAL, ABNORMAL)).by_patient,
+            patients=tuple(sorted(set(tested))),
+            contributions=contributions_to(first_counts, second_counts, (NORMAL, ABNORMAL)).by_patient,
             differences=tuple(
-                _difference(name, *counts, bootstrap) for name in STATISTICS if name != FOLDED or len(rows.classes) > 2
+                _difference(name, first_counts, second_counts, bootstrap, is_paired=is_paired)
+                for name in STATISTICS
+                if name != FOLDED or len(ours[0].classes) > 2
             ),
+            is_paired=is_paired,
         )
         comparisons.append(comparison)
     return tuple(comparisons)
 
 
-def _difference(name: str, first: Counts, second: Counts, bootstrap: Bootstrap) -> Difference:
-    """A minus B in one value; both `(seed, patient, true class, predicted class)`, the same patients and cycles."""
-    statistic, terms = STATISTICS[name]
+def compare_methods(
+    first: MethodRuns,
+    second: MethodRuns,
+    *,
+    names: tuple[str, str],
+    is_common_only: bool = False,
+    bootstrap: Bootstrap | None = None,
+) -> tuple[Comparison, ...]:
+    """`compare_runs` of the runs of two methods, seed by seed where they have enough seeds in common."""
+    seeds = common_seeds(first, second)
+    sides = (first.of_seeds(seeds), second.of_seeds(seeds)) if seeds else (first.runs, second.runs)
+    return compare_runs(*sides, names=names, is_common_only=is_common_only, is_paired=bool(seeds), bootstrap=bootstrap)
+
+
+def name_of_parts(parts: Sequence[str]) -> str:
+    """The part, or that its values are means of several: "mean of inter and intra"."""
+    *most, last = parts
+    return f"mean of {', '.join(most)} and {last}" if most else last
+
+
+def _difference(name: str, first: Counts, second: Counts, bootstrap: Bootstrap, *, is_paired: bool) -> Difference:
+    """A minus B in one value; both `(seed, patient, part, true class, predicted class)` of the same cycles."""
+    of_part, terms = STATISTICS[name]
+    statistic = mean_of_parts(of_part)
     if name == FOLDED:
         first, second = fold_to_two_classes(first), fold_to_two_classes(second)
     generator, num_patients, standardised = bootstrap.generator(), first.shape[1], math.nan
-    difference = bootstrap.of_runs(first, statistic, minus=second, generator=generator)
+    difference = bootstrap.of_runs(first, statistic, minus=second, is_paired=is_paired, generator=generator)
     contributions = contributions_to(first, second, terms)
     if num_patients > 1:
         left_out = jackknife(value_of_runs(first, statistic), num_patients, minus=value_of_runs(second, statistic))
@@ -367,6 +401,8 @@ def summary(comparison: Comparison) -> str:
 
     part = f" of {comparison.part}" if comparison.part else ""
     seeds = " and ".join(count(number, "seed") for number in comparison.num_seeds)
+    if comparison.is_paired:
+        seeds = f"{count(comparison.num_seeds[0], 'seed')}, A and B paired by seed"
     return f"{count(comparison.num_cycles, 'cycle')}{part}, {count(len(comparison.patients), 'patient')}; {seeds}"
 
 
@@ -381,6 +417,7 @@ def comparison_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
             "remarks": remarks(each),
             "num_cycles": each.num_cycles,
             "num_seeds": each.num_seeds,
+            "is_paired_by_seed": each.is_paired,
             "differences": [asdict(difference) for difference in each.differences],
             "patients": dict(zip(each.patients, each.contributions, strict=True)),
         }

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from lungsound.evaluation.selection import LAST, NAMES, TEST, VALIDATION
 
 KEPT = "kept"
 UNKNOWN = "unknown"
+# How much two differences scatter is hardly known: paired, equally good methods were told apart in 10 % of simulations.
+LEAST_PAIRED_SEEDS = 3
 _SEED = re.compile(r"seed(\d+)(\.csv|\.csv\.gz)?")
 # As settings and reports name them. The choice by another corpus's test is, as by validation, one on other cycles.
 _CHOICES = {LAST: LAST, VALIDATION: VALIDATION, "best_on_test": TEST, "best_on_other_test": VALIDATION}
@@ -28,12 +30,24 @@ _CHOICE_PHRASES = {
 class MethodRuns:
     """Test predictions of one method's runs, by seed, and how their epochs were chosen (see `epoch_of_file`).
 
-    `unfinished` are folders of runs whose training did not come to its report.
+    `unfinished` are folders of runs whose training did not come to its report; `seeds` those of the runs, in their
+    order, where they are known.
     """
 
     runs: tuple[Predictions, ...]
     choices: frozenset[str]
     unfinished: tuple[Path, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+    def of_seeds(self, seeds: Sequence[int]) -> tuple[Predictions, ...]:
+        """The runs of these seeds, in the order given."""
+        return tuple(self.runs[self.seeds.index(seed)] for seed in seeds)
+
+
+def common_seeds(first: MethodRuns, second: MethodRuns) -> list[int]:
+    """Seeds by which two methods are compared run by run: those of both, where there are enough; else none."""
+    both = sorted(set(first.seeds) & set(second.seeds))
+    return both if len(both) >= LEAST_PAIRED_SEEDS else []
 
 
 def read_runs(path: Path, epoch: str = KEPT) -> MethodRuns:
@@ -49,7 +63,14 @@ def read_runs(path: Path, epoch: str = KEPT) -> MethodRuns:
             raise DataError(f"the runs in {path} were not tested on the same cycles and classes: give them one by one")
     folders = {file.parent.parent if file.parent.name == "epochs" else file.parent for file in files}
     unfinished = tuple(sorted(filter(is_unfinished, folders)))
-    return MethodRuns(tuple(runs), frozenset(map(epoch_of_file, files)), unfinished)
+    seeds = tuple(int(match[1]) for match in map(_SEED.fullmatch, (_seed_name(path, file) for file in files)) if match)
+    return MethodRuns(tuple(runs), frozenset(map(epoch_of_file, files)), unfinished, seeds)
+
+
+def _seed_name(path: Path, file: Path) -> str:
+    """The name that one of the files of `path` has in that folder: "seed0", "seed0.csv"; "" for the folder's own."""
+    inside = file.relative_to(path).parts
+    return inside[0] if inside else ""
 
 
 def read_test_rows(file: Path) -> Predictions:
@@ -121,6 +142,12 @@ def epoch_warnings(first: MethodRuns, second: MethodRuns) -> list[str]:
         for name, side in sides.items()
         for folder in side.unfinished
     ]
+    if paired := common_seeds(first, second):
+        warnings += [
+            f"{name}'s runs of seed {', '.join(map(str, alone))} are left out: the other side has none of that seed."
+            for name, side in sides.items()
+            if (alone := sorted(set(side.seeds) - set(paired)))
+        ]
     advice = "compare epochs that were chosen alike, and not on the test (--epoch last)"
     if first.choices != second.choices:
         ours, theirs = (" or ".join(_CHOICE_PHRASES[each] for each in sorted(side.choices)) for side in (first, second))

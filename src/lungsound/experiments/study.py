@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 from lungsound.config import Settings
 from lungsound.data.splits import CALIBRATION, VALIDATION
 from lungsound.errors import DataError
-from lungsound.evaluation.compare import compare_runs, remarks, verdict
+from lungsound.evaluation.compare import compare_methods, compare_runs, remarks, verdict
 from lungsound.evaluation.predictions import (
     HELD_OUT_PARTS,
     Predictions,
@@ -25,6 +25,7 @@ from lungsound.evaluation.predictions import (
     rounded,
     write_predictions,
 )
+from lungsound.evaluation.runs import MethodRuns
 from lungsound.evaluation.scores import SCORES_HEAD
 from lungsound.evaluation.selection import COLUMN_HEAD, LAST, NAMES, RULE, column_rows, score_runs, unwatched_columns
 from lungsound.files import write_json, write_text
@@ -126,12 +127,19 @@ def _columns(folder: Path, methods: Sequence[Method]) -> list[str]:
         if not all(column in run for run in (*ours, *theirs)):
             missing.append(f"{name}: not compared, since not every run has it")
             continue
-        sides = ([run[column] for run in runs] for runs in (ours, theirs))
-        for each in compare_runs(*sides, names=(one, other)):
+        sides = (
+            MethodRuns(tuple(run[column] for run in runs), frozenset([column]), seeds=_seeds(facts[method]))
+            for method, runs in ((one, ours), (other, theirs))
+        )
+        for each in compare_methods(*sides, names=(one, other)):
             lines.append(f"{name}, {each.part}: {verdict(each)}")
             once |= dict.fromkeys(remarks(each))
     intro = f"What lungsound compare says (A: {one}, B: {other}):"
     return [*page, RULE, intro, bullets([*lines, *missing, *once])]
+
+
+def _seeds(facts: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    return tuple(each["settings"]["train"]["seed"] for each in facts)
 
 
 def _tested_patients(predictions: Predictions, facts: Sequence[Mapping[str, Any]]) -> str:

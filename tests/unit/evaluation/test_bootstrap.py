@@ -299,6 +299,23 @@ def test_a_difference_is_paired_over_patients() -> None:
     assert alone.high - alone.low > 0.2
 
 
+def test_a_difference_of_paired_seeds_has_the_chance_of_their_differences_alone() -> None:
+    """All patients alike, so that only seeds count: by the closed form of a mean of five paired differences."""
+    runs = np.zeros((2, 5, 10, 2, 2), dtype=np.int64)
+    right = np.array([[10, 12, 14, 16, 18], [9, 10, 13, 14, 15]])
+    runs[:, :, :, 0, 0] = runs[:, :, :, 1, 1] = right[:, :, None]
+    runs[:, :, :, 0, 1] = runs[:, :, :, 1, 0] = 20 - right[:, :, None]
+    first, second = runs
+    estimate = Bootstrap(1, num_draws=50_000).of_runs(first, mean_score, minus=second, is_paired=True)
+    differences = (right[0] - right[1]) / 20
+    assert estimate.value == pytest.approx(differences.mean())
+    half = np.std(differences, ddof=1) / math.sqrt(5) * stats.t.ppf(0.975, 4) * math.sqrt(5 / 4)
+    ends = (differences.mean() - half, differences.mean() + half)
+    assert (estimate.interval.low, estimate.interval.high) == pytest.approx(ends, abs=0.05 * half)
+    apart = Bootstrap(1, num_draws=50_000).of_runs(first, mean_score, minus=second).interval
+    assert apart.high - apart.low > 2 * (estimate.interval.high - estimate.interval.low)
+
+
 def mean_of(values: np.ndarray):  # type: ignore[no-untyped-def]
     return lambda weights: weights @ values / weights.sum(axis=1, keepdims=values.ndim == 2)
 

@@ -18,6 +18,7 @@ from lungsound.evaluation.compare import (
     Comparison,
     Contributions,
     Difference,
+    compare_methods,
     compare_runs,
     comparison_json,
     comparison_rows,
@@ -38,6 +39,7 @@ from lungsound.evaluation.metrics import (
     two_class_score,
 )
 from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.runs import MethodRuns, epoch_warnings
 from lungsound.files import to_json
 
 CLASSES = ("normal", "crackle", "wheeze", "both")
@@ -224,10 +226,68 @@ def test_each_part_has_its_own_comparison() -> None:
     def two_parts(skill: float, seed: int) -> Predictions:
         return dataclasses.replace(answered(skill, seed=seed), parts=("intra",) * 120 + ("inter",) * 120)
 
-    inter, intra = compare_runs([two_parts(0.9, 0)], [two_parts(0.5, 1)], bootstrap=Bootstrap(num_draws=200))
-    assert (inter.part, intra.part) == ("inter", "intra")
+    inter, intra, mean = compare_runs([two_parts(0.9, 0)], [two_parts(0.5, 1)], bootstrap=Bootstrap(num_draws=200))
+    assert (inter.part, intra.part, mean.part) == ("inter", "intra", "mean of inter and intra")
     assert (inter.num_cycles, inter.patients[0], intra.patients[0]) == (120, "p10", "p00")
     assert "120 cycles of inter, 10 patients" in summary(inter)
+
+
+def test_the_mean_of_the_parts_weighs_each_the_same(tmp_path: Path) -> None:
+    """Parts of 60 and 180 cycles: each value is the mean of two, patients' contributions sum to it, p is their test."""
+
+    def two_parts(skill: float, seed: int) -> Predictions:
+        return dataclasses.replace(answered(skill, seed=seed), parts=("intra",) * 60 + ("inter",) * 180)
+
+    first, second = [two_parts(0.9, 0), two_parts(0.8, 2)], [two_parts(0.5, 1)]
+    inter, intra, mean = compare_runs(first, second, bootstrap=Bootstrap(num_draws=200))
+    for line in range(4):
+        of_parts, of_mean = (inter.differences[line], intra.differences[line]), mean.differences[line]
+        for key in ("first", "second"):
+            expected = np.mean([getattr(each, key) for each in of_parts])
+            assert getattr(of_mean, key) == pytest.approx(expected), (line, key)
+        assert of_mean.difference.value == pytest.approx(np.mean([each.difference.value for each in of_parts]))
+    assert len(mean.patients) == len(mean.contributions) == 20
+    assert mean.contributions.sum() == pytest.approx(mean.score.difference.value)
+    np.testing.assert_allclose(mean.contributions[:5], intra.contributions / 2)
+    np.testing.assert_allclose(mean.contributions[5:], inter.contributions / 2)
+    interval = mean.score.difference.interval
+    assert interval.low < mean.score.difference.value < interval.high
+    page = write_comparison(tmp_path, [inter, intra, mean], comparison_json([inter, intra, mean]), [])
+    assert "<h2" in page.read_text()
+    assert "Mean of parts: each part weighs the same" in (tmp_path / "compare.md").read_text()
+
+
+def test_runs_of_one_seed_are_compared_with_each_other() -> None:
+    """Seeds move A and B alike: paired, only what they differ in is left."""
+    skills = (0.9, 0.75, 0.6)
+
+    def sides(seeds: tuple[int, ...], order: tuple[int, ...]) -> tuple[MethodRuns, MethodRuns]:
+        first = tuple(answered(skill, seed=1) for skill in skills)
+        second = tuple(answered(skills[place] - 0.2, seed=1) for place in order)
+        return (
+            MethodRuns(first, frozenset(["last"]), seeds=(0, 1, 2)),
+            MethodRuns(second, frozenset(["last"]), seeds=seeds),
+        )
+
+    names, bootstrap = ("A", "B"), Bootstrap(num_draws=2000)
+    (paired,) = compare_methods(*sides((0, 1, 2), (0, 1, 2)), names=names, bootstrap=bootstrap)
+    (turned,) = compare_methods(*sides((2, 0, 1), (2, 0, 1)), names=names, bootstrap=bootstrap)
+    (alone,) = compare_methods(*sides((7, 8, 2), (0, 1, 2)), names=names, bootstrap=bootstrap)
+    assert (paired.is_paired, turned.is_paired, alone.is_paired) == (True, True, False)
+    assert "3 seeds, A and B paired by seed" in summary(paired)
+    assert turned.score.difference == paired.score.difference
+    narrow, wide = paired.score.difference.interval, alone.score.difference.interval
+    assert paired.score.difference.value == pytest.approx(alone.score.difference.value)
+    assert narrow.high - narrow.low < 0.6 * (wide.high - wide.low)
+    first, second = sides((0, 1, 2), (0, 1, 2))
+    more = dataclasses.replace(first, runs=(*first.runs, answered(0.1)), seeds=(0, 1, 2, 3))
+    (common,) = compare_methods(more, second, names=names, bootstrap=bootstrap)
+    assert common.score == paired.score
+    left_out = epoch_warnings(more, second)
+    assert left_out == ["A's runs of seed 3 are left out: the other side has none of that seed."]
+    two = dataclasses.replace(second, runs=second.runs[:2], seeds=(0, 1))
+    (unpaired,) = compare_methods(first, two, names=names, bootstrap=bootstrap)
+    assert (unpaired.is_paired, unpaired.num_seeds) == (False, (3, 2))
 
 
 def test_one_patient_or_no_abnormal_cycle() -> None:

@@ -37,14 +37,17 @@ def test_a_file_a_run_folder_and_a_folder_of_seeds(tmp_path: Path) -> None:
     assert same(only, runs[2])
     (only,) = read_runs(tmp_path / "seed2").runs
     assert same(only, runs[2])
-    several = read_runs(tmp_path).runs
-    assert [same(run, runs[seed]) for run, seed in zip(several, (0, 2, 10), strict=True)] == [True] * 3
+    several = read_runs(tmp_path)
+    assert [same(run, runs[seed]) for run, seed in zip(several.runs, (0, 2, 10), strict=True)] == [True] * 3
+    assert several.seeds == (0, 2, 10)
+    assert read_runs(tmp_path / "seed2").seeds == read_runs(tmp_path / "seed2" / "predictions.csv").seeds == ()
 
 
 def test_a_folder_of_compressed_files(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_predictions(tmp_path / f"seed{seed}.csv.gz", predictions(seed))
     assert len(read_runs(tmp_path).runs) == 2
+    assert read_runs(tmp_path).seeds == (0, 1)
 
 
 def test_an_epoch_without_its_validation_rows(tmp_path: Path) -> None:

@@ -18,10 +18,14 @@ NUM_SETS = 1000
 BETTER = np.array([0.5, 0.5])  # logits: 8.2 points of Score
 
 
-def is_told_apart(sides: list[Counts], generator: np.random.Generator, *, num_draws: int) -> tuple[bool, bool, bool]:
+def is_told_apart(
+    sides: list[Counts], generator: np.random.Generator, *, num_draws: int, is_paired: bool
+) -> tuple[bool, bool, bool]:
     """Whether the interval excludes 0, whether p is below 0.05, and the verdict: both."""
     bootstrap = Bootstrap(num_draws=num_draws)
-    interval = bootstrap.of_runs(sides[0], mean_score, minus=sides[1], generator=generator).interval
+    interval = bootstrap.of_runs(
+        sides[0], mean_score, minus=sides[1], is_paired=is_paired, generator=generator
+    ).interval
     parts = contributions_to(sides[0], sides[1], (NORMAL, ABNORMAL))
     is_out = not interval.low <= 0.0 <= interval.high
     is_rare = permutation_test(parts, generator=generator, num_draws=999) < 0.05
@@ -36,6 +40,7 @@ def rates(
     num_draws: int = 600,
     corpus: Corpus = EVEN,
     num_seeds: int = 1,
+    is_paired: bool = False,
 ) -> npt.NDArray[np.float64]:
     """Shares of sets told apart by the interval, by the test, by both; sizes taken in turn."""
     generator = np.random.default_rng(5)
@@ -46,6 +51,7 @@ def rates(
             ),
             generator,
             num_draws=num_draws,
+            is_paired=is_paired,
         )
         for number in range(num_sets)
     ]
@@ -67,6 +73,15 @@ def test_better_methods_are_told_apart_more_often_than_equally_good_ones() -> No
 @pytest.mark.slow
 def test_equally_good_methods_are_told_apart_in_3_to_7_percent() -> None:
     assert 0.03 <= rates((10, 20, 40, 80), (Method(), Method()), num_draws=400)[2] <= 0.07
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_seeds", "most"), [(3, 0.1), (5, 0.07)])
+def test_equally_good_methods_are_rarely_told_apart_seed_by_seed(num_seeds: int, most: float) -> None:
+    """The hardest case: seeds count as much as patients, and nothing ties those of A and B together."""
+    method = Method(seed_sd=0.4)
+    told_apart = rates((20, 40, 80), (method, method), num_draws=400, num_seeds=num_seeds, is_paired=True)[2]
+    assert told_apart <= most
 
 
 @pytest.mark.slow
