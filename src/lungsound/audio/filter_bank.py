@@ -46,6 +46,8 @@ class LogMel(nn.Module):
     mel_banks: Tensor
     paired_banks: Tensor
 
+    num_edge_frames = 0
+
     def __init__(
         self, *, sample_rate_hz: int = 16000, num_mels: int = 128, low_hz: float = 20.0, high_hz: float | None = None
     ) -> None:
@@ -53,6 +55,7 @@ class LogMel(nn.Module):
         self.frame_size, self.hop_size = (int(sample_rate_hz * each_ms / 1000) for each_ms in (FRAME_MS, HOP_MS))
         if self.frame_size < 2 or self.hop_size < 1:
             raise SettingsError(f"frames of {FRAME_MS} ms every {HOP_MS} ms are too short at {sample_rate_hz} Hz")
+        self.reach_size = self.frame_size
         self.fft_size = 1 << (self.frame_size - 1).bit_length()
         banks = mel_banks(
             num_mels, fft_size=self.fft_size, sample_rate_hz=sample_rate_hz, low_hz=low_hz, high_hz=high_hz
@@ -111,6 +114,8 @@ class EfficientATLogMel(nn.Module):
 
     fft_size, window_size, hop_size = 1024, 800, 320
     least_samples = fft_size // 2 + 2  # what mirroring both ends needs
+    num_edge_frames = 2  # into which the beginning is mirrored
+    reach_size = least_samples
 
     def __init__(self, *, sample_rate_hz: int = EFFICIENTAT_RATE_HZ, num_mels: int = 128) -> None:
         super().__init__()
@@ -140,6 +145,22 @@ class EfficientATLogMel(nn.Module):
         spectrum: Tensor = torch.fft.rfft(frames[..., rest : rest + self.window_size] * self.window, n=self.fft_size)
         power: Tensor = spectrum.real.square() + spectrum.imag.square()
         return (power @ self.mel_banks + EFFICIENTAT_OFFSET).log()
+
+
+@torch.no_grad()
+def mean_spectrum(log_mel: LogMel | EfficientATLogMel, waveform: Tensor, *, piece_frames: int) -> Tensor:
+    """Mean (mel,) over the frames of a waveform (samples,) of any length, so many of them at a time.
+
+    A piece begins with frames into which its edge would be mirrored, which are left out, and ends as far as its last
+    frame reaches: every frame is that of the whole. Summed in float64, it does not depend on pieces and threads.
+    """
+    num_frames, hop = log_mel.num_frames(len(waveform)), log_mel.hop_size
+    total = torch.zeros(log_mel.mel_banks.shape[1], dtype=torch.float64)
+    for first in range(0, max(1, num_frames), piece_frames):  # one too short for a frame is an error of the filter bank
+        begin, end = max(0, first - log_mel.num_edge_frames), first + piece_frames
+        piece = waveform[begin * hop : (end - 1) * hop + log_mel.reach_size]
+        total += log_mel(piece[None])[0, first - begin : end - begin].sum(dim=0, dtype=torch.float64)
+    return (total / num_frames).to(waveform)
 
 
 def _clip_by_clip(log_mel: Callable[[Tensor], Tensor], waveform: Tensor, *, least: int) -> Tensor:

@@ -10,11 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from lungsound.audio.filter_bank import EfficientATLogMel, LogMel
+from lungsound.audio.filter_bank import EfficientATLogMel, LogMel, mean_spectrum
 from lungsound.audio.io import cut, fade, fit, read_waveform, resample
 from lungsound.axes import PATCH_SIZE
 from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError
+
+PIECE_FRAMES = 6000  # a minute, whose filter bank takes some 70 MB
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,7 @@ class FrontEnd:
         """A complete recording (samples,) at the model's rate, as it is, with its spectrum where that is needed."""
         if not self.audio.is_recording_normalized:
             return Sound(waveform)
-        # In float64: the sum of an hour's frames does not depend on threads to the digits that are kept.
-        return Sound(waveform, self.filter_banks(waveform[None])[0].mean(dim=0, dtype=torch.float64).to(waveform))
+        return Sound(waveform, mean_spectrum(self.log_mel, waveform, piece_frames=PIECE_FRAMES))
 
     def cut(self, recording: Sound, *, start_s: float, end_s: float) -> Sound:
         """One cycle of a recording read by `read`, as long as it is, with the spectrum of the complete recording."""

@@ -6,11 +6,11 @@ import pytest
 import soundfile
 import torch
 
-from lungsound.audio.filter_bank import EfficientATLogMel, LogMel
+from lungsound.audio.filter_bank import EfficientATLogMel, LogMel, mean_spectrum
 from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.audio.io import cut, fade, fit, read_waveform
 from lungsound.config import AudioSettings
-from lungsound.errors import SettingsError
+from lungsound.errors import AudioError, SettingsError
 
 
 def noise(num_samples: int) -> torch.Tensor:
@@ -78,6 +78,28 @@ def test_the_mean_of_a_recording_is_taken_from_its_cycles(change: dict[str, obje
     plain = FrontEnd(front_end.audio.model_copy(update={"is_recording_normalized": False}))
     expected = plain.filter_banks_of(cycles) - spectrum
     torch.testing.assert_close(front_end.filter_banks_of(cycles), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["kaldi", "efficientat"])
+def test_the_mean_spectrum_does_not_depend_on_pieces_and_threads(kind: str) -> None:
+    """At every place where a last piece may end, and in pieces of one frame."""
+    log_mel = LogMel(num_mels=40) if kind == "kaldi" else EfficientATLogMel(num_mels=40)
+    hop, sound = log_mel.hop_size, noise(20 * log_mel.hop_size) * torch.linspace(0, 1, 20 * log_mel.hop_size)
+    for num_samples in [*range(1100, 1100 + hop + 1, 7), 13 * hop, 13 * hop + 1, 20 * hop]:
+        waveform = sound[:num_samples]
+        whole = log_mel(waveform.unsqueeze(0))[0]
+        expected = torch.stack([sum(whole[:, mel].double()) for mel in range(40)]) / len(whole)
+        for piece_frames in (1, 3, 10, len(whole) - 1, len(whole), 100):
+            found = mean_spectrum(log_mel, waveform, piece_frames=piece_frames)
+            torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-6)
+    num_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        torch.testing.assert_close(mean_spectrum(log_mel, sound, piece_frames=7), found, rtol=0, atol=1e-6)
+    finally:
+        torch.set_num_threads(num_threads)
+    with pytest.raises(AudioError, match="is shorter than"):
+        mean_spectrum(log_mel, sound[:100], piece_frames=7)
 
 
 def test_loudness_and_the_response_of_a_stethoscope_are_gone() -> None:
