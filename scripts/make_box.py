@@ -1,0 +1,333 @@
+"""Make the model in the box again from the corpora; the work behind scripts/box.
+
+The recipe `box` is trained on the training sets, its weights are rounded to float16, and the rounded model is
+calibrated on held-out patients and measured once on the tests. Then model, checksum and card are written.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+
+from lungsound.config import RunConfig, load_config
+from lungsound.data.batches import Inputs
+from lungsound.data.corpus import Corpus
+from lungsound.data.splits import VALIDATION, divide, load_corpus, rows_to_test
+from lungsound.data.store import open_filter_banks
+from lungsound.errors import LungsoundError, WeightsError
+from lungsound.evaluation.calibration import fit_calibration
+from lungsound.evaluation.evidence import NAMES, Evidence, Measured
+from lungsound.evaluation.metrics import confusion_matrix, sensitivity, specificity
+from lungsound.evaluation.out_of_domain import spectral_features
+from lungsound.evaluation.predictions import Predictions
+from lungsound.evaluation.selection import LAST
+from lungsound.extras import BOX, BOX_PACKAGE
+from lungsound.files import write_text, written_whole
+from lungsound.inference.predictor import HIGHEST_SCORE
+from lungsound.models.precision import processor_name
+from lungsound.progress import track
+from lungsound.recipe import train
+from lungsound.training.callbacks import predict_rows
+from lungsound.training.checkpoint import TrainedModel, add_to_model, load_model, write_rounded
+from lungsound.training.evaluate import EVALUATION_BATCH_SIZE, known_patients
+from lungsound.training.run import CorpusFacts, RunFolder
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATE = "README.md.jinja"
+MODEL = f"src/{BOX_PACKAGE}/model.safetensors"
+MAX_BYTES = 12_000_000
+NUM_SEEDS = 1
+# Settings of each corpus. The recording left out of SPRSound is in its intra test too, under another name.
+CORPORA: dict[str, dict[str, Any]] = {
+    "sprsound": {"left_out_recordings": ["41279835_14.1_0_p1_2945"]},
+    "icbhi": {},
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Predictions of one group that are given and not withheld, as shares; NaN where there is none."""
+
+    name: str
+    given: float
+    given_of_class: dict[str, float]
+    specificity: float
+    sensitivity: float
+    covered: float
+
+
+@dataclass(frozen=True)
+class Making:
+    """Folders of the corpora by name, the folder of the trainings, and the settings that go before the recipe's."""
+
+    corpora: Mapping[str, Path]
+    runs: Path
+    settings: Sequence[str]
+    num_seeds: int
+    console: Console
+
+    def train(self) -> RunFolder:
+        """Train a run for each seed; several of them teach one more, whose model is taken."""
+        runs = [self._train(f"seed{seed}", f"train.seed={seed}") for seed in range(self.num_seeds)]
+        if len(runs) == 1:
+            return runs[0]
+        return self._train("taught", f"objective.teachers={json.dumps([str(run.path) for run in runs])}")
+
+    def leave_out(self) -> list[Measured]:
+        """Train without each stethoscope and each corpus in turn, and measure on its training set, which was not in."""
+        corpus = load_corpus(self._config("train.seed=0").data)
+        splits = {
+            f"{NAMES[recording.corpus or '']}, {recording.device}": f"device:{recording.device}"
+            for recording in sorted(corpus.recordings, key=lambda each: each.device or "")
+            if recording.device
+        }
+        if len(corpus.members) > 1:
+            splits |= {NAMES[name]: f"corpus:{name}" for name in corpus.members}
+        ages = {cycle.key: cycle.recording.age_years for cycle in corpus.cycles}
+        measured = []
+        for name, split in splits.items():
+            run = self._train(f"without-{split.partition(':')[2]}", f"data.split={split}")
+            tested = run.columns()[LAST].of_test()
+            assert tested is not None
+            own = [ages[key] for key in tested.keys]
+            measured.append(Measured.of(tested, name=name, ages_years=own, is_trained_on=False))
+        return measured
+
+    def _train(self, name: str, setting: str) -> RunFolder:
+        """Train on the training sets, the tests unread; a run that was stopped goes on, a finished one stays."""
+        run = RunFolder(self.runs.absolute() / name)
+        self.console.print(f"training in {run.path}")
+        is_resumed = (run.path / "config.json").is_file()
+        config = self._config(setting)
+        train(config, run.path, console=self.console, is_resumed=is_resumed, is_reported=False)
+        return run
+
+    def _config(self, setting: str) -> RunConfig:
+        tables = [
+            {"name": corpus, "root": str(root.absolute()), "parts": ["train"], **CORPORA[corpus]}
+            for corpus, root in self.corpora.items()
+        ]
+        inline = (", ".join(f"{key} = {json.dumps(value)}" for key, value in each.items()) for each in tables)
+        corpora = f"data.corpora=[{', '.join(f'{{{each}}}' for each in inline)}]"
+        return load_config(BOX, [*self.settings, corpora, setting])
+
+    def calibrate(self, run: RunFolder, model: Path) -> None:
+        """Fit the calibration to the rounded model on the patients that the run held out, and put it into the file."""
+        trained, config = load_model(model), run.config()
+        corpus = load_corpus(config.data)
+        parts = divide(corpus, config.data, config.train, is_tested=False)
+        rows = (*parts.validation, *parts.calibration)
+        predictions = self._predict(trained, corpus, self._inputs(trained, corpus), rows, parts.held_out)
+        fitted_on = predictions.to_calibrate()
+        assert fitted_on is not None
+        threshold_on = predictions.of_part(VALIDATION) if config.train.is_threshold_chosen else None
+        calibration = fit_calibration(fitted_on, threshold_on=threshold_on)
+        evidence = Evidence.of(corpus, parts.train, calibration.decided(fitted_on))
+        add_to_model(model, calibration=calibration, evidence=evidence)
+
+    def measure(self, run: RunFolder, model: Path, others: Sequence[Measured] = ()) -> tuple[Corpus, list[Answers]]:
+        """Measure the calibrated model on each test, by stethoscope, and put that into the file, and the `others`.
+
+        Gives the corpora with their tests, and what is answered there.
+        """
+        trained, data = load_model(model), run.config().data
+        calibration, evidence = trained.calibration, trained.evidence
+        assert calibration is not None
+        assert evidence is not None
+        tested = tuple(each.model_copy(update={"parts": None}) for each in data.corpora)
+        corpus = load_corpus(data.model_copy(update={"corpora": tested}))
+        rows, inputs = rows_to_test(corpus, ()), self._inputs(trained, corpus)
+        predictions = calibration.decided(self._predict(trained, corpus, inputs, rows, {}))
+        is_unlike = np.zeros(len(rows), dtype=np.bool_)
+        if trained.domain is not None:
+            is_unlike = trained.domain.scores(spectral_features(inputs.fbanks[np.array(rows)])) == HIGHEST_SCORE
+        is_given = ~(calibration.is_abstaining(predictions.probabilities) | is_unlike)
+        is_covered = np.take_along_axis(
+            calibration.prediction_set(predictions.probabilities), predictions.labels[:, None], axis=1
+        )[:, 0]
+        ages = {cycle.key: cycle.recording.age_years for cycle in corpus.cycles}
+        measured, answers = [], []
+        for name, group in groups_of(corpus, predictions, known_patients(run.facts(), predictions)).items():
+            of_group = predictions.of_rows(group)
+            measured.append(Measured.of(of_group, name=name, ages_years=[ages[key] for key in of_group.keys]))
+            answers.append(answers_of(name, of_group, is_given[group], is_covered[group]))
+        add_to_model(model, evidence=evidence.model_copy(update={"measured": (*measured, *others)}))
+        return corpus, answers
+
+    def _inputs(self, trained: TrainedModel, corpus: Corpus) -> Inputs:
+        fbanks = open_filter_banks(corpus, trained.front_end, console=self.console)
+        return Inputs.of(corpus, fbanks, trained.front_end, trained.label_set, mean=trained.mean, std=trained.std)
+
+    def _predict(
+        self, trained: TrainedModel, corpus: Corpus, inputs: Inputs, rows: Sequence[int], held_out: Mapping[int, str]
+    ) -> Predictions:
+        with track(self.console, "predictions") as on_progress:
+            return predict_rows(
+                trained.model,
+                corpus,
+                inputs,
+                rows,
+                batch_size=EVALUATION_BATCH_SIZE,
+                device=torch.device("cpu"),
+                on_progress=on_progress,
+                held_out=held_out,
+            )
+
+
+def groups_of(corpus: Corpus, predictions: Predictions, met: Mapping[str, str]) -> dict[str, list[int]]:
+    """Rows of each test and stethoscope, by name.
+
+    Patients who are in the training set too are left out, but for those of a test that has them by design.
+    """
+    groups: dict[tuple[int, str], list[int]] = {}
+    columns = zip(predictions.parts, predictions.devices, predictions.patients, strict=True)
+    for row, (part, device, patient) in enumerate(columns):
+        if patient not in met or part in corpus.known_patient_parts:
+            name, _, own = part.partition(".")
+            title = ", ".join(filter(None, (f"{NAMES[name]} {own}", device)))
+            groups.setdefault((list(corpus.members).index(name), title), []).append(row)
+    return {title: rows for (_, title), rows in sorted(groups.items())}
+
+
+def answers_of(
+    name: str, predictions: Predictions, is_given: npt.NDArray[np.bool_], is_covered: npt.NDArray[np.bool_]
+) -> Answers:
+    """Shares of the cycles of a group that are answered `(cycle,)`, and whose set holds the true class `(cycle,)`."""
+    labels, classes = predictions.labels, predictions.classes
+    confusion = confusion_matrix(labels[is_given], predictions.predicted[is_given], len(classes))
+    return Answers(
+        name=name,
+        given=float(is_given.mean()),
+        given_of_class={classes[label]: float(is_given[labels == label].mean()) for label in np.unique(labels)},
+        specificity=float(specificity(confusion)),
+        sensitivity=float(sensitivity(confusion)),
+        covered=float(is_covered.mean()),
+    )
+
+
+def write_box(
+    out: Path, run: RunFolder, model: Path, corpus: Corpus, answers: Sequence[Answers], *, command: str
+) -> None:
+    """Write model, checksum and card into the folder of the distribution."""
+    trained, facts = load_model(model), run.facts()
+    num_bytes = model.stat().st_size
+    if num_bytes > MAX_BYTES:
+        raise WeightsError(f"{model} has {num_bytes} bytes, more than the {MAX_BYTES} of a box: take a smaller model")
+    with written_whole(out / MODEL) as partial:
+        shutil.copyfile(model, partial)
+    write_text(out / f"{MODEL}.sha256", f"{trained.sha256}  {Path(MODEL).name}\n")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROOT / "box"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # the card is Markdown, of our own values
+    )
+    environment.filters["percent"] = lambda share: "n/a" if share is None or share != share else f"{100 * share:.1f}"
+    card = environment.get_template(TEMPLATE).render(
+        trained=trained,
+        num_parameters=sum(value.numel() for value in trained.model.parameters()),
+        num_bytes=num_bytes,
+        config=run.config(),
+        facts=facts,
+        tested={name: CorpusFacts.of(member) for name, member in corpus.members.items()},
+        names=NAMES,
+        answers=answers,
+        command=command,
+        processor=processor_name(),
+    )
+    write_text(out / "README.md", card)
+
+
+def make(making: Making, out: Path, *, is_any_left_out: bool, command: str) -> None:
+    """Make the box, from the trainings on; `command` is named in the card."""
+    run = making.train()
+    others = making.leave_out() if is_any_left_out else []
+    model = making.runs / "rounded.safetensors"
+    write_rounded(run.model, model)
+    making.calibrate(run, model)
+    corpus, answers = making.measure(run, model, others)
+    write_box(out, run, model, corpus, answers, command=command)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/box",
+        description="Make the model in the box again from the corpora. A call that was stopped goes on where it was; "
+        "on one machine the same corpora give the same bytes.",
+    )
+    parser.add_argument("--sprsound", metavar="DIR", type=Path, required=True, help="Folder of SPRSound 2022.")
+    parser.add_argument("--icbhi", metavar="DIR", type=Path, help="Folder of ICBHI 2017, or of a part of it.")
+    parser.add_argument("--without", choices=["icbhi"], help="Make a box without ICBHI.")
+    parser.add_argument(
+        "--left-out",
+        action="store_true",
+        help="Also train without each stethoscope and each corpus in turn, and measure on it, for the card.",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=ROOT / "box",
+        help="Write model, checksum and card into this distribution.  [default: box, of this checkout]",
+    )
+    parser.add_argument(
+        "--runs", metavar="DIR", type=Path, default=Path("runs/box"), help="Keep trainings here.  [default: runs/box]"
+    )
+    parser.add_argument(
+        "--seeds",
+        metavar="N",
+        type=int,
+        default=NUM_SEEDS,
+        help=f"Number of trainings; several teach one more.  [default: {NUM_SEEDS}]",
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="Change a setting of the recipe 'box', e.g. --set model.pretrained=FILE. Repeatable.",
+    )
+    return parser
+
+
+def command_of(given: argparse.Namespace) -> str:
+    """The command that makes the same box on another machine: no folder or file of this one is named."""
+    words = ["scripts/box", "--sprsound DIR", "--without icbhi" if given.icbhi is None else "--icbhi DIR"]
+    words += ["--left-out"] if given.left_out else []
+    words += [] if given.seeds == NUM_SEEDS else [f"--seeds {given.seeds}"]
+    pairs = (setting.partition("=") for setting in given.set)
+    return " ".join([*words, *(f"--set {key}={'FILE' if Path(value).exists() else value}" for key, _, value in pairs)])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = make_parser()
+    given = parser.parse_args(arguments)
+    if (given.icbhi is None) == (given.without is None):
+        parser.error("give either --icbhi DIR or --without icbhi")
+    corpora = {"sprsound": given.sprsound} | ({} if given.icbhi is None else {"icbhi": given.icbhi})
+    # As many threads on every machine, since their number changes the last bits of sums.
+    torch.set_num_threads(1)
+    making = Making(corpora, given.runs, given.set, given.seeds, Console(markup=False, highlight=False))
+    try:
+        make(making, given.out, is_any_left_out=given.left_out, command=command_of(given))
+    except LungsoundError as error:
+        print(f"box: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"made: {given.out / MODEL}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

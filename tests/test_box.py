@@ -1,0 +1,180 @@
+"""scripts/box: a model in the box made from small corpora, by the byte, and the card from its facts."""
+
+import hashlib
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+
+from lungsound.data.corpus import join
+from lungsound.data.reader import read_corpus
+from lungsound.evaluation.predictions import Predictions
+from lungsound.inference.predictor import Predictor
+from lungsound.labels import LABEL_SETS
+from lungsound.training.checkpoint import load_model
+from tests.unit.data.trees import write_event_file
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = (
+    *("model.size=micro", "model.pretrained=none", "audio.sample_rate_hz=4000", "audio.num_mels=32"),
+    *("audio.duration_s=2.0", "train.epochs=1", "train.batch_size=16", "objective.name=ce"),
+)
+KINDS = ("Normal", "Normal", "Fine Crackle", "Wheeze", "Wheeze+Crackle")
+DOUBLED = "41279835_14.1_0_p1_2945"
+
+
+@pytest.fixture(scope="module")
+def make_box() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_box", ROOT / "scripts" / "make_box.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_box"] = module  # where dataclasses look for their module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def sprsound_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus in SPRSound's layout: noise, 10 patients in training, 3 in inter, 2 of the first in intra."""
+    root, generator = tmp_path_factory.mktemp("sprsound"), np.random.default_rng(0)
+    parts = {
+        "train": [DOUBLED, *(f"4{number:07}_{number}.5_0_p1_{number}" for number in range(10))],
+        "inter": [f"5{number:07}_{number}.5_1_p2_{100 + number}" for number in range(3)],
+        "intra": [f"4{number:07}_{number}.5_0_p3_{200 + number}" for number in range(2)],
+    }
+    for part, names in parts.items():
+        sounds = root / ("train_wav" if part == "train" else "test_wav")
+        labels = root / ("train_json" if part == "train" else f"test_json/{part}_test_json")
+        sounds.mkdir(exist_ok=True)
+        for name in names:
+            soundfile.write(sounds / f"{name}.wav", 0.1 * generator.standard_normal(5 * 4000), 4000)
+            events = [(1000 * start, 1000 * start + 900, kind) for start, kind in enumerate(KINDS)]
+            write_event_file(labels / f"{name}.json", events, record="CAS & DAS")
+    return root
+
+
+def test_patients_of_the_training_set_are_measured_only_where_that_is_meant(
+    make_box: ModuleType, sprsound_like: Path, synthetic_corpus_dir: Path
+) -> None:
+    members = {"sprsound": read_corpus(sprsound_like), "icbhi": read_corpus(synthetic_corpus_dir)}
+    corpus = join(members, LABEL_SETS["sound4"])
+    rows = [
+        ("icbhi/1", "B", "icbhi.test"),
+        ("icbhi/2", "B", "icbhi.test"),
+        ("icbhi/2", "A", "icbhi.test"),
+        ("sprsound/3", "", "sprsound.intra"),
+        ("sprsound/4", "", "sprsound.inter"),
+    ]
+    patients, devices, parts = zip(*rows, strict=True)
+    keys = tuple(f"r#{row}-{row + 1}" for row in range(len(rows)))
+    labels, probabilities = np.array([0, 0, 1, 1, 0]), np.array([[0.7, 0.3]] * 5)
+    predictions = Predictions(keys, patients, devices, parts, labels, probabilities, ("normal", "crackle"))
+    assert make_box.groups_of(corpus, predictions, {"icbhi/1": "known", "sprsound/3": "known"}) == {
+        "SPRSound inter": [4],
+        "SPRSound intra": [3],
+        "ICBHI 2017 test, A": [2],
+        "ICBHI 2017 test, B": [1],
+    }
+    is_given, is_covered = np.array([True, True, False, True, False]), np.array([True] * 4 + [False])
+    answers = make_box.answers_of("all", predictions, is_given, is_covered)
+    assert (answers.given, answers.covered) == (0.6, 0.8)
+    assert answers.given_of_class == {"normal": pytest.approx(2 / 3), "crackle": 0.5}
+    assert (answers.specificity, answers.sensitivity) == (1.0, 0.0)
+
+
+def test_a_box_is_for_one_choice_of_corpora(make_box: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--icbhi", "DIR", "--without", "icbhi"]):
+        with pytest.raises(SystemExit):
+            make_box.main(["--sprsound", "DIR", *words])
+        assert "give either --icbhi DIR or --without icbhi" in capsys.readouterr().err
+    assert make_box.main(["--sprsound", "DIR", "--without", "icbhi", "--set", "train.epoch=3"]) == 2
+    assert "unknown key 'train.epoch'" in capsys.readouterr().err
+
+
+def test_the_card_names_a_command_without_paths_of_this_machine(make_box: ModuleType, tmp_path: Path) -> None:
+    words = ["--sprsound", "here", "--icbhi", "there", "--left-out", "--set", "train.epochs=1"]
+    given = make_box.make_parser().parse_args([*words, "--set", f"model.pretrained={tmp_path}"])
+    expected = "scripts/box --sprsound DIR --icbhi DIR --left-out --set train.epochs=1 --set model.pretrained=FILE"
+    assert make_box.command_of(given) == expected
+
+
+@pytest.mark.slow
+def test_a_box_is_made_measured_and_made_again_to_the_byte(
+    make_box: ModuleType,
+    sprsound_like: Path,
+    synthetic_corpus_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LUNGSOUND_CACHE", str(tmp_path / "cache"))
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    corpora = ["--sprsound", str(sprsound_like), "--icbhi", str(synthetic_corpus_dir)]
+
+    def make(name: str, *words: str) -> Path:
+        out = tmp_path / name
+        assert make_box.main([*corpora, "--out", str(out), "--runs", str(tmp_path / "runs"), *settings, *words]) == 0
+        return out
+
+    box = make("box")
+    model = box / make_box.MODEL
+    trained = load_model(model)
+    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
+    assert (box / f"{make_box.MODEL}.sha256").read_text() == f"{sha256}  model.safetensors\n"
+
+    # What it knows of itself, from the runs' facts.
+    run = make_box.RunFolder(tmp_path / "runs" / "seed0")
+    facts = run.facts()
+    assert facts.corpus.members.keys() == {"sprsound", "icbhi"}
+    assert DOUBLED.partition("_")[0] not in str(facts.patients)
+    assert "test" not in {part for predictions in run.columns().values() for part in predictions.parts}
+    evidence = trained.evidence
+    assert evidence is not None
+    assert evidence.held_out is not None
+    names = [each.name for each in evidence.measured]
+    assert names[:2] == ["SPRSound inter", "SPRSound intra"]
+    assert {name.partition(", ")[0] for name in names[2:]} == {"ICBHI 2017 test"}
+    assert {each.name: each.num_cycles for each in evidence.measured[:2]} == {
+        "SPRSound inter": 15,
+        "SPRSound intra": 10,
+    }
+
+    # The numbers of the box are those that its users get: the rounded weights predict them.
+    predictor = Predictor(trained)
+    columns = run.columns()["last"]
+    assert trained.calibration is not None
+    assert trained.calibration.num_cycles == len(columns.of_part("calibration").keys)
+    assert predictor.predict(next(sprsound_like.rglob("5*.wav"))).cycles
+    raw = load_model(run.model)
+    weight, rounded = (each.model.state_dict()["head.1.weight"] for each in (raw, trained))
+    assert not np.array_equal(weight, rounded)
+    assert np.array_equal(weight.half().float(), rounded)
+
+    card = (box / "README.md").read_text()
+    for known in (sha256, *(member.fingerprint for member in facts.corpus.members.values()), evidence.trained_on):
+        assert known in card
+    assert str(tmp_path) not in card
+    assert "not a medical device" in card
+    for each in evidence.groups:
+        assert f"| {each.name} | {each.num_patients} | {each.num_cycles} |" in card
+
+    # From nothing the same bytes; a call with what it left out goes on with the training, and adds measurements.
+    shutil.rmtree(tmp_path / "runs")
+    assert model.read_bytes() == (make("anew") / make_box.MODEL).read_bytes()
+    assert (tmp_path / "anew" / "README.md").read_text() == card
+    history = run.progress().history
+    others = load_model(make("others", "--left-out") / make_box.MODEL)
+    assert run.progress().history == history, "its seconds would differ"
+    assert others.evidence is not None
+    assert others.evidence.measured[: len(names)] == evidence.measured
+    left_out = others.evidence.measured[len(names) :]
+    assert [each.name for each in left_out][-2:] == ["SPRSound", "ICBHI 2017"]
+    assert {each.name.partition(", ")[0] for each in left_out[:-2]} == {"ICBHI 2017"}
+    assert not any(each.is_trained_on for each in left_out)
+    assert left_out[-2].num_cycles == 50
+    assert "(left out of the training)" in (tmp_path / "others" / "README.md").read_text()
