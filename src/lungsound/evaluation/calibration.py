@@ -67,7 +67,11 @@ class ConformalThresholds(_Stored):
 
 
 class AbstentionThreshold(_Stored):
-    """Predictions with less confidence than `threshold` are withheld; its purpose, and its effect on validation."""
+    """Predictions with less confidence than `threshold` are withheld; its purpose, and its effect on validation.
+
+    Confidence is the calibrated probability of the predicted class, which is not the largest one where a threshold for
+    class 0 predicts another class.
+    """
 
     threshold: Share
     wanted: Literal["coverage", "error"]
@@ -185,7 +189,12 @@ class Calibration(_Stored):
     def is_abstaining(self, probabilities: npt.ArrayLike) -> Flags:
         """True where the prediction is withheld `(...)`, of the model's probabilities `(..., class)`."""
         threshold = 0.0 if self.abstain is None else self.abstain.threshold
-        return np.asarray(self.apply(probabilities).max(axis=-1) < threshold)
+        return confidence_of(self.apply(probabilities), self.predicted(probabilities)) < threshold
+
+    @property
+    def is_at_limit(self) -> bool:
+        """True when the temperature stands at an end of its range: what was looked for lies beyond it."""
+        return self.temperature in TEMPERATURE_RANGE
 
     @property
     def id(self) -> str:
@@ -230,13 +239,14 @@ def fit_calibration(
     if threshold_on is not None:
         shares = scaled(threshold_on.probabilities, temperature)
         normal_threshold = choose_normal_threshold(shares, threshold_on.labels)
-    is_wrong = predicted_classes(held_out, normal_threshold) != labels
+    predicted = predicted_classes(held_out, normal_threshold)
+    confidence = confidence_of(held_out, predicted)
     return Calibration(
         classes=validation.classes,
         temperature=temperature,
         reason=reason,
         sets=tuple(fit_thresholds(held_out, labels, patients, level=level) for level in LEVELS),
-        abstain=choose_abstention(held_out.max(axis=1), is_wrong, patients, wanted=abstain_for, value=abstain_value),
+        abstain=choose_abstention(confidence, predicted != labels, patients, wanted=abstain_for, value=abstain_value),
         operating_points=tuple(
             choose_operating_point(held_out, labels, patients, sensitivity=wanted)
             for wanted in sensitivities
@@ -357,6 +367,11 @@ def patient_threshold(true_shares: Floats, patients: npt.NDArray[np.str_], *, le
     order = np.argsort(-true_shares, kind="stable")
     is_reached = np.cumsum(weights[order]) >= level - _ROUNDING
     return float(true_shares[order][is_reached.argmax()]) if is_reached.any() else 0.0
+
+
+def confidence_of(probabilities: Floats, predicted: Labels) -> Floats:
+    """Probability of the predicted class `(...)`, of calibrated probabilities `(..., class)`."""
+    return np.asarray(np.take_along_axis(probabilities, predicted[..., None], axis=-1)[..., 0])
 
 
 def risk_coverage(confidence: Floats, is_wrong: Flags) -> tuple[Floats, Floats, Floats]:

@@ -41,6 +41,7 @@ from lungsound.evaluation.calibration import (
     Floats,
     Labels,
     OperatingPoint,
+    confidence_of,
     negative_log_likelihood,
     risk_coverage,
 )
@@ -154,7 +155,7 @@ class CalibrationMeasures:
 
 def measure_calibration(calibration: Calibration, test: Predictions, bootstrap: Bootstrap) -> CalibrationMeasures:
     """Measure on cycles that nothing was fitted on; their classes are those of the calibration."""
-    calibrated = calibration.apply(test.probabilities)
+    test, calibrated = calibration.decided(test), calibration.apply(test.probabilities)
     before, after = (
         probability_errors(each, test.labels, test.patients, bootstrap) for each in (test.probabilities, calibrated)
     )
@@ -400,7 +401,9 @@ def draw_calibration(calibration: Calibration, measures: CalibrationMeasures, te
         panels = {"As the model gives them": calibrated}
     draw_reliability(panels, test, folder / RELIABILITY, Bootstrap())
     threshold = None if calibration.abstain is None else calibration.abstain.threshold
-    draw_risk_coverage(calibrated, test, folder / RISK, Bootstrap(), threshold=threshold)
+    predicted = calibration.predicted(test.probabilities)
+    confidence, is_wrong = confidence_of(calibrated, predicted), predicted != test.labels
+    draw_risk_coverage(confidence, is_wrong, test.patients, folder / RISK, Bootstrap(), threshold=threshold)
     level = measures.sets[0].level
     lines = [
         ScoreLine(
@@ -447,13 +450,18 @@ def draw_reliability(panels: dict[str, Floats], test: Predictions, path: Path, b
 
 
 def draw_risk_coverage(
-    probabilities: Floats, test: Predictions, path: Path, bootstrap: Bootstrap, *, threshold: float | None
+    confidence: Floats,
+    is_wrong: Flags,
+    patients: Sequence[str],
+    path: Path,
+    bootstrap: Bootstrap,
+    *,
+    threshold: float | None,
 ) -> None:
     """Draw the share of wrong predictions against that of cycles not withheld, with intervals; mark the threshold."""
-    confidence, is_wrong = probabilities.max(axis=1), probabilities.argmax(axis=1) != test.labels
     thresholds, coverage, risk = risk_coverage(confidence, is_wrong)
     steps = np.unique(np.linspace(0, len(risk) - 1, NUM_BAND_STEPS + 1).round().astype(np.int64)[1:])
-    bands = [bootstrap.mean(is_wrong, test.patients, where=confidence >= thresholds[step]).interval for step in steps]
+    bands = [bootstrap.mean(is_wrong, patients, where=confidence >= thresholds[step]).interval for step in steps]
     with picture(path, width_inch=6.4, height_inch=4.2) as figure:
         axes = figure.add_subplot()
         low, high = [100.0 * band.low for band in bands], [100.0 * band.high for band in bands]
@@ -466,6 +474,6 @@ def draw_risk_coverage(
         axes.set(xlim=(0, 101), xlabel="not withheld, percent of cycles (most confident first)")
         axes.set_ylim(bottom=0)
         axes.set_ylabel("wrong, percent of these")
-        axes.set_title(f"Risk and coverage, {len(confidence)} cycles of {len(set(test.patients))} patients")
+        axes.set_title(f"Risk and coverage, {len(confidence)} cycles of {len(set(patients))} patients")
         axes.grid(color=GRID, linewidth=0.8)
         axes.legend(loc="upper left")

@@ -377,3 +377,31 @@ def test_a_chosen_threshold_is_kept_decides_and_is_in_the_set() -> None:
     assert chosen.normal_threshold == choose_normal_threshold(shares, validation.labels)
     # Fitted again on predictions by a threshold: the same.
     assert fit_calibration(decided, threshold_on=decided) == chosen
+
+
+def test_confidence_is_that_of_the_predicted_class() -> None:
+    """Where a threshold predicts another class than the most probable, its probability counts: in fit and in use."""
+    validation = drawn_predictions(0)
+    calibration = fit_calibration(validation).model_copy(update={"normal_threshold": 0.02, "temperature": None})
+    assert calibration.abstain is not None
+    threshold = calibration.abstain.threshold
+    shares = validation.probabilities
+    naive = [
+        (row[0] if row[0] >= 0.02 else max(row[1:])) < threshold for row in shares.tolist()
+    ]  # by hand: normal from 0.02 on, else the most probable other
+    abstains = calibration.is_abstaining(shares)
+    assert abstains.tolist() == naive
+    assert (abstains != (shares.max(axis=1) < threshold)).any()
+    assert calibration.is_abstaining(shares[3]) == naive[3]
+    chosen = fit_calibration(validation, threshold_on=validation, abstain_value=0.7)
+    assert chosen.abstain is not None
+    kept = ~chosen.is_abstaining(shares)
+    assert kept.mean() == pytest.approx(0.7, abs=0.05)
+    is_wrong = chosen.predicted(shares)[kept] != validation.labels[kept]
+    assert is_wrong.mean() == pytest.approx(chosen.abstain.validation_error, abs=0.03)
+
+
+@pytest.mark.parametrize(("temperature", "is_at_limit"), [(None, False), (1.0, False), (0.05, True), (20.0, True)])
+def test_a_temperature_at_an_end_of_its_range_is_known(temperature: float | None, is_at_limit: bool) -> None:
+    fitted = fit_calibration(drawn_predictions(0))
+    assert fitted.model_copy(update={"temperature": temperature}).is_at_limit == is_at_limit

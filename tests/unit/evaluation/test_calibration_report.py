@@ -322,13 +322,13 @@ def test_reliability_picture_shows_each_bin_as_naive_loops_do(figures: list[Figu
 
 def test_risk_picture_ends_at_the_error_and_marks_the_threshold(figures: list[Figure], tmp_path: Path) -> None:
     cycles = drawn_predictions(0)
+    confidence, is_wrong = cycles.probabilities.max(axis=1), cycles.predicted != cycles.labels
     for name in ("a.png", "b.png"):
-        draw_risk_coverage(cycles.probabilities, cycles, tmp_path / name, QUICK, threshold=0.6)
+        draw_risk_coverage(confidence, is_wrong, cycles.patients, tmp_path / name, QUICK, threshold=0.6)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     lines = {line.get_label(): line for line in figures[0].axes[0].lines}
-    is_wrong = cycles.predicted != cycles.labels
     error = 100 * float(is_wrong.mean())
     assert lines["this model"].get_xydata()[-1] == pytest.approx([100.0, error])
-    is_predicted = cycles.probabilities.max(axis=1) >= 0.6
+    is_predicted = confidence >= 0.6
     marked = lines["threshold 0.60, from validation"].get_xydata()[0]
     assert marked == pytest.approx([100 * is_predicted.mean(), 100 * is_wrong[is_predicted].mean()])
