@@ -37,7 +37,7 @@ from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic_sounds import heart_sounds
 from lungsound.evaluation.bootstrap import NUM_DRAWS, Bootstrap, Estimate, ValueOf, Weights
 from lungsound.evaluation.metrics import Fractions, ratio
-from lungsound.inference.predictor import WITHHELD_FOR
+from lungsound.inference.withholding import reasons_of_remarks
 
 MIN_OVERLAP = 0.5
 STDERR = Console(stderr=True)
@@ -211,7 +211,7 @@ def print_quality(recordings: Sequence[Recording], *, num_injected: int) -> None
     remarks = [remarks_on(*read_channels(each.path)) for each in track(recordings, "quality", console=STDERR)]
     counts = Counter(kind for kinds in remarks for kind in kinds)
     clean = [recording for recording, kinds in zip(recordings, remarks, strict=True) if not kinds]
-    num_withheld = sum(not WITHHELD_FOR.isdisjoint(kinds) for kinds in remarks)
+    num_withheld = sum(bool(reasons_of_remarks(kinds)) for kinds in remarks)
     print(f"{len(recordings)} recordings, {len(clean)} without a remark, {num_withheld} without a prediction.\n")
     print(table(("remark", "recordings", "%"), [(k, n, f"{100 * n / len(remarks):.1f}") for k, n in counts.items()]))
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from lungsound.audio.io import probe
-from lungsound.inference.prediction import CyclePrediction, RecordingPrediction
+from lungsound.inference.prediction import CyclePrediction, Reason, RecordingPrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.serve.limits import Limits
 from lungsound.serve.review import ReviewFolder
@@ -40,6 +40,7 @@ class PlantedPredictor(Predictor):
         spans_s: Sequence[tuple[float, float]] | None = None,
         patient: str | None = None,
         device: str | None = None,
+        age_years: float | None = None,
     ) -> RecordingPrediction:
         del spans_s
         path = Path(recording)
@@ -54,6 +55,7 @@ class PlantedPredictor(Predictor):
             aggregate=cycle(0.0, duration_s, (0.3, 0.5, 0.15, 0.05)),
             patient=patient,
             device=device,
+            age_years=age_years,
             quality=("hum at 50 Hz",),
             out_of_domain=0.25,
         )
@@ -62,9 +64,8 @@ class PlantedPredictor(Predictor):
 def cycle(start_s: float, end_s: float, shares: tuple[float, ...]) -> CyclePrediction:
     answer = CLASSES[int(np.argmax(shares))]
     possible = tuple(name for name, share in zip(CLASSES, shares, strict=True) if share > 0.2)
-    return CyclePrediction(
-        start_s, end_s, answer, dict(zip(CLASSES, shares, strict=True)), max(shares) < SURE, possible
-    )
+    reasons = (Reason.LOW_CONFIDENCE,) if max(shares) < SURE else ()
+    return CyclePrediction(start_s, end_s, answer, dict(zip(CLASSES, shares, strict=True)), reasons, possible)
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,18 @@ def test_labels_follow_the_threshold_but_not_those_given_by_hand(page: Page, ser
     assert marks(page) == "N C? C W"
 
 
+def test_who_was_recorded_is_sent_and_a_withheld_cycle_says_why(page: Page, served: Served) -> None:
+    expect(page.locator("#evidence")).to_contain_text("Trained on")
+    page.get_by_label("Age").fill("7")
+    page.get_by_label("Stethoscope").fill("Meditron")
+    send(page, served)
+    expect(page.locator("#facts")).to_contain_text("Meditron")
+    expect(page.locator("#facts")).to_contain_text("7 years")
+    expect(page.locator("#cycle-note")).not_to_contain_text("Withheld")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#cycle-note")).to_contain_text("low_confidence")
+
+
 def test_a_click_plays_a_cycle_and_stops_it(page: Page, served: Served) -> None:
     send(page, served)
     play = page.locator("#play")

@@ -57,6 +57,7 @@ def run_demo(
         truth = sorted((c for c in unseen if c.recording == recording), key=lambda c: (c.start_s, c.end_s))
         console.print(f"\nPrediction for one recording of a patient who is not in the training set: {recording.path}")
         predictor, spans_s = Predictor.load(run_dir), [(cycle.start_s, cycle.end_s) for cycle in truth]
+        console.print(predictor.evidence, markup=False, highlight=False)
         cycles = predictor.predict(recording.path, spans_s=spans_s).cycles
         print_cycles(recording.path.name, cycles, console, classes=predictor.classes, truth=truth)
     else:
@@ -74,13 +75,16 @@ def print_cycles(
     truth: Sequence[Cycle] = (),
 ) -> None:
     """Print the predictions for one recording as a table, beside the annotation when `truth` is given."""
-    table = Table("start s", "end s", "prediction", *(["annotated"] if truth else []), *classes, title=title)
+    is_any_withheld = any(cycle.reasons for cycle in cycles)
+    columns = [*(["annotated"] if truth else []), *classes, *(["withheld because"] if is_any_withheld else [])]
+    table = Table("start s", "end s", "prediction", *columns, title=title)
     table.title_justify = "left"
     for index, cycle in enumerate(cycles):
         annotated = [truth[index].sound.name.lower()] if truth else []
-        shares = [f"{value:.2f}" for value in cycle.probabilities.values()]
+        cells = [f"{value:.2f}" for value in cycle.probabilities.values()]
+        cells += [", ".join(cycle.reasons)] if is_any_withheld else []
         label = f"{cycle.best_guess} (uncertain)" if cycle.is_uncertain else cycle.best_guess
-        table.add_row(f"{cycle.start_s:.2f}", f"{cycle.end_s:.2f}", label, *annotated, *shares)
+        table.add_row(f"{cycle.start_s:.2f}", f"{cycle.end_s:.2f}", label, *annotated, *cells)
     console.print(table)
 
 

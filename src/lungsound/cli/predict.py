@@ -140,6 +140,9 @@ def predict(
     stethoscope: Annotated[
         str | None, typer.Option(metavar="NAME", help="Stethoscope of all these recordings.")
     ] = None,
+    age: Annotated[
+        float | None, typer.Option(min=0, metavar="YEARS", help="Age of the patient of all these recordings.")
+    ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Draw the relevance of each patch on the pages of --format html.")
     ] = False,
@@ -148,6 +151,7 @@ def predict(
 ) -> None:
     """Predict crackles and wheezes in recordings, cycle by cycle.
 
+    A prediction that nothing vouches for is withheld ("uncertain"), with the reasons and the best guess beside it.
     Without --out the predictions are printed. Recordings that fail are listed at the end, with exit code 1.
     """
     from lungsound.inference.bulk import predict_many
@@ -156,8 +160,9 @@ def predict(
     if explain and (out is None or "html" not in (formats or ())):
         raise SettingsError("--explain draws on html pages: give --out DIR and --format html too")
     predictor = Predictor.load(model, device=device or "cpu", engine=engine, find_by=cycles)
+    print_lines(predictor.evidence)
     if out is None:
-        result = _show(predictor, paths, stethoscope)
+        result = _show(predictor, paths, stethoscope, age)
     else:
         result = predict_many(
             predictor,
@@ -168,6 +173,7 @@ def predict(
             is_existing_skipped=skip_existing,
             patient_pattern=patient_pattern,
             stethoscope=stethoscope,
+            age_years=age,
             is_explained=explain,
             console=console,
         )
@@ -227,15 +233,16 @@ def explain(
     _finish(predictor, result)
 
 
-def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None) -> "BulkResult":
+def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None, age: float | None) -> "BulkResult":
     from lungsound.cli.demo import print_cycles
     from lungsound.inference.bulk import BulkResult, failure, sound_files
+    from lungsound.inference.prediction import MEANINGS, Reason
     from lungsound.inference.predictor import UNKNOWN_DEVICE
 
-    files, errors = sound_files(paths), []
+    files, errors, reasons = sound_files(paths), [], set[Reason]()
     for path in files:
         try:
-            prediction = predictor.predict(path, device=stethoscope)
+            prediction = predictor.predict(path, device=stethoscope, age_years=age)
         except LungsoundError as error:
             errors.append(failure(path, error))
             continue
@@ -243,6 +250,8 @@ def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None) ->
         remarks = [f"{each} (--stethoscope NAME)" if each == UNKNOWN_DEVICE else each for each in prediction.quality]
         title = f"{path.name}, by {prediction.cycles_from}: {aggregate}{'; ' if remarks else ''}{', '.join(remarks)}"
         print_cycles(title, prediction.cycles, console, classes=predictor.classes)
+        reasons.update(reason for cycle in prediction.cycles for reason in cycle.reasons)
+    print_lines(*(f"{reason}: {MEANINGS[reason]}" for reason in Reason.in_order(reasons)))
     return BulkResult(len(files) - len(errors), 0, tuple(errors), ())
 
 

@@ -31,7 +31,7 @@ from lungsound.progress import track
 
 SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
 PAGES = "html"  # a format of its own: it needs the sound and the model
-STORE, STORE_FORMAT = "recordings", "2"  # folder of the predictions one by one
+STORE, STORE_FORMAT = "recordings", "3"  # folder of the predictions one by one
 MAX_EXPLAINED = 8  # cycles of a recording
 
 
@@ -55,6 +55,7 @@ def predict_many(
     is_existing_skipped: bool = False,
     patient_pattern: str | None = None,
     stethoscope: str | None = None,
+    age_years: float | None = None,
     is_explained: bool = False,
     console: Console,
 ) -> BulkResult:
@@ -63,9 +64,9 @@ def predict_many(
     Each prediction is stored in `out` as soon as it is made; a recording that fails is named in `errors` and stops no
     other, whatever the reason. Tables hold all predictions that the folder stores of this model and these settings,
     also those of other calls, which may run at the same time. `patient_pattern` is a regular expression whose first
-    group is the patient in a recording's name, `stethoscope` is the device of them all, `is_explained` draws on pages
-    ("html") the relevance of the most uncertain cycles. Raises SettingsError before anything is read for formats,
-    patterns and paths that cannot be; DataError for a stored prediction that is damaged.
+    group is the patient in a recording's name, `stethoscope` and `age_years` hold for all of them, `is_explained` draws
+    on pages ("html") the relevance of the most uncertain cycles. Raises SettingsError before anything is read for
+    formats, patterns and paths that cannot be; DataError for a stored prediction that is damaged.
     """
     if is_explained:
         check_explainable(predictor.trained)
@@ -87,13 +88,13 @@ def predict_many(
     wanted = [
         path
         for path in files
-        if not (is_existing_skipped and store.has(path, patient=patient_of(path), device=stethoscope))
+        if not (is_existing_skipped and store.has(path, (patient_of(path), stethoscope, age_years)))
     ]
     errors = []
     with track(console, "recordings") as on_progress:
         for number, (path, loaded) in enumerate(_load(predictor, wanted, num_workers), start=1):
             try:
-                prediction = predictor.predict_loaded(loaded.result(), patient_of(path), stethoscope)
+                prediction = predictor.predict_loaded(loaded.result(), patient_of(path), stethoscope, age_years)
             except Exception as error:  # a bug that one recording meets must not lose the others
                 errors.append(failure(path, error))
                 store.drop(path)  # what was predicted for an earlier content of the file
@@ -170,13 +171,14 @@ class PredictionStore:
         made_by = (STORE_FORMAT, provenance.model_sha256, provenance.calibration, settings)
         self.made_by = hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
 
-    def has(self, recording: Path, *, patient: str | None, device: str | None) -> bool:
-        """True if this recording, as it and its annotation are now, is stored for this patient and device."""
+    def has(self, recording: Path, stated: tuple[str | None, str | None, float | None]) -> bool:
+        """True if this recording, as it and its annotation are now, is stored for this patient, device and age."""
         file = self._file(recording)
         if not file.is_file():
             return False
         stamp, prediction = _read_stored(file)
-        return (stamp, prediction.patient, prediction.device) == (_stamp(recording), patient, device)
+        of_prediction = (prediction.patient, prediction.device, prediction.age_years)
+        return stamp == _stamp(recording) and of_prediction == stated
 
     def add(self, prediction: RecordingPrediction) -> None:
         # A path need not be UTF-8; JSON in ASCII holds it all the same.

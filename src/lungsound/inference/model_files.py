@@ -22,6 +22,7 @@ from lungsound.audio.front_end import Sound
 from lungsound.audio.io import fit
 from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError, WeightsError
+from lungsound.evaluation.evidence import statement
 from lungsound.extras import load
 from lungsound.files import written_whole
 from lungsound.inference.engines import Floats, Parity, make, parity
@@ -48,6 +49,7 @@ def facts_of(trained: TrainedModel) -> dict[str, Any]:
         "output": "softmax of the logits, not calibrated",
         "front_end": front_end.definition | {"mean": trained.mean, "std": trained.std},
         "calibration": None if trained.calibration is None else trained.calibration.to_plain(),
+        "evidence": statement(trained.evidence),
         "model_sha256": trained.sha256,
         "license": LICENSE,
         "note": NOTE,

@@ -23,7 +23,15 @@ from lungsound.axes import PATCH_SIZE
 from lungsound.errors import AudioError
 from lungsound.files import short_names, write_text, written_whole
 from lungsound.inference.explain import relevance
-from lungsound.inference.prediction import RULE, Provenance, RecordingPrediction, lanes, margin, uncertainty
+from lungsound.inference.prediction import (
+    MEANINGS,
+    RULE,
+    Provenance,
+    RecordingPrediction,
+    lanes,
+    margin,
+    uncertainty,
+)
 from lungsound.inference.predictor import Predictor
 from lungsound.page import render
 from lungsound.progress import track
@@ -124,6 +132,7 @@ def _shared(provenance: Provenance) -> dict[str, Any]:
         "tones": {name: min(index, NUM_TONES - 1) for index, name in enumerate(classes)},
         "provenance": provenance,
         "rule": RULE,
+        "meanings": MEANINGS,
     }
 
 

@@ -3,7 +3,8 @@
 Values that cannot be raise ValueError. Times are rounded to the microsecond, so that no format rounds again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,7 +23,47 @@ Seconds = Annotated[
     float, Field(ge=0, allow_inf_nan=False), AfterValidator(lambda seconds: round(seconds, TIME_DECIMALS))
 ]
 Probability = Annotated[float, Field(ge=0, le=1 + 1e-6, allow_inf_nan=False)]  # in float32 it may be above 1
+Age = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Reason(StrEnum):
+    """Stable codes of the reasons to withhold a prediction, those that hold for a model or a recording first."""
+
+    NOT_MEASURED = "not_measured"
+    NOT_BETTER_THAN_NORMAL = "not_better_than_normal"
+    TEMPERATURE_AT_LIMIT = "temperature_at_limit"
+    AGE_OUTSIDE = "age_outside"
+    STETHOSCOPE_OUTSIDE = "stethoscope_outside"
+    MOSTLY_SILENT = "mostly_silent"
+    TOO_SHORT = "too_short"
+    SPEECH = "speech"
+    SILENT_CYCLE = "silent_cycle"
+    OUT_OF_DOMAIN = "out_of_domain"
+    ALL_CLASSES_POSSIBLE = "all_classes_possible"
+    LOW_CONFIDENCE = "low_confidence"
+
+    @classmethod
+    def in_order(cls, given: Iterable["Reason"]) -> tuple["Reason", ...]:
+        """Each of the given once, in the order of the codes."""
+        reasons = set(given)
+        return tuple(reason for reason in cls if reason in reasons)
+
+
+MEANINGS = {
+    Reason.NOT_MEASURED: "the model file holds no measurement on patients held out",
+    Reason.NOT_BETTER_THAN_NORMAL: "the model is not known to do better than always saying normal",
+    Reason.TEMPERATURE_AT_LIMIT: "the temperature of the calibration stands at its limit",
+    Reason.AGE_OUTSIDE: "the model was neither trained nor measured on patients of this age",
+    Reason.STETHOSCOPE_OUTSIDE: "the model was neither trained nor measured on this stethoscope",
+    Reason.MOSTLY_SILENT: "more than half of the recording is silent",
+    Reason.TOO_SHORT: "the recording holds too little sound",
+    Reason.SPEECH: "a voice goes through the recording",
+    Reason.SILENT_CYCLE: "the cycle holds too little sound",
+    Reason.OUT_OF_DOMAIN: "the sound is unlike every training cycle",
+    Reason.ALL_CLASSES_POSSIBLE: "no class can be ruled out",
+    Reason.LOW_CONFIDENCE: "the probability is too low to rely on",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +71,7 @@ class CyclePrediction:
     """Prediction for one stretch of a recording; probabilities by class name, in the label set's order.
 
     `best_guess` is the most probable class; of a model that keeps a `normal_threshold` it is the first class from that
-    probability on, else the most probable other. It is withheld where the prediction `is_uncertain`; `possible` are the
+    probability on, else the most probable other. It is withheld where there are `reasons` to; `possible` are the
     classes that cannot be ruled out (empty without a calibration).
     """
 
@@ -38,7 +79,7 @@ class CyclePrediction:
     end_s: Seconds
     best_guess: str
     probabilities: dict[str, Probability]
-    is_uncertain: bool = False
+    reasons: tuple[Reason, ...] = ()
     possible: tuple[str, ...] = ()
     normal_threshold: Probability | None = None
 
@@ -50,15 +91,20 @@ class CyclePrediction:
             raise ValueError(f"{min(unknown)!r} has no probability; there are {', '.join(self.probabilities)}")
 
     @property
+    def is_uncertain(self) -> bool:
+        """True where there is a reason to withhold the prediction."""
+        return bool(self.reasons)
+
+    @property
     def label(self) -> str:
         """The best guess, or "uncertain" where it is withheld."""
         return UNCERTAIN if self.is_uncertain else self.best_guess
 
     @property
     def caption(self) -> str:
-        """Label with its probability: "crackle 0.83", or "uncertain (crackle 0.41)"."""
+        """Label with its probability: "crackle 0.83", or "uncertain (crackle 0.41): low_confidence"."""
         guess = f"{self.best_guess} {self.probabilities[self.best_guess]:.2f}"
-        return f"{UNCERTAIN} ({guess})" if self.is_uncertain else guess
+        return f"{UNCERTAIN} ({guess}): {', '.join(self.reasons)}" if self.reasons else guess
 
 
 @dataclass(frozen=True)
@@ -66,8 +112,9 @@ class RecordingPrediction:
     """Prediction for one recording: its cycles in order of time, and their aggregate.
 
     `cycles_from` is the origin of the cycles; windows may overlap. `aggregate` is the prediction for the recording,
-    None without any cycle (the `quality` remarks say why). `patient` is a pseudonym, never a name. `sample_rate_hz` is
-    that of the file. `out_of_domain` is a score from 0 to 1, higher for what is less like the training set.
+    None without any cycle (the `quality` remarks say why). `patient` is a pseudonym, never a name. `device` and
+    `age_years` are as they were stated. `sample_rate_hz` is that of the file. `out_of_domain` is a score from 0 to 1,
+    higher for what is less like the training set.
     """
 
     path: Path
@@ -81,6 +128,7 @@ class RecordingPrediction:
     aggregate: CyclePrediction | None = None
     patient: Name | None = None
     device: Name | None = None
+    age_years: Age | None = None
     quality: tuple[str, ...] = ()
     out_of_domain: FiniteFloat | None = None
 
@@ -98,11 +146,13 @@ class RecordingPrediction:
 class Provenance:
     """Model, settings and version that made predictions.
 
-    `model` is its name or path, `band_hz` the lowest and highest frequency of its input, `calibration` an id.
+    `model` is its name or path, `evidence` says in a line on whom it was trained and measured, `band_hz` is the lowest
+    and highest frequency of its input, `calibration` an id.
     """
 
     model_sha256: str
     model: str
+    evidence: str
     label_set: LabelSet
     band_hz: tuple[float, float]
     settings: dict[str, str | int | float | bool | None]
@@ -124,7 +174,7 @@ class Provenance:
 
 RULE = (
     "The prediction for a recording is the mean of its cycles' probabilities, weighted by their durations; cycles "
-    "without sound do not count. It is uncertain when cycles of at least half of that duration are. "
+    "without sound do not count. It is uncertain when cycles of at least half of that duration are, for their reasons. "
     "The prediction for a patient is the mean over the recordings."
 )
 
@@ -154,9 +204,10 @@ def _mean(predictions: Sequence[CyclePrediction], weights: Sequence[float], end_
     if threshold is not None:  # as `evaluation.predictions.predicted_classes`, without NumPy
         is_normal = probabilities[normal] >= threshold
         best_guess = normal if is_normal else max(others, key=probabilities.__getitem__)
-    uncertain = sum(weight for weight, prediction in weighted if prediction.is_uncertain)
-    is_uncertain = 2 * uncertain >= total
-    return CyclePrediction(0.0, end_s, best_guess, probabilities, is_uncertain, normal_threshold=threshold)
+    uncertain = [(weight, prediction.reasons) for weight, prediction in weighted if prediction.reasons]
+    is_uncertain = 2 * sum(weight for weight, _ in uncertain) >= total
+    reasons = Reason.in_order(reason for _, each in uncertain for reason in each) if is_uncertain else ()
+    return CyclePrediction(0.0, end_s, best_guess, probabilities, reasons, normal_threshold=threshold)
 
 
 def lanes(spans_s: Sequence[tuple[float, float]]) -> list[int]:

@@ -18,15 +18,18 @@ from lungsound.audio.segmentation import segment_cycles, sliding_windows
 from lungsound.data.icbhi import annotation_beside, read_annotation
 from lungsound.data.tree import cycle_faults
 from lungsound.errors import AnnotationError
+from lungsound.evaluation.evidence import statement
 from lungsound.extras import BOX, box_file
 from lungsound.inference.engines import AUTO, Engine, select
 from lungsound.inference.prediction import (
     CyclePrediction,
     CyclesFrom,
     Provenance,
+    Reason,
     RecordingPrediction,
     aggregate_cycles,
 )
+from lungsound.inference.withholding import reasons_of_model, reasons_of_remarks
 from lungsound.models.classifier import find_device
 from lungsound.models.hub import OWN_FILE, download_model, is_hub_name
 from lungsound.training.checkpoint import TrainedModel, load_model
@@ -34,10 +37,8 @@ from lungsound.training.checkpoint import TrainedModel, load_model
 FindBy = Literal["auto", "annotation", "segmentation", "windows"]
 WINDOW_OVERLAP = 0.5
 IN_MEMORY = "a model in memory"
-# Predictions are withheld ("uncertain", with the best guess beside it) where the sound is not breathing, or too little
-# of it, and for cycles farther from the training cycles than each of these is from the others'. Anything else that is
-# wrong, from clipping to an unknown device, changes their worth by an unknown amount, and is only remarked on.
-WITHHELD_FOR = frozenset({quality.MOSTLY_SILENT, quality.TOO_SHORT, quality.SPEECH})
+# A cycle is withheld that is farther from the training cycles than each of these is from the others'; a high score is
+# remarked on.
 HIGHEST_SCORE, HIGH_SCORE, UNLIKE = 1.0, 0.95, "unlike the training set"
 UNKNOWN_DEVICE, OTHER_DEVICE = "unknown device", "device not trained on"
 SILENT_CYCLES = "silent cycles"
@@ -204,6 +205,11 @@ class Predictor:
         return None if self.trained.calibration is None else self.trained.calibration.scaling
 
     @property
+    def evidence(self) -> str:
+        """One line on whom the model was trained and measured, to stand before its predictions."""
+        return statement(self.trained.evidence)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         return self.trained.label_set.classes
 
@@ -214,43 +220,53 @@ class Predictor:
         spans_s: Sequence[tuple[float, float]] | None = None,
         patient: str | None = None,
         device: str | None = None,
+        age_years: float | None = None,
     ) -> RecordingPrediction:
         """Predict the cycles of a recording, and the recording as their aggregate.
 
         Cycles with too little sound are left out: any prediction for them would be a guess. With `spans_s` (start, end)
         all of these are predicted in place of the cycles, those without sound as uncertain. `patient` is a pseudonym,
-        `device` is what recorded it. Raises AudioError or AnnotationError.
+        `device` is what recorded it, `age_years` the patient's age: outside of what the model was trained and measured
+        on a prediction is withheld. Raises AudioError or AnnotationError.
         """
         loaded = load_recording(Path(recording), self.trained.front_end, find_by=self.find_by, spans_s=spans_s)
-        return self.predict_loaded(loaded, patient, device)
+        return self.predict_loaded(loaded, patient, device, age_years)
 
     def load_recording(self, path: Path) -> LoadedRecording:
         """Load the cycles with sound for `predict_loaded`; several threads may do it at once."""
         return load_recording(path, self.trained.front_end, find_by=self.find_by)
 
     def predict_loaded(
-        self, loaded: LoadedRecording, patient: str | None = None, device: str | None = None
+        self,
+        loaded: LoadedRecording,
+        patient: str | None = None,
+        device: str | None = None,
+        age_years: float | None = None,
     ) -> RecordingPrediction:
         """Predict each stretch of a loaded recording, and the recording as the aggregate of those with sound."""
         stretches, domain, calibration = loaded.stretches, self.trained.domain, self.trained.calibration
         outputs, features = self.engine.predict([stretch.sound for stretch in stretches])
         scores = domain.scores(features).tolist() if domain is not None and stretches else []
         threshold = self.trained.normal_threshold
-        is_recording_withheld = not WITHHELD_FOR.isdisjoint(loaded.quality)
+        for_all = reasons_of_model(self.trained, age_years=age_years, device=device)
+        for_all |= reasons_of_remarks(loaded.quality)
         cycles = []
         for place, (stretch, row) in enumerate(zip(stretches, outputs.astype(float), strict=True)):
-            is_unlike = bool(scores) and scores[place] == HIGHEST_SCORE
-            is_uncertain = is_recording_withheld or stretch.is_silent or is_unlike
-            possible: tuple[str, ...] = ()
+            reasons, possible = set(for_all), tuple[str, ...]()
+            if stretch.is_silent:
+                reasons.add(Reason.SILENT_CYCLE)
+            if scores and scores[place] == HIGHEST_SCORE:
+                reasons.add(Reason.OUT_OF_DOMAIN)
             probabilities, best_guess = row, self.classes[int(row.argmax())]
             if calibration is not None:
                 probabilities, best_guess = calibration.apply(row), self.classes[int(calibration.predicted(row))]
-                is_uncertain = is_uncertain or bool(calibration.is_abstaining(row))
                 possible = tuple(compress(self.classes, calibration.prediction_set(row)))
-            shares = dict(zip(self.classes, probabilities.tolist(), strict=True))
-            cycle = CyclePrediction(
-                stretch.start_s, stretch.end_s, best_guess, shares, is_uncertain, possible, threshold
-            )
+                if possible == self.classes:
+                    reasons.add(Reason.ALL_CLASSES_POSSIBLE)
+                if calibration.is_abstaining(row):
+                    reasons.add(Reason.LOW_CONFIDENCE)
+            shares, ordered = dict(zip(self.classes, probabilities.tolist(), strict=True)), Reason.in_order(reasons)
+            cycle = CyclePrediction(stretch.start_s, stretch.end_s, best_guess, shares, ordered, possible, threshold)
             cycles.append(cycle)
         is_sounding = [not stretch.is_silent for stretch in stretches]
         sounding_scores, remarks = list(compress(scores, is_sounding)), list(loaded.quality)
@@ -269,6 +285,7 @@ class Predictor:
             aggregate=aggregate_cycles(list(compress(cycles, is_sounding)), duration_s=loaded.duration_s),
             patient=patient,
             device=device,
+            age_years=age_years,
             quality=tuple(remarks),
             out_of_domain=score,
         )
@@ -279,6 +296,7 @@ class Predictor:
         return Provenance(
             model_sha256=self.trained.sha256,
             model=str(self.path or IN_MEMORY),
+            evidence=self.evidence,
             label_set=self.trained.label_set,
             band_hz=(0.0, front_end.sample_rate_hz / 2),
             settings={

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,8 +23,9 @@ from starlette.exceptions import HTTPException
 from lungsound.audio.io import read_channels
 from lungsound.errors import DataError, LungsoundError
 from lungsound.inference.formats.tables import record
-from lungsound.inference.prediction import Provenance, RecordingPrediction
+from lungsound.inference.prediction import MEANINGS, Provenance, RecordingPrediction
 from lungsound.inference.predictor import Predictor
+from lungsound.inference.withholding import known_devices
 from lungsound.serve import review, uploads
 from lungsound.serve.limits import STATUS_OF, Gate, Limits, Metrics, Refusal
 from lungsound.serve.queue import WorkQueue
@@ -56,26 +58,31 @@ class Service:
         name: str,
         request: Request,
         annotation: AsyncIterator[bytes] | None = None,
-        device: str | None = None,
     ) -> dict[str, Any]:
-        """The record of a sound. Nothing of the sound is kept, and no request waits on the disk of another."""
+        """The record of a sound, by the device and age that the request states for all its sounds.
+
+        Nothing of the sound is kept, and no request waits on the disk of another.
+        """
+        device, age_years = request.query_params.get("device") or None, _age_of(request)
         with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
             path = await uploads.save_sound(chunks, Path(folder))
             if annotation is not None:
                 await uploads.save_annotation(annotation, path)
             prediction = await self.queue.run(
-                lambda: self.predict_file(path, device=device), is_gone=request.is_disconnected
+                lambda: self.predict_file(path, device=device, age_years=age_years), is_gone=request.is_disconnected
             )
         facts = request.state.facts
         facts.num_cycles += len(prediction.cycles)
         facts.duration_s += prediction.duration_s
         return self.record(prediction, name)
 
-    def predict_file(self, path: Path, *, device: str | None = None) -> RecordingPrediction:
+    def predict_file(
+        self, path: Path, *, device: str | None = None, age_years: float | None = None
+    ) -> RecordingPrediction:
         """Predict a file that keeps to the limits. Refusal for what the sender can mend."""
         uploads.check_sound(path, self.limits)
         try:
-            return self.predictor.predict(path, device=device)
+            return self.predictor.predict(path, device=device, age_years=age_years)
         except DataError as error:
             raise Refusal("unusable", uploads.error_text(error, path)) from None
 
@@ -160,6 +167,20 @@ async def _refuse(request: Request, error: Exception) -> JSONResponse:
     return refusal.response()
 
 
+def _age_of(request: Request) -> float | None:
+    """Age that the request states, in years. Refusal for what is none."""
+    text = request.query_params.get("age_years")
+    if not text:
+        return None
+    try:
+        age_years = float(text)
+    except ValueError:
+        age_years = math.nan
+    if not 0 <= age_years < math.inf:
+        raise Refusal("unusable", "age_years: a number of years, 0 or more, is needed")
+    return age_years
+
+
 def _is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").lower().startswith("multipart/")
 
@@ -170,12 +191,11 @@ def _prediction_routes(service: Service) -> APIRouter:
     @routes.post("/predictions", **OPENAPI["prediction"])
     async def predict(request: Request) -> dict[str, Any]:
         """Predict one sound: a form with the field `file` (and `annotation`), or the sound as the body."""
-        device = request.query_params.get("device") or None
         with service.queue.place():
             if not _is_form(request):
                 query, headers = request.query_params, request.headers
                 name = uploads.safe_name(query.get("name") or unquote(headers.get("x-filename", "")))
-                return await service.predict_upload(request.stream(), name=name, request=request, device=device)
+                return await service.predict_upload(request.stream(), name=name, request=request)
             async with uploads.form_of(request, max_files=2) as form:
                 files, annotation = uploads.files_of(form), form.get("annotation")
                 if len(files) != 1:
@@ -186,7 +206,6 @@ def _prediction_routes(service: Service) -> APIRouter:
                     name=uploads.safe_name(files[0].filename),
                     request=request,
                     annotation=None if annotation is None else uploads.chunks_of(annotation),
-                    device=device,
                 )
 
     @routes.post("/batch", **OPENAPI["batch"])
@@ -288,6 +307,9 @@ def _model_routes(service: Service) -> APIRouter:
             "calibration": provenance.calibration,
             "is_calibrated": service.predictor.is_calibrated,
             "scaling": service.predictor.scaling,
+            "evidence": provenance.evidence,
+            "devices": known_devices(service.predictor.trained),
+            "reasons": MEANINGS,
             "note": provenance.note,
             "limits": {"max_bytes": service.limits.max_bytes, "max_duration_s": service.limits.max_duration_s},
             "sound_formats": uploads.formats(),

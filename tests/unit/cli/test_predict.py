@@ -1,5 +1,6 @@
 """What is written below predictions, and of a run that is not finished."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,14 @@ from lungsound.cli.predict import evaluate, explain, predict, probabilities_text
 from lungsound.config import AudioSettings, ModelSettings, load_config
 from lungsound.errors import SettingsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
+from lungsound.evaluation.evidence import statement
 from lungsound.inference.explain import relevance
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
-from lungsound.training.checkpoint import load_model, save_model
+from lungsound.training.checkpoint import add_to_model, load_model, save_model
 from lungsound.training.run import RunFolder
-from tests.unit.evaluation.calibrated import drawn_predictions
+from tests.unit.evaluation.calibrated import GOOD_EVIDENCE, drawn_predictions
 from tests.unit.inference.models import EFFICIENTAT_AUDIO, MOBILENET, saved_model
 
 AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
@@ -41,7 +43,8 @@ def model_path(tmp_path: Path) -> Path:
     model.initialize(torch.Generator().manual_seed(0))
     path = tmp_path / "run" / "model.safetensors"
     path.parent.mkdir()
-    save_model(path, model, audio=AUDIO, architecture=ARCHITECTURE, mean=-8.0, std=3.0, label_set=LABEL_SETS["sound4"])
+    facts = {"audio": AUDIO, "architecture": ARCHITECTURE, "label_set": LABEL_SETS["sound4"], "evidence": GOOD_EVIDENCE}
+    save_model(path, model, mean=-8.0, std=3.0, **facts)
     return path
 
 
@@ -114,6 +117,21 @@ def test_an_unknown_device_is_said_with_the_option_that_names_it(model_path: Pat
     words = ["predict", str(sound), "--model", str(model_path)]
     assert "unknown device (--stethoscope NAME)" in " ".join(CliRunner().invoke(app, words).output.split())
     assert "unknown device" not in CliRunner().invoke(app, [*words, "--stethoscope", "meditron"]).output
+
+
+def test_the_first_line_says_on_whom_and_a_stated_patient_is_heeded(model_path: Path, tmp_path: Path) -> None:
+    evidence = GOOD_EVIDENCE.model_copy(update={"ages_years": (20.0, 80.0), "is_synthetic": True})
+    add_to_model(model_path, evidence=evidence)
+    sound = tmp_path / "sound.wav"
+    soundfile.write(sound, np.random.default_rng(0).normal(0, 0.1, 8000), 4000)
+    words = ["predict", str(sound), "--model", str(model_path)]
+    for more in ([], ["--out", str(tmp_path / "out")]):
+        first, *rest = CliRunner().invoke(app, [*words, *more, "--age", "40"]).output.splitlines()
+        assert first == statement(evidence)
+        assert "age_outside" not in " ".join(rest)
+    assert "age_outside: the model was neither" in CliRunner().invoke(app, [*words, "--age", "3"]).output
+    facts = json.loads((tmp_path / "out" / "answers.csv.provenance.json").read_text())
+    assert facts["provenance"]["evidence"] == first
 
 
 def test_a_run_that_is_not_finished_predicts_with_a_warning_and_is_not_evaluated(

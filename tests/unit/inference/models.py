@@ -10,6 +10,7 @@ from lungsound.config import AudioSettings, ModelSettings
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
 from lungsound.training.checkpoint import TrainedModel, load_model, save_model
+from tests.unit.evaluation.calibrated import GOOD_EVIDENCE
 
 AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
 NORMALIZED = AUDIO.model_copy(update={"is_recording_normalized": True, "statistics": "corpus"})
@@ -28,7 +29,16 @@ def saved_model(
     linear = model.head[-1]
     torch.nn.init.normal_(linear.weight, std=0.5, generator=torch.Generator().manual_seed(seed + 1))
     path = folder / "model.safetensors"
-    save_model(path, model, audio=audio, architecture=architecture, mean=-8.0, std=3.0, label_set=label_set)
+    save_model(
+        path,
+        model,
+        audio=audio,
+        architecture=architecture,
+        mean=-8.0,
+        std=3.0,
+        label_set=label_set,
+        evidence=GOOD_EVIDENCE,
+    )
     return load_model(path)
 
 

@@ -98,6 +98,9 @@ def test_what_an_answer_was_made_from_is_answered_again_when_it_changes(
     named = {**again, "patient_pattern": r"^(\d+)_", "stethoscope": "Meditron"}
     assert predict(predictor, folder / "in", **named).num_new == 3
     assert {row["device"] for row in table(tmp_path / "out")} == {"Meditron"}
+    assert predict(predictor, folder / "in", **named, age_years=7.5).num_new == 3
+    assert predict(predictor, folder / "in", **named, age_years=7.5).num_new == 0
+    assert {row["age_years"] for row in table(tmp_path / "out")} == {"7.5"}
 
 
 def test_links_to_one_file_are_recordings_of_their_own(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
@@ -225,8 +228,8 @@ def test_a_kept_answer_is_what_was_answered(predictor: Predictor, folder: Path, 
     store = PredictionStore(tmp_path, predictor.provenance(NOON))
     store.add(answer)
     assert store.all() == [answer]
-    assert store.has(answer.path, patient="101", device=None)
-    assert not store.has(answer.path, patient="102", device=None)
+    assert store.has(answer.path, ("101", None, None))
+    assert not store.has(answer.path, ("102", None, None))
 
 
 def test_pages_are_written_beside_the_tables(predictor: Predictor, folder: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError
 from lungsound.inference.explain import relevance
 from lungsound.inference.pages import COLOURS, boxes, marks, page_name, sound, write_review_pages
-from lungsound.inference.prediction import CyclePrediction, RecordingPrediction, lanes, uncertainty
+from lungsound.inference.prediction import CyclePrediction, Reason, RecordingPrediction, lanes, uncertainty
 from lungsound.inference.predictor import Predictor
 from tests.unit.inference.models import EFFICIENTAT_AUDIO, MOBILENET, saved_model
 
@@ -197,7 +197,7 @@ def test_a_file_that_is_another_one_now_is_not_shown(predictor: Predictor, recor
 
 def test_the_most_doubtful_cycles_are_explained(predictor: Predictor, recording: Path, tmp_path: Path) -> None:
     answer = predictor.predict(recording)
-    answer = replace(answer, cycles=(answer.cycles[0], replace(answer.cycles[1], is_uncertain=True)))
+    answer = replace(answer, cycles=(answer.cycles[0], replace(answer.cycles[1], reasons=(Reason.LOW_CONFIDENCE,))))
     (path,) = write(predictor, answer, out=tmp_path, num_explained=1)
     page = Page(path)
     assert [image["alt"] for image in page.named("img")][1:] == ["Spectrogram of cycle 2"]

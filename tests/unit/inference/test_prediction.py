@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lungsound.inference.formats.tables import patients_csv
-from lungsound.inference.prediction import CyclePrediction, RecordingPrediction, aggregate_cycles, aggregate_recordings
+from lungsound.inference.prediction import (
+    CyclePrediction,
+    Reason,
+    RecordingPrediction,
+    aggregate_cycles,
+    aggregate_recordings,
+)
 from lungsound.labels import LabelSet
 from tests.unit.inference.formats.examples import ANSWER, PROVENANCE, cycle
 
@@ -49,13 +55,13 @@ def test_neighbours_do_not_overlap_by_rounding(bounds: list[float]) -> None:
 
 
 def test_an_uncertain_answer_is_withheld_but_its_guess_kept() -> None:
-    sure, unsure = cycle(0, 1, "wheeze"), cycle(0, 1, "wheeze", is_uncertain=True)
+    sure, unsure = cycle(0, 1, "wheeze"), cycle(0, 1, "wheeze", reasons=(Reason.SPEECH, Reason.LOW_CONFIDENCE))
     assert (sure.label, sure.caption) == ("wheeze", "wheeze 0.50")
-    assert (unsure.label, unsure.caption) == ("uncertain", "uncertain (wheeze 0.50)")
+    assert (unsure.label, unsure.caption) == ("uncertain", "uncertain (wheeze 0.50): speech, low_confidence")
 
 
 def test_facts_of_a_recording_that_cannot_be_are_refused() -> None:
-    for name, value in (("out_of_domain", NAN), ("duration_s", NAN), ("patient", "")):
+    for name, value in (("out_of_domain", NAN), ("duration_s", NAN), ("patient", ""), ("age_years", -1.0)):
         with pytest.raises(ValueError, match=name):
             replace(ANSWER, **{name: value})
 
@@ -73,10 +79,10 @@ def test_provenance_needs_a_time_zone_and_names_on_one_line() -> None:
             replace(PROVENANCE, label_set=LabelSet("odd", ("normal", name)))
 
 
-def crackling(start_s: float, end_s: float, crackle: float, *, is_uncertain: bool = False) -> CyclePrediction:
+def crackling(start_s: float, end_s: float, crackle: float, *reasons: Reason) -> CyclePrediction:
     answer = "crackle" if crackle > 0.5 else "normal"
     probabilities = {"normal": 1 - crackle, "crackle": crackle}
-    return CyclePrediction(start_s, end_s, answer, probabilities, is_uncertain=is_uncertain)
+    return CyclePrediction(start_s, end_s, answer, probabilities, reasons)
 
 
 def recording(name: str, patient: str | None, *cycles: CyclePrediction) -> RecordingPrediction:
@@ -95,11 +101,15 @@ def test_a_recording_is_the_mean_of_its_cycles_by_duration() -> None:
 @pytest.mark.parametrize(("durations_s", "is_uncertain"), [((1.0, 3.0), False), ((2.0, 2.0), True), ((3.0, 1.0), True)])
 def test_it_is_uncertain_when_half_of_it_is(durations_s: tuple[float, float], is_uncertain: bool) -> None:
     doubtful, sure = durations_s
-    whole = aggregate_cycles(
-        [crackling(0, doubtful, 0.4, is_uncertain=True), crackling(doubtful, doubtful + sure, 0.4)], duration_s=10.0
-    )
+    first, second = crackling(0, doubtful / 2, 0.4, Reason.SPEECH), crackling(0, doubtful / 2, 0.4, *Reason)
+    cycles = [second, first, crackling(doubtful, doubtful + sure, 0.4)]
+    whole = aggregate_cycles(cycles, duration_s=10.0)
     assert whole is not None
     assert whole.is_uncertain == is_uncertain
+    assert whole.reasons == (tuple(Reason) if is_uncertain else ())
+    twice = aggregate_cycles([first, first, crackling(0, doubtful, 0.4, Reason.NOT_MEASURED)], duration_s=10.0)
+    assert twice is not None
+    assert twice.reasons == (Reason.NOT_MEASURED, Reason.SPEECH)
 
 
 def test_without_cycles_there_is_no_answer() -> None:
@@ -122,7 +132,7 @@ def test_the_table_of_patients_has_those_that_are_known() -> None:
         recording("c.wav", "2", crackling(0, 1, 0.75)),
     ]
     assert patients_csv(answers, ("normal", "crackle")).splitlines() == [
-        "patient,num_recordings,answer,best_guess,p_normal,p_crackle",
-        "1,1,,,,",
-        "2,2,normal,normal,0.5,0.5",
+        "patient,num_recordings,answer,best_guess,p_normal,p_crackle,reasons",
+        "1,1,,,,,",
+        "2,2,normal,normal,0.5,0.5,",
     ]

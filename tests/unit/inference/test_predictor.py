@@ -20,12 +20,12 @@ from lungsound.errors import AnnotationError, AudioError, WeightsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.out_of_domain import fit_domain, spectral_features
 from lungsound.inference.engines import make
-from lungsound.inference.prediction import aggregate_recordings
+from lungsound.inference.prediction import Reason, aggregate_recordings
 from lungsound.inference.predictor import OTHER_DEVICE, SILENT_CYCLES, UNKNOWN_DEVICE, UNLIKE, FindBy, Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
 from lungsound.training.checkpoint import TrainedModel, load_model, save_model
-from tests.unit.evaluation.calibrated import drawn_predictions
+from tests.unit.evaluation.calibrated import GOOD_EVIDENCE, drawn_predictions
 from tests.unit.inference.models import NORMALIZED, saved_model
 
 AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
@@ -38,7 +38,8 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.initialize(torch.Generator().manual_seed(0))
     torch.nn.init.normal_(model.head[1].weight, std=3.0, generator=torch.Generator().manual_seed(1))
     path = tmp_path_factory.mktemp("run") / "model.safetensors"
-    save_model(path, model, audio=AUDIO, architecture=ARCHITECTURE, mean=-8.0, std=3.0, label_set=LABEL_SETS["sound4"])
+    facts = {"audio": AUDIO, "architecture": ARCHITECTURE, "label_set": LABEL_SETS["sound4"], "evidence": GOOD_EVIDENCE}
+    save_model(path, model, mean=-8.0, std=3.0, **facts)
     return path
 
 
@@ -280,17 +281,10 @@ def test_a_device_that_nobody_names_or_that_was_not_trained_on_is_remarked_on(
     assert UNKNOWN_DEVICE not in known
     assert OTHER_DEVICE not in known
     nowhere_trained = Predictor(load_model(model_path))
+    assert predictor.predict(recording, device="AKGC417L").cycles[0].reasons == (Reason.STETHOSCOPE_OUTSIDE,)
+    assert predictor.predict(recording).cycles[0].reasons == ()
     for device in (None, "AKGC417L"):
         assert not {UNKNOWN_DEVICE, OTHER_DEVICE} & {*nowhere_trained.predict(recording, device=device).quality}, device
-
-
-def test_only_what_is_no_breathing_withholds(model_path: Path, recording: Path) -> None:
-    predictor = Predictor.load(model_path)
-    loaded = predictor.load_recording(recording)
-    audible = ("clipped", "mains hum", "heart sounds dominate", "band-limited", "dropouts", UNLIKE, UNKNOWN_DEVICE)
-    for remarks, is_withheld in (((), False), (audible, False), ((TOO_SHORT,), True), (("clipped", SPEECH), True)):
-        cycles = predictor.predict_loaded(replace(loaded, quality=remarks)).cycles
-        assert {cycle.is_uncertain for cycle in cycles} == {is_withheld}, remarks
 
 
 def test_a_score_is_remarked_on_from_nineteen_twentieths(
@@ -302,7 +296,8 @@ def test_a_score_is_remarked_on_from_nineteen_twentieths(
         monkeypatch.setattr(type(predictor.trained.domain), "scores", lambda *_, scores=scores: scores)
         answer = predictor.predict(recording, spans_s=[(start_s, start_s + 0.5) for start_s in range(3)] * 2)
         assert (answer.out_of_domain, answer.quality) == (score, expected)
-        assert {cycle.is_uncertain for cycle in answer.cycles} == {score == 1.0}
+        expected = (Reason.OUT_OF_DOMAIN,) if score == 1.0 else ()
+        assert {cycle.reasons for cycle in answer.cycles} == {expected}
 
 
 @pytest.mark.parametrize(

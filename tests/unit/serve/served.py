@@ -23,6 +23,7 @@ from lungsound.serve.review import ReviewFolder
 from lungsound.serve.routes import Service, application
 from lungsound.serve.server import warm
 from lungsound.training.checkpoint import save_model
+from tests.unit.evaluation.calibrated import GOOD_EVIDENCE
 
 AUDIO = AudioSettings(duration_s=1.0, num_mels=32)
 ARCHITECTURE = ModelSettings(size="micro", stride=16)
@@ -33,7 +34,8 @@ def save_tiny(path: Path, *, label_set: str = "sound4") -> Path:
     model = make_classifier(ARCHITECTURE, FrontEnd(AUDIO), LABEL_SETS[label_set])
     model.initialize(torch.Generator().manual_seed(0))
     torch.nn.init.normal_(model.head[1].weight, std=3.0, generator=torch.Generator().manual_seed(1))
-    save_model(path, model, audio=AUDIO, architecture=ARCHITECTURE, mean=-8.0, std=3.0, label_set=LABEL_SETS[label_set])
+    facts = {"audio": AUDIO, "architecture": ARCHITECTURE, "label_set": LABEL_SETS[label_set]}
+    save_model(path, model, mean=-8.0, std=3.0, evidence=GOOD_EVIDENCE, **facts)
     return path
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lungsound.inference.prediction import Reason
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.serve import uploads
@@ -66,6 +67,18 @@ def test_an_annotation_says_where_the_cycles_are(tiny: Predictor) -> None:
     assert late.json()["error"].startswith("the annotation line 1: cycle past the end: from 7 s")
 
 
+def test_the_age_that_is_stated_counts_for_all_sounds_of_a_request(tiny: Predictor) -> None:
+    with client(tiny) as http:
+        one = http.post("/v1/predictions?age_years=7.5&device=", files={"file": ("a.wav", sound())}).json()
+        two = http.post("/v1/batch?age_years=7.5&device=Meditron", files=[("file", ("a.wav", sound()))]).json()
+        for wrong in ("old", "-1", "nan", "inf"):
+            answer = http.post(f"/v1/predictions?age_years={wrong}", files={"file": ("a.wav", sound())})
+            assert answer.status_code == 422
+            assert answer.json()["error"].startswith("age_years")
+    assert (one["age_years"], one["device"]) == (7.5, None)
+    assert [(each["age_years"], each["device"]) for each in two["results"]] == [(7.5, "Meditron")]
+
+
 def test_a_batch_answers_what_it_can_and_names_the_rest(tiny: Predictor, temporary: Path) -> None:
     files = [
         ("file", ("a.wav", sound(seed=1))),
@@ -95,6 +108,8 @@ def test_what_the_service_says_of_its_model(tiny: Predictor) -> None:
     assert model["limits"] == {"max_bytes": 1000, "max_duration_s": 7.0}
     assert model["formats"] == ["icbhi", "csv"]
     assert model["model_sha256"] == tiny.trained.sha256
+    assert model["evidence"] == tiny.evidence
+    assert set(model["reasons"]) == set(Reason)
     assert model["note"] == "Research software, not a medical device."
 
 

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from lungsound.data.corpus import Cycle
 
 RAVEN_COLUMNS = ("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)")
-OWN_COLUMNS = ("Answer", "Best Guess", "Possible")
+OWN_COLUMNS, LAST_COLUMN = ("Answer", "Best Guess", "Possible"), "Reasons"
 TIER = "lung sound"
 RECORD_KEY = "lungsound"  # of SPRSound's JSON
 
 
 def audacity_text(prediction: RecordingPrediction, _: Provenance) -> str:
-    """Label track of lines `start<TAB>end<TAB>label` (s), as "crackle 0.83" or "uncertain (crackle 0.41)"."""
+    """Label track of lines `start<TAB>end<TAB>label` (s), each label the caption of its cycle."""
     return "".join(
         f"{cycle.start_s:.{TIME_DECIMALS}f}\t{cycle.end_s:.{TIME_DECIMALS}f}\t{cycle.caption}\n"
         for cycle in prediction.cycles
@@ -35,7 +35,7 @@ def raven_text(prediction: RecordingPrediction, provenance: Provenance) -> str:
     classes = provenance.label_set.classes
     low_hz, high_hz = provenance.band_hz
     high_hz = min(high_hz, prediction.sample_rate_hz / 2)
-    lines = [[*RAVEN_COLUMNS, *OWN_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes)]]
+    lines = [[*RAVEN_COLUMNS, *OWN_COLUMNS, *(PROBABILITY_PREFIX + name for name in classes), LAST_COLUMN]]
     lines += [
         [
             str(number),
@@ -49,6 +49,7 @@ def raven_text(prediction: RecordingPrediction, provenance: Provenance) -> str:
             cycle.best_guess,
             SEPARATOR.join(cycle.possible),
             *(f"{cycle.probabilities[name]:.6f}" for name in classes),
+            SEPARATOR.join(cycle.reasons),
         ]
         for number, cycle in enumerate(prediction.cycles, start=1)
     ]

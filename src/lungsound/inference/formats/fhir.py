@@ -23,7 +23,7 @@ def fhir_text(prediction: RecordingPrediction, provenance: Provenance) -> str:
 
     score, calibration = prediction.out_of_domain, provenance.calibration
     versions = {"lungsound": provenance.lungsound_version, "model SHA-256": provenance.model_sha256}
-    conclusion = "no answer" if prediction.aggregate is None else prediction.aggregate.caption
+    conclusion = "No answer" if prediction.aggregate is None else prediction.aggregate.caption
     bundle = render(
         "fhir.json",
         prediction=prediction,
@@ -36,6 +36,6 @@ def fhir_text(prediction: RecordingPrediction, provenance: Provenance) -> str:
         settings=f"label set {provenance.label_set.name}; settings {json.dumps(provenance.settings, allow_nan=False)}",
         remarks=[f"quality: {name}" for name in prediction.quality]
         + ([] if score is None else [f"out-of-domain score: {score:g}"]),
-        conclusion=f"{conclusion}. {provenance.note}",
+        conclusion=f"{provenance.evidence} {conclusion}. {provenance.note}",
     )
     return json.dumps(json.loads(bundle), allow_nan=False, indent=1) + "\n"

@@ -34,6 +34,7 @@ def record(prediction: RecordingPrediction, provenance: Provenance) -> dict[str,
             "answer": cycle.label,
             "best_guess": cycle.best_guess,
             "possible": list(cycle.possible),
+            "reasons": list(cycle.reasons),
             "probabilities": dict(cycle.probabilities),
         }
 
@@ -42,6 +43,7 @@ def record(prediction: RecordingPrediction, provenance: Provenance) -> dict[str,
         "path": prediction.path_text,
         "patient": prediction.patient,
         "device": prediction.device,
+        "age_years": prediction.age_years,
         "duration_s": prediction.duration_s,
         "sample_rate_hz": prediction.sample_rate_hz,
         "cycles_from": prediction.cycles_from,
@@ -55,6 +57,7 @@ def record(prediction: RecordingPrediction, provenance: Provenance) -> dict[str,
 
 def provenance_record(provenance: Provenance) -> dict[str, Any]:
     return {
+        "evidence": provenance.evidence,
         "lungsound_version": provenance.lungsound_version,
         "model": provenance.model,
         "model_sha256": provenance.model_sha256,
@@ -68,7 +71,7 @@ def provenance_record(provenance: Provenance) -> dict[str, Any]:
     }
 
 
-# Columns never change their meaning or order within a format version; new ones come behind these. Types are Parquet's.
+# Columns never change their meaning or order within a format version; new ones come last. Types are Parquet's.
 COLUMN_TYPES = {
     "format_version": "int32",
     "path": "string",
@@ -88,14 +91,15 @@ COLUMN_TYPES = {
     "calibration": "string",
 }
 PROBABILITY_PREFIX = "p_"
+LAST_TYPES = {"reasons": "list", "age_years": "float64"}
 METADATA_KEY = "lungsound"
 
 Value = str | int | float | tuple[str, ...] | None
 
 
 def column_types(provenance: Provenance) -> dict[str, str]:
-    """The fixed columns, then `p_<class>` for each class, with their types."""
-    return COLUMN_TYPES | {PROBABILITY_PREFIX + name: "float64" for name in provenance.label_set.classes}
+    """Columns with their types: the first ones, `p_<class>` for each class, and the last ones."""
+    return COLUMN_TYPES | {PROBABILITY_PREFIX + name: "float64" for name in provenance.label_set.classes} | LAST_TYPES
 
 
 def rows(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> Iterator[tuple[Value, ...]]:
@@ -104,10 +108,11 @@ def rows(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> 
     for prediction in predictions:
         for unit, cycle in [("recording", prediction.aggregate), *(("cycle", cycle) for cycle in prediction.cycles)]:
             of_cycle: tuple[Value, ...] = (0.0, prediction.duration_s, None, None, ())
+            reasons: tuple[str, ...] = ()
             probabilities: list[float | None] = [None] * len(classes)
             if cycle is not None:
                 of_cycle = (cycle.start_s, cycle.end_s, cycle.label, cycle.best_guess, cycle.possible)
-                probabilities = [cycle.probabilities[name] for name in classes]
+                probabilities, reasons = [cycle.probabilities[name] for name in classes], cycle.reasons
             yield (
                 FORMAT_VERSION,
                 prediction.path_text,
@@ -122,6 +127,8 @@ def rows(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> 
                 provenance.model_sha256,
                 provenance.calibration,
                 *probabilities,
+                reasons,
+                prediction.age_years,
             )
 
 
@@ -132,15 +139,16 @@ def csv_text(predictions: Sequence[RecordingPrediction], provenance: Provenance)
 
 def patients_csv(predictions: Sequence[RecordingPrediction], classes: Sequence[str]) -> str:
     """Table of the known patients, with the aggregate of their recordings; only the header for none."""
-    head = ("patient", "num_recordings", "answer", "best_guess", *(PROBABILITY_PREFIX + name for name in classes))
+    columns = [PROBABILITY_PREFIX + name for name in classes]
+    head = ("patient", "num_recordings", "answer", "best_guess", *columns, "reasons")
     table: list[tuple[Value, ...]] = [head]
     known = sorted((each for each in predictions if each.patient is not None), key=lambda each: str(each.patient))
     for patient, group in groupby(known, key=lambda each: each.patient):
         recordings = list(group)
         aggregate = aggregate_recordings(recordings)
-        cells: list[Value] = [""] * (2 + len(classes))
+        cells: list[Value] = [""] * (3 + len(classes))
         if aggregate is not None:
-            cells = [aggregate.label, aggregate.best_guess, *aggregate.probabilities.values()]
+            cells = [aggregate.label, aggregate.best_guess, *aggregate.probabilities.values(), aggregate.reasons]
         table.append((patient, len(recordings), *cells))
     return _csv(table)
 

@@ -40,9 +40,10 @@ export async function getAnswerFile(format, answer) {
   return (await sendJson(`v1/answers/${format}`, answer, { method: "POST" })).blob();
 }
 
-export async function predict(sound, annotation) {
+// `stated`: {age_years, device}, of which any may be blank.
+export async function predict(sound, annotation, stated) {
   const form = new FormData();
   form.append("file", sound, sound.name);
   if (annotation) form.append("annotation", annotation, annotation.name);
-  return (await ask("v1/predictions", { method: "POST", body: form })).json();
+  return (await ask(`v1/predictions?${new URLSearchParams(stated)}`, { method: "POST", body: form })).json();
 }

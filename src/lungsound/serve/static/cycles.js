@@ -1,6 +1,6 @@
 // The cycles of one recording and what a person does to them: plain values in, new values out, nothing drawn.
 // A cycle: {id, start_s, end_s, label, model}. `label` is given by hand, null where the model's prediction stands; `model` is
-// what the model says of the stretch {start_s, end_s, answer, best_guess, possible, probabilities}, null where it says
+// what the model says of the stretch {start_s, end_s, answer, best_guess, possible, reasons, probabilities}, null where it says
 // nothing. An operation that cannot be done gives back the very same list.
 
 export const MIN_CYCLE_S = 0.05;

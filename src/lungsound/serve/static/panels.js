@@ -35,6 +35,9 @@ function shareCells(classes, marks, name, probabilities) {
   return [tile(classes, marks, name), element("span", { text: capital(name) }), bar, figure];
 }
 
+const withheldText = ({ reasons: codes }, { reasons }) =>
+  codes.length > 0 ? `Withheld: ${codes.map((code) => `${reasons[code]} (${code})`).join("; ")}.` : "";
+
 const possibleText = ({ answer, possible }) =>
   answer === UNCERTAIN && possible.length > 0 ? ` It cannot rule out ${possible.join(", ")}.` : "";
 
@@ -45,11 +48,13 @@ export function showFacts(record, model) {
     CYCLES_FROM[record.cycles_from],
     `model ${model.model_sha256.slice(0, 8)}`,
     ...(record.device ? [record.device] : []),
+    ...(record.age_years === null ? [] : [`${record.age_years} years`]),
   ].join(" \u00b7 ");
   byId("quality").replaceChildren(...record.quality.map((remark) => element("li", { text: `Quality: ${remark}` })));
 }
 
-export function showWhole({ whole, out_of_domain }, { classes, scaling }, marks) {
+export function showWhole({ whole, out_of_domain }, model, marks) {
+  const { classes, scaling } = model;
   const said = byId("whole-said");
   if (whole === null) said.textContent = "No prediction for this recording: see the remarks above.";
   else said.replaceChildren(...saidParts(whole.best_guess, whole.answer === UNCERTAIN));
@@ -58,6 +63,7 @@ export function showWhole({ whole, out_of_domain }, { classes, scaling }, marks)
     ...rows.map((name) => element("div", { className: "share" }, ...shareCells(classes, marks, name, whole.probabilities))),
   );
   const notes = [
+    whole && withheldText(whole, model),
     whole && possibleText(whole),
     scaling ? `Probabilities: ${scaling}.` : "Probabilities are not calibrated: read them as ranks.",
     out_of_domain === null ? "" : `Unlike the training recordings: ${out_of_domain.toFixed(2)} (higher is less like them).`,
@@ -72,7 +78,8 @@ function saidParts(label, isUncertain) {
 }
 
 // `chosen`: {cycle, number, numCycles, call: what it is called, isMoved}, or null where no cycle is chosen.
-export function showCycle(chosen, classes, marks, onLabel) {
+export function showCycle(chosen, model, marks, onLabel) {
+  const { classes } = model;
   byId("cycle-title").textContent = chosen ? `Cycle ${chosen.number} of ${chosen.numCycles}` : "No cycle selected";
   for (const control of byId("cycle").querySelectorAll("input, button")) control.disabled = chosen === null;
   if (!chosen) {
@@ -96,6 +103,7 @@ export function showCycle(chosen, classes, marks, onLabel) {
   buttons[focused]?.focus();
   const notes = [
     cycle.model === null && "The model has not predicted this stretch as a cycle: no probabilities.",
+    cycle.model && withheldText(cycle.model, model),
     cycle.model && possibleText(cycle.model),
     isMoved && "The probabilities are of the stretch before its boundaries were moved.",
   ];

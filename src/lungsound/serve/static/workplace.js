@@ -89,7 +89,7 @@ export function show() {
   timeline.showBands(bands, state.sound.selectedId);
   const index = cycles.indexOf(state.history.present, state.sound.selectedId);
   const facts = index < 0 ? null : { ...rows[index], number: index + 1, numCycles: rows.length };
-  showCycle(facts && { ...facts, isMoved: cycles.isMoved(facts.cycle) }, state.model.classes, state.marks, setLabel);
+  showCycle(facts && { ...facts, isMoved: cycles.isMoved(facts.cycle) }, state.model, state.marks, setLabel);
   showTable(rows, state.sound.selectedId, state.model.classes, state.marks, choose);
   showCounts(rows);
   byId("undo").disabled = state.history.past.length === 0;

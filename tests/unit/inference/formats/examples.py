@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from lungsound.inference.prediction import CyclePrediction, Provenance, RecordingPrediction
+from lungsound.inference.prediction import CyclePrediction, Provenance, Reason, RecordingPrediction
 from lungsound.labels import LABEL_SETS, LabelSet
 
 SOUND4 = LABEL_SETS["sound4"]
@@ -14,6 +14,7 @@ AWKWARD = LabelSet(
 PROVENANCE = Provenance(
     model_sha256="5d" * 32,
     model="runs/patchmix",
+    evidence="Trained on nobody.",
     label_set=SOUND4,
     band_hz=(20.0, 8000.0),
     settings={"engine": "torch", "overlap": 0.5, "is_calibrated": True},
@@ -30,14 +31,14 @@ def cycle(
     answer: str = "crackle",
     *,
     label_set: LabelSet = SOUND4,
-    is_uncertain: bool = False,
+    reasons: tuple[Reason, ...] = (),
     possible: tuple[str, ...] = (),
 ) -> CyclePrediction:
     """The answer's class has the highest probability, 0.5 of four classes."""
     shares = [share for share in SHARES if share != 0.5][: len(label_set.classes) - 1]
     rest = iter(shares)
     probabilities = {name: 0.5 if name == answer else next(rest) for name in label_set.classes}
-    return CyclePrediction(start_s, end_s, answer, probabilities, is_uncertain=is_uncertain, possible=possible)
+    return CyclePrediction(start_s, end_s, answer, probabilities, reasons=reasons, possible=possible)
 
 
 ANSWER = RecordingPrediction(
@@ -48,11 +49,12 @@ ANSWER = RecordingPrediction(
     cycles=(
         cycle(1.5, 2.75, "both", possible=("both", "crackle")),
         cycle(0.25, 1.5, "normal"),
-        cycle(3.0, 4.5, "wheeze", is_uncertain=True, possible=("normal", "wheeze")),
+        cycle(3.0, 4.5, "wheeze", reasons=(Reason.SPEECH, Reason.LOW_CONFIDENCE), possible=("normal", "wheeze")),
     ),
     aggregate=cycle(0.0, 4.5, "both"),
     patient="P-101",
     device="Meditron",
+    age_years=7.5,
     quality=("hum", "clipping"),
     out_of_domain=1.25,
 )
@@ -77,7 +79,7 @@ def awkward_answer() -> tuple[RecordingPrediction, Provenance]:
     names = AWKWARD.classes
     cycles = (
         cycle(0.0, 1.0, names[1], label_set=AWKWARD, possible=names[1:3]),
-        cycle(1.0, 2.0, names[3], label_set=AWKWARD, is_uncertain=True),
+        cycle(1.0, 2.0, names[3], label_set=AWKWARD, reasons=(Reason.SPEECH, Reason.LOW_CONFIDENCE)),
         cycle(2.5, 3.0, names[2], label_set=AWKWARD),
     )
     whole = cycle(0.0, 4.5, names[1], label_set=AWKWARD)

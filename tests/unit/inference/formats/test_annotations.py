@@ -140,7 +140,7 @@ def test_a_label_for_each_cycle() -> None:
     assert read_labels(audacity_text(ANSWER, PROVENANCE)) == [
         (0.25, 1.5, "normal 0.50"),
         (1.5, 2.75, "both 0.50"),
-        (3.0, 4.5, "uncertain (wheeze 0.50)"),
+        (3.0, 4.5, "uncertain (wheeze 0.50): speech, low_confidence"),
     ]
 
 
@@ -148,7 +148,7 @@ def test_audacity_without_cycles_and_awkward_names() -> None:
     assert audacity_text(SILENT, PROVENANCE) == ""
     answer, provenance = awkward_answer()
     names = provenance.label_set.classes
-    captions = [f"{names[1]} 0.50", f"uncertain ({names[3]} 0.50)", f"{names[2]} 0.50"]
+    captions = [f"{names[1]} 0.50", f"uncertain ({names[3]} 0.50): speech, low_confidence", f"{names[2]} 0.50"]
     assert [caption for _, _, caption in read_labels(audacity_text(answer, provenance))] == captions
 
 
@@ -179,6 +179,7 @@ def test_a_selection_for_each_cycle() -> None:
         ("uncertain", "wheeze", "normal;wheeze"),
     ]
     assert float(found[2]["p_wheeze"]) == 0.5
+    assert [row["Reasons"] for row in found] == ["", "", "speech;low_confidence"]
 
 
 def test_frequencies_are_those_that_the_model_hears_and_the_recording_has() -> None:
@@ -242,7 +243,7 @@ def test_intervals_cover_the_recording() -> None:
             (0.25, 1.5, "normal 0.50"),
             (1.5, 2.75, "both 0.50"),
             (2.75, 3.0, ""),
-            (3.0, 4.5, "uncertain (wheeze 0.50)"),
+            (3.0, 4.5, "uncertain (wheeze 0.50): speech, low_confidence"),
         ]
     }
 

@@ -94,7 +94,9 @@ def test_each_observation_says_research_and_the_model() -> None:
         "model SHA-256": "5d" * 32,
         "calibration": "cal-1f2e",
     }
-    assert json.dumps(PROVENANCE.settings) in device["note"][0]["text"]
+    evidence, settings = (note["text"] for note in device["note"])
+    assert evidence == PROVENANCE.evidence
+    assert json.dumps(PROVENANCE.settings) in settings
 
 
 def test_values_are_the_answers_and_uncertain_ones_are_absent() -> None:
@@ -106,7 +108,7 @@ def test_values_are_the_answers_and_uncertain_ones_are_absent() -> None:
         "out-of-domain score: 1.25",
     ]
     assert [found.get("valueCodeableConcept", {}).get("text") for found in cycles] == ["normal", "both", None]
-    assert cycles[2]["dataAbsentReason"]["text"] == "uncertain"
+    assert cycles[2]["dataAbsentReason"]["text"] == "uncertain: speech, low_confidence"
     quantities = {c["code"]["text"]: c["valueQuantity"] for c in cycles[2]["component"] if "valueQuantity" in c}
     assert {name: quantity["value"] for name, quantity in quantities.items()} == {
         f"probability of {name}": share for name, share in ANSWER.cycles[2].probabilities.items()
@@ -128,7 +130,7 @@ def test_silence_is_no_answer() -> None:
     assert whole["note"] == [{"text": "quality: silence"}]
     assert "component" not in whole
     (report,) = resources(SILENT, PROVENANCE, "DiagnosticReport")
-    assert report["conclusion"] == "no answer. Research software, not a medical device."
+    assert report["conclusion"] == "Trained on nobody. No answer. Research software, not a medical device."
 
 
 def test_the_patient_is_a_pseudonym_or_nobody_and_the_file_is_not_named() -> None:

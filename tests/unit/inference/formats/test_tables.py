@@ -21,7 +21,7 @@ from tests.unit.inference.formats.examples import ANSWER, PROVENANCE, SILENT, aw
 # Written out here, since they may not change without a new format version.
 HEADER = (
     "format_version,path,patient,device,duration_s,cycles_from,unit,start_s,end_s,answer,best_guess,possible,quality,"
-    "out_of_domain,model_sha256,calibration,p_normal,p_crackle,p_wheeze,p_both"
+    "out_of_domain,model_sha256,calibration,p_normal,p_crackle,p_wheeze,p_both,reasons,age_years"
 )
 
 
@@ -52,6 +52,8 @@ def test_every_recording_and_every_cycle_has_a_row() -> None:
     assert [row["answer"] for row in found] == ["both", "normal", "both", "uncertain", ""]
     assert [row["best_guess"] for row in found] == ["both", "normal", "both", "wheeze", ""]
     assert found[2]["possible"] == "both;crackle"
+    assert [row["reasons"] for row in found] == ["", "", "", "speech;low_confidence", ""]
+    assert [row["age_years"] for row in found] == ["7.5"] * 4 + [""]
     assert found[0]["quality"] == "hum;clipping"
     assert (found[1]["patient"], found[1]["device"], found[1]["out_of_domain"]) == ("P-101", "Meditron", "1.25")
     assert (found[4]["patient"], found[4]["device"], found[4]["out_of_domain"]) == ("", "", "")
@@ -92,16 +94,19 @@ def test_a_line_holds_all_of_a_recording() -> None:
         "answer": "uncertain",
         "best_guess": "wheeze",
         "possible": ["normal", "wheeze"],
+        "reasons": ["speech", "low_confidence"],
         "probabilities": {"normal": 0.125, "crackle": 0.0625, "wheeze": 0.5, "both": 0.3125},
     }
     assert first["whole"]["answer"] == "both"
     assert (second["whole"], second["cycles"], second["quality"]) == (None, [], ["silence"])
     assert (second["patient"], second["device"], second["out_of_domain"]) == (None, None, None)
+    assert (first["age_years"], second["age_years"]) == (7.5, None)
 
 
 def test_a_line_says_what_made_it() -> None:
     (line,) = json_lines_text([SILENT], PROVENANCE).splitlines()
     assert json.loads(line)["provenance"] == {
+        "evidence": "Trained on nobody.",
         "lungsound_version": "0.1.0",
         "model": "runs/patchmix",
         "model_sha256": "5d" * 32,
@@ -137,6 +142,7 @@ def test_pyarrow_reads_the_same_rows_typed() -> None:
     types = {field.name: str(field.type) for field in table.schema}
     assert (types["format_version"], types["start_s"], types["p_both"]) == ("int32", "double", "double")
     assert (types["answer"], types["possible"].split("<")[0]) == ("string", "list")
+    assert (types["reasons"].split("<")[0], types["age_years"]) == ("list", "double")
     assert json.loads(table.schema.metadata[b"lungsound"]) == provenance_record(PROVENANCE)
 
 

@@ -1,0 +1,66 @@
+"""Rules that withhold a prediction, each with its `Reason`: nothing is firm that is not known."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from lungsound.audio import quality
+from lungsound.evaluation.evidence import Evidence, Measured
+from lungsound.inference.prediction import Reason
+from lungsound.training.checkpoint import TrainedModel
+
+# Remarks on a recording that withhold all of it: its sound is not breathing, or too little of it. Anything else that is
+# wrong, from clipping to hum, changes the worth of a prediction by an unknown amount, and is only remarked on.
+OF_REMARK = {
+    quality.MOSTLY_SILENT: Reason.MOSTLY_SILENT,
+    quality.TOO_SHORT: Reason.TOO_SHORT,
+    quality.SPEECH: Reason.SPEECH,
+}
+
+
+def reasons_of_model(trained: TrainedModel, *, age_years: float | None, device: str | None) -> set[Reason]:
+    """Reasons that hold for all that the model predicts for a patient of this age, by this stethoscope (None: any)."""
+    evidence, calibration = trained.evidence, trained.calibration
+    reasons = {Reason.TEMPERATURE_AT_LIMIT} if calibration is not None and calibration.is_at_limit else set()
+    if evidence is None or evidence.held_out is None:
+        return reasons | {Reason.NOT_MEASURED}
+    fitting = [each for each in evidence.measured if _is_about(each, age_years=age_years, device=device)]
+    is_better = any(each.is_better_than_normal for each in fitting) or not fitting
+    if not (evidence.held_out.is_better_than_normal and is_better):
+        reasons.add(Reason.NOT_BETTER_THAN_NORMAL)
+    if age_years is not None and not _has_age(evidence, age_years):
+        reasons.add(Reason.AGE_OUTSIDE)
+    known = {name.casefold() for name in known_devices(trained)}
+    if known and device is not None and device.casefold() not in known:
+        reasons.add(Reason.STETHOSCOPE_OUTSIDE)
+    return reasons
+
+
+def known_devices(trained: TrainedModel) -> list[str]:
+    """Stethoscopes that the model was trained or measured on, as far as they are named."""
+    groups = () if trained.evidence is None else trained.evidence.groups
+    return sorted({*trained.devices, *(device for group in groups for device in group.devices)})
+
+
+def reasons_of_remarks(remarks: Iterable[str]) -> set[Reason]:
+    """Reasons that the remarks on a recording's quality give."""
+    return {OF_REMARK[remark] for remark in remarks if remark in OF_REMARK}
+
+
+def _has_age(evidence: Evidence, age_years: float) -> bool:
+    """True where the age, in completed years, lies within that of the training set or of a group, or none is known."""
+    spans = [span for span in (evidence.ages_years, *(each.ages_years for each in evidence.groups)) if span is not None]
+    return not spans or any(_is_within(age_years, span) for span in spans)
+
+
+def _is_within(age_years: float, span: Sequence[float]) -> bool:
+    least, most = map(math.floor, span)
+    return least <= math.floor(age_years) <= most
+
+
+def _is_about(group: Measured, *, age_years: float | None, device: str | None) -> bool:
+    """True where age or stethoscope are given, and the group's are these."""
+    if age_years is None and device is None:
+        return False
+    is_of_age = age_years is None or (group.ages_years is not None and _is_within(age_years, group.ages_years))
+    names = {name.casefold() for name in group.devices}
+    return is_of_age and (device is None or device.casefold() in names)
