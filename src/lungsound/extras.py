@@ -29,7 +29,7 @@ EXTRAS = {
 }
 
 BOX = "box"  # wherever a model is named; a folder of that name is ./box
-BOX_PACKAGE = "lungsound_box"
+BOX_PACKAGE, BOX_DISTRIBUTION = "lungsound_box", "lungsound-box"
 
 # Read when the packages are first imported: by default ONNX Runtime reports its use to Microsoft (from 1.29 on, and an
 # identifier is written to the disk), the Hub's library its versions. Predictions are nobody's business.

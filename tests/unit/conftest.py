@@ -13,6 +13,9 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "site" / "lungsound_box"
     folder.mkdir(parents=True)
     (folder / "__init__.py").touch()
+    metadata = folder.parent / "lungsound_box-0.1.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.4\nName: lungsound-box\nVersion: 0.1\nLicense-Expression: GPL-3.0-only\n")
     saved_model(folder)
     monkeypatch.syspath_prepend(folder.parent)
     return folder / "model.safetensors"

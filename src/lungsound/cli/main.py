@@ -30,6 +30,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     train.train,
     train.recipes,
     train.settings,
+    predict.models,
     predict.evaluate,
     predict.export,
     predict.predict,

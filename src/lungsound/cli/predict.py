@@ -1,4 +1,4 @@
-"""Commands with a trained model: evaluate, export, predict, embed, explain."""
+"""Commands with a trained model: models, evaluate, export, predict, embed, explain."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,9 +14,10 @@ from lungsound.cli.shared import (
     console,
     end_with,
     print_lines,
+    print_table,
 )
 from lungsound.errors import LungsoundError, SettingsError
-from lungsound.extras import BOX
+from lungsound.extras import BOX, BOX_DISTRIBUTION, box_file
 
 if TYPE_CHECKING:
     from lungsound.inference.bulk import BulkResult
@@ -52,6 +53,35 @@ CyclesOption = Annotated[
         "auto: the first of these that is available.",
     ),
 ]
+
+
+def models() -> None:
+    """List the model in the box and the known weights.
+
+    Of the model in the box: data, scores with 95 % intervals over patients, licence. Weights are named by --set
+    model.pretrained=NAME; what is not in the cache is downloaded then.
+    """
+    from importlib.metadata import metadata
+
+    from lungsound.evaluation.evidence import UNKNOWN
+    from lungsound.models.hub import KNOWN_WEIGHTS, is_cached
+    from lungsound.training.checkpoint import read_evidence
+
+    try:
+        file = box_file()
+    except SettingsError as error:
+        print_lines(f"{BOX}: {error}")
+    else:
+        evidence = read_evidence(file)
+        facts = [UNKNOWN] if evidence is None else [evidence.trained_on, *(each.summary for each in evidence.groups)]
+        facts += [f"licence: {metadata(BOX_DISTRIBUTION)['License-Expression']}", NOTICE]
+        print_lines(f"{BOX}: {file}", *(f"    {fact}" for fact in facts))
+    print_lines("")
+    rows = [
+        (name, known.trained_on, known.licence, "yes" if is_cached(name) else "no")
+        for name, known in KNOWN_WEIGHTS.items()
+    ]
+    print_table(("weights", "trained on", "licence", "cached"), rows)
 
 
 def evaluate(

@@ -37,6 +37,12 @@ class KnownFile:
     hash: str | None = None
     companions: tuple[str, ...] = ()
     is_downloadable: bool = True
+    trained_on: str = ""
+    licence: str = ""
+
+    def path(self, folder: Path) -> Path:
+        """Place of the file in a folder of downloads."""
+        return folder / urllib.parse.unquote(urllib.parse.urlsplit(self.url).path.rsplit("/", 1)[-1])
 
 
 _SOURCES = (resources.files("lungsound.models") / "weight_sources.toml").read_text(encoding="utf-8")
@@ -60,13 +66,23 @@ def resolve_weights(name_or_path: str, *, cache_dir: Path | None = None, on_prog
             return path
         names = ", ".join((BOX, *KNOWN_WEIGHTS))
         raise SettingsError(f"weights {name_or_path!r}: no such file, and no known name; known names: {names}")
-    folder = (cache_dir or cache_root()) / "weights"
+    folder = _cache_of(name_or_path, cache_dir)
     if not known.companions:
         return _cached(name_or_path, known, folder, on_progress)
-    folder = folder / name_or_path
     for file in (known, *map(KnownFile, known.companions)):
         _cached(name_or_path, file, folder, on_progress)
     return folder
+
+
+def is_cached(name: str, *, cache_dir: Path | None = None) -> bool:
+    """True when weights of KNOWN_WEIGHTS need no download."""
+    files = (KNOWN_WEIGHTS[name], *map(KnownFile, KNOWN_WEIGHTS[name].companions))
+    return all(file.path(_cache_of(name, cache_dir)).is_file() for file in files)
+
+
+def _cache_of(name: str, cache_dir: Path | None) -> Path:
+    folder = (cache_dir or cache_root()) / "weights"
+    return folder / name if KNOWN_WEIGHTS[name].companions else folder
 
 
 def _cached(name: str, file: KnownFile, folder: Path, on_progress: OnProgress | None) -> Path:
@@ -74,7 +90,7 @@ def _cached(name: str, file: KnownFile, folder: Path, on_progress: OnProgress | 
 
     Two programs that want the same file wait for each other.
     """
-    path = folder / urllib.parse.unquote(urllib.parse.urlsplit(file.url).path.rsplit("/", 1)[-1])
+    path = file.path(folder)
     record = path.with_name(path.name + RECORD_SUFFIX)
     by_hand = f"put the file by hand at {path}, or give another by --set model.pretrained=FILE (none: random weights)"
     if not path.is_file():

@@ -30,6 +30,7 @@ COMMANDS = {
     "serve": ["--model", "--host", "--port", "--device"],
     "review": ["DIR", "--model", "--device"],
     "recipes": [],
+    "models": [],
     "study keep": ["RUN", "DIR", "--column"],
     "data check": ["DIR", "--split"],
     "data synthesize": ["DIR", "--patients", "--seed"],

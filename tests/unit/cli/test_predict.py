@@ -13,15 +13,16 @@ from typer.testing import CliRunner
 
 from lungsound import extras
 from lungsound.audio.front_end import FrontEnd
-from lungsound.cli.predict import evaluate, explain, predict, probabilities_text
+from lungsound.cli.predict import evaluate, explain, models, predict, probabilities_text
 from lungsound.config import AudioSettings, ModelSettings, load_config
 from lungsound.errors import SettingsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
-from lungsound.evaluation.evidence import statement
+from lungsound.evaluation.evidence import Evidence, Measured, statement
 from lungsound.inference.explain import relevance
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
+from lungsound.models.hub import KNOWN_WEIGHTS
 from lungsound.training.checkpoint import add_to_model, load_model, save_model
 from lungsound.training.run import RunFolder
 from tests.unit.evaluation.calibrated import GOOD_EVIDENCE, drawn_predictions
@@ -107,6 +108,28 @@ def test_without_a_model_the_box_predicts(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(extras, "BOX_PACKAGE", "no_such_package")
     for command in (words, ["explain", words[1], "--out", str(tmp_path / "why")]):
         assert isinstance(CliRunner().invoke(app, command).exception, SettingsError)
+
+
+def test_the_models_that_are_there_are_listed(
+    box: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LUNGSOUND_CACHE", str(tmp_path))
+    known = KNOWN_WEIGHTS["deit-tiny"].path(tmp_path / "weights")
+    known.parent.mkdir()
+    known.touch()
+    groups = {"ages_years": (0.0, 80.0), "devices": (), "num_patients": 12, "num_cycles": 90, "auc": 0.9}
+    measured = Measured(name="here", score=0.6, score_interval=(0.5, 0.7), **groups)
+    own = {"is_synthetic": False, "ages_years": None, "held_out": None, "measured": (measured,)}
+    add_to_model(box, evidence=Evidence(trained_on="Trained on lungs.", **own))
+    models()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"box: {box}"
+    assert lines[1:4] == [f"    {each}" for each in ("Trained on lungs.", measured.summary, "licence: GPL-3.0-only")]
+    cached = {line.split()[0]: line.split()[-1] for line in lines[lines.index("") + 2 :]}
+    assert cached == dict.fromkeys(KNOWN_WEIGHTS, "no") | {"deit-tiny": "yes"}
+    monkeypatch.setattr(extras, "BOX_PACKAGE", "no_such_package")
+    models()
+    assert "box: the model in the box is not installed" in capsys.readouterr().out
 
 
 def test_an_unknown_device_is_said_with_the_option_that_names_it(model_path: Path, tmp_path: Path) -> None:
