@@ -151,10 +151,9 @@ class Making:
         is_unlike = np.zeros(len(rows), dtype=np.bool_)
         if trained.domain is not None:
             is_unlike = trained.domain.scores(spectral_features(inputs.fbanks[np.array(rows)])) == HIGHEST_SCORE
-        is_given = ~(calibration.is_abstaining(predictions.probabilities) | is_unlike)
-        is_covered = np.take_along_axis(
-            calibration.prediction_set(predictions.probabilities), predictions.labels[:, None], axis=1
-        )[:, 0]
+        sets = calibration.prediction_set(predictions.probabilities)
+        is_given = ~(calibration.is_abstaining(predictions.probabilities) | sets.all(axis=1) | is_unlike)
+        is_covered = np.take_along_axis(sets, predictions.labels[:, None], axis=1)[:, 0]
         ages = {cycle.key: cycle.recording.age_years for cycle in corpus.cycles}
         measured, answers = [], []
         for name, group in groups_of(corpus, predictions, known_patients(run.facts(), predictions)).items():
