@@ -26,7 +26,7 @@ SECTIONS = [name for name, field in RunConfig.model_fields.items() if issubclass
 def test_the_recipes_of_the_papers_tables_are_shipped() -> None:
     methods = ["ce", "patchmix_ce", "patchmix_cl"]
     transformers = [f"{prefix}{method}" for prefix in ("", "tiny_", "ssast_") for method in methods]
-    assert recipe_names() == sorted([*transformers, *CNNS, "box", "demo"])
+    assert recipe_names() == sorted([*transformers, *CNNS, "box", "demo", "laptop", "laptop_sprsound"])
 
 
 @pytest.mark.parametrize("recipe", recipe_names())

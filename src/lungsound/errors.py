@@ -50,6 +50,10 @@ class SettingsError(LungsoundError):
     """A recipe, an override or an option that makes no sense."""
 
 
+class RunBusyError(SettingsError):
+    """The folder of a run in which another training is at work."""
+
+
 class WeightsError(LungsoundError):
     """A checkpoint or pretrained weights that cannot be read or do not fit."""
 

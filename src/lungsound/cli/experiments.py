@@ -1,4 +1,4 @@
-"""`lungsound reproduce`, `cross` and `study`: the paper's tables, cross-device and cross-corpus tests, kept results."""
+"""`lungsound reproduce`, `cross` and `study`: tables of runs, cross-device and cross-corpus tests, kept results."""
 
 import shlex
 from pathlib import Path
@@ -19,7 +19,7 @@ from lungsound.cli.shared import (
 
 def reproduce(
     name: Annotated[
-        str | None, typer.Argument(metavar="TABLE", help="Name of a table, or 'table' for all of them.")
+        str | None, typer.Argument(metavar="TABLE", help="Name of a table, or 'table' for all of the paper.")
     ] = None,
     data: CorporaOption = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for runs and tables.")] = Path("runs/tables"),
@@ -29,16 +29,17 @@ def reproduce(
     as_published: AsPublishedOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the rows; train nothing.")] = False,
 ) -> None:
-    """Train a table of the paper and compare the results.
+    """Train a table of runs and compare the results.
 
-    Without TABLE the tables are listed. Finished runs are skipped: after Ctrl-C the same command continues.
+    Without TABLE the tables are listed. Finished runs are skipped: after Ctrl-C the same command continues. The same
+    command in a second terminal shares the work: each run is trained by one of them.
     """
     from lungsound.experiments.table import WHOLE, load_table, table_names
 
     if name is None:
         for each in (*table_names(), WHOLE):
             table = load_table(each)
-            print_lines(f"{each:<14}  {table.title} ({len(table.rows)} rows)")
+            print_lines(f"{each:<20}  {table.title} ({len(table.rows)} rows)")
         return
     table = load_table(name)
     if as_published:
@@ -49,6 +50,7 @@ def reproduce(
         console.print(f"{table.title}: {len(table.rows)} rows x {seeds} seeds")
         for row in table.rows:  # the command that trains each row alone, with seed 0, where the table looks for it
             score = "" if row.paper is None else f"  # paper: {row.paper.score:.2f}"
+            score += "" if row.num_seeds is None else f"  # at most {row.num_seeds} seeds"
             model = str(out.absolute() / "runs" / (row.after or "") / "seed0" / "model.safetensors")
             roots = [word for root in data or [Path("DIR")] for word in ("--data", str(root))]
             where = shlex.join([*roots, "--out", str(out / "runs" / row.folder / "seed0")])
@@ -127,14 +129,18 @@ def study_keep(
 def study_show(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Folders of studies, each with study.toml.")],
     into: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Text file to update between the markers of each study.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text file to update between the markers of each study; pictures go into images/ beside it.",
+        ),
     ] = None,
 ) -> None:
     """Print the tables of studies, computed from kept predictions."""
     from lungsound.experiments.study import study_markdown, write_between
 
     for folder in folders:
-        text = study_markdown(folder)
+        text = study_markdown(folder, images=None if into is None else into.parent / "images")
         if into is None:
             print(text)
         else:

@@ -179,17 +179,24 @@ class Bootstrap:
             generator=generator,
         )
 
-    def auc_of_runs(self, runs: Sequence[Predictions]) -> Estimate:
+    def auc_of_runs(self, runs: Sequence[Predictions], parts: Sequence[str] = ()) -> Estimate:
         """Mean over seeds of the area under the ROC curve of normal or not, of runs on the same cycles.
 
         The share of pairs of an abnormal and a normal cycle in which the normal one has more probability of class 0,
-        ties counting half; NaN when there are cycles of one kind only.
+        ties counting half; NaN when there are cycles of one kind only. With `parts` the mean of their areas.
         """
-        rankings = [Ranking.of_abnormal(run.probabilities, run.labels, run.patients) for run in runs]
-        return self.fraction(
-            lambda weights: np.stack([ranking.auroc(weights) for ranking in rankings], axis=-1),
-            len(rankings[0].positives),
-        )
+        rankings = []
+        for run in (of_parts(run, parts) if parts else run for run in runs):
+            places = [np.array(run.parts) == part for part in parts] or [np.array(True)]
+            rankings.append(
+                [Ranking.of_abnormal(run.probabilities, run.labels, run.patients, where) for where in places]
+            )
+
+        def area_of(weights: Weights) -> Fractions:
+            by_part = [[ranking.auroc(weights) for ranking in of_run] for of_run in rankings]
+            return np.moveaxis(np.mean(by_part, axis=1), 0, -1)
+
+        return self.fraction(area_of, len(rankings[0][0].positives))
 
     def mean(
         self,
@@ -326,9 +333,13 @@ def confusions_of(runs: Sequence[Predictions]) -> Counts:
     return np.stack([patient_confusions(predictions) for predictions in runs])
 
 
+def of_parts(run: Predictions, parts: Sequence[str]) -> Predictions:
+    """The cycles of these parts of the split, in the same order."""
+    return run.of_rows([row for row, part in enumerate(run.parts) if part in parts])
+
+
 def confusions_by_part(runs: Sequence[Predictions], parts: Sequence[str]) -> Counts:
     """Matrices `(seed, patient, part, true class, predicted class)`; all patients of these parts, sorted by name."""
-    of_parts = [run.of_rows([row for row, part in enumerate(run.parts) if part in parts]) for run in runs]
     counts = [
         [
             count_by_patient(
@@ -340,7 +351,7 @@ def confusions_by_part(runs: Sequence[Predictions], parts: Sequence[str]) -> Cou
             )
             for part in parts
         ]
-        for run in of_parts
+        for run in (of_parts(run, parts) for run in runs)
     ]
     return np.array(counts).swapaxes(1, 2)
 

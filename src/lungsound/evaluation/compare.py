@@ -8,7 +8,7 @@ method changes: the exchange turns the sign of what the patient adds.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from lungsound.evaluation.bootstrap import (
     percent,
     value_of_runs,
 )
-from lungsound.evaluation.figures import BLUE, GREY, ORANGE, picture
+from lungsound.evaluation.figures import BLUE, ORANGE, ScoreLine, difference_lines, picture
 from lungsound.evaluation.metrics import Counts, Fractions, fold_to_two_classes, mean_score, sensitivity, specificity
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.runs import MethodRuns, common_seeds
@@ -307,19 +307,8 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     num_lines, level = len(comparison.differences), comparison.score.difference.interval.level
     with picture(path, width_inch=8.0, height_inch=3.6 + 0.42 * num_lines) as figure:
         upper, lower = figure.subplots(2, 1, height_ratios=[0.42 * num_lines + 0.4, 2.4])
-        upper.axvline(0.0, color=GREY, linestyle="--", linewidth=1.0, zorder=0)
-        for row, line in enumerate(comparison.differences):
-            interval = line.difference.interval
-            colour, width = (BLUE, 3.0) if row == 0 else (GREY, 1.6)
-            if interval.problem is None:
-                upper.plot([100 * interval.low, 100 * interval.high], [row, row], color=colour, linewidth=width)
-            upper.plot([100 * line.difference.value], [row], "o", color=colour, markersize=4 + width)
-            upper.text(1.02, row, line.difference.in_points(), transform=upper.get_yaxis_transform(), va="center")
-        upper.set_yticks(range(num_lines), [line.name for line in comparison.differences])
-        upper.set_ylim(num_lines - 0.5, -0.5)
-        upper.set_xlabel("A minus B, percent points")
-        upper.tick_params(axis="y", length=0)
-        upper.spines["left"].set_visible(False)
+        lines = [ScoreLine(line.name, line.difference, comparison.num_cycles) for line in comparison.differences]
+        difference_lines(upper, [replace(lines[0], is_headline=True), *lines[1:]])
         first, second = comparison.names
         upper.set_title(f"A: {first}; B: {second}. Difference and {100 * level:g} % interval")
 
@@ -346,13 +335,13 @@ def verdict(comparison: Comparison) -> str:
         better = comparison.names[0 if score.difference.value > 0 else 1]
         low, high = sorted((abs(interval.low), abs(interval.high)))
         points = f"{100 * abs(score.difference.value):.1f} points of Score"
-        return f"{better} is better by {points} ({span} {100 * low:.1f} to {100 * high:.1f}, p = {_p(score)})"
+        return f"{better} is better by {points} ({span} {100 * low:.1f} to {100 * high:.1f}, p = {p_in_print(score)})"
     reason = ""
     if not score.num_better + score.num_worse:
         reason = "; A and B have as many right for every patient"
     elif any(score.evidence):
         reason = "; interval and permutation test do not agree"
-    points = f"{score.difference.in_points()} points of Score ({span} in brackets), p = {_p(score)}"
+    points = f"{score.difference.in_points()} points of Score ({span} in brackets), p = {p_in_print(score)}"
     return f"not distinguishable: A minus B is {points}{reason}"
 
 
@@ -388,7 +377,7 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for each in comparison.differences:
         effect = "n/a" if math.isnan(each.standardised) else f"{each.standardised:+.2f}"
-        evidence = (each.difference.in_points(), _p(each), effect, f"{each.num_better}, {each.num_worse}")
+        evidence = (each.difference.in_points(), p_in_print(each), effect, f"{each.num_better}, {each.num_worse}")
         rows.append((each.name, percent(each.first), percent(each.second), *evidence))
     return rows
 
@@ -426,5 +415,6 @@ def comparison_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     return {"format": FORMAT, "unit": "fraction", "A": first, "B": second, "parts": parts}
 
 
-def _p(difference: Difference) -> str:
+def p_in_print(difference: Difference) -> str:
+    """The p of the permutation test in two digits, "n/a" where there is none."""
     return "n/a" if math.isnan(difference.p_value) else f"{difference.p_value:.2g}"

@@ -20,6 +20,7 @@ from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE, Counts
 from lungsound.files import written_whole
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 100
@@ -133,6 +134,32 @@ def draw_score_intervals(
         axes.set_axisbelow(True)
         levels = sorted({100 * line.estimate.interval.level for line in lines})
         axes.set_title(f"{what} and {', '.join(f'{level:g}' for level in levels)} % interval over patients")
+
+
+def draw_differences(lines: Sequence[ScoreLine], path: Path) -> None:
+    """Draw differences of Scores with their intervals, in points, first line on top, and a dashed line at none."""
+    with picture(path, width_inch=9.0, height_inch=1.0 + 0.44 * len(lines)) as figure:
+        axes = figure.add_subplot()
+        difference_lines(axes, lines)
+        levels = sorted({100 * line.estimate.interval.level for line in lines})
+        axes.set_title(f"Difference of Scores and {', '.join(f'{level:g}' for level in levels)} % interval")
+
+
+def difference_lines(axes: "Axes", lines: Sequence[ScoreLine]) -> None:
+    """Draw a forest plot of differences A minus B: a point, its interval and both in print for each line."""
+    axes.axvline(0.0, color=GREY, linestyle="--", linewidth=1.0, zorder=0)
+    for row, line in enumerate(lines):
+        interval = line.estimate.interval
+        colour, width = (BLUE, 3.0) if line.is_headline else (GREY, 1.6)
+        if interval.problem is None:
+            axes.plot([100 * interval.low, 100 * interval.high], [row, row], color=colour, linewidth=width)
+        axes.plot([100 * line.estimate.value], [row], "o", color=colour, markersize=4 + width)
+        axes.text(1.02, row, line.estimate.in_points(), transform=axes.get_yaxis_transform(), va="center")
+    axes.set_yticks(range(len(lines)), [line.name for line in lines])
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.set_xlabel("A minus B, percent points")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
 
 
 def draw_curves(

@@ -49,10 +49,14 @@ def confusion_matrix(labels: npt.ArrayLike, predicted: npt.ArrayLike, num_classe
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
+def fold(confusion: Counts, starts: Sequence[int]) -> Counts:
+    """The counts of groups of neighbouring classes `(..., group, group)`, which begin at the classes `starts`."""
+    return np.add.reduceat(np.add.reduceat(confusion, starts, axis=-2), starts, axis=-1)
+
+
 def fold_to_two_classes(confusion: Counts) -> Counts:
     """The counts read as normal against abnormal `(..., 2, 2)`: any abnormal prediction fits an abnormal cycle."""
-    starts = [0, 1]
-    return np.add.reduceat(np.add.reduceat(confusion, starts, axis=-2), starts, axis=-1)
+    return fold(confusion, (0, 1))
 
 
 def leave_out_true_class(confusion: Counts, index: int) -> Counts:
@@ -216,16 +220,28 @@ class Ranking:
     negatives: Fractions
 
     @classmethod
-    def of_abnormal(cls, probabilities: Fractions, labels: npt.NDArray[np.int64], patients: Sequence[str]) -> "Ranking":
+    def of_abnormal(
+        cls,
+        probabilities: Fractions,
+        labels: npt.NDArray[np.int64],
+        patients: Sequence[str],
+        where: npt.ArrayLike = True,
+    ) -> "Ranking":
         """All classes but 0 against class 0, by 1 - its probability; `(cycle, class)`, `(cycle,)`, one a cycle."""
-        return cls.of(-probabilities[:, 0], labels != 0, patients)
+        return cls.of(-probabilities[:, 0], labels != 0, patients, where)
 
     @classmethod
-    def of(cls, scores: Fractions, is_positive: npt.NDArray[np.bool_], patients: Sequence[str]) -> "Ranking":
-        """From score, truth and patient of each cycle; patients are sorted by name."""
+    def of(
+        cls,
+        scores: Fractions,
+        is_positive: npt.NDArray[np.bool_],
+        patients: Sequence[str],
+        where: npt.ArrayLike = True,
+    ) -> "Ranking":
+        """From score, truth and patient of each cycle `where`; all patients, sorted by name."""
         (names, patient), (places, place) = (np.unique(each, return_inverse=True) for each in (patients, scores))
         counts = np.zeros((2, len(names), len(places)))
-        np.add.at(counts, (is_positive.astype(np.int64), patient, place), 1.0)
+        np.add.at(counts, (is_positive.astype(np.int64), patient, place), np.asarray(where, dtype=np.float64))
         return cls(positives=counts[1], negatives=counts[0])
 
     def auroc(self, weights: Counts) -> Fractions:

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 from lungsound.errors import DataError
 from lungsound.evaluation import metrics
-from lungsound.evaluation.bootstrap import FEW_PATIENTS, Bootstrap, Estimate, confusions_of, patient_confusions
+from lungsound.evaluation.bootstrap import (
+    FEW_PATIENTS,
+    Bootstrap,
+    Estimate,
+    confusions_by_part,
+    confusions_of,
+    mean_of_parts,
+    patient_confusions,
+)
 from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE, Counts, Statistic
 from lungsound.evaluation.predictions import Predictions
 
@@ -30,17 +38,22 @@ class ScoreEstimates:
 
     @classmethod
     def of_runs(
-        cls, runs: Sequence[Predictions], bootstrap: Bootstrap, *, is_two_class: bool = False
+        cls,
+        runs: Sequence[Predictions],
+        bootstrap: Bootstrap,
+        *,
+        is_two_class: bool = False,
+        parts: Sequence[str] = (),
     ) -> "ScoreEstimates":
-        """Means over seeds of runs on the same cycles, of all classes or read as normal or not."""
-        counts = confusions_of(runs)
+        """Means over seeds of runs on the same cycles, of all classes or read as normal or not.
+
+        Of all cycles together; with `parts` of these, the mean of what each part gives.
+        """
+        counts = confusions_by_part(runs, parts) if parts else confusions_of(runs)[:, :, None]
         counts = metrics.fold_to_two_classes(counts) if is_two_class else counts
-        return cls(
-            score=bootstrap.of_runs(counts, metrics.mean_score),
-            specificity=bootstrap.of_runs(counts, metrics.specificity),
-            sensitivity=bootstrap.of_runs(counts, metrics.sensitivity),
-            auc=bootstrap.auc_of_runs(runs),
-        )
+        statistics = (metrics.mean_score, metrics.specificity, metrics.sensitivity)
+        score, specificity, sensitivity = (bootstrap.of_runs(counts, mean_of_parts(each)) for each in statistics)
+        return cls(score, specificity, sensitivity, bootstrap.auc_of_runs(runs, parts))
 
     def in_percent(self) -> tuple[str, str, str, str]:
         """Its four values in the order of `SCORES_HEAD`."""

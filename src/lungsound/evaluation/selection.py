@@ -63,6 +63,9 @@ def column_rows(
     return rows
 
 
-def score_runs(runs: Sequence[Predictions]) -> ScoreEstimates:
-    """Mean scores of runs on the same cycles, with intervals over patients and, of several runs, seeds."""
-    return ScoreEstimates.of_runs(runs, Bootstrap())
+def score_runs(runs: Sequence[Predictions], parts: Sequence[str] = ()) -> ScoreEstimates:
+    """Mean scores of runs on the same cycles, with intervals over patients and, of several runs, seeds.
+
+    Of all cycles together; with `parts` the mean of what each of these gives.
+    """
+    return ScoreEstimates.of_runs(runs, Bootstrap(), parts=parts)

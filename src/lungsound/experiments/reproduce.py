@@ -1,15 +1,15 @@
-"""Train a table of the paper: every row with every seed, one run after the other, skipping what is done."""
+"""Train a table: every row with every seed, one run after the other, skipping what is done or in another's hands."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from rich.console import Console
 
 from lungsound.config import DataSettings, RunConfig, settings_of_corpora
 from lungsound.data.splits import load_corpus
-from lungsound.errors import CorpusError, LungsoundError, SettingsError
+from lungsound.errors import CorpusError, LungsoundError, RunBusyError, SettingsError
 from lungsound.experiments.results import RunResult, read_result, write_results
 from lungsound.experiments.table import Row, Table
 from lungsound.recipe import train
@@ -64,6 +64,8 @@ def plan_runs(
     planned = []
     for seed in range(num_seeds):
         for row in table.rows:
+            if row.num_seeds is not None and seed >= row.num_seeds:
+                continue
             folder = run_folder(out, row.folder, seed)
             more = [*settings_of_corpora(data), f"train.seed={seed}", *settings]
             if row.after is not None:
@@ -91,40 +93,52 @@ def reproduce(
 
     A run that a user's mistake or a missing file stops is left out and named; the others go on. The table is
     written anew after every run. Raises RunInterrupted when asked to stop; the same call goes on from there.
-    SettingsError when another call is at work in `out`.
+    Several calls may share `out`, each on a core of its own: a run that another one trains is passed over, and taken
+    into the table by whoever comes to its end last.
     """
     planned = plan_runs(table, data=data, out=out, num_seeds=num_seeds, settings=settings)
     if missing := [root for root in data if not root.exists()]:
         raise CorpusError(f"no folder {missing[0]}: give the folder of a corpus, or a table")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", blocking=False).acquire()  # given back when the process ends in any way
-    except Timeout:
-        raise SettingsError(
-            f"another 'lungsound reproduce' is at work in {out}: wait for it or give another --out"
-        ) from None
     except OSError as error:
         raise SettingsError(f"{out} cannot be made a folder ({error.strerror}): give another --out") from None
     fingerprints: dict[DataSettings, str] = {}
-    results: dict[str, list[RunResult]] = {}
+    results: dict[str, dict[int, RunResult]] = {}
     failures: dict[str, list[str]] = {}
-    with lock:
-        changes = table.changes(settings)
-        for number, run in enumerate(planned, start=1):
-            title = f"{run.row.name}, seed {run.seed}"
-            console.print(f"[{number} of {len(planned)}] {title}: {run.row.command()}", highlight=False, soft_wrap=True)
-            try:
-                is_trained = run.carry_out(fingerprints, console)
-                results.setdefault(run.row.folder, []).append(read_result(run.folder))
-            except RunInterrupted:
-                raise RunInterrupted("stopped; the same command goes on from there") from None
-            except LungsoundError as error:
-                failures.setdefault(str(error), []).append(title)
-                console.print(f"  {error}", highlight=False, soft_wrap=True)
-            else:
-                if is_trained:
-                    write_results(out / name, table, results, changes=changes, console=Console(quiet=True))
-        if results:
-            write_results(out / name, table, results, changes=changes, console=console)
-            console.print(f"table: {out / f'{name}.md'}", highlight=False, soft_wrap=True)
+    changes, lock = table.changes(settings), FileLock(out / ".lock")
+
+    def write(console: Console) -> None:
+        with lock:  # pages and pictures are written by one call at a time
+            by_row = {row: [runs[seed] for seed in sorted(runs)] for row, runs in results.items()}
+            write_results(out / name, table, by_row, changes=changes, console=console)
+
+    busy: list[PlannedRun] = []
+    for number, run in enumerate(_and_then(planned, busy), start=1):
+        is_second_try, title = number > len(planned), f"{run.row.name}, seed {run.seed}"
+        counted = "once more" if is_second_try else f"{number} of {len(planned)}"
+        console.print(f"[{counted}] {title}: {run.row.command()}", highlight=False, soft_wrap=True, markup=False)
+        try:
+            is_trained = run.carry_out(fingerprints, console)
+            results.setdefault(run.row.folder, {})[run.seed] = read_result(run.folder)
+        except RunInterrupted:
+            raise RunInterrupted("stopped; the same command goes on from there") from None
+        except RunBusyError:
+            console.print("  another process trains it", highlight=False, soft_wrap=True)
+            busy += [] if is_second_try else [run]
+        except LungsoundError as error:
+            failures.setdefault(str(error), []).append(title)
+            console.print(f"  {error}", highlight=False, soft_wrap=True)
+        else:
+            if is_trained:
+                write(Console(quiet=True))
+    if results:
+        write(console)
+        console.print(f"table: {out / f'{name}.md'}", highlight=False, soft_wrap=True)
     return [f"{', '.join(runs)}: {message}" for message, runs in failures.items()]
+
+
+def _and_then(planned: Sequence[PlannedRun], busy: Sequence[PlannedRun]) -> Iterator[PlannedRun]:
+    """The planned runs, then once more those that were passed over by then."""
+    yield from planned
+    yield from tuple(busy)

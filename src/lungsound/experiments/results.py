@@ -1,10 +1,10 @@
-"""Results of a table of runs beside the paper's numbers: on the terminal, as Markdown, JSON and a picture."""
+"""Results of a table of runs: on the terminal, as pages, JSON and a picture; the paper's numbers beside its own."""
 
 import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from textwrap import wrap
@@ -19,12 +19,16 @@ from rich.console import Console
 from rich.text import Text
 
 from lungsound.evaluation.bootstrap import Bootstrap, Estimate, patient_confusions
+from lungsound.evaluation.compare import comparison_json, verdict
 from lungsound.evaluation.figures import BLUE, GREY, ORANGE, picture
 from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE, Counts, icbhi_score, mean_score, two_class_score
-from lungsound.evaluation.predictions import read_predictions
+from lungsound.evaluation.predictions import Predictions, read_predictions
+from lungsound.evaluation.runs import MethodRuns
+from lungsound.experiments.challenge import challenge_page, challenge_tasks
+from lungsound.experiments.methods import compared, draw_forest, methods_page, provenance
 from lungsound.experiments.table import Row, Table
 from lungsound.files import write_json, write_text
-from lungsound.page import escape, paragraphs, render_markdown
+from lungsound.page import escape, paragraphs, render_markdown, write_page
 from lungsound.page import table as page_table
 from lungsound.training.callbacks import COLUMN_OF
 from lungsound.training.run import RunFolder
@@ -57,16 +61,23 @@ SELECTIONS = {"last": "last", "validation": "on validation patients", "best_on_t
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """One finished run: its data, weights and epoch, and for each part of the split a confusion matrix a patient."""
+    """One finished run: its predictions, data, weights and epoch, and the facts of how it was trained."""
 
     seed: int
-    confusions: Mapping[str, Counts]
+    predictions: Predictions
     corpus: str
     num_recordings: int
     epochs: int
     selection: str
     chosen_epoch: int
     weights: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def confusions(self) -> dict[str, Counts]:
+        """For each part of the split a confusion matrix a patient."""
+        parts = sorted(set(self.predictions.parts))
+        return {part: patient_confusions(self.predictions.of_part(part)) for part in parts}
 
     @cached_property
     def parts(self) -> dict[str, dict[str, float | None]]:
@@ -127,13 +138,14 @@ def read_result(folder: Path) -> RunResult:
     best_epoch = run.progress().best_epochs.get(COLUMN_OF[config.train.selection], 0)
     return RunResult(
         seed=config.train.seed,
-        confusions={part: patient_confusions(predictions.of_part(part)) for part in sorted(set(predictions.parts))},
+        predictions=predictions,
         corpus=facts.corpus.name,
         num_recordings=facts.corpus.num_recordings,
         epochs=config.train.epochs,
         selection=config.train.selection if best_epoch else "last",
         chosen_epoch=best_epoch or config.train.epochs,
         weights=facts.weights,
+        facts=facts.model_dump() | {"epochs": {"last": config.train.epochs}},
     )
 
 
@@ -145,6 +157,9 @@ def write_results(
     `results` are by folder of the row. When data or number of seeds are not the paper's, or there are settings that
     `changes` its runs, the title says that the scores are not comparable with its own.
     """
+    if table.kind != "paper":
+        _write_own(path, table, results, changes=changes, console=console)
+        return
     rows = [RowResults.of(row, results.get(row.folder, ())) for row in table.rows]
     runs = [run for row in rows for run in row.runs]
     corpus, num_recordings = runs[0].corpus, max(run.num_recordings for run in runs)
@@ -178,6 +193,44 @@ def write_results(
     console.print(FOOT, highlight=False, markup=False)
     write_json(path.with_name(f"{path.name}.json"), {"title": title, "rows": [row.to_json() for row in rows]})
     write_text(path.with_name(f"{path.name}.md"), render_markdown(title, paragraphs(*page, FOOT)))
+
+
+def _write_own(
+    path: Path, table: Table, results: Mapping[str, Sequence[RunResult]], *, changes: Sequence[str], console: Console
+) -> None:
+    """The results of a table that is not the paper's: `<path>.md`, `.html`, `.json`, of methods a forest plot."""
+    finished = {row.name: results[row.folder] for row in table.rows if results.get(row.folder)}
+    methods = {
+        name: MethodRuns(
+            tuple(run.predictions for run in runs),
+            frozenset({{"best_on_test": "test"}.get(run.selection, run.selection) for run in runs}),
+            seeds=tuple(run.seed for run in runs),
+        )
+        for name, runs in finished.items()
+    }
+    title = ", ".join([table.title, *changes])
+    numbers: dict[str, Any] = {"title": title}
+    if table.kind == "methods":
+        comparisons = compared(methods, table.comparisons)
+        picture_path = path.with_name(f"{path.name}-differences.png")
+        if comparisons:
+            draw_forest(comparisons, picture_path)
+        page = methods_page(methods, comparisons, picture=picture_path.name, heading="##")
+        pairs = dict.fromkeys(each.names for each in comparisons)
+        of_pair = [[each for each in comparisons if each.names == pair] for pair in pairs]
+        numbers["comparisons"] = list(map(comparison_json, of_pair))
+        lines = [f"{each.names[0]}, {each.names[1]}, {each.part}: {verdict(each)}" for each in comparisons]
+    else:
+        tasks = challenge_tasks(methods)
+        page = challenge_page(methods, tasks, table.published, heading="##")
+        numbers["tasks"] = [asdict(task) for task in tasks]
+        lines = [task.in_print() for task in tasks if task.is_mean]
+    page += [f"Not run yet: {row.name}." for row in table.rows if row.name not in finished]
+    page += [provenance({name: [run.facts for run in runs] for name, runs in finished.items()})]
+    write_page(path, title, paragraphs(*page))
+    write_json(path.with_name(f"{path.name}.json"), numbers)
+    for line in [title, *lines]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _cells(results: RowResults, part: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ runs (`<method>/<device>/seed0`). A kept run is a run folder with its prediction
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,9 @@ from lungsound.evaluation.predictions import (
 from lungsound.evaluation.runs import MethodRuns
 from lungsound.evaluation.scores import SCORES_HEAD
 from lungsound.evaluation.selection import COLUMN_HEAD, LAST, NAMES, RULE, column_rows, score_runs, unwatched_columns
+from lungsound.experiments.challenge import challenge_page, challenge_tasks
+from lungsound.experiments.methods import compared, draw_forest, methods_page, provenance
+from lungsound.experiments.table import Comparisons, load_table
 from lungsound.files import write_json, write_text
 from lungsound.page import Cell, bullets, escape, paragraphs, table
 from lungsound.training.run import RunFolder
@@ -35,8 +39,8 @@ from lungsound.training.run import RunFolder
 DIGITS = 4
 STUDY_FILE, RUN_FILE = "study.toml", "run.json"
 STUDY_HOLDS = (
-    'title = "T", text = "T", kind = "columns" (or "left_out", of cross), and for each method a table [[methods]] '
-    'with name = "N" and folder = "METHOD"'
+    'title = "T", text = "T", kind = "columns" (or "left_out", of cross; "methods"; "challenge"), and for each method '
+    'a table [[methods]] with name = "N" and folder = "METHOD"'
 )
 BEGIN, END = "<!-- begin: {} -->", "<!-- end: {} -->"
 POOLED = "all together"
@@ -54,9 +58,12 @@ class Study(Settings):
 
     title: str
     text: str
-    kind: Literal["columns", "left_out"]
-    """columns: the three ways to choose the epoch; left_out: a fold for each device that was left out."""
+    kind: Literal["columns", "left_out", "methods", "challenge"]
+    """columns: the three ways to choose the epoch; left_out: a fold for each device that was left out; methods: the
+    last epochs against each other; challenge: the tasks of SPRSound's."""
     methods: Annotated[tuple[Method, ...], Field(strict=False)]
+    comparisons: Comparisons = ()
+    """Names of two methods each, A and B."""
 
 
 def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAMES)) -> list[Path]:
@@ -69,13 +76,13 @@ def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAME
     for name, path in written.items():
         rows = [row for row, part in enumerate(predictions[name].parts) if part not in HELD_OUT_PARTS]
         write_predictions(path, rounded(predictions[name].of_rows(rows), DIGITS))
-    kept = {name: facts[name] for name in ("revision", "versions", "num_cycles", "left_out_patients")}
+    kept = {name: facts[name] for name in ("revision", "processor", "versions", "num_cycles", "left_out_patients")}
     kept["num_patients"] = {part: len(names) for part, names in facts["patients"].items()}
     # By name, since some parts of a test have them too.
     kept["patients"] = {part: facts["patients"][part] for part in ("train", *HELD_OUT_PARTS)}
     kept["corpus"] = {name: facts["corpus"][name] for name in ("name", "num_recordings", "fingerprint")}
     kept["epochs"] = run.progress().best_epochs | {LAST: config.train.epochs}
-    # No command: it names folders of the machine. The settings say the same.
+    kept["command"] = without_folders(facts["command"])
     folders: dict[str, Any] = {"root": True, "corpora": {"__all__": {"root"}}}
     of_paths: dict[str, Any] = {"data": folders, "model": {"pretrained"}, "objective": {"teachers"}}
     kept["settings"] = config.model_dump(mode="json", exclude=of_paths)
@@ -84,8 +91,16 @@ def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAME
     return [*written.values(), target / RUN_FILE]
 
 
-def study_markdown(folder: Path) -> str:
-    """The study as Markdown: every number is computed from the kept predictions; DataError when it is none."""
+def without_folders(command: str) -> str:
+    """A command with the last name of each absolute path only: the folders of a machine say nothing elsewhere."""
+    return re.sub(r"(?<![\w.~])/([^\s'\"=]*/)?", "", command)
+
+
+def study_markdown(folder: Path, *, images: Path | None = None) -> str:
+    """The study as Markdown: every number is computed from the kept predictions; DataError when it is none.
+
+    With `images` the picture of a study of methods is drawn in that folder.
+    """
     path = folder / STUDY_FILE
     try:
         study = Study.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -95,8 +110,28 @@ def study_markdown(folder: Path) -> str:
         ) from None
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise DataError(f"{path} is not well formed: {' '.join(str(error).split())}") from None
-    make = _columns if study.kind == "columns" else _left_out
-    return paragraphs(Markup(f"## {escape(study.title)}"), study.text, *make(folder, study.methods))
+    if study.kind in ("methods", "challenge"):
+        page = _own(folder, study, images)
+    else:
+        page = (_columns if study.kind == "columns" else _left_out)(folder, study.methods)
+    return paragraphs(Markup(f"## {escape(study.title)}"), study.text, *page)
+
+
+def _own(folder: Path, study: Study, images: Path | None) -> list[str]:
+    kept = {method.name: _kept_runs(folder / method.folder) for method in study.methods}
+    facts = {name: [facts for _, facts in seeds] for name, seeds in kept.items()}
+    methods = {
+        name: MethodRuns(tuple(run[LAST] for run, _ in seeds), frozenset([LAST]), seeds=_seeds(facts[name]))
+        for name, seeds in kept.items()
+    }
+    if study.kind == "challenge":
+        page = challenge_page(methods, challenge_tasks(methods), load_table("sprsound").published, heading="###")
+    else:
+        comparisons, picture = compared(methods, study.comparisons), f"{folder.name}-differences.png"
+        if images is not None and comparisons:
+            draw_forest(comparisons, images / picture)
+        page = methods_page(methods, comparisons, picture=f"images/{picture}", heading="###")
+    return [*page, provenance(facts)]
 
 
 def _columns(folder: Path, methods: Sequence[Method]) -> list[str]:

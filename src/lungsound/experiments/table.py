@@ -1,21 +1,23 @@
-"""The paper's tables and ablation axes: rows of recipes with a difference, and the paper's own numbers."""
+"""Tables of runs: the paper's with its numbers, our methods against each other, SPRSound's challenge."""
 
 import re
 import shlex
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lungsound.config import Names, RunConfig, Settings, load_config
+from lungsound.config import Count, Names, RunConfig, Settings, load_config
 from lungsound.errors import SettingsError
 
 WHOLE = "table"  # the name under which all tables stand as one
 # A run's scores are the same whatever these are, but for rounding.
 NEUTRAL_SETTINGS = frozenset({"data.root", "train.device", "train.checkpoint_every_steps"})
 Percent = Annotated[float, Field(ge=0, le=100, strict=False)]
+Pair = Annotated[tuple[str, str], Field(strict=False)]
+Comparisons = Annotated[tuple[Pair, ...], Field(strict=False)]
 
 
 class PaperNumbers(Settings):
@@ -39,6 +41,8 @@ class Row(Settings):
     """With the preset of the authors' program."""
     after: str | None = None
     """`folder` of a row above whose trained model this run goes on from, with its head."""
+    num_seeds: Count | None = None
+    """Seeds at most, of a row that takes long."""
     paper: PaperNumbers | None = None
 
     @property
@@ -60,9 +64,23 @@ class Row(Settings):
         return load_config(self.recipe, (*self.set, *settings), is_as_published=self.is_as_published)
 
 
+class PublishedTasks(Settings):
+    """What others publish on SPRSound's challenge: by task, in percent, the mean of inter and intra."""
+
+    name: str
+    epoch: str
+    """How the epoch was chosen, as far as is known."""
+    tasks: Mapping[str, Percent]
+
+
 class Table(Settings):
     title: str
     rows: Annotated[tuple[Row, ...], Field(strict=False)]
+    kind: Literal["paper", "methods", "challenge"] = "paper"
+    """paper: beside its numbers; methods: against each other; challenge: SPRSound's tasks, beside what is published."""
+    comparisons: Comparisons = ()
+    """Names of two rows each, A and B."""
+    published: Annotated[tuple[PublishedTasks, ...], Field(strict=False)] = ()
 
     def as_published(self) -> "Table":
         """The same rows with the preset of the authors' program; rows that are then the same run stand once."""
@@ -104,13 +122,14 @@ def table_names() -> list[str]:
 
 
 def load_table(name: str) -> Table:
-    """A table of the package by name; "table" is every row of all of them, each run once."""
+    """A table of the package by name; "table" is every row of all that have the paper's numbers, each run once."""
     if name == WHOLE:
         rows: dict[str, Row] = {}
-        for table in table_names():
-            for row in load_table(table).rows:
-                rows.setdefault(row.folder, row.model_copy(update={"name": f"{table}: {row.name}"}))
-        return Table(title="Every row of every table", rows=tuple(rows.values()))
+        for of_paper in table_names():
+            table = load_table(of_paper)
+            for row in table.rows if table.kind == "paper" else ():
+                rows.setdefault(row.folder, row.model_copy(update={"name": f"{of_paper}: {row.name}"}))
+        return Table(title="Every row of every table of the paper", rows=tuple(rows.values()))
     if name not in table_names():
         raise SettingsError(f"no table {name!r}: there are {', '.join(table_names())}, and {WHOLE!r} for all of them")
     text = (resources.files("lungsound") / "tables" / f"{name}.toml").read_text(encoding="utf-8")

@@ -17,10 +17,11 @@ from tensorboardX import SummaryWriter
 from lungsound.config import RunConfig, resolve
 from lungsound.data.corpus import Corpus
 from lungsound.data.splits import CALIBRATION, VALIDATION, Parts
-from lungsound.errors import CorpusError, SettingsError, WeightsError
+from lungsound.errors import CorpusError, RunBusyError, SettingsError, WeightsError
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lungsound.evaluation.selection import NAMES
 from lungsound.files import write_json, written_whole
+from lungsound.models.precision import processor_name
 from lungsound.models.weights import LoadReport
 from lungsound.training.checkpoint import CHECKPOINT_FORMAT, open_tensors, read_tensors, write_tensors
 from lungsound.training.trainer import Listener, Progress, TrainStep
@@ -75,6 +76,7 @@ class RunFacts(BaseModel, frozen=True):
     pretrained: str | None
     weights: str
     """Format and hash of the pretrained weights, or "random"."""
+    processor: str = ""
     teachers: dict[str, str] = {}
     """SHA-256 of the model file of each teacher, by its name in the settings."""
     corpus: CorpusFacts
@@ -113,6 +115,7 @@ class RunFacts(BaseModel, frozen=True):
             left_out_patients=parts.left_out,
             versions=versions | {"python": platform.python_version(), "system": platform.platform()},
             revision=revision(),
+            processor=processor_name(),
         )
 
 
@@ -130,7 +133,7 @@ class RunFolder(Listener):
     def lock(self) -> Iterator[None]:
         """Make the folder and keep other trainings out of it; where no run came to start, what was made is taken away.
 
-        SettingsError when another training is at work in it, or when it cannot be made.
+        RunBusyError when another training is at work in it, SettingsError when it cannot be made.
         """
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
@@ -142,7 +145,7 @@ class RunFolder(Listener):
         try:
             lock.acquire()
         except Timeout:
-            raise SettingsError(f"another training is at work in {self.path}: wait or give another folder") from None
+            raise RunBusyError(f"another training is at work in {self.path}: wait or give another folder") from None
         try:
             yield
         finally:

@@ -13,12 +13,15 @@ from sklearn.metrics import confusion_matrix
 from typer.testing import CliRunner
 
 from lungsound.cli.main import app
+from lungsound.config import RunConfig
 from lungsound.data.synthetic import synthesize
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.experiments.reproduce import plan_runs, reproduce
 from lungsound.experiments.results import RunResult, write_results
-from lungsound.experiments.table import PaperNumbers, Row, Table
+from lungsound.experiments.table import PaperNumbers, Row, Table, load_table
+from lungsound.training.run import RunFolder
 from lungsound.training.trainer import RunInterrupted
+from tests.unit.experiments.small import counted, write_sprsound_tree
 
 SMALL = (
     "model.size=micro",
@@ -221,10 +224,76 @@ def test_a_row_does_not_go_on_from_a_run_that_is_not_finished(synthetic_corpus_d
     assert failures == [f"after, seed 0: goes on from {PLAIN.folder}, seed 0, which is not finished"]
 
 
-def test_a_second_call_in_the_same_folder_is_refused(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
-    with FileLock(tmp_path / ".lock"), pytest.raises(SettingsError, match="another 'lungsound reproduce' is at work"):
-        run(Table(title="T", rows=(PLAIN,)), synthetic_corpus_dir, tmp_path)
-    assert not (tmp_path / "runs").exists()
+def test_a_run_in_the_hands_of_another_call_is_passed_over(
+    synthetic_corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for once more at the end, and is no failure if it is still in other hands then."""
+    trained: list[str] = []
+
+    def note(config: RunConfig, folder: Path, **_: object) -> None:
+        with RunFolder(folder).lock():
+            trained.append(f"{folder.parent.name} {config.train.seed}")
+            held.release()  # the other call gives the first run up meanwhile
+
+    plain = tmp_path / "runs" / PLAIN.folder / "seed0"
+    plain.mkdir(parents=True)
+    held = FileLock(plain / ".lock")
+    monkeypatch.setattr("lungsound.experiments.reproduce.train", note)
+    monkeypatch.setattr("lungsound.experiments.reproduce.read_result", lambda _: None)
+    monkeypatch.setattr("lungsound.experiments.reproduce.write_results", lambda *_, **__: None)
+    table = Table(title="T", rows=(PLAIN, MIXED))
+    held.acquire()
+    failures, printed = run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
+    assert failures == []
+    assert trained == [f"{MIXED.folder} 0", f"{PLAIN.folder} 0"]
+    assert printed.index("[1 of 2] plain, seed 0") < printed.index("another process trains it")
+    assert "[once more] plain, seed 0" in printed
+    only, _ = run(Table(title="T", rows=()), synthetic_corpus_dir, tmp_path, num_seeds=1)
+    assert only == []
+    with FileLock(plain / ".lock"):
+        failures, printed = run(Table(title="T", rows=(PLAIN,)), synthetic_corpus_dir, tmp_path, num_seeds=1)
+    assert failures == []
+    assert printed.count("another process trains it") == 2
+
+
+@pytest.mark.slow
+def test_the_challenge_of_sprsound_from_two_trainings(tmp_path: Path) -> None:
+    corpus = write_sprsound_tree(tmp_path / "corpus")
+    rows = tuple(
+        Row(name=name, recipe="patchmix_cl", set=(RANDOM, f"data.label_set=sprsound_{name}"), num_seeds=num_seeds)
+        for name, num_seeds in (("event7", None), ("record5", 1))
+    )
+    table = Table(title="SPRSound", rows=rows, kind="challenge", published=load_table("sprsound").published)
+    failures, printed = run(table, corpus, tmp_path)
+    assert failures == []
+    tasks = json.loads((tmp_path / "t.json").read_text())["tasks"]
+    assert [(each["task"], each["num_seeds"]) for each in tasks if each["tested_on"] == "inter"] == [
+        ("1-1", 2),
+        ("1-2", 2),
+        ("2-1", 1),
+        ("2-2", 1),
+    ]
+    page = (tmp_path / "t.md").read_text()
+    assert "NOT COMPARABLE: inter and intra not as in the challenge" in page
+    assert "Shuvo and Hasan 2025" in page
+    assert "event7, task 1-1, mean of inter and intra: Score " in printed
+    assert (tmp_path / "t.html").is_file()
+
+
+@pytest.mark.slow
+def test_methods_against_each_other_with_their_picture(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
+    table = Table(
+        title="Methods", rows=(PLAIN, MIXED, LOST), kind="methods", comparisons=(("mixed", "plain"), ("lost", "plain"))
+    )
+    failures, printed = run(table, synthetic_corpus_dir, tmp_path, num_seeds=3)
+    assert len(failures) == 1
+    page = (tmp_path / "t.md").read_text()
+    assert "| mixed | plain | test |" in page
+    assert "Not run yet: lost." in page
+    assert "mixed, plain, test: " in printed
+    assert (tmp_path / "t-differences.png").read_bytes().startswith(b"\x89PNG")
+    (pair,) = json.loads((tmp_path / "t.json").read_text())["comparisons"]
+    assert (pair["A"], pair["B"], pair["parts"][0]["is_paired_by_seed"]) == ("mixed", "plain", True)
 
 
 def test_folders_that_are_none_are_refused_before_any_run(synthetic_corpus_dir: Path, tmp_path: Path) -> None:
@@ -252,9 +321,9 @@ def test_the_title_says_what_is_not_the_papers(tmp_path: Path, monkeypatch: pyte
     def title(
         *, changes: tuple[str, ...] = (), seeds: tuple[int, int] = (5, 5), corpus: str = "icbhi", n: int = 920
     ) -> str:
-        counts = np.array([[[6, 4, 0], [6, 4, 0], [0, 0, 0]]])
+        answers = counted({"a/b": np.array([[[6, 4, 0], [6, 4, 0], [0, 0, 0]]])})
         results = {
-            row.folder: [RunResult(seed, {"a/b": counts}, corpus, n, 50, "last", 50, "random") for seed in range(num)]
+            row.folder: [RunResult(seed, answers, corpus, n, 50, "last", 50, "random") for seed in range(num)]
             for row, num in zip(table.rows, seeds, strict=True)
             if num
         }
@@ -277,9 +346,9 @@ def test_the_title_says_what_is_not_the_papers(tmp_path: Path, monkeypatch: pyte
 
 def test_nothing_is_cut_off_on_a_narrow_terminal(tmp_path: Path) -> None:
     table = Table(title="T", rows=(PLAIN.model_copy(update={"name": "Patch-Mix, mixed-label cross-entropy"}),))
-    counts = {"test": np.array([[[6, 4], [6, 4]]])}
+    answers = counted({"test": np.array([[[6, 4], [6, 4]]])})
     weights = "run of lungsound, sha256 41eb7b5539748b16"
-    result = RunResult(0, counts, "icbhi", 920, 50, "best_on_test", 50, weights)
+    result = RunResult(0, answers, "icbhi", 920, 50, "best_on_test", 50, weights)
     console = Console(record=True, width=80, quiet=False, force_terminal=False)
     write_results(tmp_path / "t", table, {PLAIN.folder: [result]}, changes=(), console=console)
     printed = console.export_text()
@@ -308,6 +377,13 @@ def test_the_command_names_what_it_was_asked_for(synthetic_corpus_dir: Path, tmp
     assert published.read_text().startswith(
         "# What is mixed: single patches, or whole time columns; all as published. NOT"
     )
+
+
+def test_a_row_may_have_fewer_seeds(tmp_path: Path) -> None:
+    rows = (PLAIN, MIXED.model_copy(update={"num_seeds": 2}))
+    for num_seeds, planned in ((1, 2), (3, 5)):
+        table = Table(title="T", rows=rows)
+        assert len(plan_runs(table, data=[tmp_path], out=tmp_path, num_seeds=num_seeds, settings=())) == planned
 
 
 def test_the_plan_trains_the_first_seed_of_all_rows_first(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from lungsound.evaluation.bootstrap import Estimate, Interval
 from lungsound.evaluation.metrics import Counts
 from lungsound.experiments.results import RowResults, RunResult, draw_results, mean_and_deviation
 from lungsound.experiments.table import PaperNumbers, Row
+from tests.unit.experiments.small import counted
 
 
 def run_of(score: float, seed: int = 0) -> RunResult:
     """A run of 200 cycles of one patient with this Score."""
     right = round(100 * score)
     counts: Counts = np.array([[[right, 100 - right], [100 - right, right]]])
-    return RunResult(seed, {"test": counts}, "icbhi", 920, 50, "last", 50, "random")
+    return RunResult(seed, counted({"test": counts}), "icbhi", 920, 50, "last", 50, "random")
 
 
 def row_of(

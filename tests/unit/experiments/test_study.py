@@ -16,9 +16,12 @@ from lungsound.experiments.study import (
     left_out_table,
     pooled,
     study_markdown,
+    without_folders,
     write_between,
 )
 from lungsound.experiments.table import Row
+from lungsound.labels import LABEL_SETS
+from tests.unit.experiments.small import FACTS, answered
 
 CLASSES = ("normal", "crackle", "wheeze", "both")
 STUDY = """
@@ -128,6 +131,48 @@ def test_a_study_of_what_was_left_out_has_a_row_for_each_fold_and_one_of_all(tmp
     assert line.split(" | ")[-1].startswith(f"{100 * area:.1f} (")
     assert all(line.endswith("|  |") for line in text.splitlines() if line.startswith(f"| {POOLED}"))
     assert "of all cycles together" in text
+
+
+def write_own(folder: Path, runs: dict[str, Predictions], seed: int) -> None:
+    for method, run in runs.items():
+        kept = folder / method / f"seed{seed}"
+        write_predictions(kept / "epochs" / "last.csv.gz", run)
+        (kept / "run.json").write_text(json.dumps(FACTS | {"settings": {"train": {"seed": seed}}}))
+
+
+def test_a_study_of_methods_has_scores_differences_and_their_picture(tmp_path: Path) -> None:
+    study = tmp_path / "both"
+    study.mkdir()
+    (study / "study.toml").write_text('comparisons = [["mixed", "plain"]]' + STUDY.format(kind="methods"))
+    for seed in (0, 1, 2):
+        runs = {name: answered(skill, CLASSES, seed=seed) for name, skill in (("plain", 0.4), ("mixed", 0.8))}
+        write_own(study, runs, seed)
+    text = study_markdown(study)
+    assert text == study_markdown(study, images=tmp_path / "images")
+    assert (tmp_path / "images" / "both-differences.png").is_file()
+    assert "![Differences](images/both-differences.png)" in text
+    assert text.count("| mixed | 3 | ") == 3  # inter, intra, and their mean
+    assert "- mixed, plain, mean of inter and intra: " in text
+    assert "| mixed | 6 | 4990 | 0123456789abcdef | c0ffee0c0 | x86_64 A Processor |" in text
+
+
+def test_a_study_of_the_challenge_has_its_tasks(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(STUDY.format(kind="challenge"))
+    classes = {name: LABEL_SETS[f"sprsound_{name}"].classes for name in ("event7", "record5")}
+    for seed in (0, 1):
+        runs = {"plain": answered(0.7, classes["event7"], seed=seed), "mixed": answered(0.7, classes["record5"])}
+        write_own(tmp_path, runs, seed)
+    text = study_markdown(tmp_path)
+    assert [text.count(f"| {task} | ") for task in ("1-1", "1-2", "2-1", "2-2")] == [4, 4, 4, 4]  # and in the head
+    assert "Shuvo and Hasan 2025" in text
+
+
+def test_a_kept_command_names_no_folder_of_the_machine() -> None:
+    command = (
+        "/home/me/.venv/bin/lungsound train laptop --data /mnt/a/sprsound --out ../runs/x --set 'data.root=/a/b/c'"
+    )
+    expected = "lungsound train laptop --data sprsound --out ../runs/x --set 'data.root=c'"
+    assert without_folders(command) == expected
 
 
 def test_folds_are_pooled_seed_by_seed() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from lungsound.config import load_config, published_preset
 from lungsound.errors import SettingsError
+from lungsound.experiments.challenge import TASKS
 from lungsound.experiments.table import WHOLE, Row, load_table, table_names
 
 # From the paper, as copied by later works: the only numbers of it that are at hand.
@@ -32,7 +33,8 @@ def test_a_row_goes_on_from_a_row_above_it(name: str) -> None:
 
 def test_the_whole_table_holds_every_run_once() -> None:
     whole = load_table(WHOLE)
-    folders = [row.folder for name in table_names() for row in load_table(name).rows]
+    of_paper = [table for table in map(load_table, table_names()) if table.kind == "paper"]
+    folders = [row.folder for table in of_paper for row in table.rows]
     assert sorted(row.folder for row in whole.rows) == sorted(set(folders))
     assert len(folders) > len(set(folders))
     for index, row in enumerate(whole.rows):
@@ -125,6 +127,30 @@ def test_a_table_as_published_has_each_run_once(name: str) -> None:
     for index, row in enumerate(table.rows):
         assert row.after is None or row.after in folders[:index]
         assert "corrected" not in row.name
+
+
+def test_tables_of_ours_have_their_own_results() -> None:
+    """Rows that are compared are there; SPRSound's tasks have their label sets; what is published is named by task."""
+    ours = [table for table in map(load_table, table_names()) if table.kind != "paper"]
+    assert {table.kind for table in ours} == {"methods", "challenge"}
+    for table in ours:
+        names = {row.name for row in table.rows}
+        assert all(set(pair) <= names for pair in table.comparisons)
+        assert bool(table.comparisons) == (table.kind == "methods")
+        assert all(set(each.tasks) <= {task.name for task in TASKS} for each in table.published)
+        for row in table.rows:
+            config = row.config()
+            assert config.objective.is_class_weighted
+            assert not config.train.is_test_watched
+            assert config.data.protocol == "strict"
+    sets = {row.config().data.label_set for row in load_table("sprsound").rows}
+    assert sets == {task.label_set for task in TASKS}
+    (padded,) = [row for row in load_table("laptop_methods").rows if row.num_seeds is not None]
+    assert (padded.num_seeds, padded.config().audio.duration_s, padded.config().audio.is_padding_encoded) == (
+        3,
+        8,
+        True,
+    )
 
 
 def test_a_folder_is_one_run_in_all_tables() -> None:
