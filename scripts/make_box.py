@@ -22,7 +22,7 @@ from rich.console import Console
 from lungsound.config import RunConfig, load_config
 from lungsound.data.batches import Inputs
 from lungsound.data.corpus import Corpus
-from lungsound.data.splits import VALIDATION, divide, load_corpus, rows_to_test
+from lungsound.data.splits import VALIDATION, corpora_of, divide, load_corpus, rows_to_test
 from lungsound.data.store import open_filter_banks
 from lungsound.errors import LungsoundError, WeightsError
 from lungsound.evaluation.calibration import fit_calibration
@@ -138,13 +138,15 @@ class Making:
     def measure(self, run: RunFolder, model: Path, others: Sequence[Measured] = ()) -> tuple[Corpus, list[Answers]]:
         """Measure the calibrated model on each test, by stethoscope, and put that into the file, and the `others`.
 
-        Gives the corpora with their tests, and what is answered there.
+        Gives the tests, and what is answered there.
         """
         trained, data = load_model(model), run.config().data
         calibration, evidence = trained.calibration, trained.evidence
         assert calibration is not None
         assert evidence is not None
-        tested = tuple(each.model_copy(update={"parts": None}) for each in data.corpora)
+        whole = (load_corpus(each.model_copy(update={"parts": ()})) for each in corpora_of(data))
+        tests = [tuple(part for part in corpus.parts if part != "train") for corpus in whole]
+        tested = tuple(each.model_copy(update={"parts": own}) for each, own in zip(data.corpora, tests, strict=True))
         corpus = load_corpus(data.model_copy(update={"corpora": tested}))
         rows, inputs = rows_to_test(corpus, ()), self._inputs(trained, corpus)
         predictions = calibration.decided(self._predict(trained, corpus, inputs, rows, {}))

@@ -105,6 +105,23 @@ def test_the_card_names_a_command_without_paths_of_this_machine(make_box: Module
 
 
 @pytest.mark.slow
+def test_several_seeds_teach_one_and_a_corpus_may_be_left_out(
+    make_box: ModuleType, sprsound_like: Path, tmp_path: Path
+) -> None:
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    words = ["--sprsound", str(sprsound_like), "--without", "icbhi", "--seeds", "2", "--out", str(tmp_path / "box")]
+    assert make_box.main([*words, "--runs", str(tmp_path / "runs"), *settings]) == 0
+    taught = make_box.RunFolder(tmp_path / "runs" / "taught").facts().teachers
+    assert list(taught.values()) == [
+        load_model(tmp_path / "runs" / seed / "model.safetensors").sha256 for seed in ("seed0", "seed1")
+    ]
+    card = (tmp_path / "box" / "README.md").read_text()
+    assert "taught by 2 models" in card
+    assert "`scripts/box --sprsound DIR --without icbhi --seeds 2 --set " in card
+    assert "ICBHI" not in card
+
+
+@pytest.mark.slow
 def test_a_box_is_made_measured_and_made_again_to_the_byte(
     make_box: ModuleType,
     sprsound_like: Path,
