@@ -119,10 +119,12 @@ def test_labels_follow_the_threshold_but_not_those_given_by_hand(page: Page, ser
 
 
 def test_who_was_recorded_is_sent_and_a_withheld_cycle_says_why(page: Page, served: Served) -> None:
+    page.goto(served.address)
     expect(page.locator("#evidence")).to_contain_text("Trained on")
     page.get_by_label("Age").fill("7")
     page.get_by_label("Stethoscope").fill("Meditron")
-    send(page, served)
+    page.set_input_files("#file", [served.sound])
+    expect(page.locator(".band")).to_have_count(4)
     expect(page.locator("#facts")).to_contain_text("Meditron")
     expect(page.locator("#facts")).to_contain_text("7 years")
     expect(page.locator("#cycle-note")).not_to_contain_text("Withheld")

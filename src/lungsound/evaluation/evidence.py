@@ -126,8 +126,12 @@ def statement(evidence: Evidence | None) -> str:
     """One line on whom a model was trained and measured; on None, that it is not known."""
     if evidence is None:
         return UNKNOWN
-    measured = "; ".join(each.summary for each in evidence.groups) or "on nobody who was held out"
-    return " ".join([*([SYNTHETIC] if evidence.is_synthetic else []), evidence.trained_on, f"Measured: {measured}."])
+    known = "; ".join(each.summary for each in evidence.groups if each.is_trained_on)
+    sentences = [evidence.trained_on, f"Measured: {known or 'on nobody who was held out'}."]
+    if left_out := [each for each in evidence.groups if not each.is_trained_on]:
+        areas = [f"{each.name} {'n/a' if each.auc is None else f'{100 * each.auc:.1f} %'}" for each in left_out]
+        sentences.append(f"AUC of normal or not when left out of the training: {', '.join(areas)}.")
+    return " ".join([SYNTHETIC, *sentences] if evidence.is_synthetic else sentences)
 
 
 def training_sentence(groups: Mapping[str, str]) -> str:
@@ -139,7 +143,7 @@ def _facts_of(recordings: Sequence[Recording]) -> str:
     devices = sorted({recording.device or "" for recording in recordings} - {""})
     patients = _patients(len({recording.patient for recording in recordings}))
     ages = _of_ages(span(recording.age_years for recording in recordings)) or " of unknown ages"
-    return f"{patients}{ages}; {first_names(devices, NUM_NAMED) or 'unknown stethoscopes'}"
+    return f"{patients}{ages}; {first_names(devices, NUM_NAMED) or 'stethoscopes not named'}"
 
 
 def span(ages_years: Iterable[float | None]) -> Ages | None:

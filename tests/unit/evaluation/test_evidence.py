@@ -123,7 +123,8 @@ def test_the_statement_says_what_is_known_and_what_is_not() -> None:
     other = group.model_copy(update={"name": "AKGC417L", "score": None, "is_trained_on": False})
     more = statement(evidence.model_copy(update={"is_synthetic": False, "measured": (other,)}))
     assert not more.startswith(SYNTHETIC)
-    assert "AKGC417L (left out of the training): AUC" in more
+    assert f"left out of the training: AKGC417L {100 * (group.auc or 0):.1f} %." in more
+    assert "AKGC417L (left out of the training): AUC" in other.summary
     assert "\n" not in more
     assert "nobody" in statement(evidence.model_copy(update={"held_out": None}))
 
