@@ -141,7 +141,8 @@ def challenge_page(
         (result.task, result.what, result.tested_on, *(value.in_percent() for value in result.values.values()))
         for result in results
     ]
-    problems = dict.fromkeys(f"{result.method}, {result.problem}" for result in results if result.problem)
+    whole = {(result.method, result.problem) for result in results if result.problem and result.is_mean}
+    problems = [f"{method}: {problem}" for method, problem in sorted(whole)]
     head = ("who", *(task.name for task in TASKS), "seeds", "epoch")
     return [
         *(f"{problem}." for problem in problems),

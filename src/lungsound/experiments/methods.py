@@ -61,9 +61,14 @@ def methods_page(
         pairs = dict.fromkeys(each.names for each in comparisons)
         notes = [warning for a, b in pairs for warning in epoch_warnings(methods[a], methods[b])]
         notes += [remark for each in comparisons for remark in remarks(each)]
-        said = [f"{each.names[0]}, {each.names[1]}, {each.part}: {verdict(each)}" for each in comparisons]
-        page += [bullets([*said, *dict.fromkeys(notes)])]
+        page += [bullets([*map(verdict_line, comparisons), *dict.fromkeys(notes)])]
     return [*page, INTERVALS]
+
+
+def verdict_line(comparison: Comparison) -> str:
+    """What `compare` says of two methods, named before it."""
+    first, second = comparison.names
+    return f"A: {first}; B: {second}; on {comparison.part}: {verdict(comparison)}"
 
 
 def draw_forest(comparisons: Sequence[Comparison], path: Path) -> None:

@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.text import Text
 
 from lungsound.evaluation.bootstrap import Bootstrap, Estimate, patient_confusions
-from lungsound.evaluation.compare import comparison_json, verdict
+from lungsound.evaluation.compare import comparison_json
 from lungsound.evaluation.figures import BLUE, GREY, ORANGE, picture
 from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE, Counts, icbhi_score, mean_score, two_class_score
 from lungsound.evaluation.predictions import Predictions, read_predictions
 from lungsound.evaluation.runs import MethodRuns
 from lungsound.experiments.challenge import challenge_page, challenge_tasks
-from lungsound.experiments.methods import compared, draw_forest, methods_page, provenance
+from lungsound.experiments.methods import compared, draw_forest, methods_page, provenance, verdict_line
 from lungsound.experiments.table import Row, Table
 from lungsound.files import write_json, write_text
 from lungsound.page import escape, paragraphs, render_markdown, write_page
@@ -219,7 +219,7 @@ def _write_own(
         pairs = dict.fromkeys(each.names for each in comparisons)
         of_pair = [[each for each in comparisons if each.names == pair] for pair in pairs]
         numbers["comparisons"] = list(map(comparison_json, of_pair))
-        lines = [f"{each.names[0]}, {each.names[1]}, {each.part}: {verdict(each)}" for each in comparisons]
+        lines = list(map(verdict_line, comparisons))
     else:
         tasks = challenge_tasks(methods)
         page = challenge_page(methods, tasks, table.published, heading="##")

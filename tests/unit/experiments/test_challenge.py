@@ -124,4 +124,4 @@ def test_published_figures_stand_beside_ours(methods: dict[str, MethodRuns], tas
     assert (
         len([line for line in text.splitlines() if line.startswith(tuple(f"| {task.name} |" for task in TASKS))]) == 12
     )
-    assert "of events, NOT COMPARABLE: inter and intra not as in the challenge." in text
+    assert "of events: NOT COMPARABLE: inter and intra not as in the challenge." in text

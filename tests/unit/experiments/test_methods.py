@@ -37,7 +37,7 @@ def test_differences_are_those_of_compare_on_each_part_and_in_the_mean(
     for each in comparisons:
         line = f"| {each.names[0]} | {each.names[1]} | {each.part} | {each.score.difference.in_points()} |"
         assert line in text
-        assert f"- {each.names[0]}, {each.names[1]}, {each.part}: {verdict(each)}" in text
+        assert f"- A: {each.names[0]}; B: {each.names[1]}; on {each.part}: {verdict(each)}" in text
     assert "- A's runs of seed 3 are left out: the other side has none of that seed." in text
     assert "![Differences](x.png)" in text
     draw_forest(comparisons, tmp_path / "x.png")

@@ -290,7 +290,7 @@ def test_methods_against_each_other_with_their_picture(synthetic_corpus_dir: Pat
     page = (tmp_path / "t.md").read_text()
     assert "| mixed | plain | test |" in page
     assert "Not run yet: lost." in page
-    assert "mixed, plain, test: " in printed
+    assert "A: mixed; B: plain; on test: " in printed
     assert (tmp_path / "t-differences.png").read_bytes().startswith(b"\x89PNG")
     (pair,) = json.loads((tmp_path / "t.json").read_text())["comparisons"]
     assert (pair["A"], pair["B"], pair["parts"][0]["is_paired_by_seed"]) == ("mixed", "plain", True)

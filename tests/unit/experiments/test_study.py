@@ -152,7 +152,7 @@ def test_a_study_of_methods_has_scores_differences_and_their_picture(tmp_path: P
     assert (tmp_path / "images" / "both-differences.png").is_file()
     assert "![Differences](images/both-differences.png)" in text
     assert text.count("| mixed | 3 | ") == 3  # inter, intra, and their mean
-    assert "- mixed, plain, mean of inter and intra: " in text
+    assert "- A: mixed; B: plain; on mean of inter and intra: " in text
     assert "| mixed | 6 | 4990 | 0123456789abcdef | c0ffee0c0 | x86_64 A Processor |" in text
 
 
