@@ -49,17 +49,32 @@ class FilterBankGraph(nn.Module):
         self.register_buffer("mel_banks", torch.cat([log_mel.mel_banks, log_mel.mel_banks]))
 
     def forward(self, waveform: Tensor) -> Tensor:
-        if not self.is_kaldi:
-            emphasised = waveform[:, 1:] - PREEMPHASIS * waveform[:, :-1]
-            margin = self.frame_size // 2  # a frame is mirrored as far as its window reaches
-            waveform = functional.pad(emphasised, (margin, margin), mode="reflect")
+        waveform = self.prepared(waveform)
         num_frames = 1 + (waveform.shape[1] - self.frame_size) // self.hop_size
         num_blocks, step = waveform.shape[1] // self.block_size, self.hop_size // self.block_size
         blocks = torch.unflatten(waveform[:, : num_blocks * self.block_size], 1, (num_blocks, self.block_size))
         end = (num_frames - 1) * step + 1
         frames = [blocks[:, place : place + end : step] for place in range(self.frame_size // self.block_size)]
-        spectrum = torch.cat(frames, dim=-1) @ self.steps
-        power = spectrum.square() @ self.mel_banks
+        return self.log((torch.cat(frames, dim=-1) @ self.steps).square() @ self.mel_banks)
+
+    def mean_spectrum(self, recording: Tensor) -> Tensor:
+        """Mean (batch, mel) over the frames of recordings (batch, samples).
+
+        Frames are the steps of a convolution, slower but without a shape that hangs on the length in its own way.
+        """
+        waveform, steps = self.prepared(recording).unsqueeze(1), self.steps.T.unsqueeze(1)
+        spectrum = functional.conv1d(waveform, steps, stride=self.hop_size)
+        return self.log(self.mel_banks.T @ spectrum.square()).mean(dim=2)
+
+    def prepared(self, waveform: Tensor) -> Tensor:
+        """The waveform that frames are taken from: EfficientAT's with pre-emphasis, its ends mirrored."""
+        if self.is_kaldi:
+            return waveform
+        emphasised = waveform[:, 1:] - PREEMPHASIS * waveform[:, :-1]
+        margin = self.frame_size // 2  # a frame is mirrored as far as its window reaches
+        return functional.pad(emphasised, (margin, margin), mode="reflect")
+
+    def log(self, power: Tensor) -> Tensor:
         return power.clamp(min=LOG_FLOOR).log() if self.is_kaldi else (power + EFFICIENTAT_OFFSET).log()
 
 

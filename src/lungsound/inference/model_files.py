@@ -1,7 +1,9 @@
 """A trained model as one file that other programs run: a cycle's waveform in, probabilities out.
 
 ONNX, OpenVINO's IR and torch's exported program hold the same way from sound to prediction and the same facts
-(`facts_of`). Each is checked against torch on real cycles; lungsound is not needed to run it.
+(`facts_of`). A model that is normalised by recording takes the recording's spectrum beside the cycle, which a second,
+small file makes of the complete recording. Each is checked against torch on real cycles; lungsound is not needed to
+run it.
 """
 
 import json
@@ -24,28 +26,45 @@ from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.evaluation.evidence import statement
 from lungsound.extras import load
-from lungsound.files import written_whole
 from lungsound.inference.engines import Floats, Parity, make, parity
-from lungsound.inference.graph import PROBABILITIES, WAVEFORM, PredictionGraph, exported, quiet, to_onnx
+from lungsound.inference.graph import (
+    PROBABILITIES,
+    SPECTRUM,
+    WAVEFORM,
+    FilterBankGraph,
+    PredictionGraph,
+    exported,
+    quiet,
+    to_onnx,
+)
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.training.checkpoint import TrainedModel
 
 NOTE = "research software, not a medical device"
 LICENSE = "not stated; the terms of the training corpus and of the pretrained weights hold"
+RECORDING = "recording"  # whose spectrum the second file makes
+SPECTRUM_TOLERANCE = 1e-3  # of a natural logarithm, a thousandth of what a class turns on
 FACTS = "lungsound"  # section of an OpenVINO file; with .json the name in a torch archive
 # Of waveforms (batch, samples). torch takes a size of one for a constant.
-ANY_LENGTH = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("samples", min=2)}
+BATCH = torch.export.Dim("batch", min=1)
+ANY_LENGTH = {0: BATCH, 1: torch.export.Dim("samples", min=2)}
 
 
 def facts_of(trained: TrainedModel) -> dict[str, Any]:
     """Facts that give the numbers of a model their meaning, as JSON holds them."""
     front_end = trained.front_end
+    faded = f"of which the first and the last {1000 * front_end.audio.fade_s:g} ms are faded"
+    spectrum = {
+        RECORDING: f"the complete recording, mono, full scale 1, at {front_end.sample_rate_hz} Hz, {faded}: the second "
+        f"file makes of it the input {SPECTRUM!r} for all of its cycles"
+    }
     return {
         "classes": list(trained.label_set.classes),
         "label_set": trained.label_set.name,
         "sample_rate_hz": front_end.sample_rate_hz,
-        "input": f"a breathing cycle, mono, full scale 1, at {front_end.sample_rate_hz} Hz, cut from a recording of "
-        f"which the first and the last {1000 * front_end.audio.fade_s:g} ms are faded",
+        "input": f"a breathing cycle, mono, full scale 1, at {front_end.sample_rate_hz} Hz, cut from a recording "
+        f"{faded}",
+        **(spectrum if front_end.audio.is_recording_normalized else {}),
         "output": "softmax of the logits, not calibrated",
         "front_end": front_end.definition | {"mean": trained.mean, "std": trained.std},
         "calibration": None if trained.calibration is None else trained.calibration.to_plain(),
@@ -91,34 +110,42 @@ class FittingGraph(nn.Module):
 
 
 class WaveformGraph(nn.Module):
-    """Cycles (batch, samples) of one length, any, to probabilities (batch, class)."""
+    """Cycles (batch, samples) of one length, any, with their spectra, to probabilities (batch, class)."""
 
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
         self.fit, self.predict = FittingGraph(trained), PredictionGraph(trained)
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        probabilities: Tensor = self.predict(self.fit(waveform))[0]
+    def forward(self, waveform: Tensor, spectrum: Tensor | None = None) -> Tensor:
+        probabilities: Tensor = self.predict(self.fit(waveform), spectrum)[0]
         return probabilities
 
 
-def check_standalone(trained: TrainedModel) -> None:
-    """SettingsError for a model that needs more than a cycle: the spectrum of its recording."""
-    if trained.front_end.audio.is_recording_normalized:
-        raise SettingsError(
-            "a model with audio.is_recording_normalized=true needs the spectrum of the complete recording, which a "
-            "file for other programs does not compute: use it with lungsound, 'predict --engine' or lungsound.Predictor"
-        )
+class SpectrumGraph(nn.Module):
+    """Complete recordings (batch, samples) of one length, any, to their mean log-mel spectra (batch, mel)."""
+
+    def __init__(self, trained: TrainedModel) -> None:
+        super().__init__()
+        self.front = FilterBankGraph(trained.front_end.log_mel)
+
+    def forward(self, recording: Tensor) -> Tensor:
+        return self.front.mean_spectrum(recording)
+
+
+def sizes_of_recording(trained: TrainedModel) -> dict[int, torch.export.Dim]:
+    """Dimensions of recordings that may vary, as `to_onnx` takes them: from two frames on."""
+    log_mel = trained.front_end.log_mel
+    return {0: BATCH, 1: torch.export.Dim("recording_samples", min=log_mel.reach_size + log_mel.hop_size)}
 
 
 def write_onnx(trained: TrainedModel, folder: Path, cycles: Sequence[Sound]) -> Parity:
     """Write model.onnx into `folder`: `waveform` (batch, samples), any size of both, to `probabilities`.
 
-    The facts stand in its metadata, lists and dicts as JSON. It is the engines' graph behind one that fits cycles of
-    any length to its input. `cycles` are as `FrontEnd.cut` gives them; ONNX Runtime must predict them as torch does;
-    its parity is returned. WeightsError, and no file, when not. SettingsError by `check_standalone`.
+    Where the model is normalised by recording it takes `spectrum` (batch, mel) too, which spectrum.onnx beside it makes
+    of a `recording` (batch, samples). The facts stand in the metadata of the model, lists and dicts as JSON. It is the
+    engines' graph behind one that fits cycles of any length to its input. `cycles` are as `FrontEnd.cut` gives them;
+    ONNX Runtime must predict them as torch does; its parity is returned. WeightsError, and no file, when not.
     """
-    check_standalone(trained)
     onnx, runtime = load("onnx", extra="onnx"), load("onnxruntime", extra="onnx")
     compose = load("onnx.compose", extra="onnx")
     predicting = compose.add_prefix(onnx.load(str(exported(trained))), "predict_")
@@ -127,19 +154,39 @@ def write_onnx(trained: TrainedModel, folder: Path, cycles: Sequence[Sound]) -> 
         FittingGraph(trained), {WAVEFORM: clips}, outputs=["clip"], sizes={WAVEFORM: ANY_LENGTH}
     ).model_proto
     fitting.ir_version = predicting.ir_version
-    last = f"predict_{PROBABILITIES}"
+    last, names = f"predict_{PROBABILITIES}", {f"predict_{name}": name for name in (PROBABILITIES, SPECTRUM)}
     io_map = [("clip", f"predict_{WAVEFORM}")]
     model = compose.merge_models(fitting, predicting, io_map=io_map, outputs=[last], name=FACTS, producer_name=FACTS)
     for node in model.graph.node:
-        node.output[:] = [PROBABILITIES if each == last else each for each in node.output]
-        del node.metadata_props[:]  # where on this machine the line of the program lies that made it
-    model.graph.output[0].name = PROBABILITIES
+        node.input[:] = [names.get(each, each) for each in node.input]
+        node.output[:] = [names.get(each, each) for each in node.output]
+    for given in (*model.graph.input, *model.graph.output):
+        given.name = names.get(given.name, given.name)
     onnx.helper.set_model_props(model, {name: _text(value) for name, value in facts_of(trained).items()})
     model.doc_string = NOTE
-    with written_whole(folder / "model.onnx") as partial:
-        onnx.save(model, str(partial))
-        session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-        return checked(trained, cycles, lambda clip: session.run(None, {WAVEFORM: clip})[0])
+    models = {"model": model}
+    if trained.front_end.audio.is_recording_normalized:
+        program = to_onnx(
+            SpectrumGraph(trained),
+            {RECORDING: clips},
+            outputs=[SPECTRUM],
+            sizes={RECORDING: sizes_of_recording(trained)},
+        )
+        models[SPECTRUM] = program.model_proto
+
+    def runner(path: Path) -> Callable[..., Floats]:
+        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        names = [each.name for each in session.get_inputs()]
+        return lambda *given: session.run(None, dict(zip(names, given, strict=True)))[0]
+
+    with written_together(folder) as staging:
+        runners = {}
+        for name, each in models.items():
+            for node in each.graph.node:
+                del node.metadata_props[:]  # where on this machine the line of the program lies that made it
+            onnx.save(each, str(staging / f"{name}.onnx"))
+            runners[name] = runner(staging / f"{name}.onnx")
+        return checked(trained, cycles, runners["model"], runners.get(SPECTRUM))
 
 
 def write_openvino(trained: TrainedModel, folder: Path, cycles: Sequence[Sound]) -> Parity:
@@ -147,53 +194,67 @@ def write_openvino(trained: TrainedModel, folder: Path, cycles: Sequence[Sound])
 
     It must be exact when it is asked for float32. Its parity without being asked is returned.
     """
-    check_standalone(trained)
     openvino = load("openvino", extra="openvino")
     core = openvino.Core()
     with tempfile.TemporaryDirectory() as name:
         write_onnx(trained, Path(name), cycles)
-        model = core.read_model(str(Path(name) / "model.onnx"))
+        models = {path.stem: core.read_model(str(path)) for path in Path(name).glob("*.onnx")}
     for key, value in facts_of(trained).items():
-        model.set_rt_info(_text(value), [FACTS, key])
+        models["model"].set_rt_info(_text(value), [FACTS, key])
     with written_together(folder) as staging:
-        path = staging / "model.xml"
-        openvino.save_model(model, str(path), compress_to_fp16=False)
-        # Mark every layer as one that is not to be computed in less than its own precision, which Python can do in the
-        # file alone. On processors with bfloat16 OpenVINO takes it without being asked, and the logarithm of a soft
-        # band is then wrong by tens of percents.
-        tree = ElementTree.parse(path)
-        for layer in tree.iterfind("layers/layer"):
-            mark = ElementTree.Element("rt_info")
-            ElementTree.SubElement(mark, "attribute", name="precise", version="0")
-            layer.insert(0 if layer.find("data") is None else 1, mark)
-        tree.write(path, encoding="utf-8", xml_declaration=True)
-        asked = core.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        unasked = core.compile_model(str(path), "CPU", {})
-        checked(trained, cycles, lambda clip: asked(clip)[0].copy())
-        return checked(trained, cycles, lambda clip: unasked(clip)[0].copy(), is_exact_needed=False)
+        for name, model in models.items():
+            path = staging / f"{name}.xml"
+            openvino.save_model(model, str(path), compress_to_fp16=False)
+            # Mark every layer as one that is not to be computed in less than its own precision, which Python can do in
+            # the file alone. On processors with bfloat16 OpenVINO takes it without being asked, and the logarithm of a
+            # soft band is then wrong by tens of percents.
+            tree = ElementTree.parse(path)
+            for layer in tree.iterfind("layers/layer"):
+                mark = ElementTree.Element("rt_info")
+                ElementTree.SubElement(mark, "attribute", name="precise", version="0")
+                layer.insert(0 if layer.find("data") is None else 1, mark)
+            tree.write(path, encoding="utf-8", xml_declaration=True)
+
+        def runner(name: str, **hints: str) -> Callable[..., Floats]:
+            compiled = core.compile_model(str(staging / f"{name}.xml"), "CPU", hints)
+            return lambda *given: compiled(given)[0].copy()
+
+        exact = {name: runner(name, INFERENCE_PRECISION_HINT="f32") for name in models}
+        checked(trained, cycles, exact["model"], exact.get(SPECTRUM))
+        return checked(trained, cycles, runner("model"), is_exact_needed=False)
 
 
 def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Sound]) -> Parity:
     """Write model.pt2 into `folder`: `torch.export.load(path).module()(waveform)` needs no lungsound.
 
-    The facts are the extra file lungsound.json. SettingsError for a model that leaves out its padding: how much it
-    encodes hangs on the length in a way that torch's program cannot hold. Else as `write_onnx`.
+    Where the model is normalised by recording it is `module()(waveform, spectrum)`, with spectrum.pt2 beside it. The
+    facts are the extra file lungsound.json. SettingsError for a model that leaves out its padding: how much it encodes
+    hangs on the length in a way that torch's program cannot hold. Else as `write_onnx`.
     """
-    check_standalone(trained)
     if not trained.front_end.audio.is_padding_encoded:
         raise SettingsError(
             "a model with audio.is_padding_encoded=false cannot be a torch program, whose shapes would hang on the "
             "length of the cycle: export it to onnx or openvino, or load it with lungsound.Predictor"
         )
-    clips = torch.zeros(2, trained.front_end.num_samples // 2)
-    with written_whole(folder / "model.pt2") as partial, quiet():
-        program = torch.export.export(WaveformGraph(trained).eval(), (clips,), dynamic_shapes={"waveform": ANY_LENGTH})
-        for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # where on this machine our program lies
-        with partial.open("wb") as file:
-            torch.export.save(program, file, extra_files={f"{FACTS}.json": json.dumps(facts_of(trained))})
-        module = torch.export.load(partial).module()
-        return checked(trained, cycles, lambda clip: module(torch.from_numpy(clip)).numpy())
+    audio, clips = trained.front_end.audio, torch.zeros(2, trained.front_end.num_samples // 2)
+    # Of each file the graph, its inputs, and the dimensions of each that may vary.
+    graphs: dict[str, tuple[nn.Module, tuple[Tensor, ...], tuple[dict[int, Any], ...]]]
+    graphs = {"model": (WaveformGraph(trained), (clips,), (ANY_LENGTH,))}
+    if audio.is_recording_normalized:
+        both = (clips, torch.zeros(2, audio.num_mels))
+        graphs["model"] = (WaveformGraph(trained), both, (ANY_LENGTH, {0: BATCH}))
+        graphs[SPECTRUM] = (SpectrumGraph(trained), (clips,), (sizes_of_recording(trained),))
+    with written_together(folder) as staging, quiet():
+        runners = {}
+        for name, (graph, inputs, sizes) in graphs.items():
+            program = torch.export.export(graph.eval(), inputs, dynamic_shapes=sizes)
+            for node in program.graph.nodes:
+                node.meta.pop("stack_trace", None)  # where on this machine our program lies
+            with (staging / f"{name}.pt2").open("wb") as file:
+                torch.export.save(program, file, extra_files={f"{FACTS}.json": json.dumps(facts_of(trained))})
+            module = torch.export.load(staging / f"{name}.pt2").module()
+            runners[name] = lambda *given, run=module: run(*map(torch.from_numpy, given)).numpy()
+        return checked(trained, cycles, runners["model"], runners.get(SPECTRUM))
 
 
 @contextmanager
@@ -214,15 +275,30 @@ def written_together(folder: Path) -> Iterator[Path]:
 def checked(
     trained: TrainedModel,
     cycles: Sequence[Sound],
-    predict: Callable[[Floats], Floats],
+    predict: Callable[..., Floats],
+    spectrum_of: Callable[[Floats], Floats] | None = None,
     *,
     is_exact_needed: bool = True,
 ) -> Parity:
-    """Parity of `predict`, (1, samples) to probabilities (1, class), with torch; WeightsError if it must be exact."""
+    """Parity with torch of `predict`: a cycle (1, samples), and its spectrum (1, mel), to probabilities (1, class).
+
+    WeightsError if it must be exact, and when `spectrum_of` makes another spectrum of the cycles, taken for recordings.
+    """
     if not cycles:
         raise SettingsError("an export is checked on cycles, and there are none: give a corpus with --data")
     exact = make("torch", trained).predict(cycles)[0]
-    measured = parity(exact, np.concatenate([predict(cycle.waveform.numpy()[None]) for cycle in cycles]))
+    inputs = [[each for each in (cycle.waveform, cycle.spectrum) if each is not None] for cycle in cycles]
+    measured = parity(exact, np.concatenate([predict(*(each.numpy()[None] for each in own)) for own in inputs]))
+    if spectrum_of is not None:
+        given = np.concatenate([spectrum_of(cycle.waveform.numpy()[None]) for cycle in cycles])
+        expected = trained.front_end.spectra([trained.front_end.recording(cycle.waveform) for cycle in cycles])
+        assert expected is not None
+        difference = float(np.abs(given - expected.numpy()).max())
+        if not difference <= SPECTRUM_TOLERANCE:
+            raise WeightsError(
+                f"the spectrum of the exported file differs from torch's by {difference:.1e} on real cycles: the model "
+                "was not kept; another version of torch or of the extra may do better"
+            )
     if is_exact_needed and not measured.is_exact:
         raise WeightsError(
             f"the exported model differs from torch by {measured.largest_difference:.1e} in probability on real "

@@ -20,21 +20,27 @@ MOBILENET = ModelSettings(architecture="mn04")
 
 
 def saved_model(
-    folder: Path, *, audio: AudioSettings = AUDIO, architecture: ModelSettings = TRANSFORMER, seed: int = 0
+    folder: Path,
+    *,
+    audio: AudioSettings = AUDIO,
+    architecture: ModelSettings = TRANSFORMER,
+    seed: int = 0,
+    mean: float = -8.0,
+    head_std: float = 0.5,
 ) -> TrainedModel:
     """A model with random weights, saved into the folder and loaded again."""
     label_set = LABEL_SETS["sound4"]
     model = make_classifier(architecture, FrontEnd(audio), label_set)
     model.initialize(torch.Generator().manual_seed(seed))
     linear = model.head[-1]
-    torch.nn.init.normal_(linear.weight, std=0.5, generator=torch.Generator().manual_seed(seed + 1))
+    torch.nn.init.normal_(linear.weight, std=head_std, generator=torch.Generator().manual_seed(seed + 1))
     path = folder / "model.safetensors"
     save_model(
         path,
         model,
         audio=audio,
         architecture=architecture,
-        mean=-8.0,
+        mean=mean,
         std=3.0,
         label_set=label_set,
         evidence=GOOD_EVIDENCE,

@@ -19,3 +19,15 @@ def test_a_filter_bank_is_that_of_the_front_end(
             assert given.shape == expected.shape
             message = f"{num_samples} samples, loudness {loudness}"
             torch.testing.assert_close(given, expected, atol=5e-3, rtol=0, msg=lambda text, m=message: f"{m}: {text}")
+
+
+@pytest.mark.parametrize("kind", [LogMel, EfficientATLogMel])
+def test_the_mean_of_a_recording_is_that_of_the_front_end(kind: type[LogMel] | type[EfficientATLogMel]) -> None:
+    log_mel = kind()
+    for num_samples in (1100, 16000, 32001):
+        recording = 0.1 * torch.randn(num_samples, generator=torch.Generator().manual_seed(1))
+        given, expected = (
+            FilterBankGraph(log_mel).mean_spectrum(recording[None])[0],
+            log_mel(recording[None])[0].mean(0),
+        )
+        torch.testing.assert_close(given, expected, atol=1e-4, rtol=0)

@@ -26,7 +26,7 @@ from lungsound.inference.model_files import (
 )
 from lungsound.training.checkpoint import TrainedModel
 from tests.documents import ROOT
-from tests.unit.inference.models import AUDIO, NORMALIZED, TRANSFORMER, saved_model, sounds
+from tests.unit.inference.models import AUDIO, MOBILENET, NORMALIZED, TRANSFORMER, saved_model, sounds
 
 REPEATED = AUDIO
 ZEROS = AUDIO.model_copy(update={"padding": "zero"})
@@ -141,13 +141,90 @@ def test_torch_loads_its_program_without_us(padding: AudioSettings, tmp_path: Pa
     np.testing.assert_allclose(program.module()(batch).detach(), answers(trained, [*map(Sound, batch)]), atol=1e-5)
 
 
-@pytest.mark.parametrize("write", [write_onnx, write_openvino, write_torch])
-def test_a_normalised_model_needs_its_recording(write: Callable[..., object], tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case", ["onnx", "onnx, own sound", "onnx, efficientat", "openvino", "torch", "torch, efficientat"]
+)
+def test_a_normalised_model_takes_the_spectrum_that_its_second_file_makes(case: str, tmp_path: Path) -> None:
+    """From the complete recording to the probabilities of its cycles by these two files alone, in any batch."""
+    name = case.partition(",")[0]
+    if name != "torch":
+        pytest.importorskip(name)
+        pytest.importorskip("onnxruntime")
+    is_efficientat, extra = case.endswith("efficientat"), NORMALIZED_CHANGES.get(case, {})
+    architecture = MOBILENET if is_efficientat else TRANSFORMER
+    trained = saved_model(tmp_path / "run", audio=NORMALIZED.model_copy(update=extra), architecture=architecture)
+    write = {"onnx": write_onnx, "openvino": write_openvino, "torch": write_torch}[name]
+    found = write(trained, tmp_path / "out", sounds(trained))
+    assert found.is_exact or (name == "openvino" and found.largest_difference < 0.05)
+    suffixes = {"onnx": ["onnx"], "openvino": ["bin", "xml"], "torch": ["pt2"]}[name]
+    files = sorted((tmp_path / "out").iterdir())
+    assert [path.name for path in files] == [
+        f"{each}.{suffix}" for each in ("model", "spectrum") for suffix in suffixes
+    ]
+    if name == "onnx":
+        assert sum(map(places_of_the_program, files)) == 0
+    model, spectrum_of = runners(name, tmp_path / "out")
+    rate_hz = trained.front_end.sample_rate_hz
+    for duration_s in (1.3, 3.00007):
+        generator = torch.Generator().manual_seed(3)
+        swelling = torch.linspace(0.01, 0.3, int(duration_s * rate_hz))
+        recording = trained.front_end.prepare(torch.randn(len(swelling), generator=generator) * swelling, rate_hz)
+        spectrum = spectrum_of(recording.waveform.numpy()[None])
+        assert recording.spectrum is not None
+        np.testing.assert_allclose(spectrum[0], recording.spectrum, atol=1e-3)
+        cycles = [trained.front_end.cut(recording, start_s=at, end_s=at + 0.4) for at in (0.0, 0.5, 0.8)]
+        batch = torch.stack([cycle.waveform for cycle in cycles]).numpy()
+        given = model(batch, np.repeat(spectrum, 3, axis=0))
+        np.testing.assert_allclose(given, answers(trained, cycles), atol=1e-4)
+
+
+EFFICIENTAT = {"filter_bank": "efficientat", "sample_rate_hz": 32000, "num_mels": 128}
+NORMALIZED_CHANGES: dict[str, dict[str, object]] = {
+    "onnx, own sound": {"is_padding_encoded": False},
+    "onnx, efficientat": EFFICIENTAT,
+    "torch, efficientat": EFFICIENTAT,
+}
+
+
+def runners(name: str, folder: Path) -> list[Callable[..., Floats]]:
+    """The model and the file of spectra as another program runs them."""
+
+    def runner(stem: str) -> Callable[..., Floats]:
+        if name == "torch":
+            module = torch.export.load(folder / f"{stem}.pt2").module()
+            return lambda *given: module(*map(torch.from_numpy, given)).detach().numpy()
+        if name == "openvino":
+            openvino = pytest.importorskip("openvino")
+            hints = {"INFERENCE_PRECISION_HINT": "f32"}
+            compiled = openvino.Core().compile_model(str(folder / f"{stem}.xml"), "CPU", hints)
+            return lambda *given: compiled(given)[0].copy()
+        runtime = pytest.importorskip("onnxruntime")
+        session = runtime.InferenceSession(str(folder / f"{stem}.onnx"), providers=["CPUExecutionProvider"])
+        names = {"model": ["waveform", "spectrum"], "spectrum": ["recording"]}[stem]
+        return lambda *given: session.run(None, dict(zip(names, given, strict=True)))[0]
+
+    return [runner("model"), runner("spectrum")]
+
+
+def test_a_second_file_that_makes_another_spectrum_is_an_error(tmp_path: Path) -> None:
     trained = saved_model(tmp_path, audio=NORMALIZED)
-    with pytest.raises(SettingsError, match="is_recording_normalized=true needs the spectrum") as error:
-        write(trained, tmp_path / "out", sounds(trained))
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "out").exists()
+    cycles = sounds(trained)
+    given = iter(answers(trained, cycles))
+
+    def spectrum_of(recording: Floats) -> Floats:
+        spectrum = trained.front_end.recording(torch.from_numpy(recording[0])).spectrum
+        assert spectrum is not None
+        return spectrum[None].numpy() + np.float32(2e-3)
+
+    with pytest.raises(WeightsError, match=r"the spectrum of the exported file differs .* by 2.* was not kept"):
+        checked(trained, cycles, lambda *_: next(given)[None], spectrum_of)
+
+
+def test_the_facts_of_a_normalised_model_say_what_recording_is_meant(tmp_path: Path) -> None:
+    facts = facts_of(saved_model(tmp_path, audio=NORMALIZED))
+    assert "the first and the last 62.5 ms are faded" in facts["recording"]
+    assert "recording" not in facts_of(saved_model(tmp_path))
 
 
 @pytest.mark.slow
