@@ -1,8 +1,9 @@
 """Firm predictions for clips without lungs: `python -m benchmarks.firm MODEL` prints their shares as Markdown.
 
 Clips of 10 s are made by a program (noise, speech, hum, music, silence, handling), with seeds that no threshold was set
-on; `--hearts` adds every second of a folder of heart recordings. A class is firm without a reason to withhold it: here
-each is a mistake. `--data` adds the cycles of a corpus's parts, most of which ought to be firm.
+on; `--hearts` adds every second of a folder of heart recordings (`scripts/box` takes the others). A class is firm
+without a reason to withhold it: here each is a mistake. `--data` adds the cycles of a corpus's parts, most of which
+ought to be firm.
 """
 
 import argparse
@@ -73,10 +74,10 @@ KINDS: dict[str, Callable[[int, int, Generator], Waveform]] = {
 }
 
 
-def clips(num_clips: int) -> Iterator[tuple[str, Waveform, int]]:
+def clips(num_clips: int, *, first_seed: int = FIRST_SEED) -> Iterator[tuple[str, Waveform, int]]:
     """Kind, samples and rate of the clips, each kind in turn, at -40 to -10 dBFS (silence: -90)."""
     for number in range(num_clips):
-        rng, kind = np.random.default_rng(FIRST_SEED + number), list(KINDS)[number % len(KINDS)]
+        rng, kind = np.random.default_rng(first_seed + number), list(KINDS)[number % len(KINDS)]
         rate_hz = int(rng.choice(RATES_HZ))
         sound = KINDS[kind](round(DURATION_S * rate_hz), rate_hz, rng)
         level = 10 ** (-90 / 20 if kind == "silence" else -rng.uniform(0.5, 2.0))
@@ -123,7 +124,7 @@ def without_lungs(predictor: Predictor, *, num_clips: int, hearts: Path | None) 
             prediction = predictor.predict(path)
             for each in (kind, "all"):
                 counts[each].count(prediction)
-    for heart in track(sound_files([hearts])[::2] if hearts else [], "hearts", console=STDERR):
+    for heart in track(sound_files([hearts])[1::2] if hearts else [], "hearts", console=STDERR):
         prediction = predictor.predict(heart)
         for each in ("hearts", "all"):
             counts[each].count(prediction)

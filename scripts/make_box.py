@@ -1,39 +1,48 @@
 """Make the model in the box again from the corpora; the work behind scripts/box.
 
 The recipe `box` is trained on the training sets, its weights are rounded to float16, and the rounded model is
-calibrated on held-out patients and measured once on the tests. Then model, checksum and card are written.
+calibrated on held-out patients, gets a gate against sounds without lungs, and is measured once on the tests. Then
+model, checksum and card are written.
 """
 
 import argparse
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jinja2
 import numpy as np
 import numpy.typing as npt
+import soundfile
 import torch
+from benchmarks.firm import clips
 from rich.console import Console
 
+from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.config import RunConfig, load_config
 from lungsound.data.batches import Inputs
 from lungsound.data.corpus import Corpus
 from lungsound.data.splits import VALIDATION, corpora_of, divide, load_corpus, rows_to_test
-from lungsound.data.store import open_filter_banks
+from lungsound.data.store import cut_cycles, open_filter_banks
 from lungsound.errors import LungsoundError, WeightsError
 from lungsound.evaluation.calibration import fit_calibration
 from lungsound.evaluation.evidence import NAMES, Evidence, Measured
 from lungsound.evaluation.metrics import confusion_matrix, sensitivity, specificity
-from lungsound.evaluation.out_of_domain import spectral_features
+from lungsound.evaluation.out_of_domain import fit_gate
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.selection import LAST
 from lungsound.extras import BOX, BOX_PACKAGE
 from lungsound.files import write_text, written_whole
-from lungsound.inference.predictor import HIGHEST_SCORE
+from lungsound.inference.bulk import sound_files
+from lungsound.inference.engines import make as make_engine
+from lungsound.inference.prediction import CyclePrediction
+from lungsound.inference.predictor import Predictor, load_recording
 from lungsound.models.precision import processor_name
 from lungsound.progress import track
 from lungsound.recipe import train
@@ -47,6 +56,7 @@ TEMPLATE = "README.md.jinja"
 MODEL = f"src/{BOX_PACKAGE}/model.safetensors"
 MAX_BYTES = 12_000_000
 NUM_SEEDS = 1
+NUM_LUNGS, NUM_CLIPS = 3000, 240  # training cycles, and clips without lungs, that a gate is fitted to
 # Settings of each corpus. The recording left out of SPRSound is in its intra test too, under another name.
 CORPORA: dict[str, dict[str, Any]] = {
     "sprsound": {"left_out_recordings": ["41279835_14.1_0_p1_2945"]},
@@ -135,6 +145,23 @@ class Making:
         evidence = Evidence.of(corpus, parts.train, calibration.decided(fitted_on))
         add_to_model(model, calibration=calibration, evidence=evidence)
 
+    def add_gate(self, run: RunFolder, model: Path, hearts: Path) -> None:
+        """Put a gate into the file, between training cycles and sounds without lungs; calibration patients set it."""
+        trained, config = load_model(model), run.config()
+        engine, front_end = make_engine("torch", trained), trained.front_end
+        corpus = load_corpus(config.data)
+        parts = divide(corpus, config.data, config.train, is_tested=False)
+
+        def features_of(rows: Iterable[int]) -> npt.NDArray[np.float32]:
+            cycles = [corpus.cycles[row] for row in sorted(rows)]
+            return engine.predict([each for own in cut_cycles(cycles, front_end, lambda _, own: own) for each in own])[
+                1
+            ]
+
+        drawn = np.random.default_rng(0).permutation(parts.train)[:NUM_LUNGS].tolist()
+        others = engine.predict(other_sounds(front_end, hearts))[1]
+        add_to_model(model, gate=fit_gate(features_of(drawn), others, features_of(parts.calibration)))
+
     def measure(self, run: RunFolder, model: Path, others: Sequence[Measured] = ()) -> tuple[Corpus, list[Answers]]:
         """Measure the calibrated model on each test, by stethoscope, and put that into the file, and the `others`.
 
@@ -150,20 +177,30 @@ class Making:
         corpus = load_corpus(data.model_copy(update={"corpora": tested}))
         rows, inputs = rows_to_test(corpus, ()), self._inputs(trained, corpus)
         predictions = calibration.decided(self._predict(trained, corpus, inputs, rows, {}))
-        is_unlike = np.zeros(len(rows), dtype=np.bool_)
-        if trained.domain is not None:
-            is_unlike = trained.domain.scores(spectral_features(inputs.fbanks[np.array(rows)])) == HIGHEST_SCORE
-        sets = calibration.prediction_set(predictions.probabilities)
-        is_given = ~(calibration.is_abstaining(predictions.probabilities) | sets.all(axis=1) | is_unlike)
-        is_covered = np.take_along_axis(sets, predictions.labels[:, None], axis=1)[:, 0]
         ages = {cycle.key: cycle.recording.age_years for cycle in corpus.cycles}
-        measured, answers = [], []
-        for name, group in groups_of(corpus, predictions, known_patients(run.facts(), predictions)).items():
-            of_group = predictions.of_rows(group)
-            measured.append(Measured.of(of_group, name=name, ages_years=[ages[key] for key in of_group.keys]))
-            answers.append(answers_of(name, of_group, is_given[group], is_covered[group]))
+        groups = groups_of(corpus, predictions, known_patients(run.facts(), predictions))
+        of_groups = {name: predictions.of_rows(rows) for name, rows in groups.items()}
+        measured = [
+            Measured.of(each, name=name, ages_years=[ages[key] for key in each.keys])
+            for name, each in of_groups.items()
+        ]
         add_to_model(model, evidence=evidence.model_copy(update={"measured": (*measured, *others)}))
-        return corpus, answers
+        answered = self._answered(model, corpus)
+        return corpus, [
+            answers_of(name, each, [answered[key] for key in each.keys]) for name, each in of_groups.items()
+        ]
+
+    def _answered(self, model: Path, corpus: Corpus) -> dict[str, CyclePrediction]:
+        """Predictions of all cycles by key, as a user gets them who states neither age nor stethoscope."""
+        predictor, answered = Predictor.load(model, engine="torch"), dict[str, CyclePrediction]()
+        with track(self.console, "answers") as on_progress:
+            for recording, group in groupby(corpus.cycles, key=lambda cycle: cycle.recording):
+                cycles = sorted(group, key=lambda cycle: (cycle.start_s, cycle.end_s))
+                spans_s = [(cycle.start_s, cycle.end_s) for cycle in cycles]
+                found = predictor.predict(recording.path, spans_s=spans_s).cycles
+                answered |= {cycle.key: each for cycle, each in zip(cycles, found, strict=True)}
+                on_progress(len(answered), len(corpus.cycles))
+        return answered
 
     def _inputs(self, trained: TrainedModel, corpus: Corpus) -> Inputs:
         fbanks = open_filter_banks(corpus, trained.front_end, console=self.console)
@@ -200,20 +237,33 @@ def groups_of(corpus: Corpus, predictions: Predictions, met: Mapping[str, str]) 
     return {title: rows for (_, title), rows in sorted(groups.items())}
 
 
-def answers_of(
-    name: str, predictions: Predictions, is_given: npt.NDArray[np.bool_], is_covered: npt.NDArray[np.bool_]
-) -> Answers:
-    """Shares of the cycles of a group that are answered `(cycle,)`, and whose set holds the true class `(cycle,)`."""
+def answers_of(name: str, predictions: Predictions, answered: Sequence[CyclePrediction]) -> Answers:
+    """Shares of the cycles of a group `answered` without a reason to withhold, and whose set holds the true class."""
     labels, classes = predictions.labels, predictions.classes
+    is_given = np.array([not each.reasons for each in answered])
     confusion = confusion_matrix(labels[is_given], predictions.predicted[is_given], len(classes))
+    is_covered = [classes[label] in each.possible for label, each in zip(labels, answered, strict=True)]
     return Answers(
         name=name,
         given=float(is_given.mean()),
         given_of_class={classes[label]: float(is_given[labels == label].mean()) for label in np.unique(labels)},
         specificity=float(specificity(confusion)),
         sensitivity=float(sensitivity(confusion)),
-        covered=float(is_covered.mean()),
+        covered=float(np.mean(is_covered)),
     )
+
+
+def other_sounds(front_end: FrontEnd, hearts: Path) -> list[Sound]:
+    """What would be taken for cycles in clips without lungs: made by a program, and every second of a folder of hearts.
+
+    The other hearts, and other clips of these kinds, are for `benchmarks.firm`.
+    """
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.wav" for number in range(NUM_CLIPS)]
+        for path, (_, samples, rate_hz) in zip(paths, clips(NUM_CLIPS, first_seed=0), strict=True):
+            soundfile.write(path, samples, rate_hz, subtype="PCM_16")
+        loaded = [load_recording(path, front_end, find_by="auto") for path in (*paths, *sound_files([hearts])[::2])]
+    return [stretch.sound for each in loaded for stretch in each.stretches]
 
 
 def write_box(
@@ -251,13 +301,14 @@ def write_box(
     write_text(out / "README.md", card)
 
 
-def make(making: Making, out: Path, *, is_any_left_out: bool, command: str) -> None:
+def make(making: Making, out: Path, *, hearts: Path, is_any_left_out: bool, command: str) -> None:
     """Make the box, from the trainings on; `command` is named in the card."""
     run = making.train()
     others = making.leave_out() if is_any_left_out else []
     model = making.runs / "rounded.safetensors"
     write_rounded(run.model, model)
     making.calibrate(run, model)
+    making.add_gate(run, model, hearts)
     corpus, answers = making.measure(run, model, others)
     write_box(out, run, model, corpus, answers, command=command)
 
@@ -270,6 +321,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--sprsound", metavar="DIR", type=Path, required=True, help="Folder of SPRSound 2022.")
     parser.add_argument("--icbhi", metavar="DIR", type=Path, help="Folder of ICBHI 2017, or of a part of it.")
+    parser.add_argument(
+        "--hearts",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="Folder of heart sounds, of the CirCor DigiScope data set; every second is taken.",
+    )
     parser.add_argument("--without", choices=["icbhi"], help="Make a box without ICBHI.")
     parser.add_argument(
         "--left-out",
@@ -305,7 +363,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def command_of(given: argparse.Namespace) -> str:
     """The command that makes the same box on another machine: no folder or file of this one is named."""
-    words = ["scripts/box", "--sprsound DIR", "--without icbhi" if given.icbhi is None else "--icbhi DIR"]
+    words = [
+        "scripts/box",
+        "--sprsound DIR",
+        "--without icbhi" if given.icbhi is None else "--icbhi DIR",
+        "--hearts DIR",
+    ]
     words += ["--left-out"] if given.left_out else []
     words += [] if given.seeds == NUM_SEEDS else [f"--seeds {given.seeds}"]
     pairs = (setting.partition("=") for setting in given.set)
@@ -322,7 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     making = Making(corpora, given.runs, given.set, given.seeds, Console(markup=False, highlight=False))
     try:
-        make(making, given.out, is_any_left_out=given.left_out, command=command_of(given))
+        make(making, given.out, hearts=given.hearts, is_any_left_out=given.left_out, command=command_of(given))
     except LungsoundError as error:
         print(f"box: {error}", file=sys.stderr)
         return error.exit_code

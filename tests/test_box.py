@@ -13,7 +13,9 @@ import soundfile
 
 from lungsound.data.corpus import join
 from lungsound.data.reader import read_corpus
+from lungsound.data.synthetic_sounds import heart_sounds
 from lungsound.evaluation.predictions import Predictions
+from lungsound.inference.prediction import CyclePrediction, Reason
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.training.checkpoint import load_model
@@ -59,6 +61,14 @@ def sprsound_like(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def hearts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("hearts"), np.random.default_rng(1)
+    for number in range(4):
+        soundfile.write(folder / f"{number}.wav", 0.3 * heart_sounds(24000, 4000, rng, beats_per_minute=90), 4000)
+    return folder
+
+
 def test_patients_of_the_training_set_are_measured_only_where_that_is_meant(
     make_box: ModuleType, sprsound_like: Path, synthetic_corpus_dir: Path
 ) -> None:
@@ -81,8 +91,15 @@ def test_patients_of_the_training_set_are_measured_only_where_that_is_meant(
         "ICBHI 2017 test, A": [2],
         "ICBHI 2017 test, B": [1],
     }
-    is_given, is_covered = np.array([True, True, False, True, False]), np.array([True] * 4 + [False])
-    answers = make_box.answers_of("all", predictions, is_given, is_covered)
+    low, shares = (Reason.LOW_CONFIDENCE,), {"normal": 0.7, "crackle": 0.3}
+    answered = [
+        CyclePrediction(0, 1, "normal", shares, reasons, possible)
+        for reasons, possible in (
+            *(((), ("normal",)), ((), ("normal", "crackle")), (low, ("crackle",))),
+            *(((), ("crackle",)), (low, ("crackle",))),
+        )
+    ]
+    answers = make_box.answers_of("all", predictions, answered)
     assert (answers.given, answers.covered) == (0.6, 0.8)
     assert answers.given_of_class == {"normal": pytest.approx(2 / 3), "crackle": 0.5}
     assert (answers.specificity, answers.sensitivity) == (1.0, 0.0)
@@ -91,25 +108,26 @@ def test_patients_of_the_training_set_are_measured_only_where_that_is_meant(
 def test_a_box_is_for_one_choice_of_corpora(make_box: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     for words in ([], ["--icbhi", "DIR", "--without", "icbhi"]):
         with pytest.raises(SystemExit):
-            make_box.main(["--sprsound", "DIR", *words])
+            make_box.main(["--sprsound", "DIR", "--hearts", "DIR", *words])
         assert "give either --icbhi DIR or --without icbhi" in capsys.readouterr().err
-    assert make_box.main(["--sprsound", "DIR", "--without", "icbhi", "--set", "train.epoch=3"]) == 2
+    assert make_box.main(["--sprsound", "DIR", "--hearts", "DIR", "--without", "icbhi", "--set", "train.epoch=3"]) == 2
     assert "unknown key 'train.epoch'" in capsys.readouterr().err
 
 
 def test_the_card_names_a_command_without_paths_of_this_machine(make_box: ModuleType, tmp_path: Path) -> None:
-    words = ["--sprsound", "here", "--icbhi", "there", "--left-out", "--set", "train.epochs=1"]
+    words = ["--sprsound", "here", "--icbhi", "there", "--hearts", "elsewhere", "--left-out", "--set", "train.epochs=1"]
     given = make_box.make_parser().parse_args([*words, "--set", f"model.pretrained={tmp_path}"])
-    expected = "scripts/box --sprsound DIR --icbhi DIR --left-out --set train.epochs=1 --set model.pretrained=FILE"
-    assert make_box.command_of(given) == expected
+    corpora, settings = "--sprsound DIR --icbhi DIR --hearts DIR", "--set train.epochs=1 --set model.pretrained=FILE"
+    assert make_box.command_of(given) == f"scripts/box {corpora} --left-out {settings}"
 
 
 @pytest.mark.slow
 def test_several_seeds_teach_one_and_a_corpus_may_be_left_out(
-    make_box: ModuleType, sprsound_like: Path, tmp_path: Path
+    make_box: ModuleType, sprsound_like: Path, hearts: Path, tmp_path: Path
 ) -> None:
     settings = [word for setting in TINY for word in ("--set", setting)]
     words = ["--sprsound", str(sprsound_like), "--without", "icbhi", "--seeds", "2", "--out", str(tmp_path / "box")]
+    words += ["--hearts", str(hearts)]
     assert make_box.main([*words, "--runs", str(tmp_path / "runs"), *settings]) == 0
     taught = make_box.RunFolder(tmp_path / "runs" / "taught").facts().teachers
     assert list(taught.values()) == [
@@ -117,7 +135,7 @@ def test_several_seeds_teach_one_and_a_corpus_may_be_left_out(
     ]
     card = (tmp_path / "box" / "README.md").read_text()
     assert "taught by 2 models" in card
-    assert "`scripts/box --sprsound DIR --without icbhi --seeds 2 --set " in card
+    assert "`scripts/box --sprsound DIR --without icbhi --hearts DIR --seeds 2 --set " in card
     assert "ICBHI" not in card
 
 
@@ -126,12 +144,13 @@ def test_a_box_is_made_measured_and_made_again_to_the_byte(
     make_box: ModuleType,
     sprsound_like: Path,
     synthetic_corpus_dir: Path,
+    hearts: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LUNGSOUND_CACHE", str(tmp_path / "cache"))
     settings = [word for setting in TINY for word in ("--set", setting)]
-    corpora = ["--sprsound", str(sprsound_like), "--icbhi", str(synthetic_corpus_dir)]
+    corpora = ["--sprsound", str(sprsound_like), "--icbhi", str(synthetic_corpus_dir), "--hearts", str(hearts)]
 
     def make(name: str, *words: str) -> Path:
         out = tmp_path / name

@@ -35,7 +35,7 @@ def predictor(tmp_path: Path) -> Predictor:
 def test_what_is_firm_is_counted_by_kind(predictor: Predictor, tmp_path: Path) -> None:
     hearts = tmp_path / "hearts"
     hearts.mkdir()
-    for number in range(3):
+    for number in range(4):
         sound = np.random.default_rng(number).normal(0, 0.1, 16000)
         soundfile.write(hearts / f"{number}.wav", sound, 4000)
     found = without_lungs(predictor, num_clips=6, hearts=hearts)

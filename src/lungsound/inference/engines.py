@@ -28,6 +28,7 @@ from lungsound.files import write_text
 from lungsound.inference.graph import (
     EXACT_TOLERANCE,
     FBANK,
+    FEATURES,
     PROBABILITIES,
     SPECTRUM,
     WAVEFORM,
@@ -45,9 +46,11 @@ CPU = torch.device("cpu")
 
 Floats = NDArray[np.float32]
 Outputs = tuple[Floats, Floats]
+BatchOutputs = tuple[Floats, Floats, Floats]
 # From inputs (batch, samples), as `TrainedModel.input_of` makes them, and the spectra (batch, mel) of their recordings
-# where these are taken, to probabilities (batch, class) and filter banks (batch, time, mel), not normalised further.
-RunBatch = Callable[..., Outputs]
+# where these are taken, to probabilities (batch, class), the encoder's features (batch, dim), and filter banks
+# (batch, time, mel), not normalised further.
+RunBatch = Callable[..., BatchOutputs]
 
 
 class Engine:
@@ -60,14 +63,17 @@ class Engine:
         self.batch_size = batch_size
 
     def predict(self, cycles: Sequence[Sound], *, on_progress: OnProgress | None = None) -> Outputs:
-        """Probabilities (cycle, class) and features of the domain (cycle, feature; none without a domain).
+        """Probabilities (cycle, class), and features (cycle, feature): the encoder's, then `spectral_features`.
 
+        Features are none where the model has no domain and no gate to ask them.
         Cycles of any length, as `FrontEnd.cut` gives them, are fitted to the model's input a batch at a time, those
         that take equally much of it together.
         """
-        trained, front_end, domain = self.trained, self.trained.front_end, self.trained.domain
+        trained, front_end = self.trained, self.trained.front_end
         probabilities = np.empty((len(cycles), len(trained.label_set.classes)), np.float32)
-        features = np.empty((len(cycles), 0 if domain is None else len(domain.mean)), np.float32)
+        is_asked = trained.domain is not None or trained.gate is not None
+        num_features = trained.model.encoder.dim + 2 * front_end.audio.num_mels if is_asked else 0
+        features = np.empty((len(cycles), num_features), np.float32)
         sizes, num_done = [trained.num_input_samples(len(cycle.waveform)) for cycle in cycles], 0
         for _, group in groupby(sorted(range(len(sizes)), key=sizes.__getitem__), key=sizes.__getitem__):
             of_one_size = list(group)
@@ -77,11 +83,11 @@ class Engine:
                 clips = torch.stack([trained.input_of(cycle.waveform) for cycle in batch]).numpy()
                 spectra = front_end.spectra(batch)
                 inputs = [clips] if spectra is None else [clips, spectra.numpy()]
-                probabilities[places], fbanks = self.run_batch(*inputs)
-                if domain is not None:
-                    if not front_end.audio.is_padding_encoded:  # the domain's are of frames that no encoder sees, too
+                probabilities[places], encoded, fbanks = self.run_batch(*inputs)
+                if is_asked:
+                    if not front_end.audio.is_padding_encoded:  # theirs are of frames that no encoder sees, too
                         fbanks = front_end.filter_banks_of(batch).numpy()
-                    features[places] = spectral_features(fbanks)
+                    features[places] = np.concatenate([encoded, spectral_features(fbanks)], axis=1)
                 num_done += len(places)
                 if on_progress is not None:
                     on_progress(num_done, len(cycles))
@@ -94,11 +100,10 @@ def run_torch(trained: TrainedModel, *, device: torch.device = CPU, is_bf16: boo
     return partial(_run_torch_batch, trained, device, is_bf16)  # and not a closure, so that it can be pickled
 
 
-def _run_torch_batch(trained: TrainedModel, device: torch.device, is_bf16: bool, *inputs: Floats) -> Outputs:
+def _run_torch_batch(trained: TrainedModel, device: torch.device, is_bf16: bool, *inputs: Floats) -> BatchOutputs:
     fbanks = trained.front_end.filter_banks(*map(torch.from_numpy, inputs))
     batches = [(normalize(fbanks, mean=trained.mean, std=trained.std), None)]
-    probabilities, _ = predict_cycles(trained.model, batches, device=device, is_bf16=is_bf16)
-    return probabilities, fbanks.numpy()
+    return (*predict_cycles(trained.model, batches, device=device, is_bf16=is_bf16), fbanks.numpy())
 
 
 def run_onnx(trained: TrainedModel) -> RunBatch:
@@ -111,10 +116,10 @@ def run_onnx(trained: TrainedModel) -> RunBatch:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = runtime.InferenceSession(str(exported(trained)), options, providers=["CPUExecutionProvider"])
 
-    def run_batch(*inputs: Floats) -> Outputs:
+    def run_batch(*inputs: Floats) -> BatchOutputs:
         named = dict(zip((WAVEFORM, SPECTRUM), inputs, strict=False))
-        probabilities, fbanks = session.run([PROBABILITIES, FBANK], named)
-        return probabilities, fbanks * (2 * trained.std) + trained.mean
+        probabilities, features, fbanks = session.run([PROBABILITIES, FEATURES, FBANK], named)
+        return probabilities, features, fbanks * (2 * trained.std) + trained.mean
 
     return run_batch
 
@@ -137,13 +142,15 @@ def run_openvino(trained: TrainedModel, *, is_bf16: bool = False) -> RunBatch:
         reader.replace_source_output(given.output(0))
     # The waveform stays an input: the graph takes the size of the batch from it.
     parameters = [given, *graph.get_parameters()]
-    rest = openvino.Model([graph.output(PROBABILITIES).get_node().input_value(0)], parameters, "encoder")
+    results = [graph.output(name).get_node().input_value(0) for name in (PROBABILITIES, FEATURES)]
+    rest = openvino.Model(results, parameters, "encoder")
     precision = "bf16" if is_bf16 else "f32"
     run_rest = core.compile_model(rest, "CPU", {**settings, "INFERENCE_PRECISION_HINT": precision})
 
-    def run_batch(*inputs: Floats) -> Outputs:
+    def run_batch(*inputs: Floats) -> BatchOutputs:
         fbanks = run_front(inputs)[0]
-        return run_rest([fbanks, *inputs])[0], fbanks * (2 * trained.std) + trained.mean
+        predicted = run_rest([fbanks, *inputs])
+        return predicted[0], predicted[1], fbanks * (2 * trained.std) + trained.mean
 
     return run_batch
 

@@ -79,10 +79,11 @@ class FilterBankGraph(nn.Module):
 
 
 class PredictionGraph(nn.Module):
-    """Inputs (batch, samples) (`TrainedModel.input_of`) to probabilities (batch, class) and normalised filter banks.
+    """Inputs (batch, samples) (`TrainedModel.input_of`) to probabilities (batch, class), features, filter banks.
 
-    Where the model is normalised by recording, a `spectrum` (batch, mel) is taken from the frames. The filter banks
-    (batch, time, mel) are given too so that an engine can tell the part that must stay in float32.
+    Where the model is normalised by recording, a `spectrum` (batch, mel) is taken from the frames. The features
+    (batch, dim) are the encoder's. The filter banks (batch, time, mel), normalised, are given too so that an engine can
+    tell the part that must stay in float32.
     """
 
     def __init__(self, trained: TrainedModel) -> None:
@@ -91,18 +92,20 @@ class PredictionGraph(nn.Module):
         self.model = trained.model
         self.mean, self.std = trained.mean, trained.std
 
-    def forward(self, waveform: Tensor, spectrum: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, waveform: Tensor, spectrum: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         fbank = self.front(waveform)
         if spectrum is not None:
             fbank = fbank - spectrum.unsqueeze(1)
         fbank = normalize(fbank, mean=self.mean, std=self.std)
-        logits: Tensor = self.model(fbank)
-        return logits.softmax(dim=1), fbank
+        features = self.model.encode(fbank)
+        logits: Tensor = self.model.head(features)
+        return logits.softmax(dim=1), features, fbank
 
 
-GRAPH_VERSION = "3"  # part of the key of kept files: change it whenever the same model gives another graph
+GRAPH_VERSION = "4"  # part of the key of kept files: change it whenever the same model gives another graph
 FILE_NAME = "float.onnx"
-WAVEFORM, SPECTRUM, PROBABILITIES, FBANK = "waveform", "spectrum", "probabilities", "filter_bank"
+WAVEFORM, SPECTRUM = "waveform", "spectrum"
+PROBABILITIES, FEATURES, FBANK = "probabilities", "features", "filter_bank"
 EXACT_TOLERANCE = 1e-4  # in probability
 OPSET = 20
 NUM_PROBES = 2
@@ -134,7 +137,7 @@ def exported(trained: TrainedModel) -> Path:
             inputs[SPECTRUM], sizes[SPECTRUM] = spectra, sizes[WAVEFORM].copy()
         if not front_end.audio.is_padding_encoded:
             sizes[WAVEFORM][1] = torch.export.Dim("samples", min=least, max=front_end.num_samples)
-        program = to_onnx(PredictionGraph(trained), inputs, outputs=[PROBABILITIES, FBANK], sizes=sizes)
+        program = to_onnx(PredictionGraph(trained), inputs, outputs=[PROBABILITIES, FEATURES, FBANK], sizes=sizes)
         with written_whole(path) as partial:
             program.save(str(partial))
             session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])

@@ -246,7 +246,10 @@ class Predictor:
         """Predict each stretch of a loaded recording, and the recording as the aggregate of those with sound."""
         stretches, domain, calibration = loaded.stretches, self.trained.domain, self.trained.calibration
         outputs, features = self.engine.predict([stretch.sound for stretch in stretches])
-        scores = domain.scores(features).tolist() if domain is not None and stretches else []
+        spectral = features[:, self.trained.model.encoder.dim :]
+        scores = domain.scores(spectral).tolist() if domain is not None and stretches else []
+        gate = self.trained.gate
+        is_other = [False] * len(stretches) if gate is None else gate.is_other(features).tolist()
         threshold = self.trained.normal_threshold
         for_all = reasons_of_model(self.trained, age_years=age_years, device=device)
         for_all |= reasons_of_remarks(loaded.quality)
@@ -255,6 +258,8 @@ class Predictor:
             reasons, possible = set(for_all), tuple[str, ...]()
             if stretch.is_silent:
                 reasons.add(Reason.SILENT_CYCLE)
+            if is_other[place]:
+                reasons.add(Reason.NO_BREATHING)
             if scores and scores[place] == HIGHEST_SCORE:
                 reasons.add(Reason.OUT_OF_DOMAIN)
             probabilities, best_guess = row, self.classes[int(row.argmax())]

@@ -20,7 +20,7 @@ from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import WeightsError
 from lungsound.evaluation.calibration import Calibration
 from lungsound.evaluation.evidence import Evidence
-from lungsound.evaluation.out_of_domain import Domain
+from lungsound.evaluation.out_of_domain import Domain, Gate
 from lungsound.evaluation.runs import is_unfinished
 from lungsound.files import written_whole
 from lungsound.labels import LABEL_SETS, LabelSet
@@ -30,7 +30,7 @@ from lungsound.models.weights import FACTS_KEY, misfit
 
 MODEL_FORMAT = "lungsound model 1"
 CHECKPOINT_FORMAT = "lungsound checkpoint 2"
-DOMAIN_PREFIX = "domain."  # of the tensors that are no weights
+DOMAIN_PREFIX, GATE_PREFIX = OF_DOMAIN = "domain.", "gate."  # of the tensors that are no weights
 OF_WEIGHTS = ("calibration", "evidence")  # facts that hold for these very weights
 
 
@@ -52,6 +52,7 @@ class TrainedModel:
     domain: Domain | None = None
     devices: tuple[str, ...] = ()
     evidence: Evidence | None = None
+    gate: Gate | None = None
 
     @property
     def normal_threshold(self) -> float | None:
@@ -144,9 +145,10 @@ def add_to_model(
     calibration: Calibration | None = None,
     domain: Domain | None = None,
     evidence: Evidence | None = None,
+    gate: Gate | None = None,
 ) -> None:
     """Put what is given into the model file, in the place of what it had; all else stays as it is, the weights too."""
-    _write_with(path, *read_tensors(path, expected_format=MODEL_FORMAT), calibration, domain, evidence)
+    _write_with(path, *read_tensors(path, expected_format=MODEL_FORMAT), calibration, domain, evidence, gate)
 
 
 def _write_with(
@@ -156,9 +158,11 @@ def _write_with(
     calibration: Calibration | None,
     domain: Domain | None,
     evidence: Evidence | None,
+    gate: Gate | None = None,
 ) -> None:
-    if domain is not None:
-        tensors |= {f"{DOMAIN_PREFIX}{name}": torch.from_numpy(value) for name, value in asdict(domain).items()}
+    for prefix, kept in ((DOMAIN_PREFIX, domain), (GATE_PREFIX, gate)):
+        if kept is not None:
+            tensors |= {f"{prefix}{name}": torch.from_numpy(value) for name, value in asdict(kept).items()}
     if calibration is not None:
         facts["calibration"] = calibration.to_plain()
     if evidence is not None:
@@ -179,8 +183,9 @@ def write_rounded(source: Path, target: Path) -> None:
     for a weight beyond what float16 holds.
     """
     tensors, facts = read_tensors(source, expected_format=MODEL_FORMAT)
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(GATE_PREFIX)}
     for name, value in tensors.items():
-        if value.dtype == torch.float32 and not name.startswith(DOMAIN_PREFIX):
+        if value.dtype == torch.float32 and not name.startswith(OF_DOMAIN):
             tensors[name] = value.half()
             if not tensors[name].isfinite().all():
                 raise WeightsError(f"{source}: {name} holds {value.abs().max():.3g}, more than float16 can")
@@ -224,10 +229,13 @@ def load_model(path: Path) -> TrainedModel:
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise WeightsError(f"{path}: {name} holds values that are no finite numbers; copy or train it again")
-    names = [name for name in tensors if name.startswith(DOMAIN_PREFIX)]
-    parts = {name.removeprefix(DOMAIN_PREFIX): tensors.pop(name).numpy() for name in names}
+    parts: dict[str, dict[str, Any]] = {prefix: {} for prefix in OF_DOMAIN}
+    for name in [name for name in tensors if name.startswith(OF_DOMAIN)]:
+        prefix, dot, own = name.partition(".")
+        parts[prefix + dot][own] = tensors.pop(name).numpy()
     try:
-        domain = Domain(**parts) if parts else None
+        domain = Domain(**parts[DOMAIN_PREFIX]) if parts[DOMAIN_PREFIX] else None
+        gate = Gate(**parts[GATE_PREFIX]) if parts[GATE_PREFIX] else None
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: what it keeps of its training set is damaged ({error}); copy it again") from None
     model = make_classifier(architecture, front_end, label_set)
@@ -240,4 +248,6 @@ def load_model(path: Path) -> TrainedModel:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     calibration = Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
     evidence = _evidence_of(path, facts)
-    return TrainedModel(model.eval(), front_end, mean, std, label_set, sha256, calibration, domain, devices, evidence)
+    return TrainedModel(
+        model.eval(), front_end, mean, std, label_set, sha256, calibration, domain, devices, evidence, gate
+    )

@@ -15,9 +15,9 @@ from lungsound.extras import is_installed
 from lungsound.inference import engines
 from lungsound.inference.engines import (
     REGISTRY,
+    BatchOutputs,
     Engine,
     Floats,
-    Outputs,
     Parity,
     candidates,
     make,
@@ -246,9 +246,9 @@ def test_a_float32_engine_that_is_wrong_is_never_fastest(alone: TrainedModel, mo
         engine = make("torch", trained)
         return Engine(name, trained, lambda *inputs: wrong(engine, *inputs)) if name == "onnx" else engine
 
-    def wrong(engine: Engine, *inputs: Floats) -> Outputs:
-        probabilities, fbanks = engine.run_batch(*inputs)
-        return probabilities + np.float32(2e-4), fbanks
+    def wrong(engine: Engine, *inputs: Floats) -> BatchOutputs:
+        probabilities, *others = engine.run_batch(*inputs)
+        return probabilities + np.float32(2e-4), *others
 
     monkeypatch.setattr(engines, "make", fake)
     speeds = speeds_of(alone, ["onnx", "torch"])

@@ -13,7 +13,7 @@ from lungsound.config import load_config
 from lungsound.data.reader import read_corpus
 from lungsound.errors import SettingsError
 from lungsound.extras import is_installed
-from lungsound.inference.engines import Engine, Floats, Outputs, has_bf16, read_parity
+from lungsound.inference.engines import BatchOutputs, Engine, Floats, has_bf16, read_parity
 from lungsound.inference.export import _model_and_cycles, export_files, export_run
 from lungsound.inference.graph import exported_path
 from lungsound.inference.predictor import Predictor
@@ -97,9 +97,10 @@ def test_no_cycles_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_engine_of_the_callers_own_answers(run: tuple[Path, TrainedModel], tmp_path: Path) -> None:
-    def certain(clips: Floats) -> Outputs:
+    def certain(clips: Floats) -> BatchOutputs:
         fbanks = run[1].front_end.filter_banks(torch.from_numpy(clips)).numpy()
-        return np.tile(np.float32([0, 0, 1, 0]), (len(clips), 1)), fbanks
+        features = np.zeros((len(clips), run[1].model.encoder.dim), np.float32)
+        return np.tile(np.float32([0, 0, 1, 0]), (len(clips), 1)), features, fbanks
 
     trained = run[1]
     path = tmp_path / "noise.wav"

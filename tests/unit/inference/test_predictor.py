@@ -18,7 +18,7 @@ from lungsound.audio.quality import MOSTLY_SILENT, SPEECH, TOO_SHORT
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import AnnotationError, AudioError, WeightsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
-from lungsound.evaluation.out_of_domain import fit_domain, spectral_features
+from lungsound.evaluation.out_of_domain import Gate, fit_domain, spectral_features
 from lungsound.inference.engines import make
 from lungsound.inference.prediction import Reason, aggregate_recordings
 from lungsound.inference.predictor import OTHER_DEVICE, SILENT_CYCLES, UNKNOWN_DEVICE, UNLIKE, FindBy, Predictor
@@ -256,6 +256,22 @@ def test_what_is_like_the_training_part_is_answered_and_what_is_unlike_it_withhe
     assert Predictor(load_model(model_path)).predict(recording).out_of_domain is None
 
 
+def test_what_a_gate_stops_is_withheld_for_no_breathing(model_path: Path, recording: Path) -> None:
+    trained = load_model(model_path)
+    cycles = [trained.front_end.cut(trained.front_end.read(recording), start_s=s, end_s=s + 0.9) for s in (0.0, 1.0)]
+    ones = np.ones(trained.model.encoder.dim + 2 * trained.front_end.audio.num_mels, np.float32)
+    asked = replace(trained, gate=Gate(0 * ones, ones, ones, np.zeros(1, np.float32)))
+    assert asked.gate is not None
+    features = make("torch", asked).predict(cycles)[1]
+    between = asked.gate.scores(features).mean(keepdims=True)
+    answer = Predictor(replace(asked, gate=replace(asked.gate, threshold=between))).predict(
+        recording, spans_s=[(0.0, 0.9), (1.0, 1.9)]
+    )
+    stopped = asked.gate.scores(features) > between
+    assert stopped.sum() == 1
+    assert [cycle.reasons == (Reason.NO_BREATHING,) for cycle in answer.cycles] == stopped.tolist()
+
+
 def test_a_score_is_the_median_of_its_sounding_cycles(model_path: Path, recording: Path) -> None:
     trained = with_domain(model_path, recording)
     assert trained.domain is not None
@@ -338,10 +354,13 @@ def test_each_filter_bank_is_made_once(model_path: Path, recording: Path) -> Non
 
 @pytest.mark.parametrize("name", ["torch", "onnx", "openvino"])
 @pytest.mark.slow
-def test_every_engine_gives_the_features_of_the_domain(name: str, model_path: Path, recording: Path) -> None:
+def test_every_engine_gives_the_same_features(name: str, model_path: Path, recording: Path) -> None:
     if name != "torch":
         pytest.importorskip({"onnx": "onnxruntime"}.get(name, name), reason=f"needs the extra {name}")
     trained = with_domain(model_path, recording)
     cycles = [Sound(trained.front_end.read(recording).waveform[:length]) for length in (9000, 16000, 20000)]
-    expected = spectral_features(trained.front_end.filter_banks_of(cycles).numpy())
+    fbanks = trained.front_end.filter_banks_of(cycles)
+    with torch.inference_mode():
+        encoded = trained.model.encode(normalize(fbanks, mean=trained.mean, std=trained.std))
+    expected = np.concatenate([encoded.numpy(), spectral_features(fbanks.numpy())], axis=1)
     np.testing.assert_allclose(make(name, trained).predict(cycles)[1], expected, atol=1e-3)

@@ -24,7 +24,7 @@ class Held(Engine):
     def __init__(self, *, batch_size: int) -> None:
         self.name, self.batch_size = "held", batch_size
         self.trained = SimpleNamespace()  # type: ignore[assignment]
-        self.run_batch = lambda clips: (clips, clips)
+        self.run_batch = lambda clips: (clips, clips, clips)
         self.asked: list[list[float]] = []
         self.may_go = threading.Event()
 
