@@ -24,6 +24,8 @@ def reasons_of_model(trained: TrainedModel, *, age_years: float | None, device: 
     if evidence is None or evidence.held_out is None:
         return reasons | {Reason.NOT_MEASURED}
     fitting = [each for each in evidence.measured if _is_about(each, age_years=age_years, device=device)]
+    # What was left out was measured with other models: it stands for this one only where this one was not measured.
+    fitting = [each for each in fitting if each.is_trained_on] or fitting
     is_better = any(each.is_better_than_normal for each in fitting) or not fitting
     if not (evidence.held_out.is_better_than_normal and is_better):
         reasons.add(Reason.NOT_BETTER_THAN_NORMAL)

@@ -64,6 +64,16 @@ def test_the_groups_of_a_stated_patient_must_not_be_worse_than_always_normal(tra
     assert reasons(trained, both, device="B") == set()
 
 
+def test_a_model_that_left_a_stethoscope_out_does_not_stand_for_one_that_was_measured_on_it(
+    trained: TrainedModel,
+) -> None:
+    left_out = group("left out", devices=("A",)).model_copy(update={"is_trained_on": False})
+    own = group("test", devices=("A",), score_interval=(0.4, 0.6))
+    for measured, given in (((left_out,), set()), ((own, left_out), {Reason.NOT_BETTER_THAN_NORMAL})):
+        evidence = GOOD_EVIDENCE.model_copy(update={"measured": measured})
+        assert reasons(trained, evidence, device="A") == given
+
+
 @pytest.mark.parametrize(
     ("age_years", "is_outside"), [(None, False), (0.1, False), (16.9, False), (17, True), (41, True), (50, False)]
 )
