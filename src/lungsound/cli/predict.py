@@ -171,7 +171,7 @@ def predict(
         str | None, typer.Option(metavar="NAME", help="Stethoscope of all these recordings.")
     ] = None,
     age: Annotated[
-        float | None, typer.Option(min=0, metavar="YEARS", help="Age of the patient of all these recordings.")
+        float | None, typer.Option(min=0, max=150, metavar="YEARS", help="Age of the patient of all these recordings.")
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Draw the relevance of each patch on the pages of --format html.")
@@ -258,6 +258,7 @@ def explain(
     from lungsound.inference.predictor import Predictor
 
     predictor = Predictor.load(model, device=device or "cpu", engine="torch", find_by=cycles)
+    print_lines(predictor.evidence)
     result = explain_many(predictor, paths, out=out, console=console)
     console.print(f"{result.num_new} explained, {len(result.errors)} failed")
     _finish(predictor, result)

@@ -68,6 +68,14 @@ def test_explain_without_a_page_or_a_model_of_patches_is_refused(model_path: Pat
         assert not (tmp_path / "answers").exists()
 
 
+@pytest.mark.parametrize("age", ["nan", "inf", "-1"])
+def test_an_age_of_nobody_is_refused(age: str, model_path: Path, tmp_path: Path) -> None:
+    words = ["predict", str(tmp_path / "a.wav"), "--model", str(model_path), "--age", age]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert "--age" in result.output
+
+
 def told_with(calibration: Calibration | None, model_path: Path) -> str:
     return probabilities_text(Predictor(replace(load_model(model_path), calibration=calibration)))
 
@@ -194,6 +202,7 @@ def test_explain_writes_a_page_and_the_relevance_of_every_cycle(model_path: Path
         app, ["explain", str(sound), str(broken), "--model", str(model_path), "--out", str(out)]
     )
     assert result.exit_code == 1
+    assert result.output.startswith(statement(GOOD_EVIDENCE))
     assert "1 explained, 1 failed" in result.output
     page, arrays = sorted(out.iterdir())
     assert (page.suffix, arrays.suffix, page.stem) == (".html", ".npz", arrays.stem)
