@@ -31,7 +31,7 @@ from lungsound.progress import track
 
 SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
 PAGES = "html"  # a format of its own: it needs the sound and the model
-STORE, STORE_FORMAT = "recordings", "3"  # folder of the predictions one by one
+STORE, STORE_FORMAT = "recordings", "4"  # folder of the predictions one by one
 MAX_EXPLAINED = 8  # cycles of a recording
 
 

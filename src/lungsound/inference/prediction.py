@@ -73,8 +73,9 @@ class CyclePrediction:
     """Prediction for one stretch of a recording; probabilities by class name, in the label set's order.
 
     `best_guess` is the most probable class; of a model that keeps a `normal_threshold` it is the first class from that
-    probability on, else the most probable other. It is withheld where there are `reasons` to; `possible` are the
-    classes that cannot be ruled out (empty without a calibration).
+    probability on, else the most probable other. It is withheld where there are `reasons` to, of a model that keeps a
+    `least_confidence` also with less probability than that; `possible` are the classes that cannot be ruled out (empty
+    without a calibration).
     """
 
     start_s: Seconds
@@ -84,6 +85,7 @@ class CyclePrediction:
     reasons: tuple[Reason, ...] = ()
     possible: tuple[str, ...] = ()
     normal_threshold: Probability | None = None
+    least_confidence: Probability | None = None
 
     def __post_init__(self) -> None:
         if self.start_s >= self.end_s:
@@ -176,8 +178,8 @@ class Provenance:
 
 RULE = (
     "The prediction for a recording is the mean of its cycles' probabilities, weighted by their durations; cycles "
-    "without sound do not count. It is uncertain when cycles of at least half of that duration are, for their reasons. "
-    "The prediction for a patient is the mean over the recordings."
+    "without sound do not count. It is uncertain when cycles of at least half of that duration are, for their reasons, "
+    "and when its own probability is too low for a cycle. The prediction for a patient is the mean over the recordings."
 )
 
 
@@ -208,8 +210,14 @@ def _mean(predictions: Sequence[CyclePrediction], weights: Sequence[float], end_
         best_guess = normal if is_normal else max(others, key=probabilities.__getitem__)
     uncertain = [(weight, prediction.reasons) for weight, prediction in weighted if prediction.reasons]
     is_uncertain = 2 * sum(weight for weight, _ in uncertain) >= total
-    reasons = Reason.in_order(reason for _, each in uncertain for reason in each) if is_uncertain else ()
-    return CyclePrediction(0.0, end_s, best_guess, probabilities, reasons, normal_threshold=threshold)
+    reasons = {reason for _, each in uncertain for reason in each} if is_uncertain else set()
+    least = predictions[0].least_confidence
+    if least is not None and probabilities[best_guess] < least:  # sure cycles may contradict each other
+        reasons.add(Reason.LOW_CONFIDENCE)
+    ordered = Reason.in_order(reasons)
+    return CyclePrediction(
+        0.0, end_s, best_guess, probabilities, ordered, normal_threshold=threshold, least_confidence=least
+    )
 
 
 def lanes(spans_s: Sequence[tuple[float, float]]) -> list[int]:

@@ -250,7 +250,8 @@ class Predictor:
         scores = domain.scores(spectral).tolist() if domain is not None and stretches else []
         gate = self.trained.gate
         is_other = [False] * len(stretches) if gate is None else gate.is_other(features).tolist()
-        threshold = self.trained.normal_threshold
+        threshold, abstain = self.trained.normal_threshold, None if calibration is None else calibration.abstain
+        least_confidence = None if abstain is None else abstain.threshold
         for_all = reasons_of_model(self.trained, age_years=age_years, device=device)
         for_all |= reasons_of_remarks(loaded.quality)
         cycles = []
@@ -271,7 +272,8 @@ class Predictor:
                 if calibration.is_abstaining(row):
                     reasons.add(Reason.LOW_CONFIDENCE)
             shares, ordered = dict(zip(self.classes, probabilities.tolist(), strict=True)), Reason.in_order(reasons)
-            cycle = CyclePrediction(stretch.start_s, stretch.end_s, best_guess, shares, ordered, possible, threshold)
+            span_s = stretch.start_s, stretch.end_s
+            cycle = CyclePrediction(*span_s, best_guess, shares, ordered, possible, threshold, least_confidence)
             cycles.append(cycle)
         is_sounding = [not stretch.is_silent for stretch in stretches]
         sounding_scores, remarks = list(compress(scores, is_sounding)), list(loaded.quality)

@@ -112,6 +112,18 @@ def test_it_is_uncertain_when_half_of_it_is(durations_s: tuple[float, float], is
     assert twice.reasons == (Reason.NOT_MEASURED, Reason.SPEECH)
 
 
+def test_sure_cycles_that_contradict_each_other_leave_the_recording_uncertain() -> None:
+    for least, reasons in ((None, ()), (0.6, ()), (0.7, (Reason.LOW_CONFIDENCE,))):
+        cycles = [
+            replace(crackling(start_s, start_s + 1, share), least_confidence=least)
+            for start_s, share in enumerate((0.9, 0.9, 0.1))
+        ]
+        one = recording("a.wav", "1", *cycles)
+        for whole in (one.aggregate, aggregate_recordings([one])):
+            assert whole is not None
+            assert (whole.best_guess, whole.reasons) == ("crackle", reasons)
+
+
 def test_without_cycles_there_is_no_answer() -> None:
     assert aggregate_cycles([], duration_s=1.0) is None
     assert aggregate_recordings([recording("a.wav", "1")]) is None
