@@ -86,10 +86,11 @@ class HeldPredictor(Predictor):
         spans_s: Sequence[tuple[float, float]] | None = None,
         patient: str | None = None,
         device: str | None = None,
+        age_years: float | None = None,
     ) -> RecordingPrediction:
         self.has_begun.set()
         assert self.may_go.wait(20)
-        return super().predict(recording, spans_s=spans_s, patient=patient, device=device)
+        return super().predict(recording, spans_s=spans_s, patient=patient, device=device, age_years=age_years)
 
 
 @contextmanager
