@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -75,16 +76,27 @@ def print_cycles(
     truth: Sequence[Cycle] = (),
 ) -> None:
     """Print the predictions for one recording as a table, beside the annotation when `truth` is given."""
-    is_any_withheld = any(cycle.reasons for cycle in cycles)
-    columns = [*(["annotated"] if truth else []), *classes, *(["withheld because"] if is_any_withheld else [])]
-    table = Table("start s", "end s", "prediction", *columns, title=title)
+    withheld = ["withheld because"] if any(cycle.reasons for cycle in cycles) else []
+    annotated = ["annotated"] if truth else []
+    table = Table(
+        "cycle, s",
+        "prediction",
+        *annotated,
+        *classes,
+        *withheld,
+        title=title,
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
     table.title_justify = "left"
+    for column in table.columns:  # in a narrow terminal the reasons alone are broken
+        column.no_wrap, column.overflow = column.header not in withheld, "fold"
     for index, cycle in enumerate(cycles):
-        annotated = [truth[index].sound.name.lower()] if truth else []
-        cells = [f"{value:.2f}" for value in cycle.probabilities.values()]
-        cells += [", ".join(cycle.reasons)] if is_any_withheld else []
-        label = f"{cycle.best_guess} (uncertain)" if cycle.is_uncertain else cycle.best_guess
-        table.add_row(f"{cycle.start_s:.2f}", f"{cycle.end_s:.2f}", label, *annotated, *cells)
+        cells = [truth[index].sound.name.lower()] if truth else []
+        cells += [f"{value:.2f}" for value in cycle.probabilities.values()]
+        cells += [", ".join(cycle.reasons)] if withheld else []
+        table.add_row(f"{cycle.start_s:.2f} - {cycle.end_s:.2f}", cycle.label, *cells)
     console.print(table)
 
 
