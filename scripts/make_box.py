@@ -57,6 +57,7 @@ MODEL = f"src/{BOX_PACKAGE}/model.safetensors"
 MAX_BYTES = 12_000_000
 NUM_SEEDS = 1
 NUM_LUNGS, NUM_CLIPS = 3000, 240  # training cycles, and clips without lungs, that a gate is fitted to
+HELD_OUT_KIND = "music"  # of these clips: to see what a gate does with a kind that it never heard
 # Settings of each corpus. The recording left out of SPRSound is in its intra test too, under another name.
 CORPORA: dict[str, dict[str, Any]] = {
     "sprsound": {"left_out_recordings": ["41279835_14.1_0_p1_2945"]},
@@ -256,13 +257,17 @@ def answers_of(name: str, predictions: Predictions, answered: Sequence[CyclePred
 def other_sounds(front_end: FrontEnd, hearts: Path) -> list[Sound]:
     """What would be taken for cycles in clips without lungs: made by a program, and every second of a folder of hearts.
 
-    The other hearts, and other clips of these kinds, are for `benchmarks.firm`.
+    The other hearts, music, and other clips of these kinds, are for `benchmarks.firm`.
     """
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.wav" for number in range(NUM_CLIPS)]
-        for path, (_, samples, rate_hz) in zip(paths, clips(NUM_CLIPS, first_seed=0), strict=True):
-            soundfile.write(path, samples, rate_hz, subtype="PCM_16")
-        loaded = [load_recording(path, front_end, find_by="auto") for path in (*paths, *sound_files([hearts])[::2])]
+        for path, (kind, samples, rate_hz) in zip(paths, clips(NUM_CLIPS, first_seed=0), strict=True):
+            if kind != HELD_OUT_KIND:
+                soundfile.write(path, samples, rate_hz, subtype="PCM_16")
+        loaded = [
+            load_recording(path, front_end, find_by="auto")
+            for path in (*filter(Path.is_file, paths), *sound_files([hearts])[::2])
+        ]
     return [stretch.sound for each in loaded for stretch in each.stretches]
 
 

@@ -102,6 +102,7 @@ def test_the_table_of_the_readme_trains_on_real_recordings(sprsound_dir: Path, t
     assert_trained(tmp_path, train_on_the_table(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_table_of_the_readme_trains_on_any_recordings_of_these_names(tmp_path: Path) -> None:
     (table,) = blocks("csv")
     generator = np.random.default_rng(0)

@@ -127,6 +127,7 @@ def test_the_model_keeps_what_it_was_trained_on(run: Path, synthetic_corpus_dir:
     assert not {UNKNOWN_DEVICE, OTHER_DEVICE} & set(answer.quality)
 
 
+@pytest.mark.slow
 def test_patients_held_out_for_calibration_are_asked_for_nothing_else(
     synthetic_corpus_dir: Path, tmp_path: Path
 ) -> None:
@@ -150,6 +151,7 @@ def test_patients_held_out_for_calibration_are_asked_for_nothing_else(
     assert lungsound("calibrate", out) == 0
 
 
+@pytest.mark.slow
 def test_a_threshold_is_chosen_on_validation_and_decides_wherever_the_model_predicts(
     synthetic_corpus_dir: Path, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from lungsound.errors import SettingsError
 QUIET = Console(quiet=True)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_report_gives_its_model_and_can_be_reported_later(
     synthetic_corpus_dir: Path, tmp_path: Path
 ) -> None:
