@@ -2,13 +2,17 @@
 # The service on a CPU. Research software, not a medical device. For usage see docs/service.md.
 #
 #   docker build -t lungsound .
-#   docker run --rm -p 127.0.0.1:8000:8000 -e LUNGSOUND_TOKEN -v "$PWD/runs/first:/run-to-serve:ro" lungsound
+#   docker run --rm -p 127.0.0.1:8000:8000 -e LUNGSOUND_TOKEN lungsound
+#
+# serves the model in the box; a run of one's own with -v "$PWD/runs/first:/run-to-serve:ro" before the name of the
+# image and --model /run-to-serve behind it.
 
 FROM python:3.11-slim AS wheel
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+COPY box box
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . ./box
 
 FROM python:3.11-slim
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -16,7 +20,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" --constraint /constraints.txt \
-        "lungsound[serve,onnx,av] @ file://$(ls /wheels/lungsound-*.whl)" \
+        "lungsound[serve,onnx,av] @ file://$(ls /wheels/lungsound-*.whl)" /wheels/lungsound_box-*.whl \
     && pip uninstall --yes pip setuptools wheel \
     && useradd --system --create-home --uid 10001 lungsound
 USER 10001
@@ -26,4 +30,4 @@ EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/ready', timeout=4)"]
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["lungsound", "serve", "--model", "/run-to-serve", "--host", "0.0.0.0", "--port", "8000"]
+ENTRYPOINT ["lungsound", "serve", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,4 +1,4 @@
-"""Make .venv and install lungsound into it; the work behind scripts/setup.
+"""Make .venv and install lungsound and the model in the box into it; the work behind scripts/setup.
 
 The standard library only, since it runs before anything is installed. Everything that decides whether the environment
 is up to date stands in one stamp, .venv/lungsound.json; as long as it fits, a call costs a few hundredths of a second.
@@ -22,6 +22,9 @@ UNFINISHED = VENV / "lungsound.unfinished"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 KINDS = ("runtime", "dev")
 TORCH_BUILDS = ("cpu", "cuda")
+INPUTS = ("pyproject.toml", "box/pyproject.toml", "constraints.txt", "scripts/environment.py")
+# What people's own recordings need beside WAV, and the web page.
+RUNTIME_EXTRAS = "av,serve"
 
 
 class SetupError(Exception):
@@ -53,7 +56,7 @@ def torch_build(stamp: dict[str, Any]) -> str:
 def wanted_stamp(kind: str, stamp: dict[str, Any]) -> dict[str, Any]:
     """The stamp of an environment that is up to date. What holds the dev extra keeps it."""
     digest = hashlib.sha256()
-    for name in ("pyproject.toml", "constraints.txt", "scripts/environment.py"):
+    for name in INPUTS:
         digest.update((ROOT / name).read_bytes())
     return {
         "root": str(ROOT),
@@ -65,10 +68,10 @@ def wanted_stamp(kind: str, stamp: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_editable() -> bool:
-    """Whether .venv holds this folder itself: `pip install .` by hand puts a copy of it there, which soon is old."""
-    notes = VENV.glob("lib/python*/site-packages/lungsound-*/direct_url.json")
+    """Whether .venv holds this folder and box/ themselves: `pip install .` by hand puts copies there that grow old."""
+    notes = VENV.glob("lib/python*/site-packages/lungsound[-_]*/direct_url.json")
     found = [json.loads(note.read_text()) for note in notes]
-    return bool(found) and all(each.get("dir_info", {}).get("editable") for each in found)
+    return len(found) == 2 and all(each.get("dir_info", {}).get("editable") for each in found)
 
 
 def run(*command: str | Path) -> None:
@@ -111,8 +114,8 @@ def install(wanted: dict[str, Any]) -> None:
         say(f"no CPU build of torch to be had ({CPU_INDEX}): went on with the CUDA build, several gigabytes")
     say(f"installing lungsound ({wanted['kind']}) with the versions of constraints.txt; this takes a minute or two")
     run(*pip, "--quiet", "hatchling")
-    target = ".[dev]" if wanted["kind"] == "dev" else "."
-    run(*pip, "--quiet", "--no-build-isolation", "--editable", target)
+    target = ".[dev]" if wanted["kind"] == "dev" else f".[{RUNTIME_EXTRAS}]"
+    run(*pip, "--quiet", "--no-build-isolation", "--editable", "./box", "--editable", target)
 
 
 def set_up(kind: str) -> None:

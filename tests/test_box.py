@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from lungsound import extras
 from lungsound.data.corpus import join
 from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic_sounds import heart_sounds
@@ -67,6 +69,37 @@ def hearts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(4):
         soundfile.write(folder / f"{number}.wav", 0.3 * heart_sounds(24000, 4000, rng, beats_per_minute=90), 4000)
     return folder
+
+
+def test_the_box_that_is_shipped_is_what_its_card_says(make_box: ModuleType) -> None:
+    model, card = ROOT / "box" / make_box.MODEL, (ROOT / "box" / "README.md").read_text()
+    sha256 = hashlib.sha256(model.read_bytes()).hexdigest()
+    assert model.with_name(f"{model.name}.sha256").read_text() == f"{sha256}  {model.name}\n"
+    assert sha256 in card
+    assert model.stat().st_size <= make_box.MAX_BYTES
+    trained = load_model(model)
+    assert trained.domain is not None
+    assert trained.gate is not None
+    assert trained.calibration is not None
+    assert trained.evidence is not None
+    assert trained.evidence.held_out is not None
+    assert trained.evidence.held_out.is_better_than_normal
+    assert trained.evidence.trained_on in card
+    for each in trained.evidence.groups:
+        assert f"| {each.num_patients} | {each.num_cycles} |" in card
+        assert f"{100 * each.score:.1f}" in card if each.score is not None else "n/a" in card
+
+
+def test_the_box_is_data_under_its_own_terms() -> None:
+    project = tomllib.loads((ROOT / "box" / "pyproject.toml").read_text())["project"]
+    assert project["name"] == extras.BOX_DISTRIBUTION
+    assert project.get("dependencies", []) == []
+    assert project["license"].startswith("GPL-3.0-only AND LicenseRef-")
+    assert project["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    terms = (ROOT / "box" / "LICENSE").read_text()
+    assert "GNU GENERAL PUBLIC LICENSE" in terms
+    assert "ICBHI 2017" in terms
+    assert [path.name for path in (ROOT / "box" / "src" / extras.BOX_PACKAGE).glob("*.py")] == ["__init__.py"]
 
 
 def test_patients_of_the_training_set_are_measured_only_where_that_is_meant(

@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type works: its two commands and its Python blocks."""
+"""What the README tells a newcomer to type works: its commands and its Python blocks."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from tests import documents
 from tests.documents import ROOT, run
 
 README = ROOT / "README.md"
-COMMANDS = ("scripts/demo", "scripts/test")
+COMMANDS = ("scripts/demo", "scripts/test", "scripts/lungsound predict RECORDING.wav")
 # True under scripts/test: then the scripts' own environment is the one that runs this test.
 IS_OUR_VENV = Path(sys.prefix).resolve() == ROOT / ".venv"
 
@@ -33,7 +33,7 @@ def after_the_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_readme_shows_the_two_commands_and_python() -> None:
+def test_the_readme_shows_the_commands_and_python() -> None:
     lines = [line.strip() for block in blocks("sh") for line in block.splitlines()]
     for command in COMMANDS:
         assert command in lines, f"README.md has no sh line '{command}'"
@@ -42,7 +42,7 @@ def test_the_readme_shows_the_two_commands_and_python() -> None:
 
 def test_every_script_that_the_readme_names_can_be_run() -> None:
     text = README.read_text(encoding="utf-8")
-    for name in {*COMMANDS, *re.findall(r"\bscripts/\w+", text)}:
+    for name in {*re.findall(r"\bscripts/\w+", text)}:
         assert os.access(ROOT / name, os.X_OK), name
 
 
@@ -57,9 +57,12 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     assert commands[0].endswith('scripts/test"')
 
 
-def test_the_demo_ends_with_the_path_of_its_report(after_the_demo: Path) -> None:
-    last = (after_the_demo / "demo.txt").read_text(encoding="utf-8").strip().splitlines()[-1]
-    report = after_the_demo / last.split()[-1]
+def test_the_demo_ends_with_the_path_of_its_report_and_what_to_do_next(after_the_demo: Path) -> None:
+    *_, line, last = (after_the_demo / "demo.txt").read_text(encoding="utf-8").strip().splitlines()
+    command = Path(last.partition(": ")[2].split()[0])
+    assert command.name == "lungsound"
+    assert last.endswith(f"{command} predict FILE")
+    report = after_the_demo / line.split()[-1]
     assert report.name == "report.md"
     assert report.is_file()
     assert (report.with_suffix(".json")).is_file()

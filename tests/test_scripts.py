@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+INPUTS = ("pyproject.toml", "box/pyproject.toml", "constraints.txt", "scripts/environment.py")
 
 
 class Setup:
@@ -39,10 +41,11 @@ class Setup:
             (self.venv / f"lib/python3/site-packages/torch-{self.torch}.dist-info").mkdir(parents=True, exist_ok=True)
 
     def install(self, *, is_editable: bool) -> None:
-        """What pip notes of lungsound that comes from a folder."""
-        found = self.venv / "lib/python3/site-packages/lungsound-0.1.0.dist-info"
-        found.mkdir(parents=True, exist_ok=True)
-        (found / "direct_url.json").write_text(json.dumps({"dir_info": {"editable": True} if is_editable else {}}))
+        """What pip notes of lungsound and its box that come from a folder."""
+        for name in ("lungsound", "lungsound_box"):
+            found = self.venv / f"lib/python3/site-packages/{name}-0.1.0.dist-info"
+            found.mkdir(parents=True, exist_ok=True)
+            (found / "direct_url.json").write_text(json.dumps({"dir_info": {"editable": True} if is_editable else {}}))
 
     def __call__(self, kind: str = "dev") -> list[str]:
         """Sets up and tells what was done: "venv" and the last word of each pip command."""
@@ -59,7 +62,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     root = tmp_path / "a project"
-    for name in ("pyproject.toml", "constraints.txt", "scripts/environment.py"):
+    for name in INPUTS:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
     for name, path in {
@@ -88,7 +91,7 @@ def test_the_first_call_installs_and_the_second_does_nothing(setup: Setup) -> No
 
 
 def test_the_dev_extra_is_added_to_a_runtime_environment_and_never_taken_away(setup: Setup) -> None:
-    assert setup("runtime") == ["venv", "torch", "hatchling", "."]
+    assert setup("runtime") == ["venv", "torch", "hatchling", ".[av,serve]"]
     assert setup("runtime") == []
     assert setup("dev") == ALL[1:]
     assert setup("runtime") == []
@@ -96,7 +99,7 @@ def test_the_dev_extra_is_added_to_a_runtime_environment_and_never_taken_away(se
 
 def test_a_changed_input_is_installed_into_the_same_environment(setup: Setup) -> None:
     setup()
-    for name in ("pyproject.toml", "constraints.txt", "scripts/environment.py"):
+    for name in INPUTS:
         (setup.root / name).write_text("changed")
         assert setup() == ALL[1:], name
 
@@ -105,6 +108,14 @@ def test_a_copy_that_pip_put_in_its_place_is_replaced(setup: Setup) -> None:
     setup()
     setup.install(is_editable=False)
     assert setup() == ALL[1:]
+    assert setup() == []
+
+
+def test_an_environment_without_the_box_gets_it(setup: Setup) -> None:
+    setup()
+    shutil.rmtree(next(setup.venv.glob("lib/*/site-packages/lungsound_box-*")))
+    assert setup() == ALL[1:]
+    assert "./box" in setup.commands[-1]
     assert setup() == []
 
 
@@ -249,7 +260,7 @@ def test_a_wrong_option_is_told_in_one_line(scripts_copy: Path) -> None:
 
 
 def test_every_script_sets_up_by_itself() -> None:
-    for name in ("demo", "test", "lint", "coverage", "check", "results"):
+    for name in ("demo", "lungsound", "box", "test", "lint", "coverage", "check", "results"):
         text = (ROOT / "scripts" / name).read_text()
         assert os.access(ROOT / "scripts" / name, os.X_OK), name
-        assert "scripts/setup" in text or "$scripts/lint" in text, name
+        assert any(each in text for each in ("scripts/setup", "$scripts/lint", '"$scripts/lungsound"')), name

@@ -1,6 +1,8 @@
 """The demo: corpus, training, score, report, and the prediction for one recording, on one page of output."""
 
+import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,6 +67,16 @@ def run_demo(
         console.print("\nEvery patient has recordings in the training set: there is no unseen one to predict.")
     console.print("\nResearch software, not a medical device.")
     console.print(f"report: {report}", soft_wrap=True)
+    own = f"{_command()} predict FILE"
+    console.print(f"A recording of yours, by the model in the box (trained on real lungs): {own}", soft_wrap=True)
+
+
+def _command() -> str:
+    """The command as it can be typed here: its name where the shell finds it, else its path."""
+    given = Path(sys.argv[0])
+    if given.name != "lungsound" or shutil.which(given.name) == str(given):
+        return "lungsound"
+    return os.path.relpath(given) if given.is_relative_to(Path.cwd()) else str(given)
 
 
 def print_cycles(
