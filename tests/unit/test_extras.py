@@ -33,9 +33,13 @@ def test_a_missing_box_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("is_folder_alone", [True, False])
-def test_a_box_without_a_model_is_missing_too(box: Path, is_folder_alone: bool) -> None:
+def test_a_box_without_a_model_is_missing_too(
+    box: Path, is_folder_alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     box.unlink()
     if is_folder_alone:  # any folder of that name on the path of Python
         (box.parent / "__init__.py").unlink()
+    box.parent.rename(box.parent.with_name("another_box"))  # lungsound_box may be installed in earnest
+    monkeypatch.setattr(extras, "BOX_PACKAGE", "another_box")
     with pytest.raises(SettingsError, match="is not installed"):
         extras.box_file()
