@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,7 +28,7 @@ from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.config import RunConfig, load_config
 from lungsound.data.batches import Inputs
 from lungsound.data.corpus import Corpus
-from lungsound.data.splits import VALIDATION, corpora_of, divide, load_corpus, rows_to_test
+from lungsound.data.splits import VALIDATION, Parts, corpora_of, divide, load_corpus, rows_to_test
 from lungsound.data.store import cut_cycles, open_filter_banks
 from lungsound.errors import LungsoundError, WeightsError
 from lungsound.evaluation.calibration import fit_calibration
@@ -132,11 +132,9 @@ class Making:
         corpora = f"data.corpora=[{', '.join(f'{{{each}}}' for each in inline)}]"
         return load_config(BOX, [*self.settings, corpora, setting])
 
-    def calibrate(self, run: RunFolder, model: Path) -> None:
+    def calibrate(self, config: RunConfig, corpus: Corpus, parts: Parts, model: Path) -> None:
         """Fit the calibration to the rounded model on the patients that the run held out, and put it into the file."""
-        trained, config = load_model(model), run.config()
-        corpus = load_corpus(config.data)
-        parts = divide(corpus, config.data, config.train, is_tested=False)
+        trained = load_model(model)
         rows = (*parts.validation, *parts.calibration)
         predictions = self._predict(trained, corpus, self._inputs(trained, corpus), rows, parts.held_out)
         fitted_on = predictions.to_calibrate()
@@ -146,18 +144,14 @@ class Making:
         evidence = Evidence.of(corpus, parts.train, calibration.decided(fitted_on))
         add_to_model(model, calibration=calibration, evidence=evidence)
 
-    def add_gate(self, run: RunFolder, model: Path, hearts: Path) -> None:
+    def add_gate(self, corpus: Corpus, parts: Parts, model: Path, hearts: Path) -> None:
         """Put a gate into the file, between training cycles and sounds without lungs; calibration patients set it."""
-        trained, config = load_model(model), run.config()
+        trained = load_model(model)
         engine, front_end = make_engine("torch", trained), trained.front_end
-        corpus = load_corpus(config.data)
-        parts = divide(corpus, config.data, config.train, is_tested=False)
 
         def features_of(rows: Iterable[int]) -> npt.NDArray[np.float32]:
-            cycles = [corpus.cycles[row] for row in sorted(rows)]
-            return engine.predict([each for own in cut_cycles(cycles, front_end, lambda _, own: own) for each in own])[
-                1
-            ]
+            cut = cut_cycles([corpus.cycles[row] for row in sorted(rows)], front_end, lambda _, sounds: sounds)
+            return engine.predict(list(chain.from_iterable(cut)))[1]
 
         drawn = np.random.default_rng(0).permutation(parts.train)[:NUM_LUNGS].tolist()
         others = engine.predict(other_sounds(front_end, hearts))[1]
@@ -312,8 +306,11 @@ def make(making: Making, out: Path, *, hearts: Path, is_any_left_out: bool, comm
     others = making.leave_out() if is_any_left_out else []
     model = making.runs / "rounded.safetensors"
     write_rounded(run.model, model)
-    making.calibrate(run, model)
-    making.add_gate(run, model, hearts)
+    config = run.config()
+    trained_on = load_corpus(config.data)
+    parts = divide(trained_on, config.data, config.train, is_tested=False)
+    making.calibrate(config, trained_on, parts, model)
+    making.add_gate(trained_on, parts, model, hearts)
     corpus, answers = making.measure(run, model, others)
     write_box(out, run, model, corpus, answers, command=command)
 

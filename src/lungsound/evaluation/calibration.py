@@ -211,11 +211,15 @@ class Calibration(_Stored):
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"])) or "values"
             raise WeightsError(
-                f"the calibration in the model cannot be used ({place}: {first['msg']}): train or export the model anew"
+                f"the calibration in the model cannot be used ({first_problem(error)}): train or export the model anew"
             ) from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Place and reason of the first thing that is wrong in what a model file keeps."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'values'}: {first['msg']}"
 
 
 def fit_calibration(

@@ -190,8 +190,7 @@ def compare_runs(
     sides = on_same_cycles(first, second, names, is_common_only=is_common_only)
     comparisons = []
     ours, theirs = sides
-    every = sorted(set(ours[0].parts))
-    for parts in [[part] for part in every] + ([every] if len(every) > 1 else []):
+    for parts in with_mean(ours[0].parts):
         first_counts, second_counts = (confusions_by_part(runs, parts) for runs in sides)
         tested = [patient for patient, part in zip(ours[0].patients, ours[0].parts, strict=True) if part in parts]
         comparison = Comparison(
@@ -224,6 +223,12 @@ def compare_methods(
     seeds = common_seeds(first, second)
     sides = (first.of_seeds(seeds), second.of_seeds(seeds)) if seeds else (first.runs, second.runs)
     return compare_runs(*sides, names=names, is_common_only=is_common_only, is_paired=bool(seeds), bootstrap=bootstrap)
+
+
+def with_mean(parts: Sequence[str]) -> list[list[str]]:
+    """Parts to report on: each of these alone, by name, and all of them where there are several."""
+    every = sorted(set(parts))
+    return [[part] for part in every] + ([every] if len(every) > 1 else [])
 
 
 def name_of_parts(parts: Sequence[str]) -> str:

@@ -109,7 +109,7 @@ def challenge_tasks(methods: Mapping[str, MethodRuns]) -> list[TaskResult]:
 
 
 def _is_whole(part: str, totals: Sequence[int]) -> bool:
-    """Whether a part of the test has the challenge's numbers of each class."""
+    """True when a part of the test has the challenge's numbers of each class."""
     known = find_test_set(totals)
     return known is not None and known.name.endswith(f" {part}")
 

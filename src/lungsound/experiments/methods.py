@@ -7,7 +7,15 @@ from typing import Any
 from markupsafe import Markup
 
 from lungsound.evaluation.bootstrap import Bootstrap
-from lungsound.evaluation.compare import Comparison, compare_methods, name_of_parts, p_in_print, remarks, verdict
+from lungsound.evaluation.compare import (
+    Comparison,
+    compare_methods,
+    name_of_parts,
+    p_in_print,
+    remarks,
+    verdict,
+    with_mean,
+)
 from lungsound.evaluation.figures import ScoreLine, draw_differences
 from lungsound.evaluation.runs import MethodRuns, epoch_warnings
 from lungsound.evaluation.scores import SCORES_HEAD
@@ -43,9 +51,8 @@ def methods_page(
     `heading` is the mark of a section, "##" say.
     """
     first = next(iter(methods.values())).runs[0]
-    every = sorted(set(first.parts))
     page: list[str] = []
-    for parts in [[part] for part in every] + ([every] if len(every) > 1 else []):
+    for parts in with_mean(first.parts):
         tested = [patient for patient, part in zip(first.patients, first.parts, strict=True) if part in parts]
         rows = [(name, len(of.runs), *score_runs(of.runs, parts).in_percent()) for name, of in methods.items()]
         sizes = f"{len(tested):,} cycles of {len(set(tested))} patients."

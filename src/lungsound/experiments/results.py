@@ -203,7 +203,7 @@ def _write_own(
     methods = {
         name: MethodRuns(
             tuple(run.predictions for run in runs),
-            frozenset({{"best_on_test": "test"}.get(run.selection, run.selection) for run in runs}),
+            frozenset(COLUMN_OF.get(run.selection, run.selection) for run in runs),
             seeds=tuple(run.seed for run in runs),
         )
         for name, runs in finished.items()

@@ -254,26 +254,35 @@ class Predictor:
         least_confidence = None if abstain is None else abstain.threshold
         for_all = reasons_of_model(self.trained, age_years=age_years, device=device)
         for_all |= reasons_of_remarks(loaded.quality)
+        given = outputs.astype(float)
+        probabilities, predicted = given, given.argmax(axis=1)
+        sets, is_abstained = np.zeros(given.shape, np.bool_), np.zeros(len(given), np.bool_)
+        if calibration is not None:
+            probabilities, predicted = calibration.apply(given), calibration.predicted(given)
+            sets, is_abstained = calibration.prediction_set(given), calibration.is_abstaining(given)
         cycles = []
-        for place, (stretch, row) in enumerate(zip(stretches, outputs.astype(float), strict=True)):
-            reasons, possible = set(for_all), tuple[str, ...]()
+        for place, stretch in enumerate(stretches):
+            reasons, possible = set(for_all), tuple(compress(self.classes, sets[place]))
             if stretch.is_silent:
                 reasons.add(Reason.SILENT_CYCLE)
             if is_other[place]:
                 reasons.add(Reason.NO_BREATHING)
             if scores and scores[place] == HIGHEST_SCORE:
                 reasons.add(Reason.OUT_OF_DOMAIN)
-            probabilities, best_guess = row, self.classes[int(row.argmax())]
-            if calibration is not None:
-                probabilities, best_guess = calibration.apply(row), self.classes[int(calibration.predicted(row))]
-                possible = tuple(compress(self.classes, calibration.prediction_set(row)))
-                if possible == self.classes:
-                    reasons.add(Reason.ALL_CLASSES_POSSIBLE)
-                if calibration.is_abstaining(row):
-                    reasons.add(Reason.LOW_CONFIDENCE)
-            shares, ordered = dict(zip(self.classes, probabilities.tolist(), strict=True)), Reason.in_order(reasons)
-            span_s = stretch.start_s, stretch.end_s
-            cycle = CyclePrediction(*span_s, best_guess, shares, ordered, possible, threshold, least_confidence)
+            if possible == self.classes:
+                reasons.add(Reason.ALL_CLASSES_POSSIBLE)
+            if is_abstained[place]:
+                reasons.add(Reason.LOW_CONFIDENCE)
+            cycle = CyclePrediction(
+                stretch.start_s,
+                stretch.end_s,
+                self.classes[int(predicted[place])],
+                dict(zip(self.classes, probabilities[place].tolist(), strict=True)),
+                Reason.in_order(reasons),
+                possible,
+                threshold,
+                least_confidence,
+            )
             cycles.append(cycle)
         is_sounding = [not stretch.is_silent for stretch in stretches]
         sounding_scores, remarks = list(compress(scores, is_sounding)), list(loaded.quality)

@@ -18,7 +18,7 @@ from torch import Tensor
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import WeightsError
-from lungsound.evaluation.calibration import Calibration
+from lungsound.evaluation.calibration import Calibration, first_problem
 from lungsound.evaluation.evidence import Evidence
 from lungsound.evaluation.out_of_domain import Domain, Gate
 from lungsound.evaluation.runs import is_unfinished
@@ -202,10 +202,8 @@ def _evidence_of(path: Path, facts: Mapping[str, Any]) -> Evidence | None:
     try:
         return Evidence.model_validate(facts["evidence"]) if "evidence" in facts else None
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "values"
         raise WeightsError(
-            f"{path}: what it keeps of its measurements is damaged ({place}: {first['msg']}); copy or train it again"
+            f"{path}: what it keeps of its measurements is damaged ({first_problem(error)}); copy or train it again"
         ) from None
 
 
