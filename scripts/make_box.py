@@ -32,7 +32,7 @@ from lungsound.data.splits import VALIDATION, Parts, corpora_of, divide, load_co
 from lungsound.data.store import cut_cycles, open_filter_banks
 from lungsound.errors import LungsoundError, WeightsError
 from lungsound.evaluation.calibration import fit_calibration
-from lungsound.evaluation.evidence import NAMES, Evidence, Measured
+from lungsound.evaluation.evidence import NAMES, Evidence, Measured, words_for_ages
 from lungsound.evaluation.metrics import confusion_matrix, sensitivity, specificity
 from lungsound.evaluation.out_of_domain import fit_gate
 from lungsound.evaluation.predictions import Predictions
@@ -293,6 +293,7 @@ def write_box(
         facts=facts,
         tested={name: CorpusFacts.of(member) for name, member in corpus.members.items()},
         names=NAMES,
+        words_for_ages=words_for_ages,
         answers=answers,
         command=command,
         processor=processor_name(),

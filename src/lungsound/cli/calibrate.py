@@ -154,7 +154,7 @@ def operate(
 
 def _keep(run: Path | None, calibration: "Calibration", *, held_out: "Predictions | None" = None) -> None:
     """Store the calibration, and the measurement of the `held_out` patients, who are decided on anew by it."""
-    from lungsound.evaluation.evidence import HELD_OUT, Evidence, Measured, training_sentence
+    from lungsound.evaluation.evidence import HELD_OUT, Evidence, Measured, Trained
     from lungsound.training.checkpoint import add_to_model, read_evidence
     from lungsound.training.run import RunFolder
 
@@ -164,12 +164,13 @@ def _keep(run: Path | None, calibration: "Calibration", *, held_out: "Prediction
     if held_out is not None:
         if evidence is None:  # of a run by an older version
             facts = folder.facts()
-            trained_on = training_sentence({facts.corpus.name: f"{len(facts.patients['train'])} patients"})
+            trained = (Trained(name=facts.corpus.name, num_patients=len(facts.patients["train"])),)
             names = [each.name for each in facts.corpus.members.values()] or [facts.corpus.name]
             is_synthetic = set(names) == {"synthetic"}
-            evidence = Evidence(trained_on=trained_on, is_synthetic=is_synthetic, ages_years=None, held_out=None)
-        ages = (evidence.held_out and evidence.held_out.ages_years) or ()
-        measured = Measured.of(calibration.decided(held_out), name=HELD_OUT, ages_years=ages)
+            evidence = Evidence(trained=trained, is_synthetic=is_synthetic, held_out=None)
+        measured = Measured.of(calibration.decided(held_out), name=HELD_OUT, ages_years=())
+        ages = () if evidence.held_out is None else evidence.held_out.ages_years
+        measured = measured.model_copy(update={"ages_years": ages})
         evidence = evidence.model_copy(update={"held_out": measured})
     add_to_model(folder.model, calibration=calibration, evidence=evidence)
     print_lines(

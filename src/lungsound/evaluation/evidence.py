@@ -1,7 +1,7 @@
 """Evidence of a model, kept in its file: on whom it was trained, and what it reached on patients it never met."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,13 +15,15 @@ from lungsound.files import first_names
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Years = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Ages = tuple[Years, Years]  # least and most
+Ages = tuple[tuple[Years, Years], ...]  # least and most of each span
 
 HELD_OUT = "patients held out"
 NAMES = {"icbhi": "ICBHI 2017", "sprsound": "SPRSound"}
 SYNTHETIC = "This model has heard synthetic sounds only, made by a program: nothing that it says holds for a lung."
 UNKNOWN = "On whom this model was trained and measured is not on record."
 NUM_NAMED = 6  # devices in a sentence
+GAP_YEARS = 10.0  # between two ages with nobody in between: what holds for them need not hold there
+ADULT_YEARS = 18.0
 
 
 class _Kept(BaseModel):
@@ -36,7 +38,7 @@ class Measured(_Kept):
     """
 
     name: str
-    ages_years: Ages | None
+    ages_years: Ages
     devices: tuple[str, ...]
     num_patients: int
     num_cycles: int
@@ -55,7 +57,7 @@ class Measured(_Kept):
         has_interval = interval.problem is None and not math.isnan(score)
         return cls(
             name=name,
-            ages_years=span(ages_years),
+            ages_years=spans(ages_years),
             devices=tuple(sorted({*predictions.devices} - {""})),
             num_patients=len(set(predictions.patients)),
             num_cycles=len(predictions.keys),
@@ -71,29 +73,59 @@ class Measured(_Kept):
         return self.score_interval is not None and self.score_interval[0] > ALWAYS_NORMAL_SCORE
 
     @property
+    def words_for_score(self) -> str:
+        """The Score in words, with its interval."""
+        if self.score is None:
+            return "n/a"
+        if self.score_interval is None:
+            return f"{100 * self.score:.1f} % (too few patients for an interval)"
+        ends = " to ".join(f"{100 * end:.1f}" for end in self.score_interval)
+        return f"{100 * self.score:.1f} % ({ends}{'' if self.is_better_than_normal else ', not above always normal'})"
+
+    @property
     def summary(self) -> str:
-        """The numbers in words, for a line."""
-        facts = []
-        if self.score is not None:
-            ends = None if self.score_interval is None else [f"{100 * end:.1f}" for end in self.score_interval]
-            facts.append(f"Score {100 * self.score:.1f} % ({' to '.join(ends) if ends else 'n/a'})")
-        if self.auc is not None:
-            facts.append(f"AUC of normal or not {100 * self.auc:.1f} %")
-        facts.append(f"{_patients(self.num_patients)}{_of_ages(self.ages_years)}")
+        """All numbers in words, for a line."""
         place = "" if self.is_trained_on else " (left out of the training)"
+        facts = [] if self.score is None else [f"Score {self.words_for_score}"]
+        facts += [] if self.auc is None else [f"AUC of normal or not {100 * self.auc:.1f} %"]
+        facts += [f"{_patients(self.num_patients)}{_of_ages(self.ages_years)}"]
         return f"{self.name}{place}: {', '.join(facts)}"
 
 
+class Trained(_Kept):
+    """Patients of one corpus whose recordings fitted the weights; no ages and no devices where nothing names them."""
+
+    name: str
+    num_patients: int
+    ages_years: Ages = ()
+    devices: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, recordings: Sequence[Recording]) -> "Trained":
+        """From the recordings of the training set."""
+        return cls(
+            name=NAMES.get(name, name),
+            num_patients=len({recording.patient for recording in recordings}),
+            ages_years=spans(recording.age_years for recording in recordings),
+            devices=tuple(sorted({recording.device or "" for recording in recordings} - {""})),
+        )
+
+    @property
+    def summary(self) -> str:
+        """All facts in words."""
+        patients = f"{_patients(self.num_patients)}{_of_ages(self.ages_years) or ' of unknown ages'}"
+        return f"{self.name} ({patients}; {first_names(self.devices, NUM_NAMED) or 'stethoscopes not named'})"
+
+
 class Evidence(_Kept):
-    """On whom a model was trained, in a sentence (`trained_on`) and by age, and its measurements.
+    """On whom a model was trained, by corpus, and its measurements.
 
     `held_out` are patients who took no part in fitting the weights, None where no one was held out. `measured` are
     other groups: tests, and stethoscopes that were left out. `is_synthetic` when a program made all training sounds.
     """
 
-    trained_on: str
+    trained: tuple[Trained, ...]
     is_synthetic: bool
-    ages_years: Ages | None
     held_out: Measured | None
     measured: tuple[Measured, ...] = ()
 
@@ -110,9 +142,8 @@ class Evidence(_Kept):
             ages = [cycle.recording.age_years for cycle in corpus.cycles if cycle.key in keys]
             measured = Measured.of(held_out, name=HELD_OUT, ages_years=ages)
         return cls(
-            trained_on=training_sentence({name: _facts_of(group) for name, group in groups.items()}),
+            trained=tuple(Trained.of(name, group) for name, group in groups.items()),
             is_synthetic=all(corpus.members.get(name, corpus).is_synthetic for name in groups),
-            ages_years=span(recording.age_years for recording in trained),
             held_out=measured,
         )
 
@@ -121,39 +152,61 @@ class Evidence(_Kept):
         """All groups that the model was measured on."""
         return (*(() if self.held_out is None else (self.held_out,)), *self.measured)
 
+    @property
+    def trained_on(self) -> str:
+        """Sentence on the training set, with all that is known of it."""
+        return f"Trained on {' and '.join(each.summary for each in self.trained)}."
+
 
 def statement(evidence: Evidence | None) -> str:
-    """One line on whom a model was trained and measured; on None, that it is not known."""
+    """One line on whom a model was trained and measured; on None, that it is not known.
+
+    Patients held out are named only where no test was measured: with tests, they are one more group of the same kind.
+    """
     if evidence is None:
         return UNKNOWN
-    known = "; ".join(each.summary for each in evidence.groups if each.is_trained_on)
-    sentences = [evidence.trained_on, f"Measured: {known or 'on nobody who was held out'}."]
-    if left_out := [each for each in evidence.groups if not each.is_trained_on]:
-        areas = [f"{each.name} {'n/a' if each.auc is None else f'{100 * each.auc:.1f} %'}" for each in left_out]
-        sentences.append(f"AUC of normal or not when left out of the training: {', '.join(areas)}.")
+    names = " and ".join(each.name for each in evidence.trained)
+    sentences = [f"Trained on {names} ({_patients(sum(each.num_patients for each in evidence.trained))})."]
+    measured = [each for each in evidence.measured if each.is_trained_on] or evidence.groups[:1]
+    audiences: dict[str, list[str]] = {}
+    for each in measured:
+        audiences.setdefault(_audience(each.ages_years), []).append(f"{each.name} {each.words_for_score}")
+    scores = "; ".join(f"on {audience}: {', '.join(each)}" for audience, each in audiences.items())
+    sentences.append(f"Score {scores}." if scores else "Measured on nobody who was held out.")
+    if ranked := sorted((each.auc, each.name) for each in evidence.measured if not each.is_trained_on and each.auc):
+        ends = " to ".join(f"{100 * auc:.1f} % ({name})" for auc, name in dict.fromkeys((ranked[0], ranked[-1])))
+        sentences.append(f"AUC of normal or not when left out of the training: {ends}.")
     return " ".join([SYNTHETIC, *sentences] if evidence.is_synthetic else sentences)
 
 
-def training_sentence(groups: Mapping[str, str]) -> str:
-    """Sentence on the training set, from facts by corpus."""
-    return f"Trained on {' and '.join(f'{NAMES.get(name, name)} ({facts})' for name, facts in groups.items())}."
+def spans(ages_years: Iterable[float | None]) -> Ages:
+    """Least and most of the ages that are known, a new span after each gap of more than `GAP_YEARS`."""
+    found: list[tuple[float, float]] = []
+    for age in sorted(age for age in ages_years if age is not None):
+        if found and age - found[-1][1] <= GAP_YEARS:
+            found[-1] = (found[-1][0], age)
+        else:
+            found.append((age, age))
+    return tuple(found)
 
 
-def _facts_of(recordings: Sequence[Recording]) -> str:
-    devices = sorted({recording.device or "" for recording in recordings} - {""})
-    patients = _patients(len({recording.patient for recording in recordings}))
-    ages = _of_ages(span(recording.age_years for recording in recordings)) or " of unknown ages"
-    return f"{patients}{ages}; {first_names(devices, NUM_NAMED) or 'stethoscopes not named'}"
+def _audience(ages: Ages) -> str:
+    if not ages:
+        return "patients of unknown ages"
+    if ages[-1][1] < ADULT_YEARS:
+        return "children"
+    return "adults" if ages[0][0] >= ADULT_YEARS else "children and adults"
 
 
-def span(ages_years: Iterable[float | None]) -> Ages | None:
-    """Least and most of the ages that are known; None without any."""
-    known = [age for age in ages_years if age is not None]
-    return (min(known), max(known)) if known else None
+def words_for_ages(ages: Ages) -> str:
+    """Completed years, as `0 to 16, 50 to 84`; empty where no age is known."""
+    return ", ".join(
+        f"{int(least)}" if int(least) == int(most) else f"{int(least)} to {int(most)}" for least, most in ages
+    )
 
 
-def _of_ages(ages: Ages | None) -> str:
-    return "" if ages is None else f" of {int(ages[0])} to {int(ages[1])} years"
+def _of_ages(ages: Ages) -> str:
+    return f" of {words_for_ages(ages)} years" if ages else ""
 
 
 def _patients(number: int) -> str:

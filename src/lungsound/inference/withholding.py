@@ -1,10 +1,10 @@
 """Rules that withhold a prediction, each with its `Reason`: nothing is firm that is not known."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from lungsound.audio import quality
-from lungsound.evaluation.evidence import Evidence, Measured
+from lungsound.evaluation.evidence import Ages, Evidence, Measured
 from lungsound.inference.prediction import Reason
 from lungsound.training.checkpoint import TrainedModel
 
@@ -49,20 +49,19 @@ def reasons_of_remarks(remarks: Iterable[str]) -> set[Reason]:
 
 
 def _has_age(evidence: Evidence, age_years: float) -> bool:
-    """True where the age, in completed years, lies within that of the training set or of a group, or none is known."""
-    spans = [span for span in (evidence.ages_years, *(each.ages_years for each in evidence.groups)) if span is not None]
-    return not spans or any(_is_within(age_years, span) for span in spans)
+    """True where the age, in completed years, is one of the training set or of a group, or none is known."""
+    known = [*(each.ages_years for each in evidence.trained), *(each.ages_years for each in evidence.groups)]
+    return not any(known) or any(_is_within(age_years, ages) for ages in known)
 
 
-def _is_within(age_years: float, span: Sequence[float]) -> bool:
-    least, most = map(math.floor, span)
-    return least <= math.floor(age_years) <= most
+def _is_within(age_years: float, ages: Ages) -> bool:
+    return any(math.floor(least) <= math.floor(age_years) <= math.floor(most) for least, most in ages)
 
 
 def _is_about(group: Measured, *, age_years: float | None, device: str | None) -> bool:
     """True where age or stethoscope are given, and the group's are these."""
     if age_years is None and device is None:
         return False
-    is_of_age = age_years is None or (group.ages_years is not None and _is_within(age_years, group.ages_years))
+    is_of_age = age_years is None or _is_within(age_years, group.ages_years)
     names = {name.casefold() for name in group.devices}
     return is_of_age and (device is None or device.casefold() in names)

@@ -198,13 +198,13 @@ def test_a_kept_calibration_measures_the_held_out_patients_anew(strict: RunFolde
     assert found is not None
     assert found.held_out == Measured.of(held, name="patients held out", ages_years=())
     assert (found.is_synthetic, "3 patients" in found.trained_on) == (True, True)
-    other = found.held_out.model_copy(update={"ages_years": (3.0, 9.0), "score": 0.1})
-    kept = Evidence(trained_on="x", is_synthetic=False, ages_years=(1.0, 2.0), held_out=other, measured=(other,))
+    other = found.held_out.model_copy(update={"ages_years": ((3.0, 9.0),), "score": 0.1})
+    kept = Evidence(trained=(), is_synthetic=False, held_out=other, measured=(other,))
     add_to_model(strict.model, evidence=kept)
     run("operate", strict.path, "--sensitivity", 0.7, "--keep")
     assert read_evidence(strict.model) == kept
     run("calibrate", strict.path, "--keep")
-    renewed = found.held_out.model_copy(update={"ages_years": (3.0, 9.0)})
+    renewed = found.held_out.model_copy(update={"ages_years": ((3.0, 9.0),)})
     assert read_evidence(strict.model) == kept.model_copy(update={"held_out": renewed})
 
 

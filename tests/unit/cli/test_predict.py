@@ -17,7 +17,7 @@ from lungsound.cli.predict import evaluate, explain, models, predict, probabilit
 from lungsound.config import AudioSettings, ModelSettings, load_config
 from lungsound.errors import SettingsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
-from lungsound.evaluation.evidence import Evidence, Measured, statement
+from lungsound.evaluation.evidence import Measured, Trained, statement
 from lungsound.inference.explain import relevance
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
@@ -125,14 +125,14 @@ def test_the_models_that_are_there_are_listed(
     known = KNOWN_WEIGHTS["deit-tiny"].path(tmp_path / "weights")
     known.parent.mkdir()
     known.touch()
-    groups = {"ages_years": (0.0, 80.0), "devices": (), "num_patients": 12, "num_cycles": 90, "auc": 0.9}
+    groups = {"ages_years": ((0.0, 80.0),), "devices": (), "num_patients": 12, "num_cycles": 90, "auc": 0.9}
     measured = Measured(name="here", score=0.6, score_interval=(0.5, 0.7), **groups)
-    own = {"is_synthetic": False, "ages_years": None, "held_out": None, "measured": (measured,)}
-    add_to_model(box, evidence=Evidence(trained_on="Trained on lungs.", **own))
+    evidence = GOOD_EVIDENCE.model_copy(update={"held_out": None, "measured": (measured,)})
+    add_to_model(box, evidence=evidence)
     models()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"box: {box}"
-    assert lines[1:4] == [f"    {each}" for each in ("Trained on lungs.", measured.summary, "licence: GPL-3.0-only")]
+    assert lines[1:4] == [f"    {each}" for each in (evidence.trained_on, measured.summary, "licence: GPL-3.0-only")]
     cached = {line.split()[0]: line.split()[-1] for line in lines[lines.index("") + 2 :]}
     assert cached == dict.fromkeys(KNOWN_WEIGHTS, "no") | {"deit-tiny": "yes"}
     monkeypatch.setattr(extras, "BOX_PACKAGE", "no_such_package")
@@ -151,7 +151,8 @@ def test_an_unknown_device_is_said_with_the_option_that_names_it(model_path: Pat
 
 
 def test_the_first_line_says_on_whom_and_a_stated_patient_is_heeded(model_path: Path, tmp_path: Path) -> None:
-    evidence = GOOD_EVIDENCE.model_copy(update={"ages_years": (20.0, 80.0), "is_synthetic": True})
+    trained = (Trained(name="x", num_patients=7, ages_years=((20.0, 80.0),)),)
+    evidence = GOOD_EVIDENCE.model_copy(update={"trained": trained, "is_synthetic": True})
     add_to_model(model_path, evidence=evidence)
     sound = tmp_path / "sound.wav"
     soundfile.write(sound, np.random.default_rng(0).normal(0, 0.1, 8000), 4000)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lungsound.evaluation.calibration import softmax
-from lungsound.evaluation.evidence import Evidence, Measured
+from lungsound.evaluation.evidence import Ages, Evidence, Measured, Trained
 from lungsound.evaluation.predictions import Predictions
 
 CLASSES = ("normal", "crackle", "wheeze")
@@ -38,7 +38,7 @@ def group(
     name: str = "patients held out",
     *,
     score_interval: tuple[float, float] | None = (0.6, 0.8),
-    ages_years: tuple[float, float] | None = None,
+    ages_years: Ages = (),
     devices: tuple[str, ...] = (),
 ) -> Measured:
     """Forty patients on whom a model reached 70 %."""
@@ -55,4 +55,4 @@ def group(
 
 
 # Of a model that is known to be better than always normal.
-GOOD_EVIDENCE = Evidence(trained_on="Trained on x.", is_synthetic=False, ages_years=None, held_out=group())
+GOOD_EVIDENCE = Evidence(trained=(Trained(name="x", num_patients=7),), is_synthetic=False, held_out=group())

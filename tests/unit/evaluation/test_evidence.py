@@ -10,7 +10,17 @@ from sklearn.metrics import roc_auc_score
 
 from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.evaluation.bootstrap import Bootstrap, patient_confusions
-from lungsound.evaluation.evidence import HELD_OUT, SYNTHETIC, UNKNOWN, Evidence, Measured, span, statement
+from lungsound.evaluation.evidence import (
+    HELD_OUT,
+    SYNTHETIC,
+    UNKNOWN,
+    Evidence,
+    Measured,
+    Trained,
+    spans,
+    statement,
+    words_for_ages,
+)
 from lungsound.evaluation.metrics import icbhi_score, mean_score
 from lungsound.evaluation.predictions import Predictions
 from tests.unit.evaluation.calibrated import drawn_predictions
@@ -51,7 +61,7 @@ def test_a_measurement_is_that_of_the_report_and_of_scikit_learn() -> None:
     interval = Bootstrap().of_counts(confusions, mean_score).interval
     assert found.score_interval == (interval.low, interval.high)
     assert found.auc == pytest.approx(roc_auc_score(predictions.labels != 0, 1 - predictions.probabilities[:, 0]))
-    assert (found.num_patients, found.num_cycles, found.ages_years) == (30, 360, (0.5, 3.0))
+    assert (found.num_patients, found.num_cycles, found.ages_years) == (30, 360, ((0.5, 3.0),))
     assert (found.devices, found.is_trained_on) == (("Litt3200", "Meditron"), False)
 
 
@@ -79,7 +89,7 @@ def test_without_normal_cycles_there_is_neither_score_nor_area() -> None:
     drawn = drawn_predictions(3)
     abnormal = drawn.of_rows(np.flatnonzero(drawn.labels > 0).tolist())
     found = Measured.of(abnormal, name="x", ages_years=())
-    assert (found.score, found.score_interval, found.auc, found.ages_years) == (None, None, None, None)
+    assert (found.score, found.score_interval, found.auc, found.ages_years) == (None, None, None, ())
     assert not found.is_better_than_normal
 
 
@@ -88,7 +98,8 @@ def test_evidence_of_a_training_tells_those_who_trained_from_those_held_out() ->
     corpus = corpus_of(held_out)
     rows = range(len(held_out.keys), len(corpus.cycles))
     found = Evidence.of(corpus, rows, held_out)
-    assert found.ages_years == (50.0, 52.0)
+    trained = Trained(name="ICBHI 2017", num_patients=3, ages_years=((50.0, 52.0),), devices=("Meditron",))
+    assert found.trained == (trained,)
     assert found.held_out == Measured.of(held_out, name=HELD_OUT, ages_years=[0.0, 5.0])
     assert found.groups == (found.held_out,)
     assert not found.is_synthetic
@@ -113,29 +124,52 @@ def test_a_corpus_by_a_program_is_named_as_one_and_beside_a_real_one_it_is_not_a
 
 def test_the_statement_says_what_is_known_and_what_is_not() -> None:
     assert statement(None) == UNKNOWN
-    group = Measured.of(drawn_predictions(3), name="adults", ages_years=[40.0, 70.5])
-    evidence = Evidence(trained_on="Trained on x.", is_synthetic=True, ages_years=None, held_out=group)
+    held = Measured.of(drawn_predictions(3), name="held out", ages_years=[40.0, 70.5])
+    trained = (Trained(name="x", num_patients=2), Trained(name="y", num_patients=1))
+    evidence = Evidence(trained=trained, is_synthetic=True, held_out=held)
     said = statement(evidence)
     assert said.startswith(SYNTHETIC)
-    assert evidence.trained_on in said
-    assert f"{100 * (group.score or 0):.1f} %" in said
-    assert "30 patients of 40 to 70 years" in said
-    other = group.model_copy(update={"name": "AKGC417L", "score": None, "is_trained_on": False})
-    more = statement(evidence.model_copy(update={"is_synthetic": False, "measured": (other,)}))
-    assert not more.startswith(SYNTHETIC)
-    assert f"left out of the training: AKGC417L {100 * (group.auc or 0):.1f} %." in more
-    assert "AKGC417L (left out of the training): AUC" in other.summary
-    assert "\n" not in more
+    assert "Trained on x and y (3 patients)" in said
+    assert f"on adults: held out {100 * (held.score or 0):.1f} % (" in said
     assert "nobody" in statement(evidence.model_copy(update={"held_out": None}))
+    assert "30 patients of 40, 70 years" in held.summary
+
+
+def test_the_statement_goes_by_tests_and_by_whom_they_are_of() -> None:
+    held = Measured.of(drawn_predictions(3), name="held out", ages_years=())
+    spans_of = {"old": ((18.0, 70.0),), "young": ((0.1, 16.0),), "all": ((0.0, 2.0), (50.0, 60.0))}
+    tests = [
+        held.model_copy(update={"name": name, "ages_years": ages, "score_interval": (0.4 + 0.2 * (name == "old"), 0.9)})
+        for name, ages in spans_of.items()
+    ]
+    others = [
+        held.model_copy(update={"name": name, "score": None, "auc": auc, "is_trained_on": False})
+        for name, auc in (("A", 0.7), ("B", 0.5), ("C", None), ("D", 0.8))
+    ]
+    evidence = Evidence(trained=(), is_synthetic=False, held_out=held, measured=(*tests, *others))
+    said = statement(evidence)
+    score = f"{100 * (held.score or 0):.1f} %"
+    assert f"on adults: old {score} (60.0 to 90.0);" in said
+    assert f"on children: young {score} (40.0 to 90.0, not above always normal);" in said
+    assert "on children and adults: all" in said
+    assert "50.0 % (B) to 80.0 % (D)" in said
+    assert "held out" not in said
+    assert "\n" not in said
+    one = statement(evidence.model_copy(update={"measured": (others[0],)}))
+    assert one.endswith("left out of the training: 70.0 % (A).")
+    assert "on patients of unknown ages: held out" in one
+    assert "A (left out of the training): AUC" in others[0].summary
 
 
 def test_values_that_cannot_be_are_refused() -> None:
     group = Measured.of(drawn_predictions(3), name="x", ages_years=())
-    for change in ({"score": 1.5}, {"auc": -0.1}, {"ages_years": (-1.0, 3.0)}, {"surplus": 1}):
+    for change in ({"score": 1.5}, {"auc": -0.1}, {"ages_years": ((-1.0, 3.0),)}, {"surplus": 1}):
         with pytest.raises(ValidationError):
             Measured.model_validate(group.model_dump() | change)
 
 
-def test_the_span_is_of_the_known() -> None:
-    assert span([None, None]) is None
-    assert span([3.0, None, 0.25]) == (0.25, 3.0)
+def test_spans_are_of_the_known_ages_and_end_where_nobody_is_near() -> None:
+    assert spans([None, None]) == ()
+    assert spans([3.0, None, 0.25]) == ((0.25, 3.0),)
+    assert spans([21.0, 50.5, 16.0, 51.0, 31.1]) == ((16.0, 21.0), (31.1, 31.1), (50.5, 51.0))
+    assert words_for_ages(spans([0.2, 4.9, 15.5])) == "0 to 4, 15"

@@ -9,7 +9,7 @@ import soundfile
 
 from lungsound.audio import quality
 from lungsound.evaluation.calibration import Calibration, fit_calibration
-from lungsound.evaluation.evidence import Evidence
+from lungsound.evaluation.evidence import Evidence, Trained
 from lungsound.inference.prediction import Reason
 from lungsound.inference.predictor import Predictor
 from lungsound.inference.withholding import known_devices, reasons_of_model, reasons_of_remarks
@@ -51,8 +51,8 @@ def test_a_model_that_is_no_better_than_always_normal_is_withheld(
 
 def test_the_groups_of_a_stated_patient_must_not_be_worse_than_always_normal(trained: TrainedModel) -> None:
     """Children do well, adults by one stethoscope do not: whoever says that the patient is one of these is told."""
-    children = group("children", ages_years=(0.0, 16.5), devices=("A",))
-    adults = group("adults", ages_years=(18.0, 90.0), devices=("B",), score_interval=(0.4, 0.6))
+    children = group("children", ages_years=((0.0, 16.5),), devices=("A",))
+    adults = group("adults", ages_years=((18.0, 90.0),), devices=("B",), score_interval=(0.4, 0.6))
     evidence = GOOD_EVIDENCE.model_copy(update={"measured": (children, adults)})
     worse = {Reason.NOT_BETTER_THAN_NORMAL}
     assert reasons(trained, evidence) == set()
@@ -75,14 +75,18 @@ def test_a_model_that_left_a_stethoscope_out_does_not_stand_for_one_that_was_mea
 
 
 @pytest.mark.parametrize(
-    ("age_years", "is_outside"), [(None, False), (0.1, False), (16.9, False), (17, True), (41, True), (50, False)]
+    ("age_years", "is_outside"),
+    [(None, False), (0.1, False), (16.9, False), (17, True), (41, True), (50, False), (65, True)],
 )
 def test_an_age_outside_all_that_was_trained_and_measured_is_withheld(
     age_years: float | None, is_outside: bool, trained: TrainedModel
 ) -> None:
     """By completed years: a model of children from 0.5 to 16.2 years knows a newborn and all who are sixteen."""
-    old = group("old", ages_years=(50.0, 60.0))
-    evidence = GOOD_EVIDENCE.model_copy(update={"ages_years": (0.5, 16.2), "measured": (old,)})
+    old = group("old", ages_years=((50.0, 60.0), (70.0, 70.0)))
+    young = Trained(name="young", num_patients=9, ages_years=((0.5, 16.2),))
+    evidence = GOOD_EVIDENCE.model_copy(
+        update={"trained": (young, Trained(name="x", num_patients=2)), "measured": (old,)}
+    )
     assert (Reason.AGE_OUTSIDE in reasons(trained, evidence, age_years=age_years)) == is_outside
     assert Reason.AGE_OUTSIDE not in reasons(trained, age_years=age_years)  # no age is on record
 

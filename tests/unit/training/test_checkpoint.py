@@ -13,7 +13,7 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.errors import WeightsError
 from lungsound.evaluation.calibration import fit_calibration
-from lungsound.evaluation.evidence import Evidence, Measured
+from lungsound.evaluation.evidence import Evidence, Measured, Trained
 from lungsound.evaluation.out_of_domain import Domain, Gate, fit_domain, fit_gate
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import LungSoundClassifier, make_classifier
@@ -300,7 +300,8 @@ def test_the_domain_comes_back_and_the_calibration_stays(tmp_path: Path) -> None
 
 def drawn_evidence() -> Evidence:
     group = Measured.of(drawn_predictions(1), name="x", ages_years=[3.0, 0.1])
-    return Evidence(trained_on="Trained.", is_synthetic=False, ages_years=(0.1, 3.0), held_out=group, measured=(group,))
+    trained = (Trained(name="x", num_patients=2, ages_years=((0.1, 3.0), (30.0, 30.0)), devices=("A",)),)
+    return Evidence(trained=trained, is_synthetic=False, held_out=group, measured=(group,))
 
 
 def test_the_evidence_comes_back_and_all_else_stays(tmp_path: Path) -> None:
