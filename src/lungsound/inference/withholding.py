@@ -22,14 +22,15 @@ def reasons_of_model(trained: TrainedModel, *, age_years: float | None, device: 
     evidence, calibration = trained.evidence, trained.calibration
     reasons = {Reason.TEMPERATURE_AT_LIMIT} if calibration is not None and calibration.is_at_limit else set()
     if evidence is None or evidence.held_out is None:
-        return reasons | {Reason.NOT_MEASURED}
-    fitting = [each for each in evidence.measured if _is_about(each, age_years=age_years, device=device)]
-    # What was left out was measured with other models: it stands for this one only where this one was not measured.
-    fitting = [each for each in fitting if each.is_trained_on] or fitting
-    is_better = any(each.is_better_than_normal for each in fitting) or not fitting
-    if not (evidence.held_out.is_better_than_normal and is_better):
-        reasons.add(Reason.NOT_BETTER_THAN_NORMAL)
-    if age_years is not None and not _has_age(evidence, age_years):
+        reasons.add(Reason.NOT_MEASURED)
+    else:
+        fitting = [each for each in evidence.measured if _is_about(each, age_years=age_years, device=device)]
+        # What was left out was measured with other models: it stands for this one only where this was not measured.
+        fitting = [each for each in fitting if each.is_trained_on] or fitting
+        is_better = any(each.is_better_than_normal for each in fitting) or not fitting
+        if not (evidence.held_out.is_better_than_normal and is_better):
+            reasons.add(Reason.NOT_BETTER_THAN_NORMAL)
+    if evidence is not None and age_years is not None and not _has_age(evidence, age_years):
         reasons.add(Reason.AGE_OUTSIDE)
     known = {name.casefold() for name in known_devices(trained)}
     if known and device is not None and device.casefold() not in known:

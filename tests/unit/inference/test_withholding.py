@@ -39,6 +39,10 @@ def test_a_model_that_was_not_measured_is_withheld(trained: TrainedModel) -> Non
     for measured in ((), (group(),)):  # tests of others do not stand for the patients held out
         unmeasured = GOOD_EVIDENCE.model_copy(update={"held_out": None, "measured": measured})
         assert reasons(trained, unmeasured) == {Reason.NOT_MEASURED}
+    outside = {Reason.NOT_MEASURED, Reason.AGE_OUTSIDE, Reason.STETHOSCOPE_OUTSIDE}  # its training set is known
+    children = (Trained(name="children", num_patients=9, ages_years=((0.5, 16.2),)),)
+    unmeasured = GOOD_EVIDENCE.model_copy(update={"held_out": None, "trained": children})
+    assert reasons(replace(trained, devices=("A",)), unmeasured, age_years=40, device="B") == outside
 
 
 @pytest.mark.parametrize(("interval", "is_better"), [((0.51, 0.6), True), ((0.5, 0.9), False), (None, False)])
