@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lungsound.errors import SettingsError
+from lungsound.errors import SettingsError, first_fault
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -374,18 +374,17 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 
 def _explain(error: ValidationError) -> str:
     """One line for the first thing that is wrong."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "recipe"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    first, *others = error.errors()
+    place = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         section: Any = RunConfig
         for part in first["loc"][:-1]:  # a number is the place in a list
             section = get_args(section)[0] if isinstance(part, int) else section.model_fields[part].annotation
-        return f"unknown key {place!r}; the keys there are: {', '.join(section.model_fields)}{more}"
-    given = json.dumps(first["input"], default=str)
-    example = '{root="A"}, {root="B"}' if place == "data.corpora" else '"sc"'
-    advice = f"give a list, as in {place}=[{example}]" if first["type"] == "tuple_type" else first["msg"]
-    return f"{place} = {given}: {advice}{more}"
+        return f"unknown key {place!r}; the keys there are: {', '.join(section.model_fields)}"
+    if first["type"] == "tuple_type":
+        example = '{root="A"}, {root="B"}' if place == "data.corpora" else '"sc"'
+        first["msg"] = f"give a list, as in {place}=[{example}]"
+    return first_fault([first, *others])
 
 
 def describe_settings(section: str | None = None) -> dict[str, list[tuple[str, str, str, str]]]:

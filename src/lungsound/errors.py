@@ -5,7 +5,10 @@ with exit code 2; any other exception is a bug and ends with exit code 1. Errors
 message as fields.
 """
 
+import reprlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class LungsoundError(Exception):
@@ -60,3 +63,12 @@ class WeightsError(LungsoundError):
 
 class FetchError(LungsoundError):
     """Something that could not be downloaded or verified."""
+
+
+def first_fault(faults: Sequence[Mapping[str, Any]]) -> str:
+    """Place, given value and reason of the first of the `errors()` that pydantic found, and how many more."""
+    first, num_more = faults[0], len(faults) - 1
+    place = ".".join(map(str, first["loc"]))
+    given = "" if first["type"] == "missing" else f" is {reprlib.repr(first['input'])}"
+    more = f" (and {num_more} more)" if num_more else ""
+    return f"{place}{given}: {first['msg']}{more}" if place else f"{first['msg']}{more}"

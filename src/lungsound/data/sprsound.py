@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from lungsound.data import tree
 from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
-from lungsound.errors import AnnotationError, CorpusError
+from lungsound.errors import AnnotationError, CorpusError, first_fault
 from lungsound.labels import LABEL_SETS, LungSound, Unit, sound_of
 
 # Names in the tree of the challenge and, with the year, in the database's repository (folder BioCAS2022).
@@ -135,7 +135,7 @@ def read_annotation(path: Path) -> Annotation:
     try:
         return Annotation.model_validate_json(path.read_text(encoding="utf-8-sig"))
     except ValidationError as error:
-        raise AnnotationError(tree.first_fault(error), path=path) from None
+        raise AnnotationError(first_fault(error.errors()), path=path) from None
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"cannot be read as JSON ({type(error).__name__})", path=path) from None
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat, ValidationE
 
 from lungsound.data import tree
 from lungsound.data.corpus import Corpus, Cycle, Problem, Recording, in_known_words, relabelled
-from lungsound.errors import CorpusError
+from lungsound.errors import CorpusError, first_fault
 from lungsound.labels import LabelMap, Unit
 
 SUFFIXES = (".csv", ".tsv")
@@ -103,7 +103,7 @@ def corpus_of_rows(
         try:
             row = Row.model_validate(cells)
         except ValidationError as error:
-            problems.append(Problem("bad row", where, tree.first_fault(error)))
+            problems.append(Problem("bad row", where, first_fault(error.errors())))
             continue
         sound = posixpath.normpath(row.path)
         if sound not in first:

@@ -5,14 +5,11 @@ Whatever is odd becomes a Problem in the list that is passed in; nothing is drop
 
 import hashlib
 import re
-import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus, Cycle, Problem, Recording
 from lungsound.data.file_facts import file_facts
@@ -35,14 +32,6 @@ def require_folder(root: Path) -> Path:
     if not root.is_dir():
         raise CorpusError(f"{root} is a file: give the folder of a corpus, or a table (.csv, .tsv)")
     return root
-
-
-def first_fault(error: ValidationError) -> str:
-    """Place, given value and reason of the first thing that is wrong."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
-    given = "" if first["type"] == "missing" else f" is {reprlib.repr(first['input'])}"
-    return f"{place}{given}: {first['msg']}" if place else str(first["msg"])
 
 
 def text_lines(path: Path, error: type[DataError]) -> list[tuple[int, str]]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lungsound.errors import WeightsError
+from lungsound.errors import WeightsError, first_fault
 from lungsound.evaluation.bootstrap import FEW_PATIENTS
 from lungsound.evaluation.predictions import Predictions, abnormal_classes, predicted_classes
 
@@ -211,15 +211,10 @@ class Calibration(_Stored):
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
+            fault = first_fault(error.errors())
             raise WeightsError(
-                f"the calibration in the model cannot be used ({first_problem(error)}): train or export the model anew"
+                f"the calibration in the model cannot be used ({fault}): train or export the model anew"
             ) from None
-
-
-def first_problem(error: ValidationError) -> str:
-    """Place and reason of the first thing that is wrong in what a model file keeps."""
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'values'}: {first['msg']}"
 
 
 def fit_calibration(

@@ -21,7 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from lungsound.audio.io import read_channels
-from lungsound.errors import DataError, LungsoundError
+from lungsound.errors import DataError, LungsoundError, first_fault
 from lungsound.inference.formats.tables import record
 from lungsound.inference.prediction import MEANINGS, Provenance, RecordingPrediction
 from lungsound.inference.predictor import Predictor
@@ -159,8 +159,7 @@ async def _refuse(request: Request, error: Exception) -> JSONResponse:
         # Reading a form or JSON turns a refusal by the gate into an error of its own.
         refusal = facts.refusal or Refusal(KIND_OF.get(error.status_code, "bad request"), str(error.detail))
     elif isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        refusal = Refusal("unusable", f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        refusal = Refusal("unusable", first_fault(error.errors()))
     else:
         refusal = Refusal("internal", f"internal error (bug), request {facts.request_id}")
     facts.error = refusal.kind

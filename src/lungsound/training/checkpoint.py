@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, ModelSettings
-from lungsound.errors import WeightsError
-from lungsound.evaluation.calibration import Calibration, first_problem
+from lungsound.errors import WeightsError, first_fault
+from lungsound.evaluation.calibration import Calibration
 from lungsound.evaluation.evidence import Evidence
 from lungsound.evaluation.out_of_domain import Domain, Gate
 from lungsound.evaluation.runs import is_unfinished
@@ -202,8 +202,9 @@ def _evidence_of(path: Path, facts: Mapping[str, Any]) -> Evidence | None:
     try:
         return Evidence.model_validate(facts["evidence"]) if "evidence" in facts else None
     except ValidationError as error:
+        fault = first_fault(error.errors())
         raise WeightsError(
-            f"{path}: what it keeps of its measurements is damaged ({first_problem(error)}); copy or train it again"
+            f"{path}: what it keeps of its measurements is damaged ({fault}); copy or train it again"
         ) from None
 
 

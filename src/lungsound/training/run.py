@@ -17,7 +17,7 @@ from tensorboardX import SummaryWriter
 from lungsound.config import RunConfig, resolve
 from lungsound.data.corpus import Corpus
 from lungsound.data.splits import CALIBRATION, VALIDATION, Parts
-from lungsound.errors import CorpusError, RunBusyError, SettingsError, WeightsError
+from lungsound.errors import CorpusError, RunBusyError, SettingsError, WeightsError, first_fault
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lungsound.evaluation.selection import NAMES
 from lungsound.files import write_json, written_whole
@@ -212,8 +212,7 @@ class RunFolder(Listener):
         try:
             return RunFacts.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise SettingsError(f"{path} is damaged ({reason}): train the run again") from None
+            raise SettingsError(f"{path} is damaged ({first_fault(error.errors())}): train the run again") from None
 
     def save(self, step: TrainStep, progress: Progress) -> None:
         facts = {"format": CHECKPOINT_FORMAT, "progress": progress.model_dump(), "scaler": step.scaler.state_dict()}
