@@ -70,8 +70,8 @@ def wanted_stamp(kind: str, stamp: dict[str, Any]) -> dict[str, Any]:
 def is_editable() -> bool:
     """Whether .venv holds this folder and box/ themselves: `pip install .` by hand puts copies there that grow old."""
     notes = VENV.glob("lib/python*/site-packages/lungsound[-_]*/direct_url.json")
-    found = [json.loads(note.read_text()) for note in notes]
-    return len(found) == 2 and all(each.get("dir_info", {}).get("editable") for each in found)
+    installs = [json.loads(note.read_text()) for note in notes]
+    return len(installs) == 2 and all(each.get("dir_info", {}).get("editable") for each in installs)
 
 
 def run(*command: str | Path) -> None:

@@ -188,8 +188,7 @@ def _rows(
     from lungsound.evaluation.calibration import WANTED_SENSITIVITY
     from lungsound.evaluation.predictions import VALIDATION_PART, read_predictions
     from lungsound.evaluation.runs import read_test_rows
-    from lungsound.evaluation.selection import LAST
-    from lungsound.training.callbacks import COLUMN_OF
+    from lungsound.evaluation.selection import COLUMN_OF, LAST
     from lungsound.training.checkpoint import read_calibration, unfinished
     from lungsound.training.run import RunFolder
 

@@ -185,12 +185,10 @@ class Bootstrap:
         The share of pairs of an abnormal and a normal cycle in which the normal one has more probability of class 0,
         ties counting half; NaN when there are cycles of one kind only. With `parts` the mean of their areas.
         """
-        rankings = []
-        for run in (of_parts(run, parts) if parts else run for run in runs):
-            places = [np.array(run.parts) == part for part in parts] or [np.array(True)]
-            rankings.append(
-                [Ranking.of_abnormal(run.probabilities, run.labels, run.patients, where) for where in places]
-            )
+        rankings = [
+            [Ranking.of(-run.probabilities[:, 0], run.labels != 0, run.patients, where) for where in places]
+            for run, places in (places_of_parts(run, parts) for run in runs)
+        ]
 
         def area_of(weights: Weights) -> Fractions:
             by_part = [[ranking.auroc(weights) for ranking in of_run] for of_run in rankings]
@@ -333,25 +331,22 @@ def confusions_of(runs: Sequence[Predictions]) -> Counts:
     return np.stack([patient_confusions(predictions) for predictions in runs])
 
 
-def of_parts(run: Predictions, parts: Sequence[str]) -> Predictions:
-    """The cycles of these parts of the split, in the same order."""
-    return run.of_rows([row for row, part in enumerate(run.parts) if part in parts])
+def places_of_parts(run: Predictions, parts: Sequence[str]) -> tuple[Predictions, list[npt.NDArray[np.bool_]]]:
+    """The run's cycles of these parts of the split, and where those of each are; without any part all, as one."""
+    if not parts:
+        return run, [np.ones(len(run.keys), np.bool_)]
+    run = run.of_rows([row for row, part in enumerate(run.parts) if part in parts])
+    return run, [np.array(run.parts) == part for part in parts]
 
 
-def confusions_by_part(runs: Sequence[Predictions], parts: Sequence[str]) -> Counts:
+def confusions_by_part(runs: Sequence[Predictions], parts: Sequence[str] = ()) -> Counts:
     """Matrices `(seed, patient, part, true class, predicted class)`; all patients of these parts, sorted by name."""
     counts = [
         [
-            count_by_patient(
-                run.patients,
-                run.labels,
-                run.predicted,
-                num_classes=len(run.classes),
-                where=np.array(run.parts) == part,
-            )
-            for part in parts
+            count_by_patient(run.patients, run.labels, run.predicted, num_classes=len(run.classes), where=where)
+            for where in places
         ]
-        for run in (of_parts(run, parts) for run in runs)
+        for run, places in (places_of_parts(run, parts) for run in runs)
     ]
     return np.array(counts).swapaxes(1, 2)
 

@@ -220,17 +220,6 @@ class Ranking:
     negatives: Fractions
 
     @classmethod
-    def of_abnormal(
-        cls,
-        probabilities: Fractions,
-        labels: npt.NDArray[np.int64],
-        patients: Sequence[str],
-        where: npt.ArrayLike = True,
-    ) -> "Ranking":
-        """All classes but 0 against class 0, by 1 - its probability; `(cycle, class)`, `(cycle,)`, one a cycle."""
-        return cls.of(-probabilities[:, 0], labels != 0, patients, where)
-
-    @classmethod
     def of(
         cls,
         scores: Fractions,
@@ -270,7 +259,7 @@ def ranking_statistics(
     are over the classes that have a value over all patients; NaN where one of those has none.
     """
     by_class = [Ranking.of(shares, labels == index, patients) for index, shares in enumerate(probabilities.T)]
-    abnormal = Ranking.of_abnormal(probabilities, labels, patients)
+    abnormal = Ranking.of(-probabilities[:, 0], labels != 0, patients)
     everyone = np.ones(len(abnormal.positives), dtype=np.int64)
 
     def macro(measure: Callable[[Ranking, Counts], Fractions], weights: Counts) -> Fractions:

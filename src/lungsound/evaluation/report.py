@@ -30,7 +30,7 @@ from lungsound.evaluation.figures import (
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.rescore import Rescored, metric_table
 from lungsound.evaluation.scores import FEW_IS_ROUGH, SCORES_HEAD, Evaluation, Subgroups
-from lungsound.evaluation.selection import COLUMN_HEAD, RULE
+from lungsound.evaluation.selection import BEST_ON_OTHER_TEST, BEST_ON_TEST, COLUMN_HEAD, RULE
 from lungsound.files import write_json, write_text
 from lungsound.page import fill, render_html, render_markdown
 
@@ -40,7 +40,6 @@ REPORT, MODEL_CARD = "report.md", "MODEL_CARD.md"
 OPTIONAL_PICTURES = ("curves.png", "subgroups.png")
 
 EPOCH_SELECTION = "epoch selection"
-BEST_ON_TEST, BEST_ON_OTHER_TEST = "best_on_test", "best_on_other_test"
 EPOCH_SELECTIONS = {
     "last": "the last one; no score chose it",
     "validation": "chosen by the Score on patients held out of the training set",

@@ -9,7 +9,7 @@ from typing import Any
 
 from lungsound.errors import DataError
 from lungsound.evaluation.predictions import Predictions, read_predictions
-from lungsound.evaluation.selection import LAST, NAMES, TEST, VALIDATION
+from lungsound.evaluation.selection import BEST_ON_OTHER_TEST, COLUMN_OF, LAST, NAMES, TEST, VALIDATION
 
 KEPT = "kept"
 UNKNOWN = "unknown"
@@ -17,7 +17,7 @@ UNKNOWN = "unknown"
 LEAST_PAIRED_SEEDS = 3
 _SEED = re.compile(r"seed(\d+)(\.csv|\.csv\.gz)?")
 # As settings and reports name them. The choice by another corpus's test is, as by validation, one on other cycles.
-_CHOICES = {LAST: LAST, VALIDATION: VALIDATION, "best_on_test": TEST, "best_on_other_test": VALIDATION}
+_CHOICES = {**COLUMN_OF, BEST_ON_OTHER_TEST: VALIDATION}
 _CHOICE_PHRASES = {
     LAST: "is the last",
     VALIDATION: "was chosen on other cycles",

@@ -11,7 +11,6 @@ from lungsound.evaluation.bootstrap import (
     Bootstrap,
     Estimate,
     confusions_by_part,
-    confusions_of,
     mean_of_parts,
     patient_confusions,
 )
@@ -49,7 +48,7 @@ class ScoreEstimates:
 
         Of all cycles together; with `parts` of these, the mean of what each part gives.
         """
-        counts = confusions_by_part(runs, parts) if parts else confusions_of(runs)[:, :, None]
+        counts = confusions_by_part(runs, parts)
         counts = metrics.fold_to_two_classes(counts) if is_two_class else counts
         statistics = (metrics.mean_score, metrics.specificity, metrics.sensitivity)
         score, specificity, sensitivity = (bootstrap.of_runs(counts, mean_of_parts(each)) for each in statistics)

@@ -9,6 +9,9 @@ from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.scores import ScoreEstimates
 
 LAST, VALIDATION, TEST = "last", "validation", "test"
+BEST_ON_TEST, BEST_ON_OTHER_TEST = "best_on_test", "best_on_other_test"
+# The column that the run's own weights are, by train.selection.
+COLUMN_OF = {"last": LAST, "validation": VALIDATION, BEST_ON_TEST: TEST}
 NAMES = {LAST: "last epoch", VALIDATION: "chosen on validation", TEST: "chosen on test (as published)"}
 LEAST_SENSITIVITY = 0.05  # an epoch below it is never chosen, as published
 RULE = (

@@ -24,13 +24,13 @@ from lungsound.evaluation.figures import BLUE, GREY, ORANGE, picture
 from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE, Counts, icbhi_score, mean_score, two_class_score
 from lungsound.evaluation.predictions import Predictions, read_predictions
 from lungsound.evaluation.runs import MethodRuns
+from lungsound.evaluation.selection import BEST_ON_TEST, COLUMN_OF
 from lungsound.experiments.challenge import challenge_page, challenge_tasks
 from lungsound.experiments.methods import compared, draw_forest, methods_page, provenance, verdict_line
 from lungsound.experiments.table import Row, Table
 from lungsound.files import write_json, write_text
 from lungsound.page import escape, paragraphs, render_markdown, write_page
 from lungsound.page import table as page_table
-from lungsound.training.callbacks import COLUMN_OF
 from lungsound.training.run import RunFolder
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ FOOT = (
     "several seeds, over seeds."
 )
 NO_FILE_NAME = r"[^\w.+-]+"  # what a part's name may hold and a file's should not
-SELECTIONS = {"last": "last", "validation": "on validation patients", "best_on_test": "on test (optimistic)"}
+SELECTIONS = {"last": "last", "validation": "on validation patients", BEST_ON_TEST: "on test (optimistic)"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,16 +17,13 @@ from lungsound.evaluation.evidence import Evidence
 from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score
 from lungsound.evaluation.out_of_domain import Domain, fit_domain, spectral_features
 from lungsound.evaluation.predictions import Predictions
-from lungsound.evaluation.selection import LAST, TEST
+from lungsound.evaluation.selection import COLUMN_OF, LAST, TEST
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import LungSoundClassifier, predict_cycles
 from lungsound.progress import OnProgress, ProgressDisplay, Stage
 from lungsound.training.checkpoint import add_to_model, save_model
 from lungsound.training.run import RunFolder
 from lungsound.training.trainer import Listener, Progress, TrainStep
-
-# The column of the report that the run's own weights are, by train.selection.
-COLUMN_OF = {"last": LAST, "validation": VALIDATION, "best_on_test": TEST}
 
 
 @dataclass(eq=False)

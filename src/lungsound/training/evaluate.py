@@ -24,8 +24,6 @@ from lungsound.errors import SettingsError
 from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.predictions import HELD_OUT_PARTS, Predictions, read_predictions, write_predictions
 from lungsound.evaluation.report import (
-    BEST_ON_OTHER_TEST,
-    BEST_ON_TEST,
     HardCycle,
     ReportInputs,
     hardest_rows,
@@ -34,12 +32,21 @@ from lungsound.evaluation.report import (
 )
 from lungsound.evaluation.rescore import PatientCounts, rescore
 from lungsound.evaluation.scores import Subgroups, age_groups, evaluate_predictions, score_subgroups
-from lungsound.evaluation.selection import LAST, NONE_CHOSEN, TEST, column_rows, unwatched_columns
+from lungsound.evaluation.selection import (
+    BEST_ON_OTHER_TEST,
+    BEST_ON_TEST,
+    COLUMN_OF,
+    LAST,
+    NONE_CHOSEN,
+    TEST,
+    column_rows,
+    unwatched_columns,
+)
 from lungsound.files import first_names
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import find_device
 from lungsound.progress import track
-from lungsound.training.callbacks import COLUMN_OF, predict_rows
+from lungsound.training.callbacks import predict_rows
 from lungsound.training.checkpoint import TrainedModel, load_model, unfinished
 from lungsound.training.run import RunFacts, RunFolder
 
@@ -263,7 +270,7 @@ def _context(
     strict = f"strict: {num_patients['train']} patients train, {held_out}"
     published = "published: all of the training set trains, no patient is held out"
     share = f"{config.objective.teacher_weight:g} of the cross-entropy"
-    taught = f", {share} by soft labels of {len(facts.teachers)} trained model(s)" if facts.teachers else ""
+    distilled = f", {share} by soft labels of {len(facts.teachers)} trained model(s)" if facts.teachers else ""
     size = f"AST {model.size}" + (", average token" if model.pooling == "average_token" else "")
     return {
         "corpus": _named_corpus(corpus.name, f"{len(corpus.recordings)} recordings", data),
@@ -273,7 +280,7 @@ def _context(
         "protocol": published if config.data.protocol == "published" else strict,
         "epoch selection": config.train.selection,
         "recipe": config.name,
-        "objective": f"{config.objective.name}{taught}",
+        "objective": f"{config.objective.name}{distilled}",
         "model": size if model.architecture == "ast" else model.architecture,
         "labels": config.data.label_set,
         "input": f"{config.audio.duration_s:g} s, {config.audio.num_mels} mels",

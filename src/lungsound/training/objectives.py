@@ -76,7 +76,7 @@ def draw_for(
     return within(drawn, mask, pool=peers.gather(mask))
 
 
-def taught(loss: Tensor, logits: Tensor, soft_labels: Tensor | None, settings: ObjectiveSettings) -> Tensor:
+def distilled(loss: Tensor, logits: Tensor, soft_labels: Tensor | None, settings: ObjectiveSettings) -> Tensor:
     """The cross-entropy `loss` of labels, of which that of soft labels (batch, class), where given, takes a share.
 
     Soft labels have no class weights and no smoothing: teachers bring those that they were trained with.
@@ -101,7 +101,7 @@ class CrossEntropy:
         logits = model(batch.fbank, batch.num_frames)
         smoothing = self.settings.label_smoothing
         loss = cross_entropy(logits, batch.labels, class_weights=self.class_weights, label_smoothing=smoothing)
-        loss = taught(loss, logits, batch.soft_labels, self.settings)
+        loss = distilled(loss, logits, batch.soft_labels, self.settings)
         return Loss(loss, {"ce": loss}, logits)
 
 
@@ -136,7 +136,7 @@ class PatchMixCrossEntropy:
         if soft_labels is not None:
             lam = draw.lam.reshape(-1, 1)
             soft_labels = lam * soft_labels + (1 - lam) * self.peers.gather(soft_labels)[draw.partner]
-        loss = taught(loss, logits, soft_labels, self.settings)
+        loss = distilled(loss, logits, soft_labels, self.settings)
         return Loss(loss, {"patchmix_ce": loss}, logits)
 
 
@@ -166,7 +166,7 @@ class PatchMixContrastive:
         logits = model.head(features)
         smoothing = self.settings.label_smoothing
         ce = cross_entropy(logits, batch.labels, class_weights=self.class_weights, label_smoothing=smoothing)
-        ce = taught(ce, logits, batch.soft_labels, self.settings)
+        ce = distilled(ce, logits, batch.soft_labels, self.settings)
         anchor = model.projector(features) if self.settings.target.startswith("project") else features
         anchor = self.peers.gather(anchor.detach() if is_blocked else anchor)
         if early is not None:
