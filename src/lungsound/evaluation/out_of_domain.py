@@ -12,7 +12,7 @@ A `Gate` also knows sounds without lungs, and tells them by what the encoder mak
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,18 @@ CYCLES_AT_ONCE = 256
 ANSWERED = 0.98  # share of cycles of held-out patients that a gate lets through
 
 
+class _OfArrays:
+    """Fields that are arrays, kept in a model file."""
+
+    @property
+    def id(self) -> str:
+        """Twelve digits by which predictions name it."""
+        parts = (np.ascontiguousarray(array).tobytes() for array in vars(self).values())
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
+
+
 @dataclass(frozen=True)
-class Domain:
+class Domain(_OfArrays):
     """Training cycles kept with a model: `cycles` (cycle, feature) float16, less `mean` and over `std` (feature,).
 
     `distances` (cycle,), from small to large, are those of held-out cycles, or of training cycles to other patients'.
@@ -53,15 +63,9 @@ class Domain:
         distances = np.sort(_distances(given, self.cycles.astype(np.float32)), axis=1)[:, NEIGHBOUR - 1]
         return np.searchsorted(self.distances, distances, side="right") / len(self.distances)
 
-    @property
-    def id(self) -> str:
-        """Twelve digits by which predictions name it."""
-        parts = (np.ascontiguousarray(getattr(self, field.name)).tobytes() for field in fields(self))
-        return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
-
 
 @dataclass(frozen=True)
-class Gate:
+class Gate(_OfArrays):
     """Linear rule by which cycles are no breathing: `mean`, `std`, `weights` (feature,), and `threshold` (1,).
 
     Features (cycle, feature) are those of the encoder, then `spectral_features`.
@@ -113,8 +117,8 @@ def fit_gate(lungs: Floats, others: Floats, held_out: Floats, *, inverse_penalty
         value = 0.5 * weights @ weights + weight @ np.logaddexp(0, -margins)
         return float(value), np.append(weights + slopes @ given, slopes.sum())
 
-    found = minimize(loss, np.zeros(given.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 2000})
-    weights = found.x[:-1].astype(np.float32)
+    optimum = minimize(loss, np.zeros(given.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 2000})
+    weights = optimum.x[:-1].astype(np.float32)
     gate = Gate(mean, std, weights, np.zeros(1, np.float32))
     return replace(gate, threshold=np.quantile(gate.scores(held_out), [ANSWERED]).astype(np.float32))
 

@@ -308,7 +308,8 @@ class Predictor:
 
     def provenance(self, created: datetime) -> Provenance:
         """Provenance of predictions made at `created`, which needs a time zone."""
-        front_end, calibration, domain = self.trained.front_end, self.trained.calibration, self.trained.domain
+        front_end, calibration = self.trained.front_end, self.trained.calibration
+        domain, gate = self.trained.domain, self.trained.gate
         return Provenance(
             model_sha256=self.trained.sha256,
             model=str(self.path or IN_MEMORY),
@@ -320,6 +321,7 @@ class Predictor:
                 "device": str(self.device),
                 "cycles": self.find_by,
                 "domain": None if domain is None else domain.id,
+                "gate": None if gate is None else gate.id,
             },
             calibration=None if calibration is None else calibration.id,
             lungsound_version=version("lungsound"),

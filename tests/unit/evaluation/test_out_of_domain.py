@@ -144,6 +144,7 @@ def test_a_gate_stops_one_of_fifty_held_out_cycles_and_what_is_other() -> None:
     lungs, held_out, others = drawn(400), drawn(500, seed=2), drawn(200, seed=1, centre=4.0)
     gate = fit_gate(lungs, others, held_out)
     assert gate.is_other(held_out).sum() == 10
+    assert gate.id == replace(gate).id != replace(gate, threshold=gate.threshold + 1).id
     assert gate.is_other(drawn(200, seed=3, centre=4.0)).mean() > 0.9
     assert gate.is_other(np.empty((0, 3), np.float32)).shape == (0,)
 

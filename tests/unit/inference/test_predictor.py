@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -264,9 +265,12 @@ def test_what_a_gate_stops_is_withheld_for_no_breathing(model_path: Path, record
     assert asked.gate is not None
     features = make("torch", asked).predict(cycles)[1]
     between = asked.gate.scores(features).mean(keepdims=True)
-    answer = Predictor(replace(asked, gate=replace(asked.gate, threshold=between))).predict(
-        recording, spans_s=[(0.0, 0.9), (1.0, 1.9)]
-    )
+    gate = replace(asked.gate, threshold=between)
+    predictor = Predictor(replace(asked, gate=gate))
+    answer = predictor.predict(recording, spans_s=[(0.0, 0.9), (1.0, 1.9)])
+    now = datetime.now(UTC)
+    assert predictor.provenance(now).settings["gate"] == gate.id
+    assert Predictor(trained).provenance(now).settings["gate"] is None
     stopped = asked.gate.scores(features) > between
     assert stopped.sum() == 1
     assert [cycle.reasons == (Reason.NO_BREATHING,) for cycle in answer.cycles] == stopped.tolist()
