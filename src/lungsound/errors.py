@@ -1,8 +1,8 @@
 """Every error that a user can cause, as one tree.
 
 Each message is one line that says what was given, what is needed and what to do. The command line prints it and ends
-with exit code 2; any other exception is a bug and ends with exit code 1. Errors about data carry the parts of their
-message as fields.
+with exit code 2; any other exception is a bug and ends with exit code 1. An error carries the parts of
+its message as fields.
 """
 
 import reprlib
@@ -12,20 +12,21 @@ from typing import Any
 
 
 class LungsoundError(Exception):
-    """Base of all errors that a user can cause and fix."""
+    """Base of all errors that a user can cause and fix: `detail`, at `line` (from 1) of the file `path` if known."""
 
     exit_code = 2
 
-
-class DataError(LungsoundError):
-    """An error in recordings, annotations or a corpus: `detail`, at `line` (from 1) of the file `path` if known."""
-
-    def __init__(self, detail: str, *, path: Path | None = None, line: int | None = None) -> None:
+    def __init__(self, detail: str = "", *, path: Path | None = None, line: int | None = None) -> None:
         super().__init__(detail)
         self.detail, self.path, self.line = detail, path, line
 
     def __str__(self) -> str:
-        return self.detail if self.path is None else f"{self.where}: {self.detail}"
+        place = "" if self.line is None else f", line {self.line}"
+        return self.detail if self.path is None else f"{self.path}{place}: {self.detail}"
+
+
+class DataError(LungsoundError):
+    """An error in recordings, annotations, predictions or a corpus."""
 
     @property
     def where(self) -> str:
@@ -41,11 +42,18 @@ class AudioError(DataError):
         return self.detail if self.path is None else f"{self.path} {self.detail}"
 
 
-class AnnotationError(DataError):
+class CorpusFileError(DataError):
+    """An error in a file of a corpus, whose folder is known: the message names the file alone."""
+
+    def __str__(self) -> str:
+        return self.detail if self.path is None else f"{self.where}: {self.detail}"
+
+
+class AnnotationError(CorpusFileError):
     """An annotation file that cannot be understood."""
 
 
-class CorpusError(DataError):
+class CorpusError(CorpusFileError):
     """A folder that is not the corpus it should be."""
 
 

@@ -1,16 +1,46 @@
-"""Atomic writes of files and folders, JSON, the cache directory, short names of paths and short lists of names."""
+"""Atomic writes of files and folders, the one gate for text that is read, the cache directory, names of paths.
 
+Every text, CSV, JSON and TOML file that somebody may have written passes `read_text`, and its numbers `number` or the
+limits of `parse_json` and `parse_toml`: too much, too deep or of another encoding is one error with file and place,
+before it costs time or memory.
+"""
+
+import codecs
+import csv
+import gzip
+import hashlib
+import io
 import json
 import math
 import os
+import re
+import reprlib
 import shutil
+import tomllib
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os.path import normpath
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from lungsound.errors import SettingsError
+from pydantic import BaseModel, ValidationError
+
+from lungsound.errors import LungsoundError, SettingsError, first_fault
+
+# No real file comes near: a table of a million cycles has some 100 MB, the longest JSON of ours 2 MB, a recipe 4 kB.
+MAX_TABLE_BYTES, MAX_JSON_BYTES, MAX_SETTINGS_BYTES = 2**28, 2**25, 2**20
+MAX_DEPTH = 32  # of lists and tables in each other, and of the parts of a dotted key
+MAX_COLUMNS = 1000
+MAX_NUMBER = 400  # characters: the least float64 has 326 without an exponent
+RECORD_SUFFIX = ".provenance.json"  # of the file beside a prediction in a format that has no room for it
+_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}  # the first begins as UTF-16's does
+_MARKS |= {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+_PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*"""
+_DEEP_KEY = re.compile(rf"(?:^|[{{,\[])[ \t]*{_PART}(?:\.[ \t]*{_PART}){{{MAX_DEPTH},}}+[=\]]", re.MULTILINE)
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @contextmanager
@@ -51,9 +81,9 @@ def written_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str, *, is_shared: bool = False) -> None:
-    """Write the text (UTF-8) as a whole file."""
+    """Write the text (UTF-8) as a whole file; bytes of a name in it that are no UTF-8 are escaped."""
     with written_whole(path, is_shared=is_shared) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, values: Any, *, is_shared: bool = False) -> None:
@@ -74,6 +104,154 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return _plain(value.tolist()) if hasattr(value, "tolist") else value  # numpy's arrays and numbers
+
+
+def read_text(path: Path, error: type[LungsoundError], *, max_bytes: int = MAX_SETTINGS_BYTES) -> str:
+    """Text of a file in UTF-8, with a byte order mark or without; decompressed if its name ends in .gz.
+
+    `error`, with the path and the place in the file, for one that cannot be read, is too long, or is no such text.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except (OSError, EOFError, zlib.error, ValueError) as reason:  # the last for a path that cannot be one
+        raise error(f"cannot be read ({getattr(reason, 'strerror', None) or reason})", path=path) from None
+    if len(data) > max_bytes:
+        raise error(f"holds more than {max_bytes:,} bytes: no file of its kind is so long", path=path)
+    return decoded(data, error, path=path)
+
+
+def decoded(data: bytes, error: type[LungsoundError], *, path: Path | None = None) -> str:
+    """Text in UTF-8. `error` that names another encoding, or the place of what is no text."""
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
+    if encoding is None and b"\0" in data[:2]:
+        encoding = "UTF-16"  # without a mark
+    if encoding is not None:
+        raise error(f"is text in {encoding}: save it as UTF-8", path=path)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as reason:
+        before = reason.object[: reason.start]
+        column = len(before) - before.rfind(b"\n")
+        detail = f"no text in UTF-8, from byte {column} of the line on: save it as UTF-8"
+        raise error(detail, path=path, line=1 + before.count(b"\n")) from None
+
+
+def parse_csv(
+    text: str, error: type[LungsoundError], *, path: Path, delimiter: str = ","
+) -> list[tuple[int, list[str]]]:
+    """Rows that are not blank, with the numbers of the lines they end in. `error` for what is no CSV."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as reason:
+        raise error(f"no valid CSV ({reason})", path=path, line=reader.line_num) from None
+    if rows and len(rows[0][1]) > MAX_COLUMNS:
+        raise error(f"{len(rows[0][1])} columns, of at most {MAX_COLUMNS}", path=path, line=rows[0][0])
+    return rows
+
+
+def number(text: str) -> float:
+    """A finite number as people write it, in ASCII: 0.579, -3, 1e-3. ValueError for any other text."""
+    if len(text) <= MAX_NUMBER and _NUMBER.fullmatch(text) and math.isfinite(value := float(text)):
+        return value
+    raise ValueError(f"{reprlib.repr(text)} is no number, such as 0.579")
+
+
+def read_json(path: Path, error: type[LungsoundError], *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+    """Values of a JSON file. `error`, with path and place, for any other file."""
+    return parse_json(read_text(path, error, max_bytes=max_bytes), error, path=path)
+
+
+def parse_json(text: str, error: type[LungsoundError], *, path: Path, is_nan_allowed: bool = False) -> Any:
+    """Values of JSON; `error` for NaN and infinities (unless allowed), numbers without end, and too deep nesting."""
+
+    def refuse(name: str) -> float:
+        raise ValueError(f"{name} is no number of JSON")
+
+    try:
+        value = json.loads(
+            text, parse_int=_whole, parse_float=number, parse_constant=float if is_nan_allowed else refuse
+        )
+    except json.JSONDecodeError as reason:
+        raise error(f"no valid JSON at column {reason.colno} ({reason.msg})", path=path, line=reason.lineno) from None
+    except ValueError as reason:
+        raise error(f"no valid JSON ({reason})", path=path) from None
+    except RecursionError:
+        raise error(f"is nested deeper than {MAX_DEPTH} levels", path=path) from None
+    _check_depth(value, error, path)
+    return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_NUMBER:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+def parse_toml(text: str, error: type[LungsoundError], *, path: Path | None = None) -> dict[str, Any]:
+    """Values of TOML. `error` for anything else, for numbers without end, and for too deep nesting."""
+    if deep := _DEEP_KEY.search(text):  # the time of tomllib grows with the square of the parts of a key
+        detail = f"a key of more than {MAX_DEPTH} parts"
+        raise error(detail, path=path, line=1 + text.count("\n", 0, deep.start()))
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as reason:
+        raise error(f"no valid TOML: {reason}", path=path) from None
+    except ValueError:  # Python's own, for thousands of digits
+        raise error("no valid TOML: a number of too many digits", path=path) from None
+    except RecursionError:
+        raise error(f"is nested deeper than {MAX_DEPTH} levels", path=path) from None
+    _check_depth(values, error, path)
+    return values
+
+
+def _check_depth(value: Any, error: type[LungsoundError], path: Path | None) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [each for values in inner for each in values]
+        if not level:
+            return
+    raise error(f"is nested deeper than {MAX_DEPTH} levels", path=path)
+
+
+def read_model(
+    path: Path, model: type[Model], error: type[LungsoundError], *, max_bytes: int = MAX_JSON_BYTES
+) -> Model:
+    """A JSON file as a typed model. `error` that names the file and the first thing that is not as expected."""
+    return validated(read_json(path, error, max_bytes=max_bytes), model, error, path=path)
+
+
+def validated(values: Any, model: type[Model], error: type[LungsoundError], *, path: Path) -> Model:
+    """Values that were read from a file, as a typed model. `error` as `read_model`."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as reason:
+        raise error(first_fault(reason.errors()), path=path) from None
+
+
+class PredictionRecord(BaseModel):
+    """The part of the record beside a predicted annotation by which one that somebody corrected is told."""
+
+    file_sha256: str | None = None
+
+
+def is_own_prediction(annotation: Path) -> bool:
+    """True for an annotation that lungsound predicted and nobody has changed since, by the record beside it."""
+    record = annotation.with_name(annotation.name + RECORD_SUFFIX)
+    if not record.is_file():
+        return False
+    try:
+        sha256 = read_model(record, PredictionRecord, LungsoundError).file_sha256
+    except LungsoundError:
+        return True  # nobody can say that it was corrected
+    return sha256 is None or sha256 == hashlib.sha256(annotation.read_bytes()).hexdigest()
+
+
+def as_text(name: str | os.PathLike[str]) -> str:
+    """A name of a file as text that every encoding holds: bytes that are no UTF-8 are escaped."""
+    return os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def cache_root() -> Path:

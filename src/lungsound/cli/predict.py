@@ -266,12 +266,12 @@ def explain(
 
 def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None, age: float | None) -> "BulkResult":
     from lungsound.cli.demo import print_cycles
-    from lungsound.inference.bulk import BulkResult, failure, sound_files
+    from lungsound.inference.bulk import BulkResult, failure, find_sounds
     from lungsound.inference.prediction import MEANINGS, Reason
     from lungsound.inference.predictor import UNKNOWN_DEVICE
 
-    files, errors, reasons = sound_files(paths), [], set[Reason]()
-    for path in files:
+    found, errors, reasons = find_sounds(paths), [], set[Reason]()
+    for path in found.files:
         try:
             prediction = predictor.predict(path, device=stethoscope, age_years=age)
         except LungsoundError as error:
@@ -283,7 +283,8 @@ def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None, ag
         print_cycles(title, prediction.cycles, console, classes=predictor.classes)
         reasons.update(reason for cycle in prediction.cycles for reason in cycle.reasons)
     print_lines(*(f"{reason}: {MEANINGS[reason]}" for reason in Reason.in_order(reasons)))
-    return BulkResult(len(files) - len(errors), 0, tuple(errors), ())
+    num_new = len(found.files) - len(errors)
+    return BulkResult(num_new, 0, (*errors, *found.unreadable), (), found.num_hidden)
 
 
 def _finish(predictor: "Predictor", result: "BulkResult") -> None:
@@ -292,6 +293,8 @@ def _finish(predictor: "Predictor", result: "BulkResult") -> None:
     print_lines(*(f"written: {file}" for file in result.files[:NUM_NAMED]))
     if len(result.files) > NUM_NAMED:
         console.print(f"and {len(result.files) - NUM_NAMED} more")
+    if result.num_hidden:
+        console.print(f"{result.num_hidden} files and folders whose names begin with a dot were passed over")
     if result.num_new + result.num_skipped:
         if predictor.path and (warning := unfinished(predictor.path.parent)):
             print_lines(f"Warning: {warning}; these are predictions of an intermediate epoch.")

@@ -184,5 +184,8 @@ def print_check(corpus: Corpus, console: Console) -> bool:
             print_line(f"  {problem.where}: {problem.detail}")
         if len(shown) < num_problems:
             print_line(f"  and {num_problems - len(shown)} more")
+    if not corpus.recordings and not corpus.problems:
+        print_line("no recordings", "bold red")
+        return False
     print_line(f"problems: {len(corpus.problems) or 'none'}", "bold red" if corpus.problems else "bold green")
     return is_sound

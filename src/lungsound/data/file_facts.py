@@ -81,7 +81,7 @@ class FileFacts:
         self._is_new.clear()
 
     def _file(self, folder: Path) -> Path:
-        return self.place / f"{hashlib.sha256(str(folder).encode()).hexdigest()[:24]}.json"
+        return self.place / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:24]}.json"
 
     def _find(self, path: Path, stamp: Stamp | None) -> Facts | None:
         folder = path.parent.absolute()
@@ -115,7 +115,7 @@ def _stamp(path: Path) -> Stamp | None:
     """None for a file that cannot be looked at; reading it will say why."""
     try:
         stat = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # the second for a path that cannot be one
         return None
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 

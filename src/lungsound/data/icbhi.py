@@ -12,14 +12,17 @@ AKGC417L 361/285, Meditron 86/41, LittC2SE 87/0, Litt3200 5/55). The sampling ra
 
 import math
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from lungsound.data import tree
 from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Corpus, Cycle, Problem, Recording
 from lungsound.errors import AnnotationError, CorpusError, DataError
+from lungsound.files import MAX_JSON_BYTES, is_own_prediction, number
 
 AUDIO_FOLDER = "ICBHI_final_database"
 SPLIT_FILES = ("official_split.txt", "ICBHI_challenge_train_test.txt")
@@ -31,7 +34,8 @@ _SIDE_FILES |= {*SPLIT_FILES, *DEMOGRAPHIC_FILES, *DIAGNOSIS_FILES}
 _NAME_FORM = "<patient>_<index>_<location>_<mode>_<device>, as in 101_1b1_Al_sc_Meditron"
 _LINE = "lines 'start end crackle wheeze', as in '0.036 0.579 0 1'"
 _NAME = re.compile(
-    r"(?P<patient>\d+)_(?P<index>[0-9A-Za-z]+)_(?P<location>Tc|[APL][lr])_(?P<mode>sc|mc)_(?P<device>[0-9A-Za-z]+)"
+    r"(?P<patient>\d+)_(?P<index>[0-9A-Za-z]+)_(?P<location>Tc|[APL][lr])_(?P<mode>sc|mc)_(?P<device>[0-9A-Za-z]+)",
+    re.ASCII,
 )
 
 
@@ -87,6 +91,10 @@ def read_icbhi(root: Path, *, split: str = "official", is_sound_read: bool = Tru
                 f"no annotation files in {folder}: an audit by names needs files called like ICBHI's, as in "
                 "101_1b1_Al_sc_Meditron.txt; leave --names-only out to read another corpus"
             )
+    predicted = {path for path in texts if is_own_prediction(path)}
+    detail = "predicted by lungsound and never corrected: no annotation to learn from"
+    problems += [Problem("own prediction", path.name, detail) for path in predicted]
+    texts = [path for path in texts if path not in predicted]
     annotations = tree.one_per_name(texts, "duplicate annotation", problems, canonical=canonical_name)
     sounds = tree.sound_files(folder, problems, canonical=canonical_name) if is_sound_read else annotations
     recordings: list[Recording] = []
@@ -128,10 +136,19 @@ def read_icbhi(root: Path, *, split: str = "official", is_sound_read: bool = Tru
     )
 
 
-def annotation_beside(recording: Path) -> Path | None:
-    """The annotation of the same name beside a recording; None without one."""
-    paths = (recording.with_suffix(suffix) for suffix in (".txt", ".TXT", ".Txt"))
-    return next((path for path in paths if path.is_file()), None)
+def annotations_beside(recording: Path) -> list[Path]:
+    """The annotations beside a recording, as `read_icbhi` pairs them: one, or none.
+
+    They have the recording's name, or ICBHI's other one of it, and end in .txt in any case of letters. What lungsound
+    predicted is none until somebody corrects it.
+    """
+    official = canonical_name(recording.stem)
+    others = [other for other, name in _canonical_names().items() if name == official]
+    names = dict.fromkeys((recording.stem, official, *others))
+    suffixes = ["".join(letters) for letters in product(".", "tT", "xX", "tT")]
+    places = [recording.with_name(f"{name}{suffix}") for name in names for suffix in suffixes]
+    there = {path.stat().st_ino: path for path in places if path.is_file() and not is_own_prediction(path)}
+    return list(there.values())  # once where the case of letters does not count
 
 
 def read_annotation(path: Path) -> list[tuple[int, tuple[float, float, bool, bool]]]:
@@ -141,11 +158,11 @@ def read_annotation(path: Path) -> list[tuple[int, tuple[float, float, bool, boo
     cycle at all, or a line that is something else.
     """
     cycles = []
-    for number, line in tree.text_lines(path, AnnotationError):
+    for place, line in tree.text_lines(path, AnnotationError):
         try:
-            cycles.append((number, _parse_line(line.split())))
+            cycles.append((place, _parse_line(line.split())))
         except ValueError as error:
-            raise AnnotationError(str(error), path=path, line=number) from None
+            raise AnnotationError(str(error), path=path, line=place) from None
     if not cycles:
         raise AnnotationError(f"holds no cycle, expected {_LINE}", path=path)
     return cycles
@@ -155,13 +172,13 @@ def _parse_line(fields: Sequence[str]) -> tuple[float, float, bool, bool]:
     if len(fields) != 4:
         raise ValueError(f"{len(fields)} fields, expected {_LINE}")
     try:
-        start_s, end_s = float(fields[0]), float(fields[1])
-    except ValueError:
-        raise ValueError(f"times {fields[0]!r} and {fields[1]!r} are not numbers, expected {_LINE}") from None
-    if not (math.isfinite(start_s) and math.isfinite(end_s)) or start_s < 0:
-        raise ValueError(f"{fields[0]!r} and {fields[1]!r} are not times in a recording, expected {_LINE}")
+        start_s, end_s = number(fields[0]), number(fields[1])
+    except ValueError as error:
+        raise ValueError(f"{error}, expected {_LINE}") from None
+    if start_s < 0:
+        raise ValueError(f"{fields[0]!r} is no time in a recording, expected {_LINE}")
     if not {fields[2], fields[3]} <= {"0", "1"}:
-        raise ValueError(f"flags {fields[2]!r} and {fields[3]!r}, expected 0 or 1 each")
+        raise ValueError(f"flags {reprlib.repr(fields[2])} and {reprlib.repr(fields[3])}, expected 0 or 1 each")
     return start_s, end_s, fields[2] == "1", fields[3] == "1"
 
 
@@ -188,17 +205,20 @@ def read_split(places: Sequence[Path], split: str) -> tuple[Callable[[str], str 
 def parse_split(path: Path) -> dict[str, str]:
     """Part of each recording, by canonical name, from a file of lines `name<TAB>part`.
 
-    Raises CorpusError when a line is something else or puts a recording into a second part.
+    Raises CorpusError when a line is something else, puts a recording into a second part, or names an unfit part.
     """
     parts: dict[str, str] = {}
-    for number, line in tree.text_lines(path, CorpusError):
+    spellings: dict[str, str] = {}
+    for place, line in tree.text_lines(path, CorpusError, max_bytes=MAX_JSON_BYTES):
         fields = line.split()
         if len(fields) != 2:
-            raise CorpusError(f"{len(fields)} fields, expected 'name<TAB>part'", path=path, line=number)
+            raise CorpusError(f"{len(fields)} fields, expected 'name<TAB>part'", path=path, line=place)
         name, part = canonical_name(fields[0]), fields[1]
+        if fault := tree.unfit_part(part, spellings):
+            raise CorpusError(fault, path=path, line=place)
         if parts.setdefault(name, part) != part:
             detail = f"{fields[0]} is put into {part}, but already into {parts[name]}"
-            raise CorpusError(detail, path=path, line=number)
+            raise CorpusError(detail, path=path, line=place)
     if not parts:
         raise CorpusError("names no recording, expected lines 'name<TAB>part'", path=path)
     return parts
@@ -220,12 +240,12 @@ def _read_patients(places: Sequence[Path], problems: list[Problem]) -> tuple[dic
             notes.append(f"{what} are unknown: none of {', '.join(names)} is there")
             continue
         try:
-            for number, line in tree.text_lines(path, DataError):
+            for place, line in tree.text_lines(path, DataError):
                 row = re.split(r"[,\s]+", line.strip())
                 try:
                     facts.setdefault(row[0], {}).update(parse(row))
                 except ValueError as error:
-                    problems.append(Problem("bad patient facts", f"{path.name} line {number}", str(error)))
+                    problems.append(Problem("bad patient facts", f"{path.name} line {place}", str(error)))
         except DataError as error:
             problems.append(Problem("bad patient facts", error.where, error.detail))
     return facts, notes
@@ -242,8 +262,8 @@ def _parse_demographics(row: Sequence[str]) -> dict[str, Any]:
     """
     if len(row) not in (6, 7):
         raise ValueError(f"{len(row)} fields, expected 'patient age sex bmi weight_kg height_cm'")
-    numbers = [None if text == "NA" else float(text) for text in (row[1], *row[3:6])]
-    if not all(number is None or 0 < number < 1000 for number in numbers):
+    numbers = [None if text == "NA" else number(text) for text in (row[1], *row[3:6])]
+    if not all(each is None or 0 < each < 1000 for each in numbers):
         raise ValueError(f"{row[1:6]} has an impossible age, body-mass index, weight or height")
     age_years, bmi, weight_kg, height_cm = numbers
     if bmi is None and weight_kg is not None and height_cm is not None:

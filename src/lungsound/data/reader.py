@@ -1,5 +1,6 @@
 """Any supported corpus on disk, recognised and read."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -8,12 +9,14 @@ from lungsound.data.file_facts import file_facts
 from lungsound.data.folders import class_folders, read_folders
 from lungsound.data.icbhi import AUDIO_FOLDER, is_icbhi_name, read_icbhi
 from lungsound.data.sprsound import is_sprsound, read_sprsound
-from lungsound.data.table import SUFFIXES, read_table, table_file, tables_in
-from lungsound.data.tree import files_with_suffix, require_folder
+from lungsound.data.table import SUFFIXES, misread, read_table, table_file, tables_in
+from lungsound.data.tree import files_below, files_with_suffix, is_hidden, require_folder
 from lungsound.errors import CorpusError
+from lungsound.files import first_names
 from lungsound.labels import Unit, read_label_map
 
 Kind = Literal["icbhi", "sprsound", "table", "folders"]
+MAX_DEPTH = 4  # of the folders in which a corpus is looked for, to name it
 
 
 def read_corpus(
@@ -60,28 +63,54 @@ def read_corpus(
         )
     if own is not None and kind in ("icbhi", "sprsound"):
         corpus = relabelled(corpus, own)
+    folders = {recording.path.parent for recording in corpus.recordings}
+    wanted = (*AUDIO_SUFFIXES, ".txt")
+    num_hidden = sum(is_hidden(path) and path.suffix.lower() in wanted for each in folders for path in each.iterdir())
+    if num_hidden:
+        note = f"{num_hidden} files whose names begin with a dot, as macOS makes them, are passed over"
+        corpus = replace(corpus, notes=(*corpus.notes, note))
     file_facts().save()
     return corpus.require_sound() if is_strict else corpus
 
 
 def find_kind(root: Path) -> Kind:
-    """Kind of the corpus in a folder or table; CorpusError when it is none that is known."""
+    """Kind of the corpus in a folder or table; CorpusError, with the folder that is meant, when it is none."""
     if root.is_file() and root.suffix.lower() in SUFFIXES:
         return "table"
-    require_folder(root)
-    if is_sprsound(root):
-        return "sprsound"
-    if (root / AUDIO_FOLDER).is_dir() or any(is_icbhi_name(path.stem) for path in files_with_suffix(root, [".txt"])):
-        return "icbhi"
-    if tables_in(root):
+    kind = _kind_here(require_folder(root))
+    if kind == "table":
         table_file(root)
-        return "table"
-    if files_with_suffix(root, AUDIO_SUFFIXES):
+    if kind is not None:
+        return kind
+    sounds, others = files_with_suffix(root, AUDIO_SUFFIXES), files_with_suffix(root, SUFFIXES)
+    if sounds and others and not any(is_icbhi_name(path.stem) for path in sounds):
+        reasons = first_names([f"{path.name}: {misread(path)}" for path in others])
+        raise CorpusError(f"{root} has sounds without annotations, and no table that says what they are ({reasons})")
+    if sounds:
         return "icbhi"
+    below = files_below(root, AUDIO_SUFFIXES, max_depth=MAX_DEPTH)
+    inner = [folder for folder in below.folders if folder != root and _kind_here(folder) is not None]
+    if inner:
+        deepest = [str(one) for one in inner if not any(one in other.parents for other in inner)]
+        raise CorpusError(f"{root} is no corpus itself, but there is one in {first_names(deepest)}: give that folder")
     if any(class_folders(root)):
         return "folders"
+    deeper = first_names(sorted({str(path.parent) for path in below.files}))
     raise CorpusError(
         f"no corpus in {root}: looked for ICBHI (sound files with .txt beside them, or a folder {AUDIO_FOLDER}), "
         "for SPRSound (folders train_wav, train_json, test_wav, test_json), for a table (a .csv or .tsv file with "
         "columns path, patient, label) and for folders of classes (<class>/*.wav or <part>/<class>/*.wav)"
+        + (f"; there are sound files in {deeper}" if deeper else "")
     )
+
+
+def _kind_here(folder: Path) -> Kind | None:
+    """Kind of the corpus whose recordings and annotations are named in this very folder; None for none."""
+    if is_sprsound(folder):
+        return "sprsound"
+    official = folder / AUDIO_FOLDER
+    if official.is_dir() and files_with_suffix(official, AUDIO_SUFFIXES):
+        return "icbhi"
+    if any(is_icbhi_name(path.stem) for path in files_with_suffix(folder, [".txt"])):
+        return "icbhi"
+    return "table" if tables_in(folder) else None

@@ -10,11 +10,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field
 
 from lungsound.data import tree
 from lungsound.data.corpus import Corpus, Cycle, Problem, Recording
-from lungsound.errors import AnnotationError, CorpusError, first_fault
+from lungsound.errors import AnnotationError, CorpusError
+from lungsound.files import MAX_SETTINGS_BYTES, number, read_model
 from lungsound.labels import LABEL_SETS, LungSound, Unit, sound_of
 
 # Names in the tree of the challenge and, with the year, in the database's repository (folder BioCAS2022).
@@ -27,12 +28,14 @@ _ANNOTATIONS = {
     "intra": ("test_json/intra_test_json", "test2022_json/intra_test_json", "intra_test_json"),
 }
 _NAME_FORM = "<patient>_<age>_<sex>_<location>_<number>, as in 40512331_8.1_1_p1_3544"
-_NAME = re.compile(r"(?P<patient>\d+)_(?P<age>\d+(\.\d+)?)_(?P<sex>[01])_(?P<location>p[1-4])_(?P<number>\d+)")
+_NAME = re.compile(
+    r"(?P<patient>\d+)_(?P<age>\d+(\.\d+)?)_(?P<sex>[01])_(?P<location>p[1-4])_(?P<number>\d+)", re.ASCII
+)
 # Byte for byte the same sound, the first in train, the second in intra.
 _SAME_SOUND = ("41279835_14.1_0_p1_2945", "41279835_14.1_0_p1_2050")
 
 # In decimal: the quotient of two floats can be another number than the one written down.
-Milliseconds = Annotated[Decimal, Field(ge=0)]
+Milliseconds = Annotated[Decimal, Field(ge=0), BeforeValidator(lambda given: _plain(str(given)))]
 
 
 class Event(BaseModel):
@@ -132,12 +135,12 @@ def _folders(root: Path, names: tuple[str, ...]) -> list[Path]:
 
 def read_annotation(path: Path) -> Annotation:
     """An annotation file. AnnotationError for anything else."""
-    try:
-        return Annotation.model_validate_json(path.read_text(encoding="utf-8-sig"))
-    except ValidationError as error:
-        raise AnnotationError(first_fault(error.errors()), path=path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"cannot be read as JSON ({type(error).__name__})", path=path) from None
+    return read_model(path, Annotation, AnnotationError, max_bytes=MAX_SETTINGS_BYTES)
+
+
+def _plain(text: str) -> str:
+    number(text)
+    return text
 
 
 def _cycles(

@@ -1,20 +1,22 @@
 """A corpus in one CSV or TSV file: a line for each cycle, with the sound file that it is in (docs/corpora.md)."""
 
-import csv
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, FiniteFloat, ValidationError
 
 from lungsound.data import tree
 from lungsound.data.corpus import Corpus, Cycle, Problem, Recording, in_known_words, relabelled
 from lungsound.errors import CorpusError, first_fault
+from lungsound.files import MAX_TABLE_BYTES, as_text, decoded, first_names, number, parse_csv, read_text
 from lungsound.labels import LabelMap, Unit
 
 SUFFIXES = (".csv", ".tsv")
+MAX_LINE_BYTES = 2**16  # of the first
 FACTS = ("device", "location", "mode", "age_years", "sex", "bmi", "diagnosis")
 # What every line of one recording must say alike.
 OF_RECORDING = ("name", "patient", "split", *FACTS)
@@ -22,25 +24,26 @@ OTHER_NAMES = {"start": "start_s", "end": "end_s"}
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 
 Number = Annotated[FiniteFloat, Field(ge=0)]
+Cell = Annotated[Number, BeforeValidator(lambda cell: number(cell) if isinstance(cell, str) else cell)]
 
 
 class Row(BaseModel):
     """One line, without its blank cells."""
 
-    path: str
-    start_s: Number | None = None
-    end_s: Number | None = None
+    path: Annotated[str, AfterValidator(lambda path: _printable(path))]
+    start_s: Cell | None = None
+    end_s: Cell | None = None
     label: str | None = None
     crackle: bool = False
     wheeze: bool = False
-    patient: str
+    patient: Annotated[str, AfterValidator(tree.patient_name), Field(min_length=1)]
     split: str = ""
     device: str | None = None
     location: str | None = None
     mode: str | None = None
-    age_years: Number | None = None
+    age_years: Cell | None = None
     sex: Annotated[Literal["M", "F"] | None, BeforeValidator(lambda word: SEXES.get(word.lower(), word))] = None
-    bmi: Number | None = None
+    bmi: Cell | None = None
     diagnosis: str | None = None
     name: str | None = None
 
@@ -62,22 +65,22 @@ def read_table(root: Path, *, unit: Unit = "cycle", label_map: LabelMap | None =
     columns, lines = read_lines(path)
     _check_columns(columns, path)
     needed = [name for name in ("path", "label", "crackle", "wheeze", "patient", "split") if name in columns]
-    problems, rows = [], []
-    for number, values in lines:
-        where = f"{path.name} line {number}"
+    problems, rows, spellings = [], [], dict[str, str]()
+    for line, values in lines:
+        where = f"{path.name} line {line}"
         cells = {column: value for column, value in zip(columns, values, strict=False) if value}
         blank = [name for name in needed if name not in cells]
-        fault = tree.unfit_part(cells.get("split", "train"))
-        if blank:
+        fault = _misfit(columns, values)
+        if fault is None and blank:
             fault = f"{' and '.join(blank)} left blank, but needed on every line"
-        if len(values) != len(columns):
-            fault = f"{len(values)} cells, but line 1 names {len(columns)} columns"
+        if fault is None:
+            fault = tree.unfit_part(cells.get("split", "train"), spellings)
         if fault is None:
             rows.append((where, cells))
         else:
             problems.append(Problem("bad row", where, fault))
     ignored = [column for column in columns if column not in COLUMNS]
-    notes = [f"columns that are not read: {', '.join(ignored)}"] if ignored else []
+    notes = [f"columns that are not read: {first_names(ignored, 10)}"] if ignored else []
     return corpus_of_rows("table", root, path.parent, rows, problems, notes=notes, unit=unit, label_map=label_map)
 
 
@@ -94,6 +97,7 @@ def corpus_of_rows(
 ) -> Corpus:
     """The corpus of the cycles in some rows, each a place and the cells that are not blank; sounds lie in `folder`."""
     first: dict[str, tuple[str, Row]] = {}
+    first_path: dict[str | tuple[int, int], str] = {}
     recordings: dict[str, Recording] = {}
     split: dict[str, str] = {}
     cycles: list[tuple[str, Cycle]] = []
@@ -103,16 +107,17 @@ def corpus_of_rows(
         try:
             row = Row.model_validate(cells)
         except ValidationError as error:
-            problems.append(Problem("bad row", where, first_fault(error.errors())))
+            problems.append(Problem("bad row", as_text(where), first_fault(error.errors())))
             continue
-        sound = posixpath.normpath(row.path)
+        sound = _one_path(folder, row.path, first_path)
+        where = as_text(where)
         if sound not in first:
             recording = tree.read_recording(
                 folder / sound,
                 problems,
                 name=row.name or str(PurePosixPath(sound).with_suffix("")),
                 patient=row.patient,
-                where=where if where == sound else f"{where}: {sound}",
+                where=where if where == as_text(sound) else f"{where}: {sound}",
                 **row.model_dump(include=set(FACTS)),
             )
             same = sound if recording is None else sound_of_name.setdefault(recording.name, sound)
@@ -126,7 +131,7 @@ def corpus_of_rows(
         if differing:
             given = ", ".join(f"{name} {cells.get(name, '')!r}" for name in differing)
             detail = f"{given}, but {earlier_where} says otherwise of {sound}: make them agree"
-            problems.append(Problem("contradicting rows", where, detail))
+            problems.append(Problem("contradicting rows", where, as_text(detail)))
         elif (row.start_s is None) != (row.end_s is None):
             detail = "one of start_s and end_s is blank: fill both, or none for the whole recording"
             problems.append(Problem("bad row", where, detail))
@@ -168,52 +173,85 @@ def table_file(root: Path) -> Path:
 
 def tables_in(folder: Path) -> list[Path]:
     """The .csv and .tsv files of a folder whose first line names the columns that a table needs."""
-    tables = []
-    for path in tree.files_with_suffix(folder, SUFFIXES):
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            if not _missing(_columns(file.readline(), path)):
-                tables.append(path)
-    return tables
+    return [path for path in tree.files_with_suffix(folder, SUFFIXES) if misread(path) is None]
+
+
+def misread(path: Path) -> str | None:
+    """Reason why a file is no table of a corpus, by its first line; None for one."""
+    with path.open("rb") as file:
+        first_line = re.split(rb"[\r\n]", file.read(MAX_LINE_BYTES), maxsplit=1)[0]
+    try:
+        return _missing(_columns(decoded(first_line, CorpusError, path=path), path))
+    except CorpusError as error:
+        return error.detail
 
 
 def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Columns of a CSV or TSV file (lower case), and its other lines with their numbers; CorpusError for no text."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first_line = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=_delimiter(first_line, path), strict=True)
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(f"cannot be read as a table in UTF-8 ({error})", path=path) from None
-    return _columns(first_line, path), [(number, cells) for number, cells in lines[1:] if any(cells)]
+    text = read_text(path, CorpusError, max_bytes=MAX_TABLE_BYTES)
+    first_line = re.split(r"[\r\n]", text[:MAX_LINE_BYTES], maxsplit=1)[0]
+    rows = parse_csv(text, CorpusError, path=path, delimiter=_delimiter(first_line, path))
+    lines = [(line, [cell.strip() for cell in cells]) for line, cells in rows]
+    return _columns(first_line, path), [(line, cells) for line, cells in lines[1:] if any(cells)]
+
+
+def cells_of(columns: Sequence[str], values: Sequence[str], path: Path, line: int) -> dict[str, str]:
+    """Cells of a line by their columns. CorpusError for more or fewer of them."""
+    if fault := _misfit(columns, values):
+        raise CorpusError(fault, path=path, line=line)
+    return dict(zip(columns, values, strict=True))
+
+
+def _misfit(columns: Sequence[str], values: Sequence[str]) -> str | None:
+    if len(values) == len(columns):
+        return None
+    return f'{len(values)} cells, but line 1 names {len(columns)} columns: put cells with a separator into "..."'
+
+
+def _one_path(folder: Path, path: str, known: dict[str | tuple[int, int], str]) -> str:
+    """The path as first written of the file that a path leads to, by whatever way (a link, `./`)."""
+    sound = posixpath.normpath(path)
+    if sound not in known:
+        try:
+            facts = (folder / sound).stat()
+        except OSError:
+            known[sound] = sound
+        else:
+            known[sound] = known.setdefault((facts.st_dev, facts.st_ino), sound)
+    return known[sound]
+
+
+def _printable(path: str) -> str:
+    if not all(each.isprintable() or "\udc80" <= each <= "\udcff" for each in path):  # the latter: no UTF-8
+        raise ValueError("holds a character that names of files do not have")
+    return path
 
 
 def _delimiter(first_line: str, path: Path) -> str:
     if path.suffix.lower() == ".tsv":
         return "\t"
-    return ";" if ";" in first_line and "," not in first_line else ","
+    return next((each for each in ",;\t" if each in first_line), ",")
 
 
 def _columns(first_line: str, path: Path) -> list[str]:
-    names = next(csv.reader([first_line], delimiter=_delimiter(first_line, path)), [])
+    rows = parse_csv(first_line, CorpusError, path=path, delimiter=_delimiter(first_line, path))
+    names = rows[0][1] if rows else []
     return [OTHER_NAMES.get(name.strip().lower(), name.strip().lower()) for name in names]
 
 
-def _missing(columns: Sequence[str]) -> list[str]:
+def _missing(columns: Sequence[str]) -> str | None:
     missing = [name for name in ("path", "patient") if name not in columns]
     if "label" not in columns and not {"crackle", "wheeze"} <= set(columns):
         missing.append("label (or crackle and wheeze)")
-    return missing
+    names = first_names([repr(each) for each in columns], 12)
+    return f"no column {' and no '.join(missing)}; it names {names}" if missing else None
 
 
 def _check_columns(columns: Sequence[str], path: Path) -> None:
-    detail = None
-    if _missing(columns):
-        detail = f"no column {' and no '.join(_missing(columns))}; it names {', '.join(columns)}"
-    elif "label" in columns and {"crackle", "wheeze"} & set(columns):
+    detail = _missing(columns)
+    if detail is None and "label" in columns and {"crackle", "wheeze"} & set(columns):
         detail = "columns label and crackle, wheeze both name the sound: keep one of them"
-    elif ("start_s" in columns) != ("end_s" in columns):
+    if detail is None and ("start_s" in columns) != ("end_s" in columns):
         detail = "start_s and end_s, one without the other: give both columns or neither"
     for column in columns if detail is None else ():
         meant = get_close_matches(column, COLUMNS, n=1, cutoff=0.75)

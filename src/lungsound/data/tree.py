@@ -4,8 +4,11 @@ Whatever is odd becomes a Problem in the list that is passed in; nothing is drop
 """
 
 import hashlib
+import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any
 from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus, Cycle, Problem, Recording
 from lungsound.data.file_facts import file_facts
 from lungsound.errors import AudioError, CorpusError, DataError
+from lungsound.files import MAX_SETTINGS_BYTES, as_text, first_names, read_text
 
 # Times are written rounded, mostly to 1 ms, at the coarsest to 10 ms (5 ms off), and a resampled file may
 # end a sample early. In all of SPRSound and in the 289 recordings of ICBHI looked at no cycle ends later than
@@ -34,12 +38,9 @@ def require_folder(root: Path) -> Path:
     return root
 
 
-def text_lines(path: Path, error: type[DataError]) -> list[tuple[int, str]]:
+def text_lines(path: Path, error: type[DataError], *, max_bytes: int = MAX_SETTINGS_BYTES) -> list[tuple[int, str]]:
     """The lines of a text file that are not blank, with their numbers from 1; `error` when it is no text."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as reason:
-        raise error(f"cannot be read as text ({type(reason).__name__})", path=path) from None
+    lines = read_text(path, error, max_bytes=max_bytes).splitlines()
     return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
@@ -50,10 +51,61 @@ def manifest_rows(name: str) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(line.split("\t")) for line in text.splitlines() if not line.startswith("#"))
 
 
+def is_hidden(path: Path) -> bool:
+    """True for a name that begins with a dot, as those of macOS's resource files ("._a.wav")."""
+    return path.name.startswith(".")
+
+
 def files_with_suffix(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """Files directly in `folder` with one of the suffixes (in any case), sorted by name."""
+    """Files directly in `folder` with one of the suffixes (in any case), sorted by name, but hidden ones."""
     wanted = set(suffixes)
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in wanted and path.is_file())
+    paths = (path for path in folder.iterdir() if path.suffix.lower() in wanted and not is_hidden(path))
+    return sorted(path for path in paths if path.is_file())
+
+
+@dataclass
+class Below:
+    """Files of some suffixes in a folder and all below it, through links too, each folder once.
+
+    `folders` are those that were read, `unreadable` a line for each that could not be; `num_hidden` files of the
+    suffixes and folders were passed over, since their names begin with a dot.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    num_hidden: int = 0
+
+
+def files_below(root: Path, suffixes: Iterable[str], *, max_depth: int | None = None) -> Below:
+    """List the files below a folder, sorted; of folders in folders no more than the depth, if there is one."""
+    below, wanted, seen = Below(), set(suffixes), set[tuple[int, int]]()
+
+    def note(error: OSError) -> None:
+        below.unreadable.append(f"{error.filename}: cannot be read ({error.strerror})")
+
+    for name, inner, names in os.walk(root, onerror=note, followlinks=True):
+        folder, facts = Path(name), os.stat(name)  # noqa: PTH116
+        own = [folder / each for each in names if Path(each).suffix.lower() in wanted]
+        if (facts.st_dev, facts.st_ino) in seen:  # a link to a folder above it, or to one that was read
+            inner.clear()
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        visible = sorted(each for each in inner if not each.startswith("."))
+        below.num_hidden += len(inner) - len(visible) + sum(map(is_hidden, own))
+        is_deepest = max_depth is not None and len(folder.relative_to(root).parts) >= max_depth
+        inner[:] = [] if is_deepest else visible
+        below.folders.append(folder)
+        below.files += [path for path in own if not is_hidden(path)]
+    below.files.sort()
+    return below
+
+
+def patient_name(text: str) -> str:
+    """One spelling of a patient: Unicode composed, without characters that nobody sees, 101 for a table's 101.0."""
+    composed = unicodedata.normalize("NFKC", text)
+    seen = "".join(each for each in composed if unicodedata.category(each) not in ("Cf", "Cc"))
+    return re.sub(r"^(\d+)\.0+$", r"\1", " ".join(seen.split()))
 
 
 def one_per_name(
@@ -108,11 +160,12 @@ def read_recording(
     try:
         audio = file_facts().audio_info(path)
     except AudioError as error:
-        others = [path.with_suffix(suffix) for suffix in AUDIO_SUFFIXES if not path.exists()]
-        hint = "".join(f"; there is {other.name}" for other in others if other.is_file())
-        problems.append(Problem("bad sound file", where or path.name, f"{error.detail}{hint}"))
+        others = [path.with_suffix(suffix) for suffix in AUDIO_SUFFIXES if not os.path.exists(path)]  # noqa: PTH110
+        hint = "".join(f"; there is {other.name}" for other in others if os.path.isfile(other))  # noqa: PTH113
+        problems.append(Problem("bad sound file", as_text(where or path.name), f"{error.detail}{hint}"))
         return None
-    return Recording(name, patient, path, audio.num_samples / audio.sample_rate_hz, audio.sample_rate_hz, **facts)
+    duration_s = audio.num_samples / audio.sample_rate_hz
+    return Recording(as_text(name), patient_name(as_text(patient)), path, duration_s, audio.sample_rate_hz, **facts)
 
 
 def cycle_faults(spans_s: Iterable[tuple[float, float]], duration_s: float) -> list[tuple[str, str] | None]:
@@ -167,13 +220,19 @@ def split_patients(recordings: Iterable[Recording]) -> tuple[dict[str, str], str
     return split, f"none given; {len(train)} of {len(order)} patients train, in the order of a hash of their names"
 
 
-def unfit_part(part: str) -> str | None:
-    """Reason why a part of a split cannot have this name; None when it can."""
-    if part != "train" and part.lower() in ("train", "training"):
-        return f"part {part!r}: the training set is called 'train'"
-    if part.lower() in ("val", "valid", "validation", "dev"):
+def unfit_part(part: str, spellings: dict[str, str]) -> str | None:
+    """Reason why a part of a split cannot have this name; None when it can.
+
+    `spellings` are the names of the split so far, by their case-folded form; this one is put to them.
+    """
+    word = part.casefold()
+    for name, what in (("train", "training"), ("test", "test")):
+        if part != name and word in (name, f"{name}ing"):
+            return f"part {part!r}: the {what} set is called {name!r}"
+    if word in ("val", "valid", "validation", "dev"):
         return f"part {part!r}: validation patients are taken out of 'train' when a model is trained, so write 'train'"
-    return None
+    first = spellings.setdefault(word, part)
+    return None if first == part else f"part {part!r} is called {first!r} elsewhere: write it in one way"
 
 
 def assemble(
@@ -195,15 +254,29 @@ def assemble(
         # Numbers in a place count as such: line 2 before line 10.
         return problem.kind, [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", problem.where)]
 
+    recordings = tuple(sorted(recordings, key=lambda recording: recording.name))
     return Corpus(
         name=name,
         root=root,
-        recordings=tuple(sorted(recordings, key=lambda recording: recording.name)),
+        recordings=recordings,
         cycles=tuple(sorted(cycles, key=lambda cycle: (cycle.recording.name, cycle.start_s, cycle.end_s))),
         split=dict(sorted(split.items())),
         problems=tuple(sorted(problems, key=by_kind_and_place)),
-        notes=(*([f"split: {split_origin}"] if split_origin else []), *notes),
+        notes=(
+            *([f"split: {split_origin}"] if split_origin else []),
+            *notes,
+            *_alike({recording.patient for recording in recordings}),
+        ),
         vocabulary=vocabulary,
         known_patient_parts=known_patient_parts,
         split_origin=split_origin,
     )
+
+
+def _alike(patients: Iterable[str]) -> list[str]:
+    """A note on patients whose names differ in the case of letters or in leading zeros alone."""
+    groups: dict[str, list[str]] = {}
+    for patient in sorted(patients):
+        groups.setdefault(re.sub(r"(?<!\d)0+(?=\d)", "", patient.casefold()), []).append(patient)
+    alike = [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]
+    return [f"patients who may be the same: {first_names(alike)}"] if alike else []

@@ -18,9 +18,10 @@ from rich.console import Console
 
 from lungsound.audio.io import SUFFIXES
 from lungsound.data.corpus import AUDIO_SUFFIXES
-from lungsound.data.icbhi import annotation_beside
+from lungsound.data.icbhi import annotations_beside
+from lungsound.data.tree import Below, files_below
 from lungsound.errors import AudioError, DataError, LungsoundError, SettingsError
-from lungsound.files import write_text
+from lungsound.files import as_text, write_text
 from lungsound.inference.explain import check_explainable
 from lungsound.inference.formats.tables import patients_csv
 from lungsound.inference.formats.write import check_formats, write_format
@@ -37,12 +38,16 @@ MAX_EXPLAINED = 8  # cycles of a recording
 
 @dataclass(frozen=True)
 class BulkResult:
-    """Recordings predicted now (`num_new`) and before (`num_skipped`); `errors` in one line each; the files written."""
+    """Recordings predicted now (`num_new`) and before (`num_skipped`); `errors` in one line each; the files written.
+
+    `num_hidden` files were passed over.
+    """
 
     num_new: int
     num_skipped: int
     errors: tuple[str, ...]
     files: tuple[Path, ...]
+    num_hidden: int = 0
 
 
 def predict_many(
@@ -77,13 +82,14 @@ def predict_many(
         raise SettingsError(f"patient pattern {patient_pattern!r} is no regular expression ({error})") from None
     if finder is not None and finder.groups < 1:
         raise SettingsError(f"patient pattern {patient_pattern!r} has no group: put the patient's part in ( )")
-    files, provenance = sound_files(paths), predictor.provenance(datetime.now(UTC))
+    found, provenance = find_sounds(paths), predictor.provenance(datetime.now(UTC))
+    files = found.files
     check_formats(tables, predictor.trained.label_set, files)
     store = PredictionStore(out, provenance)
 
     def patient_of(path: Path) -> str | None:
         match = None if finder is None else finder.search(path.stem)
-        return match[1] or None if match else None
+        return as_text(match[1]) if match and match[1] else None
 
     wanted = [
         path
@@ -113,25 +119,31 @@ def predict_many(
             written += write_review_pages(
                 predictor, predictions, out / "review", created=created, num_explained=num, console=console
             )
-    return BulkResult(len(wanted) - len(errors), len(files) - len(wanted), tuple(errors), tuple(written))
+    return BulkResult(
+        num_new=len(wanted) - len(errors),
+        num_skipped=len(files) - len(wanted),
+        errors=(*errors, *found.unreadable),
+        files=tuple(written),
+        num_hidden=found.num_hidden,
+    )
 
 
 def explain_many(predictor: Predictor, paths: Sequence[Path], *, out: Path, console: Console) -> BulkResult:
     """Write a page and an `.npz` with the relevance of every cycle (`write_review_pages`) for each recording."""
     check_explainable(predictor.trained)
-    files, predictions, errors = sound_files(paths), [], []
+    found, predictions, errors = find_sounds(paths), [], []
     with track(console, "recordings") as on_progress:
-        for number, path in enumerate(files, start=1):
+        for number, path in enumerate(found.files, start=1):
             try:
                 predictions.append(predictor.predict(path))
             except Exception as error:  # as in `predict_many`
                 errors.append(failure(path, error))
-            on_progress(number, len(files))
+            on_progress(number, len(found.files))
     written: list[Path] = []
     if predictions:
         created = datetime.now(UTC)
         written = write_review_pages(predictor, predictions, out, created=created, num_explained=None, console=console)
-    return BulkResult(len(predictions), 0, tuple(errors), tuple(written))
+    return BulkResult(len(predictions), 0, (*errors, *found.unreadable), tuple(written), found.num_hidden)
 
 
 def failure(path: Path, error: Exception) -> str:
@@ -147,19 +159,32 @@ def failure(path: Path, error: Exception) -> str:
 
 
 def sound_files(paths: Iterable[Path]) -> list[Path]:
+    """The files of `find_sounds`."""
+    return find_sounds(paths).files
+
+
+def find_sounds(paths: Iterable[Path]) -> Below:
     """The sound files that are named, lie anywhere in a folder, or fit a pattern; each once. SettingsError for none."""
     files: dict[Path, None] = {}
+    found = Below()
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SOUND_SUFFIXES)
+            below = files_below(path, SOUND_SUFFIXES)
+            inside = below.files
+            found.unreadable += below.unreadable
+            found.num_hidden += below.num_hidden
         elif path.exists() or not glob.has_magic(str(path)):
             inside = [path]  # one that is not there fails by its name, beside those that are
         else:
             inside = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207 (may be absolute)
         if not inside:
-            raise SettingsError(f"no sound files in {path}: give files ({', '.join(SOUND_SUFFIXES)}) or their folder")
+            why = "".join(f" ({line})" for line in found.unreadable[:1])
+            raise SettingsError(
+                f"no sound files in {path}{why}: give files ({', '.join(SOUND_SUFFIXES)}) or their folder"
+            )
         files |= dict.fromkeys(inside)
-    return list(files)
+    found.files = list(files)
+    return found
 
 
 class PredictionStore:
@@ -216,8 +241,8 @@ def _read_stored(file: Path) -> tuple[list[int], RecordingPrediction]:
 
 
 def _stamp(recording: Path) -> list[int]:
-    """Sizes and times of change of the recording and its annotation: when they change, it is predicted again."""
-    existing = [path.stat() for path in (recording, annotation_beside(recording)) if path and path.exists()]
+    """Sizes and times of change of the recording and its annotations: when they change, it is predicted again."""
+    existing = [path.stat() for path in (recording, *annotations_beside(recording)) if path.exists()]
     return [number for facts in existing for number in (facts.st_size, facts.st_mtime_ns)]
 
 

@@ -19,8 +19,8 @@ from lungsound.data.splits import load_corpus
 from lungsound.data.store import cut_cycles
 from lungsound.errors import LungsoundError, SettingsError
 from lungsound.extras import BOX
-from lungsound.files import written_whole
-from lungsound.inference.bulk import failure, sound_files
+from lungsound.files import as_text, written_whole
+from lungsound.inference.bulk import failure, find_sounds
 from lungsound.inference.formats.tables import METADATA_KEY, load_pyarrow
 from lungsound.inference.predictor import FindBy, find_model, load_recording
 from lungsound.models.classifier import find_device, predict_cycles
@@ -94,8 +94,8 @@ def embed(
     front_end, parts, cycles, errors = trained.front_end, [features(trained, [])], [], []
     with track(console, "features") as on_progress:
         if recordings:
-            files = sound_files(recordings)
-            for number, path in enumerate(files, start=1):
+            found = find_sounds(recordings)
+            for number, path in enumerate(found.files, start=1):
                 try:
                     loaded = load_recording(path, front_end, find_by=find_by, is_silence_kept=True)
                 except LungsoundError as error:
@@ -103,9 +103,10 @@ def embed(
                 else:
                     parts.append(features(trained, [each.sound for each in loaded.stretches]))
                     for each in loaded.stretches:
-                        key = f"{path}#{each.start_s:.3f}-{each.end_s:.3f}"
-                        cycles.append(EmbeddedCycle(key, str(path), each.start_s, each.end_s))
-                on_progress(number, len(files))
+                        key = f"{as_text(path)}#{each.start_s:.3f}-{each.end_s:.3f}"
+                        cycles.append(EmbeddedCycle(key, as_text(path), each.start_s, each.end_s))
+                on_progress(number, len(found.files))
+            errors += found.unreadable
         else:
             corpus = load_corpus(data_of_model(file, trained, None if data_root is None else Path(data_root)))
             for cycle in corpus.cycles:

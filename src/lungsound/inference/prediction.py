@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AwareDatetime, Field, FiniteFloat, StringConstraints
 from pydantic.dataclasses import dataclass
 
+from lungsound.files import as_text
 from lungsound.labels import LabelSet
 from lungsound.page import DISCLAIMER
 
@@ -143,7 +144,7 @@ class RecordingPrediction:
     @property
     def path_text(self) -> str:
         """The path as text that every encoding holds: bytes of a name that are no UTF-8 are escaped."""
-        return self.path.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
+        return as_text(self.path.as_posix())
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from lungsound.audio import quality
 from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.audio.io import read_channels
 from lungsound.audio.segmentation import segment_cycles, sliding_windows
-from lungsound.data.icbhi import annotation_beside, read_annotation
+from lungsound.data.icbhi import annotations_beside, read_annotation
 from lungsound.data.tree import cycle_faults
 from lungsound.errors import AnnotationError
 from lungsound.evaluation.evidence import statement
@@ -90,7 +90,9 @@ def load_recording(
         spans_s = annotated_spans(path, duration_s)
         if spans_s is None and find_by == "annotation":
             raise AnnotationError(
-                f"no annotation {path.stem}.txt beside it; take another --cycles, in Python find_by", path=path
+                f"no annotation {path.stem}.txt beside it (but for one that was predicted); take another --cycles, in "
+                "Python find_by",
+                path=path,
             )
     if spans_s is None and find_by in ("auto", "segmentation"):
         segmentation = segment_cycles(mono, rate_hz)
@@ -128,9 +130,13 @@ def load_recording(
 
 def annotated_spans(recording: Path, duration_s: float) -> tuple[tuple[float, float], ...] | None:
     """Start and end (s) of the cycles in `<name>.txt` beside a recording, checked as by `data check`; None without."""
-    annotation = annotation_beside(recording)
-    if annotation is None:
+    annotations = annotations_beside(recording)
+    if not annotations:
         return None
+    if len(annotations) > 1:
+        names = " and ".join(path.name for path in annotations)
+        raise AnnotationError(f"has the annotations {names} beside it: remove all but one", path=recording)
+    annotation = annotations[0]
     lines, cycles = zip(*read_annotation(annotation), strict=True)
     spans_s = [(start_s, end_s) for start_s, end_s, _, _ in cycles]
     for line, fault in zip(lines, cycle_faults(spans_s, duration_s), strict=True):

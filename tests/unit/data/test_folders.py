@@ -1,9 +1,11 @@
+import os
+
 import pytest
 
 from lungsound.data.folders import read_folders
 from lungsound.data.reader import find_kind, read_corpus
 from lungsound.errors import CorpusError
-from tests.unit.data.trees import write_sound
+from tests.unit.data.trees import NORMAL, write_icbhi, write_sound
 
 
 def write_sounds(root, *names):
@@ -57,7 +59,7 @@ def test_patients_from_a_file(tmp_path):
     [
         ("path\nnormal/1.wav\n", "line 1: columns path and patient are needed; it names path"),
         ("path,patient\nnormal/1.wav,\n", "line 2: path and patient are needed on every line"),
-        ("path,patient\nnormal/1.wav\n", "line 2: path and patient are needed on every line"),
+        ("path,patient\nnormal/1.wav\n", "line 2: 1 cells, but line 1 names 2 columns"),
         ("path,patient\nnormal/1.wav,x\nnormal/1.wav,y\n", "line 3: normal/1.wav has another patient"),
     ],
 )
@@ -107,4 +109,66 @@ def test_no_folders_of_classes(tmp_path):
     with pytest.raises(CorpusError, match="no folders of classes"):
         read_folders(tmp_path)
     with pytest.raises(CorpusError, match=r"no corpus in .*folders of classes"):
+        read_corpus(tmp_path)
+
+
+def test_a_patient_with_a_comma_needs_quotes(tmp_path):
+    write_sounds(tmp_path, "normal/1.wav", "crackle/2.wav")
+    (tmp_path / "patients.csv").write_text("path,patient\nnormal/1.wav,Doe, J\ncrackle/2.wav,Doe, K\n")
+    with pytest.raises(CorpusError, match=r"patients\.csv line 2: 3 cells, but line 1 names 2 columns"):
+        read_corpus(tmp_path)
+    lines = ("path,patient", './normal/1.wav,"Doe, J"', './crackle/../crackle/2.wav,"Doe, K"')
+    (tmp_path / "patients.csv").write_text("\n".join(lines))
+    assert {r.patient for r in read_corpus(tmp_path).recordings} == {"Doe, J", "Doe, K"}
+
+
+def test_hidden_files_are_passed_over_and_counted(tmp_path):
+    write_sounds(tmp_path, "normal/p1.wav", "crackle/p2.wav")
+    for name in ("normal/._p1.wav", "crackle/._p2.wav", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    corpus = read_corpus(tmp_path)
+    assert len(corpus.recordings) == 2
+    assert corpus.notes[-1].startswith("2 files whose names begin with a dot")
+
+
+def test_names_need_not_be_utf_8(tmp_path):
+    try:
+        write_sounds(tmp_path, "normal/p1.wav")
+        write_sound(tmp_path / "p2.wav").rename(tmp_path / "normal" / os.fsdecode(b"\xe92_x.wav"))
+    except OSError as error:
+        pytest.skip(f"this file system has names in UTF-8 only ({error.strerror})")
+    corpus = read_corpus(tmp_path)
+    names = [(recording.name, recording.patient, recording.path.is_file()) for recording in corpus.recordings]
+    assert names == [(r"normal/\udce92_x", r"\udce92", True), ("normal/p1", "p1", True)]
+    assert len(corpus.fingerprint) == 64
+
+
+def test_one_sound_in_two_classes_or_parts_is_one(tmp_path):
+    write_sounds(tmp_path, "train/normal/p1.wav", "train/crackle/p2.wav")
+    (tmp_path / "test" / "normal").mkdir(parents=True)
+    (tmp_path / "test" / "normal" / "p3.wav").symlink_to(tmp_path / "train" / "normal" / "p1.wav")
+    assert [problem.split(":")[0] for problem in problems_of(tmp_path)] == ["contradicting rows"]
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "Respiratory_Sound_Database/audio_and_txt_files",
+        "ICBHI_final_database/ICBHI_final_database/x",
+        "a/b/c",
+    ],
+)
+def test_the_folder_that_holds_the_recordings_is_named(inner, tmp_path):
+    write_icbhi(tmp_path / inner, {"101_1b1_Al_sc_Meditron": NORMAL, "102_1b1_Ar_sc_Meditron": NORMAL})
+    (tmp_path / inner).parent.joinpath("patient_diagnosis.csv").write_text("101,COPD\n")
+    for root in (tmp_path, (tmp_path / inner).parent):
+        with pytest.raises(CorpusError, match=rf"there is one in {tmp_path / inner}: give that folder"):
+            read_corpus(root)
+    assert len(read_corpus(tmp_path / inner).recordings) == 2
+
+
+def test_a_loop_of_links_ends(tmp_path):
+    write_sounds(tmp_path, "a/b/c/d/x.wav")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    with pytest.raises(CorpusError, match=rf"no corpus in .*there are sound files in {tmp_path / 'a/b/c/d'}"):
         read_corpus(tmp_path)

@@ -149,9 +149,9 @@ class TestSplit:
     def test_own_split_file_may_have_other_parts_and_lie_beside_the_recordings(self, tmp_path):
         write_icbhi(tmp_path, {TEST_NAME: NORMAL, TRAIN_NAME: NORMAL})
         path = tmp_path / "mine.txt"
-        path.write_bytes(f"\ufeff{TEST_NAME}\tvalidation\r\n\r\n{TRAIN_NAME} train\r\n".encode())
+        path.write_bytes(f"\ufeff{TEST_NAME}\tward\r\n\r\n{TRAIN_NAME} train\r\n".encode())
         corpus = read_icbhi(tmp_path, split=str(path))
-        assert corpus.split == {TEST_NAME: "validation", TRAIN_NAME: "train"}
+        assert corpus.split == {TEST_NAME: "ward", TRAIN_NAME: "train"}
         assert corpus.problems == ()
 
     def test_recording_in_no_split_is_a_problem_and_still_counted(self, tmp_path):
@@ -170,6 +170,10 @@ class TestSplit:
             (f"{TEST_NAME}\ttest\n{TEST_NAME}\ttrain\n", "line 2: .* already into test"),
             (f"{TEST_NAME}\ttest\n{OTHER_TEST_NAME}\ttrain\n", "line 2: .* already into test"),
             ("\n", "names no recording"),
+            *(
+                (f"{TEST_NAME}\ttrain\n{TRAIN_NAME}\t{word}\n", f"line 2: part '{word}'")
+                for word in ("val", "VAL", "validation", "dev", "Train", "TEST", "testing")
+            ),
         ],
     )
     def test_split_file_that_cannot_be_understood(self, tmp_path, text, message):
@@ -181,7 +185,7 @@ class TestSplit:
     def test_split_file_that_is_no_text(self, tmp_path):
         write_icbhi(tmp_path, {TEST_NAME: NORMAL})
         (tmp_path / "official_split.txt").write_bytes(b"\xff\xfe\x00\x80")
-        with pytest.raises(CorpusError, match="cannot be read as text"):
+        with pytest.raises(CorpusError, match=r"official_split\.txt: is text in UTF-16"):
             read_icbhi(tmp_path)
 
     @pytest.mark.parametrize("split", ["fold5", "official2", "nowhere.tsv"])
@@ -277,14 +281,15 @@ class TestProblems:
     @pytest.mark.parametrize(
         ("text", "line", "detail"),
         [
-            ("0.1\t0.9\t0\t0\n0.9\tabc\t0\t0\n", 2, "not numbers"),
+            ("0.1\t0.9\t0\t0\n0.9\tabc\t0\t0\n", 2, "'abc' is no number"),
+            ("0.1\t0_9\t0\t0\n", 1, "'0_9' is no number"),
             ("0.1\t0.9\t0\n", 1, "3 fields"),
             ("0.1\t0.9\t0\t0\t1\n", 1, "5 fields"),
             ("0.1\t0.9\t2\t0\n", 1, "flags '2' and '0'"),
             ("0.1\t0.9\t0\t-1\n", 1, "flags '0' and '-1'"),
-            ("0.1\t0.9\t0\t0\n\n0.9\tnan\t0\t0\n", 3, "not times"),
-            ("-0.1\t0.9\t0\t0\n", 1, "not times"),
-            ("0.1\tinf\t0\t0\n", 1, "not times"),
+            ("0.1\t0.9\t0\t0\n\n0.9\tnan\t0\t0\n", 3, "'nan' is no number"),
+            ("-0.1\t0.9\t0\t0\n", 1, "'-0.1' is no time"),
+            ("0.1\t1e999\t0\t0\n", 1, "'1e999' is no number"),
         ],
     )
     def test_bad_annotation_names_the_line_and_leaves_no_cycle(self, tmp_path, text, line, detail):

@@ -180,6 +180,14 @@ def test_a_label_map_reads_flags_too(tmp_path):
         ("a.wav,0,1,,p1,train", "bad row: cycles.csv line 3: label left blank, but needed on every line"),
         ("a.wav,0,1,normal,,", "bad row: cycles.csv line 3: patient and split left blank"),
         ("a.wav,0,1,normal,p1,Train", "bad row: cycles.csv line 3: part 'Train': the training set is called 'train'"),
+        ("a.wav,0,1,normal,p1,TEST", "bad row: cycles.csv line 3: part 'TEST': the test set is called 'test'"),
+        ("a.wav,0,1,normal,p1,TRAIN", "bad row: cycles.csv line 3: part 'TRAIN': the training set is called 'train'"),
+        ("a.wav,0,1_0,normal,p1,train", "bad row: cycles.csv line 3: end_s is '1_0': "),
+        ("a.wav,0,1e999,normal,p1,train", "bad row: cycles.csv line 3: end_s is '1e999': "),
+        ("a.wav,0,\u0661,normal,p1,train", "bad row: cycles.csv line 3: end_s is '\u0661': "),
+        ("a\0.wav,0,1,normal,p1,train", "bad row: cycles.csv line 3: path is "),
+        (f"{'a' * 300}.flac,0,1,normal,p1,train", "bad sound file: cycles.csv line 3: "),
+        ("a.wav,0,1,normal,\u200b,train", "bad row: cycles.csv line 3: patient is "),
         ("a.wav,0,1,normal,p1,val", "bad row: cycles.csv line 3: part 'val': validation patients are taken out of"),
         ("a.wav,0,,normal,p1,train", "bad row: cycles.csv line 3: one of start_s and end_s is blank"),
         ("a.wav,zero,1,normal,p1,train", "bad row: cycles.csv line 3: start_s is 'zero': "),
@@ -221,7 +229,7 @@ def test_problems_stand_in_the_order_of_the_lines_and_name_a_sound_once(tmp_path
         ("crackle,wheeze", "1,2", "wheeze is '2': "),
         ("label,sex", "normal,x", "sex is 'x': "),
         ("label,age_years", "normal,old", "age_years is 'old': "),
-        ("label,bmi", "normal,-1", "bmi is '-1': "),
+        ("label,bmi", "normal,-1", "bmi is -1.0: "),
     ],
 )
 def test_what_is_wrong_with_a_fact(tmp_path, header, line, problem):
@@ -233,7 +241,7 @@ def test_what_is_wrong_with_a_fact(tmp_path, header, line, problem):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ("path,label", "no column patient; it names path, label"),
+        ("path,label", "no column patient; it names 'path', 'label'"),
         ("patient", r"no column path and no label \(or crackle and wheeze\)"),
         ("path,patient,crackle", r"no column label \(or crackle and wheeze\)"),
         ("path,patient,label,crackle,wheeze", "both name the sound: keep one"),
@@ -251,7 +259,7 @@ def test_what_is_wrong_with_the_first_line(tmp_path, header, message):
 
 def test_a_file_that_is_no_text(tmp_path):
     (tmp_path / "cycles.csv").write_bytes(b"path,\xff\xfe")
-    with pytest.raises(CorpusError, match="cannot be read as a table in UTF-8"):
+    with pytest.raises(CorpusError, match=r"cycles\.csv line 1: no text in UTF-8, from byte 6"):
         read_corpus(tmp_path / "cycles.csv")
 
 
@@ -280,3 +288,76 @@ def test_sounds_that_are_all_missing_are_named(tmp_path: Path) -> None:
     table.write_text("path,patient,label\nfirst.wav,p1,normal\n", encoding="utf-8")
     with pytest.raises(CorpusError, match=r"first\.wav: cannot be read .*; there is first\.flac"):
         read_corpus(table)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("M\u00fcller", "Mu\u0308ller"),
+        ("101", "101.0"),
+        ("101", "\uff11\uff10\uff11"),
+        ("101", "101\u200b"),
+        ("Doe J", "Doe\u00a0 J"),
+    ],
+)
+def test_a_patient_of_two_spellings_is_one(one: str, other: str, tmp_path: Path) -> None:
+    table = write_table(
+        tmp_path, f"a.wav,0,1,normal,{one},train", f"a.wav,1,2,normal,{other},train", f"b.wav,0,1,both,{other},test"
+    )
+    corpus = read_corpus(table)
+    assert {recording.patient for recording in corpus.recordings} == {one}
+
+
+def test_patients_who_may_be_the_same_are_named(tmp_path: Path) -> None:
+    table = write_table(tmp_path, "a.wav,0,1,normal,p01,train", "b.wav,0,1,both,P1,test", "c.wav,0,1,both,p10,test")
+    assert "patients who may be the same: 'P1' and 'p01'" in read_corpus(table).notes
+
+
+def test_one_part_is_written_in_one_way(tmp_path: Path) -> None:
+    rows = [f"{name}.wav,0,1,normal,{name},{part}" for name, part in zip("abc", ("Ward", "train", "ward"), strict=True)]
+    assert problems_of(write_table(tmp_path, *rows)) == [
+        "bad row: cycles.csv line 4: part 'ward' is called 'Ward' elsewhere: write it in one way"
+    ]
+
+
+@pytest.mark.parametrize("is_hard", [False, True])
+def test_one_file_under_two_paths_is_one_recording(is_hard: bool, tmp_path: Path) -> None:
+    table = write_table(tmp_path, "a.wav,0,1,normal,p1,train", "c.flac,0,1,wheeze,p9,test", "c.flac,1,2,both,p1,train")
+    if is_hard:
+        (tmp_path / "c.flac").hardlink_to(tmp_path / "a.wav")
+    else:
+        (tmp_path / "c.flac").symlink_to("a.wav")
+    corpus = read_corpus(table, is_strict=False)
+    assert [str(problem) for problem in corpus.problems] == [
+        "contradicting rows: cycles.csv line 3: patient 'p9', split 'test', but cycles.csv line 2 says otherwise of "
+        "a.wav: make them agree"
+    ]
+    assert [cycle.key for cycle in corpus.cycles] == ["a#0.000-1.000", "a#1.000-2.000"]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ("path,label,patient\n".encode("utf-16"), "UTF-16"),
+        (b"path|label|patient\n", "no column path .* 'path|label|patient'"),
+        (b"file,label,patient\n", "no column path; it names 'file'"),
+        (b'"path,label\n', "no valid CSV"),
+        (b"x" * 200_000, "no valid CSV|no column path"),
+    ],
+)
+def test_a_table_that_is_none_is_named_in_its_folder(data: bytes, reason: str, tmp_path: Path) -> None:
+    write_sound(tmp_path / "a.wav")
+    (tmp_path / "mine.csv").write_bytes(data)
+    with pytest.raises(CorpusError, match=rf"no table that says what they are \(mine\.csv: .*({reason})"):
+        read_corpus(tmp_path)
+
+
+def test_a_header_of_thousands_of_columns_is_refused_at_once(tmp_path: Path) -> None:
+    table = write_table(tmp_path, header=",".join(["path", "patient", "label", *map(str, range(20_000))]))
+    with pytest.raises(CorpusError, match="20003 columns"):
+        read_corpus(table)
+
+
+def test_columns_may_be_parted_by_tabs_in_a_csv(tmp_path: Path) -> None:
+    table = write_table(tmp_path, "a.wav\tnormal\tp1", header="path\tlabel\tpatient")
+    assert read_corpus(table).recordings[0].patient == "p1"

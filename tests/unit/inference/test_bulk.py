@@ -11,8 +11,9 @@ import pytest
 import soundfile
 from rich.console import Console
 
+from lungsound.data.icbhi import read_icbhi
 from lungsound.errors import AnnotationError, AudioError, DataError, SettingsError
-from lungsound.inference.bulk import BulkResult, PredictionStore, failure, predict_many, sound_files
+from lungsound.inference.bulk import BulkResult, PredictionStore, failure, find_sounds, predict_many, sound_files
 from lungsound.inference.predictor import LoadedRecording, Predictor
 from tests.unit.inference.models import saved_model
 
@@ -237,3 +238,61 @@ def test_pages_are_written_beside_the_tables(predictor: Predictor, folder: Path,
     assert done.files[0] == tmp_path / "out" / "review" / "index.html"
     assert len(done.files) == 1 + 3
     assert not (tmp_path / "out" / "answers.csv").exists()
+
+
+def test_folders_behind_links_are_read_once_and_hidden_ones_counted(
+    predictor: Predictor, folder: Path, tmp_path: Path
+) -> None:
+    linked = tmp_path / "linked"
+    (linked / ".Trash").mkdir(parents=True)
+    (linked / "there").symlink_to(folder / "in")
+    (folder / "in" / "up").symlink_to(linked)
+    (folder / "in" / "._101_a.wav").write_bytes(b"\0\5\x16\7")
+    done = predict(predictor, linked, out=tmp_path / "out")
+    assert (done.num_new, done.num_hidden, done.errors) == (3, 2, ())
+    assert find_sounds([linked]).files == [linked / "there" / name for name in ("101_a.wav", "103_a.ogg", "104_a.wav")]
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    predictor: Predictor, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "in" / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read every folder
+    done = predict(predictor, folder / "in", out=tmp_path / "out")
+    assert done.num_new == 3
+    assert done.errors == (f"{folder / 'in' / 'locked'}: cannot be read (Permission denied)",)
+    with pytest.raises(SettingsError, match=r"no sound files in .*locked .*Permission denied"):
+        predict(predictor, folder / "in" / "locked", out=tmp_path / "out")
+
+
+def test_own_predictions_are_no_annotations_until_somebody_corrects_them(
+    predictor: Predictor, folder: Path, tmp_path: Path
+) -> None:
+    sounds = folder / "in"
+    for _ in range(2):
+        predict(predictor, sounds, out=sounds, formats=["icbhi", "csv"])
+        assert {row["cycles_from"] for row in table(sounds)} == {"windows"}
+    assert predict(predictor, sounds, out=sounds, is_existing_skipped=True).num_skipped == 3
+    own = sounds / "101_a.txt"
+    own.write_text("0.1\t1.2\t0\t0\n")
+    predict(predictor, sounds, out=tmp_path / "out")
+    sources = {Path(row["path"]).name: row["cycles_from"] for row in table(tmp_path / "out")}
+    assert sources == {"101_a.wav": "annotation", "103_a.ogg": "windows", "104_a.wav": "windows"}
+    with pytest.raises(SettingsError, match="somebody corrected"):
+        predict(predictor, sounds, out=sounds, formats=["icbhi"])
+    assert own.read_text() == "0.1\t1.2\t0\t0\n"
+
+
+def test_own_predictions_do_not_train(predictor: Predictor, folder: Path) -> None:
+    sound = (folder / "101_a.wav").rename(folder / "in" / "101_1b1_Al_sc_Meditron.wav")
+    predict(predictor, sound, out=sound.parent, formats=["icbhi"])
+    corpus = read_icbhi(sound.parent)
+    assert not corpus.cycles
+    assert "own prediction" in {problem.kind for problem in corpus.problems}

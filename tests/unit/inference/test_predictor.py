@@ -17,6 +17,7 @@ from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.audio.io import fade, read_waveform
 from lungsound.audio.quality import MOSTLY_SILENT, SPEECH, TOO_SHORT
 from lungsound.config import AudioSettings, ModelSettings
+from lungsound.data.icbhi import canonical_name, read_icbhi
 from lungsound.errors import AnnotationError, AudioError, WeightsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.out_of_domain import Gate, fit_domain, spectral_features
@@ -170,6 +171,7 @@ def test_what_cannot_be_answered_is_named(model_path: Path, recording: Path, tmp
     recording.with_suffix(".TXT").write_text("notes of the nurse")
     with pytest.raises(AnnotationError, match=r"any name\.TXT line 1"):
         predictor.predict(recording)
+    recording.with_suffix(".TXT").unlink()
     recording.with_suffix(".txt").write_text("0 1 0 0\n1 60 0 0\n")
     with pytest.raises(AnnotationError, match=r"any name\.txt line 2: cycle past the end"):
         predictor.predict(recording)
@@ -368,3 +370,23 @@ def test_every_engine_gives_the_same_features(name: str, model_path: Path, recor
         encoded = trained.model.encode(normalize(fbanks, mean=trained.mean, std=trained.std))
     expected = np.concatenate([encoded.numpy(), spectral_features(fbanks.numpy())], axis=1)
     np.testing.assert_allclose(make(name, trained).predict(cycles)[1], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".TXT", ".tXt"])
+def test_an_annotation_is_found_as_a_corpus_finds_it(suffix: str, model_path: Path, recording: Path) -> None:
+    predictor = Predictor.load(model_path, find_by="annotation")
+    sound = recording.rename(recording.with_name("226_1b1_Al_sc_LittC2SE.WAV"))
+    names = [sound.stem, canonical_name(sound.stem)]  # ICBHI's two
+    assert len(set(names)) == 2
+    for stem in names:
+        annotation = sound.with_name(stem + suffix)
+        annotation.write_text("0.1\t1.2\t0\t0\n")
+        assert [(cycle.start_s, cycle.end_s) for cycle in predictor.predict(sound).cycles] == [(0.1, 1.2)]
+        (recorded,) = read_icbhi(sound.parent).cycles
+        assert (recorded.start_s, recorded.end_s) == (0.1, 1.2)
+        annotation.unlink()
+    for stem in names:
+        sound.with_name(stem + suffix).write_text("0.1\t1.2\t0\t0\n")
+    with pytest.raises(AnnotationError, match="remove all but one"):
+        predictor.predict(sound)
+    assert "duplicate annotation" in {problem.kind for problem in read_icbhi(sound.parent).problems}

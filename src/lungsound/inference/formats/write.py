@@ -3,6 +3,7 @@
 A format that cannot hold its provenance has a file beside it, `<file>.provenance.json`, written last.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lungsound.errors import SettingsError
-from lungsound.files import written_whole
+from lungsound.files import RECORD_SUFFIX, is_own_prediction, written_whole
 from lungsound.inference.formats import annotations, tables
 from lungsound.inference.formats.fhir import fhir_text
 from lungsound.inference.prediction import Provenance, RecordingPrediction
@@ -34,7 +35,6 @@ FORMATS = (*TABLES, *SINGLES)
 CORRECTED = ("icbhi", "sprsound")  # annotations, to be corrected: written over only if they are ours
 WITH_PROVENANCE = ("jsonl", "parquet", "sprsound", "fhir")
 TABLE_NAME = "answers"
-BESIDE = ".provenance.json"
 MAX_NAME_BYTES = 235  # of 255 in common file systems: a file being written has an ending of its own
 
 
@@ -58,7 +58,7 @@ def check_formats(names: Sequence[str], label_set: LabelSet, recordings: Sequenc
                     f"{name} writes a file for each recording, but {other} and {path} are both called "
                     f"{path.stem}: predict them apart, into folders of their own"
                 )
-            if len(os.fsencode(f"{path.stem}{SINGLES[name][0]}{BESIDE}")) > MAX_NAME_BYTES:
+            if len(os.fsencode(f"{path.stem}{SINGLES[name][0]}{RECORD_SUFFIX}")) > MAX_NAME_BYTES:
                 raise SettingsError(f"{path}: its name is too long for a file of {name}; give it a shorter one")
 
 
@@ -87,8 +87,10 @@ def write_format(
     suffix, single = SINGLES[to]
     paths, mark = [out / f"{prediction.name}{suffix}" for prediction in predictions], f'"{annotations.RECORD_KEY}"'
     for path in paths if to in CORRECTED else ():
-        if path.exists() and not _beside(path).exists() and mark.encode() not in path.read_bytes():
-            raise SettingsError(f"{path} is an annotation that lungsound did not write: choose another folder")
+        if path.exists() and not is_own_prediction(path) and mark.encode() not in path.read_bytes():
+            raise SettingsError(
+                f"{path} is an annotation that lungsound did not write, or somebody corrected: choose another folder"
+            )
     written = []
     for path, prediction in zip(paths, predictions, strict=True):
         written += _write(path, single(prediction, provenance), tables.record(prediction, provenance), to=to)
@@ -98,14 +100,14 @@ def write_format(
 def _write(path: Path, content: str | bytes | None, facts: dict[str, Any], *, to: str) -> list[Path]:
     if content is None:
         path.unlink(missing_ok=True)  # of an earlier prediction
-    files = {} if content is None else {path: content}
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    files = {} if data is None else {path: data}
     if to not in WITH_PROVENANCE:
-        files[_beside(path)] = json.dumps(facts, allow_nan=False, indent=1) + "\n"
-    for place, text in files.items():
+        if to in CORRECTED and data is not None:
+            facts = facts | {"file_sha256": hashlib.sha256(data).hexdigest()}
+        record = json.dumps(facts, allow_nan=False, indent=1) + "\n"
+        files[path.with_name(path.name + RECORD_SUFFIX)] = record.encode("utf-8")
+    for place, part in files.items():
         with written_whole(place, is_shared=True) as partial:  # two runs may write into one folder
-            partial.write_bytes(text.encode("utf-8") if isinstance(text, str) else text)
+            partial.write_bytes(part)
     return list(files)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(path.name + BESIDE)

@@ -69,7 +69,7 @@ def test_a_recording_without_cycles_has_no_icbhi_file_and_no_old_one(tmp_path: P
 def test_annotations_that_others_wrote_are_never_written_over(tmp_path: Path) -> None:
     own = tmp_path / f"{ANSWER.name}.txt"
     own.write_text("0\t1\t0\t0\n")
-    with pytest.raises(SettingsError, match="an annotation that lungsound did not write: choose another folder"):
+    with pytest.raises(SettingsError, match="an annotation that lungsound did not write"):
         write_format([SILENT, ANSWER], PROVENANCE, to="icbhi", out=tmp_path)
     assert own.read_text() == "0\t1\t0\t0\n"
     assert list(tmp_path.iterdir()) == [own]
