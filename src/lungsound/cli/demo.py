@@ -15,7 +15,7 @@ from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Cycle
 from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic import synthesize
 from lungsound.errors import SettingsError
-from lungsound.inference.prediction import CyclePrediction
+from lungsound.inference.prediction import CyclePrediction, Reason
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LungSound
 from lungsound.progress import track
@@ -87,8 +87,12 @@ def print_cycles(
     classes: Sequence[str],
     truth: Sequence[Cycle] = (),
 ) -> None:
-    """Print the predictions for one recording as a table, beside the annotation when `truth` is given."""
+    """Print the predictions for one recording as a table, beside the annotation when `truth` is given.
+
+    Reasons that all of several cycles have stand once, in a first row.
+    """
     withheld = ["withheld because"] if any(cycle.reasons for cycle in cycles) else []
+    of_all = set.intersection(*(set(cycle.reasons) for cycle in cycles)) if len(cycles) > 1 else set()
     annotated = ["annotated"] if truth else []
     table = Table(
         "cycle, s",
@@ -96,20 +100,22 @@ def print_cycles(
         *annotated,
         *classes,
         *withheld,
-        title=title,
         box=SIMPLE_HEAD,
         collapse_padding=True,
         pad_edge=False,
+        show_edge=False,
     )
-    table.title_justify = "left"
     for column in table.columns:  # in a narrow terminal the reasons alone are broken
         column.no_wrap, column.overflow = column.header not in withheld, "fold"
+    if of_all:
+        table.add_row("all", *[""] * (len(table.columns) - 2), ", ".join(Reason.in_order(of_all)))
     for index, cycle in enumerate(cycles):
         cells = [truth[index].sound.name.lower()] if truth else []
         cells += [f"{value:.2f}" for value in cycle.probabilities.values()]
-        cells += [", ".join(cycle.reasons)] if withheld else []
+        cells += [", ".join(reason for reason in cycle.reasons if reason not in of_all)] if withheld else []
         table.add_row(f"{cycle.start_s:.2f} - {cycle.end_s:.2f}", cycle.label, *cells)
-    console.print(table)
+    console.print(title)
+    console.print(table, "")
 
 
 def _remove(folder: Path, *, is_ours: bool) -> None:
