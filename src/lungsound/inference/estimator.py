@@ -20,9 +20,8 @@ from lungsound.config import load_config
 from lungsound.data.reader import read_corpus
 from lungsound.data.splits import hold_out_patients
 from lungsound.errors import SettingsError
-from lungsound.evaluation.predictions import predicted_classes
 from lungsound.files import short_names, written_whole
-from lungsound.inference.prediction import TIME_DECIMALS
+from lungsound.inference.prediction import TIME_DECIMALS, CyclePrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.randomness import generator_at
@@ -127,11 +126,15 @@ class LungSoundClassifier:
             path = None if self.out is None else run.model
             return self._with(Predictor(load_model(run.model), device=self.device, path=path))
 
-    def predict_proba(self, X: Sequence[Any]) -> NDArray[np.float64]:
-        """Probabilities (sound, class) in the order of `classes_`; calibrated when the run held out patients for it."""
+    def predict_with_reasons(self, X: Sequence[Any]) -> list[CyclePrediction]:
+        """The prediction for each sound as `Predictor` gives it, with the `reasons` to withhold it (none: it stands).
+
+        Neither age nor stethoscope is stated. `predict` and `predict_proba` give the same classes and probabilities,
+        and say nothing about what is better withheld, as scikit-learn knows no such prediction.
+        """
         if not hasattr(self, "predictor_"):
             raise SettingsError("this classifier is not fitted yet: call fit, or load the folder of a run")
-        probabilities: NDArray[np.float64] = np.empty((len(_listed("X", X)), len(self.classes_)))
+        predictions: dict[int, CyclePrediction] = {}
         with TemporaryDirectory() as folder:
             spans_of: dict[Path, list[tuple[float, float, int]]] = {}
             for row, (path, span_s) in enumerate(_sounds(X, Path(folder), self.sample_rate_hz)):
@@ -142,17 +145,22 @@ class LungSoundClassifier:
             for path, spans in spans_of.items():
                 spans.sort()  # as the cycles of a prediction are
                 prediction = self.predictor_.predict(path, spans_s=[(start_s, end_s) for start_s, end_s, _ in spans])
-                for (_, _, row), cycle in zip(spans, prediction.cycles, strict=True):
-                    probabilities[row] = [cycle.probabilities[name] for name in self.classes_]
+                predictions |= zip((row for _, _, row in spans), prediction.cycles, strict=True)
+        return [predictions[row] for row in range(len(predictions))]
+
+    def predict_proba(self, X: Sequence[Any]) -> NDArray[np.float64]:
+        """Probabilities (sound, class) in the order of `classes_`; calibrated when the run held out patients for it."""
+        given = [[each.probabilities[name] for name in self.classes_] for each in self.predict_with_reasons(X)]
+        probabilities = np.array(given, dtype=np.float64).reshape(-1, len(self.classes_))
         probabilities /= probabilities.sum(axis=1, keepdims=True)  # the model's own sum to 1 in float32 only
         return probabilities
 
     def predict(self, X: Sequence[Any]) -> NDArray[np.str_]:
-        """The most probable class of each sound, or that of the threshold that the model keeps."""
-        probabilities = self.predict_proba(X)
-        best = predicted_classes(probabilities, self.predictor_.trained.normal_threshold)
-        classes: NDArray[np.str_] = self.classes_[best]
-        return classes
+        """The most probable class of each sound, or that of the threshold that the model keeps.
+
+        Each sound gets one, also where the prediction is better withheld: see `predict_with_reasons`.
+        """
+        return np.array([each.best_guess for each in self.predict_with_reasons(X)], dtype=self.classes_.dtype)
 
     def score(self, X: Sequence[Any], y: Sequence[Any]) -> float:
         """Accuracy, as scikit-learn's classifiers have it; the field's Score stands in the report of the run."""

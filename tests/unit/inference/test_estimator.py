@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import pickle
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lungsound.data.corpus import Corpus, Cycle
 from lungsound.data.reader import read_corpus
 from lungsound.errors import AudioError, LungsoundError, SettingsError
 from lungsound.inference.estimator import LungSoundClassifier, label_set_of
+from lungsound.inference.prediction import Reason
 from lungsound.inference.predictor import Predictor
 from lungsound.recipe import train
 from lungsound.training.run import RunFolder
@@ -94,6 +96,33 @@ def test_probabilities_are_those_of_the_run_in_the_order_of_the_classes(
     predicted = loaded.classes_[found[shuffled.argsort()].argmax(axis=1)].tolist()
     assert loaded.predict(X).tolist() == predicted
     assert loaded.score(X, y) == accuracy_score(y, predicted)
+
+
+def test_what_is_withheld_has_its_reasons_in_the_order_of_the_sounds(cycles: tuple[Cycle, ...], run_dir: Path) -> None:
+    """Of a model that was not measured; the classes are the same, as scikit-learn needs one for each sound."""
+    X, _, _ = described(cycles[:6])
+    loaded = LungSoundClassifier.load(run_dir)
+    loaded.predictor_.trained = replace(loaded.predictor_.trained, evidence=None)
+    found = loaded.predict_with_reasons(X[::-1])
+    assert [(each.start_s, each.end_s) for each in found] == [tuple(row[1:]) for row in X[::-1]]
+    assert [each.best_guess for each in found] == loaded.predict(X)[::-1].tolist()
+    assert all(each.label == "uncertain" and Reason.NOT_MEASURED in each.reasons for each in found)
+    assert loaded.predict_with_reasons([]) == []
+    assert loaded.predict([]).shape == (0,)
+    assert loaded.predict_proba([]).shape == (0, 4)
+
+
+@pytest.mark.parametrize(("threshold", "is_normal"), [(0.0, True), (1.0, False)])
+def test_a_threshold_is_that_of_the_normal_class(
+    threshold: float, is_normal: bool, cycles: tuple[Cycle, ...], run_dir: Path
+) -> None:
+    X, _, _ = described(cycles[:3])
+    loaded = LungSoundClassifier.load(run_dir)
+    trained = loaded.predictor_.trained
+    assert trained.calibration is not None
+    calibration = trained.calibration.model_copy(update={"normal_threshold": threshold})
+    loaded.predictor_.trained = replace(trained, calibration=calibration)
+    assert (loaded.predict(X) == "normal").tolist() == [is_normal] * 3
 
 
 def test_no_patient_is_in_two_parts_of_the_run(cycles: tuple[Cycle, ...], run_dir: Path) -> None:
