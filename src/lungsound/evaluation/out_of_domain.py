@@ -23,6 +23,7 @@ NEIGHBOUR = 5
 MAX_CYCLES = 1000  # that are kept; 256 KB with 64 mels
 MIN_CYCLES = 20  # for a score of 0.95
 CYCLES_AT_ONCE = 256
+HIGHEST_SCORE = 1.0  # of a cycle that is farther from the training cycles than each of these is from the others'
 ANSWERED = 0.98  # share of cycles of held-out patients that a gate lets through
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from lungsound.audio.filter_bank import normalize
 from lungsound.audio.front_end import Sound
 from lungsound.errors import SettingsError, WeightsError
-from lungsound.evaluation.out_of_domain import spectral_features
+from lungsound.evaluation.out_of_domain import HIGHEST_SCORE, spectral_features
 from lungsound.extras import is_installed, load
 from lungsound.files import write_text
 from lungsound.inference.graph import (
@@ -199,7 +199,7 @@ def available(trained: TrainedModel) -> list[str]:
 
 @dataclass(frozen=True)
 class Parity:
-    """Parity with torch: the `share` of cycles of the same class, and the `largest_difference` in probability."""
+    """Parity with torch: the `share` of cycles decided alike, and the `largest_difference` in probability."""
 
     num_cycles: int
     share: float
@@ -218,10 +218,28 @@ class Parity:
         return self.num_cycles >= self.LEAST_CYCLES and self.share >= self.LEAST_SHARE
 
 
-def parity(exact: Floats, probabilities: Floats) -> Parity:
-    """Parity of probabilities (cycle, class) with the exact ones."""
-    share = float((exact.argmax(axis=1) == probabilities.argmax(axis=1)).mean())
-    return Parity(len(exact), share, float(np.nan_to_num(np.abs(exact - probabilities), nan=np.inf).max()))
+def parity(exact: Sequence[Floats], given: Sequence[Floats]) -> Parity:
+    """Parity with the exact probabilities (cycle, outcome) of one or more decisions; of each the first largest wins."""
+    pairs = list(zip(exact, given, strict=True))
+    is_same = np.all([one.argmax(axis=1) == other.argmax(axis=1) for one, other in pairs], axis=0)
+    largest = max(float(np.nan_to_num(np.abs(one - other), nan=np.inf).max()) for one, other in pairs)
+    return Parity(len(is_same), float(is_same.mean()), largest)
+
+
+def decisions(trained: TrainedModel, outputs: Outputs) -> list[Floats]:
+    """Probabilities (cycle, outcome) of all that is decided from an engine's outputs: class, gate, out of domain.
+
+    The gate is a logistic regression: its features count over their deviation in the training set, by its weights. Its
+    probability is taken with the threshold at a half. Out of domain is 0 or 1.
+    """
+    probabilities, features = outputs
+    yes = []
+    if trained.gate is not None:
+        yes.append(0.5 + 0.5 * np.tanh((trained.gate.scores(features) - trained.gate.threshold) / 2))
+    if trained.domain is not None:
+        scores = trained.domain.scores(features[:, trained.model.encoder.dim :])
+        yes.append((scores == HIGHEST_SCORE).astype(np.float32))
+    return [probabilities, *(np.stack([1 - each, each], axis=1).astype(np.float32) for each in yes)]
 
 
 def measure(
@@ -231,17 +249,18 @@ def measure(
 
     The seconds, infinite for a float32 engine that is wrong on the probes, are kept for `select`.
     """
-    exact: list[Floats] = []
+    exact: list[list[Floats]] = []
     sounds, measured = probes(trained), {}
     for name in dict.fromkeys(["torch", *names]):
         engine = make(name, trained)
         with track(console, name) as on_progress:
-            of_probes, start_s = engine.predict(sounds)[0], time.perf_counter()
-            probabilities = engine.predict(cycles, on_progress=on_progress)[0]
+            of_probes, start_s = engine.predict(sounds), time.perf_counter()
+            of_cycles = engine.predict(cycles, on_progress=on_progress)
             seconds = (time.perf_counter() - start_s) / len(cycles)
-        exact = exact or [of_probes, probabilities]
-        is_wrong = not REGISTRY[name].is_bf16 and not parity(exact[0], of_probes).is_exact
-        measured[name] = (parity(exact[1], probabilities), float("inf") if is_wrong else seconds)
+        given = [decisions(trained, outputs) for outputs in (of_probes, of_cycles)]
+        exact = exact or given
+        is_wrong = not REGISTRY[name].is_bf16 and not parity(exact[0], given[0]).is_exact
+        measured[name] = (parity(exact[1], given[1]), float("inf") if is_wrong else seconds)
     path, speeds = _known_speeds(trained)
     speeds |= {name: seconds for name, (_, seconds) in measured.items()}
     write_text(path, json.dumps(speeds, indent=2) + "\n")
@@ -266,7 +285,7 @@ def _known_speeds(trained: TrainedModel) -> tuple[Path, dict[str, float]]:
     return path, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-FORMAT = "lungsound engines 1"
+FORMAT = "lungsound engines 2"
 
 
 def write_parity(folder: Path, trained: TrainedModel, measured: Mapping[str, Parity]) -> Path:
@@ -303,9 +322,9 @@ def select(name: str, trained: TrainedModel, *, folder: Path | None, device: tor
 def candidates(name: str, trained: TrainedModel, folder: Path | None) -> list[str]:
     """Names of the engines that "auto" or "exact" selects from, torch always among them.
 
-    "exact": those of float32 whose probabilities are torch's to `EXACT_TOLERANCE` on the probes and, where that was
-    measured, on real cycles. "auto": also those that were measured in `folder`, that of the model file, to decide as
-    torch in 99 % of the cycles. Only engines whose graph was exported take part.
+    "exact": those of float32 whose `decisions` have torch's probabilities to `EXACT_TOLERANCE` on the probes and, where
+    that was measured, on real cycles. "auto": also those that were measured in `folder`, that of the model file, to
+    decide as torch in 99 % of the cycles. Only engines whose graph was exported take part.
     """
     names = available(trained)
     measured = {} if folder is None else read_parity(folder, trained)

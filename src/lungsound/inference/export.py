@@ -30,7 +30,7 @@ def export_run(model: str | Path, *, data_root: Path | None, num_cycles: int, co
     exported(trained)
     measured = measure(trained, available(trained), cycles, console=console)
     table = Table(title=f"Engines on {len(cycles)} cycles", title_justify="left")
-    for column in ("engine", "ms per cycle", "same class as torch", "largest difference", "used by"):
+    for column in ("engine", "ms per cycle", "decided as torch", "largest difference", "used by"):
         table.add_column(column)
     for name, (parity, seconds) in measured.items():
         is_exact = not REGISTRY[name].is_bf16 and parity.is_exact
@@ -39,7 +39,7 @@ def export_run(model: str | Path, *, data_root: Path | None, num_cycles: int, co
         table.add_row(name, *numbers, used_by)
     console.print(table)
     console.print(
-        f"'auto' takes the fastest of its engines: exact ones, and those with the class of torch in at least "
+        f"'auto' takes the fastest of its engines: exact ones, and those that decide as torch in at least "
         f"{Parity.LEAST_SHARE:.0%} of at least {Parity.LEAST_CYCLES} cycles."
     )
     return write_parity(file.parent, trained, {name: parity for name, (parity, _) in measured.items()})

@@ -102,7 +102,7 @@ class PredictionGraph(nn.Module):
         return logits.softmax(dim=1), features, fbank
 
 
-GRAPH_VERSION = "4"  # part of the key of kept files: change it whenever the same model gives another graph
+GRAPH_VERSION = "5"  # part of the key of kept files: change it whenever the same model gives another graph
 FILE_NAME = "float.onnx"
 WAVEFORM, SPECTRUM = "waveform", "spectrum"
 PROBABILITIES, FEATURES, FBANK = "probabilities", "features", "filter_bank"

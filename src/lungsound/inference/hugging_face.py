@@ -79,9 +79,9 @@ def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Sound]) 
                 return np.array([[each[name] for name in classes] for each in scores], np.float32)
 
             checked(trained, cycles, probabilities_of)
-            exact = make("torch", trained).predict(cycles)[0]
-            fitted = parity(exact, piped([front_end.fit(cycle.waveform).numpy() for cycle in cycles]))
-            unpadded = parity(exact, piped([cycle.waveform.numpy() for cycle in cycles]))
+            exact = [make("torch", trained).predict(cycles)[0]]
+            fitted = parity(exact, [piped([front_end.fit(cycle.waveform).numpy() for cycle in cycles])])
+            unpadded = parity(exact, [piped([cycle.waveform.numpy() for cycle in cycles])])
         write_card(staging, trained, run=model_file.parent, fitted=fitted, unpadded=unpadded)
     return fitted, unpadded
 

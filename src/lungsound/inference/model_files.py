@@ -288,7 +288,8 @@ def checked(
         raise SettingsError("an export is checked on cycles, and there are none: give a corpus with --data")
     exact = make("torch", trained).predict(cycles)[0]
     inputs = [[each for each in (cycle.waveform, cycle.spectrum) if each is not None] for cycle in cycles]
-    measured = parity(exact, np.concatenate([predict(*(each.numpy()[None] for each in own)) for own in inputs]))
+    probabilities = np.concatenate([predict(*(each.numpy()[None] for each in own)) for own in inputs])
+    measured = parity([exact], [probabilities])
     if spectrum_of is not None:
         given = np.concatenate([spectrum_of(cycle.waveform.numpy()[None]) for cycle in cycles])
         expected = trained.front_end.spectra([trained.front_end.recording(cycle.waveform) for cycle in cycles])

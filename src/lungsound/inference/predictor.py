@@ -19,6 +19,7 @@ from lungsound.data.icbhi import annotations_beside, read_annotation
 from lungsound.data.tree import cycle_faults
 from lungsound.errors import AnnotationError
 from lungsound.evaluation.evidence import statement
+from lungsound.evaluation.out_of_domain import HIGHEST_SCORE
 from lungsound.extras import BOX, box_file
 from lungsound.inference.engines import AUTO, Engine, select
 from lungsound.inference.prediction import (
@@ -37,9 +38,7 @@ from lungsound.training.checkpoint import TrainedModel, load_model
 FindBy = Literal["auto", "annotation", "segmentation", "windows"]
 WINDOW_OVERLAP = 0.5
 IN_MEMORY = "a model in memory"
-# A cycle is withheld that is farther from the training cycles than each of these is from the others'; a high score is
-# remarked on.
-HIGHEST_SCORE, HIGH_SCORE, UNLIKE = 1.0, 0.95, "unlike the training set"
+HIGH_SCORE, UNLIKE = 0.95, "unlike the training set"  # remarked on; the highest score withholds a cycle
 UNKNOWN_DEVICE, OTHER_DEVICE = "unknown device", "device not trained on"
 SILENT_CYCLES = "silent cycles"
 Spans = Sequence[tuple[float, float]]

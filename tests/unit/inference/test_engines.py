@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from lungsound.audio.filter_bank import normalize
 from lungsound.errors import SettingsError, WeightsError
+from lungsound.evaluation.out_of_domain import NEIGHBOUR, Domain, Gate
 from lungsound.extras import is_installed
 from lungsound.inference import engines
 from lungsound.inference.engines import (
@@ -141,10 +143,14 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainedModel:
 def test_parity_counts_the_same_classes() -> None:
     exact = np.array([[0.6, 0.4], [0.2, 0.8], [0.51, 0.49], [0.9, 0.1]], np.float32)
     probabilities = np.array([[0.7, 0.3], [0.3, 0.7], [0.49, 0.51], [0.9, 0.1]], np.float32)
-    measured = parity(exact, probabilities)
+    measured = parity([exact], [probabilities])
     assert (measured.num_cycles, measured.share) == (4, 0.75)
     assert measured.largest_difference == pytest.approx(0.1)
-    assert parity(exact, np.full_like(exact, np.nan)).largest_difference == float("inf")
+    other = np.array([[0.2, 0.8], [0.6, 0.4], [0.9, 0.1], [0.9, 0.1]], np.float32)  # another decision on these cycles
+    measured = parity([exact, exact], [probabilities, other])
+    assert (measured.num_cycles, measured.share) == (4, 0.25)
+    assert measured.largest_difference == pytest.approx(0.4)
+    assert parity([exact], [np.full_like(exact, np.nan)]).largest_difference == float("inf")
 
 
 @pytest.mark.parametrize(
@@ -253,3 +259,34 @@ def test_a_float32_engine_that_is_wrong_is_never_fastest(alone: TrainedModel, mo
     monkeypatch.setattr(engines, "make", fake)
     speeds = speeds_of(alone, ["onnx", "torch"])
     assert speeds["onnx"] == float("inf") > speeds["torch"]
+
+
+@pytest.mark.parametrize(("asked", "place"), [("gate", 1), ("domain", 2)])
+def test_an_engine_with_other_features_does_not_decide_as_torch(
+    asked: str, place: int, alone: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its probabilities are right: what differs is asked by the gate (the encoder's), or the domain (filter banks)."""
+    num_spectral = 2 * alone.front_end.audio.num_mels
+    ones, of_domain = np.ones(alone.model.encoder.dim + num_spectral, np.float32), np.ones(num_spectral, np.float32)
+    gate = Gate(0 * ones, ones, ones, np.zeros(1, np.float32))
+    cycles = np.zeros((NEIGHBOUR, num_spectral), np.float16)
+    domain = Domain(0 * of_domain, of_domain, cycles, np.array([1e4], np.float32))
+    trained = replace(alone, gate=gate if asked == "gate" else None, domain=domain if asked == "domain" else None)
+
+    def fake(name: str, trained: TrainedModel) -> Engine:
+        engine = make("torch", trained)
+        return Engine(name, trained, lambda *inputs: wrong(engine, *inputs)) if name == "onnx" else engine
+
+    def wrong(engine: Engine, *inputs: Floats) -> BatchOutputs:
+        outputs = list(engine.run_batch(*inputs))
+        outputs[place] = outputs[place] + np.float32(1e5)
+        probabilities, features, fbanks = outputs
+        return probabilities, features, fbanks
+
+    monkeypatch.setattr(engines, "make", fake)
+    measured = measure(trained, ["onnx"], sounds(trained), console=Console(quiet=True))
+    assert measured["torch"][0] == Parity(7, 1.0, 0.0)
+    parity_with_torch, seconds = measured["onnx"]
+    assert parity_with_torch.share < 0.99
+    assert parity_with_torch.largest_difference > 0.5
+    assert seconds == float("inf")
