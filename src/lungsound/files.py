@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders, the one gate for text that is read, the cache directory, names of paths.
+"""Atomic writes of files and folders, checked records, the one gate for text that is read, the cache, names of paths.
 
 Every text, CSV, JSON and TOML file that somebody may have written passes `read_text`, and its numbers `number` or the
 limits of `parse_json` and `parse_toml`: too much, too deep or of another encoding is one error with file and place,
@@ -6,7 +6,9 @@ before it costs time or memory.
 """
 
 import codecs
+import contextlib
 import csv
+import fcntl
 import gzip
 import hashlib
 import io
@@ -15,11 +17,13 @@ import math
 import os
 import re
 import reprlib
+import secrets
 import shutil
 import tomllib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from os.path import normpath
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,21 +46,20 @@ _DEEP_KEY = re.compile(rf"(?:^|[{{,\[])[ \t]*{_PART}(?:\.[ \t]*{_PART}){{{MAX_DE
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")
+_RECORD = re.compile(r'\{"sha256": "(?P<sha256>[0-9a-f]{64})", (?P<rest>.*)\n')
+
 
 @contextmanager
-def written_whole(path: Path, *, is_shared: bool = False) -> Iterator[Path]:
-    """A place beside `path` to write to: renamed to it when the block ends without an error, else removed.
+def written_whole(path: Path) -> Iterator[Path]:
+    """A new file beside `path` to write to: renamed to it when the block ends without an error, else removed.
 
-    Shared files may be written by several processes at once: the last one's stays. What a killed process left of
-    any other is overwritten by the next.
+    Several processes may write the same file at once: the last one's stays. A link at `path` is replaced, not followed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial" if is_shared else f"{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _new_place(path.parent) as place:
+        yield place
+        place.replace(path)
 
 
 @contextmanager
@@ -68,27 +71,114 @@ def written_folder(folder: Path) -> Iterator[Path]:
     target = folder.resolve()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise SettingsError(f"{folder} is {'a file' if target.is_file() else 'not empty'}: give a new or empty folder")
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _new_place(target.parent, is_folder=True) as place:
+        yield place
         if target.is_dir():
             target.rmdir()
-        partial.replace(target)
+        place.replace(target)
+
+
+@contextmanager
+def written_together(folder: Path) -> Iterator[Path]:
+    """A folder whose files move into `folder` when the block ends without an error, and are gone otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _new_place(folder, is_folder=True) as place:
+        yield place
+        for path in sorted(place.iterdir()):
+            if path.is_file():
+                path.replace(folder / path.name)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder at once: a process that is killed meanwhile leaves nothing of it in its place."""
+    with _new_place(folder.parent, is_folder=True) as place:
+        folder.replace(place)
+
+
+@contextmanager
+def _new_place(parent: Path, *, is_folder: bool = False) -> Iterator[Path]:
+    """A new file or folder whose name nobody can guess, and so none can link; gone at the end unless it was renamed.
+
+    It is locked while it is written: one that nobody holds was left by a killed process.
+    """
+    _remove_left(parent.absolute())
+    place, handle = _locked_place(parent, is_folder=is_folder)
+    try:
+        yield place
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(place)
+        os.close(handle)
 
 
-def write_text(path: Path, text: str, *, is_shared: bool = False) -> None:
+def _locked_place(parent: Path, *, is_folder: bool) -> tuple[Path, int]:
+    while True:
+        place = parent / f".{secrets.token_hex(8)}.partial"
+        if is_folder:
+            place.mkdir()
+            handle = os.open(place, os.O_RDONLY)
+        else:
+            handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if place.exists():
+            return place, handle
+        os.close(handle)  # another process took it, not yet locked, for one that was left
+
+
+@cache
+def _remove_left(folder: Path) -> None:
+    """Remove what killed processes left in the folder; looked for once in each process."""
+    for path in folder.iterdir():
+        if _PARTIAL.fullmatch(path.name):
+            with contextlib.suppress(OSError):  # it is being written, or is another user's
+                handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove(path)
+                finally:
+                    os.close(handle)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
     """Write the text (UTF-8) as a whole file; bytes of a name in it that are no UTF-8 are escaped."""
-    with written_whole(path, is_shared=is_shared) as partial:
+    with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_json(path: Path, values: Any, *, is_shared: bool = False) -> None:
+def write_json(path: Path, values: Any) -> None:
     """Write the values as a whole JSON file, as `to_json` gives them."""
-    write_text(path, f"{to_json(values, indent=1)}\n", is_shared=is_shared)
+    write_text(path, f"{to_json(values, indent=1)}\n")
+
+
+def write_record(path: Path, values: Any, *, made_for: str) -> None:
+    """Keep values that can be made again, as JSON under a checksum; `made_for` names all that they depend on."""
+    rest = to_json({"made_for": made_for, "values": values}, indent=None)[1:]
+    write_text(path, f'{{"sha256": "{hashlib.sha256(rest.encode()).hexdigest()}", {rest}\n')
+
+
+def read_record(path: Path, *, made_for: str) -> Any:
+    """The values that `write_record` kept; None where they are not there, damaged, or made for something else."""
+    try:
+        match = _RECORD.fullmatch(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+    if match is None or hashlib.sha256(match["rest"].encode()).hexdigest() != match["sha256"]:
+        return None
+    record = json.loads("{" + match["rest"])
+    return record["values"] if record["made_for"] == made_for else None
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of the bytes of a file, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_json(values: Any, *, indent: int | None) -> str:

@@ -1,9 +1,13 @@
 """Atomic writes, JSON, and short names of paths."""
 
+import contextlib
 import gzip
 import json
 import math
 import os
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lungsound import files
 from lungsound.errors import DataError, SettingsError
 from lungsound.files import (
     as_text,
@@ -18,19 +23,39 @@ from lungsound.files import (
     number,
     parse_json,
     parse_toml,
+    read_record,
     read_text,
+    remove_folder,
     short_names,
     to_json,
     write_json,
+    write_record,
     write_text,
+    written_folder,
+    written_together,
     written_whole,
 )
 
+# Begins a file, a folder and files of a folder, and is killed.
+KILLED = """
+import os, sys
+from pathlib import Path
+from lungsound.files import written_folder, written_together, written_whole
+here = Path(sys.argv[1])
+with written_whole(here / "a.txt") as one, written_folder(here / "a") as two, written_together(here / "b") as three:
+    for path in (one, two / "half", three / "half"):
+        path.write_text("half")
+    os._exit(9)
+"""
 
-@pytest.mark.parametrize("is_shared", [True, False])
-def test_a_file_appears_when_its_block_ends(is_shared: bool, tmp_path: Path) -> None:
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_its_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.bin"
-    with written_whole(path, is_shared=is_shared) as partial:
+    with written_whole(path) as partial:
         partial.write_bytes(b"half")
         assert not path.exists()
     assert [each.name for each in path.parent.iterdir()] == ["a.bin"]
@@ -46,10 +71,95 @@ def test_after_an_error_the_old_file_stands_and_nothing_lies_beside_it(tmp_path:
     assert path.read_text(encoding="utf-8") == "old \u00e9"
 
 
-def test_what_a_killed_process_left_is_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "a.txt.partial").write_text("half of it")
-    write_text(tmp_path / "a.txt", "all")
-    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_file_has_the_rights_that_any_new_file_has(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a.txt", "mine")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    (tmp_path / f".{'0' * 16}.partial").symlink_to(mine)
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False).returncode == 9
+    assert len([name for name in names(tmp_path) if name.endswith(".partial")]) == 3
+    files._remove_left.cache_clear()
+    with written_whole(tmp_path / "b.txt") as partial:
+        assert [path for path in tmp_path.glob(".*.partial") if not path.is_symlink()] == [partial]
+        files._remove_left.cache_clear()
+        write_text(tmp_path / "c.txt", "of another")
+        partial.write_text("still there")
+    with written_together(tmp_path / "b") as staging:
+        (staging / "whole").write_text("whole")
+    assert names(tmp_path) == [f".{'0' * 16}.partial", "b", "b.txt", "c.txt", "mine.txt"]
+    assert names(tmp_path / "b") == ["whole"]
+    assert mine.read_text() == "mine"
+
+
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    for name in ("a.txt", "a.txt.partial", f"a.txt.{os.getpid()}.partial"):
+        (tmp_path / name).symlink_to(mine)
+    write_text(tmp_path / "a.txt", "ours")
+    assert mine.read_text() == "mine"
+    assert not (tmp_path / "a.txt").is_symlink()
+    with written_folder(tmp_path / "folder") as one, written_folder(tmp_path / "folder") as two:
+        assert one != two
+
+
+def test_of_several_that_write_one_file_each_writes_its_own(tmp_path: Path) -> None:
+    def write(letter: str) -> None:
+        for _ in range(20):
+            write_text(tmp_path / "a.txt", letter * 10_000)
+
+    threads = [threading.Thread(target=write, args=(letter,)) for letter in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    content = (tmp_path / "a.txt").read_text()
+    assert len(content) == 10_000
+    assert len(set(content)) == 1
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_files_move_up_together_or_not_at_all(tmp_path: Path) -> None:
+    write_text(tmp_path / "out" / "mine.txt", "mine")
+    with written_together(tmp_path / "out") as staging:
+        (staging / "a").write_text("whole")
+        (staging / "pieces").mkdir()
+    with contextlib.suppress(KeyboardInterrupt), written_together(tmp_path / "out") as staging:
+        (staging / "a").write_text("half")
+        raise KeyboardInterrupt
+    assert names(tmp_path / "out") == ["a", "mine.txt"]
+    assert (tmp_path / "out" / "a").read_text() == "whole"
+
+
+def test_a_folder_goes_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c").write_text("c")
+    remove_folder(tmp_path / "a")
+    assert names(tmp_path) == []
+
+
+def test_a_record_is_given_back_only_as_it_was_written_and_for_what_it_was_made(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    assert read_record(path, made_for="a") is None
+    write_record(path, {"\u00e9": [1, 2.5]}, made_for="a")
+    assert read_record(path, made_for="a") == {"\u00e9": [1, 2.5]}
+    assert read_record(path, made_for="b") is None
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert read_record(path, made_for="a") is None, place
+    for other in (b"", b"{}", b"[]", b"null", content[:-3], content + content, b"\xff" * 80):
+        path.write_bytes(other)
+        assert read_record(path, made_for="a") is None, other
 
 
 def test_json_is_standard_whatever_the_numbers_are(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def _rows(
 
     if keep and run is None:
         raise SettingsError("--keep stores into the model of a run: give its folder as RUN")
-    kept = fitted_on = measured_on = threshold_on = None
+    kept = fitted_on = measured_on = threshold_on = unknown = None
     if run is None and validation is not None and test is not None:
         given, measured_on = read_predictions(validation), read_test_rows(test)
         fitted_on = given.to_calibrate() or given
@@ -203,6 +203,7 @@ def _rows(
         column = COLUMN_OF[folder.config().train.selection]
         if problem := unfinished(run):
             raise SettingsError(problem)
+        unknown = folder.check_model()
         columns = folder.columns()
         predictions = columns.get(column, columns.get(LAST))  # with no epoch selected the model is that of the last
         if predictions is not None:
@@ -230,7 +231,11 @@ def _rows(
             "different patients"
         )
     num_shared = len(set(fitted_on.patients) & set(measured_on.patients))
-    remarks = [f"Patients of validation who are in the test too: {num_shared}. The measurements are optimistic."]
+    remarks = [] if unknown is None else [unknown]
+    if num_shared:
+        remarks.append(
+            f"Patients of validation who are in the test too: {num_shared}. The measurements are optimistic."
+        )
     points = () if kept is None else kept.operating_points
     sensitivities = [point.wanted_sensitivity for point in points] or [WANTED_SENSITIVITY]
-    return fitted_on, measured_on, kept, sensitivities, remarks if num_shared else [], threshold_on
+    return fitted_on, measured_on, kept, sensitivities, remarks, threshold_on

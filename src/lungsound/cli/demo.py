@@ -15,6 +15,7 @@ from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE, Cycle
 from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic import synthesize
 from lungsound.errors import SettingsError
+from lungsound.files import remove_folder
 from lungsound.inference.prediction import CyclePrediction, Reason
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LungSound
@@ -32,8 +33,9 @@ def run_demo(
 ) -> None:
     """Run the demo in the folder `out`; an earlier demo's corpus and run there are replaced."""
     root, run_dir = data or out / "corpus", out / "run"
-    is_demo_run = (run_dir / "config.json").is_file() and RunFolder(run_dir).config().name == RUN_NAME
-    _remove(run_dir, is_ours=is_demo_run)
+    run = RunFolder(run_dir)
+    is_demo_run = (run_dir / "config.json").is_file() and run.config().name == RUN_NAME
+    _remove(run_dir, is_ours=is_demo_run or run.is_blank)
     if data is None:
         _remove(root, is_ours=(root / SYNTHETIC_EVENTS_FILE).is_file())
         console.print(f"Making a synthetic corpus of {num_patients} patients in {root}")
@@ -119,8 +121,8 @@ def print_cycles(
 
 
 def _remove(folder: Path, *, is_ours: bool) -> None:
-    """Remove the folder of an earlier demo; refuse any other in its place."""
-    if is_ours:
-        shutil.rmtree(folder)
+    """Remove the folder of an earlier demo, also of one that was killed; refuse any other in its place."""
+    if is_ours and not folder.is_symlink():
+        remove_folder(folder)
     elif folder.exists():
         raise SettingsError(f"{folder} was not made by an earlier demo: choose another folder with --out DIR")

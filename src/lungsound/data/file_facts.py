@@ -8,7 +8,6 @@ change within one tick of the file system's clock would not show.
 
 import contextlib
 import hashlib
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -19,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from lungsound.audio.io import AudioInfo, probe
-from lungsound.files import cache_root, write_text
+from lungsound.files import cache_root, hash_file, read_record, write_record
 
-FORMAT = "lungsound file facts 1"
+FORMAT = "lungsound file facts 2"
 MIN_AGE_S = 2.0  # the coarsest clock of a file system in use (FAT)
 
 Stamp = tuple[int, int, int, int]  # size, time of modification and of change in ns, inode
@@ -77,7 +76,7 @@ class FileFacts:
             }
             # Only time is lost where the cache cannot be written: no reason to fail.
             with contextlib.suppress(OSError):
-                write_text(file, json.dumps({"format": FORMAT, "folder": str(folder), "files": rows}), is_shared=True)
+                write_record(file, rows, made_for=f"{FORMAT} {folder}")
         self._is_new.clear()
 
     def _file(self, folder: Path) -> Path:
@@ -106,11 +105,6 @@ def file_facts() -> FileFacts:
     return _facts_at(cache_root() / "files")
 
 
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _stamp(path: Path) -> Stamp | None:
     """None for a file that cannot be looked at; reading it will say why."""
     try:
@@ -121,14 +115,9 @@ def _stamp(path: Path) -> Stamp | None:
 
 
 def _read(file: Path, folder: Path) -> dict[str, Facts]:
-    """Facts in the file; none where it is not there or not of this format, as the cache may be lost at any time."""
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["format"] != FORMAT or kept["folder"] != str(folder):
-            return {}
-        return {
-            name: Facts((size, modified, changed, inode), AudioInfo(*info) if info else None, sha256)
-            for name, (size, modified, changed, inode, info, sha256) in kept["files"].items()
-        }
-    except (OSError, ValueError, TypeError, KeyError):
-        return {}
+    """Facts in the file; none where it is not there or not as it was written, as the cache may be lost at any time."""
+    kept = read_record(file, made_for=f"{FORMAT} {folder}") or {}
+    return {
+        name: Facts((size, modified, changed, inode), AudioInfo(*info) if info else None, sha256)
+        for name, (size, modified, changed, inode, info, sha256) in kept.items()
+    }

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ def sounds_of(cycles: Sequence[Cycle], front_end: FrontEnd) -> list[Sound]:
 
 
 class Rows:
-    """Rows of float32 of given sizes in a folder; each is checked when it is read first."""
+    """Rows of float32 of given sizes in a folder; each is checked when it is read first, and made again when wrong."""
 
     def __init__(self, folder: Path, sizes: Sequence[int]) -> None:
         self.folder = folder
@@ -113,21 +113,32 @@ class Rows:
     def is_written(self) -> NDArray[np.bool_]:
         return np.asarray(self.facts["own_crc32"] != 0)
 
-    def open(self) -> "Rows":
-        """Map the values of a complete store."""
+    def open(self, make: Callable[[int], NDArray[np.float32]]) -> "Rows":
+        """Map the values of a complete store; `make` makes the values of a row."""
+        self._make = make
         self._values = np.memmap(self.folder / "values", dtype=np.float32, mode="r")
         self._is_checked = np.zeros(len(self.facts), dtype=np.bool_)
         return self
 
     def row(self, row: int, size: int | None = None) -> NDArray[np.float32]:
-        """View of the first `size` values of a row, by default all. DataError when they are not what was written."""
+        """View of the first `size` values of a row, by default all.
+
+        DataError when they are not what was written, and cannot be made again to the byte.
+        """
         start = int(self.starts[row])
         values = self._values[start : int(self.starts[row + 1]) if size is None else start + size]
         if not self._is_checked[row]:
-            if zlib.crc32(values.data) != self.facts["values_crc32"][row]:
-                with (self.folder / "facts").open("r+b") as file:
-                    os.pwrite(file.fileno(), bytes(FACTS.itemsize), row * FACTS.itemsize)
-                raise DataError(f"{self.folder} is damaged in row {row} (a failing disk?): start again to make it anew")
+            checksum = self.facts["values_crc32"][row]
+            if zlib.crc32(values.data) != checksum:
+                made = self._make(row)
+                if zlib.crc32(made.data) != checksum:
+                    with _writable(self.folder / "facts") as file:
+                        _write_at(file, bytes(FACTS.itemsize), row * FACTS.itemsize)
+                    raise DataError(
+                        f"{self.folder} is damaged in row {row} (a failing disk?): start again to make it anew"
+                    )
+                with _writable(self.folder / "values") as file:
+                    _write_at(file, made.data, 4 * start)
             self._is_checked[row] = True
         return values
 
@@ -135,9 +146,7 @@ class Rows:
     def writer(self) -> Iterator[Callable[[int, NDArray[np.float32], int], None]]:
         """Function that writes a row and the samples of its cycle; several threads may call it at once."""
         self.load_facts()
-        for name in ("values", "facts"):
-            (self.folder / name).touch()
-        with (self.folder / "values").open("r+b") as values_file, (self.folder / "facts").open("r+b") as facts_file:
+        with _writable(self.folder / "values") as values_file, _writable(self.folder / "facts") as facts_file:
             values_file.truncate(4 * int(self.starts[-1]))
             facts_file.write(self.facts.tobytes())
             facts_file.truncate()
@@ -147,15 +156,21 @@ class Rows:
                 _, total, total_squares = fbank_sums(torch.from_numpy(values))
                 facts = np.array((num_samples, total, total_squares, zlib.crc32(values.data), 0), FACTS)
                 facts["own_crc32"] = zlib.crc32(facts.tobytes()[:-4])
-                for file, content, offset in (
-                    (values_file, values.data, 4 * int(self.starts[row])),
-                    (facts_file, facts.data, row * FACTS.itemsize),
-                ):
-                    if os.pwrite(file.fileno(), content, offset) != content.nbytes:
-                        raise OSError("the disk is full")
+                _write_at(values_file, values.data, 4 * int(self.starts[row]))
+                _write_at(facts_file, facts.data, row * FACTS.itemsize)
                 self.facts[row] = facts
 
             yield write
+
+
+def _writable(path: Path) -> BinaryIO:
+    """The file, made where it is not there, to be changed in place. OSError for a link, which may lead anywhere."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b")
+
+
+def _write_at(file: BinaryIO, content: bytes | memoryview, offset: int) -> None:
+    if os.pwrite(file.fileno(), content, offset) != memoryview(content).nbytes:
+        raise OSError("the disk is full")
 
 
 class JoinedRows:
@@ -274,10 +289,17 @@ def _open(
         return JoinedRows(made)
     kind = what.replace(" ", "-")
     rows = Rows(cache_root() / "filter-banks" / f"{key_of(corpus, front_end)}.{kind}", sizes)
+
+    def make(row: int) -> NDArray[np.float32]:
+        (values,) = cut_cycles([corpus.cycles[row]], front_end, lambda _, sounds: values_of(sounds[0]))
+        return values
+
     if rows.is_written.all():
-        return rows.open()
+        return rows.open(make)
     try:
         rows.folder.mkdir(parents=True, exist_ok=True)
+        if rows.folder.is_symlink():
+            raise OSError("it is a link")
         with track(console, what) as on_progress, _alone(rows, on_progress), rows.writer() as write:
 
             def write_all(places: range, sounds: list[Sound]) -> None:
@@ -298,7 +320,7 @@ def _open(
             f"cannot be written ({error.strerror or error}); make room, or set LUNGSOUND_CACHE to another folder",
             path=rows.folder,
         ) from error
-    return rows.open()
+    return rows.open(make)
 
 
 @contextmanager

@@ -4,10 +4,8 @@ Their texts are the templates report.md and model_card.md. The sections of the m
 Cards for Model Reporting" (FAT* 2019).
 """
 
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -31,7 +29,7 @@ from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.rescore import Rescored, metric_table
 from lungsound.evaluation.scores import FEW_IS_ROUGH, SCORES_HEAD, Evaluation, Subgroups
 from lungsound.evaluation.selection import BEST_ON_OTHER_TEST, BEST_ON_TEST, COLUMN_HEAD, RULE
-from lungsound.files import write_json, write_text
+from lungsound.files import write_json, write_text, written_together
 from lungsound.page import fill, render_html, render_markdown
 
 FORMAT = "lungsound report 2"
@@ -209,7 +207,7 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
     All is written beside and then moved into place: an error leaves an older report as it was.
     """
     evaluation, context = inputs.evaluation, inputs.context
-    with _moved_into(folder) as staging:
+    with written_together(folder) as staging:
         scores, num_cycles, confusion = evaluation.all_classes, evaluation.num_cycles, evaluation.confusion
         lines = [
             ScoreLine("Score", scores.score, num_cycles, is_headline=True),
@@ -296,6 +294,9 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
             **{name: getattr(inputs, name) for name in kept},
         }
         write_json(staging / "report.json", numbers)
+        for name in OPTIONAL_PICTURES:
+            if not (staging / name).exists():
+                (folder / name).unlink(missing_ok=True)
     return folder / REPORT
 
 
@@ -313,20 +314,3 @@ def _with_interval(estimate: Estimate) -> str:
     if interval.problem is not None:
         return f"{value} (no interval: {interval.problem})"
     return f"{value} ({100 * interval.level:g} % interval {percent(interval.low)} to {percent(interval.high)})"
-
-
-@contextmanager
-def _moved_into(folder: Path) -> Iterator[Path]:
-    """A folder whose files move into `folder` when the block ends without an error, and are gone otherwise."""
-    staging = folder / "report.partial"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-        paths = sorted(path for path in staging.iterdir() if path.is_file())
-        for name in set(OPTIONAL_PICTURES) - {path.name for path in paths}:
-            (folder / name).unlink(missing_ok=True)
-        for path in paths:
-            path.replace(folder / path.name)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 import glob
 import hashlib
-import json
 import os
 import re
 from collections import deque
@@ -21,7 +20,7 @@ from lungsound.data.corpus import AUDIO_SUFFIXES
 from lungsound.data.icbhi import annotations_beside
 from lungsound.data.tree import Below, files_below
 from lungsound.errors import AudioError, DataError, LungsoundError, SettingsError
-from lungsound.files import as_text, write_text
+from lungsound.files import as_text, read_record, write_record, write_text
 from lungsound.inference.explain import check_explainable
 from lungsound.inference.formats.tables import patients_csv
 from lungsound.inference.formats.write import check_formats, write_format
@@ -32,7 +31,7 @@ from lungsound.progress import track
 
 SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
 PAGES = "html"  # a format of its own: it needs the sound and the model
-STORE, STORE_FORMAT = "recordings", "4"  # folder of the predictions one by one
+STORE, STORE_FORMAT = "recordings", "5"  # folder of the predictions one by one
 MAX_EXPLAINED = 8  # cycles of a recording
 
 
@@ -71,7 +70,7 @@ def predict_many(
     also those of other calls, which may run at the same time. `patient_pattern` is a regular expression whose first
     group is the patient in a recording's name, `stethoscope` and `age_years` hold for all of them, `is_explained` draws
     on pages ("html") the relevance of the most uncertain cycles. Raises SettingsError before anything is read for
-    formats, patterns and paths that cannot be; DataError for a stored prediction that is damaged.
+    formats, patterns and paths that cannot be. A stored prediction that is damaged is named in `errors` too.
     """
     if is_explained:
         check_explainable(predictor.trained)
@@ -107,9 +106,10 @@ def predict_many(
             else:
                 store.add(prediction)
             on_progress(number, len(wanted))
+    num_new = len(wanted) - len(errors)
     out.mkdir(parents=True, exist_ok=True)
     with store.lock():
-        predictions = store.all()
+        predictions, damaged = store.all()
         written = [file for name in tables for file in write_format(predictions, provenance, to=name, out=out)]
         if patient_pattern is not None:
             written.append(out / "patients.csv")
@@ -120,9 +120,9 @@ def predict_many(
                 predictor, predictions, out / "review", created=created, num_explained=num, console=console
             )
     return BulkResult(
-        num_new=len(wanted) - len(errors),
+        num_new=num_new,
         num_skipped=len(files) - len(wanted),
-        errors=(*errors, *found.unreadable),
+        errors=(*errors, *found.unreadable, *damaged),
         files=tuple(written),
         num_hidden=found.num_hidden,
     )
@@ -199,17 +199,17 @@ class PredictionStore:
     def has(self, recording: Path, stated: tuple[str | None, str | None, float | None]) -> bool:
         """True if this recording, as it and its annotation are now, is stored for this patient, device and age."""
         file = self._file(recording)
-        if not file.is_file():
+        if (stored := _read_stored(file)) is None:
             return False
-        stamp, prediction = _read_stored(file)
+        stamp, prediction = stored
         of_prediction = (prediction.patient, prediction.device, prediction.age_years)
         return stamp == _stamp(recording) and of_prediction == stated
 
     def add(self, prediction: RecordingPrediction) -> None:
         # A path need not be UTF-8; JSON in ASCII holds it all the same.
         values = {**asdict(prediction), "path": str(prediction.path)}
-        stored = json.dumps({"stamp": _stamp(prediction.path), "prediction": values}, allow_nan=False)
-        write_text(self._file(prediction.path), f"{stored}\n", is_shared=True)
+        file = self._file(prediction.path)
+        write_record(file, [_stamp(prediction.path), values], made_for=file.name)
 
     def drop(self, recording: Path) -> None:
         if self._file(recording).exists():
@@ -220,10 +220,15 @@ class PredictionStore:
         """Lock of the tables: another call may be reading `all`."""
         return FileLock(self.folder.parent / "lock")
 
-    def all(self) -> list[RecordingPrediction]:
-        """All stored predictions, by path."""
-        files = self.folder.glob(f"*.{self.made_by}.json")
-        return sorted((_read_stored(file)[1] for file in files), key=lambda each: each.path)
+    def all(self) -> tuple[list[RecordingPrediction], list[str]]:
+        """All stored predictions, by path, and a line on each file that does not hold what was written to it."""
+        stored = {file: _read_stored(file) for file in sorted(self.folder.glob(f"*.{self.made_by}.json"))}
+        damaged = [
+            f"{file} is damaged and was left out: predict its recording again, or remove the file"
+            for file, each in stored.items()
+            if each is None
+        ]
+        return sorted((each[1] for each in stored.values() if each), key=lambda each: each.path), damaged
 
     def _file(self, recording: Path) -> Path:
         # Not resolved: links to one file may lie beside annotations of their own.
@@ -231,13 +236,12 @@ class PredictionStore:
         return self.folder / f"{place}.{self.made_by}.json"
 
 
-def _read_stored(file: Path) -> tuple[list[int], RecordingPrediction]:
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        values = stored["prediction"]
-        return stored["stamp"], RecordingPrediction(**{**values, "path": Path(values["path"])})
-    except (ValueError, KeyError, TypeError):  # a machine that lost its power may leave an empty file
-        raise DataError(f"{file} is damaged; remove it, and its recording is predicted again") from None
+def _read_stored(file: Path) -> tuple[list[int], RecordingPrediction] | None:
+    """The stamp and the prediction; None without the file, and where it is not as it was written."""
+    if (stored := read_record(file, made_for=file.name)) is None:
+        return None
+    stamp, values = stored
+    return stamp, RecordingPrediction(**{**values, "path": Path(values["path"])})
 
 
 def _stamp(recording: Path) -> list[int]:

@@ -24,7 +24,7 @@ from lungsound.audio.front_end import Sound
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.evaluation.out_of_domain import HIGHEST_SCORE, spectral_features
 from lungsound.extras import is_installed, load
-from lungsound.files import write_text
+from lungsound.files import read_record, write_record, write_text
 from lungsound.inference.graph import (
     EXACT_TOLERANCE,
     FBANK,
@@ -263,7 +263,7 @@ def measure(
         measured[name] = (parity(exact[1], given[1]), float("inf") if is_wrong else seconds)
     path, speeds = _known_speeds(trained)
     speeds |= {name: seconds for name, (_, seconds) in measured.items()}
-    write_text(path, json.dumps(speeds, indent=2) + "\n")
+    write_record(path, speeds, made_for=f"{trained.sha256} {path.stem}")
     return measured
 
 
@@ -282,7 +282,9 @@ def _known_speeds(trained: TrainedModel) -> tuple[Path, dict[str, float]]:
     facts = [processor_name(), str(torch.get_num_threads()), *packages]
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
     path = exported_path(trained).with_name(f"speeds-{key}.json")
-    return path, json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = read_record(path, made_for=f"{trained.sha256} {path.stem}") or {}
+    # JSON has no infinity.
+    return path, {name: float("inf") if seconds is None else seconds for name, seconds in kept.items()}
 
 
 FORMAT = "lungsound engines 2"

@@ -19,7 +19,7 @@ from lungsound.audio.filter_bank import EFFICIENTAT_OFFSET, LOG_FLOOR, PREEMPHAS
 from lungsound.audio.front_end import Sound
 from lungsound.errors import WeightsError
 from lungsound.extras import load
-from lungsound.files import cache_root, written_whole
+from lungsound.files import cache_root, hash_file, read_record, write_record, written_whole
 from lungsound.training.checkpoint import TrainedModel
 
 
@@ -121,13 +121,15 @@ def exported_path(trained: TrainedModel) -> Path:
 def exported(trained: TrainedModel) -> Path:
     """Export the model with its filter bank unless it is there, and return the path; programs wait for each other.
 
-    It takes any batch size, and any length where padding is not encoded. WeightsError, and no file, when its
-    probabilities of the probes are not those of torch.
+    It takes any batch size, and any length where padding is not encoded. What is there is taken when it is, to the
+    byte, what was made of this model, else made again. WeightsError, and no file, when its probabilities of the probes
+    are not those of torch.
     """
     path, front_end = exported_path(trained), trained.front_end
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name("lock")):
-        if path.exists():
+        record = path.with_suffix(".json")
+        if path.is_file() and read_record(record, made_for=trained.sha256) == hash_file(path):
             return path
         runtime, sounds = load("onnxruntime", extra="onnx"), probes(trained)
         least, spectra = trained.num_input_samples(1), front_end.spectra(sounds)
@@ -151,6 +153,7 @@ def exported(trained: TrainedModel) -> Path:
                         f"the exported graph differs from torch by {difference:.1e} in probability, more than "
                         f"{EXACT_TOLERANCE:g}; take the engine 'torch'"
                     )
+            write_record(record, hash_file(partial), made_for=trained.sha256)
     return path
 
 

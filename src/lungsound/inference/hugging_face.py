@@ -19,10 +19,10 @@ from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError
 from lungsound.evaluation.report import MODEL_CARD
 from lungsound.extras import load
-from lungsound.files import write_text
+from lungsound.files import write_text, written_together
 from lungsound.inference.engines import Floats, Parity, make, parity
 from lungsound.inference.graph import quiet
-from lungsound.inference.model_files import LICENSE, checked, facts_of, written_together
+from lungsound.inference.model_files import LICENSE, checked, facts_of
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.hub import OWN_FILE

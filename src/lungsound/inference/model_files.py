@@ -7,10 +7,8 @@ run it.
 """
 
 import json
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,6 +24,7 @@ from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.evaluation.evidence import statement
 from lungsound.extras import load
+from lungsound.files import written_together
 from lungsound.inference.engines import Floats, Parity, make, parity
 from lungsound.inference.graph import (
     PROBABILITIES,
@@ -255,20 +254,6 @@ def write_torch(trained: TrainedModel, folder: Path, cycles: Sequence[Sound]) ->
             module = torch.export.load(staging / f"{name}.pt2").module()
             runners[name] = lambda *given, run=module: run(*map(torch.from_numpy, given)).numpy()
         return checked(trained, cycles, runners["model"], runners.get(SPECTRUM))
-
-
-@contextmanager
-def written_together(folder: Path) -> Iterator[Path]:
-    """A place in `folder` to write to: its files move up when the block ends without an error, else they go."""
-    staging = folder / ".partial"
-    shutil.rmtree(staging, ignore_errors=True)  # what a killed process left
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-        for part in staging.iterdir():
-            part.replace(folder / part.name)
-    finally:
-        shutil.rmtree(staging)
 
 
 @torch.inference_mode()

@@ -80,14 +80,14 @@ def write_review_pages(
             if relevances is not None and num_explained is None:
                 arrays.append(path.with_suffix(".npz"))
                 _write_relevance(arrays[-1], predictor, prediction, relevances)
-            write_text(path, render("review_recording.html", **shared, **values, index=index), is_shared=True)
+            write_text(path, render("review_recording.html", **shared, **values, index=index))
             on_progress(number, len(predictions))
     if index is None:
         return [*paths, *arrays]
     titles = short_names([Path(prediction.path_text) for prediction in predictions])
     rows = [*zip([path.name for path in paths], titles, predictions, map(uncertainty, predictions), strict=True)]
     rows.sort(key=lambda row: (-row[3], row[2].path_text))
-    write_text(out / INDEX, render("review_index.html", **shared, title="Recordings", rows=rows), is_shared=True)
+    write_text(out / INDEX, render("review_index.html", **shared, title="Recordings", rows=rows))
     return [out / INDEX, *paths, *arrays]
 
 

@@ -5,7 +5,6 @@ takes several times as long where it is emulated: so one block of the encoder is
 """
 
 import hashlib
-import json
 import math
 import platform
 import time
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from lungsound.config import TrainSettings
 from lungsound.errors import SettingsError
-from lungsound.files import cache_root, write_json
+from lungsound.files import cache_root, read_record, write_record
 from lungsound.models.ast import NUM_PREFIX_TOKENS, AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier
 
@@ -77,12 +76,12 @@ def block_seconds(encoder: AudioSpectrogramTransformer, num_frames: Tensor | Non
     shape = (max(1, min(batch_size, MAX_TOKENS // num_tokens)), num_tokens, encoder.dim)
     facts = [processor_name(), str(torch.get_num_threads()), torch.__version__, str(shape)]
     path = cache_root() / "precision" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.json"
-    if path.is_file():
-        seconds: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["seconds"]
+    seconds: dict[str, float] | None = read_record(path, made_for=repr(facts))
+    if seconds is not None:
         return seconds
     tokens = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     seconds = {name: _seconds(encoder.blocks[0], tokens, AUTOCAST_DTYPES[name]) for name in ("fp32", "bf16")}
-    write_json(path, {"facts": facts, "seconds": seconds}, is_shared=True)
+    write_record(path, seconds, made_for=repr(facts))
     return seconds
 
 

@@ -18,6 +18,7 @@ from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_sco
 from lungsound.evaluation.out_of_domain import Domain, fit_domain, spectral_features
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.selection import COLUMN_OF, LAST, TEST
+from lungsound.files import hash_file
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import LungSoundClassifier, predict_cycles
 from lungsound.progress import OnProgress, ProgressDisplay, Stage
@@ -86,10 +87,13 @@ class EpochEvaluation:
         generator = np.random.default_rng(0)
         domain = fit_domain(self._spectral_features(self.parts.train), patients, others, generator=generator)
         evidence = Evidence.of(self.corpus, self.parts.train, held_out)
+        made = hash_file(self.run.column(kept))
         if is_kept:
-            add_to_model(self.run.model, calibration=calibration, domain=domain, evidence=evidence)
+            add_to_model(
+                self.run.model, calibration=calibration, domain=domain, evidence=evidence, predictions_sha256=made
+            )
         else:
-            self._save_model(calibration, domain, evidence)
+            self._save_model(calibration, domain, evidence, made)
 
     def _spectral_features(self, rows: Sequence[int]) -> NDArray[np.float32]:
         chosen, size = np.array(rows), self.config.train.batch_size
@@ -101,6 +105,7 @@ class EpochEvaluation:
         calibration: Calibration | None = None,
         domain: Domain | None = None,
         evidence: Evidence | None = None,
+        predictions_sha256: str | None = None,
     ) -> None:
         save_model(
             self.run.model,
@@ -114,6 +119,7 @@ class EpochEvaluation:
             calibration=calibration,
             domain=domain,
             evidence=evidence,
+            predictions_sha256=predictions_sha256,
         )
 
     def _predict_columns(self) -> Predictions:

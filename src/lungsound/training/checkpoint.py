@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from lungsound.evaluation.calibration import Calibration
 from lungsound.evaluation.evidence import Evidence
 from lungsound.evaluation.out_of_domain import Domain, Gate
 from lungsound.evaluation.runs import is_unfinished
-from lungsound.files import written_whole
+from lungsound.files import hash_file, written_whole
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier, make_classifier
@@ -31,7 +32,12 @@ from lungsound.models.weights import FACTS_KEY, misfit
 MODEL_FORMAT = "lungsound model 1"
 CHECKPOINT_FORMAT = "lungsound checkpoint 2"
 DOMAIN_PREFIX, GATE_PREFIX = OF_DOMAIN = "domain.", "gate."  # of the tensors that are no weights
-OF_WEIGHTS = ("calibration", "evidence")  # facts that hold for these very weights
+PREDICTIONS = "predictions_sha256"  # of the file of predictions that was made with the model in its run
+OF_WEIGHTS = ("calibration", "evidence", PREDICTIONS)  # facts that hold for these very weights
+# Last of the facts, so that a file is checked to the last byte. Older files have neither. A second key of the header
+# would do as well, but safetensors writes several in any order.
+TENSORS_HASH, FACTS_HASH = "tensors_sha256", "facts_sha256"
+_FACTS = re.compile(rf'(?P<rest>.*), "{FACTS_HASH}": "(?P<sha256>[0-9a-f]{{64}})"\}}', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -79,14 +85,28 @@ def unfinished(folder: Path) -> str | None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write tensors and JSON facts as one safetensors file; the same input gives the same bytes."""
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    rest = json.dumps({**facts, TENSORS_HASH: _hash_tensors(contiguous)})[:-1]
+    text = f'{rest}, "{FACTS_HASH}": "{hashlib.sha256(rest.encode()).hexdigest()}"}}'
     with written_whole(path) as partial:
-        partial.write_bytes(save(contiguous, metadata={FACTS_KEY: json.dumps(facts)}))
+        partial.write_bytes(save(contiguous, metadata={FACTS_KEY: text}))
 
 
 def read_tensors(path: Path, *, expected_format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the file that `write_tensors` wrote. WeightsError for a file that is missing, damaged or of another kind."""
     with open_tensors(path, expected_format=expected_format) as (file, facts):
-        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    stated = facts.pop(TENSORS_HASH, None)
+    if stated is not None and stated != _hash_tensors(tensors):
+        raise WeightsError(f"{path} is damaged (its tensors are not as they were written); copy or train it again")
+    return tensors, facts
+
+
+def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -94,7 +114,14 @@ def open_tensors(path: Path, *, expected_format: str) -> Iterator[tuple[Any, dic
     """The open file, no tensor read, and the facts in its header. Errors as `read_tensors`."""
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get(FACTS_KEY, "{}"))
+            text = (file.metadata() or {}).get(FACTS_KEY, "{}")
+            facts, match = json.loads(text), _FACTS.fullmatch(text)
+            if match and hashlib.sha256(match["rest"].encode()).hexdigest() == match["sha256"]:
+                del facts[FACTS_HASH]
+            elif match or TENSORS_HASH in text:
+                raise WeightsError(
+                    f"{path} is damaged (its facts are not as they were written); copy or train it again"
+                )
             given = facts.get("format") if isinstance(facts, dict) else None
             if given != expected_format:
                 raise WeightsError(f"{path} is of format {given!r}, expected {expected_format!r}")
@@ -120,6 +147,7 @@ def save_model(
     calibration: Calibration | None = None,
     domain: Domain | None = None,
     evidence: Evidence | None = None,
+    predictions_sha256: str | None = None,
 ) -> None:
     """Write all that predicting needs: encoder and head (the projector takes no part), front end, classes, devices."""
     tensors = {name: value for name, value in model.state_dict().items() if not name.startswith("projector.")}
@@ -136,7 +164,7 @@ def save_model(
     }
     if isinstance(model.encoder, AudioSpectrogramTransformer):
         facts["patch_grid"] = [model.encoder.grid.freq, model.encoder.grid.time]
-    _write_with(path, tensors, facts, calibration, domain, evidence)
+    _write_with(path, tensors, facts, calibration, domain, evidence, predictions_sha256=predictions_sha256)
 
 
 def add_to_model(
@@ -146,9 +174,11 @@ def add_to_model(
     domain: Domain | None = None,
     evidence: Evidence | None = None,
     gate: Gate | None = None,
+    predictions_sha256: str | None = None,
 ) -> None:
     """Put what is given into the model file, in the place of what it had; all else stays as it is, the weights too."""
-    _write_with(path, *read_tensors(path, expected_format=MODEL_FORMAT), calibration, domain, evidence, gate)
+    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    _write_with(path, tensors, facts, calibration, domain, evidence, gate, predictions_sha256)
 
 
 def _write_with(
@@ -159,6 +189,7 @@ def _write_with(
     domain: Domain | None,
     evidence: Evidence | None,
     gate: Gate | None = None,
+    predictions_sha256: str | None = None,
 ) -> None:
     for prefix, kept in ((DOMAIN_PREFIX, domain), (GATE_PREFIX, gate)):
         if kept is not None:
@@ -167,6 +198,8 @@ def _write_with(
         facts["calibration"] = calibration.to_plain()
     if evidence is not None:
         facts["evidence"] = evidence.model_dump(mode="json")
+    if predictions_sha256 is not None:
+        facts[PREDICTIONS] = predictions_sha256
     write_tensors(path, tensors, facts)
 
 
@@ -243,10 +276,8 @@ def load_model(path: Path) -> TrainedModel:
             f"{path} does not fit this model: {problem}; use weights of the same model size, input size and classes"
         )
     model.load_state_dict(tensors)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     calibration = Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
     evidence = _evidence_of(path, facts)
     return TrainedModel(
-        model.eval(), front_end, mean, std, label_set, sha256, calibration, domain, devices, evidence, gate
+        model.eval(), front_end, mean, std, label_set, hash_file(path), calibration, domain, devices, evidence, gate
     )

@@ -77,6 +77,7 @@ def evaluate(
     run = RunFolder(Path(run_dir))
     if problem := unfinished(run.path):
         raise SettingsError(problem)
+    run.check_model()
     if data_root is not None and out_dir is None:
         raise SettingsError(
             "evaluating on another corpus needs a folder for its report: give --out DIR, in Python out_dir"

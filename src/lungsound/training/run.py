@@ -20,12 +20,20 @@ from lungsound.data.splits import CALIBRATION, VALIDATION, Parts
 from lungsound.errors import CorpusError, RunBusyError, SettingsError, WeightsError, first_fault
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lungsound.evaluation.selection import NAMES
-from lungsound.files import write_json, written_whole
+from lungsound.files import hash_file, write_json, written_whole
 from lungsound.models.precision import processor_name
 from lungsound.models.weights import LoadReport
-from lungsound.training.checkpoint import CHECKPOINT_FORMAT, open_tensors, read_tensors, write_tensors
+from lungsound.training.checkpoint import (
+    CHECKPOINT_FORMAT,
+    MODEL_FORMAT,
+    PREDICTIONS,
+    open_tensors,
+    read_tensors,
+    write_tensors,
+)
 from lungsound.training.trainer import Listener, Progress, TrainStep
 
+LOCK = ".lock"
 RECORDED_PACKAGES = ("lungsound", "torch", "numpy", "soundfile", "safetensors")
 
 
@@ -140,8 +148,7 @@ class RunFolder(Listener):
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingsError(f"{self.path} cannot be made a folder ({error.strerror}): give another") from None
-        place = self.path / ".lock"
-        lock = FileLock(place, blocking=False)
+        lock = FileLock(self.path / LOCK, blocking=False)
         try:
             lock.acquire()
         except Timeout:
@@ -149,12 +156,17 @@ class RunFolder(Listener):
         try:
             yield
         finally:
-            if [*self.path.iterdir()] == [place]:
-                place.unlink()
+            if self.is_blank:
+                (self.path / LOCK).unlink()
                 for folder in made:
                     if not any(folder.iterdir()):  # a parent may hold other runs by now
                         folder.rmdir()
             lock.release()
+
+    @property
+    def is_blank(self) -> bool:
+        """True for a folder in which no run came to start, as one that was killed before leaves it."""
+        return self.path.is_dir() and {path.name for path in self.path.iterdir()} <= {LOCK}
 
     def check(self, config: RunConfig, *, is_resumed: bool) -> None:
         """SettingsError when a new run would stand on another's, or a resumed one has other settings."""
@@ -239,14 +251,33 @@ class RunFolder(Listener):
         with open_tensors(self.checkpoint, expected_format=CHECKPOINT_FORMAT) as (_, facts):
             return Progress.model_validate(facts["progress"])
 
+    def check_model(self) -> str | None:
+        """SettingsError when another model than the run's own lies in its folder; a remark when that is not known."""
+        made = [hash_file(path) for path in sorted((self.path / "epochs").glob("*.csv"))]
+        if not made:
+            return None
+        with open_tensors(self.model, expected_format=MODEL_FORMAT) as (_, facts):
+            stated = facts.get(PREDICTIONS)
+        if stated is None:
+            return f"{self.model} is of an older version: that the predictions in {self.path} are its own is not known."
+        if stated not in made:
+            raise SettingsError(
+                f"{self.model} did not make the predictions in {self.path / 'epochs'}: one of them is another run's or "
+                "was changed; put back what was there, or train the run again"
+            )
+        return None
+
     def write_column(self, column: str, predictions: Predictions) -> None:
         """Write the predictions of the epoch that a column of the report is about (`evaluation.selection.NAMES`)."""
-        write_predictions(self.path / "epochs" / f"{column}.csv", predictions)
+        write_predictions(self.column(column), predictions)
+
+    def column(self, name: str) -> Path:
+        """File of a column's predictions."""
+        return self.path / "epochs" / f"{name}.csv"
 
     def columns(self) -> dict[str, Predictions]:
         """Read the predictions that `write_column` wrote, by column."""
-        paths = {name: self.path / "epochs" / f"{name}.csv" for name in NAMES}
-        return {name: read_predictions(path) for name, path in paths.items() if path.is_file()}
+        return {name: read_predictions(self.column(name)) for name in NAMES if self.column(name).is_file()}
 
     def on_step(self, progress: Progress, *, num_steps: int, learning_rate: float) -> None:
         at = (progress.epoch - 1) * num_steps + progress.step

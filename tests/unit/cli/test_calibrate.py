@@ -17,8 +17,10 @@ from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.evidence import Evidence, Measured
 from lungsound.evaluation.predictions import Predictions, write_predictions
+from lungsound.files import hash_file
 from lungsound.training.checkpoint import (
     MODEL_FORMAT,
+    PREDICTIONS,
     add_to_model,
     read_calibration,
     read_evidence,
@@ -111,7 +113,8 @@ def run_folder(path: Path, predictions: Predictions, *, is_finished: bool = True
     folder.start(load_config("tiny_ce"))
     folder.write_facts(facts_of(path))
     folder.write_column("last", predictions)
-    write_tensors(folder.model, {"weight": torch.ones(2)}, {"format": MODEL_FORMAT})
+    facts = {"format": MODEL_FORMAT, PREDICTIONS: hash_file(folder.column("last"))}
+    write_tensors(folder.model, {"weight": torch.ones(2)}, facts)
     if is_finished:
         (path / "report.json").write_text("{}")
     return folder
@@ -230,6 +233,28 @@ def test_runs_that_cannot_be_calibrated(strict: RunFolder, tmp_path: Path) -> No
     write_tensors(strict.model, {"weight": torch.ones(2)}, {"format": MODEL_FORMAT, "calibration": older})
     with pytest.raises(WeightsError, match="the calibration in the model cannot be used"):
         run("operate", strict.path)
+
+
+@pytest.mark.parametrize("command", ["calibrate", "operate"])
+def test_a_model_and_predictions_of_two_runs_are_refused(command: str, strict: RunFolder, tmp_path: Path) -> None:
+    other = run_folder(tmp_path / "other", both_parts())
+    before = strict.model.read_bytes()
+    for kept, taken in ((strict.model, other.model), (strict.column("last"), other.column("last"))):
+        own = kept.read_bytes()
+        kept.write_bytes(taken.read_bytes())
+        with pytest.raises(SettingsError, match=r"model\.safetensors did not make the predictions in .*epochs"):
+            run(command, strict.path, "--keep")
+        assert kept.read_bytes() == taken.read_bytes()
+        kept.write_bytes(own)
+    assert strict.model.read_bytes() == before
+    assert "older version" not in run(command, strict.path)
+
+
+def test_a_model_that_does_not_name_its_predictions_is_remarked(strict: RunFolder) -> None:
+    tensors, facts = read_tensors(strict.model, expected_format=MODEL_FORMAT)
+    facts.pop(PREDICTIONS)
+    write_tensors(strict.model, tensors, facts)
+    assert "is of an older version" in run("calibrate", strict.path).replace("\n", " ")
 
 
 # ---- files ----

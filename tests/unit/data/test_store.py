@@ -220,16 +220,51 @@ def test_what_was_broken_off_goes_on_where_it_stopped(
 def test_a_flipped_byte_is_found_when_its_row_is_read_and_that_row_is_made_again(
     corpus: Corpus, tmp_path: Path, reads: list[str], opened: Open, place: int
 ) -> None:
-    expected = everything(opened(corpus))
-    content = bytearray(stored(tmp_path).read_bytes())
+    expected, whole = everything(opened(corpus)), stored(tmp_path).read_bytes()
+    content = bytearray(whole)
     content[place] ^= 1
     stored(tmp_path).write_bytes(content)
     reads.clear()
-    with pytest.raises(DataError, match="is damaged in row"):
-        everything(opened(corpus))
-    assert not reads
     np.testing.assert_array_equal(everything(opened(corpus)), expected)
     assert len(reads) == 1
+    assert stored(tmp_path).read_bytes() == whole
+
+
+@both_stores
+def test_a_damaged_row_that_would_come_out_otherwise_is_refused_and_made_at_the_next_start(
+    corpus: Corpus, tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = everything(opened(corpus))
+    content = bytearray(stored(tmp_path).read_bytes())
+    content[0] ^= 1
+    stored(tmp_path).write_bytes(content)
+    again = opened(corpus)
+    with monkeypatch.context() as patch:
+        read = FrontEnd.read
+        patch.setattr(
+            FrontEnd, "read", lambda front_end, path: replace(read(front_end, path), waveform=torch.ones(9000))
+        )
+        with pytest.raises(DataError, match="is damaged in row 0"):
+            everything(again)
+    np.testing.assert_array_equal(everything(opened(corpus)), expected)
+
+
+@pytest.mark.parametrize("name", ["values", "facts", None])
+def test_a_link_in_the_place_of_a_store_is_refused(corpus: Corpus, tmp_path: Path, name: str | None) -> None:
+    banks(corpus)
+    planted = stored(tmp_path, name or "values")
+    planted = planted if name else planted.parent
+    shutil.move(planted, tmp_path / "moved")
+    mine = tmp_path / "mine"
+    if name:
+        mine.write_bytes(b"mine")
+    else:
+        mine.mkdir()
+    planted.symlink_to(mine)
+    with pytest.raises(DataError, match=r"cannot be written .*link"):
+        banks(corpus)
+    assert mine.is_dir() or mine.read_bytes() == b"mine"
+    assert not mine.is_dir() or not list(mine.iterdir())
 
 
 def test_flipped_facts_are_made_again(corpus: Corpus, tmp_path: Path, reads: list[str]) -> None:

@@ -12,7 +12,7 @@ import soundfile
 from rich.console import Console
 
 from lungsound.data.icbhi import read_icbhi
-from lungsound.errors import AnnotationError, AudioError, DataError, SettingsError
+from lungsound.errors import AnnotationError, AudioError, SettingsError
 from lungsound.inference.bulk import BulkResult, PredictionStore, failure, find_sounds, predict_many, sound_files
 from lungsound.inference.predictor import LoadedRecording, Predictor
 from tests.unit.inference.models import saved_model
@@ -157,12 +157,20 @@ def test_a_recording_that_fails_now_keeps_no_earlier_answer(predictor: Predictor
     assert not [row for row in table(tmp_path / "out") if "104_a" in row["path"]]
 
 
-def test_a_kept_answer_that_is_damaged_is_named(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
-    predict(predictor, folder / "in", out=tmp_path / "out")
-    kept = min((tmp_path / "out" / "recordings").iterdir())
-    kept.write_text("")
-    with pytest.raises(DataError, match=rf"{kept.name} is damaged; remove it"):
-        predict(predictor, folder / "in", out=tmp_path / "out", is_existing_skipped=True)
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"stamp": [1], "prediction": {"path": "a"}}', "another's"])
+def test_a_kept_answer_that_is_damaged_is_made_again_or_named(
+    predictor: Predictor, folder: Path, tmp_path: Path, content: str
+) -> None:
+    out = tmp_path / "out"
+    predict(predictor, folder / "in", out=out)
+    kept, other, *_ = sorted((out / "recordings").iterdir())
+    kept.write_text(other.read_text() if content == "another's" else content)
+    of_others = predict(predictor, folder / "101_a.wav", out=out)
+    assert [kept.name in error and "damaged" in error for error in of_others.errors] == [True]
+    assert (of_others.num_new, len({row["path"] for row in table(out)})) == (1, 3)
+    again = predict(predictor, folder / "in", out=out, is_existing_skipped=True)
+    assert (again.num_new, again.num_skipped, again.errors) == (1, 2, ())
+    assert len({row["path"] for row in table(out)}) == 4
 
 
 def test_a_name_need_not_be_utf_8(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
@@ -228,7 +236,7 @@ def test_a_kept_answer_is_what_was_answered(predictor: Predictor, folder: Path, 
     answer = predictor.predict(folder / "101_b.flac", patient="101")
     store = PredictionStore(tmp_path, predictor.provenance(NOON))
     store.add(answer)
-    assert store.all() == [answer]
+    assert store.all() == ([answer], [])
     assert store.has(answer.path, ("101", None, None))
     assert not store.has(answer.path, ("102", None, None))
 

@@ -14,7 +14,8 @@ from lungsound.audio.filter_bank import normalize
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.evaluation.out_of_domain import NEIGHBOUR, Domain, Gate
 from lungsound.extras import is_installed
-from lungsound.inference import engines
+from lungsound.files import hash_file, write_record
+from lungsound.inference import engines, graph
 from lungsound.inference.engines import (
     REGISTRY,
     BatchOutputs,
@@ -30,7 +31,7 @@ from lungsound.inference.engines import (
     speeds_of,
     write_parity,
 )
-from lungsound.inference.graph import exported_path
+from lungsound.inference.graph import exported, exported_path
 from lungsound.training.checkpoint import TrainedModel
 from tests.unit.inference.models import AUDIO, EFFICIENTAT_AUDIO, MOBILENET, NORMALIZED, saved_model, sounds
 
@@ -290,3 +291,31 @@ def test_an_engine_with_other_features_does_not_decide_as_torch(
     assert parity_with_torch.share < 0.99
     assert parity_with_torch.largest_difference > 0.5
     assert seconds == float("inf")
+
+
+def test_a_kept_graph_that_is_not_as_it_was_made_is_made_again(
+    alone: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("onnx")
+    path = exported(alone)
+    record, whole, made = path.with_suffix(".json"), path.read_bytes(), []
+
+    class Program:
+        def save(self, place: str) -> None:
+            made.append(Path(place).write_bytes(whole))
+
+    monkeypatch.setattr(graph, "to_onnx", lambda *_, **__: Program())
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0x80  # the sign of a weight, or as silent
+    for damage in (
+        lambda: path.write_bytes(flipped),
+        lambda: path.write_bytes(whole[: len(whole) // 2]),
+        lambda: write_record(record, hash_file(path), made_for="another model"),
+        record.unlink,
+        path.unlink,
+    ):
+        assert exported(alone).read_bytes() == whole
+        made.clear()
+        damage()
+        assert exported(alone).read_bytes() == whole
+        assert len(made) == 1

@@ -1,6 +1,5 @@
 """One file for other programs: any length and batch, the facts inside, the answers of torch."""
 
-import contextlib
 import json
 import re
 import zipfile
@@ -22,7 +21,6 @@ from lungsound.inference.model_files import (
     write_onnx,
     write_openvino,
     write_torch,
-    written_together,
 )
 from lungsound.training.checkpoint import TrainedModel
 from tests.documents import ROOT
@@ -249,21 +247,6 @@ def test_a_model_that_leaves_out_padding_is_no_torch_program(tmp_path: Path) -> 
     with pytest.raises(SettingsError, match=r"is_padding_encoded=false cannot be a torch program.*onnx"):
         write_torch(trained, tmp_path / "out", sounds(trained))
     assert not (tmp_path / "out").exists()
-
-
-def test_what_a_killed_export_left_is_overwritten(tmp_path: Path) -> None:
-    left = tmp_path / "out" / ".partial"
-    left.mkdir(parents=True)
-    (left / "half.bin").write_bytes(b"half")
-    (tmp_path / "out" / "README.txt").write_text("mine")
-    with written_together(tmp_path / "out") as staging:
-        (staging / "model.bin").write_bytes(b"whole")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["README.txt", "model.bin"]
-    with contextlib.suppress(KeyboardInterrupt), written_together(tmp_path / "out") as staging:
-        (staging / "model.bin").write_bytes(b"half")
-        raise KeyboardInterrupt
-    assert (tmp_path / "out" / "model.bin").read_bytes() == b"whole"
-    assert not left.exists()
 
 
 @pytest.mark.parametrize("share", [0.25, np.nan])

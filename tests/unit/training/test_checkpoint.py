@@ -107,6 +107,16 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
         load_model(path)
 
 
+def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_tensors(path, {"a": torch.arange(5.0), "b": torch.ones(2, dtype=torch.half)}, {"format": "x", "n": 1.5})
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(WeightsError):
+            read_tensors(path, expected_format="x")
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no file"):
         load_model(tmp_path / "model.safetensors")

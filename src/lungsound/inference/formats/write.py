@@ -108,6 +108,6 @@ def _write(path: Path, content: str | bytes | None, facts: dict[str, Any], *, to
         record = json.dumps(facts, allow_nan=False, indent=1) + "\n"
         files[path.with_name(path.name + RECORD_SUFFIX)] = record.encode("utf-8")
     for place, part in files.items():
-        with written_whole(place, is_shared=True) as partial:  # two runs may write into one folder
+        with written_whole(place) as partial:
             partial.write_bytes(part)
     return list(files)
