@@ -7,9 +7,10 @@ model, checksum and card are written.
 
 import argparse
 import json
+import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
@@ -53,6 +54,8 @@ from lungsound.training.run import CorpusFacts, RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "README.md.jinja"
+RULE = "-" * 79 + "\n"  # in LICENSE, between what holds for this box and the text of the GPL
+LICENCES = {"sprsound": "GPL-3.0-only", "icbhi": "LicenseRef-ICBHI-2017-research"}  # of the corpora, as SPDX has it
 MODEL = f"src/{BOX_PACKAGE}/model.safetensors"
 MAX_BYTES = 12_000_000
 NUM_SEEDS = 1
@@ -66,7 +69,7 @@ CORPORA: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Answers:
+class Given:
     """Predictions of one group that are given and not withheld, as shares; NaN where there is none."""
 
     name: str
@@ -157,10 +160,10 @@ class Making:
         others = engine.predict(other_sounds(front_end, hearts))[1]
         add_to_model(model, gate=fit_gate(features_of(drawn), others, features_of(parts.calibration)))
 
-    def measure(self, run: RunFolder, model: Path, others: Sequence[Measured] = ()) -> tuple[Corpus, list[Answers]]:
+    def measure(self, run: RunFolder, model: Path, others: Sequence[Measured] = ()) -> tuple[Corpus, list[Given]]:
         """Measure the calibrated model on each test, by stethoscope, and put that into the file, and the `others`.
 
-        Gives the tests, and what is answered there.
+        Gives the tests, and what is given there.
         """
         trained, data = load_model(model), run.config().data
         calibration, evidence = trained.calibration, trained.evidence
@@ -180,22 +183,20 @@ class Making:
             for name, each in of_groups.items()
         ]
         add_to_model(model, evidence=evidence.model_copy(update={"measured": (*measured, *others)}))
-        answered = self._answered(model, corpus)
-        return corpus, [
-            answers_of(name, each, [answered[key] for key in each.keys]) for name, each in of_groups.items()
-        ]
+        predicted = self._predicted(model, corpus)
+        return corpus, [given_of(name, each, [predicted[key] for key in each.keys]) for name, each in of_groups.items()]
 
-    def _answered(self, model: Path, corpus: Corpus) -> dict[str, CyclePrediction]:
+    def _predicted(self, model: Path, corpus: Corpus) -> dict[str, CyclePrediction]:
         """Predictions of all cycles by key, as a user gets them who states neither age nor stethoscope."""
-        predictor, answered = Predictor.load(model, engine="torch"), dict[str, CyclePrediction]()
-        with track(self.console, "answers") as on_progress:
+        predictor, predicted = Predictor.load(model, engine="torch"), dict[str, CyclePrediction]()
+        with track(self.console, "predictions") as on_progress:
             for recording, group in groupby(corpus.cycles, key=lambda cycle: cycle.recording):
                 cycles = sorted(group, key=lambda cycle: (cycle.start_s, cycle.end_s))
                 spans_s = [(cycle.start_s, cycle.end_s) for cycle in cycles]
-                found = predictor.predict(recording.path, spans_s=spans_s).cycles
-                answered |= {cycle.key: each for cycle, each in zip(cycles, found, strict=True)}
-                on_progress(len(answered), len(corpus.cycles))
-        return answered
+                of_recording = predictor.predict(recording.path, spans_s=spans_s).cycles
+                predicted |= {cycle.key: each for cycle, each in zip(cycles, of_recording, strict=True)}
+                on_progress(len(predicted), len(corpus.cycles))
+        return predicted
 
     def _inputs(self, trained: TrainedModel, corpus: Corpus) -> Inputs:
         fbanks = open_filter_banks(corpus, trained.front_end, console=self.console)
@@ -232,13 +233,13 @@ def groups_of(corpus: Corpus, predictions: Predictions, met: Mapping[str, str]) 
     return {title: rows for (_, title), rows in sorted(groups.items())}
 
 
-def answers_of(name: str, predictions: Predictions, answered: Sequence[CyclePrediction]) -> Answers:
-    """Shares of the cycles of a group `answered` without a reason to withhold, and whose set holds the true class."""
+def given_of(name: str, predictions: Predictions, predicted: Sequence[CyclePrediction]) -> Given:
+    """Shares of the cycles of a group `predicted` without a reason to withhold, and whose set holds the true class."""
     labels, classes = predictions.labels, predictions.classes
-    is_given = np.array([not each.reasons for each in answered])
+    is_given = np.array([not each.reasons for each in predicted])
     confusion = confusion_matrix(labels[is_given], predictions.predicted[is_given], len(classes))
-    is_covered = [classes[label] in each.possible for label, each in zip(labels, answered, strict=True)]
-    return Answers(
+    is_covered = [classes[label] in each.possible for label, each in zip(labels, predicted, strict=True)]
+    return Given(
         name=name,
         given=float(is_given.mean()),
         given_of_class={classes[label]: float(is_given[labels == label].mean()) for label in np.unique(labels)},
@@ -265,17 +266,8 @@ def other_sounds(front_end: FrontEnd, hearts: Path) -> list[Sound]:
     return [stretch.sound for each in loaded for stretch in each.stretches]
 
 
-def write_box(
-    out: Path, run: RunFolder, model: Path, corpus: Corpus, answers: Sequence[Answers], *, command: str
-) -> None:
-    """Write model, checksum and card into the folder of the distribution."""
-    trained, facts = load_model(model), run.facts()
-    num_bytes = model.stat().st_size
-    if num_bytes > MAX_BYTES:
-        raise WeightsError(f"{model} has {num_bytes} bytes, more than the {MAX_BYTES} of a box: take a smaller model")
-    with written_whole(out / MODEL) as partial:
-        shutil.copyfile(model, partial)
-    write_text(out / f"{MODEL}.sha256", f"{trained.sha256}  {Path(MODEL).name}\n")
+def templates() -> jinja2.Environment:
+    """The templates of the distribution."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ROOT / "box"),
         undefined=jinja2.StrictUndefined,
@@ -285,20 +277,47 @@ def write_box(
         autoescape=False,  # the card is Markdown, of our own values
     )
     environment.filters["percent"] = lambda share: "n/a" if share is None or share != share else f"{100 * share:.1f}"
-    card = environment.get_template(TEMPLATE).render(
-        trained=trained,
-        num_parameters=sum(value.numel() for value in trained.model.parameters()),
-        num_bytes=num_bytes,
-        config=run.config(),
-        facts=facts,
-        tested={name: CorpusFacts.of(member) for name, member in corpus.members.items()},
-        names=NAMES,
-        words_for_ages=words_for_ages,
-        answers=answers,
-        command=command,
-        processor=processor_name(),
+    return environment
+
+
+def licence_of(corpora: Collection[str]) -> str:
+    """Terms of weights that were trained on these corpora, and the text of the GPL from the distribution."""
+    gpl = (ROOT / "box" / "LICENSE").read_text(encoding="utf-8").partition(RULE)[2]
+    return templates().get_template("LICENSE.jinja").render(corpora=corpora, gpl=gpl)
+
+
+def write_box(out: Path, run: RunFolder, model: Path, corpus: Corpus, given: Sequence[Given], *, command: str) -> None:
+    """Write model, checksum, card and licence into the folder of the distribution."""
+    trained, facts = load_model(model), run.facts()
+    num_bytes = model.stat().st_size
+    if num_bytes > MAX_BYTES:
+        raise WeightsError(f"{model} has {num_bytes} bytes, more than the {MAX_BYTES} of a box: take a smaller model")
+    with written_whole(out / MODEL) as partial:
+        shutil.copyfile(model, partial)
+    write_text(out / f"{MODEL}.sha256", f"{trained.sha256}  {Path(MODEL).name}\n")
+    card = (
+        templates()
+        .get_template(TEMPLATE)
+        .render(
+            trained=trained,
+            num_parameters=sum(value.numel() for value in trained.model.parameters()),
+            num_bytes=num_bytes,
+            config=run.config(),
+            facts=facts,
+            tested={name: CorpusFacts.of(member) for name, member in corpus.members.items()},
+            names=NAMES,
+            words_for_ages=words_for_ages,
+            given=given,
+            command=command,
+            processor=processor_name(),
+        )
     )
     write_text(out / "README.md", card)
+    write_text(out / "LICENSE", licence_of(facts.corpus.members))
+    if (project := out / "pyproject.toml").is_file():
+        licence = " AND ".join(LICENCES[name] for name in facts.corpus.members)
+        text = project.read_text(encoding="utf-8")
+        write_text(project, re.sub("^license = .*$", f'license = "{licence}"', text, flags=re.MULTILINE))
 
 
 def make(making: Making, out: Path, *, hearts: Path, is_any_left_out: bool, command: str) -> None:
@@ -312,8 +331,8 @@ def make(making: Making, out: Path, *, hearts: Path, is_any_left_out: bool, comm
     parts = divide(trained_on, config.data, config.train, is_tested=False)
     making.calibrate(config, trained_on, parts, model)
     making.add_gate(trained_on, parts, model, hearts)
-    corpus, answers = making.measure(run, model, others)
-    write_box(out, run, model, corpus, answers, command=command)
+    corpus, given = making.measure(run, model, others)
+    write_box(out, run, model, corpus, given, command=command)
 
 
 def make_parser() -> argparse.ArgumentParser:

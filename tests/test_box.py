@@ -102,6 +102,16 @@ def test_the_box_is_data_under_its_own_terms() -> None:
     assert [path.name for path in (ROOT / "box" / "src" / extras.BOX_PACKAGE).glob("*.py")] == ["__init__.py"]
 
 
+def test_the_licence_follows_the_corpora(make_box: ModuleType) -> None:
+    of_both, of_one = make_box.licence_of(["sprsound", "icbhi"]), make_box.licence_of(["sprsound"])
+    assert of_both == (ROOT / "box" / "LICENSE").read_text()
+    for text in (of_both, of_one):
+        assert "SPRSound 2022" in text
+        assert text.endswith(of_both.partition(make_box.RULE)[2])
+        assert "GNU GENERAL PUBLIC LICENSE" in text
+    assert ("ICBHI" in of_both, "ICBHI" in of_one) == (True, False)
+
+
 def test_patients_of_the_training_set_are_measured_only_where_that_is_meant(
     make_box: ModuleType, sprsound_like: Path, synthetic_corpus_dir: Path
 ) -> None:
@@ -125,17 +135,17 @@ def test_patients_of_the_training_set_are_measured_only_where_that_is_meant(
         "ICBHI 2017 test, B": [1],
     }
     low, shares = (Reason.LOW_CONFIDENCE,), {"normal": 0.7, "crackle": 0.3}
-    answered = [
+    predicted = [
         CyclePrediction(0, 1, "normal", shares, reasons, possible)
         for reasons, possible in (
             *(((), ("normal",)), ((), ("normal", "crackle")), (low, ("crackle",))),
             *(((), ("crackle",)), (low, ("crackle",))),
         )
     ]
-    answers = make_box.answers_of("all", predictions, answered)
-    assert (answers.given, answers.covered) == (0.6, 0.8)
-    assert answers.given_of_class == {"normal": pytest.approx(2 / 3), "crackle": 0.5}
-    assert (answers.specificity, answers.sensitivity) == (1.0, 0.0)
+    given = make_box.given_of("all", predictions, predicted)
+    assert (given.given, given.covered) == (0.6, 0.8)
+    assert given.given_of_class == {"normal": pytest.approx(2 / 3), "crackle": 0.5}
+    assert (given.specificity, given.sensitivity) == (1.0, 0.0)
 
 
 def test_a_box_is_for_one_choice_of_corpora(make_box: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,6 +168,8 @@ def test_the_card_names_a_command_without_paths_of_this_machine(make_box: Module
 def test_several_seeds_teach_one_and_a_corpus_may_be_left_out(
     make_box: ModuleType, sprsound_like: Path, hearts: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "box").mkdir()
+    shutil.copy(ROOT / "box" / "pyproject.toml", tmp_path / "box")
     settings = [word for setting in TINY for word in ("--set", setting)]
     words = ["--sprsound", str(sprsound_like), "--without", "icbhi", "--seeds", "2", "--out", str(tmp_path / "box")]
     words += ["--hearts", str(hearts)]
@@ -170,6 +182,9 @@ def test_several_seeds_teach_one_and_a_corpus_may_be_left_out(
     assert "taught by 2 models" in card
     assert "`scripts/box --sprsound DIR --without icbhi --hearts DIR --seeds 2 --set " in card
     assert "ICBHI" not in card
+    assert (tmp_path / "box" / "LICENSE").read_text() == make_box.licence_of(["sprsound"])
+    project = tomllib.loads((tmp_path / "box" / "pyproject.toml").read_text())["project"]
+    assert (project["license"], project["name"]) == ("GPL-3.0-only", extras.BOX_DISTRIBUTION)
 
 
 @pytest.mark.slow
