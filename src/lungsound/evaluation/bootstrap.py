@@ -326,11 +326,6 @@ def patient_confusions(predictions: Predictions) -> Counts:
     return count_by_patient(patients, labels, predictions.predicted, num_classes=num_classes)
 
 
-def confusions_of(runs: Sequence[Predictions]) -> Counts:
-    """Confusion matrices `(seed, patient, true class, predicted class)` of runs on the same cycles."""
-    return np.stack([patient_confusions(predictions) for predictions in runs])
-
-
 def places_of_parts(run: Predictions, parts: Sequence[str]) -> tuple[Predictions, list[npt.NDArray[np.bool_]]]:
     """The run's cycles of these parts of the split, and where those of each are; without any part all, as one."""
     if not parts:

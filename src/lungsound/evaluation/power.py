@@ -24,7 +24,7 @@ from lungsound.evaluation.bootstrap import (
     Bootstrap,
     Jackknife,
     Weights,
-    confusions_of,
+    confusions_by_part,
     expanded_quantile,
     jackknife,
     value_of_runs,
@@ -127,9 +127,7 @@ def plan_like_runs(
     scale = math.sqrt(2.0 * (1.0 - correlation)) if len(sides) == 1 else 1.0
     plans = []
     for part in sorted(set(sides[0][0].parts)):
-        first, *second = (
-            value_of_runs(confusions_of([run.of_part(part) for run in runs]), mean_score) for runs in sides
-        )
+        first, *second = (value_of_runs(confusions_by_part(runs, [part])[:, :, 0], mean_score) for runs in sides)
         num_patients = len(set(sides[0][0].of_part(part).patients))
         if num_patients < 2:
             raise SettingsError("a part of the test has one patient: how patients differ cannot be seen")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lungsound.errors import DataError
-from lungsound.evaluation.bootstrap import Bootstrap, confusions_of
+from lungsound.evaluation.bootstrap import Bootstrap, confusions_by_part
 from lungsound.evaluation.metrics import mean_score
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.scores import ScoreEstimates
@@ -23,10 +23,10 @@ NONE_CHOSEN = f"no epoch had a sensitivity over {100 * LEAST_SENSITIVITY:g} %"
 COLUMN_HEAD: Sequence[str] = ("epoch", "which", "Score", "Sp", "Se", "chosen on test minus this")
 
 
-def unwatched_columns(*, is_test_watched: bool, has_validation: bool) -> dict[str, str]:
+def unwatched_columns(selection: str, *, is_test_watched: bool, has_validation: bool) -> dict[str, str]:
     """Columns for which a run looks at no epoch but the last, with the reason."""
     reasons = {} if has_validation else {VALIDATION: "no patient was held out"}
-    return reasons if is_test_watched else {**reasons, TEST: "not watched"}
+    return reasons if is_test_watched or COLUMN_OF[selection] == TEST else {**reasons, TEST: "not watched"}
 
 
 def column_rows(
@@ -59,7 +59,7 @@ def column_rows(
             continue
         scores, above = score_runs(columns[name]), ""
         if TEST in columns and name != TEST:
-            test, this = confusions_of(columns[TEST]), confusions_of(columns[name])
+            test, this = (confusions_by_part(columns[each])[:, :, 0] for each in (TEST, name))
             above = Bootstrap().of_runs(test, mean_score, minus=this).in_points()
         values = (scores.score, scores.specificity, scores.sensitivity)
         rows.append((title, which, *(value.in_percent() for value in values), above))

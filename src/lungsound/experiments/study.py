@@ -28,16 +28,7 @@ from lungsound.evaluation.predictions import (
 )
 from lungsound.evaluation.runs import MethodRuns
 from lungsound.evaluation.scores import SCORES_HEAD
-from lungsound.evaluation.selection import (
-    BEST_ON_TEST,
-    COLUMN_HEAD,
-    LAST,
-    NAMES,
-    RULE,
-    column_rows,
-    score_runs,
-    unwatched_columns,
-)
+from lungsound.evaluation.selection import COLUMN_HEAD, LAST, NAMES, RULE, column_rows, score_runs, unwatched_columns
 from lungsound.experiments.challenge import challenge_page, challenge_tasks
 from lungsound.experiments.methods import compared, draw_forest, methods_page, provenance
 from lungsound.experiments.table import Comparisons, load_table
@@ -154,8 +145,7 @@ def _columns(folder: Path, methods: Sequence[Method]) -> list[str]:
         for name, of_method in runs.items():
             train, num_cycles = facts[name][0]["settings"]["train"], facts[name][0]["num_cycles"]
             unwatched = unwatched_columns(
-                is_test_watched=train["is_test_watched"] or train["selection"] == BEST_ON_TEST,
-                has_validation=num_cycles[VALIDATION] > 0,
+                train["selection"], is_test_watched=train["is_test_watched"], has_validation=num_cycles[VALIDATION] > 0
             )
             epochs = [each["epochs"] for each in facts[name]]
             columns = column_rows(of_method, epochs, part=part, unwatched=unwatched)

@@ -38,7 +38,6 @@ from lungsound.evaluation.selection import (
     COLUMN_OF,
     LAST,
     NONE_CHOSEN,
-    TEST,
     column_rows,
     unwatched_columns,
 )
@@ -249,7 +248,8 @@ def columns_of(run: RunFolder) -> dict[str, list[tuple[str, ...]]]:
     """The table of three columns for each part of the test; none of a run that keeps no predictions of its epochs."""
     train = run.config().train
     unwatched = unwatched_columns(
-        is_test_watched=train.is_test_watched or COLUMN_OF[train.selection] == TEST,
+        train.selection,
+        is_test_watched=train.is_test_watched,
         has_validation=run.facts().num_cycles[VALIDATION] > 0,
     )
     columns, epochs = run.columns(), run.progress().best_epochs | {LAST: train.epochs}

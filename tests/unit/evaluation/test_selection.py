@@ -77,7 +77,8 @@ def test_a_missing_column_gives_the_reason() -> None:
     last = predictions_of(LAST, labels=LABELS)
 
     def which(*runs: dict[str, Predictions], epochs: list[dict[str, int]], **watching: bool) -> list[str]:
-        return [row[1] for row in column_rows(runs, epochs, part="test", unwatched=unwatched_columns(**watching))]
+        unwatched = unwatched_columns("last", **watching)
+        return [row[1] for row in column_rows(runs, epochs, part="test", unwatched=unwatched)]
 
     alone = {"last": last}
     assert which(alone, epochs=[{"last": 4}], is_test_watched=False, has_validation=False) == [
@@ -85,6 +86,7 @@ def test_a_missing_column_gives_the_reason() -> None:
         "none (no patient was held out)",
         "none (not watched)",
     ]
+    assert unwatched_columns("best_on_test", is_test_watched=False, has_validation=True) == {}
     both = {"is_test_watched": True, "has_validation": True}
     assert which(alone, epochs=[{"last": 4, "test": 2}], **both)[2] == "none (its predictions were not kept)"
     seeds = which(alone, alone | {"test": last}, epochs=[{"last": 4}, {"last": 4, "test": 2}], **both)
