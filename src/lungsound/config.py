@@ -5,6 +5,7 @@ A recipe is a TOML file. It may name another recipe with `extends = "name"` and 
 
 import json
 import os
+import reprlib
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lungsound.errors import SettingsError, first_fault
+from lungsound.files import MAX_DEPTH, parse_toml, read_text
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -29,6 +31,10 @@ Architecture = Literal["ast", ResNet, EfficientNet, "cnn6", "mn04"]
 CorpusFormat = Literal["auto", "icbhi", "sprsound", "table", "folders"]
 SPRSoundLabelSetName = Literal["sprsound_event2", "sprsound_event7", "sprsound_record3", "sprsound_record5"]
 LabelSetName = Literal["sound4", "sound2", "diagnosis3", "diagnosis2", SPRSoundLabelSetName]
+
+
+MAX_EXTENDED = 16  # recipes, each of which extends the next
+MAX_SHOWN = 200  # characters of what was given, in an error
 
 
 class Settings(BaseModel):
@@ -307,16 +313,17 @@ def resolve(values: Mapping[str, Any], *, source: str) -> RunConfig:
 def _read_recipe(recipe: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if recipe in seen:
         raise SettingsError(f"recipe {recipe!r} extends itself through {' -> '.join(seen)}")
+    if len(seen) > MAX_EXTENDED:
+        raise SettingsError(f"recipe {seen[0]!r} extends more than {MAX_EXTENDED} recipes, one by one")
     path, known = Path(recipe), recipe_names()
-    if not (path.is_file() if path.suffix == ".toml" else recipe in known):
-        raise SettingsError(f"no recipe {recipe!r}: give an existing .toml file or one of {', '.join(known)}")
-    file = path if path.suffix == ".toml" else resources.files("lungsound") / "recipes" / f"{recipe}.toml"
-    try:
+    if not (os.path.isfile(path) if path.suffix == ".toml" else recipe in known):  # noqa: PTH113 (of any length)
+        name = reprlib.repr(recipe) if len(recipe) > MAX_SHOWN else repr(recipe)
+        raise SettingsError(f"no recipe {name}: give an existing .toml file or one of {', '.join(known)}")
+    if path.suffix == ".toml":
+        values = parse_toml(read_text(path, SettingsError), SettingsError, path=path)
+    else:
+        file = resources.files("lungsound") / "recipes" / f"{recipe}.toml"
         values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"recipe {recipe!r} is not valid TOML: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"recipe file {recipe} cannot be read as text ({type(error).__name__})") from None
     base = values.pop("extends", None)
     if isinstance(base, str) and base.endswith(".toml"):
         base = str(path.parent / base)  # beside the recipe that names it
@@ -349,11 +356,12 @@ def _are_tables(value: Any) -> bool:
 
 def _parse_override(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise SettingsError(f"override {override!r} is not of the form section.key=value, e.g. train.epochs=5")
+    if not equals or not key.strip() or key.count(".") > MAX_DEPTH:
+        given = override[:MAX_SHOWN]
+        raise SettingsError(f"override {given!r} is not of the form section.key=value, e.g. train.epochs=5")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}", SettingsError)["value"]
+    except SettingsError:
         value = text.strip()
     return key.strip(), value
 
@@ -375,7 +383,7 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 def _explain(error: ValidationError) -> str:
     """One line for the first thing that is wrong."""
     first, *others = error.errors()
-    place = ".".join(map(str, first["loc"]))
+    place = ".".join(map(str, first["loc"]))[:MAX_SHOWN]
     if first["type"] == "extra_forbidden":
         section: Any = RunConfig
         for part in first["loc"][:-1]:  # a number is the place in a list

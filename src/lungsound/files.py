@@ -205,7 +205,7 @@ def read_text(path: Path, error: type[LungsoundError], *, max_bytes: int = MAX_S
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except (OSError, EOFError, zlib.error, ValueError) as reason:  # the last for a path that cannot be one
-        raise error(f"cannot be read ({getattr(reason, 'strerror', None) or reason})", path=path) from None
+        raise error(f"cannot be read: {getattr(reason, 'strerror', None) or reason}", path=path) from None
     if len(data) > max_bytes:
         raise error(f"holds more than {max_bytes:,} bytes: no file of its kind is so long", path=path)
     return decoded(data, error, path=path)
@@ -248,9 +248,11 @@ def number(text: str) -> float:
     raise ValueError(f"{reprlib.repr(text)} is no number, such as 0.579")
 
 
-def read_json(path: Path, error: type[LungsoundError], *, max_bytes: int = MAX_JSON_BYTES) -> Any:
+def read_json(
+    path: Path, error: type[LungsoundError], *, max_bytes: int = MAX_JSON_BYTES, is_nan_allowed: bool = False
+) -> Any:
     """Values of a JSON file. `error`, with path and place, for any other file."""
-    return parse_json(read_text(path, error, max_bytes=max_bytes), error, path=path)
+    return parse_json(read_text(path, error, max_bytes=max_bytes), error, path=path, is_nan_allowed=is_nan_allowed)
 
 
 def parse_json(text: str, error: type[LungsoundError], *, path: Path, is_nan_allowed: bool = False) -> Any:
@@ -307,10 +309,13 @@ def _check_depth(value: Any, error: type[LungsoundError], path: Path | None) -> 
 
 
 def read_model(
-    path: Path, model: type[Model], error: type[LungsoundError], *, max_bytes: int = MAX_JSON_BYTES
+    path: Path, model: type[Model], error: type[LungsoundError], *, advice: str = "", **options: Any
 ) -> Model:
-    """A JSON file as a typed model. `error` that names the file and the first thing that is not as expected."""
-    return validated(read_json(path, error, max_bytes=max_bytes), model, error, path=path)
+    """A JSON file as a typed model, with the options of `read_json`. `error` that names what is not as expected."""
+    try:
+        return validated(read_json(path, error, **options), model, error, path=path)
+    except error as reason:
+        raise error(f"{reason.detail}{advice and f'; {advice}'}", path=path, line=reason.line) from None
 
 
 def validated(values: Any, model: type[Model], error: type[LungsoundError], *, path: Path) -> Model:
@@ -318,7 +323,7 @@ def validated(values: Any, model: type[Model], error: type[LungsoundError], *, p
     try:
         return model.model_validate(values)
     except ValidationError as reason:
-        raise error(first_fault(reason.errors()), path=path) from None
+        raise error(f"is not as expected: {first_fault(reason.errors())}", path=path) from None
 
 
 class PredictionRecord(BaseModel):
@@ -336,7 +341,7 @@ def is_own_prediction(annotation: Path) -> bool:
         sha256 = read_model(record, PredictionRecord, LungsoundError).file_sha256
     except LungsoundError:
         return True  # nobody can say that it was corrected
-    return sha256 is None or sha256 == hashlib.sha256(annotation.read_bytes()).hexdigest()
+    return sha256 is None or sha256 == hash_file(annotation)
 
 
 def as_text(name: str | os.PathLike[str]) -> str:

@@ -5,6 +5,7 @@ the same time: ICBHI's flags speak that of `sound4`, SPRSound's events that of `
 `sprsound_record5`. A label map takes the words of a vocabulary to the classes of a label set.
 """
 
+import reprlib
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from enum import IntEnum
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lungsound.errors import SettingsError
+from lungsound.files import parse_toml, read_text
 
 Unit = Literal["cycle", "recording"]
 
@@ -153,7 +155,7 @@ def shipped_map(vocabulary: str, label_set: str) -> LabelMap:
 def shipped_maps() -> tuple[LabelMap, ...]:
     folder = resources.files("lungsound") / "label_maps"
     files = sorted(folder.iterdir(), key=lambda file: file.name)
-    return tuple(_parse_map(file.read_text(encoding="utf-8"), file.name) for file in files)
+    return tuple(_parse_map(tomllib.loads(file.read_text(encoding="utf-8")), file.name) for file in files)
 
 
 def read_label_map(path: Path) -> LabelMap:
@@ -161,30 +163,24 @@ def read_label_map(path: Path) -> LabelMap:
 
     The name of its vocabulary may stand in it as `vocabulary`, else it is the file's.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"label map {path} cannot be read as text ({type(error).__name__})") from None
-    return _parse_map(text, str(path))
+    return _parse_map(parse_toml(read_text(path, SettingsError), SettingsError, path=path), str(path))
 
 
-def _parse_map(text: str, name: str) -> LabelMap:
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"label map {name} is not valid TOML: {error}") from None
+def _parse_map(content: Mapping[str, Any], name: str) -> LabelMap:
     if unknown := content.keys() - {"vocabulary", "label_set", "classes"}:
-        raise SettingsError(f"label map {name}: unknown key {min(unknown)!r}; known are vocabulary, label_set, classes")
+        key = reprlib.repr(min(unknown))
+        raise SettingsError(f"label map {name}: unknown key {key}; known are vocabulary, label_set, classes")
     targets, given = [each for each in LABEL_SETS if not LABEL_SETS[each].needs_diagnosis], content.get("label_set")
     if given not in targets:
-        raise SettingsError(f"label map {name}: label_set is {given!r}, expected one of {', '.join(targets)}")
+        known = ", ".join(targets)
+        raise SettingsError(f"label map {name}: label_set is {reprlib.repr(given)}, expected one of {known}")
     label_set, classes = LABEL_SETS[given], content.get("classes")
     if not isinstance(classes, dict) or not classes:
         raise SettingsError(f'label map {name}: needs a table [classes] of lines "word" = "class"')
     for word, class_name in classes.items():
         if class_name not in label_set.classes:
             known = f"the classes of {label_set.name} are {', '.join(label_set.classes)}"
-            raise SettingsError(f"label map {name}: {word!r} is {class_name!r}, but {known}")
+            raise SettingsError(f"label map {name}: {reprlib.repr(word)} is {reprlib.repr(class_name)}, but {known}")
     return LabelMap(str(content.get("vocabulary", Path(name).name)), label_set, classes)
 
 

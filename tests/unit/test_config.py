@@ -189,7 +189,7 @@ def test_a_section_must_be_a_section() -> None:
 def test_unknown_recipes_list_the_known_ones(tmp_path: Path) -> None:
     assert ", ".join(recipe_names()) in refused(recipe="patchmixcl")
     assert "no recipe '" in refused(recipe=str(tmp_path / "none.toml"))
-    assert "not valid TOML" in refused(recipe=write(tmp_path, "broken", "[train\n"))
+    assert "no valid TOML" in refused(recipe=write(tmp_path, "broken", "[train\n"))
 
 
 def test_a_recipe_that_is_no_text_is_refused(tmp_path: Path) -> None:
@@ -265,3 +265,37 @@ class Draw:
 def draw(size, beta=1.0, *, is_lam_per_sample: bool = False, gate: str | None = None, fill): ...
 """
     assert sorted(defaults_beside_settings(planted)) == ["axis", "beta", "is_lam_per_sample"]
+
+
+def test_a_byte_order_mark_is_no_setting(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xef\xbb\xbfextends = 'demo'\n[train]\nepochs = 1\n")
+    assert load_config(tmp_path / "mine.toml").train.epochs == 1
+
+
+def test_recipes_extend_each_other_a_few_times_only(tmp_path: Path) -> None:
+    write(tmp_path, "r0", "extends = 'demo'")
+    for place in range(1, 1_500):
+        write(tmp_path, f"r{place}", f"extends = 'r{place - 1}.toml'")
+    assert load_config(tmp_path / "r10.toml").name == "r10"
+    assert "extends more than" in refused(recipe=str(tmp_path / "r1499.toml"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{'.'.join('a' * 10_000)} = 1",
+        "[train]\nepochs = " + "[" * 3_000,
+        "[train]\nepochs = " + "9" * 5_000,
+        f"{'a' * 5_000} = 1",
+        "extends = " + "[" * 20 + "]" * 20,
+        f"extends = '{'a' * 5_000}.toml'",
+    ],
+)
+def test_what_no_recipe_holds_is_one_line(text: str, tmp_path: Path) -> None:
+    assert len(refused(recipe=write(tmp_path, "given", text))) < 1500
+
+
+@pytest.mark.parametrize("key", [".".join("a" * 10_000), "train.epochs", "data.devices", "data.corpora"])
+@pytest.mark.parametrize("value", ["[" * 3_000, "9" * 5_000, f"{{{'.'.join('a' * 10_000)} = 1}}"])
+def test_what_no_setting_holds_is_one_line(key: str, value: str) -> None:
+    assert len(refused(f"{key}={value}")) < 500

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -206,15 +207,13 @@ class Calibration(_Stored):
         return self.model_dump(mode="json", exclude={"normal_threshold"} if self.normal_threshold is None else None)
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> "Calibration":
-        """Read what `to_plain` gave. Raises WeightsError, since it is kept with a model, when something is amiss."""
+    def from_plain(cls, plain: Mapping[str, Any], *, path: Path | None = None) -> "Calibration":
+        """Read what `to_plain` gave. Raises WeightsError, since it is kept with a model (`path`), for anything else."""
         try:
             return cls.model_validate(plain)
         except ValidationError as error:
-            fault = first_fault(error.errors())
-            raise WeightsError(
-                f"the calibration in the model cannot be used ({fault}): train or export the model anew"
-            ) from None
+            detail = f"the calibration in the model cannot be used ({first_fault(error.errors())})"
+            raise WeightsError(f"{detail}: train or export the model anew", path=path) from None
 
 
 def fit_calibration(

@@ -14,7 +14,7 @@ import csv
 import gzip
 import io
 import re
-import zlib
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -24,11 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lungsound.errors import DataError
-from lungsound.files import written_whole
+from lungsound.files import MAX_TABLE_BYTES, number, parse_csv, read_text, written_whole
 
 FIXED_COLUMNS = ("key", "patient", "device", "part", "label", "answer")
 PROBABILITY_PREFIX = "p_"
 SUM_TOLERANCE = 1e-3
+MAX_CLASSES = 50
 VALIDATION_PART, CALIBRATION_PART = HELD_OUT_PARTS = ("validation", "calibration")
 _KEY = re.compile(r".+#\d+(\.\d+)?-\d+(\.\d+)?")
 
@@ -193,7 +194,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 def read_predictions(path: Path) -> Predictions:
     """Read a predictions file. Raises DataError that names the file, the line and what is wrong with it."""
-    table = CsvTable.parse(path, read_text(path))
+    table = CsvTable.parse(path, read_text(path, DataError, max_bytes=MAX_TABLE_BYTES))
     fixed, columns = tuple(table.header[: len(FIXED_COLUMNS)]), table.header[len(FIXED_COLUMNS) :]
     if fixed != FIXED_COLUMNS or not all(name.startswith(PROBABILITY_PREFIX) for name in columns):
         raise DataError(
@@ -201,6 +202,7 @@ def read_predictions(path: Path) -> Predictions:
             "p_<class 0>,p_<class 1>,..."
         )
     classes = tuple(column.removeprefix(PROBABILITY_PREFIX) for column in columns)
+    require_few(classes, path)
     keys, patients, devices, parts = (table.column(name) for name in FIXED_COLUMNS[:4])
     labels, predicted = (table.class_indices(name, classes) for name in FIXED_COLUMNS[4:])
     try:
@@ -218,15 +220,10 @@ def read_predictions(path: Path) -> Predictions:
     return replace(predictions, by_threshold=predicted) if is_by_threshold else predictions
 
 
-def read_text(path: Path) -> str:
-    """Text of a file in UTF-8, decompressed if its name ends in .gz."""
-    try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except (UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"{path} is no text in UTF-8: a CSV or JSON file is needed") from error
+def require_few(classes: Sequence[str], path: Path) -> None:
+    """DataError for more classes than any label set has: each takes its share of every patient's counts."""
+    if len(classes) > MAX_CLASSES:
+        raise DataError(f"{path}: {len(classes)} classes, of at most {MAX_CLASSES}")
 
 
 @dataclass(frozen=True)
@@ -244,11 +241,7 @@ class CsvTable:
     @classmethod
     def parse(cls, path: Path, text: str) -> "CsvTable":
         """Parse the text of the file; blank lines are skipped."""
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        try:
-            numbered = [(reader.line_num, row) for row in reader if row]
-        except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: no valid CSV ({error})") from error
+        numbered = parse_csv(text, DataError, path=path)
         if len(numbered) < 2:
             raise DataError(f"{path} has no row: a header and one row per cycle are needed")
         (_, header), *body = numbered
@@ -268,19 +261,19 @@ class CsvTable:
     def class_indices(self, name: str, classes: Sequence[str]) -> npt.NDArray[np.int64]:
         """Indices `(cycle,)` of the classes in the column of this name."""
         cells = self.column(name)
+        place_of = {each: place for place, each in enumerate(classes)}
         for line, cell in zip(self.lines, cells, strict=True):
-            if cell not in classes:
-                raise DataError(
-                    f"{self.path}, line {line}: {name} is {cell!r}, none of the classes {', '.join(classes)}"
-                )
-        return np.array([classes.index(cell) for cell in cells], dtype=np.int64)
+            if cell not in place_of:
+                known, given = ", ".join(classes), reprlib.repr(cell)
+                raise DataError(f"{self.path}, line {line}: {name} is {given}, none of the classes {known}")
+        return np.array([place_of[cell] for cell in cells], dtype=np.int64)
 
     def probabilities(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
         """Probabilities `(cycle, class)` in the columns of these names."""
         shares = []
         for line, cells in zip(self.lines, zip(*map(self.column, names), strict=True), strict=True):
             try:
-                row = [float(cell) for cell in cells]
+                row = [number(cell.strip()) for cell in cells]
             except ValueError:
                 row = [np.nan]
             if not (min(row) >= 0.0 and abs(sum(row) - 1.0) <= SUM_TOLERANCE):

@@ -1,7 +1,7 @@
 """Read what `rescore` scores: our predictions, a CSV whose columns are named, or a confusion matrix (CSV or JSON)."""
 
-import csv
-import json
+import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from lungsound.data.tree import patient_name
 from lungsound.errors import DataError, SettingsError
-from lungsound.evaluation.predictions import FIXED_COLUMNS, CsvTable, read_predictions, read_text
+from lungsound.evaluation.predictions import FIXED_COLUMNS, CsvTable, read_predictions, require_few
 from lungsound.evaluation.rescore import CycleTable, PatientCounts
 from lungsound.evaluation.runs import files_of
+from lungsound.files import MAX_TABLE_BYTES, parse_csv, parse_json, read_text
 
 # Percentages are whole numbers too; rounded, they may sum to a little more or less.
 PERCENT, PERCENT_TOLERANCE = 100, 1
+MAX_CYCLES = 10**12  # in a cell of a matrix; sums of them are counted exactly
+# As other programs write that a value is missing: no class and no patient has such a name.
+MISSING = {"", "nan", "na", "n/a", "none", "null"}
+
+
+_COUNT = re.compile(r"\s*\d{1,13}\s*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -56,9 +64,10 @@ def read_parts(path: Path, options: ReadOptions, parts: Sequence[str] = ()) -> l
 
     Raises DataError with the file, the line and what is needed.
     """
+    require_few(options.classes or tuple(options.probabilities), path)
     if options.classes and (len(options.classes) < 2 or len({*options.classes}) < len(options.classes)):
         raise SettingsError(f"--classes needs two or more different names; got {', '.join(options.classes)}")
-    text = read_text(path)
+    text = read_text(path, DataError, max_bytes=MAX_TABLE_BYTES)
     is_table = any((options.label, options.predicted, options.probabilities, options.patient, options.part))
     if not is_table and not text.startswith(",".join(FIXED_COLUMNS)):
         if parts:
@@ -85,9 +94,10 @@ def _read_table(table: CsvTable, options: ReadOptions) -> CycleTable:
     if shares and {*shares} != {*classes}:
         raise SettingsError(f"--probability names {', '.join(shares)}; each class of {', '.join(classes)} needs one")
     patients = None if options.patient is None else table.column(options.patient)
-    if patients is not None and "" in patients:
-        line = table.lines[patients.index("")]
-        raise DataError(f"{path}, line {line}: {options.patient} is blank; each row needs one")
+    for line, patient in zip(table.lines, patients or (), strict=patients is not None):
+        if patient.strip().lower() in MISSING:
+            raise DataError(f"{path}, line {line}: {options.patient} is missing ({patient!r}); each row needs one")
+    patients = None if patients is None else tuple(map(patient_name, patients))
     notes = [] if options.classes else [f"Class {classes[0]!r}, the first of --probability, is the normal one."]
     labels = table.class_indices(options.label, classes)
     probabilities = table.probabilities([shares[name] for name in classes]) if shares else None
@@ -112,31 +122,32 @@ def _read_matrix(path: Path, text: str, options: ReadOptions) -> PatientCounts:
     rows: Any
     names: list[str] = []
     if ".json" in path.suffixes:
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {error.lineno}: no valid JSON ({error.msg})") from error
-        if isinstance(rows, dict):
-            rows, names = rows.get("confusion"), [str(name) for name in rows.get("classes", [])]
-        if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        rows = parse_json(text, DataError, path=path)
+        classes = rows.get("classes", []) if isinstance(rows, dict) else []
+        is_list = isinstance(classes, list)
+        names = [str(name) for name in classes] if is_list else []
+        rows = rows.get("confusion") if isinstance(rows, dict) else rows
+        if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows) or not is_list:
             raise DataError(f'{path}: no matrix: {{"confusion": [[...], ...], "classes": [...]}} is needed')
     else:
-        rows = [row for row in csv.reader(text.splitlines()) if row]
-        if rows and not all(cell.strip().isdecimal() for cell in rows[0]):
+        rows = [row for _, row in parse_csv(text, DataError, path=path)]
+        if rows and not all(_COUNT.fullmatch(cell) for cell in rows[0]):
             names = [name.strip() for name in rows[0][1:]]
-            if [row[0].strip() for row in rows[1:]] != names:
+            if not any(names) or [row[0].strip() for row in rows[1:]] != names:
                 raise DataError(
                     f"{path}: neither our predictions nor a matrix with the same classes along its first line and "
                     "column; the columns of a table are named with --label and --predicted"
                 )
             rows = [row[1:] for row in rows[1:]]
     num_classes = len(rows)
+    require_few(rows, path)
     for place, row in enumerate(rows, start=1):
         if len(row) != num_classes:
             raise DataError(f"{path}: {len(row)} counts in row {place} of a matrix of {num_classes} rows")
         for cell in row:
-            if not str(cell).strip().isdecimal():
-                raise DataError(f"{path}, row {place}: {str(cell).strip()!r} is no count of cycles (shares are none)")
+            if not _COUNT.fullmatch(str(cell)) or int(cell) > MAX_CYCLES:
+                given = reprlib.repr(str(cell).strip())
+                raise DataError(f"{path}, row {place}: {given} is no count of cycles (shares are none)")
     counts = np.array([[int(cell) for cell in row] for row in rows], dtype=np.int64)
     if num_classes < 2 or not counts.any():
         raise DataError(f"{path}: a matrix of {num_classes} classes and {counts.sum()} cycles; two classes are needed")

@@ -1,15 +1,17 @@
 """Predictions of one method's runs: a run folder, a predictions file, or a folder of runs with different seeds."""
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from lungsound.errors import DataError
 from lungsound.evaluation.predictions import Predictions, read_predictions
 from lungsound.evaluation.selection import BEST_ON_OTHER_TEST, COLUMN_OF, LAST, NAMES, TEST, VALIDATION
+from lungsound.files import read_model
 
 KEPT = "kept"
 UNKNOWN = "unknown"
@@ -24,6 +26,18 @@ _CHOICE_PHRASES = {
     TEST: "was chosen on the test itself",
     UNKNOWN: "was chosen in a way that is not known",
 }
+
+
+class _Report(BaseModel):
+    """The part of a report that is read."""
+
+    context: dict[str, Any] = {}
+
+
+class _Config(BaseModel):
+    """The part of a run's settings that is read."""
+
+    train: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -119,10 +133,11 @@ def epoch_of_file(file: Path) -> str:
     name = file.name.partition(".")[0]
     if file.parent.name == "epochs" and name in NAMES:
         return name
+    advice = "it says how the epoch was chosen"
     if (report := file.parent / "report.json").is_file():
-        selection = _read_json(report).get("context", {}).get("epoch selection")
+        selection = read_model(report, _Report, DataError, advice=advice).context.get("epoch selection")
     elif (config := file.parent / "config.json").is_file():
-        selection = _read_json(config).get("train", {}).get("selection")
+        selection = read_model(config, _Config, DataError, advice=advice).train.get("selection")
     else:
         return UNKNOWN
     return _CHOICES.get(str(selection), UNKNOWN)
@@ -156,11 +171,3 @@ def epoch_warnings(first: MethodRuns, second: MethodRuns) -> list[str]:
         epochs = "epochs of A and B were" if len(by_test) > 1 else f"epoch of {by_test[0]} was"
         warnings.append(f"The {epochs} chosen by the Score on these cycles, which may be too high: {advice}.")
     return warnings
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}): it says how the epoch was chosen") from None
-    return values if isinstance(values, dict) else {}

@@ -4,15 +4,13 @@ A study is a folder with `study.toml` and, for each method, a folder of runs (`<
 runs (`<method>/<device>/seed0`). A kept run is a run folder with its predictions for the test and a few facts only.
 """
 
-import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from markupsafe import Markup
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field
 
 from lungsound.config import Settings
 from lungsound.data.splits import CALIBRATION, VALIDATION
@@ -32,7 +30,7 @@ from lungsound.evaluation.selection import COLUMN_HEAD, LAST, NAMES, RULE, colum
 from lungsound.experiments.challenge import challenge_page, challenge_tasks
 from lungsound.experiments.methods import compared, draw_forest, methods_page, provenance
 from lungsound.experiments.table import Comparisons, load_table
-from lungsound.files import write_json, write_text
+from lungsound.files import parse_toml, read_model, read_text, validated, write_json, write_text
 from lungsound.page import Cell, bullets, escape, paragraphs, table
 from lungsound.training.run import RunFolder
 
@@ -42,6 +40,7 @@ STUDY_HOLDS = (
     'title = "T", text = "T", kind = "columns" (or "left_out", of cross; "methods"; "challenge"), and for each method '
     'a table [[methods]] with name = "N" and folder = "METHOD"'
 )
+KEEP_AGAIN = "write it again with 'lungsound study keep'"
 BEGIN, END = "<!-- begin: {} -->", "<!-- end: {} -->"
 POOLED = "all together"
 
@@ -64,6 +63,29 @@ class Study(Settings):
     methods: Annotated[tuple[Method, ...], Field(strict=False)]
     comparisons: Comparisons = ()
     """Names of two methods each, A and B."""
+
+
+class KeptTrainSettings(BaseModel, extra="allow"):
+    """The settings by which a kept run is told from others."""
+
+    seed: int
+    is_test_watched: bool = True
+    selection: str = "last"
+
+
+class KeptSettings(BaseModel, extra="allow"):
+    """Settings of a kept run."""
+
+    train: KeptTrainSettings
+
+
+class KeptFacts(BaseModel, extra="allow"):
+    """The content of a kept run's run.json, as far as tables are computed from it."""
+
+    settings: KeptSettings
+    num_cycles: dict[str, int]
+    patients: dict[str, list[str]]
+    epochs: dict[str, int]
 
 
 def keep_run(run_dir: Path, target: Path, *, columns: Sequence[str] = tuple(NAMES)) -> list[Path]:
@@ -102,14 +124,9 @@ def study_markdown(folder: Path, *, images: Path | None = None) -> str:
     With `images` the picture of a study of methods is drawn in that folder.
     """
     path = folder / STUDY_FILE
-    try:
-        study = Study.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise DataError(
-            f"{folder} holds no study: {path.name} cannot be read ({error.strerror}); write one: {STUDY_HOLDS}"
-        ) from None
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise DataError(f"{path} is not well formed: {' '.join(str(error).split())}") from None
+    if not path.is_file():
+        raise DataError(f"{folder} holds no study: there is no {path.name}; write one: {STUDY_HOLDS}")
+    study = validated(parse_toml(read_text(path, DataError), DataError, path=path), Study, DataError, path=path)
     if study.kind in ("methods", "challenge"):
         page = _own(folder, study, images)
     else:
@@ -244,7 +261,7 @@ def _kept_runs(folder: Path) -> list[tuple[dict[str, Predictions], dict[str, Any
     for seed in seeds:
         paths = {name: seed / "epochs" / f"{name}.csv.gz" for name in NAMES}
         predictions = {name: read_predictions(path) for name, path in paths.items() if path.is_file()}
-        kept.append((predictions, json.loads((seed / RUN_FILE).read_text(encoding="utf-8"))))
+        kept.append((predictions, read_model(seed / RUN_FILE, KeptFacts, DataError, advice=KEEP_AGAIN).model_dump()))
     return kept
 
 

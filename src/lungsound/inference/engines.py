@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from rich.console import Console
 
 from lungsound.audio.filter_bank import normalize
@@ -24,7 +25,7 @@ from lungsound.audio.front_end import Sound
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.evaluation.out_of_domain import HIGHEST_SCORE, spectral_features
 from lungsound.extras import is_installed, load
-from lungsound.files import read_record, write_record, write_text
+from lungsound.files import read_model, read_record, write_record, write_text
 from lungsound.inference.graph import (
     EXACT_TOLERANCE,
     FBANK,
@@ -290,6 +291,14 @@ def _known_speeds(trained: TrainedModel) -> tuple[Path, dict[str, float]]:
 FORMAT = "lungsound engines 2"
 
 
+class MeasuredEngines(BaseModel):
+    """The content of engines.json."""
+
+    format: str
+    model: str
+    engines: dict[str, Parity]
+
+
 def write_parity(folder: Path, trained: TrainedModel, measured: Mapping[str, Parity]) -> Path:
     """Keep what was measured for this model file in its folder; the path."""
     path = folder / "engines.json"
@@ -303,13 +312,9 @@ def read_parity(folder: Path, trained: TrainedModel) -> dict[str, Parity]:
     path = folder / "engines.json"
     if not path.exists():
         return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["format"] != FORMAT or values["model"] != trained.sha256:
-            return {}
-        return {name: Parity(**numbers) for name, numbers in values["engines"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path} cannot be read ({error}); remove it, and 'lungsound export' again") from None
+    advice = "remove it, and 'lungsound export' again"
+    kept = read_model(path, MeasuredEngines, WeightsError, advice=advice, is_nan_allowed=True)
+    return kept.engines if (kept.format, kept.model) == (FORMAT, trained.sha256) else {}
 
 
 def select(name: str, trained: TrainedModel, *, folder: Path | None, device: torch.device) -> Engine:

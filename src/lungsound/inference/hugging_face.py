@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from lungsound.audio.filter_bank import normalize
 from lungsound.audio.front_end import Sound
 from lungsound.axes import PATCH_SIZE
-from lungsound.errors import SettingsError
+from lungsound.errors import DataError, SettingsError
 from lungsound.evaluation.report import MODEL_CARD
 from lungsound.extras import load
-from lungsound.files import write_text, written_together
+from lungsound.files import read_json, write_text, written_together
 from lungsound.inference.engines import Floats, Parity, make, parity
 from lungsound.inference.graph import quiet
 from lungsound.inference.model_files import LICENSE, checked, facts_of
@@ -96,7 +96,7 @@ def write_card(folder: Path, trained: TrainedModel, *, run: Path, fitted: Parity
         "hugging_face.md",
         title=title or "# Model card: lungsound model",
         card=PRIVATE.sub("", rest),
-        report=json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None,
+        report=read_json(report, DataError) if report.is_file() else None,
         fitted=fitted,
         unpadded=unpadded,
         rate_hz=front_end.sample_rate_hz,

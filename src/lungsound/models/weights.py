@@ -5,7 +5,6 @@ A file is recognised by its keys; the kinds and their names are in weight_layout
 
 import argparse
 import hashlib
-import json
 import math
 import pickle
 import re
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from lungsound.axes import PATCH_SIZE, PatchGrid
 from lungsound.config import ModelSettings
 from lungsound.errors import WeightsError
-from lungsound.files import first_names
+from lungsound.files import first_names, parse_json, read_json
 from lungsound.models.ast import ENCODER_SIZES, NUM_PREFIX_TOKENS, AudioSpectrogramTransformer, Block
 from lungsound.models.cnn import ConvolutionalEncoder
 from lungsound.models.positions import PatchPlaces, adapt_positions, place_positions
@@ -201,7 +200,7 @@ def _read_own_run(read: ForeignWeights) -> None:
     """Head and header of a run; the patches have no places when the header names no grid."""
     header = read.file.metadata.get(FACTS_KEY, "{}")
     try:
-        facts = json.loads(header)
+        facts = parse_json(header, WeightsError, path=read.path, is_nan_allowed=True)
         read.label_set = str(facts.get("label_set", "unknown"))
         read.settings, read.trained_on = dict(facts.get("model", {})), dict(facts.get("audio", {}))
         if facts.get("patch_grid") is not None:
@@ -263,7 +262,7 @@ def _read_hugging_face(read: ForeignWeights) -> None:
     """Settings in config.json, for an AST strides and lengths among them; its query, key and value are joined."""
     path = read.path.with_name("config.json")
     try:
-        config = read.settings = json.loads(path.read_text(encoding="utf-8"))
+        config = read.settings = read_json(path, WeightsError)
         if not isinstance(config, dict):
             raise TypeError(f"a {type(config).__name__} in the place of an object")
         if "pos_embed" in read.weights:

@@ -23,7 +23,7 @@ from lungsound.evaluation.calibration import Calibration
 from lungsound.evaluation.evidence import Evidence
 from lungsound.evaluation.out_of_domain import Domain, Gate
 from lungsound.evaluation.runs import is_unfinished
-from lungsound.files import hash_file, written_whole
+from lungsound.files import hash_file, parse_json, written_whole
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier, make_classifier
@@ -115,7 +115,8 @@ def open_tensors(path: Path, *, expected_format: str) -> Iterator[tuple[Any, dic
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(FACTS_KEY, "{}")
-            facts, match = json.loads(text), _FACTS.fullmatch(text)
+            facts = parse_json(text, WeightsError, path=path, is_nan_allowed=True)  # scores that are not defined
+            match = _FACTS.fullmatch(text)
             if match and hashlib.sha256(match["rest"].encode()).hexdigest() == match["sha256"]:
                 del facts[FACTS_HASH]
             elif match or TENSORS_HASH in text:
@@ -130,7 +131,7 @@ def open_tensors(path: Path, *, expected_format: str) -> Iterator[tuple[Any, dic
         what = "file" if path.suffix else "run"
         message = unfinished(path.parent) or f"no {what} {path}: give the folder of a run, or train one first"
         raise WeightsError(message) from None
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path} is damaged or no safetensors file ({error}); copy or train it again") from None
 
 
@@ -206,7 +207,7 @@ def _write_with(
 def read_calibration(path: Path) -> Calibration | None:
     """The calibration that the model file keeps, None without one; reads no weights."""
     with open_tensors(path, expected_format=MODEL_FORMAT) as (_, facts):
-        return Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
+        return Calibration.from_plain(facts["calibration"], path=path) if "calibration" in facts else None
 
 
 def write_rounded(source: Path, target: Path) -> None:
@@ -276,7 +277,7 @@ def load_model(path: Path) -> TrainedModel:
             f"{path} does not fit this model: {problem}; use weights of the same model size, input size and classes"
         )
     model.load_state_dict(tensors)
-    calibration = Calibration.from_plain(facts["calibration"]) if "calibration" in facts else None
+    calibration = Calibration.from_plain(facts["calibration"], path=path) if "calibration" in facts else None
     evidence = _evidence_of(path, facts)
     return TrainedModel(
         model.eval(), front_end, mean, std, label_set, hash_file(path), calibration, domain, devices, evidence, gate

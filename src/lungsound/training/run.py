@@ -1,7 +1,6 @@
 """The folder of one run, its files (docs/outputs.md), and the facts of how it was trained."""
 
 import csv
-import json
 import math
 import platform
 import subprocess
@@ -9,18 +8,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from tensorboardX import SummaryWriter
 
 from lungsound.config import RunConfig, resolve
 from lungsound.data.corpus import Corpus
 from lungsound.data.splits import CALIBRATION, VALIDATION, Parts
-from lungsound.errors import CorpusError, RunBusyError, SettingsError, WeightsError, first_fault
+from lungsound.errors import CorpusError, RunBusyError, SettingsError, WeightsError
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lungsound.evaluation.selection import NAMES
-from lungsound.files import hash_file, write_json, written_whole
+from lungsound.files import hash_file, read_json, read_model, validated, write_json, written_whole
 from lungsound.models.precision import processor_name
 from lungsound.models.weights import LoadReport
 from lungsound.training.checkpoint import (
@@ -127,6 +127,13 @@ class RunFacts(BaseModel, frozen=True):
         )
 
 
+class CheckpointFacts(BaseModel):
+    """What stands in a checkpoint beside its tensors."""
+
+    progress: Progress
+    scaler: dict[str, Any]
+
+
 class RunFolder(Listener):
     """Creates, opens and writes the folder of a run; as a listener it writes log and events."""
 
@@ -193,14 +200,9 @@ class RunFolder(Listener):
     def config(self) -> RunConfig:
         """The settings that the run was started with."""
         path = self.path / "config.json"
-        try:
-            return resolve(json.loads(path.read_text(encoding="utf-8")), source=str(path))
-        except FileNotFoundError:
-            raise SettingsError(f"{self.path} is not the folder of a run: it has no config.json") from None
-        except (OSError, json.JSONDecodeError) as error:
-            raise SettingsError(
-                f"{self.path} is not the folder of a run: its config.json cannot be read ({error})"
-            ) from None
+        if not path.is_file():
+            raise SettingsError(f"{self.path} is not the folder of a run: it has no config.json")
+        return resolve(read_json(path, SettingsError), source=str(path))
 
     def write_facts(self, facts: RunFacts) -> None:
         """Write run.json. CorpusError or SettingsError when it was started on another corpus, with other teachers."""
@@ -220,11 +222,7 @@ class RunFolder(Listener):
 
     def facts(self) -> RunFacts:
         """The facts that `write_facts` wrote."""
-        path = self.path / "run.json"
-        try:
-            return RunFacts.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise SettingsError(f"{path} is damaged ({first_fault(error.errors())}): train the run again") from None
+        return read_model(self.path / "run.json", RunFacts, SettingsError, advice="train the run again")
 
     def save(self, step: TrainStep, progress: Progress) -> None:
         facts = {"format": CHECKPOINT_FORMAT, "progress": progress.model_dump(), "scaler": step.scaler.state_dict()}
@@ -235,12 +233,13 @@ class RunFolder(Listener):
         if not self.checkpoint.exists():
             return Progress()
         tensors, facts = read_tensors(self.checkpoint, expected_format=CHECKPOINT_FORMAT)
+        kept = validated(facts, CheckpointFacts, WeightsError, path=self.checkpoint)
         try:
-            step.restore(tensors, facts["scaler"])
+            step.restore(tensors, kept.scaler)
         except (RuntimeError, KeyError, ValueError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise WeightsError(f"{self.checkpoint} does not fit this run ({reason}); start the run anew") from None
-        return Progress.model_validate(facts["progress"])
+        return kept.progress
 
     def progress(self) -> Progress:
         """Progress of the run, from its checkpoint."""
@@ -249,7 +248,7 @@ class RunFolder(Listener):
                 f"{self.checkpoint} is missing: the report needs its log; 'train --resume' writes it anew"
             )
         with open_tensors(self.checkpoint, expected_format=CHECKPOINT_FORMAT) as (_, facts):
-            return Progress.model_validate(facts["progress"])
+            return validated(facts, CheckpointFacts, WeightsError, path=self.checkpoint).progress
 
     def check_model(self) -> str | None:
         """SettingsError when another model than the run's own lies in its folder; a remark when that is not known."""

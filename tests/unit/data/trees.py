@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+# Files in the place of a JSON file of ours.
+DAMAGED = (b"", b"{}", b"[]", b"null", b"NaN", b"5", b'"text"', b"[" * 100_000, b'{"a": ' + b"9" * 5_000 + b"}")
+DAMAGED += ("{}".encode("utf-16"), b'{"a": "\xe9"}', b'{"a": 1')
 NORMAL = "0.5\t1.5\t0\t0\n"
 
 

@@ -151,12 +151,12 @@ def test_malformed_file_is_named_in_one_line(tmp_path: Path) -> None:
 
 
 def test_missing_and_binary_files(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.csv cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"none\.csv: cannot be read: No such file"):
         read_predictions(tmp_path / "none.csv")
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
         read_predictions(tmp_path)
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00RIFF")
-    with pytest.raises(DataError, match="is no text in UTF-8"):
+    with pytest.raises(DataError, match="is text in UTF-16"):
         read_predictions(tmp_path / "b.csv")
 
 
@@ -179,7 +179,7 @@ def test_a_compressed_file_is_the_same_bytes_each_time_and_a_damaged_one_is_name
     assert gzip.decompress(data) == FILE.encode()
     for damaged in (data[:-9], b"key,patient", data[:20]):
         first.write_bytes(damaged)
-        with pytest.raises(DataError, match=r"a\.csv\.gz cannot be read"):
+        with pytest.raises(DataError, match=r"a\.csv\.gz: cannot be read"):
             read_predictions(first)
 
 

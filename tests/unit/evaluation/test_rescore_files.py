@@ -94,7 +94,14 @@ def test_a_table_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
         ("true,guess\nnormal,normal\n", who, "line 1: needs one column 'who'"),
         ("true,guess\nnormal,crackle\nnormal\n", COLUMNS, "line 3: 1 columns where the header has 2"),
         ("true,guess\nnormal,Crackle\n", COLUMNS, "line 2: guess is 'Crackle', none of the classes normal, crackle"),
-        ("true,guess,who\nnormal,normal,a\nnormal,normal,\n", who, "line 3: who is blank"),
+        *(
+            (f"true,guess,who\nnormal,normal,a\nnormal,normal,{missing}\n", who, "line 3: who is missing")
+            for missing in ("", " ", "nan", "NaN", "NA", "None")
+        ),
+        ("true,guess\nnormal,normal\ncrackle,nan\n", COLUMNS, "line 3: guess is 'nan', none of the classes"),
+        ("true,guess\nnormal,300000000\n", COLUMNS, "line 2: guess is '300000000', none of the classes"),
+        ("true,guess\nnormal,normal\n", {**COLUMNS, "classes": tuple(map(str, range(5_000)))}, "5000 classes"),
+        (f"{','.join(map(str, range(5_000)))}\n", COLUMNS, "5000 columns"),
         ('true,guess\nnormal,"x\n', COLUMNS, "line 2: no valid CSV"),
         ("true,guess\nnormal,normal\n", {"label": "true"}, "name the columns with --label, and with --predicted"),
         ("true,guess\nnormal,normal\n", {"predicted": "guess"}, "name the columns with --label"),
@@ -105,7 +112,7 @@ def test_a_table_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
         ("true,guess\nnormal,normal\n", {**COLUMNS, "are_counts": True}, "are for a confusion matrix"),
         *(
             (f"true,a,b\nnormal,{cells}\n", shares, "are no probabilities; they must sum to 1")
-            for cells in ("2.5,-1.5", "0.5,0.4", "high,low", "nan,1")
+            for cells in ("2.5,-1.5", "0.5,0.4", "high,low", "nan,1", "0.0_1,0.99", "1e999,0", f"{'0' * 5_000},1")
         ),
     ):
         with pytest.raises(LungsoundError, match=message) as caught:
@@ -165,6 +172,18 @@ def test_what_is_no_matrix(tmp_path: Path) -> None:
     two = {"classes": ("a", "b")}
     for name, text, options, message in (
         ("m.csv", "", {}, "a matrix of 0 classes"),
+        ("m.csv", ",", {}, "neither our predictions nor a matrix"),
+        ("m.csv", ",", two, "neither our predictions nor a matrix"),
+        ("m.csv", ",\n,", {}, "neither our predictions nor a matrix"),
+        ("m.csv", f"{'9' * 5_000},1\n1,2\n", two, "a matrix of 1 classes"),
+        ("m.csv", "1,2\n3,99999999999999999999\n", two, "row 2: '99999999999999999999' is no count"),
+        ("m.csv", "1,2\n3,\u0664\n", two, "row 2: .* is no count"),
+        ("m.csv", "1\n" * 5_000, two, "5000 classes"),
+        ("m.json", "[" * 100_000, two, "nested deeper"),
+        ("m.json", f"[[{'9' * 5_000}, 1], [1, 1]]", two, "a number of 5000 digits"),
+        ("m.json", "[[NaN, 1], [1, 1]]", two, "NaN"),
+        ("m.json", '{"confusion": [[1, 2], [3, 4]], "classes": 5}', two, "no matrix"),
+        ("m.json", '{"confusion": [[1, 2], [3, 4]], "classes": null}', two, "no matrix"),
         ("m.csv", "true,guess\nnormal,crackle\n", {}, "neither our predictions nor a matrix"),
         ("m.csv", "x,normal,a\na,1,2\nnormal,3,4\n", {}, "the same classes along its first line and column"),
         ("m.csv", "x,a,b\na,0.8,0.2\nb,0.1,0.9\n", {}, r"row 1: '0\.8' is no count"),
@@ -192,8 +211,8 @@ def test_files_that_are_not_there_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_parts(tmp_path / "none.csv", ReadOptions())
     (tmp_path / "x.png").write_bytes(b"\x89PNG\xff")
-    with pytest.raises(DataError, match="is no text in UTF-8"):
+    with pytest.raises(DataError, match="no text in UTF-8"):
         read_parts(tmp_path / "x.png", ReadOptions())
     (tmp_path / "x.csv.gz").write_bytes(gzip.compress(b"label,answer\n0,1\n")[:-9])
-    with pytest.raises(DataError, match=r"x\.csv\.gz cannot be read: Compressed file ended"):
+    with pytest.raises(DataError, match=r"x\.csv\.gz: cannot be read: Compressed file ended"):
         read_parts(tmp_path / "x.csv.gz", ReadOptions())

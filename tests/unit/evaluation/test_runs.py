@@ -8,6 +8,7 @@ from lungsound.data.splits import CALIBRATION, VALIDATION
 from lungsound.errors import DataError
 from lungsound.evaluation.predictions import CALIBRATION_PART, VALIDATION_PART, Predictions, write_predictions
 from lungsound.evaluation.runs import MethodRuns, epoch_of_file, epoch_warnings, read_runs
+from tests.unit.data.trees import DAMAGED
 
 
 def predictions(seed: int = 0, parts: tuple[str, ...] = ("test",) * 6, first_key: int = 0) -> Predictions:
@@ -145,3 +146,14 @@ def test_choices_that_differ_or_looked_at_the_test_are_warnings() -> None:
     ):
         sides = (MethodRuns((), frozenset({choice})) for choice in (first, second))
         assert [warning.split(":")[0] for warning in epoch_warnings(*sides)] == warnings, (first, second)
+
+
+@pytest.mark.parametrize("name", ["report.json", "config.json"])
+def test_a_damaged_file_about_the_epoch_is_named(name: str, tmp_path: Path) -> None:
+    for damaged in (*DAMAGED, b'{"context": 5, "train": []}'):
+        (tmp_path / name).write_bytes(damaged)
+        if damaged == b"{}":
+            assert epoch_of_file(tmp_path / "predictions.csv") == "unknown"
+        else:
+            with pytest.raises(DataError, match=rf"{name}.*it says how the epoch was chosen"):
+                epoch_of_file(tmp_path / "predictions.csv")

@@ -59,6 +59,7 @@ def answered(
 FACTS = {
     "epochs": {"last": 6},
     "num_cycles": {"train": 4990},
+    "patients": {"train": ["p0"]},
     "corpus": {"fingerprint": "0123456789abcdef0123"},
     "revision": "c0ffee0c0ffee0",
     "processor": "x86_64 A Processor",

@@ -197,7 +197,7 @@ def test_a_finished_run_whose_files_were_lost_is_a_failure(synthetic_corpus_dir:
     (tmp_path / "runs" / PLAIN.folder / "seed0" / "predictions.csv").unlink()
     failures, _ = run(table, synthetic_corpus_dir, tmp_path, num_seeds=1)
     assert len(failures) == 1
-    assert "predictions.csv cannot be read" in failures[0]
+    assert "predictions.csv: cannot be read" in failures[0]
     assert "| plain | 59.55 \N{PLUS-MINUS SIGN} 0.88; as 2 classes 68.70 | not run" in (tmp_path / "t.md").read_text()
 
 

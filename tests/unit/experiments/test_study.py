@@ -21,6 +21,7 @@ from lungsound.experiments.study import (
 )
 from lungsound.experiments.table import Row
 from lungsound.labels import LABEL_SETS
+from tests.unit.data.trees import DAMAGED
 from tests.unit.experiments.small import FACTS, answered
 
 CLASSES = ("normal", "crackle", "wheeze", "both")
@@ -186,8 +187,8 @@ def test_folds_are_pooled_seed_by_seed() -> None:
     ("content", "told"),
     [
         (None, r"holds no study: .*; write one: title = .* kind = .* \[\[methods\]\]"),
-        ("title = 1", "not well formed"),
-        ("title", "not well formed"),
+        ("title = 1", r"study\.toml: is not as expected"),
+        ("title", r"study\.toml: no valid TOML"),
     ],
 )
 def test_what_is_no_study_is_named(content: str | None, told: str, tmp_path: Path) -> None:
@@ -226,3 +227,10 @@ def test_a_row_of_a_device_that_is_left_out_has_a_folder_of_its_own() -> None:
     row = Row(name="without X", recipe="tiny_ce", set=("data.split=device:Litt 3200",))
     assert row.folder == "tiny_ce+split=device_Litt_3200"
     assert row.config().data.split == "device:Litt 3200"
+
+
+def test_damaged_facts_of_a_kept_run_are_named(columns_study: Path) -> None:
+    for damaged in (*DAMAGED, b'{"epochs": {"last": 8}, "num_cycles": {}, "patients": {}, "settings": {"train": {}}}'):
+        (columns_study / "mixed" / "seed1" / "run.json").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"mixed/seed1/run\.json.*write it again"):
+            study_markdown(columns_study)

@@ -33,6 +33,7 @@ from lungsound.inference.engines import (
 )
 from lungsound.inference.graph import exported, exported_path
 from lungsound.training.checkpoint import TrainedModel
+from tests.unit.data.trees import DAMAGED
 from tests.unit.inference.models import AUDIO, EFFICIENTAT_AUDIO, MOBILENET, NORMALIZED, saved_model, sounds
 
 CPU = torch.device("cpu")
@@ -180,9 +181,10 @@ def test_parity_is_kept_for_this_model_file_only(alone: TrainedModel, tmp_path: 
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"model": "another"}))
     assert read_parity(tmp_path, alone) == {}
-    path.write_text("{")
-    with pytest.raises(WeightsError, match=r"engines\.json cannot be read"):
-        read_parity(tmp_path, alone)
+    for damaged in DAMAGED:
+        path.write_bytes(damaged)
+        with pytest.raises(WeightsError, match=r"engines\.json.*remove it"):
+            read_parity(tmp_path, alone)
 
 
 def test_without_a_measurement_auto_is_exact(alone: TrainedModel, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import RunConfig, load_config
@@ -14,11 +15,11 @@ from lungsound.data.icbhi import read_icbhi
 from lungsound.data.splits import Parts
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.models.classifier import initial_classifier
-from lungsound.training.checkpoint import CHECKPOINT_FORMAT, read_tensors
+from lungsound.training.checkpoint import CHECKPOINT_FORMAT, FACTS_KEY, read_tensors
 from lungsound.training.objectives import make_objective
 from lungsound.training.run import RunFacts, RunFolder, revision
 from lungsound.training.trainer import Progress, TrainStep
-from tests.unit.data.trees import NORMAL, write_icbhi
+from tests.unit.data.trees import DAMAGED, NORMAL, write_icbhi
 
 SMALL = ["audio.duration_s=0.5", "audio.num_mels=32", "model.stride=16"]
 CPU = torch.device("cpu")
@@ -107,7 +108,12 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"{", "cannot be read"), (b'{"name": "x", "colour": 1}', "unknown key 'colour'"), (b"{}", "name")],
+    [
+        (b"{", "no valid JSON"),
+        (b'{"name": "x", "colour": 1}', "unknown key 'colour'"),
+        (b"{}", "name"),
+        *((each, r"config\.json") for each in DAMAGED),
+    ],
 )
 def test_settings_that_cannot_be_read_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(content)
@@ -143,6 +149,18 @@ def test_a_checkpoint_holds_weights_moments_and_progress(tmp_path: Path) -> None
     assert step.tensors().keys() == other.tensors().keys()
     assert all(torch.equal(other.tensors()[name], value) for name, value in step.tensors().items())
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+
+
+@pytest.mark.parametrize("facts", ["{}", '{"progress": 5}', "[]", "[" * 100_000, '{"progress": {"epoch": "x"}}'])
+def test_a_checkpoint_without_its_progress_is_refused(facts: str, tmp_path: Path) -> None:
+    run, step = RunFolder(tmp_path), small_step()
+    run.save(step, Progress())
+    if facts.startswith("{"):
+        facts = json.dumps(json.loads(facts) | {"format": CHECKPOINT_FORMAT})
+    save_file(load_file(run.checkpoint), run.checkpoint, metadata={FACTS_KEY: facts})
+    for read in (run.progress, lambda: run.restore(step)):
+        with pytest.raises(WeightsError, match=r"checkpoint\.safetensors"):
+            read()
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
@@ -223,9 +241,10 @@ def test_facts_say_on_what_and_with_what_a_run_was_made(tmp_path: Path) -> None:
 
 
 def test_facts_that_are_damaged_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text('{"command": "lungsound train x"}')
-    with pytest.raises(SettingsError, match=r"run\.json is damaged .*train the run again"):
-        RunFolder(tmp_path).facts()
+    for damaged in (b'{"command": "lungsound train x"}', *DAMAGED):
+        (tmp_path / "run.json").write_bytes(damaged)
+        with pytest.raises(SettingsError, match=r"run\.json.*train the run again"):
+            RunFolder(tmp_path).facts()
 
 
 def test_the_revision_is_a_commit_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
