@@ -24,6 +24,7 @@ LAYERS = {
     "errors": 0,
     "axes": 0,
     "files": 0,
+    "download": 1,
     "randomness": 0,
     "extras": 0,
     "progress": 0,

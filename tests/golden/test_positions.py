@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lungsound.axes import PatchGrid
 from lungsound.config import ModelSettings
-from lungsound.models.positions import PatchPlaces, adapt_positions, place_positions
+from lungsound.models.ast import PatchPlaces, adapt_positions, place_positions
 from lungsound.models.weights import load_weights
 from tests.golden.formulas import param
 from tests.networks import make_ast

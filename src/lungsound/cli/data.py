@@ -1,4 +1,4 @@
-"""`lungsound data`: check, audit and convert a corpus, or make a synthetic one."""
+"""`lungsound data`: download, check, audit and convert a corpus, or make a synthetic one."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +10,51 @@ from lungsound.cli.shared import CorpusArgument, LabelMapOption, SeedOption, con
 SplitOption = Annotated[
     str, typer.Option(metavar="NAME", help="official, fold0 .. fold4, or a file of 'name<TAB>part' lines.")
 ]
+
+
+def data_fetch(
+    name: Annotated[Literal["icbhi", "sprsound"], typer.Argument(metavar="NAME", help="icbhi or sprsound.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Accept the licence without being asked.")] = False,
+    archive: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Archive that you have, in place of a download.")
+    ] = None,
+    sha256: Annotated[
+        str | None,
+        typer.Option("--sha256", metavar="HEX", help="SHA-256 that the archive must have, in place of the known hash."),
+    ] = None,
+) -> None:
+    """Download a corpus and unpack it.
+
+    Shows its licence and asks whether you accept it. A download that broke off goes on where it stopped.
+    """
+    import re
+    import sys
+
+    from lungsound.data.fetch import CORPORA, fetch_corpus
+    from lungsound.errors import SettingsError
+
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise SettingsError(f"--sha256 {sha256} is no SHA-256: 64 hex digits are needed")
+    if archive is not None and not archive.is_file():
+        raise SettingsError(f"--archive {archive} is no file")
+    source = CORPORA[name]
+    print_lines(source.title, source.licence.strip())
+    if not yes:
+        if not sys.stdin.isatty():
+            raise SettingsError("nobody can be asked here whether the licence is accepted: add --yes if it is")
+        if not typer.confirm("Do you accept it?"):
+            raise SettingsError("the licence was not accepted: nothing was downloaded")
+    if sha256 is None:
+        known = (
+            f"{source.hash} by {source.hash_from}" if source.hash else "none is published, so nothing vouches for it"
+        )
+        print_lines(f"checksum of the archive: {known}")
+    digits = fetch_corpus(source, folder, archive=archive, sha256=sha256, console=console)
+    print_lines(
+        f"the archive has the SHA-256 {digits}: note it, and give it as --sha256 next time",
+        f"wrote {folder}; look at it with: lungsound data check {folder}",
+    )
 
 
 def data_check(folder: CorpusArgument, split: SplitOption = "official", label_map: LabelMapOption = None) -> None:

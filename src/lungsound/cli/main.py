@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain text, as git and ruff print it: 80 columns on any terminal
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Check, audit or convert a corpus, or make a synthetic one.", no_args_is_help=True)
+data_app = typer.Typer(help="Fetch, check, audit, convert or synthesize a corpus.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 COMMANDS: tuple[Callable[..., None], ...] = (
@@ -53,6 +53,7 @@ study_app = typer.Typer(help="Keep the predictions of runs, and print tables of 
 app.add_typer(study_app, name="study")
 study_app.command("keep")(experiments.study_keep)
 study_app.command("show")(experiments.study_show)
+data_app.command("fetch")(data.data_fetch)
 data_app.command("check")(data.data_check)
 data_app.command("audit")(data.data_audit)
 data_app.command("convert")(data.data_convert)

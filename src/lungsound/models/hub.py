@@ -1,32 +1,19 @@
 """Weights and models by name: downloads that are resumed, checked and kept in the cache, and the Hugging Face Hub."""
 
-import glob
-import hashlib
 import os
 import re
-import secrets
 import tomllib
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException, HTTPMessage, HTTPResponse
 from importlib import resources
 from pathlib import Path
-from typing import IO
 
-from filelock import FileLock
-
+from lungsound.download import ERRORS, digest, download, recorded_hash
 from lungsound.errors import FetchError, SettingsError
 from lungsound.extras import BOX, box_file, load
-from lungsound.files import cache_root, write_text
+from lungsound.files import cache_root
 from lungsound.progress import OnProgress
-
-CHUNK_BYTES = 1 << 20
-TIMEOUT_S = 30.0
-RECORD_SUFFIX = ".sha256"  # beside a download, in the form that sha256sum checks
-BLOB = "git blob hash"
 
 
 @dataclass(frozen=True)
@@ -86,112 +73,25 @@ def _cache_of(name: str, cache_dir: Path | None) -> Path:
 
 
 def _cached(name: str, file: KnownFile, folder: Path, on_progress: OnProgress | None) -> Path:
-    """The file in `folder`, downloaded when it is not there, and checked in either case.
-
-    Two programs that want the same file wait for each other.
-    """
+    """The file in `folder`, downloaded when it is not there, and checked in either case."""
     path = file.path(folder)
-    record = path.with_name(path.name + RECORD_SUFFIX)
     by_hand = f"put the file by hand at {path}, or give another by --set model.pretrained=FILE (none: random weights)"
     if not path.is_file():
         if not file.is_downloadable or os.environ.get("LUNGSOUND_OFFLINE") == "1":
             reason = "LUNGSOUND_OFFLINE is 1" if file.is_downloadable else "has no published hash"
             raise FetchError(f"{name} is not in the cache and {reason}: get {file.url} and {by_hand}")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / f".{path.name}.lock"):
-                if not path.is_file():
-                    _download(file, path, record, on_progress)
-        except (OSError, HTTPException) as error:
+            download(file.url, path, hash=file.hash, on_progress=on_progress)
+        except ERRORS as error:
             raise FetchError(f"cannot download {name} from {file.url} ({error}): try again, or {by_hand}") from error
-    known = file.hash
-    if known is None and record.is_file():
-        known = f"sha256:{record.read_text(encoding='ascii').split()[0]}"
-    kind, _, expected = (known or "").partition(":")
-    if expected and not (digest := _digest(path, kind)).startswith(expected):
-        raise FetchError(f"{path} has {kind} {digest[:16]}, expected {expected[:16]}: delete it to download it again")
-    return path
-
-
-def _download(file: KnownFile, path: Path, record: Path, on_progress: OnProgress | None) -> None:
-    """Fetch the file beside `path`, resuming where an earlier attempt stopped; check; rename.
-
-    A file with another hash is deleted; the SHA-256 of a good one goes into `record`. The name of what is not
-    complete cannot be guessed, so that nobody can put a link in its place where the folder is shared.
-    """
-    partials = [each for each in path.parent.glob(f"{glob.escape(path.name)}.*.partial") if not each.is_symlink()]
-    partial = partials[0] if partials else path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
-    redirects = _Redirects()
-    with _open(file.url, partial, redirects) as response:
-        kind, _, expected = (file.hash or redirects.stated_hash()).partition(":")
-        is_resumed = response.status == 206
-        num_bytes = partial.stat().st_size if is_resumed else 0
-        length = response.headers.get("Content-Length")
-        total = None if length is None else num_bytes + int(length)
-        with partial.open("ab" if is_resumed else "wb") as out:
-            while chunk := response.read(CHUNK_BYTES):
-                out.write(chunk)
-                num_bytes += len(chunk)
-                if on_progress is not None:
-                    on_progress(num_bytes, total)
-    if total is not None and num_bytes < total:
-        raise OSError(f"broke off after {num_bytes} of {total} bytes; the next attempt goes on from there")
-    digest = _digest(partial, kind)
-    if not digest.startswith(expected):
-        partial.unlink()
-        raise OSError(f"has {kind} {digest[:16]}, expected {expected[:16]}; deleted")
-    write_text(record, f"{_digest(partial, 'sha256')}  {path.name}\n")
-    partial.replace(path)
-
-
-def _open(url: str, partial: Path, redirects: "_Redirects") -> HTTPResponse:
-    """Ask for what `partial` lacks; for everything when the server answers that it lacks nothing."""
-    request = urllib.request.Request(url, headers={"User-Agent": "lungsound"})
-    if partial.is_file():
-        request.add_header("Range", f"bytes={partial.stat().st_size}-")
     try:
-        response: HTTPResponse = urllib.request.build_opener(redirects).open(request, timeout=TIMEOUT_S)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code != 416 or not partial.is_file():
-            raise
-        partial.unlink()
-        return _open(url, partial, redirects)
-    redirects.headers.append(response.headers)
-    return response
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow redirects, never from https to another scheme, and keep all headers: a hub states a hash in the first."""
-
-    def __init__(self) -> None:
-        self.headers: list[HTTPMessage] = []
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> urllib.request.Request | None:
-        if req.type == "https" and urllib.parse.urlsplit(newurl).scheme != "https":
-            raise OSError(f"{req.full_url} redirects to {newurl}, which is not https")
-        self.headers.append(headers)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-    def stated_hash(self) -> str:
-        """X-Linked-ETag of any response, else ETag of the last: on the Hub the SHA-256, git's hash of small files."""
-        linked = [headers["X-Linked-ETag"] for headers in self.headers if headers["X-Linked-ETag"]]
-        tag = (linked or [self.headers[-1]["ETag"] or ""])[0].removeprefix("W/").strip('"').lower()
-        kind = {64: "sha256", 40: BLOB}.get(len(tag))
-        if kind is None or not re.fullmatch("[0-9a-f]+", tag):
-            raise OSError("the server states no hash to check the file with")
-        return f"{kind}:{tag}"
-
-
-def _digest(path: Path, kind: str) -> str:
-    """Hex digits of a hash: sha256, md5, or git's of a blob."""
-    digest = hashlib.new("sha1" if kind == BLOB else kind, usedforsecurity=False)
-    if kind == BLOB:
-        digest.update(b"blob %d\0" % path.stat().st_size)
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: digest).hexdigest()
+        known = file.hash or recorded_hash(path)
+    except ValueError as error:
+        raise FetchError(str(error)) from None
+    kind, _, expected = (known or "").partition(":")
+    if expected and not (given := digest(path, kind)).startswith(expected):
+        raise FetchError(f"{path} has {kind} {given[:16]}, expected {expected[:16]}: delete it to download it again")
+    return path
 
 
 OWN_FILE = "lungsound.safetensors"  # where model.safetensors is the one of another library

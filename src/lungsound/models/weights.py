@@ -23,9 +23,16 @@ from lungsound.axes import PATCH_SIZE, PatchGrid
 from lungsound.config import ModelSettings
 from lungsound.errors import WeightsError
 from lungsound.files import first_names, parse_json, read_json
-from lungsound.models.ast import ENCODER_SIZES, NUM_PREFIX_TOKENS, AudioSpectrogramTransformer, Block
+from lungsound.models.ast import (
+    ENCODER_SIZES,
+    NUM_PREFIX_TOKENS,
+    AudioSpectrogramTransformer,
+    Block,
+    PatchPlaces,
+    adapt_positions,
+    place_positions,
+)
 from lungsound.models.cnn import ConvolutionalEncoder
-from lungsound.models.positions import PatchPlaces, adapt_positions, place_positions
 
 # Ends the key of a count of a batch norm's batches. Nothing reads it at a fixed momentum; older files do not have it.
 COUNTER = ".num_batches_tracked"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lungsound.axes import PatchGrid
-from lungsound.models.positions import PatchPlaces, adapt_positions, place_positions
+from lungsound.models.ast import PatchPlaces, adapt_positions, place_positions
 
 AUDIOSET = PatchPlaces(128, 1024, 10, 10)
 SSAST = PatchPlaces(128, 1024, 16, 16)

@@ -15,8 +15,13 @@ from torch import Tensor
 from lungsound.axes import PatchGrid
 from lungsound.config import ModelSettings
 from lungsound.errors import WeightsError
-from lungsound.models.ast import ENCODER_SIZES, AudioSpectrogramTransformer
-from lungsound.models.positions import PatchPlaces, adapt_positions, place_positions
+from lungsound.models.ast import (
+    ENCODER_SIZES,
+    AudioSpectrogramTransformer,
+    PatchPlaces,
+    adapt_positions,
+    place_positions,
+)
 from lungsound.models.weights import LoadReport, load_weights
 from tests.networks import make_ast
 

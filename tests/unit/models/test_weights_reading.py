@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from lungsound.axes import PatchGrid
 from lungsound.errors import WeightsError
-from lungsound.models.positions import PatchPlaces
+from lungsound.models.ast import PatchPlaces
 from lungsound.models.weights import AUDIOSET_PLACES, read_weights
 
 
