@@ -119,7 +119,8 @@ def _locked_place(parent: Path, *, is_folder: bool) -> tuple[Path, int]:
             handle = os.open(place, os.O_RDONLY)
         else:
             handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks, where nothing is taken for left either
+            fcntl.flock(handle, fcntl.LOCK_EX)
         if place.exists():
             return place, handle
         os.close(handle)  # another process took it, not yet locked, for one that was left
@@ -128,7 +129,7 @@ def _locked_place(parent: Path, *, is_folder: bool) -> tuple[Path, int]:
 @cache
 def _remove_left(folder: Path) -> None:
     """Remove what killed processes left in the folder; looked for once in each process."""
-    for path in folder.iterdir():
+    for path in folder.iterdir() if os.access(folder, os.R_OK) else ():
         if _PARTIAL.fullmatch(path.name):
             with contextlib.suppress(OSError):  # it is being written, or is another user's
                 handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

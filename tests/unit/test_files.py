@@ -100,6 +100,17 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
     assert mine.read_text() == "mine"
 
 
+def test_a_file_system_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no locks")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    left = tmp_path / f".{'0' * 16}.partial"
+    left.write_text("maybe being written")
+    write_text(tmp_path / "a.txt", "ours")
+    assert names(tmp_path) == [left.name, "a.txt"]
+
+
 def test_no_link_is_followed(tmp_path: Path) -> None:
     mine = tmp_path / "mine.txt"
     mine.write_text("mine")
