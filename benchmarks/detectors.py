@@ -208,7 +208,10 @@ def injected(waveform: Samples, rate_hz: int, rng: np.random.Generator) -> Itera
 
 def print_quality(recordings: Sequence[Recording], *, num_injected: int) -> None:
     """Count remarks, and notice what is injected into at most `num_injected` recordings without a remark."""
-    remarks = [remarks_on(*read_channels(each.path)) for each in track(recordings, "quality", console=STDERR)]
+    remarks = []
+    for recording in track(recordings, "quality", console=STDERR):
+        channels, info = read_channels(recording.path)
+        remarks.append(remarks_on(channels, info.sample_rate_hz))
     counts = Counter(kind for kinds in remarks for kind in kinds)
     clean = [recording for recording, kinds in zip(recordings, remarks, strict=True) if not kinds]
     num_withheld = sum(bool(reasons_of_remarks(kinds)) for kinds in remarks)
@@ -218,7 +221,8 @@ def print_quality(recordings: Sequence[Recording], *, num_injected: int) -> None
     drawn = [clean[place] for place in rng.permutation(len(clean))[:num_injected]]
     noticed: Counter[str] = Counter()
     for recording in track(drawn, "injected", console=STDERR):
-        channels, rate_hz = read_channels(recording.path)
+        channels, info = read_channels(recording.path)
+        rate_hz = info.sample_rate_hz
         for name, remark, waveform in injected(channels.mean(axis=0, dtype=np.float32), rate_hz, rng):
             noticed[name] += remark in remarks_on(waveform[np.newaxis], rate_hz)
     print(f"\nInjected into {len(drawn)} recordings without a remark, at levels above each recording's own.\n")

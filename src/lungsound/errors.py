@@ -42,6 +42,10 @@ class AudioError(DataError):
         return self.detail if self.path is None else f"{self.path} {self.detail}"
 
 
+class TooLongError(AudioError):
+    """A sound file that holds more than is decoded of one."""
+
+
 class CorpusFileError(DataError):
     """An error in a file of a corpus, whose folder is known: the message names the file alone."""
 

@@ -16,7 +16,7 @@ from lungsound.cli.shared import (
     print_lines,
     print_table,
 )
-from lungsound.errors import LungsoundError, SettingsError
+from lungsound.errors import SettingsError
 from lungsound.extras import BOX, BOX_DISTRIBUTION, box_file
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None, ag
     for path in found.files:
         try:
             prediction = predictor.predict(path, device=stethoscope, age_years=age)
-        except LungsoundError as error:
+        except Exception as error:  # a bug that one recording meets must not lose the others
             errors.append(failure(path, error))
             continue
         aggregate = "no prediction" if prediction.aggregate is None else prediction.aggregate.caption

@@ -64,9 +64,10 @@ def measure_recordings(
 
 def _measure(path: Path) -> Measured | AudioError:
     try:
-        channels, rate_hz = read_channels(path)
+        channels, info = read_channels(path)
     except AudioError as error:
         return error
+    rate_hz = info.sample_rate_hz
     quality = measure_quality(channels, rate_hz)
     mono = torch.from_numpy(channels.mean(axis=0, dtype=np.float32))
     return Measured(

@@ -20,7 +20,7 @@ from typing import Any
 from lungsound.audio.io import AudioInfo, probe
 from lungsound.files import cache_root, hash_file, read_record, write_record
 
-FORMAT = "lungsound file facts 2"
+FORMAT = "lungsound file facts 3"
 MIN_AGE_S = 2.0  # the coarsest clock of a file system in use (FAT)
 
 Stamp = tuple[int, int, int, int]  # size, time of modification and of change in ns, inode
@@ -44,7 +44,7 @@ class FileFacts:
         self._is_new: set[Path] = set()
 
     def audio_info(self, path: Path) -> AudioInfo:
-        """As `lungsound.audio.io.probe`, whose errors it raises; the header is read once."""
+        """As `lungsound.audio.io.probe`, whose errors it raises; the file is read once."""
         stamp = _stamp(path)
         facts = self._find(path, stamp)
         if facts is not None and facts.info is not None:
@@ -116,8 +116,9 @@ def _stamp(path: Path) -> Stamp | None:
 
 def _read(file: Path, folder: Path) -> dict[str, Facts]:
     """Facts in the file; none where it is not there or not as it was written, as the cache may be lost at any time."""
-    kept = read_record(file, made_for=f"{FORMAT} {folder}") or {}
-    return {
-        name: Facts((size, modified, changed, inode), AudioInfo(*info) if info else None, sha256)
-        for name, (size, modified, changed, inode, info, sha256) in kept.items()
-    }
+    facts, kept = {}, read_record(file, made_for=f"{FORMAT} {folder}") or {}
+    for name, (size, modified, changed, inode, info, sha256) in kept.items():
+        num_samples, rate_hz, num_channels, remarks = info or (0, 0, 0, ())
+        audio = AudioInfo(num_samples, rate_hz, num_channels, tuple(remarks)) if info else None
+        facts[name] = Facts((size, modified, changed, inode), audio, sha256)
+    return facts

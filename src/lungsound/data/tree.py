@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from lungsound.audio.io import NO_LENGTH
 from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus, Cycle, Problem, Recording
 from lungsound.data.file_facts import file_facts
 from lungsound.errors import AudioError, CorpusError, DataError
@@ -156,7 +157,10 @@ def paired(
 def read_recording(
     path: Path, problems: list[Problem], *, name: str, patient: str, where: str | None = None, **facts: Any
 ) -> Recording | None:
-    """The recording in a sound file, with `facts` of it; None and a "bad sound file" (at `where`, else its name)."""
+    """The recording in a sound file, with `facts` of it; None and a "bad sound file" (at `where`, else its name).
+
+    An "odd sound file" is one of which a part may not have been read.
+    """
     try:
         audio = file_facts().audio_info(path)
     except AudioError as error:
@@ -164,6 +168,8 @@ def read_recording(
         hint = "".join(f"; there is {other.name}" for other in others if os.path.isfile(other))  # noqa: PTH113
         problems.append(Problem("bad sound file", as_text(where or path.name), f"{error.detail}{hint}"))
         return None
+    place = as_text(where or path.name)
+    problems += [Problem("odd sound file", place, each) for each in audio.remarks if each != NO_LENGTH]
     duration_s = audio.num_samples / audio.sample_rate_hz
     return Recording(as_text(name), patient_name(as_text(patient)), path, duration_s, audio.sample_rate_hz, **facts)
 

@@ -17,7 +17,7 @@ from lungsound.audio.filter_bank import normalize
 from lungsound.audio.front_end import Sound
 from lungsound.data.splits import load_corpus
 from lungsound.data.store import cut_cycles
-from lungsound.errors import LungsoundError, SettingsError
+from lungsound.errors import SettingsError
 from lungsound.extras import BOX
 from lungsound.files import as_text, written_whole
 from lungsound.inference.bulk import failure, find_sounds
@@ -98,10 +98,10 @@ def embed(
             for number, path in enumerate(found.files, start=1):
                 try:
                     loaded = load_recording(path, front_end, find_by=find_by, is_silence_kept=True)
-                except LungsoundError as error:
+                    parts.append(features(trained, [each.sound for each in loaded.stretches]))
+                except Exception as error:  # a bug that one recording meets must not lose the others
                     errors.append(failure(path, error))
                 else:
-                    parts.append(features(trained, [each.sound for each in loaded.stretches]))
                     for each in loaded.stretches:
                         key = f"{as_text(path)}#{each.start_s:.3f}-{each.end_s:.3f}"
                         cycles.append(EmbeddedCycle(key, as_text(path), each.start_s, each.end_s))

@@ -58,7 +58,7 @@ class Stretch:
 class LoadedRecording:
     """A recording cut into the stretches to predict.
 
-    `quality` are remarks: defects, and why no cycles were detected where they were searched for.
+    `quality` are remarks: on the file, defects, and why no cycles were detected where they were searched for.
     """
 
     path: Path
@@ -80,7 +80,8 @@ def load_recording(
     `is_silence_kept`; spans never are. Raises AudioError for a recording that cannot be read, AnnotationError for an
     annotation that is needed and missing, or that cannot be read.
     """
-    channels, rate_hz = read_channels(path)
+    channels, info = read_channels(path)
+    rate_hz = info.sample_rate_hz
     mono: quality.Samples = channels.mean(axis=0, dtype=np.float32)
     duration_s, remarks = len(mono) / rate_hz, []
     cycles_from: CyclesFrom = "annotation"
@@ -123,7 +124,7 @@ def load_recording(
         too_little = tuple(each for each in too_little if each.kind != quality.TOO_SHORT)
     other_sounds = quality.measure_other_sounds(mono, rate_hz)
     defects = (*quality.find_defects(measured), *too_little, *quality.find_other_sounds(other_sounds))
-    remarks = [*(defect.kind for defect in defects), *remarks]
+    remarks = [*info.remarks, *(defect.kind for defect in defects), *remarks]
     return LoadedRecording(path, duration_s, rate_hz, cycles_from, tuple(stretches), tuple(remarks))
 
 

@@ -270,9 +270,9 @@ def _review_routes(service: Service, folder: review.ReviewFolder) -> APIRouter:
 
         def decode() -> bytes:
             uploads.check_sound(path, service.limits)
-            channels, rate_hz = read_channels(path)
+            channels, info = read_channels(path)
             content = io.BytesIO()
-            soundfile.write(content, channels.T, rate_hz, format="WAV", subtype="PCM_16")
+            soundfile.write(content, channels.T, info.sample_rate_hz, format="WAV", subtype="PCM_16")
             return content.getvalue()
 
         with queue.place():

@@ -10,8 +10,8 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from lungsound.audio.io import SUFFIXES, AudioInfo, decoded_blocks, probe
-from lungsound.errors import AnnotationError, AudioError, SettingsError
+from lungsound.audio.io import SoundLimits, probe
+from lungsound.errors import AnnotationError, AudioError, SettingsError, TooLongError
 from lungsound.extras import is_installed
 from lungsound.serve.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_TEXT_BYTES, Limits, Refusal
 
@@ -128,38 +128,16 @@ def sniff(head: bytes) -> str | None:
 
 
 def check_sound(path: Path, limits: Limits) -> float:
-    """Duration (s) of a sound file. Refusal when decoding it could take more than the limits allow.
-
-    By its header where that tells; what FFmpeg reads is decoded up to the limit, and nothing of it is kept.
-    """
+    """Duration (s) of a sound file. Refusal for one that cannot be read, or holds more than the limits allow."""
     try:
-        info = _counted(path, limits) if path.suffix.lower() in SUFFIXES else probe(path)
+        info = probe(path, SoundLimits(max_duration_s=limits.max_duration_s, max_values=limits.max_values))
     except (AudioError, SettingsError) as error:
-        raise Refusal("unusable", error_text(error, path)) from None
+        kind = "too long" if isinstance(error, TooLongError) else "unusable"
+        raise Refusal(kind, error_text(error, path)) from None
     if not LOWEST_RATE_HZ <= info.sample_rate_hz <= HIGHEST_RATE_HZ:
         message = f"{info.sample_rate_hz} samples a second; send {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}"
         raise Refusal("unusable", message)
-    duration_s = info.num_samples / info.sample_rate_hz
-    if duration_s > limits.max_duration_s:
-        raise Refusal("too long", f"the recording lasts {duration_s:.1f} s; at most {limits.max_duration_s:g} s")
-    if info.num_samples * info.num_channels > limits.max_values:
-        message = f"{info.num_channels} channels of {info.num_samples} samples; at most {limits.max_values} in all"
-        raise Refusal("too long", message)
-    return duration_s
-
-
-def _counted(path: Path, limits: Limits) -> AudioInfo:
-    """Length, rate and channels of a file whose header may give no length, or a false one."""
-    num_samples, rate_hz, num_channels = 0, 0, 0
-    for block, rate_hz in decoded_blocks(path):
-        num_channels = len(block)
-        num_samples += block.shape[1]
-        if num_samples > limits.max_duration_s * rate_hz or num_samples * num_channels > limits.max_values:
-            message = f"more than {limits.max_duration_s:g} s of sound, or than {limits.max_values} samples in all"
-            raise Refusal("too long", f"{message}, which is the limit")
-    if num_samples == 0:
-        raise AudioError("has 0 samples; remove it, or convert it again", path=path)
-    return AudioInfo(num_samples, rate_hz, num_channels)
+    return info.num_samples / info.sample_rate_hz
 
 
 def error_text(error: Exception, path: Path) -> str:

@@ -145,7 +145,8 @@ def test_real_recordings_full_of_wheezes_are_no_speech(icbhi_dir: Path) -> None:
     if not found:
         pytest.skip("no recordings of patient 175")
     for path in found:
-        channels, rate_hz = read_channels(path)
+        channels, info = read_channels(path)
+        rate_hz = info.sample_rate_hz
         others = measure_other_sounds(channels.mean(axis=0, dtype=np.float32), rate_hz)
         assert SPEECH not in {defect.kind for defect in find_other_sounds(others)}
         assert others.spoken_share < 0.3

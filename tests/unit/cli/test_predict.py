@@ -13,13 +13,15 @@ from typer.testing import CliRunner
 
 from lungsound import extras
 from lungsound.audio.front_end import FrontEnd
-from lungsound.cli.predict import evaluate, explain, models, predict, probabilities_text
+from lungsound.cli.predict import embed, evaluate, explain, models, predict, probabilities_text
 from lungsound.config import AudioSettings, ModelSettings, load_config
 from lungsound.errors import SettingsError
 from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.evidence import Measured, Trained, statement
+from lungsound.inference import embed as embed_module
+from lungsound.inference import predictor as predictor_module
 from lungsound.inference.explain import relevance
-from lungsound.inference.predictor import Predictor
+from lungsound.inference.predictor import Predictor, load_recording
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
 from lungsound.models.hub import KNOWN_WEIGHTS
@@ -35,6 +37,7 @@ app = typer.Typer()
 app.command()(evaluate)
 app.command()(predict)
 app.command()(explain)
+app.command()(embed)
 
 
 @pytest.fixture
@@ -192,6 +195,32 @@ def test_silence_is_shown_without_cycles(model_path: Path, tmp_path: Path) -> No
     result = CliRunner().invoke(app, ["predict", str(tmp_path / "silent.wav"), "--model", str(model_path)])
     assert result.exit_code == 0
     assert "no prediction" in result.output
+
+
+@pytest.mark.parametrize("command", [["predict"], ["embed", "--out", "features.npz"]])
+def test_a_recording_without_sound_or_that_meets_a_bug_loses_no_other(
+    command: list[str], model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, level in (("a", 0.1), ("b", 0.0), ("c", 0.2), ("d", 0.1)):
+        soundfile.write(f"{name}.wav", np.random.default_rng(0).normal(0, level, 8000), 4000)
+    load = {"predict": predictor_module, "embed": embed_module}[command[0]]
+
+    def with_a_bug(path: Path, *words: object, **more: object) -> object:
+        if path.name == "c.wav":
+            raise IndexError("planted")
+        return load_recording(path, *words, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(load, "load_recording", with_a_bug)
+    words = [*command, *(f"{name}.wav" for name in "abcd"), "--model", str(model_path)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    assert "c.wav: internal error (bug): IndexError: planted" in " ".join(result.output.split())
+    if command[0] == "embed":
+        assert set(np.load("features.npz")["recording"]) == {"a.wav", "b.wav", "d.wav"}
+    else:
+        assert "d.wav, by" in result.output
+        assert "b.wav, by windows: no prediction; silent" in result.output
 
 
 def test_explain_writes_a_page_and_the_relevance_of_every_cycle(model_path: Path, tmp_path: Path) -> None:

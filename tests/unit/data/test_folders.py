@@ -1,6 +1,7 @@
 import os
 
 import pytest
+import soundfile
 
 from lungsound.data.folders import read_folders
 from lungsound.data.reader import find_kind, read_corpus
@@ -16,6 +17,22 @@ def write_sounds(root, *names):
 
 def problems_of(root):
     return [str(problem) for problem in read_corpus(root, is_strict=False).problems]
+
+
+def test_a_recording_with_an_impossible_sample_or_of_which_a_part_is_not_read_is_a_problem(tmp_path):
+    write_sounds(tmp_path, "train/normal/a.wav", "train/normal/b.wav", "train/normal/c.wav")
+    soundfile.write(tmp_path / "train/normal/a.wav", [0.1, 1e20, 0.1, 0.1], 4000, subtype="FLOAT")
+    for name, share in (("b", 0), ("c", 0.5)):
+        path = tmp_path / f"train/normal/{name}.wav"
+        whole = path.read_bytes()
+        path.write_bytes(whole[:40] + int(share * (len(whole) - 44)).to_bytes(4, "little") + whole[44:])
+    corpus = read_corpus(tmp_path, is_strict=False)
+    assert [(each.kind, each.where) for each in corpus.problems] == [
+        ("bad sound file", "train/normal/a.wav"),
+        ("odd sound file", "train/normal/c.wav"),
+    ]
+    assert "a sample of 1e+20 at 0.000 s" in corpus.problems[0].detail
+    assert [each.duration_s for each in corpus.recordings] == [2.0, 1.0]
 
 
 def test_parts_and_classes(tmp_path):

@@ -14,7 +14,7 @@ from benchmarks.sounds import speech
 
 from lungsound.audio.filter_bank import normalize
 from lungsound.audio.front_end import FrontEnd, Sound
-from lungsound.audio.io import fade, read_waveform
+from lungsound.audio.io import COUNTS_TOO_LITTLE, NO_LENGTH, fade, read_waveform
 from lungsound.audio.quality import MOSTLY_SILENT, SPEECH, TOO_SHORT
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.data.icbhi import canonical_name, read_icbhi
@@ -339,6 +339,19 @@ def test_an_answer_is_withheld_where_there_is_too_little_breath(
     assert bool(answer.cycles) == (kind != MOSTLY_SILENT)
     assert all(cycle.label == "uncertain" for cycle in answer.cycles)
     assert answer.aggregate is None or answer.aggregate.label == "uncertain"
+
+
+def test_what_a_header_leaves_out_or_counts_wrongly_stands_among_the_remarks(model_path: Path, recording: Path) -> None:
+    whole, predictor = recording.read_bytes(), Predictor.load(model_path)
+    size = len(whole) - 44
+    for count, remark, duration_s in ((0, NO_LENGTH, 3.2), (size // 2, f"{COUNTS_TOO_LITTLE}: 1.6 s of 3.2 s", 1.6)):
+        recording.write_bytes(whole[:40] + count.to_bytes(4, "little") + whole[44:])
+        prediction = predictor.predict(recording)
+        assert prediction.quality[0] == remark
+        assert prediction.duration_s == duration_s
+    recording.write_bytes(whole[:-1000])
+    with pytest.raises(AudioError, match="is truncated"):
+        predictor.predict(recording)
 
 
 def test_a_short_recording_that_somebody_annotated_is_answered(model_path: Path, recording: Path) -> None:

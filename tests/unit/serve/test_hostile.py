@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lungsound.audio import io
 from lungsound.inference.predictor import Predictor
 from lungsound.serve import uploads
 from lungsound.serve.limits import Limits
@@ -55,12 +56,19 @@ HOSTILE = {
     "WebM in name only": (WEBM + bytes(100), IN_NAME_ONLY),
     "AAC in name only": (ADTS + bytes(100), IN_NAME_ONLY),
     "no samples": (wav(b""), 422),
-    "4 GB promised": (wav(bytes(100), promised=0xFFFFFFFE), 422),
+    "4 GB promised": (wav(bytes(100), promised=0xF0000000), 422),
     "FLAC of a day": (flac_that_promises(2**35), 413),
     "FLAC of 100 s": (flac_that_promises(800_000), 413),
     "rate of 4 GHz": (wav(bytes(2000), rate_hz=4_000_000_000), 422),
     "rate of 1 Hz": (wav(bytes(20), rate_hz=1), 422),
     "too many channels": (wav(bytes(2 * 1000 * 480), rate_hz=1000, channels=1000), 413),
+    "1,024 channels": (wav(bytes(2 * 1024 * 100), channels=1024), 413),
+    "1e20": (
+        wav(b"")[:20]
+        + struct.pack("<HHIIHH", 3, 1, 8000, 32000, 4, 32)
+        + struct.pack("<4sI4f", b"data", 16, 0, 1e20, 0, 0),
+        422,
+    ),
     "not a number": (
         sound("WAV")[:0]
         + wav(b"")[:20]
@@ -80,14 +88,14 @@ def test_of_hours_in_few_bytes_no_more_is_decoded_than_the_limit(
     def silence(_: Path) -> Iterator[tuple[np.ndarray, int]]:
         nonlocal num_blocks
         for num_blocks in range(1_000_000):  # noqa: B007, counted from outside
-            yield np.zeros((1, 1024), np.float32), 8000
+            yield np.zeros((1024, 1), np.float32), 8000
 
     monkeypatch.setattr(uploads, "is_installed", lambda _: True)
-    monkeypatch.setattr(uploads, "decoded_blocks", silence)
+    monkeypatch.setattr(io, "decoded_blocks", silence)
     with client(tiny, limits=Limits(max_duration_s=4.0, timeout_s=30)) as http:
         answer = http.post("/v1/predictions", content=MP4 + bytes(100))
     assert (answer.status_code, num_blocks) == (413, 4 * 8000 // 1024)
-    assert answer.json() == {"error": "more than 4 s of sound, or than 384000 samples in all, which is the limit"}
+    assert "more than 4 s of sound, which is the limit" in answer.json()["error"]
     assert list(temporary.iterdir()) == []
 
 
