@@ -55,6 +55,7 @@ MAX_SILENT_SHARE = 0.5
 MIN_SOUND_S = 1.4
 MOSTLY_SILENT, TOO_SHORT = "mostly silent", "too short"
 FRAME, MIN_FRAME = 2048, 256
+AT_ONCE = 2**20  # samples; a multiple of each frame
 SMOOTHED_BINS = 9
 
 # Sounds beside the lungs are measured at 4 kHz, in the middle two minutes of a longer recording.
@@ -193,7 +194,9 @@ def find_too_little_sound(quality: Quality) -> tuple[Defect, ...]:
 
 def rms_dbfs(waveform: Samples) -> float:
     """Root mean square about the mean, in dB of full scale: -3.01 for a full sine; at least `LOWEST_DBFS`."""
-    return _decibels(float(waveform.std(dtype=np.float64)))
+    mean, starts = float(waveform.mean(dtype=np.float64)), range(0, waveform.size, AT_ONCE)
+    squares = sum(float(((waveform[at : at + AT_ONCE] - np.float64(mean)) ** 2).sum()) for at in starts)
+    return _decibels(math.sqrt(squares / waveform.size))
 
 
 def clipped_share(waveform: Samples) -> float:
@@ -284,13 +287,14 @@ def upsampled_from_hz(waveform: Samples, sample_rate_hz: int) -> int | None:
 def channel_difference_db(channels: Samples) -> float:
     """Rest of a channel when the one most like it, at the best gain, is taken away, in dB of itself."""
     centred = channels.astype(np.float64) - channels.mean(axis=1, dtype=np.float64, keepdims=True)
-    sounding = [channel for channel in centred if channel.any()]
-    shares = []
-    for number, channel in enumerate(sounding):
-        for other in sounding[:number] + sounding[number + 1 :]:
-            rest = channel - (channel @ other) / (other @ other) * other
-            shares.append(float((rest @ rest) / (channel @ channel)))
-    return _decibels(math.sqrt(min(shares))) if shares else 0.0
+    sounding = centred[centred.any(axis=1)]
+    if len(sounding) < 2:
+        return 0.0
+    products = sounding @ sounding.T
+    norms = np.sqrt(products.diagonal())
+    cosines = products / np.outer(norms, norms)
+    np.fill_diagonal(cosines, 0.0)
+    return _decibels(math.sqrt(max(0.0, 1 - float(np.abs(cosines).max()) ** 2)))
 
 
 def _median_spectrum_db(waveform: Samples) -> Values | None:
@@ -300,14 +304,20 @@ def _median_spectrum_db(waveform: Samples) -> Values | None:
     silence.
     """
     frame = min(FRAME, 1 << max(0, waveform.size.bit_length() - 1))
-    frames = waveform[: waveform.size // frame * frame].reshape(-1, frame)
-    sounding = frames[frames.std(axis=1) > 0]
-    if frame < MIN_FRAME or not len(sounding):
+    if frame < MIN_FRAME:
         return None
-    window = np.hanning(frame + 1)[:-1].astype(np.float32)
-    power = np.abs(np.fft.rfft((sounding - sounding.mean(axis=1, keepdims=True)) * window, axis=1)) ** 2
+    window, parts = np.hanning(frame + 1)[:-1].astype(np.float32), []
+    for first in range(0, waveform.size // frame * frame, AT_ONCE):  # long recordings would take gigabytes at once
+        part = waveform[first : first + AT_ONCE]
+        frames = part[: part.size // frame * frame].reshape(-1, frame)
+        sounding = frames[frames.std(axis=1) > 0]
+        parts.append(np.abs(np.fft.rfft((sounding - sounding.mean(axis=1, keepdims=True)) * window, axis=1)) ** 2)
+    power = np.concatenate(parts)
+    if not len(power):
+        return None
     # The power of a bin of noise is exponentially distributed: its median is ln 2 of its mean.
-    white = np.median(power, axis=0) / math.log(2) / float((window.astype(np.float64) ** 2).sum())
+    median = np.median(power, axis=0, overwrite_input=True)
+    white = median / math.log(2) / float((window.astype(np.float64) ** 2).sum())
     padded = np.pad(white, SMOOTHED_BINS // 2, mode="edge")
     smoothed = np.median(np.lib.stride_tricks.sliding_window_view(padded, SMOOTHED_BINS), axis=1)
     return np.asarray(10 * np.log10(np.maximum(smoothed, 1e-20)))
@@ -315,11 +325,15 @@ def _median_spectrum_db(waveform: Samples) -> Values | None:
 
 def _rounding_db(waveform: Samples) -> float:
     """Level of the noise that rounding to the smallest step of 16-bit samples makes; to 24 bit for any others."""
-    scaled = waveform * np.float32(32768)
-    rounded = np.rint(scaled)
-    step = 2.0**-23
-    if np.array_equal(scaled, rounded) and np.abs(rounded).max() <= 32768:  # floats may be beyond full scale
-        values = np.flatnonzero(np.bincount(rounded.astype(np.int64) + 32768))
+    is_there, step = np.zeros(2**16 + 1, np.bool_), 2.0**-23
+    for first in range(0, waveform.size, AT_ONCE):
+        scaled = waveform[first : first + AT_ONCE] * np.float32(32768)
+        rounded = np.rint(scaled)
+        if not np.array_equal(scaled, rounded) or np.abs(rounded).max() > 32768:  # floats may be beyond full scale
+            break
+        is_there[rounded.astype(np.int32) + 32768] = True
+    else:
+        values = np.flatnonzero(is_there)
         step = float(np.diff(values).min()) / 32768 if len(values) > 1 else 1 / 32768
     return 10 * math.log10(step**2 / 12)
 

@@ -24,6 +24,7 @@ Values = npt.NDArray[np.float64]
 
 BAND_HZ = (150.0, 600.0)
 FRAME_S = 0.04
+FRAMES_AT_ONCE = 256  # long recordings of a high rate would take gigabytes at once
 RISE_BEFORE_S, RISE_AFTER_S = 0.6, 0.52
 # People mark the onset where the sound can first be heard, before its steepest rise.
 ONSET_LEAD_S = 0.08
@@ -102,10 +103,12 @@ def band_power(waveform: npt.NDArray[np.float32], sample_rate_hz: int) -> Values
         return np.zeros(0)
     frames = np.lib.stride_tricks.sliding_window_view(waveform, 2 * hop)[::hop]
     window = np.hanning(2 * hop + 1)[:-1].astype(np.float32)
-    spectrum = np.fft.rfft(frames * window, axis=1)
     frequency_hz = np.fft.rfftfreq(2 * hop, 1 / sample_rate_hz)
-    is_inside = (frequency_hz >= BAND_HZ[0]) & (frequency_hz <= BAND_HZ[1])
-    energy = (np.abs(spectrum[:, is_inside]).astype(np.float64) ** 2).sum(axis=1)
+    is_inside, energy = (frequency_hz >= BAND_HZ[0]) & (frequency_hz <= BAND_HZ[1]), np.empty(len(frames))
+    for first in range(0, len(frames), FRAMES_AT_ONCE):
+        rows = slice(first, first + FRAMES_AT_ONCE)
+        spectrum = np.fft.rfft(frames[rows] * window, axis=1)[:, is_inside]
+        energy[rows] = (np.abs(spectrum).astype(np.float64) ** 2).sum(axis=1)
     return np.asarray(2 * energy / (2 * hop * float((window.astype(np.float64) ** 2).sum())))
 
 
