@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+MAX_DETAIL = 2000  # characters
+
 
 class LungsoundError(Exception):
     """Base of all errors that a user can cause and fix: `detail`, at `line` (from 1) of the file `path` if known."""
@@ -17,6 +19,8 @@ class LungsoundError(Exception):
     exit_code = 2
 
     def __init__(self, detail: str = "", *, path: Path | None = None, line: int | None = None) -> None:
+        if len(detail) > MAX_DETAIL:  # of what was given nobody reads thousands of characters
+            detail = f"{detail[: MAX_DETAIL // 2]} ... {detail[-MAX_DETAIL // 2 :]}"
         super().__init__(detail)
         self.detail, self.path, self.line = detail, path, line
 

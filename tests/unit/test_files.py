@@ -308,3 +308,10 @@ def test_bytes_of_a_name_that_are_no_utf_8_are_escaped(tmp_path: Path) -> None:
     assert as_text(name) == r"caf\udce9"
     write_text(tmp_path / "a.txt", name)
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == r"caf\udce9"
+
+
+def test_what_was_given_is_told_in_part_where_it_is_long() -> None:
+    message = str(DataError(f"first {'x' * 100_000} last", path=Path("a.csv"), line=3))
+    assert len(message) < 2_100
+    assert message.startswith("a.csv, line 3: first x")
+    assert message.endswith("x last")

@@ -19,7 +19,7 @@ from lungsound.data.icbhi import SPLIT_FILES, is_icbhi_name
 from lungsound.data.sprsound import is_sprsound_name
 from lungsound.data.table import FACTS
 from lungsound.errors import CorpusError
-from lungsound.files import written_folder
+from lungsound.files import as_text, written_folder
 from lungsound.labels import LABEL_SETS, shipped_map, sound_of
 
 Format = Literal["icbhi", "sprsound", "table"]
@@ -67,7 +67,7 @@ def write_annotations(corpus: Corpus, out: Path, *, to: Format, is_lossy: bool =
         for place, text in texts.items():
             path = partial / place
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", newline="")
+            path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
     return lost
 
 
@@ -102,7 +102,7 @@ def table_text(corpus: Corpus, folder: Path) -> str:
     writer.writerow(["path", "start_s", "end_s", *sound_columns, "patient", "split", *facts, "name"])
     for cycle in corpus.cycles:
         recording = cycle.recording
-        path = Path(os.path.relpath(recording.path.absolute(), folder.absolute())).as_posix()
+        path = as_text(Path(os.path.relpath(recording.path.absolute(), folder.absolute())).as_posix())
         is_whole = (cycle.start_s, cycle.end_s) == (0.0, recording.duration_s)
         times = ("", "") if is_whole else (_shortest(cycle.start_s), _shortest(cycle.end_s))
         words = (int(cycle.has_crackle), int(cycle.has_wheeze)) if has_flags else (cycle.word,)

@@ -17,6 +17,7 @@ from lungsound.labels import LabelMap, Unit
 
 SUFFIXES = (".csv", ".tsv")
 MAX_LINE_BYTES = 2**16  # of the first
+ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f])")  # a byte of a name that is no UTF-8, as `as_text` writes it
 FACTS = ("device", "location", "mode", "age_years", "sex", "bmi", "diagnosis")
 # What every line of one recording must say alike.
 OF_RECORDING = ("name", "patient", "split", *FACTS)
@@ -209,8 +210,10 @@ def _misfit(columns: Sequence[str], values: Sequence[str]) -> str | None:
 
 
 def _one_path(folder: Path, path: str, known: dict[str | tuple[int, int], str]) -> str:
-    """The path as first written of the file that a path leads to, by whatever way (a link, `./`)."""
+    """The path as first written of the file that a path leads to, by whatever way (a link, `./`, escaped bytes)."""
     sound = posixpath.normpath(path)
+    if ESCAPED.search(sound) and not (folder / sound).exists():
+        sound = ESCAPED.sub(lambda match: chr(int(match[1], 16)), sound)
     if sound not in known:
         try:
             facts = (folder / sound).stat()

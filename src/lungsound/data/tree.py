@@ -256,9 +256,10 @@ def assemble(
 ) -> Corpus:
     """The Corpus with everything in its order, which does not depend on the file system's."""
 
-    def by_kind_and_place(problem: Problem) -> tuple[str, list[str | int]]:
-        # Numbers in a place count as such: line 2 before line 10.
-        return problem.kind, [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", problem.where)]
+    def by_kind_and_place(problem: Problem) -> tuple[str, list[tuple[int, str]]]:
+        # Numbers in a place count as such, however long: line 2 before line 10.
+        parts = enumerate(re.split(r"(\d+)", problem.where))
+        return problem.kind, [(len(part.lstrip("0")) if place % 2 else 0, part) for place, part in parts]
 
     recordings = tuple(sorted(recordings, key=lambda recording: recording.name))
     return Corpus(

@@ -205,8 +205,9 @@ def read_predictions(path: Path) -> Predictions:
     require_few(classes, path)
     keys, patients, devices, parts = (table.column(name) for name in FIXED_COLUMNS[:4])
     labels, predicted = (table.class_indices(name, classes) for name in FIXED_COLUMNS[4:])
+    probabilities = table.probabilities(columns)
     try:
-        predictions = Predictions(keys, patients, devices, parts, labels, table.probabilities(columns), classes)
+        predictions = Predictions(keys, patients, devices, parts, labels, probabilities, classes)
     except DataError as error:
         raise DataError(f"{path}, {error}") from None
     others = abnormal_classes(predictions.probabilities)

@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -274,3 +275,17 @@ def test_any_events_come_back_from_sprsounds_json(found, record):
     assert annotation.record_annotation == record
     seconds = [(float(e.start.scaleb(-3)), float(e.end.scaleb(-3)), e.type) for e in annotation.event_annotation]
     assert seconds == found
+
+
+def test_names_that_are_no_utf_8_come_back_through_a_table(tmp_path):
+    sound = write_sound(tmp_path / "sounds" / "normal" / "p1.wav")
+    try:
+        sound.rename(sound.with_name(os.fsdecode(b"p1_caf\xe9.wav")))
+    except OSError as error:
+        pytest.skip(f"this file system has names in UTF-8 only ({error.strerror})")
+    corpus = read_corpus(tmp_path / "sounds")
+    write_annotations(corpus, tmp_path / "out", to="table")
+    back = read_corpus(tmp_path / "out")
+    assert [(r.name, r.path.is_file()) for r in back.recordings] == [(r"normal/p1_caf\udce9", True)]
+    write_annotations(corpus, tmp_path / "icbhi", to="icbhi", is_lossy=True)
+    assert (tmp_path / "icbhi" / os.fsdecode(b"p1_caf\xe9.txt")).is_file()

@@ -361,3 +361,8 @@ def test_a_header_of_thousands_of_columns_is_refused_at_once(tmp_path: Path) -> 
 def test_columns_may_be_parted_by_tabs_in_a_csv(tmp_path: Path) -> None:
     table = write_table(tmp_path, "a.wav\tnormal\tp1", header="path\tlabel\tpatient")
     assert read_corpus(table).recordings[0].patient == "p1"
+
+
+def test_a_place_may_hold_a_number_of_any_length(tmp_path: Path) -> None:
+    table = write_table(tmp_path, f"missing{'9' * 5_000}.wav,0,1,normal,p1,train", "missing.wav,0,1,normal,p1,train")
+    assert [problem.partition(": ")[0] for problem in problems_of(table)] == ["bad sound file"] * 2
