@@ -146,6 +146,8 @@ def _open(url: str, partial: Path | None, redirects: "_Redirects") -> HTTPRespon
             raise
         partial.unlink()
         return _open(url, partial, redirects)
+    except urllib.error.URLError as error:
+        raise OSError(str(error.reason)) from error
     redirects.headers.append(response.headers)
     return response
 
