@@ -648,7 +648,7 @@ def _inspect_mpeg(path: Path, content: bytes, start: int) -> Found:
     while at < end:
         header = content[at : at + 4]
         size = _mpeg_frame_size(header)
-        is_alike = not first or (header[1] & 0xFE, header[2] & 0x0C) == (first[1] & 0xFE, first[2] & 0x0C)
+        is_alike = not first or not size or (header[1] & 0xFE, header[2] & 0x0C) == (first[1] & 0xFE, first[2] & 0x0C)
         follower = b"" if size is None else content[at + size : at + size + 4]
         if size is not None and is_alike and (is_synced or not follower or _mpeg_frame_size(follower)):
             start, first = (start, first) if sizes else (at, header)

@@ -199,6 +199,7 @@ def test_an_mp3_file_is_read_to_its_end_whatever_its_header_counts(tmp_path: Pat
     assert (len(samples) > NUM_SAMPLES, remarks) == (True, ())  # libsndfile by itself would give a part of them
     assert read(tmp_path / "a.mp3", b"ID3\x04\0\0\0\0\0\x04tags" + whole + b"TAG" + bytes(125))[1] == ()
     assert read(tmp_path / "a.mp3", whole + b"no frames at all")[1] == ("16 bytes are no sound",)
+    assert read(tmp_path / "a.mp3", whole + b"\xff")[1] == ("1 bytes are no sound",)
 
 
 def test_other_formats_get_a_remark(tmp_path: Path) -> None:
