@@ -29,6 +29,10 @@ def serve(
         int, typer.Option(min=0, metavar="N", help="Number of requests that may wait; further ones are refused.")
     ] = 16,
     timeout_s: Annotated[float, typer.Option(metavar="SECONDS", help="Time limit of a request.")] = 120.0,
+    reader_s: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Processor time to read a recording, in a process of its own.")
+    ] = 60.0,
+    reader_mb: Annotated[int, typer.Option(metavar="MB", help="Memory of the process that reads a recording.")] = 600,
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
@@ -47,6 +51,8 @@ def serve(
         num_workers=workers,
         max_waiting=max_waiting,
         timeout_s=timeout_s,
+        reader_s=reader_s,
+        reader_mb=reader_mb,
     )
     serve_model(model, limits=limits, host=host, port=port, device=device or "cpu", engine=engine)
 

@@ -7,13 +7,18 @@ import asyncio
 import hmac
 import json
 import logging
+import math
+import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from fastapi.responses import JSONResponse
@@ -28,14 +33,16 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1000, 192_000  # beyond, resampling takes memory out of all proportion
 COMMON_RATE_HZ, COMMON_CHANNELS = 48_000, 2
 MAX_TEXT_BYTES = 2**20  # of an annotation, and of a JSON body
+MIN_READER_MB = 256  # Python, torch and the rest of what reads take 190 by themselves
 
 
 @dataclass(frozen=True)
 class Limits:
     """`max_bytes` is of a request's whole body, `max_duration_s` of a recording.
 
-    `num_workers` recordings are read at the same time, `max_waiting` requests wait beside them, and `timeout_s` after
-    its first byte a request is given up.
+    `num_workers` recordings are read at the same time, each in a process that may take `reader_s` of processor time and
+    `reader_mb` of memory; `max_waiting` complete requests wait beside them, and `timeout_s` after its first byte a
+    request is given up.
     """
 
     max_bytes: int = 64 * 2**20
@@ -44,25 +51,42 @@ class Limits:
     max_waiting: int = 16
     timeout_s: float = 120.0
     max_files: int = 64
+    reader_s: float = 60.0
+    reader_mb: int = 600
 
     def __post_init__(self) -> None:
-        for name in ("max_bytes", "max_duration_s", "num_workers", "timeout_s", "max_files"):
+        for name in ("max_bytes", "max_duration_s", "num_workers", "timeout_s", "max_files", "reader_s"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}: more than 0 is needed")
         if self.max_waiting < 0:
             raise SettingsError(f"max_waiting is {self.max_waiting}: 0 or more is needed")
+        if self.reader_mb < MIN_READER_MB:
+            raise SettingsError(f"reader_mb is {self.reader_mb}: {MIN_READER_MB} or more is needed")
 
     @property
     def max_values(self) -> int:
         """Samples of all channels of a recording: a small file may promise any number of them."""
         return int(self.max_duration_s * COMMON_RATE_HZ * COMMON_CHANNELS)
 
+    @property
+    def max_received(self) -> int:
+        """Bytes of all requests at the same time."""
+        return self.max_bytes * (self.num_workers + self.max_waiting)
+
+    @property
+    def max_cycles(self) -> int:
+        """Cycles of a recording: nobody breathes twice a second, and an annotation may hold any number of lines."""
+        return math.ceil(2 * self.max_duration_s)
+
 
 STATUS_OF = {
     "bad request": 400,
     "unauthorized": 401,
+    "forbidden": 403,
     "not found": 404,
     "wrong method": 405,
+    "slow": 408,
+    "conflict": 409,
     "too large": 413,
     "too long": 413,
     "not sound": 415,
@@ -70,7 +94,7 @@ STATUS_OF = {
     "busy": 429,
     "internal": 500,
     "not ready": 503,
-    "timeout": 504,
+    "timeout": 503,
 }
 RETRY_AFTER_S = 2
 RETRIED = ("busy", "not ready", "timeout")
@@ -80,11 +104,18 @@ class Refusal(Exception):
     """A request that is refused; `kind` is one of `STATUS_OF`, the message is for the client."""
 
     def __init__(self, kind: str, message: str) -> None:
-        super().__init__(" ".join(message.splitlines()))
+        text = message.encode("utf-8", "backslashreplace").decode()  # halves of characters are no text to send
+        super().__init__(" ".join(text.splitlines()))
         self.kind = kind
 
-    def response(self) -> JSONResponse:
-        headers = {"WWW-Authenticate": "Bearer"} if self.kind == "unauthorized" else {}
+    def __reduce__(self) -> tuple[type["Refusal"], tuple[str, str]]:
+        return Refusal, (self.kind, str(self))
+
+    def response(self, more: Mapping[str, str] | None = None) -> JSONResponse:
+        """One line of JSON, with the headers that its status needs and `more`."""
+        headers = {**(more or {}), **({"WWW-Authenticate": "Bearer"} if self.kind == "unauthorized" else {})}
+        if self.kind == "slow":
+            headers["Connection"] = "close"
         if self.kind in RETRIED:
             headers["Retry-After"] = str(RETRY_AFTER_S)
         return JSONResponse({"error": str(self)}, STATUS_OF[self.kind], headers=headers)
@@ -93,7 +124,8 @@ class Refusal(Exception):
 def log(event: str, **values: Any) -> None:
     """Write one line."""
     line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **values}
-    sys.stderr.write(json.dumps(line, allow_nan=False) + "\n")  # at once: other threads write lines too
+    text = json.dumps(line, allow_nan=False).replace("\x7f", "\\u007f")  # JSON lets this control character stand
+    sys.stderr.write(f"{text}\n")  # at once: other threads write lines too
     sys.stderr.flush()
 
 
@@ -112,11 +144,46 @@ class JsonLines(logging.Handler):
         log(record.name, message=record.getMessage(), **({} if error is None else {"error": place_of(error)}))
 
 
-def log_uvicorn() -> None:
-    """Warnings of the server itself as JSON; its line for each request, which names the path, is not written."""
-    logger = logging.getLogger("uvicorn")
-    logger.handlers, logger.propagate = [JsonLines(logging.WARNING)], False
-    logger.setLevel(logging.WARNING)
+def log_libraries() -> None:
+    """Warnings of libraries and of Python as JSON; uvicorn's line for each request, which names the path, is none."""
+    logging.captureWarnings(True)
+    logging.basicConfig(level=logging.WARNING, handlers=[JsonLines()])
+
+
+@contextmanager
+def json_lines() -> Iterator[None]:
+    """Standard error in JSON only: each line of another form, as C libraries and dying threads write, becomes one."""
+    kept, (read_end, write_end) = os.dup(2), os.pipe()
+    end = f"end {uuid4().hex}\n".encode()  # forked processes have the pipe open too, so that it may never end
+
+    def copy() -> None:
+        with os.fdopen(read_end, "rb") as lines:
+            for line in iter(lines.readline, end):
+                os.write(kept, line if _is_json(line) else _as_json(line))
+
+    thread = Thread(target=copy, name="standard error", daemon=True)
+    thread.start()
+    os.dup2(write_end, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.write(write_end, end)
+        thread.join()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(write_end)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _as_json(line: bytes) -> bytes:
+    return json.dumps({"event": "library", "message": line.decode("utf-8", "replace").rstrip("\n")}).encode() + b"\n"
 
 
 BUCKETS_S = (0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -145,6 +212,9 @@ class Metrics:
 
 
 WITH_SOUND = ("/v1/predictions", "/v1/batch")
+BODY_S, MIN_BODY_BYTES = 10.0, 2**14  # a body that brings less in such a time is cut off: 13 kbit/s
+MAX_RECEIVING = 256  # bodies at the same time; each takes three of the files that a process may have open, often 1024
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 CLIENT_GONE = 499  # in logs and metrics: nobody is there to get a status
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
@@ -158,7 +228,7 @@ SECURITY_HEADERS = {
 }
 
 
-@dataclass
+@dataclass(eq=False)
 class RequestFacts:
     """Facts of a request for its line in the log; `refusal` when it was refused while its body was read."""
 
@@ -169,6 +239,20 @@ class RequestFacts:
     status: int = 0
     error: str | None = None
     refusal: Refusal | None = None
+    is_receiving: bool = False
+    next_check_s: float | None = None
+    num_checked_bytes: int = 0
+
+
+def _is_same_origin(headers: Headers) -> bool:
+    """True where no browser says that another site's page sends the request.
+
+    A proxy may change the host: the header of newer browsers counts before it.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site is not None:
+        return site in ("same-origin", "none")
+    return origin is None or urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
 
 
 class Gate:
@@ -182,6 +266,7 @@ class Gate:
     ) -> None:
         self.app, self.limits, self.metrics = app, limits, metrics
         self.token, self.is_local_only = token, is_local_only
+        self._requests: set[RequestFacts] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -192,12 +277,11 @@ class Gate:
         max_bytes = self.limits.max_bytes if scope["path"] in WITH_SOUND else MAX_TEXT_BYTES
 
         async def receive_counted() -> Message:
-            message = await receive()
-            facts.num_bytes += len(message.get("body", b""))
-            if facts.num_bytes > max_bytes:
-                facts.refusal = Refusal("too large", f"more than {max_bytes} bytes were sent, which is the limit")
-                raise facts.refusal
-            return message
+            try:
+                return await self._receive(receive, facts, max_bytes)
+            except Refusal as refusal:
+                facts.refusal = refusal
+                raise
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -212,6 +296,7 @@ class Gate:
             if not facts.status:
                 await refusal.response()(scope, receive, send_with_headers)
 
+        self._requests.add(facts)
         try:
             self._admit(scope, max_bytes)
             async with asyncio.timeout(self.limits.timeout_s):
@@ -221,16 +306,46 @@ class Gate:
             await refuse(Refusal("timeout", message))
         except Refusal as refusal:
             await refuse(refusal)
+        except asyncio.CancelledError:
+            await refuse(Refusal("not ready", "the service is stopping; ask again in a moment"))
         except ClientDisconnect:
             facts.status, facts.error = CLIENT_GONE, "client gone"
         except Exception as error:
             log("error", id=facts.request_id, error=place_of(error))
             await refuse(Refusal("internal", f"internal error (bug), request {facts.request_id}"))
         finally:
+            self._requests.remove(facts)
             self._note(scope, facts, time.perf_counter() - start_s)
 
+    async def _receive(self, receive: Receive, facts: RequestFacts, max_bytes: int) -> Message:
+        """The next message of a request. Refusal when too many bytes are received, or they come too slowly."""
+        now_s = asyncio.get_running_loop().time
+        if facts.next_check_s is None:
+            if sum(each.is_receiving for each in self._requests) >= MAX_RECEIVING:
+                raise Refusal(
+                    "busy", f"{MAX_RECEIVING} requests are being received, which is the limit; ask again later"
+                )
+            facts.is_receiving, facts.next_check_s = True, now_s() + BODY_S
+        while True:
+            try:
+                async with asyncio.timeout_at(facts.next_check_s if facts.is_receiving else None):
+                    message = await receive()
+                break
+            except TimeoutError:
+                if facts.num_bytes - facts.num_checked_bytes < MIN_BODY_BYTES:
+                    needed = f"{MIN_BODY_BYTES} bytes in {BODY_S:g} s are needed"
+                    raise Refusal("slow", f"the body comes too slowly: {needed}") from None
+                facts.num_checked_bytes, facts.next_check_s = facts.num_bytes, now_s() + BODY_S
+        facts.num_bytes += len(message.get("body", b""))
+        facts.is_receiving = message.get("more_body", False)
+        if facts.num_bytes > max_bytes:
+            raise Refusal("too large", f"more than {max_bytes} bytes were sent, which is the limit")
+        if sum(each.num_bytes for each in self._requests) > self.limits.max_received:
+            raise Refusal("busy", "too many bytes are being received at the same time; ask again later")
+        return message
+
     def _admit(self, scope: Scope, max_bytes: int) -> None:
-        """Refusal before a byte of the body is read: by its host, its token, and the length that it announces."""
+        """Refusal before a byte of the body is read: by host, token, origin, and the length that is announced."""
         headers, path = Headers(scope=scope), scope["path"]
         host = headers.get("host", "").lower()
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
@@ -241,6 +356,8 @@ class Gate:
             is_same = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.token.encode())
             if scheme.lower() != "bearer" or not is_same:
                 raise Refusal("unauthorized", "a token is needed: send the header 'Authorization: Bearer TOKEN'")
+        if scope["method"] not in SAFE_METHODS and not _is_same_origin(headers):
+            raise Refusal("forbidden", "a page of another site must not send this")
         announced = headers.get("content-length", "0")
         if announced.isdigit() and int(announced) > max_bytes:
             raise Refusal("too large", f"{announced} bytes announced; at most {max_bytes}")

@@ -1,13 +1,16 @@
-"""A bounded queue of requests, and one engine for several threads, whose waiting requests share batches."""
+"""A bounded queue of requests, and one engine for several threads, whose waiting requests share batches in turns."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, field
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import TypeVar
 
+import numpy as np
 import torch
 from starlette.requests import ClientDisconnect
 
@@ -15,6 +18,7 @@ from lungsound.audio.front_end import Sound
 from lungsound.inference.engines import Engine, Outputs
 from lungsound.progress import OnProgress
 from lungsound.serve.limits import Refusal
+from lungsound.serve.readers import AbandonedError, is_abandoned
 
 Result = TypeVar("Result")
 
@@ -22,8 +26,8 @@ Result = TypeVar("Result")
 class WorkQueue:
     """Places for requests, and threads for their work; to be used from one event loop.
 
-    A thread cannot be stopped: work whose request was given up keeps its thread until it ends, and its result is
-    dropped. Work that has not begun is taken out of the queue.
+    Work whose request was given up is told so by `is_abandoned`, and its result is dropped. Work that has not begun is
+    taken out of the queue.
     """
 
     def __init__(self, *, num_workers: int, max_waiting: int) -> None:
@@ -31,12 +35,12 @@ class WorkQueue:
         self.num_waiting = 0
         self.is_stopping = False
         self._max_requests = num_workers + max_waiting
-        self._free_threads = asyncio.Semaphore(num_workers)
-        self._pool = ThreadPoolExecutor(num_workers, thread_name_prefix="predict")
+        self._num_readers = asyncio.Semaphore(num_workers)
+        self._pool = ThreadPoolExecutor(num_workers + self._max_requests, thread_name_prefix="work")
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """A place for a request, from before its body is read until its response is sent. Refusal without one."""
+        """A place for a request, from the last byte of its body until its response is sent. Refusal without one."""
         if self.is_stopping:
             raise Refusal("not ready", "the service is stopping; ask again in a moment")
         if self.num_requests >= self._max_requests:
@@ -47,37 +51,59 @@ class WorkQueue:
         finally:
             self.num_requests -= 1
 
-    async def run(self, work: Callable[[], Result], *, is_gone: Callable[[], Awaitable[bool]] | None = None) -> Result:
-        """The result of `work`, done in a thread as soon as one is free.
+    async def read(self, work: Callable[[], Result], *, is_gone: Callable[[], Awaitable[bool]] | None = None) -> Result:
+        """The result of work that reads, as soon as fewer than `num_workers` do.
 
         ClientDisconnect when `is_gone` says by then that nobody waits for it any more.
         """
         self.num_waiting += 1
         try:
-            await self._free_threads.acquire()
+            await self._num_readers.acquire()
         finally:
             self.num_waiting -= 1
         try:
             if is_gone is not None and await is_gone():
                 raise ClientDisconnect
-        except BaseException:
-            self._free_threads.release()
+            return await self.run(work)
+        finally:
+            self._num_readers.release()
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """The result of `work`, done in a thread."""
+        abandoned = Event()
+        context = copy_context()
+        context.run(is_abandoned.set, abandoned.is_set)
+        try:
+            return await asyncio.wrap_future(self._pool.submit(context.run, work))
+        except asyncio.CancelledError:
+            abandoned.set()
             raise
-        loop = asyncio.get_running_loop()
-
-        def free(_: Future[Result]) -> None:
-            loop.call_soon_threadsafe(self._free_threads.release)
-
-        future = self._pool.submit(work)
-        future.add_done_callback(free)
-        return await asyncio.wrap_future(future)
 
     async def close(self) -> None:
-        """Wait for the threads, given-up work included."""
+        """Wait for the threads, whose work ends soon after it was given up."""
         await asyncio.to_thread(self._pool.shutdown)
 
 
 GPU_BATCH_SIZE = 32
+
+
+# Cycles of one request that are predicted before others have their turn: more than most recordings have.
+TURN = 32
+
+
+@dataclass(eq=False)
+class _Asked:
+    """Cycles of a request, the outputs so far, and whether anybody still waits for them."""
+
+    cycles: Sequence[Sound]
+    is_abandoned: Callable[[], bool]
+    future: Future[Outputs] = field(default_factory=Future)
+    outputs: list[Outputs] = field(default_factory=list)
+    num_done: int = 0
+
+    @property
+    def turn(self) -> Sequence[Sound]:
+        return self.cycles[self.num_done : self.num_done + TURN]
 
 
 class GatheringEngine(Engine):
@@ -85,7 +111,8 @@ class GatheringEngine(Engine):
 
     While a batch is computed, others may come to wait; as many of these as fill the next batch are predicted together.
     Nobody waits for a batch to fill, and what fills one alone is predicted alone: on a CPU, whose batches are small,
-    requests are predicted one after the other.
+    requests are predicted one after the other. After a `TURN` a long request waits again, and one that is given up
+    is left.
     """
 
     def __init__(self, engine: Engine, device: torch.device) -> None:
@@ -93,15 +120,15 @@ class GatheringEngine(Engine):
             engine.batch_size = GPU_BATCH_SIZE
         super().__init__(engine.name, engine.trained, engine.run_batch, batch_size=engine.batch_size)
         self._engine = engine
-        self._waiting: SimpleQueue[tuple[Sequence[Sound], Future[Outputs]] | None] = SimpleQueue()
+        self._waiting: SimpleQueue[_Asked | None] = SimpleQueue()
         self._thread = Thread(target=self._run_all, name="engine", daemon=True)
         self._thread.start()
 
     def predict(self, cycles: Sequence[Sound], *, on_progress: OnProgress | None = None) -> Outputs:
-        """As `Engine.predict`; `on_progress` is called when all are done."""
-        future: Future[Outputs] = Future()
-        self._waiting.put((cycles, future))
-        outputs = future.result()
+        """As `Engine.predict`; `on_progress` is called when all are done. AbandonedError when nobody waits any more."""
+        asked = _Asked(cycles, is_abandoned.get())
+        self._waiting.put(asked)
+        outputs = asked.future.result()
         if on_progress is not None:
             on_progress(len(cycles), len(cycles))
         return outputs
@@ -112,24 +139,42 @@ class GatheringEngine(Engine):
         self._thread.join()
 
     def _run_all(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            requests, is_last = [first], False
-            while sum(len(cycles) for cycles, _ in requests) < self.batch_size and not self._waiting.empty():
-                another = self._waiting.get()
-                if another is None:
+        is_last = False
+        while not (is_last and self._waiting.empty()):
+            requests: list[_Asked] = []
+            while not requests or (
+                sum(len(each.turn) for each in requests) < self.batch_size and not self._waiting.empty()
+            ):
+                asked = self._waiting.get()
+                if asked is None:
                     is_last = True
                     break
-                requests.append(another)
-            try:
-                together = [cycle for cycles, _ in requests for cycle in cycles]
-                probabilities, features = self._engine.predict(together)
-            except Exception as error:
-                for _, future in requests:
-                    future.set_exception(error)
+                requests.append(asked)
+            self._take_turn(requests)
+
+    def _take_turn(self, requests: Sequence[_Asked]) -> None:
+        """Predict some cycles of each request; those with more to predict wait again."""
+        present = []
+        for each in requests:
+            if each.is_abandoned():
+                each.future.set_exception(AbandonedError())
             else:
-                start = 0
-                for cycles, future in requests:
-                    rows = slice(start, start := start + len(cycles))
-                    future.set_result((probabilities[rows], features[rows]))
-            if is_last:
-                return
+                present.append(each)
+        if not present:
+            return
+        try:
+            probabilities, features = self._engine.predict([cycle for each in present for cycle in each.turn])
+        except Exception as error:
+            for each in present:
+                each.future.set_exception(error)
+            return
+        start = 0
+        for each in present:
+            rows = slice(start, start := start + len(each.turn))
+            each.outputs.append((probabilities[rows], features[rows]))
+            each.num_done += len(each.turn)
+            if each.num_done < len(each.cycles):
+                self._waiting.put(each)
+            else:
+                together = [np.concatenate(parts) for parts in zip(*each.outputs, strict=True)]
+                each.future.set_result((together[0], together[1]))

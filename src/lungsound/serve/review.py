@@ -1,29 +1,34 @@
 """Review by hand: the recordings of a folder, the most uncertain first, and corrected cycles in formats to train on."""
 
+import csv
 import hashlib
+import io
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
 from lungsound.audio.io import probe
 from lungsound.data.convert import icbhi_text, sprsound_text, table_text
-from lungsound.data.corpus import Cycle, Recording
-from lungsound.data.table import Number, read_table
+from lungsound.data.corpus import Cycle, Problem, Recording
+from lungsound.data.table import Number, read_lines, read_table
 from lungsound.data.tree import assemble, cycle_faults, split_patients
-from lungsound.errors import LungsoundError, SettingsError
+from lungsound.errors import DataError, LungsoundError, SettingsError
 from lungsound.files import write_text
 from lungsound.inference.bulk import sound_files
 from lungsound.inference.prediction import RecordingPrediction, uncertainty
-from lungsound.labels import LABEL_SETS, LabelSet, LungSound, sound_of
+from lungsound.labels import LABEL_SETS, LabelMap, LabelSet, LungSound, sound_of
 from lungsound.serve.limits import Refusal
 from lungsound.serve.uploads import error_text, safe_name
 
 CorrectedFormat = Literal["icbhi", "sprsound", "csv"]
+UNKNOWN_PATIENT = "unknown"  # of recordings whose names begin with none
 SUFFIX = {"icbhi": ".txt", "sprsound": ".json", "csv": ".csv"}
 
 
@@ -36,6 +41,12 @@ class CorrectedCycle(BaseModel):
     label: str
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("control characters, or characters that are none")
+    return text
+
+
 class CorrectedRecording(BaseModel):
     """A recording with its corrected cycles. `patient` is a pseudonym; default: the name up to its first "_"."""
 
@@ -43,7 +54,7 @@ class CorrectedRecording(BaseModel):
     duration_s: Annotated[FiniteFloat, Field(gt=0)]
     sample_rate_hz: Annotated[int, Field(gt=0)]
     cycles: list[CorrectedCycle]
-    patient: str | None = None
+    patient: Annotated[str, StringConstraints(strip_whitespace=True), AfterValidator(_printable)] | None = None
 
 
 def formats_of(label_set: LabelSet) -> list[CorrectedFormat]:
@@ -76,7 +87,7 @@ def corrected_text(given: CorrectedRecording, to: CorrectedFormat, label_set: La
 
 def _patient(path: Path) -> str:
     """The patient with whose name a file begins, as `lungsound.data.folders` has it."""
-    return path.stem.partition("_")[0] or path.stem
+    return path.stem.partition("_")[0].strip() or path.stem.strip() or UNKNOWN_PATIENT
 
 
 def _table_text(cycles: Sequence[Cycle], label_set: LabelSet, folder: Path) -> str:
@@ -107,6 +118,7 @@ def cycles_of(given: Sequence[CorrectedCycle], recording: Recording, label_set: 
 
 CORRECTIONS = "corrections"
 TABLE = "corrections.csv"
+LOCK_S = 10
 ID_LENGTH = 16
 
 
@@ -138,7 +150,7 @@ class ReviewFolder:
             )
         self.folder = folder.resolve()
         self.label_set = label_set
-        self.table = self.folder / CORRECTIONS / TABLE
+        self.table = (self.folder / CORRECTIONS).resolve() / TABLE
         self._lock = threading.Lock()
         self._reviewed: dict[str, Reviewed] = {}
         for path in filter(Path.is_file, sound_files([self.folder])):
@@ -173,28 +185,92 @@ class ReviewFolder:
             self._reviewed[id] = reviewed
         return reviewed
 
-    def corrections(self) -> dict[str, list[CorrectedCycle]]:
-        """The corrected cycles of each recording that has any, by its id."""
-        id_of = {each.name: each.id for each in self}
-        corrected: dict[str, list[CorrectedCycle]] = {}
-        for cycle in self._read():
-            if cycle.recording.name in id_of:
-                values = CorrectedCycle(start_s=cycle.start_s, end_s=cycle.end_s, label=cycle.word)
-                corrected.setdefault(id_of[cycle.recording.name], []).append(values)
-        return corrected
+    def corrections(self) -> tuple[dict[str, list[CorrectedCycle]], tuple[Problem, ...]]:
+        """The corrected cycles of each recording that has any, by its id, and what of the table is not read."""
+        id_of = {each.path: each.id for each in self}
+        cycles, problems = _read_corrections(self.table, self.label_set)
+        return {id_of[path]: own for path, own in cycles.items() if path in id_of}, problems
 
     def correct(self, id: str, given: Sequence[CorrectedCycle]) -> None:
-        """Keep the corrected cycles of a recording, in place of earlier ones; on disk when this returns."""
+        """Keep the corrected cycles of a recording, in place of earlier ones; on disk when this returns.
+
+        Other lines of the table stay, also those that are not read. Refusal for cycles that would not be read back,
+        and for a table to which no line can be added.
+        """
         reviewed = self[id]
         info, path = probe(reviewed.path), reviewed.path
         duration_s = info.num_samples / info.sample_rate_hz
-        recording = Recording(reviewed.name, _patient(path), path, duration_s, info.sample_rate_hz)
+        # Readers take blanks from the ends of cells; the end of a name is its suffix.
+        name = reviewed.name if reviewed.name == reviewed.name.strip() else f"./{reviewed.name}"
+        recording = Recording(name, _patient(path), path, duration_s, info.sample_rate_hz)
         new = cycles_of(given, recording, self.label_set)
-        self.table.parent.mkdir(exist_ok=True)
-        with self._lock, FileLock(self.table.parent / "lock"):
-            cycles = [cycle for cycle in self._read() if cycle.recording.name != reviewed.name] + new
-            write_text(self.table, _table_text(cycles, self.label_set, self.table.parent))
+        try:
+            self.table.parent.mkdir(exist_ok=True)
+            with self._lock, FileLock(self.table.parent / "lock", timeout=LOCK_S):
+                text = _corrected_table(self.table, path, new, self.label_set)
+                self._check(text, path, new)
+                write_text(self.table, text)
+        except (csv.Error, UnicodeEncodeError):
+            raise Refusal("unusable", "no table can hold the name of this recording: rename it") from None
+        except OSError as error:
+            raise Refusal("conflict", f"the table cannot be written ({error.strerror or error})") from None
 
-    def _read(self) -> list[Cycle]:
-        """The cycles of the table. CorpusError when somebody made it a table that cannot be read whole."""
-        return list(read_table(self.table).require_sound().cycles) if self.table.exists() else []
+    def _check(self, text: str, path: Path, new: Sequence[Cycle]) -> None:
+        """Refusal for a table from which these cycles of a sound, and what was there, would not be read back."""
+        before, _ = _read_corrections(self.table, self.label_set)
+        with tempfile.TemporaryDirectory(prefix=".corrections-", dir=self.table.parent.parent) as folder:
+            candidate = Path(folder) / TABLE
+            candidate.write_text(text, encoding="utf-8", newline="")
+            after, problems = _read_corrections(candidate, self.label_set)
+        expected = {**before, path: [_corrected(cycle) for cycle in new]}
+        if any(after.get(sound) != own for sound, own in expected.items()):
+            reason = f" ({problems[-1]})" if problems else ""
+            raise Refusal(
+                "unusable", f"these cycles of {path.name} cannot be kept: no table would give them back{reason}"
+            )
+
+
+def _corrected(cycle: Cycle) -> CorrectedCycle:
+    return CorrectedCycle(start_s=cycle.start_s, end_s=cycle.end_s, label=cycle.word)
+
+
+def _read_corrections(table: Path, label_set: LabelSet) -> tuple[dict[Path, list[CorrectedCycle]], tuple[Problem, ...]]:
+    """The corrected cycles in a table, by the path of their sound, and what of it is not read."""
+    if not table.exists():
+        return {}, ()
+    corrected: dict[Path, list[CorrectedCycle]] = {}
+    try:
+        # With a map a word that is unknown costs its own cycles alone.
+        label_map = LabelMap("corrections", label_set, {name: name for name in label_set.classes})
+        corpus = read_table(table, label_map=label_map)
+    except DataError as error:
+        return {}, (Problem("table not read", table.name, error.detail),)
+    for cycle in corpus.cycles:
+        corrected.setdefault(Path(normpath(cycle.recording.path)), []).append(_corrected(cycle))
+    return corrected, corpus.problems
+
+
+def _corrected_table(table: Path, path: Path, new: Sequence[Cycle], label_set: LabelSet) -> str:
+    """Text of the table with new lines for one sound; patients are split anew. Refusal for a table of another kind."""
+    own_columns, *own = csv.reader(io.StringIO(_table_text(new, label_set, table.parent)))
+    columns, lines = own_columns, []
+    if table.exists():
+        try:
+            columns, numbered = read_lines(table)
+        except DataError as error:
+            raise Refusal("conflict", f"{table.name} {error.detail}: mend it, or move it away") from None
+        missing = [name for name in own_columns if name not in columns]
+        if missing:
+            message = f"{table.name} has no column {missing[0]!r}, as review writes it: move it away, or add the column"
+            raise Refusal("conflict", message)
+        lines = [cells for _, cells in numbered]
+    place, patient, part = (columns.index(name) for name in ("path", "patient", "split"))
+    kept = [cells for cells in lines if len(cells) <= place or Path(normpath(table.parent / cells[place])) != path]
+    kept += [[dict(zip(own_columns, cells, strict=True)).get(name, "") for name in columns] for cells in own]
+    whole = [cells for cells in kept if len(cells) == len(columns) and cells[patient]]
+    split, _ = split_patients(Recording(cells[patient], cells[patient], path, 0.0, 0) for cells in whole)
+    for cells in whole:
+        cells[part] = split[cells[patient]]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *kept])
+    return text.getvalue()

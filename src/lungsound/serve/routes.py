@@ -1,10 +1,8 @@
 """The service as one ASGI application: predictions, review, facts and health, errors in one line, behind the gate."""
 
-import io
 import json
 import math
-import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,25 +10,22 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
 
-import soundfile
 from fastapi import APIRouter, Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from lungsound.audio.io import read_channels
-from lungsound.errors import DataError, LungsoundError, first_fault
+from lungsound.errors import LungsoundError, first_fault
 from lungsound.inference.formats.tables import record
 from lungsound.inference.prediction import MEANINGS, Provenance, RecordingPrediction
-from lungsound.inference.predictor import Predictor
+from lungsound.inference.predictor import LoadedRecording, Predictor
 from lungsound.inference.withholding import known_devices
-from lungsound.serve import review, uploads
+from lungsound.serve import readers, review, uploads
 from lungsound.serve.limits import STATUS_OF, Gate, Limits, Metrics, Refusal
 from lungsound.serve.queue import WorkQueue
 
-PREFIX = "lungsound-"  # of a folder that nobody else can read
 STATIC = Path(__file__).parent / "static"
 KIND_OF = {status: kind for kind, status in reversed(STATUS_OF.items())}
 # Request bodies and examples of responses for the routes' OpenAPI description.
@@ -51,40 +46,23 @@ class Service:
         self.queue = WorkQueue(num_workers=self.limits.num_workers, max_waiting=self.limits.max_waiting)
         self.metrics = Metrics(num_waiting=lambda: self.queue.num_waiting, num_requests=lambda: self.queue.num_requests)
 
-    async def predict_upload(
-        self,
-        chunks: AsyncIterator[bytes],
-        *,
-        name: str,
-        request: Request,
-        annotation: AsyncIterator[bytes] | None = None,
-    ) -> dict[str, Any]:
-        """The record of a sound, by the device and age that the request states for all its sounds.
-
-        Nothing of the sound is kept, and no request waits on the disk of another.
-        """
+    async def predict_saved(self, path: Path, *, name: str, request: Request) -> dict[str, Any]:
+        """The record of a sound, by the device and age that the request states for all its sounds."""
         device, age_years = request.query_params.get("device") or None, _age_of(request)
-        with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
-            path = await uploads.save_sound(chunks, Path(folder))
-            if annotation is not None:
-                await uploads.save_annotation(annotation, path)
-            prediction = await self.queue.run(
-                lambda: self.predict_file(path, device=device, age_years=age_years), is_gone=request.is_disconnected
-            )
+        loaded = await self.queue.read(lambda: self.load_file(path), is_gone=request.is_disconnected)
+        prediction = await self.queue.run(lambda: self.predictor.predict_loaded(loaded, None, device, age_years))
         facts = request.state.facts
         facts.num_cycles += len(prediction.cycles)
         facts.duration_s += prediction.duration_s
         return self.record(prediction, name)
 
-    def predict_file(
-        self, path: Path, *, device: str | None = None, age_years: float | None = None
-    ) -> RecordingPrediction:
+    def load_file(self, path: Path) -> LoadedRecording:
+        """Load a file that keeps to the limits. Refusal for what the sender can mend."""
+        return readers.load_apart(path, self.predictor, self.limits)
+
+    def predict_file(self, path: Path) -> RecordingPrediction:
         """Predict a file that keeps to the limits. Refusal for what the sender can mend."""
-        uploads.check_sound(path, self.limits)
-        try:
-            return self.predictor.predict(path, device=device, age_years=age_years)
-        except DataError as error:
-            raise Refusal("unusable", uploads.error_text(error, path)) from None
+        return self.predictor.predict_loaded(self.load_file(path))
 
     def record(self, prediction: RecordingPrediction, name: str) -> dict[str, Any]:
         """The record of a prediction under the name that the sender knows."""
@@ -151,6 +129,7 @@ def application(service: Service, *, token: str | None = None, is_local_only: bo
 async def _refuse(request: Request, error: Exception) -> JSONResponse:
     """Answer an error with one line of JSON."""
     facts = request.state.facts
+    headers: Mapping[str, str] = {}
     if isinstance(error, Refusal):
         refusal = error
     elif isinstance(error, LungsoundError):
@@ -158,12 +137,13 @@ async def _refuse(request: Request, error: Exception) -> JSONResponse:
     elif isinstance(error, HTTPException):
         # Reading a form or JSON turns a refusal by the gate into an error of its own.
         refusal = facts.refusal or Refusal(KIND_OF.get(error.status_code, "bad request"), str(error.detail))
+        headers = error.headers or {}  # the methods that a route has
     elif isinstance(error, RequestValidationError):
         refusal = Refusal("unusable", first_fault(error.errors()))
     else:
         refusal = Refusal("internal", f"internal error (bug), request {facts.request_id}")
     facts.error = refusal.kind
-    return refusal.response()
+    return refusal.response(headers)
 
 
 def _age_of(request: Request) -> float | None:
@@ -190,22 +170,24 @@ def _prediction_routes(service: Service) -> APIRouter:
     @routes.post("/predictions", **OPENAPI["prediction"])
     async def predict(request: Request) -> dict[str, Any]:
         """Predict one sound: a form with the field `file` (and `annotation`), or the sound as the body."""
-        with service.queue.place():
+        with uploads.private_folder() as folder:
             if not _is_form(request):
                 query, headers = request.query_params, request.headers
                 name = uploads.safe_name(query.get("name") or unquote(headers.get("x-filename", "")))
-                return await service.predict_upload(request.stream(), name=name, request=request)
+                path = await uploads.save_sound(request.stream(), folder)
+                with service.queue.place():
+                    return await service.predict_saved(path, name=name, request=request)
             async with uploads.form_of(request, max_files=2) as form:
                 files, annotation = uploads.files_of(form), form.get("annotation")
                 if len(files) != 1:
                     message = f"{len(files)} files in the form's field 'file'; send one, or several to /v1/batch"
                     raise Refusal("unusable", message)
-                return await service.predict_upload(
-                    uploads.chunks_of(files[0]),
-                    name=uploads.safe_name(files[0].filename),
-                    request=request,
-                    annotation=None if annotation is None else uploads.chunks_of(annotation),
-                )
+                with service.queue.place():
+                    path = await uploads.save_sound(uploads.chunks_of(files[0]), folder)
+                    if annotation is not None:
+                        await uploads.save_annotation(uploads.chunks_of(annotation), path, service.limits)
+                    name = uploads.safe_name(files[0].filename)
+                    return await service.predict_saved(path, name=name, request=request)
 
     @routes.post("/batch", **OPENAPI["batch"])
     async def batch(request: Request) -> dict[str, Any]:
@@ -213,17 +195,17 @@ def _prediction_routes(service: Service) -> APIRouter:
         if not _is_form(request):
             raise Refusal("not sound", "a form (multipart/form-data) with fields 'file' is needed")
         results = []
-        with service.queue.place():
-            async with uploads.form_of(request, max_files=service.limits.max_files) as form:
-                files = uploads.files_of(form)
-                if not files:
-                    raise Refusal("unusable", "the form has no file in a field 'file'; send one or more")
+        async with uploads.form_of(request, max_files=service.limits.max_files) as form:
+            files = uploads.files_of(form)
+            if not files:
+                raise Refusal("unusable", "the form has no file in a field 'file'; send one or more")
+            with service.queue.place():
                 for file in files:
                     name = uploads.safe_name(file.filename)
                     try:
-                        results.append(
-                            await service.predict_upload(uploads.chunks_of(file), name=name, request=request)
-                        )
+                        with uploads.private_folder() as folder:
+                            path = await uploads.save_sound(uploads.chunks_of(file), folder)
+                            results.append(await service.predict_saved(path, name=name, request=request))
                     except Refusal as refusal:
                         service.metrics.errors.labels(refusal.kind).inc()
                         results.append({"name": name, "error": str(refusal)})
@@ -237,9 +219,12 @@ def _review_routes(service: Service, folder: review.ReviewFolder) -> APIRouter:
 
     @routes.get("")
     async def recordings() -> list[dict[str, Any]]:
-        """All recordings, most uncertain first. `doubt` is null until the model was asked, and for an error."""
-        corrected = await queue.run(folder.corrections)
-        return [
+        """All recordings, most uncertain first. `doubt` is null until the model was asked, and for an error.
+
+        After them, without an id, what of the table of corrections is not read.
+        """
+        corrected, problems = await queue.read(folder.corrections)
+        listed = [
             {
                 "id": each.id,
                 "name": each.name,
@@ -250,39 +235,37 @@ def _review_routes(service: Service, folder: review.ReviewFolder) -> APIRouter:
             }
             for each in folder
         ]
+        nothing = {"id": None, "doubt": None, "num_cycles": None, "is_corrected": False}
+        return listed + [{**nothing, "name": each.where, "error": f"{each.kind}: {each.detail}"} for each in problems]
 
     @routes.get("/{id}")
     async def recording(id: str, request: Request) -> dict[str, Any]:
         """The record of a recording, and in `corrected` its cycles as they were corrected, or null."""
         with queue.place():
-            reviewed = await queue.run(lambda: folder.predicted(id, service.predict_file))
-            corrected = (await queue.run(folder.corrections)).get(id)
+            reviewed = await queue.read(lambda: folder.predicted(id, service.predict_file))
+            corrected, _ = await queue.read(folder.corrections)
         if reviewed.prediction is None:
             raise Refusal("unusable", reviewed.error or "the recording has no prediction")
         request.state.facts.num_cycles += len(reviewed.prediction.cycles)
-        cycles = None if corrected is None else [cycle.model_dump() for cycle in corrected]
+        cycles = [cycle.model_dump() for cycle in corrected[id]] if id in corrected else None
         return {"id": id, **service.record(reviewed.prediction, reviewed.name), "corrected": cycles}
 
     @routes.get("/{id}/audio")
     async def audio(id: str) -> Response:
         """The sound as WAV of 16 bits."""
         path = folder[id].path
-
-        def decode() -> bytes:
-            uploads.check_sound(path, service.limits)
-            channels, info = read_channels(path)
-            content = io.BytesIO()
-            soundfile.write(content, channels.T, info.sample_rate_hz, format="WAV", subtype="PCM_16")
-            return content.getvalue()
-
-        with queue.place():
-            return Response(await queue.run(decode), media_type="audio/wav")
+        with queue.place(), uploads.private_folder() as private:
+            wav = private / "sound.wav"
+            await queue.read(lambda: readers.wav_apart(path, wav, service.limits))
+            size, file = wav.stat().st_size, wav.open("rb")  # its name goes now, the sound when it is sent
+        headers = {"Content-Length": str(size)}
+        return StreamingResponse(uploads.chunks_of_file(file), media_type="audio/wav", headers=headers)
 
     @routes.put("/{id}/cycles")
     async def correct(id: str, cycles: list[review.CorrectedCycle]) -> dict[str, int]:
         """Keep corrected cycles; they are on disk when this returns."""
         with queue.place():
-            await queue.run(lambda: folder.correct(id, cycles))
+            await queue.read(lambda: folder.correct(id, cycles))
         return {"num_cycles": len(cycles)}
 
     return routes

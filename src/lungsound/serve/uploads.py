@@ -1,16 +1,22 @@
 """Forms and sounds that were sent: received up to the gate's limit into a private folder, sniffed, checked, deleted."""
 
+import fcntl
+import os
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
+import soundfile
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from lungsound.audio.io import SoundLimits, probe
+from lungsound.audio.io import SoundLimits, probe, read_channels
 from lungsound.errors import AnnotationError, AudioError, SettingsError, TooLongError
 from lungsound.extras import is_installed
 from lungsound.serve.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_TEXT_BYTES, Limits, Refusal
@@ -23,11 +29,54 @@ HEAD_BYTES = 12
 MAX_NAME = 120
 MAX_FIELDS = 8  # of a form, beside the files
 _STEM = "recording"  # of the file here: nothing of the sender's name reaches the file system
+PREFIX = "lungsound-received-"
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A temporary folder that nobody else can read, locked as long as this process uses it."""
+    folder, lock = _locked_folder()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked_folder() -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            return folder, lock
+        os.close(lock)  # another service swept it away before it was locked
+
+
+def sweep() -> int:
+    """Delete the folders that services of this user left when they were killed; returns how many."""
+    num_swept = 0
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # somebody else's, or gone by now
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock).st_uid == os.getuid():
+                shutil.rmtree(folder)
+                num_swept += 1
+        except OSError:  # in use
+            continue
+        finally:
+            os.close(lock)
+    return num_swept
 
 
 class CompleteFormParser(MultiPartParser):
     """Takes no form that ends before its last boundary: the missing part may be an annotation."""
 
+    spool_max_size = 2**16  # of a file in memory, and a form may hold many
     is_complete = False
 
     def on_end(self) -> None:
@@ -56,6 +105,8 @@ async def form_of(request: Request, *, max_files: int) -> AsyncIterator[FormData
         form = await parser.parse()
     except MultiPartException as error:
         raise Refusal("bad request", f"the form cannot be read: {error.message}") from None
+    except OSError as error:
+        raise _no_room(error) from None
     try:
         yield form
     finally:
@@ -84,18 +135,28 @@ async def save_sound(chunks: AsyncIterator[bytes], folder: Path) -> Path:
     return partial.rename(folder / f"{_STEM}.{suffix}")
 
 
-async def save_annotation(chunks: AsyncIterator[bytes], sound: Path) -> None:
-    """The annotation beside the sound. Refusal when it is larger than any annotation."""
+async def save_annotation(chunks: AsyncIterator[bytes], sound: Path, limits: Limits) -> None:
+    """The annotation beside the sound. Refusal when it is larger, or has more lines, than any annotation."""
     path = sound.with_suffix(".txt")
     await _save(chunks, path)
-    if path.stat().st_size > MAX_TEXT_BYTES:
+    content = path.read_bytes()
+    if len(content) > MAX_TEXT_BYTES:
         raise Refusal("too large", f"the annotation has more than {MAX_TEXT_BYTES} bytes")
+    if len(content.splitlines()) > limits.max_cycles:
+        raise Refusal("too long", f"the annotation has more than {limits.max_cycles} lines, the limit of cycles")
 
 
 async def _save(chunks: AsyncIterator[bytes], path: Path) -> None:
-    with path.open("wb") as file:
-        async for chunk in chunks:
-            file.write(chunk)
+    try:
+        with path.open("wb") as file:
+            async for chunk in chunks:
+                file.write(chunk)
+    except OSError as error:
+        raise _no_room(error) from None
+
+
+def _no_room(error: OSError) -> Refusal:
+    return Refusal("not ready", f"what was sent cannot be kept now ({error.strerror}); ask again later")
 
 
 async def chunks_of(upload: UploadFile | str) -> AsyncIterator[bytes]:
@@ -105,6 +166,19 @@ async def chunks_of(upload: UploadFile | str) -> AsyncIterator[bytes]:
         return
     while chunk := await upload.read(CHUNK_BYTES):
         yield chunk
+
+
+async def chunks_of_file(file: BinaryIO) -> AsyncIterator[bytes]:
+    """The bytes of an open file, which is closed behind them."""
+    with file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def write_wav(path: Path, out: Path) -> None:
+    """Write a sound file as WAV of 16 bits."""
+    channels, info = read_channels(path)
+    soundfile.write(out, channels.T, info.sample_rate_hz, format="WAV", subtype="PCM_16")
 
 
 def formats() -> tuple[str, ...]:

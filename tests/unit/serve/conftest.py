@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lungsound.inference.predictor import Predictor
+from lungsound.serve import readers
 from tests.unit.serve.served import save_tiny
 
 
@@ -17,6 +18,12 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_path: Path) -> Predictor:
     return Predictor.load(tiny_path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def readers_started() -> None:
+    """The process that readers are forked from outlives a test, and its folder is none of any test's own."""
+    readers.start()
 
 
 @pytest.fixture(autouse=True)

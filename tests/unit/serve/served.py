@@ -2,7 +2,7 @@
 
 import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.inference.prediction import RecordingPrediction
-from lungsound.inference.predictor import Predictor
+from lungsound.inference.predictor import LoadedRecording, Predictor
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
 from lungsound.serve.limits import Limits
@@ -79,18 +79,16 @@ class HeldPredictor(Predictor):
         self.__dict__ |= other.__dict__
         self.may_go, self.has_begun = threading.Event(), threading.Event()
 
-    def predict(
+    def predict_loaded(
         self,
-        recording: str | Path,
-        *,
-        spans_s: Sequence[tuple[float, float]] | None = None,
+        loaded: LoadedRecording,
         patient: str | None = None,
         device: str | None = None,
         age_years: float | None = None,
     ) -> RecordingPrediction:
         self.has_begun.set()
         assert self.may_go.wait(20)
-        return super().predict(recording, spans_s=spans_s, patient=patient, device=device, age_years=age_years)
+        return super().predict_loaded(loaded, patient, device, age_years)
 
 
 @contextmanager

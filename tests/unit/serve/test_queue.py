@@ -1,5 +1,6 @@
 """One engine for several threads: everybody's own answers, errors to those they belong to, full batches."""
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from starlette.requests import ClientDisconnect
 
 from lungsound.audio.front_end import Sound
 from lungsound.inference.engines import Engine, Outputs
 from lungsound.inference.predictor import Predictor
-from lungsound.serve.queue import GPU_BATCH_SIZE, GatheringEngine
+from lungsound.serve.queue import GPU_BATCH_SIZE, TURN, GatheringEngine, WorkQueue
 from tests.unit.serve.test_limits import wait_for
 
 CPU = torch.device("cpu")
@@ -103,3 +105,42 @@ def test_batches_are_larger_on_a_gpu() -> None:
     engine = GatheringEngine(held, torch.device("cuda"))
     engine.close()
     assert engine.batch_size == held.batch_size == GPU_BATCH_SIZE
+
+
+def test_a_long_request_waits_for_its_next_turn() -> None:
+    held = Held(batch_size=4)
+    engine = GatheringEngine(held, CPU)
+    with ThreadPoolExecutor(3) as pool:
+        long = pool.submit(engine.predict, cycles(*range(2 * TURN + 1)))
+        wait_for(lambda: held.asked)
+        short = pool.submit(engine.predict, cycles(100.0))
+        wait_for(lambda: engine._waiting.qsize() == 1)
+        held.may_go.set()
+        assert short.result(10)[0][:, 0].tolist() == [100.0]
+        assert long.result(10)[0][:, 0].tolist() == list(range(2 * TURN + 1))
+    engine.close()
+    assert [len(asked) for asked in held.asked] == [TURN, TURN + 1, 1]
+
+
+def test_who_gave_up_is_left_by_the_engine_and_the_readers() -> None:
+    """A request that is over frees its thread, though its cycles are not predicted to their end."""
+    held = Held(batch_size=1)
+    engine = GatheringEngine(held, CPU)
+
+    async def give_up() -> None:
+        queue = WorkQueue(num_workers=1, max_waiting=0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await queue.run(lambda: engine.predict(cycles(*range(3 * TURN))))
+        held.may_go.set()
+        await queue.close()
+
+        async def is_gone() -> bool:
+            return True
+
+        with pytest.raises(ClientDisconnect):
+            await queue.read(lambda: None, is_gone=is_gone)
+
+    asyncio.run(give_up())
+    engine.close()
+    assert [len(asked) for asked in held.asked] == [TURN]

@@ -1,11 +1,14 @@
 """Review of a folder: order, predictions, sound, and corrected cycles as files that a corpus is read from."""
 
 import io
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 import soundfile
+from fastapi.testclient import TestClient
 
 from lungsound.data.icbhi import read_annotation
 from lungsound.data.sprsound import read_sprsound
@@ -132,8 +135,7 @@ def test_two_who_correct_at_once_lose_nothing(folder: Path) -> None:
     with ThreadPoolExecutor(6) as pool:
         for future in [pool.submit(person.correct, id, cycles) for person in people for id in ids]:
             future.result()
-    assert set(people[0].corrections()) == set(ids)
-    assert people[1].corrections() == dict.fromkeys(ids, cycles)
+    assert people[0].corrections() == people[1].corrections() == (dict.fromkeys(ids, cycles), ())
 
 
 @pytest.mark.parametrize(
@@ -158,15 +160,102 @@ def test_only_recordings_of_the_folder_are_reached(tiny: Predictor, folder: Path
     assert not (folder / "corrections").exists()
 
 
-def test_a_table_that_somebody_broke_is_an_error_and_stays(tiny: Predictor, folder: Path) -> None:
+def put(http: TestClient, name: str, cycles: list[dict]) -> httpx.Response:
+    (id,) = (each["id"] for each in http.get("/v1/recordings").json() if each["name"] == name)
+    return http.put(f"/v1/recordings/{id}/cycles", json=cycles)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"path,patient,label\n../p1_a.wav,1,normal\n", None),
+        (b"path,patient,label\n../none.wav,1,normal\n", "bad sound file"),
+        (b"dear,nurse\n", "table not read"),
+        ("path,patient,label\n".encode("utf-16"), "table not read"),
+    ],
+)
+def test_a_table_by_hand_is_named_beside_the_rest_and_stays(
+    tiny: Predictor, folder: Path, content: bytes, named: str | None
+) -> None:
     table = folder / "corrections" / "corrections.csv"
     table.parent.mkdir()
-    table.write_text("path,patient,label\n../none.wav,1,normal\n")
+    table.write_bytes(content)
     with client(tiny, folder=folder) as http:
-        answer = http.get("/v1/recordings")
-    assert answer.status_code == 422
-    assert "1 problem" in answer.json()["error"]
-    assert table.read_text().endswith("../none.wav,1,normal\n")
+        listed = http.get("/v1/recordings")
+        kept = put(http, "p2_a.flac", NEW)
+    assert listed.status_code == 200
+    problems = [each for each in listed.json() if each["id"] is None]
+    assert [each["error"].partition(":")[0] for each in problems] == ([] if named is None else [named])
+    assert [each["is_corrected"] for each in listed.json() if each["name"] == "p1_a.wav"] == [named is None]
+    assert kept.status_code == 409
+    assert "corrections.csv" in kept.json()["error"]
+    assert table.read_bytes() == content
+
+
+def test_a_line_that_is_not_read_costs_no_other_and_stays(tiny: Predictor, folder: Path) -> None:
+    """A moved sound, a slip of the pen, and a word that is none."""
+    table = folder / "corrections" / "corrections.csv"
+    with client(tiny, folder=folder) as http:
+        for name in ("p1_a.wav", "p2_a.flac"):
+            assert put(http, name, NEW).status_code == 200
+        (folder / "p2_a.flac").rename(folder / "p9_a.flac")
+        bad = "../p1_a.wav,0.0,x,1,0,p1,train,p1_a.wav"
+        table.write_text(f"{table.read_text()}{bad}\n")
+        listed = http.get("/v1/recordings").json()
+        assert put(http, "monday/p3_a.wav", NEW).status_code == 200
+        opened = http.get(f"/v1/recordings/{listed[0]['id']}")
+        (folder / "p9_a.flac").rename(folder / "p2_a.flac")
+        after = http.get("/v1/recordings").json()
+    problems = [each["name"] for each in listed if each["id"] is None]
+    assert sorted(name.endswith("p2_a.flac") for name in problems) == [False, True]
+    assert {each["name"] for each in listed if each["is_corrected"]} == {"p1_a.wav"}
+    assert opened.status_code in (200, 422)
+    assert bad.partition("train")[0] in table.read_text()  # patients are split anew
+    assert {each["name"] for each in after if each["is_corrected"]} == {"p1_a.wav", "p2_a.flac", "monday/p3_a.wav"}
+    assert len([each for each in after if each["id"] is None]) == 1
+
+
+@pytest.mark.parametrize(
+    "name", [" p5_a.wav", "_a.wav", "  .wav", 'a,"b".wav', "a\nb.wav", "a\rb.wav", "=1+1.wav", "a\udcff.wav"]
+)
+def test_any_name_is_read_back_or_refused(tiny: Predictor, folder: Path, name: str) -> None:
+    (folder / name).write_bytes(sound(seed=5))
+    (folder / name.strip()).write_bytes(sound(seed=6))
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    with client(tiny, folder=folder) as http:
+        assert put(http, "p1_a.wav", NEW).status_code == 200
+        kept = put(http, shown, NEW)
+        listed = http.get("/v1/recordings").json()
+    assert kept.status_code in (200, 422)
+    corrected = {each["name"] for each in listed if each["is_corrected"]}
+    assert corrected == ({"p1_a.wav", shown} if kept.status_code == 200 else {"p1_a.wav"})
+    assert kept.status_code == (422 if name in ("a\nb.wav", "a\rb.wav", "a\udcff.wav") else 200)
+    assert [each for each in listed if each["id"] is None] == []
+
+
+@pytest.mark.parametrize(
+    "spans_s",
+    [
+        [(0, 1e-9)],
+        [(1, 2), (1 + 1e-7, 2)],
+        [(0, 3.2 + 1e-9)],
+        [(0, 3.2099)],
+        [(3.2 - 1e-9, 3.2)],
+        [(1e-320, 3)],
+        [(0.1 + 0.2, 0.7 + 0.1)],
+    ],
+)
+def test_what_is_kept_is_read_back(tiny: Predictor, folder: Path, spans_s: list[tuple[float, float]]) -> None:
+    cycles = [{"start_s": start_s, "end_s": end_s, "label": "normal"} for start_s, end_s in spans_s]
+    with client(tiny, folder=folder) as http:
+        assert put(http, "p2_a.flac", NEW).status_code == 200
+        status = put(http, "p1_a.wav", cycles).status_code
+        listed = http.get("/v1/recordings")
+        assert put(http, "p2_a.flac", NEW).status_code == 200
+    assert listed.status_code == 200
+    corrected = {each["name"] for each in listed.json() if each["is_corrected"]}
+    assert (status, corrected) in ((200, {"p1_a.wav", "p2_a.flac"}), (422, {"p2_a.flac"}))
+    assert read_table(folder / "corrections").problems == ()
 
 
 def test_a_folder_that_cannot_be_reviewed_is_named(tmp_path: Path, folder: Path) -> None:
@@ -230,15 +319,19 @@ def test_sprsound_comes_back_in_its_own_words(tmp_path: Path) -> None:
         ({"cycles": [{"start_s": 0, "end_s": 4, "label": "both"}]}, "cycle past the end: from 0 s to 4 s"),
         ({"cycles": [CYCLES[0], CYCLES[0]]}, "duplicate cycle: 1.500-3.200 s"),
         ({"cycles": [{"start_s": 1, "end_s": 1, "label": "both"}]}, "empty cycle: from 1 s to 1 s"),
-        ({"cycles": [{"start_s": -1, "end_s": 1, "label": "both"}]}, "body.cycles.0.start_s: "),
-        ({"cycles": [{"start_s": 0, "end_s": "inf", "label": "both"}]}, "body.cycles.0.end_s: "),
-        ({"cycles": [{"start_s": 0, "end_s": 1, "labels": "both"}]}, "body.cycles.0.label: "),
-        ({"duration_s": 0}, "body.duration_s: "),
+        ({"cycles": [{"start_s": -1, "end_s": 1, "label": "both"}]}, "body.cycles.0.start_s"),
+        ({"cycles": [{"start_s": 0, "end_s": "inf", "label": "both"}]}, "body.cycles.0.end_s"),
+        ({"cycles": [{"start_s": 0, "end_s": 1, "labels": "both"}]}, "body.cycles.0.label"),
+        ({"duration_s": 0}, "body.duration_s"),
+        ({"patient": "\ud800"}, "body.patient"),
+        ({"patient": "a\x1b[31m"}, "body.patient"),
+        ({"cycles": [{"start_s": 0, "end_s": 1, "label": "\ud800"}]}, "label '\\ud800' is none of"),
     ],
 )
 def test_cycles_that_cannot_be_are_named(tiny: Predictor, change: dict, message: str) -> None:
     with client(tiny) as http:
-        answer = http.post("/v1/answers/csv", json={**GIVEN, **change})
+        content = json.dumps({**GIVEN, **change})  # halves of characters are escaped
+        answer = http.post("/v1/answers/csv", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert message in answer.json()["error"]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -119,14 +120,14 @@ from lungsound.serve import server
 from lungsound.serve.limits import Limits
 from lungsound.serve.server import serve
 
-predict, hold = Predictor.predict, Path(sys.argv[2])
+predict, hold = Predictor.predict_loaded, Path(sys.argv[2])
 
-def held(self, path, **facts):
+def held(self, *facts):
     while hold.exists():
         time.sleep(0.02)
-    return predict(self, path, **facts)
+    return predict(self, *facts)
 
-Predictor.predict = held
+Predictor.predict_loaded = held
 server.HEADERS_TIMEOUT_S = float(sys.argv[3])
 serve(Path(sys.argv[1]), port=0, limits=Limits(max_bytes=2**20, timeout_s=60))
 """
@@ -136,9 +137,9 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 class Process:
     """A served process, with the lines of its log so far. While the file `hold` is there, no prediction ends."""
 
-    def __init__(self, run: Path, folder: Path, *, headers_s: float) -> None:
-        self.temporary, self.hold = folder / "received", folder / "hold"
-        self.temporary.mkdir()
+    def __init__(self, run: Path, folder: Path, *, headers_s: float, temporary: Path | None = None) -> None:
+        self.temporary, self.hold = temporary or folder / "received", folder / "hold"
+        self.temporary.mkdir(exist_ok=True)
         environment = {
             **os.environ,
             "TMPDIR": str(self.temporary),
@@ -204,7 +205,7 @@ def test_a_real_connection_keeps_to_the_limits(running: Process) -> None:
     with connected(running.address) as connection:  # the body is as long as was announced
         connection.sendall(head(4) + sound()[:100])
         assert int(connection.recv(1000).split()[1]) == 415
-    assert list(running.temporary.iterdir()) == []
+    assert len(list(running.temporary.iterdir())) == 1  # of the readers
 
 
 def connected(address: str) -> socket.socket:
@@ -251,25 +252,25 @@ def until_closed(address: str, text: bytes) -> bytes:
     raise AssertionError("the connection stays open")
 
 
-def test_nobody_is_answered_who_is_gone(running: Process) -> None:
-    """Six clients leave while two are answered: what waited for them is not begun."""
-
-    def statuses() -> list[int]:
-        return [line["status"] for line in running.of("request") if line["route"] == "/v1/predictions"]
-
-    num_before, content = len(statuses()), sound()
-    running.hold.touch()
-    connections = []
-    for _ in range(6):
-        connections.append(connected(running.address))
-        connections[-1].sendall(head(len(content)) + content)
-    wait_for(lambda: "lungsound_queue_length 4.0" in running.get("metrics").text)
-    for connection in connections:
-        connection.close()
-    running.hold.unlink()
-    wait_for(lambda: len(statuses()) == num_before + 6)
-    assert sorted(statuses()[num_before:]) == [200, 200, 499, 499, 499, 499]
-    assert list(running.temporary.iterdir()) == []
+def test_who_closes_the_sending_half_is_answered(running: Process) -> None:
+    """All of a request, or two at once, is answered; half a request, and what is none, is refused with the reason."""
+    content, health = sound(), b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for sent, statuses in (
+        (head(len(content)) + content, [b"200"]),
+        (health + health, [b"200", b"200"]),
+        (head(len(content)) + content[:100], [b"400"]),
+        (b"\x1b[31m what is this\r\n\r\n", [b"400"]),
+        (health[:-2] + b"X: " + b"x" * 100_000, [b"431"]),
+    ):
+        with connected(running.address) as connection:
+            connection.sendall(sent)
+            connection.shutdown(socket.SHUT_WR)
+            received = b""
+            while part := connection.recv(65536):
+                received += part
+        assert re.findall(rb"HTTP/1.1 (\d+)", received) == statuses
+        if statuses[0] != b"200":
+            assert list(json.loads(received.partition(b"\r\n\r\n")[2])) == ["error"]
 
 
 def test_a_stop_answers_what_was_begun_and_nothing_else(running: Process) -> None:
@@ -293,6 +294,37 @@ def test_a_stop_answers_what_was_begun_and_nothing_else(running: Process) -> Non
     assert running.lines[-1]["event"] == "stop"
     assert not running.of("other"), running.of("other")
     assert list(running.temporary.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_what_a_killed_service_leaves_is_swept_by_the_next(tiny_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    processes = [Process(tiny_path, tmp_path, headers_s=1.0)]
+    first = processes[0]
+    try:
+        assert first.get("health/ready").status_code == 200
+        first.hold.touch()
+        with ThreadPoolExecutor(1) as pool:
+            begun = pool.submit(first.post, sound())
+            wait_for(lambda: "lungsound_requests_in_progress 1.0" in first.get("metrics").text, most_s=30)
+            first.process.kill()
+            with pytest.raises(httpx.HTTPError):
+                begun.result(20)
+        assert len(list(first.temporary.iterdir())) == 2  # of the request, and of the readers
+        processes.append(Process(tiny_path, tmp_path / "again", headers_s=1.0, temporary=first.temporary))
+        again = processes[1]
+        assert again.get("health/ready").status_code == 200
+        assert again.of("start")[0]["swept"] == 2
+        assert len(list(first.temporary.iterdir())) == 1
+        again.process.terminate()
+        assert again.process.wait(30) == 0
+    finally:
+        for each in processes:
+            each.process.kill()
+            each.process.wait()
+            each.thread.join()
+            each.process.stderr.close()
+    assert list(first.temporary.iterdir()) == []
 
 
 def test_a_port_that_is_taken_is_named(tiny_path: Path) -> None:

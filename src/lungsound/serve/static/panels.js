@@ -148,7 +148,7 @@ function doubtText({ doubt, num_cycles, error }) {
   return doubt === null ? "not predicted yet" : `${num_cycles} cycles \u00b7 uncertainty ${doubt.toFixed(2)}`;
 }
 
-export function showRecordings(recordings, currentId, onOpen) {
+export function showRecordings(recordings, problems, currentId, onOpen) {
   const numDone = recordings.filter((recording) => recording.is_corrected).length;
   byId("progress").textContent = `${numDone} of ${recordings.length} done`;
   byId("recordings").replaceChildren(
@@ -160,6 +160,9 @@ export function showRecordings(recordings, currentId, onOpen) {
       button.addEventListener("click", () => onOpen(recording.id));
       return element("li", {}, button);
     }),
+    ...problems.map(({ name, error }) =>
+      element("li", {}, element("span", {}, ...breakable(name)), element("small", { text: `not read: ${error}` })),
+    ),
   );
   byId("recordings").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
 }

@@ -7,6 +7,7 @@ const ASK_AGAIN_MS = 2000; // while the model has not answered for all recording
 
 export class Review {
   #recordings = [];
+  #problems = []; // of the table of corrections
   #current = null; // id of the recording that was asked for
   #shown = null; // id of the one on the page
   #waiting = null; // {id, cycles, timer}
@@ -20,7 +21,7 @@ export class Review {
   }
 
   async start() {
-    this.#recordings = await api.getRecordings();
+    await this.#list();
     if (this.#recordings.length === 0) throw new Error("There are no recordings in this folder.");
     await this.open(this.#recordings[0].id);
     await this.#refresh();
@@ -87,10 +88,17 @@ export class Review {
 
   // The doubts and the order, until the model has answered for all.
   async #refresh() {
-    this.#recordings = await api.getRecordings();
+    await this.#list();
     this.#show();
     const isAsked = ({ doubt, error }) => doubt !== null || error !== null;
     if (!this.#recordings.every(isAsked)) setTimeout(() => this.#refresh().catch(this.fail), ASK_AGAIN_MS);
+  }
+
+  // What has no id is a line of the corrections that was not read.
+  async #list() {
+    const listed = await api.getRecordings();
+    this.#recordings = listed.filter(({ id }) => id !== null);
+    this.#problems = listed.filter(({ id }) => id === null);
   }
 
   #drop() {
@@ -99,6 +107,6 @@ export class Review {
   }
 
   #show() {
-    showRecordings(this.#recordings, this.#current, (id) => this.open(id));
+    showRecordings(this.#recordings, this.#problems, this.#current, (id) => this.open(id));
   }
 }
