@@ -14,7 +14,7 @@ from lungsound.evaluation.out_of_domain import spectral_features
 from lungsound.evaluation.predictions import read_predictions
 from lungsound.experiments.study import keep_run
 from lungsound.files import short_names
-from lungsound.inference.predictor import OTHER_DEVICE, UNKNOWN_DEVICE, Predictor
+from lungsound.inference.predictor import OTHER_STETHOSCOPE, STETHOSCOPE_NOT_STATED, Predictor
 from lungsound.training.checkpoint import load_model
 from lungsound.training.run import RunFolder
 from tests.integration.command import lungsound
@@ -123,7 +123,7 @@ def test_the_model_keeps_what_it_was_trained_on(run: Path, synthetic_corpus_dir:
     ]
     scores = trained.domain.scores(spectral_features(trained.front_end.filter_banks_of(cuts).numpy()))
     assert answer.out_of_domain == pytest.approx(float(np.median(scores)))
-    assert not {UNKNOWN_DEVICE, OTHER_DEVICE} & set(answer.quality)
+    assert not {STETHOSCOPE_NOT_STATED, OTHER_STETHOSCOPE} & set(answer.quality)
 
 
 @pytest.mark.slow
@@ -166,7 +166,7 @@ def test_a_threshold_is_chosen_on_validation_and_decides_wherever_the_model_pred
     assert calibration == fit_calibration(last.of_part("calibration"), threshold_on=last.of_part("validation"))
     for predictions in (last, read_predictions(out / "predictions.csv")):
         assert np.array_equal(predictions.predicted, calibration.predicted(predictions.probabilities))
-    assert f"Predicted is normal from a probability of {threshold:.4f} on" in (out / "report.md").read_text()
+    assert f"Normal is predicted from a probability of {threshold:.4f} on" in (out / "report.md").read_text()
     # The files of the run stay as they are when the same calibration is kept once more, and when it is evaluated again.
     before = {name: (out / name).read_bytes() for name in ("model.safetensors", "predictions.csv")}
     assert lungsound("calibrate", out, "--keep") == 0

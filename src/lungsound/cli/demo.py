@@ -114,7 +114,8 @@ def print_cycles(
     for index, cycle in enumerate(cycles):
         cells = [truth[index].sound.name.lower()] if truth else []
         cells += [f"{value:.2f}" for value in cycle.probabilities.values()]
-        cells += [", ".join(reason for reason in cycle.reasons if reason not in of_all)] if withheld else []
+        own = ", ".join(reason for reason in cycle.reasons if reason not in of_all)
+        cells += [own or ("as all" if of_all else "")] if withheld else []
         table.add_row(f"{cycle.start_s:.2f} - {cycle.end_s:.2f}", cycle.label, *cells)
     console.print(title)
     console.print(table, "")

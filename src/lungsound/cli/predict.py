@@ -181,7 +181,7 @@ def predict(
 ) -> None:
     """Predict crackles and wheezes in recordings, cycle by cycle.
 
-    A prediction that nothing vouches for is withheld ("uncertain"), with the reasons and the best guess beside it.
+    A prediction without evidence for it is withheld ("uncertain"), with the reasons and the best guess beside it.
     Without --out the predictions are printed. Recordings that fail are listed at the end, with exit code 1.
     """
     from lungsound.inference.bulk import predict_many
@@ -189,8 +189,10 @@ def predict(
 
     if explain and (out is None or "html" not in (formats or ())):
         raise SettingsError("--explain draws on html pages: give --out DIR and --format html too")
+    if formats and out is None:
+        raise SettingsError(f"--format {formats[0]} needs a folder for its files: give --out DIR")
     predictor = Predictor.load(model, device=device or "cpu", engine=engine, find_by=cycles)
-    print_lines(predictor.evidence)
+    console.print(predictor.evidence)
     if out is None:
         result = _show(predictor, paths, stethoscope, age)
     else:
@@ -258,7 +260,7 @@ def explain(
     from lungsound.inference.predictor import Predictor
 
     predictor = Predictor.load(model, device=device or "cpu", engine="torch", find_by=cycles)
-    print_lines(predictor.evidence)
+    console.print(predictor.evidence)
     result = explain_many(predictor, paths, out=out, console=console)
     console.print(f"{result.num_new} explained, {len(result.errors)} failed")
     _finish(predictor, result)
@@ -268,7 +270,9 @@ def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None, ag
     from lungsound.cli.demo import print_cycles
     from lungsound.inference.bulk import BulkResult, failure, find_sounds
     from lungsound.inference.prediction import MEANINGS, Reason
-    from lungsound.inference.predictor import UNKNOWN_DEVICE
+    from lungsound.inference.predictor import AGE_NOT_STATED, STETHOSCOPE_NOT_STATED
+
+    options = {AGE_NOT_STATED: "--age YEARS", STETHOSCOPE_NOT_STATED: "--stethoscope NAME"}
 
     found, errors, reasons = find_sounds(paths), [], set[Reason]()
     for path in found.files:
@@ -277,9 +281,17 @@ def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None, ag
         except Exception as error:  # a bug that one recording meets must not lose the others
             errors.append(failure(path, error))
             continue
-        aggregate = "no prediction" if prediction.aggregate is None else prediction.aggregate.caption
-        remarks = [f"{each} (--stethoscope NAME)" if each == UNKNOWN_DEVICE else each for each in prediction.quality]
-        title = f"{path.name}, by {prediction.cycles_from}: {aggregate}{'; ' if remarks else ''}{', '.join(remarks)}"
+        title = f"{path.name}, cycles by {prediction.cycles_from}: "
+        if (whole := prediction.aggregate) is None:
+            title += "no prediction"
+        elif whole.reasons:
+            guess = f"{whole.best_guess} {whole.probabilities[whole.best_guess]:.2f}"
+            title += f"{whole.label}, best guess {guess}\nwithheld: {', '.join(whole.reasons)}"
+        else:
+            title += whole.caption
+        if prediction.quality:
+            stated = (f"{each} ({options[each]})" if each in options else each for each in prediction.quality)
+            title += f"\nremarks: {', '.join(stated)}"
         print_cycles(title, prediction.cycles, console, classes=predictor.classes)
         reasons.update(reason for cycle in prediction.cycles for reason in cycle.reasons)
     print_lines(*(f"{reason}: {MEANINGS[reason]}" for reason in Reason.in_order(reasons)))
@@ -303,10 +315,9 @@ def _finish(predictor: "Predictor", result: "BulkResult") -> None:
 
 
 def probabilities_text(predictor: "Predictor") -> str:
-    """A sentence on how probabilities are scaled, and what "uncertain" means."""
+    """Sentences on how probabilities are scaled, and how a class is chosen by them."""
     calibration = predictor.trained.calibration
     if calibration is None:
         return "Probabilities are not calibrated."
-    uncertain = "; uncertain: better withheld, by the errors on validation patients" if calibration.abstain else ""
     decision = "" if calibration.normal_threshold is None else f" {calibration.decision}."
-    return f"Probabilities: {calibration.scaling} ({calibration.reason}){uncertain}.{decision}"
+    return f"Probabilities: {calibration.scaling}.{decision}"

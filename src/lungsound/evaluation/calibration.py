@@ -134,10 +134,10 @@ class Calibration(_Stored):
     def decision(self) -> str:
         """Rule by which a class is predicted, in words."""
         if self.normal_threshold is None:
-            return "Predicted is the most probable class"
+            return "The most probable class is predicted"
         return (
-            f"Predicted is {self.classes[0]} from a probability of {self.normal_threshold:.4f} on ({self.scaling}; the "
-            "threshold of the best Score on validation patients), else the most probable other class"
+            f"{self.classes[0].capitalize()} is predicted from a probability of {self.normal_threshold:.4f} on "
+            f"({self.scaling}; the best Score on validation patients), else the most probable other class"
         )
 
     @property

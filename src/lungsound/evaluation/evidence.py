@@ -20,6 +20,7 @@ Ages = tuple[tuple[Years, Years], ...]  # least and most of each span
 HELD_OUT = "patients held out"
 NAMES = {"icbhi": "ICBHI 2017", "sprsound": "SPRSound"}
 SYNTHETIC = "This model has heard synthetic sounds only, made by a program: nothing that it says holds for a lung."
+SCORE = f"Score (mean of specificity and sensitivity; always normal has {100 * ALWAYS_NORMAL_SCORE:g} %)"
 UNKNOWN = "On whom this model was trained and measured is not on record."
 NUM_NAMED = 6  # devices in a sentence
 GAP_YEARS = 10.0  # between two ages with nobody in between: what holds for them need not hold there
@@ -79,15 +80,16 @@ class Measured(_Kept):
             return "n/a"
         if self.score_interval is None:
             return f"{100 * self.score:.1f} % (too few patients for an interval)"
-        ends = " to ".join(f"{100 * end:.1f}" for end in self.score_interval)
-        return f"{100 * self.score:.1f} % ({ends}{'' if self.is_better_than_normal else ', not above always normal'})"
+        interval = " to ".join(f"{100 * end:.1f}" for end in self.score_interval)
+        doubt = "" if self.is_better_than_normal else ": no better than always normal"
+        return f"{100 * self.score:.1f} % ({interval}{doubt})"
 
     @property
     def summary(self) -> str:
         """All numbers in words, for a line."""
         place = "" if self.is_trained_on else " (left out of the training)"
         facts = [] if self.score is None else [f"Score {self.words_for_score}"]
-        facts += [] if self.auc is None else [f"AUC of normal or not {100 * self.auc:.1f} %"]
+        facts += [] if self.auc is None else [f"AUC of normal against abnormal {100 * self.auc:.1f} %"]
         facts += [f"{_patients(self.num_patients)}{_of_ages(self.ages_years)}"]
         return f"{self.name}{place}: {', '.join(facts)}"
 
@@ -165,17 +167,16 @@ def statement(evidence: Evidence | None) -> str:
     """
     if evidence is None:
         return UNKNOWN
-    names = " and ".join(each.name for each in evidence.trained)
-    sentences = [f"Trained on {names} ({_patients(sum(each.num_patients for each in evidence.trained))})."]
+    sentences = [f"Trained on {' and '.join(each.name for each in evidence.trained)}."]
     measured = [each for each in evidence.measured if each.is_trained_on] or evidence.groups[:1]
     audiences: dict[str, list[str]] = {}
     for each in measured:
         audiences.setdefault(_audience(each.ages_years), []).append(f"{each.name} {each.words_for_score}")
     scores = "; ".join(f"on {audience}: {', '.join(each)}" for audience, each in audiences.items())
-    sentences.append(f"Score {scores}." if scores else "Measured on nobody who was held out.")
+    sentences.append(f"{SCORE} {scores}." if scores else "Measured on nobody who was held out.")
     if ranked := sorted((each.auc, each.name) for each in evidence.measured if not each.is_trained_on and each.auc):
         ends = " to ".join(f"{100 * auc:.1f} % ({name})" for auc, name in dict.fromkeys((ranked[0], ranked[-1])))
-        sentences.append(f"AUC of normal or not when left out of the training: {ends}.")
+        sentences.append(f"AUC of normal against abnormal when left out of the training: {ends}.")
     return " ".join([SYNTHETIC, *sentences] if evidence.is_synthetic else sentences)
 
 

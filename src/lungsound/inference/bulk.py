@@ -23,14 +23,13 @@ from lungsound.errors import AudioError, DataError, LungsoundError, SettingsErro
 from lungsound.files import as_text, read_record, write_record, write_text
 from lungsound.inference.explain import check_explainable
 from lungsound.inference.formats.tables import patients_csv
-from lungsound.inference.formats.write import check_formats, write_format
+from lungsound.inference.formats.write import PAGES, check_formats, write_format
 from lungsound.inference.pages import write_review_pages
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import LoadedRecording, Predictor
 from lungsound.progress import track
 
 SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
-PAGES = "html"  # a format of its own: it needs the sound and the model
 STORE, STORE_FORMAT = "recordings", "5"  # folder of the predictions one by one
 MAX_EXPLAINED = 8  # cycles of a recording
 

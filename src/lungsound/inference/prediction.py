@@ -54,10 +54,10 @@ class Reason(StrEnum):
 
 MEANINGS = {
     Reason.NOT_MEASURED: "the model file holds no measurement on patients held out",
-    Reason.NOT_BETTER_THAN_NORMAL: "the model is not known to do better than always saying normal",
+    Reason.NOT_BETTER_THAN_NORMAL: "for such patients the model was not shown to be better than always saying normal",
     Reason.TEMPERATURE_AT_LIMIT: "the temperature of the calibration stands at its limit",
-    Reason.AGE_OUTSIDE: "the model was neither trained nor measured on patients of this age",
-    Reason.STETHOSCOPE_OUTSIDE: "the model was trained and measured on no stethoscope of this name",
+    Reason.AGE_OUTSIDE: "the model was not measured on patients of this age",
+    Reason.STETHOSCOPE_OUTSIDE: "the model was not measured on a stethoscope of this name",
     Reason.MOSTLY_SILENT: "more than half of the recording is silent",
     Reason.TOO_SHORT: "the recording holds too little sound",
     Reason.SPEECH: "a voice goes through the recording",

@@ -20,7 +20,7 @@ from lungsound.data.tree import cycle_faults
 from lungsound.errors import AnnotationError
 from lungsound.evaluation.evidence import statement
 from lungsound.evaluation.out_of_domain import HIGHEST_SCORE
-from lungsound.extras import BOX, box_file
+from lungsound.extras import BOX, BOX_DISTRIBUTION, BOX_PACKAGE, box_file
 from lungsound.inference.engines import AUTO, Engine, select
 from lungsound.inference.prediction import (
     CyclePrediction,
@@ -39,7 +39,8 @@ FindBy = Literal["auto", "annotation", "segmentation", "windows"]
 WINDOW_OVERLAP = 0.5
 IN_MEMORY = "a model in memory"
 HIGH_SCORE, UNLIKE = 0.95, "unlike the training set"  # remarked on; the highest score withholds a cycle
-UNKNOWN_DEVICE, OTHER_DEVICE = "unknown device", "device not trained on"
+STETHOSCOPE_NOT_STATED, OTHER_STETHOSCOPE = "stethoscope not stated", "stethoscope not trained on"
+AGE_NOT_STATED = "age not stated"
 SILENT_CYCLES = "silent cycles"
 Spans = Sequence[tuple[float, float]]
 
@@ -197,8 +198,16 @@ class Predictor:
 
     def __repr__(self) -> str:
         probabilities = "calibrated" if self.is_calibrated else "not calibrated"
-        name = self.path or IN_MEMORY
-        return f"<Predictor {name}: {', '.join(self.classes)}; {self.engine.name} on {self.device}, {probabilities}>"
+        return (
+            f"<Predictor {self.name}: {', '.join(self.classes)}; {self.engine.name} on {self.device}, {probabilities}>"
+        )
+
+    @property
+    def name(self) -> str:
+        """Path of the model file, or the distribution of the model in the box."""
+        if self.path is None:
+            return IN_MEMORY
+        return BOX_DISTRIBUTION if self.path.parent.name == BOX_PACKAGE else str(self.path)
 
     @property
     def is_calibrated(self) -> bool:
@@ -232,8 +241,8 @@ class Predictor:
 
         Cycles with too little sound are left out: any prediction for them would be a guess. With `spans_s` (start, end)
         all of these are predicted in place of the cycles, those without sound as uncertain. `patient` is a pseudonym,
-        `device` is what recorded it, `age_years` the patient's age: outside of what the model was trained and measured
-        on a prediction is withheld. Raises AudioError or AnnotationError.
+        `device` is what recorded it, `age_years` the patient's age: outside of what the model was measured on a
+        prediction is withheld. Raises AudioError or AnnotationError.
         """
         loaded = load_recording(Path(recording), self.trained.front_end, find_by=self.find_by, spans_s=spans_s)
         return self.predict_loaded(loaded, patient, device, age_years)
@@ -297,7 +306,10 @@ class Predictor:
             remarks.append(UNLIKE)
         known_devices = {name.casefold() for name in self.trained.devices}
         if known_devices and (device is None or device.casefold() not in known_devices):
-            remarks.append(UNKNOWN_DEVICE if device is None else OTHER_DEVICE)
+            remarks.append(STETHOSCOPE_NOT_STATED if device is None else OTHER_STETHOSCOPE)
+        groups = () if self.trained.evidence is None else self.trained.evidence.groups
+        if age_years is None and any(group.ages_years for group in groups):
+            remarks.append(AGE_NOT_STATED)
         return RecordingPrediction(
             path=loaded.path,
             duration_s=loaded.duration_s,
@@ -318,7 +330,7 @@ class Predictor:
         domain, gate = self.trained.domain, self.trained.gate
         return Provenance(
             model_sha256=self.trained.sha256,
-            model=str(self.path or IN_MEMORY),
+            model=self.name,
             evidence=self.evidence,
             label_set=self.trained.label_set,
             band_hz=(0.0, front_end.sample_rate_hz / 2),

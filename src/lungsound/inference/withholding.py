@@ -39,9 +39,9 @@ def reasons_of_model(trained: TrainedModel, *, age_years: float | None, device: 
 
 
 def known_devices(trained: TrainedModel) -> list[str]:
-    """Stethoscopes that the model was trained or measured on, as far as they are named."""
+    """Stethoscopes that the model was measured on, where none of these is named those that it was trained on."""
     groups = () if trained.evidence is None else trained.evidence.groups
-    return sorted({*trained.devices, *(device for group in groups for device in group.devices)})
+    return sorted({device for group in groups for device in group.devices} or trained.devices)
 
 
 def reasons_of_remarks(remarks: Iterable[str]) -> set[Reason]:
@@ -50,9 +50,10 @@ def reasons_of_remarks(remarks: Iterable[str]) -> set[Reason]:
 
 
 def _has_age(evidence: Evidence, age_years: float) -> bool:
-    """True where the age, in completed years, is one of the training set or of a group, or none is known."""
-    known = [*(each.ages_years for each in evidence.trained), *(each.ages_years for each in evidence.groups)]
-    return not any(known) or any(_is_within(age_years, ages) for ages in known)
+    """True where a group that was measured, or the training set where no age of these is known, is of such an age."""
+    known = [each.ages_years for each in evidence.groups if each.ages_years]
+    known = known or [each.ages_years for each in evidence.trained if each.ages_years]
+    return not known or any(_is_within(age_years, ages) for ages in known)
 
 
 def _is_within(age_years: float, ages: Ages) -> bool:

@@ -129,7 +129,7 @@ def test_the_statement_says_what_is_known_and_what_is_not() -> None:
     evidence = Evidence(trained=trained, is_synthetic=True, held_out=held)
     said = statement(evidence)
     assert said.startswith(SYNTHETIC)
-    assert "Trained on x and y (3 patients)" in said
+    assert "Trained on x and y." in said
     assert f"on adults: held out {100 * (held.score or 0):.1f} % (" in said
     assert "nobody" in statement(evidence.model_copy(update={"held_out": None}))
     assert "30 patients of 40, 70 years" in held.summary
@@ -150,7 +150,7 @@ def test_the_statement_goes_by_tests_and_by_whom_they_are_of() -> None:
     said = statement(evidence)
     score = f"{100 * (held.score or 0):.1f} %"
     assert f"on adults: old {score} (60.0 to 90.0);" in said
-    assert f"on children: young {score} (40.0 to 90.0, not above always normal);" in said
+    assert f"on children: young {score} (40.0 to 90.0: no better than always normal);" in said
     assert "on children and adults: all" in said
     assert "50.0 % (B) to 80.0 % (D)" in said
     assert "held out" not in said

@@ -23,7 +23,14 @@ from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.out_of_domain import Gate, fit_domain, spectral_features
 from lungsound.inference.engines import make
 from lungsound.inference.prediction import Reason, aggregate_recordings
-from lungsound.inference.predictor import OTHER_DEVICE, SILENT_CYCLES, UNKNOWN_DEVICE, UNLIKE, FindBy, Predictor
+from lungsound.inference.predictor import (
+    OTHER_STETHOSCOPE,
+    SILENT_CYCLES,
+    STETHOSCOPE_NOT_STATED,
+    UNLIKE,
+    FindBy,
+    Predictor,
+)
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
 from lungsound.training.checkpoint import TrainedModel, load_model, save_model
@@ -297,16 +304,17 @@ def test_a_device_that_nobody_names_or_that_was_not_trained_on_is_remarked_on(
     model_path: Path, recording: Path
 ) -> None:
     predictor = Predictor(replace(load_model(model_path), devices=("Litt3200", "Meditron")))
-    assert UNKNOWN_DEVICE in predictor.predict(recording).quality
-    assert OTHER_DEVICE in predictor.predict(recording, device="AKGC417L").quality
+    assert STETHOSCOPE_NOT_STATED in predictor.predict(recording).quality
+    assert OTHER_STETHOSCOPE in predictor.predict(recording, device="AKGC417L").quality
     known = predictor.predict(recording, device="meditron").quality
-    assert UNKNOWN_DEVICE not in known
-    assert OTHER_DEVICE not in known
+    assert STETHOSCOPE_NOT_STATED not in known
+    assert OTHER_STETHOSCOPE not in known
     nowhere_trained = Predictor(load_model(model_path))
     assert predictor.predict(recording, device="AKGC417L").cycles[0].reasons == (Reason.STETHOSCOPE_OUTSIDE,)
     assert predictor.predict(recording).cycles[0].reasons == ()
     for device in (None, "AKGC417L"):
-        assert not {UNKNOWN_DEVICE, OTHER_DEVICE} & {*nowhere_trained.predict(recording, device=device).quality}, device
+        remarks = set(nowhere_trained.predict(recording, device=device).quality)
+        assert not {STETHOSCOPE_NOT_STATED, OTHER_STETHOSCOPE} & remarks, device
 
 
 def test_a_score_is_remarked_on_from_nineteen_twentieths(

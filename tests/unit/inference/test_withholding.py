@@ -82,25 +82,26 @@ def test_a_model_that_left_a_stethoscope_out_does_not_stand_for_one_that_was_mea
     ("age_years", "is_outside"),
     [(None, False), (0.1, False), (16.9, False), (17, True), (41, True), (50, False), (65, True)],
 )
-def test_an_age_outside_all_that_was_trained_and_measured_is_withheld(
+def test_an_age_outside_all_that_was_measured_is_withheld(
     age_years: float | None, is_outside: bool, trained: TrainedModel
 ) -> None:
-    """By completed years: a model of children from 0.5 to 16.2 years knows a newborn and all who are sixteen."""
-    old = group("old", ages_years=((50.0, 60.0), (70.0, 70.0)))
-    young = Trained(name="young", num_patients=9, ages_years=((0.5, 16.2),))
-    evidence = GOOD_EVIDENCE.model_copy(
-        update={"trained": (young, Trained(name="x", num_patients=2)), "measured": (old,)}
-    )
+    """By completed years: children from 0.5 to 16.2 years stand for a newborn and all who are sixteen.
+
+    Who trained and was not measured stands for nobody.
+    """
+    measured = group("young", ages_years=((0.5, 16.2),)), group("old", ages_years=((50.0, 60.0), (70.0, 70.0)))
+    trained_on = Trained(name="x", num_patients=9, ages_years=((0.0, 90.0),))
+    evidence = GOOD_EVIDENCE.model_copy(update={"trained": (trained_on,), "measured": measured})
     assert (Reason.AGE_OUTSIDE in reasons(trained, evidence, age_years=age_years)) == is_outside
     assert Reason.AGE_OUTSIDE not in reasons(trained, age_years=age_years)  # no age is on record
 
 
-def test_a_stethoscope_outside_all_that_was_trained_and_measured_is_withheld(trained: TrainedModel) -> None:
+def test_a_stethoscope_outside_all_that_was_measured_is_withheld(trained: TrainedModel) -> None:
     left_out = group("left out", devices=("Litt3200",)).model_copy(update={"is_trained_on": False})
     evidence = GOOD_EVIDENCE.model_copy(update={"measured": (left_out,)})
     named = replace(trained, devices=("Meditron",))
-    assert known_devices(replace(named, evidence=evidence)) == ["Litt3200", "Meditron"]
-    for device, is_outside in ((None, False), ("meditron", False), ("Litt3200", False), ("telephone", True)):
+    assert known_devices(replace(named, evidence=evidence)) == ["Litt3200"]
+    for device, is_outside in ((None, False), ("litt3200", False), ("Meditron", True), ("telephone", True)):
         assert (Reason.STETHOSCOPE_OUTSIDE in reasons(named, evidence, device=device)) == is_outside, device
     assert Reason.STETHOSCOPE_OUTSIDE not in reasons(trained, device="telephone")  # none is on record
 

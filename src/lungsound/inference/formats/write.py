@@ -32,6 +32,7 @@ SINGLES: dict[str, tuple[str, Callable[[RecordingPrediction, Provenance], str | 
     "fhir": (".fhir.json", fhir_text),
 }
 FORMATS = (*TABLES, *SINGLES)
+PAGES = "html"  # made elsewhere: it needs the sound and the model
 CORRECTED = ("icbhi", "sprsound")  # annotations, to be corrected: written over only if they are ours
 WITH_PROVENANCE = ("jsonl", "parquet", "sprsound", "fhir")
 TABLE_NAME = "answers"
@@ -45,7 +46,7 @@ def check_formats(names: Sequence[str], label_set: LabelSet, recordings: Sequenc
     """
     for name in names:
         if name not in FORMATS:
-            raise SettingsError(f"there is no output format {name!r}: choose one of {', '.join(FORMATS)}")
+            raise SettingsError(f"there is no output format {name!r}: choose one of {', '.join((*FORMATS, PAGES))}")
         if name == "parquet":
             tables.load_pyarrow()
         if name in CORRECTED:

@@ -100,7 +100,7 @@ def test_the_page_tells_of_every_remark() -> None:
     source = Path(quality.__file__).read_text(encoding="utf-8")
     kinds = {*re.findall(r'Defect\("([^"]+)"', source), quality.MOSTLY_SILENT, quality.TOO_SHORT}
     kinds |= {other_sounds.HUM, other_sounds.SPEECH, other_sounds.HEART, predictor.SILENT_CYCLES}
-    kinds |= {predictor.UNLIKE, predictor.UNKNOWN_DEVICE, predictor.OTHER_DEVICE}
+    kinds |= {predictor.UNLIKE, predictor.STETHOSCOPE_NOT_STATED, predictor.OTHER_STETHOSCOPE, predictor.AGE_NOT_STATED}
     assert len(kinds) >= 19
     assert kinds - set(re.findall("`([^`]+)`", text)) == set()
     assert set(re.findall(r"`([^`]+)` \*", text)) == set(OF_REMARK)
