@@ -140,7 +140,7 @@ def no_annotation(corpus: Path) -> None:
 BAD_CORPORA = {
     truncate_wav: ("bad sound file", "truncated"),
     empty_wav: ("bad sound file", "0 samples"),
-    letters: ("bad annotation", f"{NAMES[0]}.txt line 1", "'abc' are not numbers"),
+    letters: ("bad annotation", f"{NAMES[0]}.txt line 1", "'abc'"),
     label_2: ("bad annotation", f"{NAMES[0]}.txt line 2", "'2'", "expected 0 or 1"),
     no_annotation: ("missing annotation", NAMES[0]),
 }

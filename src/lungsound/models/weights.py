@@ -275,7 +275,7 @@ def _read_hugging_face(read: ForeignWeights) -> None:
         if "pos_embed" in read.weights:
             names = ("num_mel_bins", "max_length", "frequency_stride", "time_stride")
             read.places = PatchPlaces(*(int(config[name]) for name in names))
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (WeightsError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"{path}: weights of Hugging Face need their config.json beside them, with the settings of the model: "
             f"{error!r}"

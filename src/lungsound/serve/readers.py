@@ -25,7 +25,7 @@ import torch
 
 from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.config import AudioSettings
-from lungsound.errors import DataError
+from lungsound.errors import DataError, SettingsError
 from lungsound.inference.predictor import FindBy, LoadedRecording, Predictor, load_recording
 from lungsound.serve import uploads
 from lungsound.serve.limits import Limits, Refusal, log, place_of
@@ -49,12 +49,20 @@ class AbandonedError(Exception):
 
 @cache
 def start() -> None:
-    """Start the process that readers are forked from, with its socket in a folder that goes with this process."""
+    """Start the process that readers are forked from, with its socket in a folder that goes with this process.
+
+    Raises SettingsError where the temporary folder cannot hold a socket: its path may have about 60 bytes.
+    """
     folder = ExitStack()
     Finalize(None, folder.close, exitpriority=-200)  # after multiprocessing's own
     before, tempfile.tempdir = tempfile.tempdir, str(folder.enter_context(uploads.private_folder()))
     try:
         forkserver.ensure_running()
+    except OSError as error:
+        raise SettingsError(
+            f"no socket can be made in {before or tempfile.gettempdir()} ({error}): set TMPDIR to a folder with a "
+            "short path"
+        ) from None
     finally:
         tempfile.tempdir = before
 

@@ -231,7 +231,8 @@ def test_a_recording_may_be_as_long_as_the_limit(tiny: Predictor) -> None:
     with client(tiny, limits=Limits(max_duration_s=3.2, timeout_s=30)) as http:
         assert http.post("/v1/predictions", content=sound(duration_s=3.2)).status_code == 200
         long = http.post("/v1/predictions", content=sound("FLAC", duration_s=3.3))
-    assert (long.status_code, long.json()) == (413, {"error": "the recording lasts 3.3 s; at most 3.2 s"})
+    assert long.status_code == 413
+    assert "3.2 s" in long.json()["error"]
 
 
 def test_a_batch_takes_so_many_files(tiny: Predictor) -> None:

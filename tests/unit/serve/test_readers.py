@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lungsound.errors import SettingsError
 from lungsound.inference.predictor import Predictor
 from lungsound.serve import readers
 from lungsound.serve.limits import Limits, Refusal
@@ -26,6 +27,15 @@ def test_a_recording_is_loaded_as_it_is_here(tiny: Predictor, tmp_path: Path) ->
     for own, here in zip(loaded.stretches, expected.stretches, strict=True):
         assert (own.start_s, own.end_s, own.is_silent) == (here.start_s, here.end_s, here.is_silent)
         np.testing.assert_allclose(own.sound.waveform, here.sound.waveform, atol=1e-6)
+
+
+def test_a_folder_that_holds_no_socket_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_long() -> None:
+        raise OSError("AF_UNIX path too long")
+
+    monkeypatch.setattr(readers.forkserver, "ensure_running", too_long)
+    with pytest.raises(SettingsError, match=r"path too long.*TMPDIR"):
+        readers.start.__wrapped__()
 
 
 def test_more_cycles_than_breaths_are_refused(tiny: Predictor, tmp_path: Path) -> None:

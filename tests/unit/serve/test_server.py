@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -138,8 +140,9 @@ class Process:
     """A served process, with the lines of its log so far. While the file `hold` is there, no prediction ends."""
 
     def __init__(self, run: Path, folder: Path, *, headers_s: float, temporary: Path | None = None) -> None:
-        self.temporary, self.hold = temporary or folder / "received", folder / "hold"
-        self.temporary.mkdir(exist_ok=True)
+        # A short path: it holds a socket.
+        self.temporary = temporary or Path(tempfile.mkdtemp(prefix="lungsound-test-", dir="/tmp"))
+        self.hold = folder / "hold"
         environment = {
             **os.environ,
             "TMPDIR": str(self.temporary),
@@ -188,6 +191,7 @@ def running(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process.process.wait()
         process.thread.join()
         process.process.stderr.close()
+        shutil.rmtree(process.temporary)
 
 
 def test_a_real_connection_keeps_to_the_limits(running: Process) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lungsound.data import icbhi, sprsound
 from lungsound.data.reader import read_corpus
-from lungsound.errors import SettingsError
+from lungsound.errors import CorpusError, SettingsError
 from lungsound.inference.formats.annotations import (
     audacity_text,
     icbhi_prediction_text,
@@ -42,10 +42,14 @@ def test_icbhi_is_read_back_with_both_sounds_and_the_guess_of_the_uncertain(tmp_
 
 def test_a_folder_of_icbhi_answers_beside_the_sounds_is_a_corpus(tmp_path: Path) -> None:
     write_sound(tmp_path / ANSWER.path.name, num_samples=18000)
-    write_format([ANSWER], PROVENANCE, to="icbhi", out=tmp_path)
+    files = write_format([ANSWER], PROVENANCE, to="icbhi", out=tmp_path)
+    (written,) = (path for path in files if path.suffix == ".txt")
+    with pytest.raises(CorpusError, match="own prediction"):
+        read_corpus(tmp_path)
+    written.write_text(written.read_text().replace("1.5", "1.4", 1))  # corrected by hand: an annotation
     corpus = read_corpus(tmp_path)
     assert [(found.start_s, found.end_s, found.word) for found in corpus.cycles] == [
-        (0.25, 1.5, "normal"),
+        (0.25, 1.4, "normal"),
         (1.5, 2.75, "both"),
         (3.0, 4.5, "wheeze"),
     ]
