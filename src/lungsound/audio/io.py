@@ -566,13 +566,14 @@ def _inspect_flac(path: Path, content: bytes, start: int) -> Found:
 
 SECOND_FLAC = b"fLaC\0\0\0\x22"  # a file's first eight bytes
 MAX_FRAME_BYTES, MAX_CANDIDATES = 2**18, 8
+MIN_REST_BYTES = 5  # of a frame behind its number: a checksum, one value for all samples of silence, a checksum
 
 
 def _num_flac_samples(content: bytes, start: int) -> int | None:
     """Samples up to the end of the last frame of a FLAC file (RFC 9639, 9); None where the file ends with none."""
     tail = content[max(start + 42, len(content) - MAX_FRAME_BYTES) :]
     fixed_size, num_candidates = int.from_bytes(content[start + 10 : start + 12]), 0
-    for match in reversed([*re.finditer(rb"\xff[\xf8\xf9](?=.{15})", tail, re.DOTALL)]):
+    for match in reversed([*re.finditer(rb"\xff[\xf8\xf9](?=.{8})", tail, re.DOTALL)]):
         frame = tail[match.start() :]
         size_code, rate_code = divmod(frame[2], 16)
         num_ones = 8 - (frame[4] ^ 0xFF).bit_length()  # the number is coded as characters are in UTF-8, up to 7 bytes
@@ -587,7 +588,9 @@ def _num_flac_samples(content: bytes, start: int) -> int | None:
         elif size_code == 1:
             num_samples = 192
         end += num_size_bytes + num_rate_bytes
-        if size_code == 0 or num_ones in (1, 8) or _crc(frame[:end], polynomial=0x07, num_bits=8) != frame[end]:
+        if size_code == 0 or num_ones in (1, 8) or len(frame) < end + MIN_REST_BYTES:
+            continue
+        if _crc(frame[:end], polynomial=0x07, num_bits=8) != frame[end]:
             continue
         if _crc(frame[:-2], polynomial=0x8005, num_bits=16) == int.from_bytes(frame[-2:]):
             return (number if frame[1] & 1 else number * fixed_size) + num_samples

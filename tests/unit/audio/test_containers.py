@@ -176,6 +176,19 @@ def test_a_flac_file_is_read_to_its_end_whatever_its_header_counts(count: int, r
     np.testing.assert_array_equal(samples, SOUND.astype(np.float32) / 2**15)
 
 
+@pytest.mark.parametrize("num_channels", [1, 2])
+@pytest.mark.parametrize("num_more", [1, 17, 300, 4095, 4096])
+def test_a_flac_file_that_ends_in_silence_is_whole(num_more: int, num_channels: int, tmp_path: Path) -> None:
+    """Its last frame, of one value for all samples, has as few bytes as a frame may have."""
+    sound = np.zeros((3 * 4096 + num_more, num_channels))
+    sound[:4096] = np.random.default_rng(0).normal(0, 0.1, (4096, num_channels))
+    for subtype in ("PCM_S8", "PCM_16", "PCM_24"):
+        soundfile.write(tmp_path / "a.flac", sound, 4000, subtype=subtype)
+        channels, info = read_channels(tmp_path / "a.flac")
+        assert channels.shape == (num_channels, len(sound))
+        assert info.remarks == ()
+
+
 def test_a_flac_file_that_promises_more_is_refused(tmp_path: Path) -> None:
     assert "promises 20001 samples, 20000 are there" in refused(tmp_path / "a.flac", flac_with_count(NUM_SAMPLES + 1))
     refused(tmp_path / "a.flac", flac_with_count(2**35))
