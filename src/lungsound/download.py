@@ -21,7 +21,7 @@ from lungsound.progress import OnProgress
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
 LEAST_BYTES = 30_000  # in that time; a server that gives less might as well give nothing
-RECORD_SUFFIX = ".sha256"  # beside a download, in the form that sha256sum checks
+HASH_SUFFIX = ".sha256"  # beside a download, in the form that sha256sum checks
 BLOB = "git blob hash"
 ERRORS = (OSError, HTTPException)  # of `download`
 _PAGES = ("text/html", "application/xhtml+xml")
@@ -50,7 +50,7 @@ def download(
 
 def recorded_hash(path: Path) -> str | None:
     """SHA-256 recorded at the download; None without a record. ValueError for one that is damaged."""
-    record = path.with_name(path.name + RECORD_SUFFIX)
+    record = path.with_name(path.name + HASH_SUFFIX)
     if not record.is_file():
         return None
     match = re.match(rb"([0-9a-f]{64})  ", record.read_bytes())
@@ -104,7 +104,7 @@ def _download(url: str, path: Path, hash: str | None, max_bytes: int | None, on_
     if hash and not (given := digest(place, kind)).startswith(expected):
         place.unlink()
         raise OSError(f"has {kind} {given[:16]}, expected {expected[:16]}; deleted")
-    write_text(path.with_name(path.name + RECORD_SUFFIX), f"{digest(place, 'sha256')}  {path.name}\n")
+    write_text(path.with_name(path.name + HASH_SUFFIX), f"{digest(place, 'sha256')}  {path.name}\n")
     place.replace(path)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from lungsound import download as downloads
-from lungsound.download import ERRORS, RECORD_SUFFIX, download, recorded_hash
+from lungsound.download import ERRORS, HASH_SUFFIX, download, recorded_hash
 
 CONTENT = bytes(range(256)) * 400
 HASH = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -174,7 +174,7 @@ def test_what_others_planted_is_not_written_to(planted: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("record", [b"", b"5", b"0123", b"\xff\xfe", b"x" * 64 + b"  file.bin\n"])
 def test_a_record_that_is_damaged_is_named(record: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file.bin"
-    path.with_name(path.name + RECORD_SUFFIX).write_bytes(record)
+    path.with_name(path.name + HASH_SUFFIX).write_bytes(record)
     with pytest.raises(ValueError, match=r"file\.bin\.sha256 is damaged: delete it"):
         recorded_hash(path)
 

@@ -1,8 +1,7 @@
 """The service as one ASGI application: predictions, review, facts and health, errors in one line, behind the gate."""
 
 import json
-import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from lungsound.errors import LungsoundError, first_fault
+from lungsound.files import number
 from lungsound.inference.formats.tables import record
 from lungsound.inference.prediction import MEANINGS, Provenance, RecordingPrediction
 from lungsound.inference.predictor import LoadedRecording, Predictor
@@ -31,6 +31,8 @@ KIND_OF = {status: kind for kind, status in reversed(STATUS_OF.items())}
 # Request bodies and examples of responses for the routes' OpenAPI description.
 OPENAPI: dict[str, Any] = json.loads(Path(__file__).with_name("openapi.json").read_text(encoding="utf-8"))
 ERRORS: dict[int | str, dict[str, Any]] = OPENAPI["errors"]
+STATED = ("age_years", "device")  # of a query: what the sender knows of all its sounds
+MAX_SHOWN = 80  # characters of a name, in an error
 
 
 @dataclass
@@ -152,12 +154,20 @@ def _age_of(request: Request) -> float | None:
     if not text:
         return None
     try:
-        age_years = float(text)
+        age_years = number(text)
     except ValueError:
-        age_years = math.nan
-    if not 0 <= age_years < math.inf:
+        age_years = -1.0
+    if age_years < 0:
         raise Refusal("unusable", "age_years: a number of years, 0 or more, is needed")
     return age_years
+
+
+def _refuse_unread(names: Iterable[str], *, known: Sequence[str], place: str) -> None:
+    """Refusal for a name that nobody reads: an age or a stethoscope under it would be lost, and what it withholds."""
+    if unread := [name for name in names if name not in known]:
+        given = unread[0][:MAX_SHOWN]
+        stated = "" if place == "query" else f"; {' and '.join(STATED)} go into the query"
+        raise Refusal("unusable", f"{given!r} is not read in the {place}, which may have {', '.join(known)}{stated}")
 
 
 def _is_form(request: Request) -> bool:
@@ -170,6 +180,7 @@ def _prediction_routes(service: Service) -> APIRouter:
     @routes.post("/predictions", **OPENAPI["prediction"])
     async def predict(request: Request) -> dict[str, Any]:
         """Predict one sound: a form with the field `file` (and `annotation`), or the sound as the body."""
+        _refuse_unread(request.query_params, known=("name", *STATED), place="query")
         with uploads.private_folder() as folder:
             if not _is_form(request):
                 query, headers = request.query_params, request.headers
@@ -178,6 +189,7 @@ def _prediction_routes(service: Service) -> APIRouter:
                 with service.queue.place():
                     return await service.predict_saved(path, name=name, request=request)
             async with uploads.form_of(request, max_files=2) as form:
+                _refuse_unread(form, known=("file", "annotation"), place="form")
                 files, annotation = uploads.files_of(form), form.get("annotation")
                 if len(files) != 1:
                     message = f"{len(files)} files in the form's field 'file'; send one, or several to /v1/batch"
@@ -194,8 +206,10 @@ def _prediction_routes(service: Service) -> APIRouter:
         """Predict several sounds: a form with as many fields `file`. What fails says why, and stops no other."""
         if not _is_form(request):
             raise Refusal("not sound", "a form (multipart/form-data) with fields 'file' is needed")
+        _refuse_unread(request.query_params, known=STATED, place="query")
         results = []
         async with uploads.form_of(request, max_files=service.limits.max_files) as form:
+            _refuse_unread(form, known=("file",), place="form")
             files = uploads.files_of(form)
             if not files:
                 raise Refusal("unusable", "the form has no file in a field 'file'; send one or more")

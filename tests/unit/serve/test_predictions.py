@@ -71,12 +71,28 @@ def test_the_age_that_is_stated_counts_for_all_sounds_of_a_request(tiny: Predict
     with client(tiny) as http:
         one = http.post("/v1/predictions?age_years=7.5&device=", files={"file": ("a.wav", sound())}).json()
         two = http.post("/v1/batch?age_years=7.5&device=Meditron", files=[("file", ("a.wav", sound()))]).json()
-        for wrong in ("old", "-1", "nan", "inf"):
+        for wrong in ("old", "-1", "nan", "inf", "1_0", "9" * 500):
             answer = http.post(f"/v1/predictions?age_years={wrong}", files={"file": ("a.wav", sound())})
             assert answer.status_code == 422
             assert answer.json()["error"].startswith("age_years")
     assert (one["age_years"], one["device"]) == (7.5, None)
     assert [(each["age_years"], each["device"]) for each in two["results"]] == [(7.5, "Meditron")]
+
+
+@pytest.mark.parametrize("path", ["/v1/predictions", "/v1/batch"])
+def test_a_name_that_nobody_reads_is_refused(path: str, tiny: Predictor) -> None:
+    """An age under another name would be lost, and with it a reason to withhold."""
+    files = {"file": ("a.wav", sound())}
+    with client(tiny) as http:
+        for name in ("age", "stethoscope", "devcie", "x" * 5000):
+            answer = http.post(f"{path}?{name}=7", files=files)
+            assert answer.status_code == 422
+            assert name[:80] in answer.json()["error"]
+            assert len(answer.json()["error"]) < 200
+        in_form = http.post(path, files=files, data={"age_years": "70"})
+    assert in_form.status_code == 422
+    assert "'age_years' is not read in the form" in in_form.json()["error"]
+    assert "go into the query" in in_form.json()["error"]
 
 
 def test_a_batch_answers_what_it_can_and_names_the_rest(tiny: Predictor, temporary: Path) -> None:
