@@ -3,7 +3,7 @@
 Clips of 10 s are made by a program (noise, speech, hum, music, silence, handling), with seeds that no threshold was set
 on; `--hearts` adds every second of a folder of heart recordings (`scripts/box` takes the others). A class is firm
 without a reason to withhold it: here each is a mistake. `--data` adds the cycles of a corpus's parts, most of which
-ought to be firm.
+ought to be firm. `--into` writes the table, and what the model was measured on, between the marks of a file.
 """
 
 import argparse
@@ -24,11 +24,14 @@ from benchmarks.sounds import hum, music, speech
 from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic_sounds import Waveform, add, rustle
 from lungsound.errors import LungsoundError
+from lungsound.experiments.study import BEGIN, END, write_between
 from lungsound.inference.bulk import sound_files
 from lungsound.inference.prediction import RecordingPrediction
 from lungsound.inference.predictor import Predictor
+from lungsound.training.checkpoint import TrainedModel
 
 NUM_CLIPS, FIRST_SEED = 250, 20_000
+MARK = "box"  # of the place in a file
 DURATION_S = 10.0
 RATES_HZ = (4000, 8000, 44100)
 STDERR = Console(stderr=True)
@@ -144,6 +147,13 @@ def of_parts(predictor: Predictor, root: Path, parts: Sequence[str]) -> dict[str
     return counts
 
 
+def measurements(trained: TrainedModel) -> str:
+    """Bullets of what a model was measured on, under its checksum."""
+    groups = () if trained.evidence is None else trained.evidence.groups
+    lines = "\n".join(f"- {each.summary}" for each in groups)
+    return f"The model with SHA-256 `{trained.sha256[:16]}`:\n\n{lines}"
+
+
 def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.firm", description=__doc__)
     parser.add_argument("model", help="run folder, model file, or box")
@@ -151,6 +161,9 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--clips", type=int, default=NUM_CLIPS, help="that are made")
     parser.add_argument("--data", type=Path, help="folder of a corpus, whose cycles are predicted as annotated")
     parser.add_argument("--part", action="append", default=[], help="of its split; repeatable")
+    parser.add_argument(
+        "--into", type=Path, help=f"text file, between the lines {BEGIN.format(MARK)} and {END.format(MARK)}"
+    )
     options = parser.parse_args(words)
     try:
         predictor = Predictor.load(options.model)
@@ -159,9 +172,12 @@ def main(words: Sequence[str]) -> None:
             counts |= of_parts(predictor, options.data, options.part)
     except LungsoundError as error:
         parser.error(str(error))
-    print(f"{predictor.evidence}\n")
     head = ("sounds", "recordings", "firm, %", "with a firm cycle, %", "cycles", "firm, % of cycles")
-    print(table(head, [(name, *each.row) for name, each in counts.items()]))
+    firm = table(head, [(name, *each.row) for name, each in counts.items()])
+    if options.into is None:
+        print(f"{predictor.evidence}\n\n{firm}")
+    else:
+        write_between(options.into, MARK, f"{measurements(predictor.trained)}\n\n{firm}")
 
 
 if __name__ == "__main__":

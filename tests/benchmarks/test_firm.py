@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from benchmarks.firm import KINDS, Counts, clips, main, of_parts, without_lungs
+from benchmarks.firm import KINDS, Counts, clips, main, measurements, of_parts, without_lungs
 
 from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic import synthesize
@@ -66,5 +66,13 @@ def test_annotated_cycles_of_a_part_are_counted_and_the_table_is_printed(
     printed = capsys.readouterr().out
     assert printed.startswith(predictor.evidence)
     assert "| synthetic.test |" in printed
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- begin: box -->\nold\n<!-- end: box -->\nafter\n")
+    main([str(tmp_path), "--clips", "1", "--into", str(page)])
+    before, made, after = page.read_text().partition(measurements(predictor.trained))
+    assert made
+    assert before == "before\n<!-- begin: box -->\n\n"
+    assert "| noise | 1 |" in after
+    assert after.endswith("<!-- end: box -->\nafter\n")
     with pytest.raises(SystemExit):
         main([str(tmp_path / "nothing")])
