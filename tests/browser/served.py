@@ -39,7 +39,7 @@ class PlantedPredictor(Predictor):
         *,
         spans_s: Sequence[tuple[float, float]] | None = None,
         patient: str | None = None,
-        device: str | None = None,
+        stethoscope: str | None = None,
         age_years: float | None = None,
     ) -> RecordingPrediction:
         del spans_s
@@ -54,7 +54,7 @@ class PlantedPredictor(Predictor):
             cycles=tuple(cycle(low * duration_s, high * duration_s, shares) for low, high, shares in PLANTED),
             aggregate=cycle(0.0, duration_s, (0.3, 0.5, 0.15, 0.05)),
             patient=patient,
-            device=device,
+            stethoscope=stethoscope,
             age_years=age_years,
             quality=("hum at 50 Hz",),
             out_of_domain=0.25,

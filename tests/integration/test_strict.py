@@ -114,7 +114,7 @@ def test_the_model_keeps_what_it_was_trained_on(run: Path, synthetic_corpus_dir:
     assert trained.domain is not None
     assert len(trained.domain.cycles) == len(trained.domain.distances) == len(train)
     recording = train[0].recording
-    answer = Predictor.load(run).predict(recording.path, device=recording.device)
+    answer = Predictor.load(run).predict(recording.path, stethoscope=recording.device)
     waveform = trained.front_end.read(recording.path)
     cuts = [
         trained.front_end.cut(waveform, start_s=cycle.start_s, end_s=cycle.end_s)

@@ -46,9 +46,7 @@ def data_fetch(
         if not typer.confirm("Do you accept it?"):
             raise SettingsError("the licence was not accepted: nothing was downloaded")
     if sha256 is None:
-        known = (
-            f"{source.hash} by {source.hash_from}" if source.hash else "none is published, so nothing vouches for it"
-        )
+        known = f"{source.hash} by {source.hash_from}" if source.hash else "none is published, so it cannot be checked"
         print_lines(f"checksum of the archive: {known}")
     digits = fetch_corpus(source, folder, archive=archive, sha256=sha256, console=console)
     print_lines(

@@ -171,7 +171,7 @@ def predict(
         str | None, typer.Option(metavar="NAME", help="Stethoscope of all these recordings.")
     ] = None,
     age: Annotated[
-        float | None, typer.Option(min=0, max=150, metavar="YEARS", help="Age of the patient of all these recordings.")
+        str | None, typer.Option(metavar="YEARS", help="Age of the patient of all these recordings.")
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Draw the relevance of each patch on the pages of --format html.")
@@ -185,8 +185,10 @@ def predict(
     Without --out the predictions are printed. Recordings that fail are listed at the end, with exit code 1.
     """
     from lungsound.inference.bulk import predict_many
+    from lungsound.inference.prediction import as_stated
     from lungsound.inference.predictor import Predictor
 
+    stethoscope, age_years = as_stated(stethoscope, age)
     if explain and (out is None or "html" not in (formats or ())):
         raise SettingsError("--explain draws on html pages: give --out DIR and --format html too")
     if formats and out is None:
@@ -194,7 +196,7 @@ def predict(
     predictor = Predictor.load(model, device=device or "cpu", engine=engine, find_by=cycles)
     console.print(predictor.evidence)
     if out is None:
-        result = _show(predictor, paths, stethoscope, age)
+        result = _show(predictor, paths, stethoscope, age_years)
     else:
         result = predict_many(
             predictor,
@@ -205,7 +207,7 @@ def predict(
             is_existing_skipped=skip_existing,
             patient_pattern=patient_pattern,
             stethoscope=stethoscope,
-            age_years=age,
+            age_years=age_years,
             is_explained=explain,
             console=console,
         )
@@ -266,7 +268,7 @@ def explain(
     _finish(predictor, result)
 
 
-def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None, age: float | None) -> "BulkResult":
+def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None, age_years: float | None) -> "BulkResult":
     from lungsound.cli.demo import print_cycles
     from lungsound.inference.bulk import BulkResult, failure, find_sounds
     from lungsound.inference.prediction import MEANINGS, Reason
@@ -277,7 +279,7 @@ def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None, ag
     found, errors, reasons = find_sounds(paths), [], set[Reason]()
     for path in found.files:
         try:
-            prediction = predictor.predict(path, device=stethoscope, age_years=age)
+            prediction = predictor.predict(path, stethoscope=stethoscope, age_years=age_years)
         except Exception as error:  # a bug that one recording meets must not lose the others
             errors.append(failure(path, error))
             continue

@@ -30,7 +30,7 @@ from lungsound.inference.predictor import LoadedRecording, Predictor
 from lungsound.progress import track
 
 SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
-STORE, STORE_FORMAT = "recordings", "5"  # folder of the predictions one by one
+STORE, STORE_FORMAT = "recordings", "6"  # folder of the predictions one by one
 MAX_EXPLAINED = 8  # cycles of a recording
 
 
@@ -196,12 +196,12 @@ class PredictionStore:
         self.made_by = hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
 
     def has(self, recording: Path, stated: tuple[str | None, str | None, float | None]) -> bool:
-        """True if this recording, as it and its annotation are now, is stored for this patient, device and age."""
+        """True if this recording, as it and its annotation are now, is stored for this patient, stethoscope and age."""
         file = self._file(recording)
         if (stored := _read_stored(file)) is None:
             return False
         stamp, prediction = stored
-        of_prediction = (prediction.patient, prediction.device, prediction.age_years)
+        of_prediction = (prediction.patient, prediction.stethoscope, prediction.age_years)
         return stamp == _stamp(recording) and of_prediction == stated
 
     def add(self, prediction: RecordingPrediction) -> None:

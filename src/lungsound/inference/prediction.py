@@ -3,6 +3,7 @@
 Values that cannot be raise ValueError. Times are rounded to the microsecond, so that no format rounds again.
 """
 
+import reprlib
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AwareDatetime, Field, FiniteFloat, StringConstraints
 from pydantic.dataclasses import dataclass
 
-from lungsound.files import as_text
+from lungsound.errors import SettingsError
+from lungsound.files import as_text, number
 from lungsound.labels import LabelSet
 from lungsound.page import DISCLAIMER
 
@@ -24,8 +26,25 @@ Seconds = Annotated[
     float, Field(ge=0, allow_inf_nan=False), AfterValidator(lambda seconds: round(seconds, TIME_DECIMALS))
 ]
 Probability = Annotated[float, Field(ge=0, le=1 + 1e-6, allow_inf_nan=False)]  # in float32 it may be above 1
-Age = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MAX_AGE_YEARS, MAX_NAME = 150, 200
+Age = Annotated[float, Field(ge=0, le=MAX_AGE_YEARS)]
 Name = Annotated[str, StringConstraints(min_length=1)]
+
+
+def as_stated(stethoscope: str | None, age_years: str | None) -> tuple[str | None, float | None]:
+    """Stethoscope and age as somebody states them, None for a blank. SettingsError for what cannot be one."""
+    name, text, age = (stethoscope or "").strip(), (age_years or "").strip(), None
+    if not name.isprintable() or len(name) > MAX_NAME:
+        detail = f"a name of up to {MAX_NAME} printable characters is needed"
+        raise SettingsError(f"stethoscope is {reprlib.repr(name)}: {detail}")
+    if text:
+        try:
+            age = number(text)
+        except ValueError:
+            age = -1.0
+        if not 0 <= age <= MAX_AGE_YEARS:
+            raise SettingsError(f"age_years is {reprlib.repr(text)}: a number from 0 to {MAX_AGE_YEARS} is needed")
+    return name or None, age
 
 
 class Reason(StrEnum):
@@ -117,9 +136,9 @@ class RecordingPrediction:
     """Prediction for one recording: its cycles in order of time, and their aggregate.
 
     `cycles_from` is the origin of the cycles; windows may overlap. `aggregate` is the prediction for the recording,
-    None without any cycle (the `quality` remarks say why). `patient` is a pseudonym, never a name. `device` and
-    `age_years` are as they were stated. `sample_rate_hz` is that of the file. `out_of_domain` is a score from 0 to 1,
-    higher for what is less like the training set.
+    None without any cycle (the `quality` remarks say why). `patient` is a pseudonym, never a name.
+    `stethoscope` and `age_years` are as they were stated. `sample_rate_hz` is that of the file. `out_of_domain` is a
+    score from 0 to 1, higher for what is less like the training set.
     """
 
     path: Path
@@ -132,7 +151,7 @@ class RecordingPrediction:
     ]
     aggregate: CyclePrediction | None = None
     patient: Name | None = None
-    device: Name | None = None
+    stethoscope: Name | None = None
     age_years: Age | None = None
     quality: tuple[str, ...] = ()
     out_of_domain: FiniteFloat | None = None

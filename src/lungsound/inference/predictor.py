@@ -234,18 +234,18 @@ class Predictor:
         *,
         spans_s: Sequence[tuple[float, float]] | None = None,
         patient: str | None = None,
-        device: str | None = None,
+        stethoscope: str | None = None,
         age_years: float | None = None,
     ) -> RecordingPrediction:
         """Predict the cycles of a recording, and the recording as their aggregate.
 
         Cycles with too little sound are left out: any prediction for them would be a guess. With `spans_s` (start, end)
         all of these are predicted in place of the cycles, those without sound as uncertain. `patient` is a pseudonym,
-        `device` is what recorded it, `age_years` the patient's age: outside of what the model was measured on a
+        `stethoscope` is what recorded it, `age_years` the patient's age: outside of what the model was measured on a
         prediction is withheld. Raises AudioError or AnnotationError.
         """
         loaded = load_recording(Path(recording), self.trained.front_end, find_by=self.find_by, spans_s=spans_s)
-        return self.predict_loaded(loaded, patient, device, age_years)
+        return self.predict_loaded(loaded, patient, stethoscope, age_years)
 
     def load_recording(self, path: Path) -> LoadedRecording:
         """Load the cycles with sound for `predict_loaded`; several threads may do it at once."""
@@ -255,7 +255,7 @@ class Predictor:
         self,
         loaded: LoadedRecording,
         patient: str | None = None,
-        device: str | None = None,
+        stethoscope: str | None = None,
         age_years: float | None = None,
     ) -> RecordingPrediction:
         """Predict each stretch of a loaded recording, and the recording as the aggregate of those with sound."""
@@ -267,7 +267,7 @@ class Predictor:
         is_other = [False] * len(stretches) if gate is None else gate.is_other(features).tolist()
         threshold, abstain = self.trained.normal_threshold, None if calibration is None else calibration.abstain
         least_confidence = None if abstain is None else abstain.threshold
-        for_all = reasons_of_model(self.trained, age_years=age_years, device=device)
+        for_all = reasons_of_model(self.trained, age_years=age_years, stethoscope=stethoscope)
         for_all |= reasons_of_remarks(loaded.quality)
         given = outputs.astype(float)
         probabilities, predicted = given, given.argmax(axis=1)
@@ -304,9 +304,9 @@ class Predictor:
         score = float(np.median(sounding_scores)) if sounding_scores else None
         if score is not None and score >= HIGH_SCORE:
             remarks.append(UNLIKE)
-        known_devices = {name.casefold() for name in self.trained.devices}
-        if known_devices and (device is None or device.casefold() not in known_devices):
-            remarks.append(STETHOSCOPE_NOT_STATED if device is None else OTHER_STETHOSCOPE)
+        trained_on = {name.casefold() for name in self.trained.devices}
+        if trained_on and (stethoscope is None or stethoscope.casefold() not in trained_on):
+            remarks.append(STETHOSCOPE_NOT_STATED if stethoscope is None else OTHER_STETHOSCOPE)
         groups = () if self.trained.evidence is None else self.trained.evidence.groups
         if age_years is None and any(group.ages_years for group in groups):
             remarks.append(AGE_NOT_STATED)
@@ -318,7 +318,7 @@ class Predictor:
             cycles=tuple(cycles),
             aggregate=aggregate_cycles(list(compress(cycles, is_sounding)), duration_s=loaded.duration_s),
             patient=patient,
-            device=device,
+            stethoscope=stethoscope,
             age_years=age_years,
             quality=tuple(remarks),
             out_of_domain=score,

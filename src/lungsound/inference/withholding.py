@@ -17,14 +17,14 @@ OF_REMARK = {
 }
 
 
-def reasons_of_model(trained: TrainedModel, *, age_years: float | None, device: str | None) -> set[Reason]:
+def reasons_of_model(trained: TrainedModel, *, age_years: float | None, stethoscope: str | None) -> set[Reason]:
     """Reasons that hold for all that the model predicts for a patient of this age, by this stethoscope (None: any)."""
     evidence, calibration = trained.evidence, trained.calibration
     reasons = {Reason.TEMPERATURE_AT_LIMIT} if calibration is not None and calibration.is_at_limit else set()
     if evidence is None or evidence.held_out is None:
         reasons.add(Reason.NOT_MEASURED)
     else:
-        fitting = [each for each in evidence.measured if _is_about(each, age_years=age_years, device=device)]
+        fitting = [each for each in evidence.measured if _is_about(each, age_years=age_years, stethoscope=stethoscope)]
         # What was left out was measured with other models: it stands for this one only where this was not measured.
         fitting = [each for each in fitting if each.is_trained_on] or fitting
         is_better = any(each.is_better_than_normal for each in fitting) or not fitting
@@ -32,13 +32,13 @@ def reasons_of_model(trained: TrainedModel, *, age_years: float | None, device: 
             reasons.add(Reason.NOT_BETTER_THAN_NORMAL)
     if evidence is not None and age_years is not None and not _has_age(evidence, age_years):
         reasons.add(Reason.AGE_OUTSIDE)
-    known = {name.casefold() for name in known_devices(trained)}
-    if known and device is not None and device.casefold() not in known:
+    known = {name.casefold() for name in known_stethoscopes(trained)}
+    if known and stethoscope is not None and stethoscope.casefold() not in known:
         reasons.add(Reason.STETHOSCOPE_OUTSIDE)
     return reasons
 
 
-def known_devices(trained: TrainedModel) -> list[str]:
+def known_stethoscopes(trained: TrainedModel) -> list[str]:
     """Stethoscopes that the model was measured on, where none of these is named those that it was trained on."""
     groups = () if trained.evidence is None else trained.evidence.groups
     return sorted({device for group in groups for device in group.devices} or trained.devices)
@@ -60,10 +60,10 @@ def _is_within(age_years: float, ages: Ages) -> bool:
     return any(math.floor(least) <= math.floor(age_years) <= math.floor(most) for least, most in ages)
 
 
-def _is_about(group: Measured, *, age_years: float | None, device: str | None) -> bool:
+def _is_about(group: Measured, *, age_years: float | None, stethoscope: str | None) -> bool:
     """True where age or stethoscope are given, and the group's are these."""
-    if age_years is None and device is None:
+    if age_years is None and stethoscope is None:
         return False
     is_of_age = age_years is None or _is_within(age_years, group.ages_years)
     names = {name.casefold() for name in group.devices}
-    return is_of_age and (device is None or device.casefold() in names)
+    return is_of_age and (stethoscope is None or stethoscope.casefold() in names)

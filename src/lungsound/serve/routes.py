@@ -14,14 +14,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.datastructures import ImmutableMultiDict
 from starlette.exceptions import HTTPException
 
 from lungsound.errors import LungsoundError, first_fault
-from lungsound.files import number
 from lungsound.inference.formats.tables import record
-from lungsound.inference.prediction import MEANINGS, Provenance, RecordingPrediction
+from lungsound.inference.prediction import MEANINGS, Provenance, RecordingPrediction, as_stated
 from lungsound.inference.predictor import LoadedRecording, Predictor
-from lungsound.inference.withholding import known_devices
+from lungsound.inference.withholding import known_stethoscopes
 from lungsound.serve import readers, review, uploads
 from lungsound.serve.limits import STATUS_OF, Gate, Limits, Metrics, Refusal
 from lungsound.serve.queue import WorkQueue
@@ -31,8 +31,9 @@ KIND_OF = {status: kind for kind, status in reversed(STATUS_OF.items())}
 # Request bodies and examples of responses for the routes' OpenAPI description.
 OPENAPI: dict[str, Any] = json.loads(Path(__file__).with_name("openapi.json").read_text(encoding="utf-8"))
 ERRORS: dict[int | str, dict[str, Any]] = OPENAPI["errors"]
-STATED = ("age_years", "device")  # of a query: what the sender knows of all its sounds
+STATED = ("stethoscope", "age_years")  # in a query or form: what the sender knows of all its sounds
 MAX_SHOWN = 80  # characters of a name, in an error
+Stated = tuple[str | None, float | None]
 
 
 @dataclass
@@ -48,11 +49,10 @@ class Service:
         self.queue = WorkQueue(num_workers=self.limits.num_workers, max_waiting=self.limits.max_waiting)
         self.metrics = Metrics(num_waiting=lambda: self.queue.num_waiting, num_requests=lambda: self.queue.num_requests)
 
-    async def predict_saved(self, path: Path, *, name: str, request: Request) -> dict[str, Any]:
-        """The record of a sound, by the device and age that the request states for all its sounds."""
-        device, age_years = request.query_params.get("device") or None, _age_of(request)
+    async def predict_saved(self, path: Path, *, name: str, request: Request, stated: Stated) -> dict[str, Any]:
+        """The record of a sound, by the stethoscope and the age that the request states for all its sounds."""
         loaded = await self.queue.read(lambda: self.load_file(path), is_gone=request.is_disconnected)
-        prediction = await self.queue.run(lambda: self.predictor.predict_loaded(loaded, None, device, age_years))
+        prediction = await self.queue.run(lambda: self.predictor.predict_loaded(loaded, None, *stated))
         facts = request.state.facts
         facts.num_cycles += len(prediction.cycles)
         facts.duration_s += prediction.duration_s
@@ -148,26 +148,24 @@ async def _refuse(request: Request, error: Exception) -> JSONResponse:
     return refusal.response(headers)
 
 
-def _age_of(request: Request) -> float | None:
-    """Age that the request states, in years. Refusal for what is none."""
-    text = request.query_params.get("age_years")
-    if not text:
-        return None
-    try:
-        age_years = number(text)
-    except ValueError:
-        age_years = -1.0
-    if age_years < 0:
-        raise Refusal("unusable", "age_years: a number of years, 0 or more, is needed")
-    return age_years
+def _stated(*places: ImmutableMultiDict[str, Any]) -> Stated:
+    """Stethoscope and age by query and form. Refusal for what is neither, and for two that differ."""
+    texts = []
+    for name in STATED:
+        values = {value for place in places for value in place.getlist(name)} - {""}
+        if len(values) > 1 or not all(isinstance(value, str) for value in values):
+            raise Refusal("unusable", f"{name} must be one text; {len(values)} different ones or a file were sent")
+        texts.append(values.pop() if values else None)
+    return as_stated(*texts)
 
 
 def _refuse_unread(names: Iterable[str], *, known: Sequence[str], place: str) -> None:
     """Refusal for a name that nobody reads: an age or a stethoscope under it would be lost, and what it withholds."""
-    if unread := [name for name in names if name not in known]:
-        given = unread[0][:MAX_SHOWN]
-        stated = "" if place == "query" else f"; {' and '.join(STATED)} go into the query"
-        raise Refusal("unusable", f"{given!r} is not read in the {place}, which may have {', '.join(known)}{stated}")
+    for name in names:
+        if name not in known:
+            raise Refusal(
+                "unusable", f"{name[:MAX_SHOWN]!r} is not read in the {place}, which may have {', '.join(known)}"
+            )
 
 
 def _is_form(request: Request) -> bool:
@@ -180,16 +178,18 @@ def _prediction_routes(service: Service) -> APIRouter:
     @routes.post("/predictions", **OPENAPI["prediction"])
     async def predict(request: Request) -> dict[str, Any]:
         """Predict one sound: a form with the field `file` (and `annotation`), or the sound as the body."""
-        _refuse_unread(request.query_params, known=("name", *STATED), place="query")
+        query = request.query_params
+        _refuse_unread(query, known=("name", *STATED), place="query")
+        stated = _stated(query)
         with uploads.private_folder() as folder:
             if not _is_form(request):
-                query, headers = request.query_params, request.headers
-                name = uploads.safe_name(query.get("name") or unquote(headers.get("x-filename", "")))
+                name = uploads.safe_name(query.get("name") or unquote(request.headers.get("x-filename", "")))
                 path = await uploads.save_sound(request.stream(), folder)
                 with service.queue.place():
-                    return await service.predict_saved(path, name=name, request=request)
+                    return await service.predict_saved(path, name=name, request=request, stated=stated)
             async with uploads.form_of(request, max_files=2) as form:
-                _refuse_unread(form, known=("file", "annotation"), place="form")
+                _refuse_unread(form, known=("file", "annotation", *STATED), place="form")
+                stated = _stated(query, form)
                 files, annotation = uploads.files_of(form), form.get("annotation")
                 if len(files) != 1:
                     message = f"{len(files)} files in the form's field 'file'; send one, or several to /v1/batch"
@@ -199,7 +199,7 @@ def _prediction_routes(service: Service) -> APIRouter:
                     if annotation is not None:
                         await uploads.save_annotation(uploads.chunks_of(annotation), path, service.limits)
                     name = uploads.safe_name(files[0].filename)
-                    return await service.predict_saved(path, name=name, request=request)
+                    return await service.predict_saved(path, name=name, request=request, stated=stated)
 
     @routes.post("/batch", **OPENAPI["batch"])
     async def batch(request: Request) -> dict[str, Any]:
@@ -209,7 +209,8 @@ def _prediction_routes(service: Service) -> APIRouter:
         _refuse_unread(request.query_params, known=STATED, place="query")
         results = []
         async with uploads.form_of(request, max_files=service.limits.max_files) as form:
-            _refuse_unread(form, known=("file",), place="form")
+            _refuse_unread(form, known=("file", *STATED), place="form")
+            stated = _stated(request.query_params, form)
             files = uploads.files_of(form)
             if not files:
                 raise Refusal("unusable", "the form has no file in a field 'file'; send one or more")
@@ -219,7 +220,8 @@ def _prediction_routes(service: Service) -> APIRouter:
                     try:
                         with uploads.private_folder() as folder:
                             path = await uploads.save_sound(uploads.chunks_of(file), folder)
-                            results.append(await service.predict_saved(path, name=name, request=request))
+                            record = await service.predict_saved(path, name=name, request=request, stated=stated)
+                            results.append(record)
                     except Refusal as refusal:
                         service.metrics.errors.labels(refusal.kind).inc()
                         results.append({"name": name, "error": str(refusal)})
@@ -304,7 +306,7 @@ def _model_routes(service: Service) -> APIRouter:
             "is_calibrated": service.predictor.is_calibrated,
             "scaling": service.predictor.scaling,
             "evidence": provenance.evidence,
-            "devices": known_devices(service.predictor.trained),
+            "stethoscopes": known_stethoscopes(service.predictor.trained),
             "reasons": MEANINGS,
             "note": provenance.note,
             "limits": {"max_bytes": service.limits.max_bytes, "max_duration_s": service.limits.max_duration_s},

@@ -128,9 +128,9 @@ async def save_sound(chunks: AsyncIterator[bytes], folder: Path) -> Path:
         raise Refusal("bad request", "0 bytes were sent; send a sound file")
     suffix = sniff(head)
     if suffix is None:
-        raise Refusal("not sound", f"what was sent is no sound file that is known; send {', '.join(formats())}")
+        raise Refusal("not sound", f"not a sound file of a format that is read; send {', '.join(formats())}")
     if suffix not in formats():
-        message = f"{suffix} needs FFmpeg, which this service has not (pip install 'lungsound[av]')"
+        message = f"{suffix} needs FFmpeg, which is not installed here (pip install 'lungsound[av]')"
         raise Refusal("not sound", f"{message}; send {', '.join(FORMATS)}")
     return partial.rename(folder / f"{_STEM}.{suffix}")
 

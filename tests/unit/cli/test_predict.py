@@ -71,12 +71,14 @@ def test_explain_without_a_page_or_a_model_of_patches_is_refused(model_path: Pat
         assert not (tmp_path / "answers").exists()
 
 
-@pytest.mark.parametrize("age", ["nan", "inf", "-1"])
-def test_an_age_of_nobody_is_refused(age: str, model_path: Path, tmp_path: Path) -> None:
-    words = ["predict", str(tmp_path / "a.wav"), "--model", str(model_path), "--age", age]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 2
-    assert "--age" in result.output
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [*(("age", each) for each in ("nan", "inf", "-1", "1_0")), ("stethoscope", "\udcff"), ("stethoscope", "a\nb")],
+)
+def test_an_age_or_a_stethoscope_of_nobody_is_refused(option: str, value: str, model_path: Path) -> None:
+    result = CliRunner().invoke(app, ["predict", "a.wav", "--model", str(model_path), f"--{option}", value])
+    assert isinstance(result.exception, SettingsError)
+    assert option in str(result.exception)
 
 
 def told_with(calibration: Calibration | None, model_path: Path) -> str:

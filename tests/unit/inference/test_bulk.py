@@ -88,7 +88,7 @@ def test_what_is_there_is_skipped_until_the_file_or_the_model_changes(
 def test_what_an_answer_was_made_from_is_answered_again_when_it_changes(
     predictor: Predictor, folder: Path, tmp_path: Path
 ) -> None:
-    """The annotation beside it, the patient, the device."""
+    """The annotation beside it, the patient, the stethoscope."""
     again = {"out": tmp_path / "out", "is_existing_skipped": True}
     assert predict(predictor, folder / "in", **again).num_new == 3
     (folder / "in" / "101_a.txt").write_text("0.1\t1.2\t0\t0\n")
@@ -98,7 +98,7 @@ def test_what_an_answer_was_made_from_is_answered_again_when_it_changes(
     assert predict(predictor, folder / "in", **again, patient_pattern=r"^(\d+)_").num_new == 0
     named = {**again, "patient_pattern": r"^(\d+)_", "stethoscope": "Meditron"}
     assert predict(predictor, folder / "in", **named).num_new == 3
-    assert {row["device"] for row in table(tmp_path / "out")} == {"Meditron"}
+    assert {row["stethoscope"] for row in table(tmp_path / "out")} == {"Meditron"}
     assert predict(predictor, folder / "in", **named, age_years=7.5).num_new == 3
     assert predict(predictor, folder / "in", **named, age_years=7.5).num_new == 0
     assert {row["age_years"] for row in table(tmp_path / "out")} == {"7.5"}

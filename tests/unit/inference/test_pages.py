@@ -130,9 +130,11 @@ def test_a_page_holds_the_sound_the_picture_and_the_answers(
 
 
 def test_what_looks_like_markup_in_names_is_text(predictor: Predictor, recording: Path, tmp_path: Path) -> None:
-    answer = predictor.predict(recording, patient="<i>", device="{% x %}")
+    answer = predictor.predict(recording, patient="<i>", stethoscope="{% x %}")
     nasty = replace(answer, quality=("<script>alert(1)</script>",))
-    plain = replace(answer, path=shutil.copy(recording, tmp_path / "a.wav"), patient="p", device="d", quality=("q",))
+    plain = replace(
+        answer, path=shutil.copy(recording, tmp_path / "a.wav"), patient="p", stethoscope="d", quality=("q",)
+    )
     index, *pages = map(Page, write(predictor, nasty, plain, out=tmp_path / "out"))
     assert [tag for tag, _ in pages[0].tags] == [tag for tag, _ in pages[1].tags]
     assert all(text in pages[0].text for text in (NASTY, "<i>", "{% x %}", nasty.quality[0]))

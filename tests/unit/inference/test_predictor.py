@@ -305,16 +305,16 @@ def test_a_device_that_nobody_names_or_that_was_not_trained_on_is_remarked_on(
 ) -> None:
     predictor = Predictor(replace(load_model(model_path), devices=("Litt3200", "Meditron")))
     assert STETHOSCOPE_NOT_STATED in predictor.predict(recording).quality
-    assert OTHER_STETHOSCOPE in predictor.predict(recording, device="AKGC417L").quality
-    known = predictor.predict(recording, device="meditron").quality
+    assert OTHER_STETHOSCOPE in predictor.predict(recording, stethoscope="AKGC417L").quality
+    known = predictor.predict(recording, stethoscope="meditron").quality
     assert STETHOSCOPE_NOT_STATED not in known
     assert OTHER_STETHOSCOPE not in known
     nowhere_trained = Predictor(load_model(model_path))
-    assert predictor.predict(recording, device="AKGC417L").cycles[0].reasons == (Reason.STETHOSCOPE_OUTSIDE,)
+    assert predictor.predict(recording, stethoscope="AKGC417L").cycles[0].reasons == (Reason.STETHOSCOPE_OUTSIDE,)
     assert predictor.predict(recording).cycles[0].reasons == ()
-    for device in (None, "AKGC417L"):
-        remarks = set(nowhere_trained.predict(recording, device=device).quality)
-        assert not {STETHOSCOPE_NOT_STATED, OTHER_STETHOSCOPE} & remarks, device
+    for name in (None, "AKGC417L"):
+        remarks = set(nowhere_trained.predict(recording, stethoscope=name).quality)
+        assert not {STETHOSCOPE_NOT_STATED, OTHER_STETHOSCOPE} & remarks, name
 
 
 def test_a_score_is_remarked_on_from_nineteen_twentieths(

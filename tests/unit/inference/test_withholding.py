@@ -12,7 +12,7 @@ from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.evidence import Evidence, Trained
 from lungsound.inference.prediction import Reason
 from lungsound.inference.predictor import Predictor
-from lungsound.inference.withholding import known_devices, reasons_of_model, reasons_of_remarks
+from lungsound.inference.withholding import known_stethoscopes, reasons_of_model, reasons_of_remarks
 from lungsound.training.checkpoint import TrainedModel
 from tests.unit.evaluation.calibrated import GOOD_EVIDENCE, drawn_predictions, group
 from tests.unit.inference.models import saved_model
@@ -28,9 +28,9 @@ def reasons(
     evidence: Evidence | None = GOOD_EVIDENCE,
     *,
     age_years: float | None = None,
-    device: str | None = None,
+    stethoscope: str | None = None,
 ) -> set[Reason]:
-    return reasons_of_model(replace(trained, evidence=evidence), age_years=age_years, device=device)
+    return reasons_of_model(replace(trained, evidence=evidence), age_years=age_years, stethoscope=stethoscope)
 
 
 def test_a_model_that_was_not_measured_is_withheld(trained: TrainedModel) -> None:
@@ -42,7 +42,7 @@ def test_a_model_that_was_not_measured_is_withheld(trained: TrainedModel) -> Non
     outside = {Reason.NOT_MEASURED, Reason.AGE_OUTSIDE, Reason.STETHOSCOPE_OUTSIDE}  # its training set is known
     children = (Trained(name="children", num_patients=9, ages_years=((0.5, 16.2),)),)
     unmeasured = GOOD_EVIDENCE.model_copy(update={"held_out": None, "trained": children})
-    assert reasons(replace(trained, devices=("A",)), unmeasured, age_years=40, device="B") == outside
+    assert reasons(replace(trained, devices=("A",)), unmeasured, age_years=40, stethoscope="B") == outside
 
 
 @pytest.mark.parametrize(("interval", "is_better"), [((0.51, 0.6), True), ((0.5, 0.9), False), (None, False)])
@@ -60,12 +60,12 @@ def test_the_groups_of_a_stated_patient_must_not_be_worse_than_always_normal(tra
     evidence = GOOD_EVIDENCE.model_copy(update={"measured": (children, adults)})
     worse = {Reason.NOT_BETTER_THAN_NORMAL}
     assert reasons(trained, evidence) == set()
-    assert reasons(trained, evidence, age_years=16.9) == reasons(trained, evidence, device="a") == set()
-    assert reasons(trained, evidence, age_years=50) == reasons(trained, evidence, device="b") == worse
-    assert reasons(trained, evidence, age_years=50, device="B") == worse
+    assert reasons(trained, evidence, age_years=16.9) == reasons(trained, evidence, stethoscope="a") == set()
+    assert reasons(trained, evidence, age_years=50) == reasons(trained, evidence, stethoscope="b") == worse
+    assert reasons(trained, evidence, age_years=50, stethoscope="B") == worse
     better = adults.model_copy(update={"score_interval": (0.55, 0.6)})
     both = evidence.model_copy(update={"measured": (children, adults, better)})
-    assert reasons(trained, both, device="B") == set()
+    assert reasons(trained, both, stethoscope="B") == set()
 
 
 def test_a_model_that_left_a_stethoscope_out_does_not_stand_for_one_that_was_measured_on_it(
@@ -75,7 +75,7 @@ def test_a_model_that_left_a_stethoscope_out_does_not_stand_for_one_that_was_mea
     own = group("test", devices=("A",), score_interval=(0.4, 0.6))
     for measured, given in (((left_out,), set()), ((own, left_out), {Reason.NOT_BETTER_THAN_NORMAL})):
         evidence = GOOD_EVIDENCE.model_copy(update={"measured": measured})
-        assert reasons(trained, evidence, device="A") == given
+        assert reasons(trained, evidence, stethoscope="A") == given
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,12 @@ def test_a_stethoscope_outside_all_that_was_measured_is_withheld(trained: Traine
     left_out = group("left out", devices=("Litt3200",)).model_copy(update={"is_trained_on": False})
     evidence = GOOD_EVIDENCE.model_copy(update={"measured": (left_out,)})
     named = replace(trained, devices=("Meditron",))
-    assert known_devices(replace(named, evidence=evidence)) == ["Litt3200"]
-    for device, is_outside in ((None, False), ("litt3200", False), ("Meditron", True), ("telephone", True)):
-        assert (Reason.STETHOSCOPE_OUTSIDE in reasons(named, evidence, device=device)) == is_outside, device
-    assert Reason.STETHOSCOPE_OUTSIDE not in reasons(trained, device="telephone")  # none is on record
+    assert known_stethoscopes(replace(named, evidence=evidence)) == ["Litt3200"]
+    for stethoscope, is_outside in ((None, False), ("litt3200", False), ("Meditron", True), ("telephone", True)):
+        assert (Reason.STETHOSCOPE_OUTSIDE in reasons(named, evidence, stethoscope=stethoscope)) == is_outside, (
+            stethoscope
+        )
+    assert Reason.STETHOSCOPE_OUTSIDE not in reasons(trained, stethoscope="telephone")  # none is on record
 
 
 def test_a_temperature_at_its_limit_withholds(trained: TrainedModel) -> None:
@@ -158,8 +160,8 @@ def test_a_cycle_is_withheld_by_its_own_probabilities_and_they_name_why(trained:
     assert found.aggregate is not None
     withheld = [cycle.reasons for cycle in found.cycles if cycle.reasons]
     assert found.aggregate.is_uncertain == (2 * len(withheld) >= len(found.cycles))
-    nobody = Predictor(replace(calibrated, evidence=None)).predict(path, spans_s=spans_s, device="x", age_years=3)
+    nobody = Predictor(replace(calibrated, evidence=None)).predict(path, spans_s=spans_s, stethoscope="x", age_years=3)
     assert [cycle.reasons for cycle in nobody.cycles] == [
         (Reason.NOT_MEASURED, *cycle.reasons) for cycle in found.cycles
     ]
-    assert (nobody.age_years, nobody.device) == (3.0, "x")
+    assert (nobody.age_years, nobody.stethoscope) == (3.0, "x")

@@ -83,12 +83,12 @@ class HeldPredictor(Predictor):
         self,
         loaded: LoadedRecording,
         patient: str | None = None,
-        device: str | None = None,
+        stethoscope: str | None = None,
         age_years: float | None = None,
     ) -> RecordingPrediction:
         self.has_begun.set()
         assert self.may_go.wait(20)
-        return super().predict_loaded(loaded, patient, device, age_years)
+        return super().predict_loaded(loaded, patient, stethoscope, age_years)
 
 
 @contextmanager

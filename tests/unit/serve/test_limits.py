@@ -316,7 +316,7 @@ def test_what_is_counted(tiny: Predictor) -> None:
 
 def test_the_log_names_nobody(tiny: Predictor, capsys: pytest.CaptureFixture[str]) -> None:
     with client(tiny) as http:
-        answer = http.post("/v1/predictions?device=ann-1", files={"file": ("ann.wav", sound(duration_s=2.0))})
+        answer = http.post("/v1/predictions?stethoscope=ann-1", files={"file": ("ann.wav", sound(duration_s=2.0))})
         http.post("/v1/predictions", files={"file": ("ann.wav", b"ann")})
         http.get("/ann")
         http.get("/health/live")

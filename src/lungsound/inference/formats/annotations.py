@@ -116,7 +116,7 @@ def _cycles(prediction: RecordingPrediction) -> "list[Cycle]":
         path=prediction.path,
         duration_s=prediction.duration_s,
         sample_rate_hz=prediction.sample_rate_hz,
-        device=prediction.device,
+        device=prediction.stethoscope,
     )
     cycles = []
     for position, cycle in enumerate(prediction.cycles):

@@ -16,7 +16,7 @@ from lungsound.inference.prediction import (
     aggregate_recordings,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def json_lines_text(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> str:
@@ -42,7 +42,7 @@ def record(prediction: RecordingPrediction, provenance: Provenance) -> dict[str,
         "format_version": FORMAT_VERSION,
         "path": prediction.path_text,
         "patient": prediction.patient,
-        "device": prediction.device,
+        "stethoscope": prediction.stethoscope,
         "age_years": prediction.age_years,
         "duration_s": prediction.duration_s,
         "sample_rate_hz": prediction.sample_rate_hz,
@@ -76,7 +76,7 @@ COLUMN_TYPES = {
     "format_version": "int32",
     "path": "string",
     "patient": "string",
-    "device": "string",
+    "stethoscope": "string",
     "duration_s": "float64",
     "cycles_from": "string",
     "unit": "string",
@@ -117,7 +117,7 @@ def rows(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> 
                 FORMAT_VERSION,
                 prediction.path_text,
                 prediction.patient,
-                prediction.device,
+                prediction.stethoscope,
                 prediction.duration_s,
                 prediction.cycles_from,
                 unit,

@@ -40,7 +40,7 @@ export async function getAnswerFile(format, answer) {
   return (await sendJson(`v1/answers/${format}`, answer, { method: "POST" })).blob();
 }
 
-// `stated`: {age_years, device}, of which any may be blank.
+// `stated`: {age_years, stethoscope}, of which any may be blank.
 export async function predict(sound, annotation, stated) {
   const form = new FormData();
   form.append("file", sound, sound.name);

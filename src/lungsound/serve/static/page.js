@@ -24,7 +24,7 @@ async function upload(file, annotation) {
   if (isUnsaved() && !confirm(`The corrections of ${state.sound.name} are not saved. Open another recording?`)) return;
   byId("title").textContent = `Listening to ${file.name}\u2026`;
   try {
-    const record = await api.predict(file, annotation, { age_years: byId("age").value, device: byId("device").value });
+    const record = await api.predict(file, annotation, { age_years: byId("age").value, stethoscope: byId("stethoscope").value });
     await open(record, await file.arrayBuffer(), file.name);
     byId("main").focus({ preventScroll: true });
   } catch (error) {
@@ -86,7 +86,7 @@ async function start() {
   state.marks = cycles.marks(state.model.classes);
   byId("note").textContent = state.model.note;
   byId("evidence").textContent = state.model.evidence;
-  byId("devices").replaceChildren(...state.model.devices.map((name) => new Option(name)));
+  byId("stethoscopes").replaceChildren(...state.model.stethoscopes.map((name) => new Option(name)));
   byId("last-key").textContent = state.model.classes.length;
   byId("sounds").textContent = state.model.sound_formats.join(", ").toUpperCase();
   const { max_bytes, max_duration_s } = state.model.limits;

@@ -47,7 +47,7 @@ export function showFacts(record, model) {
     `${record.sample_rate_hz / 1000} kHz`,
     CYCLES_FROM[record.cycles_from],
     `model ${model.model_sha256.slice(0, 8)}`,
-    ...(record.device ? [record.device] : []),
+    ...(record.stethoscope ? [record.stethoscope] : []),
     ...(record.age_years === null ? [] : [`${record.age_years} years`]),
   ].join(" \u00b7 ");
   byId("quality").replaceChildren(...record.quality.map((remark) => element("li", { text: `Quality: ${remark}` })));

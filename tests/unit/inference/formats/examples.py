@@ -53,7 +53,7 @@ ANSWER = RecordingPrediction(
     ),
     aggregate=cycle(0.0, 4.5, "both"),
     patient="P-101",
-    device="Meditron",
+    stethoscope="Meditron",
     age_years=7.5,
     quality=("hum", "clipping"),
     out_of_domain=1.25,

@@ -44,7 +44,7 @@ def answers(label_set: LabelSet, crackle: str, wheeze: str) -> RecordingPredicti
         cycles=(cycle(0.036, 1.579, crackle, 0.82, crackle), cycle(1.579, 3.25, wheeze, 0.43, crackle, wheeze)),
         aggregate=cycle(0.0, 20.0, crackle, 0.7),
         patient="101",
-        device="Meditron",
+        stethoscope="Meditron",
         quality=("mains hum",),
         out_of_domain=0.31,
     )

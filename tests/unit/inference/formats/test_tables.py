@@ -20,7 +20,7 @@ from tests.unit.inference.formats.examples import ANSWER, PROVENANCE, SILENT, aw
 
 # Written out here, since they may not change without a new format version.
 HEADER = (
-    "format_version,path,patient,device,duration_s,cycles_from,unit,start_s,end_s,answer,best_guess,possible,quality,"
+    "format_version,path,patient,stethoscope,duration_s,cycles_from,unit,start_s,end_s,answer,best_guess,possible,quality,"
     "out_of_domain,model_sha256,calibration,p_normal,p_crackle,p_wheeze,p_both,reasons,age_years"
 )
 
@@ -31,14 +31,14 @@ def read(text: str) -> list[dict[str, str]]:
     return found
 
 
-def test_the_columns_are_those_of_format_version_1() -> None:
+def test_the_columns_are_those_of_format_version_2() -> None:
     assert csv_text([], PROVENANCE) == HEADER + "\n"
 
 
 def test_every_recording_and_every_cycle_has_a_row() -> None:
     found = read(csv_text([ANSWER, SILENT], PROVENANCE))
     assert [row["unit"] for row in found] == ["recording", "cycle", "cycle", "cycle", "recording"]
-    assert {row["format_version"] for row in found} == {"1"}
+    assert {row["format_version"] for row in found} == {"2"}
     assert {row["model_sha256"] for row in found} == {PROVENANCE.model_sha256}
     assert {row["calibration"] for row in found} == {"cal-1f2e"}
     assert [row["path"] for row in found[:4]] == [str(ANSWER.path)] * 4
@@ -55,8 +55,8 @@ def test_every_recording_and_every_cycle_has_a_row() -> None:
     assert [row["reasons"] for row in found] == ["", "", "", "speech;low_confidence", ""]
     assert [row["age_years"] for row in found] == ["7.5"] * 4 + [""]
     assert found[0]["quality"] == "hum;clipping"
-    assert (found[1]["patient"], found[1]["device"], found[1]["out_of_domain"]) == ("P-101", "Meditron", "1.25")
-    assert (found[4]["patient"], found[4]["device"], found[4]["out_of_domain"]) == ("", "", "")
+    assert (found[1]["patient"], found[1]["stethoscope"], found[1]["out_of_domain"]) == ("P-101", "Meditron", "1.25")
+    assert (found[4]["patient"], found[4]["stethoscope"], found[4]["out_of_domain"]) == ("", "", "")
 
 
 def test_silence_has_no_answer_and_no_probability() -> None:
@@ -87,7 +87,7 @@ def test_a_line_holds_all_of_a_recording() -> None:
     assert text.isascii()
     first, second = map(json.loads, text.splitlines())
     assert first["path"] == str(ANSWER.path)
-    assert (first["format_version"], first["cycles_from"], first["sample_rate_hz"]) == (1, "annotation", 44100)
+    assert (first["format_version"], first["cycles_from"], first["sample_rate_hz"]) == (2, "annotation", 44100)
     assert first["cycles"][2] == {
         "start_s": 3.0,
         "end_s": 4.5,
@@ -99,7 +99,7 @@ def test_a_line_holds_all_of_a_recording() -> None:
     }
     assert first["whole"]["answer"] == "both"
     assert (second["whole"], second["cycles"], second["quality"]) == (None, [], ["silence"])
-    assert (second["patient"], second["device"], second["out_of_domain"]) == (None, None, None)
+    assert (second["patient"], second["stethoscope"], second["out_of_domain"]) == (None, None, None)
     assert (first["age_years"], second["age_years"]) == (7.5, None)
 
 

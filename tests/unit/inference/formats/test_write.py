@@ -54,7 +54,7 @@ def test_files_beside_say_what_the_format_cannot(tmp_path: Path) -> None:
     table, beside = write_format([ANSWER, SILENT], PROVENANCE, to="csv", out=tmp_path)
     assert table == tmp_path / "answers.csv"
     assert table.read_text(encoding="utf-8") == csv_text([ANSWER, SILENT], PROVENANCE)
-    assert json.loads(beside.read_text()) == {"format_version": 1, "provenance": provenance_record(PROVENANCE)}
+    assert json.loads(beside.read_text()) == {"format_version": 2, "provenance": provenance_record(PROVENANCE)}
     _, beside = write_format([ANSWER], PROVENANCE, to="textgrid", out=tmp_path)
     assert json.loads(beside.read_text()) == record(ANSWER, PROVENANCE)
 
