@@ -19,6 +19,7 @@ import re
 import reprlib
 import secrets
 import shutil
+import tempfile
 import tomllib
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,7 +73,7 @@ def written_folder(folder: Path) -> Iterator[Path]:
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise SettingsError(f"{folder} is {'a file' if target.is_file() else 'not empty'}: give a new or empty folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _new_place(target.parent, is_folder=True) as place:
+    with _new_place(target.parent, folder_mode=0o777) as place:
         yield place
         if target.is_dir():
             target.rmdir()
@@ -83,27 +84,34 @@ def written_folder(folder: Path) -> Iterator[Path]:
 def written_together(folder: Path) -> Iterator[Path]:
     """A folder whose files move into `folder` when the block ends without an error, and are gone otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _new_place(folder, is_folder=True) as place:
+    with _new_place(folder, folder_mode=0o777) as place:
         yield place
         for path in sorted(place.iterdir()):
             if path.is_file():
                 path.replace(folder / path.name)
 
 
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A temporary folder that nobody else can read, gone when the block ends."""
+    with _new_place(Path(tempfile.gettempdir()), folder_mode=0o700) as place:
+        yield place
+
+
 def remove_folder(folder: Path) -> None:
     """Remove a folder at once: a process that is killed meanwhile leaves nothing of it in its place."""
-    with _new_place(folder.parent, is_folder=True) as place:
+    with _new_place(folder.parent, folder_mode=0o777) as place:
         folder.replace(place)
 
 
 @contextmanager
-def _new_place(parent: Path, *, is_folder: bool = False) -> Iterator[Path]:
-    """A new file or folder whose name nobody can guess, and so none can link; gone at the end unless it was renamed.
+def _new_place(parent: Path, *, folder_mode: int | None = None) -> Iterator[Path]:
+    """A new file, or folder, whose name nobody can guess, and so none can link; gone at the end unless it was renamed.
 
     It is locked while it is written: one that nobody holds was left by a killed process.
     """
     _remove_left(parent.absolute())
-    place, handle = _locked_place(parent, is_folder=is_folder)
+    place, handle = _locked_place(parent, folder_mode)
     try:
         yield place
     finally:
@@ -111,14 +119,14 @@ def _new_place(parent: Path, *, is_folder: bool = False) -> Iterator[Path]:
         os.close(handle)
 
 
-def _locked_place(parent: Path, *, is_folder: bool) -> tuple[Path, int]:
+def _locked_place(parent: Path, folder_mode: int | None) -> tuple[Path, int]:
     while True:
         place = parent / f".{secrets.token_hex(8)}.partial"
-        if is_folder:
-            place.mkdir()
-            handle = os.open(place, os.O_RDONLY)
-        else:
+        if folder_mode is None:
             handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        else:
+            place.mkdir(folder_mode)
+            handle = os.open(place, os.O_RDONLY)
         with contextlib.suppress(OSError):  # a file system without locks, where nothing is taken for left either
             fcntl.flock(handle, fcntl.LOCK_EX)
         if place.exists():

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -98,6 +99,23 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
     assert names(tmp_path) == [f".{'0' * 16}.partial", "b", "b.txt", "c.txt", "mine.txt"]
     assert names(tmp_path / "b") == ["whole"]
     assert mine.read_text() == "mine"
+
+
+def test_a_private_folder_is_removed_when_its_block_ends_or_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False).returncode == 9
+    (tmp_path / f".{'0' * 16}.partial").symlink_to(tmp_path.parent)
+    (tmp_path / "other").mkdir()
+    with files.private_folder() as folder:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert names(tmp_path) == sorted([f".{'0' * 16}.partial", folder.name, "b", "other"])
+        files._remove_left.cache_clear()
+        with files.private_folder() as another:
+            assert folder.is_dir()
+            assert another != folder
+    assert names(tmp_path) == [f".{'0' * 16}.partial", "b", "other"]
 
 
 def test_a_file_system_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lungsound.errors import SettingsError
+from lungsound.files import private_folder
 from lungsound.inference.predictor import Predictor
 from lungsound.page import DISCLAIMER
 from lungsound.serve.limits import (
@@ -37,7 +38,6 @@ from lungsound.serve.queue import GatheringEngine
 from lungsound.serve.readers import AbandonedError, is_abandoned
 from lungsound.serve.review import ReviewFolder
 from lungsound.serve.routes import Service, application
-from lungsound.serve.uploads import private_folder, sweep
 
 PROBE_S = 1.0
 HEADERS_TIMEOUT_S = 5
@@ -203,7 +203,7 @@ def serve(
         log_libraries()
         _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # of idle connections there may be many
-        log("start", note=DISCLAIMER.lower().rstrip("."), swept=sweep())
+        log("start", note=DISCLAIMER.lower().rstrip("."))
         if host not in LOCAL_HOSTS and token is None:
             log("warning", message=f"whoever reaches {host} may ask: set {TOKEN_VARIABLE}, or serve 127.0.0.1 alone")
         predictor = Predictor.load(model, device=device, engine=engine)

@@ -1,12 +1,8 @@
 """Forms and sounds that were sent: received up to the gate's limit into a private folder, sniffed, checked, deleted."""
 
-import fcntl
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -19,6 +15,7 @@ from starlette.requests import Request
 from lungsound.audio.io import SoundLimits, probe, read_channels
 from lungsound.errors import AnnotationError, AudioError, SettingsError, TooLongError
 from lungsound.extras import is_installed
+from lungsound.files import private_folder as private_folder
 from lungsound.serve.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_TEXT_BYTES, Limits, Refusal
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
@@ -29,48 +26,6 @@ HEAD_BYTES = 12
 MAX_NAME = 120
 MAX_FIELDS = 8  # of a form, beside the files
 _STEM = "recording"  # of the file here: nothing of the sender's name reaches the file system
-PREFIX = "lungsound-received-"
-
-
-@contextmanager
-def private_folder() -> Iterator[Path]:
-    """A temporary folder that nobody else can read, locked as long as this process uses it."""
-    folder, lock = _locked_folder()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def _locked_folder() -> tuple[Path, int]:
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        lock = os.open(folder, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():
-            return folder, lock
-        os.close(lock)  # another service swept it away before it was locked
-
-
-def sweep() -> int:
-    """Delete the folders that services of this user left when they were killed; returns how many."""
-    num_swept = 0
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        try:
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:  # somebody else's, or gone by now
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(lock).st_uid == os.getuid():
-                shutil.rmtree(folder)
-                num_swept += 1
-        except OSError:  # in use
-            continue
-        finally:
-            os.close(lock)
-    return num_swept
 
 
 class CompleteFormParser(MultiPartParser):

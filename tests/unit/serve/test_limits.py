@@ -19,7 +19,6 @@ from starlette.types import Message
 
 from lungsound.errors import SettingsError
 from lungsound.inference.predictor import Predictor
-from lungsound.serve import uploads
 from lungsound.serve.limits import Gate, Limits, json_lines, log
 from lungsound.serve.routes import Service, application
 from tests.unit.serve.served import HeldPredictor, client, sound
@@ -159,16 +158,6 @@ def test_every_line_of_standard_error_is_json(capfd: pytest.CaptureFixture[str])
     assert [each.get("message") for each in told[1:4]] == ["\x1b[31mlibmpg123: error", None, "[1]"]
     assert told[-1]["message"].startswith("ZeroDivisionError")
     assert not [each for each in text.replace("\n", "") if not each.isprintable()]
-
-
-def test_what_a_killed_service_left_is_swept(temporary: Path) -> None:
-    (temporary / f"{uploads.PREFIX}old").mkdir()
-    (temporary / f"{uploads.PREFIX}old" / "recording.wav").write_bytes(b"RIFF")
-    (temporary / f"{uploads.PREFIX}link").symlink_to(temporary.parent)
-    (temporary / "other").mkdir()
-    with uploads.private_folder() as used:
-        assert uploads.sweep() == 1
-        assert sorted(temporary.iterdir()) == sorted([used, temporary / "other", temporary / f"{uploads.PREFIX}link"])
 
 
 def test_two_at_once_get_their_own_answers(tiny: Predictor) -> None:

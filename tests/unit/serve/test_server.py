@@ -318,7 +318,6 @@ def test_what_a_killed_service_leaves_is_swept_by_the_next(tiny_path: Path, tmp_
         processes.append(Process(tiny_path, tmp_path / "again", headers_s=1.0, temporary=first.temporary))
         again = processes[1]
         assert again.get("health/ready").status_code == 200
-        assert again.of("start")[0]["swept"] == 2
         assert len(list(first.temporary.iterdir())) == 1
         again.process.terminate()
         assert again.process.wait(30) == 0
