@@ -14,8 +14,7 @@ from lungsound.labels import LABEL_SETS
 from lungsound.models.ast import ENCODER_SIZES
 from lungsound.models.classifier import make_classifier
 from lungsound.training.objectives import CrossEntropy, PatchMixContrastive, PatchMixCrossEntropy, make_objective
-from lungsound.training.optim import Schedule
-from lungsound.training.trainer import TrainStep
+from lungsound.training.trainer import Schedule, TrainStep
 
 OBJECTIVES = {"ce": CrossEntropy, "patchmix_ce": PatchMixCrossEntropy, "patchmix_cl": PatchMixContrastive}
 CNNS = ["cnn6", "mn04"]

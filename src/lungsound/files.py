@@ -353,6 +353,12 @@ def is_own_prediction(annotation: Path) -> bool:
     return sha256 is None or sha256 == hash_file(annotation)
 
 
+def is_unfinished(folder: Path) -> bool:
+    """True for the folder of a run that was not trained to its end and evaluated."""
+    is_of_transformers = (folder / "preprocessor_config.json").is_file()  # an export, which has a config.json too
+    return (folder / "config.json").is_file() and not (folder / "report.json").is_file() and not is_of_transformers
+
+
 def as_text(name: str | os.PathLike[str]) -> str:
     """A name of a file as text that every encoding holds: bytes that are no UTF-8 are escaped."""
     return os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -15,7 +15,7 @@ from lungsound.models import patchmix
 from lungsound.models.classifier import Projector
 from lungsound.models.patchmix import PatchMixDraw, draw_patch_mix, mix_patches
 from lungsound.training.losses import class_weights, cross_entropy, mixed_cross_entropy, patch_mix_contrastive_loss
-from lungsound.training.optim import Schedule, blend_statistics, statistics
+from lungsound.training.trainer import Schedule, blend_statistics, statistics
 from tests.golden.formulas import param
 
 DATA = Path(__file__).parent / "data"

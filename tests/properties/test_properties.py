@@ -11,7 +11,7 @@ from lungsound.config import RunConfig, TrainSettings, resolve
 from lungsound.evaluation.metrics import confusion_matrix, icbhi_score, two_class_score
 from lungsound.models.patchmix import draw_patch_mix, mix_patches
 from lungsound.training.losses import patch_mix_contrastive_loss
-from lungsound.training.optim import Schedule
+from lungsound.training.trainer import Schedule
 
 relaxed = settings(deadline=None, max_examples=60, database=None)
 grids = st.builds(PatchGrid, freq=st.integers(1, 6), time=st.integers(1, 9))

@@ -40,8 +40,7 @@ from lungsound.training.objectives import (
     make_objective,
     patch_mix_draw,
 )
-from lungsound.training.optim import Schedule
-from lungsound.training.trainer import TrainStep
+from lungsound.training.trainer import Schedule, TrainStep
 from tests.unit.data.trees import NORMAL, write_icbhi
 from tests.unit.models.published_networks import random_state, resnet_shapes
 

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from rich.console import Console
 
-from lungsound.audio import filter_bank, io
+from lungsound.audio import containers, filter_bank, io
 from lungsound.audio import front_end as front_ends
 from lungsound.audio.filter_bank import fbank_statistics, fbank_sums
 from lungsound.audio.front_end import FrontEnd, Sound
@@ -39,7 +39,7 @@ FACTS = np.dtype(
 )
 WAIT_S = 0.5
 # Their source defines what a row is, beside the settings of the front end.
-DEFINITION = (io, filter_bank, front_ends)
+DEFINITION = (containers, io, filter_bank, front_ends)
 Made = TypeVar("Made")
 
 

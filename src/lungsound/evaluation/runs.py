@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from lungsound.errors import DataError
 from lungsound.evaluation.predictions import Predictions, read_predictions
 from lungsound.evaluation.selection import BEST_ON_OTHER_TEST, COLUMN_OF, LAST, NAMES, TEST, VALIDATION
-from lungsound.files import read_model
+from lungsound.files import is_unfinished, read_model
 
 KEPT = "kept"
 UNKNOWN = "unknown"
@@ -141,12 +141,6 @@ def epoch_of_file(file: Path) -> str:
     else:
         return UNKNOWN
     return _CHOICES.get(str(selection), UNKNOWN)
-
-
-def is_unfinished(folder: Path) -> bool:
-    """True for the folder of a run that was not trained to its end and evaluated."""
-    is_of_transformers = (folder / "preprocessor_config.json").is_file()  # an export, which has a config.json too
-    return (folder / "config.json").is_file() and not (folder / "report.json").is_file() and not is_of_transformers
 
 
 def epoch_warnings(first: MethodRuns, second: MethodRuns) -> list[str]:

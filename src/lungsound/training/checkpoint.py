@@ -22,8 +22,7 @@ from lungsound.errors import WeightsError, first_fault
 from lungsound.evaluation.calibration import Calibration
 from lungsound.evaluation.evidence import Evidence
 from lungsound.evaluation.out_of_domain import Domain, Gate
-from lungsound.evaluation.runs import is_unfinished
-from lungsound.files import hash_file, parse_json, written_whole
+from lungsound.files import hash_file, is_unfinished, parse_json, written_whole
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier, make_classifier

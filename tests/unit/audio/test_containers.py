@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from lungsound.audio.io import COUNTS_TOO_LITTLE, NO_END, NO_LENGTH, SoundLimits, probe, read_channels
+from lungsound.audio.containers import NO_END
+from lungsound.audio.io import COUNTS_TOO_LITTLE, NO_LENGTH, SoundLimits, probe, read_channels
 from lungsound.errors import AudioError, TooLongError
 from tests.unit.audio.test_compressed import encode
 

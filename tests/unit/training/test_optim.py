@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lungsound.config import TrainSettings
-from lungsound.training.optim import Schedule, blend_statistics, make_optimizer, statistics
+from lungsound.training.trainer import Schedule, blend_statistics, make_optimizer, statistics
 
 LR = 1e-3
 

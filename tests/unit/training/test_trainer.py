@@ -17,8 +17,7 @@ from lungsound.errors import LungsoundError
 from lungsound.evaluation.metrics import IcbhiScore
 from lungsound.randomness import generator_at
 from lungsound.training.objectives import Loss
-from lungsound.training.optim import Schedule
-from lungsound.training.trainer import Listener, Progress, RunInterrupted, Stopwatch, Trainer
+from lungsound.training.trainer import Listener, Progress, RunInterrupted, Schedule, Stopwatch, Trainer
 
 SEED = 3
 NUM_STEPS = 5  # 11 cycles in batches of 2, the last one dropped
