@@ -327,12 +327,13 @@ def read_model(
         raise error(f"{reason.detail}{advice and f'; {advice}'}", path=path, line=reason.line) from None
 
 
-def validated(values: Any, model: type[Model], error: type[LungsoundError], *, path: Path) -> Model:
+def validated(values: Any, model: type[Model], error: type[LungsoundError], *, path: Path, advice: str = "") -> Model:
     """Values that were read from a file, as a typed model. `error` as `read_model`."""
     try:
         return model.model_validate(values)
     except ValidationError as reason:
-        raise error(f"is not as expected: {first_fault(reason.errors())}", path=path) from None
+        fault = first_fault(reason.errors())
+        raise error(f"is not as expected: {fault}{advice and f'; {advice}'}", path=path) from None
 
 
 class PredictionRecord(BaseModel):

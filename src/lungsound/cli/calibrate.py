@@ -155,12 +155,12 @@ def operate(
 def _keep(run: Path | None, calibration: "Calibration", *, held_out: "Predictions | None" = None) -> None:
     """Store the calibration, and the measurement of the `held_out` patients, who are decided on anew by it."""
     from lungsound.evaluation.evidence import HELD_OUT, Evidence, Measured, Trained
-    from lungsound.training.checkpoint import add_to_model, read_evidence
+    from lungsound.training.checkpoint import add_to_model, read_facts
     from lungsound.training.run import RunFolder
 
     assert run is not None
     folder = RunFolder(run)
-    evidence = read_evidence(folder.model)
+    evidence = read_facts(folder.model).evidence
     if held_out is not None:
         if evidence is None:  # of a run by an older version
             facts = folder.facts()
@@ -189,7 +189,7 @@ def _rows(
     from lungsound.evaluation.predictions import VALIDATION_PART, read_predictions
     from lungsound.evaluation.runs import read_test_rows
     from lungsound.evaluation.selection import COLUMN_OF, LAST
-    from lungsound.training.checkpoint import read_calibration, unfinished
+    from lungsound.training.checkpoint import read_facts, unfinished
     from lungsound.training.run import RunFolder
 
     if keep and run is None:
@@ -213,7 +213,7 @@ def _rows(
                 f"{run} has no epochs/{column}.csv with validation and test rows: train it with data.protocol=strict, "
                 "or give --validation FILE and --test FILE"
             )
-        kept = read_calibration(folder.model)
+        kept = read_facts(folder.model).calibration
         if predictions is not None and kept is not None and kept.normal_threshold is not None:
             threshold_on = predictions.of_part(VALIDATION_PART)
     else:

@@ -65,14 +65,14 @@ def models() -> None:
 
     from lungsound.evaluation.evidence import UNKNOWN
     from lungsound.models.hub import KNOWN_WEIGHTS, is_cached
-    from lungsound.training.checkpoint import read_evidence
+    from lungsound.training.checkpoint import read_facts
 
     try:
         file = box_file()
     except SettingsError as error:
         print_lines(f"{BOX}: {error}")
     else:
-        evidence = read_evidence(file)
+        evidence = read_facts(file).evidence
         facts = [UNKNOWN] if evidence is None else [evidence.trained_on, *(each.summary for each in evidence.groups)]
         facts += [f"licence: {metadata(BOX_DISTRIBUTION)['License-Expression']}", NOTICE]
         print_lines(f"{BOX}: {file}", *(f"    {fact}" for fact in facts))

@@ -10,16 +10,14 @@ Willett 2023). `docs/evaluation.md` says what the sets promise, and what they do
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lungsound.errors import WeightsError, first_fault
 from lungsound.evaluation.bootstrap import FEW_PATIENTS
 from lungsound.evaluation.predictions import Predictions, abnormal_classes, predicted_classes
 
@@ -203,17 +201,8 @@ class Calibration(_Stored):
         return hashlib.sha256(json.dumps(self.to_plain(), sort_keys=True).encode()).hexdigest()[:12]
 
     def to_plain(self) -> dict[str, Any]:
-        """Values that JSON holds. `from_plain` gives back an equal calibration."""
+        """Values that JSON holds, of which an equal calibration is made again."""
         return self.model_dump(mode="json", exclude={"normal_threshold"} if self.normal_threshold is None else None)
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any], *, path: Path | None = None) -> "Calibration":
-        """Read what `to_plain` gave. Raises WeightsError, since it is kept with a model (`path`), for anything else."""
-        try:
-            return cls.model_validate(plain)
-        except ValidationError as error:
-            detail = f"the calibration in the model cannot be used ({first_fault(error.errors())})"
-            raise WeightsError(f"{detail}: train or export the model anew", path=path) from None
 
 
 def fit_calibration(

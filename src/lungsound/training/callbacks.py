@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -12,17 +13,17 @@ from lungsound.config import RunConfig, TrainSettings
 from lungsound.data.batches import Inputs
 from lungsound.data.corpus import Corpus
 from lungsound.data.splits import VALIDATION, Parts
-from lungsound.evaluation.calibration import Calibration, fit_calibration
+from lungsound.evaluation.calibration import fit_calibration
 from lungsound.evaluation.evidence import Evidence
 from lungsound.evaluation.metrics import IcbhiScore, confusion_matrix, icbhi_score
-from lungsound.evaluation.out_of_domain import Domain, fit_domain, spectral_features
+from lungsound.evaluation.out_of_domain import fit_domain, spectral_features
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.selection import COLUMN_OF, LAST, TEST
 from lungsound.files import hash_file
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import LungSoundClassifier, predict_cycles
 from lungsound.progress import OnProgress, ProgressDisplay, Stage
-from lungsound.training.checkpoint import add_to_model, save_model
+from lungsound.training.checkpoint import Kept, add_to_model, save_model
 from lungsound.training.run import RunFolder
 from lungsound.training.trainer import Listener, Progress, TrainStep
 
@@ -88,25 +89,18 @@ class EpochEvaluation:
         domain = fit_domain(self._spectral_features(self.parts.train), patients, others, generator=generator)
         evidence = Evidence.of(self.corpus, self.parts.train, held_out)
         made = hash_file(self.run.column(kept))
+        facts = Kept(calibration=calibration, domain=domain, evidence=evidence, predictions_sha256=made)
         if is_kept:
-            add_to_model(
-                self.run.model, calibration=calibration, domain=domain, evidence=evidence, predictions_sha256=made
-            )
+            add_to_model(self.run.model, **facts)
         else:
-            self._save_model(calibration, domain, evidence, made)
+            self._save_model(**facts)
 
     def _spectral_features(self, rows: Sequence[int]) -> NDArray[np.float32]:
         chosen, size = np.array(rows), self.config.train.batch_size
         fbanks = (self.inputs.fbanks[chosen[first : first + size]] for first in range(0, len(chosen), size))
         return np.concatenate([spectral_features(each) for each in fbanks])
 
-    def _save_model(
-        self,
-        calibration: Calibration | None = None,
-        domain: Domain | None = None,
-        evidence: Evidence | None = None,
-        predictions_sha256: str | None = None,
-    ) -> None:
+    def _save_model(self, **kept: Unpack[Kept]) -> None:
         save_model(
             self.run.model,
             self.step.evaluated_model,
@@ -116,10 +110,7 @@ class EpochEvaluation:
             std=self.inputs.std,
             label_set=self.label_set,
             devices=sorted({self.corpus.cycles[row].recording.device or "" for row in self.parts.train} - {""}),
-            calibration=calibration,
-            domain=domain,
-            evidence=evidence,
-            predictions_sha256=predictions_sha256,
+            **kept,
         )
 
     def _predict_columns(self) -> Predictions:

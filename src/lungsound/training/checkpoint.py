@@ -2,27 +2,26 @@
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict, Unpack
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, FiniteFloat
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from lungsound.audio.front_end import FrontEnd
-from lungsound.config import AudioSettings, ModelSettings
-from lungsound.errors import WeightsError, first_fault
+from lungsound.config import AudioSettings, LabelSetName, ModelSettings
+from lungsound.errors import WeightsError
 from lungsound.evaluation.calibration import Calibration
 from lungsound.evaluation.evidence import Evidence
 from lungsound.evaluation.out_of_domain import Domain, Gate
-from lungsound.files import hash_file, is_unfinished, parse_json, written_whole
+from lungsound.files import hash_file, is_unfinished, parse_json, validated, written_whole
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier, make_classifier
@@ -134,6 +133,16 @@ def open_tensors(path: Path, *, expected_format: str) -> Iterator[tuple[Any, dic
         raise WeightsError(f"{path} is damaged or no safetensors file ({error}); copy or train it again") from None
 
 
+class Kept(TypedDict, total=False):
+    """Parts of a model file beside its weights and their input; None is none."""
+
+    calibration: Calibration | None
+    domain: Domain | None
+    evidence: Evidence | None
+    gate: Gate | None
+    predictions_sha256: str | None
+
+
 def save_model(
     path: Path,
     model: LungSoundClassifier,
@@ -144,10 +153,7 @@ def save_model(
     std: float,
     label_set: LabelSet,
     devices: Sequence[str] = (),
-    calibration: Calibration | None = None,
-    domain: Domain | None = None,
-    evidence: Evidence | None = None,
-    predictions_sha256: str | None = None,
+    **kept: Unpack[Kept],
 ) -> None:
     """Write all that predicting needs: encoder and head (the projector takes no part), front end, classes, devices."""
     tensors = {name: value for name, value in model.state_dict().items() if not name.startswith("projector.")}
@@ -164,49 +170,26 @@ def save_model(
     }
     if isinstance(model.encoder, AudioSpectrogramTransformer):
         facts["patch_grid"] = [model.encoder.grid.freq, model.encoder.grid.time]
-    _write_with(path, tensors, facts, calibration, domain, evidence, predictions_sha256=predictions_sha256)
+    _write_with(path, tensors, facts, kept)
 
 
-def add_to_model(
-    path: Path,
-    *,
-    calibration: Calibration | None = None,
-    domain: Domain | None = None,
-    evidence: Evidence | None = None,
-    gate: Gate | None = None,
-    predictions_sha256: str | None = None,
-) -> None:
+def add_to_model(path: Path, **kept: Unpack[Kept]) -> None:
     """Put what is given into the model file, in the place of what it had; all else stays as it is, the weights too."""
     tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
-    _write_with(path, tensors, facts, calibration, domain, evidence, gate, predictions_sha256)
+    _write_with(path, tensors, facts, kept)
 
 
-def _write_with(
-    path: Path,
-    tensors: dict[str, Tensor],
-    facts: dict[str, Any],
-    calibration: Calibration | None,
-    domain: Domain | None,
-    evidence: Evidence | None,
-    gate: Gate | None = None,
-    predictions_sha256: str | None = None,
-) -> None:
-    for prefix, kept in ((DOMAIN_PREFIX, domain), (GATE_PREFIX, gate)):
-        if kept is not None:
-            tensors |= {f"{prefix}{name}": torch.from_numpy(value) for name, value in asdict(kept).items()}
-    if calibration is not None:
+def _write_with(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any], kept: Kept) -> None:
+    for prefix, part in ((DOMAIN_PREFIX, kept.get("domain")), (GATE_PREFIX, kept.get("gate"))):
+        if part is not None:
+            tensors |= {f"{prefix}{name}": torch.from_numpy(value) for name, value in asdict(part).items()}
+    if (calibration := kept.get("calibration")) is not None:
         facts["calibration"] = calibration.to_plain()
-    if evidence is not None:
+    if (evidence := kept.get("evidence")) is not None:
         facts["evidence"] = evidence.model_dump(mode="json")
-    if predictions_sha256 is not None:
+    if (predictions_sha256 := kept.get("predictions_sha256")) is not None:
         facts[PREDICTIONS] = predictions_sha256
     write_tensors(path, tensors, facts)
-
-
-def read_calibration(path: Path) -> Calibration | None:
-    """The calibration that the model file keeps, None without one; reads no weights."""
-    with open_tensors(path, expected_format=MODEL_FORMAT) as (_, facts):
-        return Calibration.from_plain(facts["calibration"], path=path) if "calibration" in facts else None
 
 
 def write_rounded(source: Path, target: Path) -> None:
@@ -225,20 +208,27 @@ def write_rounded(source: Path, target: Path) -> None:
     write_tensors(target, tensors, {name: fact for name, fact in facts.items() if name not in OF_WEIGHTS})
 
 
-def read_evidence(path: Path) -> Evidence | None:
-    """The evidence that the model file keeps, None without any; reads no weights."""
+class ModelFacts(BaseModel):
+    """The facts in a model file; an older one lacks some."""
+
+    audio: AudioSettings
+    model: ModelSettings
+    mean: FiniteFloat
+    std: Annotated[FiniteFloat, Field(gt=0)]
+    label_set: LabelSetName
+    devices: tuple[str, ...] = ()
+    calibration: Calibration | None = None
+    evidence: Evidence | None = None
+
+
+def read_facts(path: Path) -> ModelFacts:
+    """The facts in a model file; reads no weights."""
     with open_tensors(path, expected_format=MODEL_FORMAT) as (_, facts):
-        return _evidence_of(path, facts)
+        return _typed(path, facts)
 
 
-def _evidence_of(path: Path, facts: Mapping[str, Any]) -> Evidence | None:
-    try:
-        return Evidence.model_validate(facts["evidence"]) if "evidence" in facts else None
-    except ValidationError as error:
-        fault = first_fault(error.errors())
-        raise WeightsError(
-            f"{path}: what it keeps of its measurements is damaged ({fault}); copy or train it again"
-        ) from None
+def _typed(path: Path, facts: Mapping[str, Any]) -> ModelFacts:
+    return validated(facts, ModelFacts, WeightsError, path=path, advice="copy or train it again")
 
 
 def load_model(path: Path) -> TrainedModel:
@@ -246,18 +236,9 @@ def load_model(path: Path) -> TrainedModel:
 
     WeightsError for a file that cannot be read, does not fit together, or holds values that are no finite numbers.
     """
-    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
-    try:
-        front_end = FrontEnd(AudioSettings.model_validate(facts["audio"]))
-        label_set = LABEL_SETS[facts["label_set"]]
-        architecture = ModelSettings.model_validate(facts["model"])
-        mean, std = float(facts["mean"]), float(facts["std"])
-        devices = tuple(str(device) for device in facts.get("devices", ()))
-        if not math.isfinite(mean) or not 0 < std < math.inf:
-            raise ValueError(f"mean {mean}, std {std}")
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
-        reason = " ".join(repr(error).split())  # pydantic's goes over several lines
-        raise WeightsError(f"{path} does not say what its model is ({reason}); train it again") from None
+    tensors, plain = read_tensors(path, expected_format=MODEL_FORMAT)
+    facts = _typed(path, plain)
+    front_end, label_set = FrontEnd(facts.audio), LABEL_SETS[facts.label_set]
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise WeightsError(f"{path}: {name} holds values that are no finite numbers; copy or train it again")
@@ -270,14 +251,22 @@ def load_model(path: Path) -> TrainedModel:
         gate = Gate(**parts[GATE_PREFIX]) if parts[GATE_PREFIX] else None
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: what it keeps of its training set is damaged ({error}); copy it again") from None
-    model = make_classifier(architecture, front_end, label_set)
+    model = make_classifier(facts.model, front_end, label_set)
     if problem := misfit(tensors, model.state_dict()):
         raise WeightsError(
             f"{path} does not fit this model: {problem}; use weights of the same model size, input size and classes"
         )
     model.load_state_dict(tensors)
-    calibration = Calibration.from_plain(facts["calibration"], path=path) if "calibration" in facts else None
-    evidence = _evidence_of(path, facts)
     return TrainedModel(
-        model.eval(), front_end, mean, std, label_set, hash_file(path), calibration, domain, devices, evidence, gate
+        model.eval(),
+        front_end,
+        facts.mean,
+        facts.std,
+        label_set,
+        hash_file(path),
+        facts.calibration,
+        domain,
+        facts.devices,
+        facts.evidence,
+        gate,
     )

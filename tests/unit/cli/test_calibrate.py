@@ -22,8 +22,7 @@ from lungsound.training.checkpoint import (
     MODEL_FORMAT,
     PREDICTIONS,
     add_to_model,
-    read_calibration,
-    read_evidence,
+    read_facts,
     read_tensors,
     write_tensors,
 )
@@ -73,7 +72,7 @@ def test_calibrating_two_files_writes_page_numbers_and_pictures(files: tuple[Pat
     pictures = {"reliability.png", "risk_coverage.png", "set_coverage.png"}
     assert written == {"calibration.md", "calibration.html", "calibration.json"} | pictures
     numbers = json.loads((tmp_path / "calibration.json").read_text())
-    kept = Calibration.from_plain(numbers["calibration"])
+    kept = Calibration.model_validate(numbers["calibration"])
     assert kept.abstain is not None
     assert (kept.abstain.wanted, kept.abstain.wanted_value) == ("error", 0.2)
     assert numbers["measures"]["after"]["top_label"]["seen"] < numbers["measures"]["before"]["top_label"]["seen"]
@@ -138,7 +137,7 @@ def strict(tmp_path: Path) -> RunFolder:
 
 
 def kept_in(folder: RunFolder) -> Calibration:
-    kept = read_calibration(folder.model)
+    kept = read_facts(folder.model).calibration
     assert kept is not None
     return kept
 
@@ -197,7 +196,7 @@ def test_a_kept_calibration_measures_the_held_out_patients_anew(strict: RunFolde
     """By its own decision; what else the model file says of its measurements stays."""
     run("calibrate", strict.path, "--keep")
     held = both_parts(temperature=3.0).of_part("validation")
-    found = read_evidence(strict.model)
+    found = read_facts(strict.model).evidence
     assert found is not None
     assert found.held_out == Measured.of(held, name="patients held out", ages_years=())
     assert (found.is_synthetic, "3 patients" in found.trained_on) == (True, True)
@@ -205,10 +204,10 @@ def test_a_kept_calibration_measures_the_held_out_patients_anew(strict: RunFolde
     kept = Evidence(trained=(), is_synthetic=False, held_out=other, measured=(other,))
     add_to_model(strict.model, evidence=kept)
     run("operate", strict.path, "--sensitivity", 0.7, "--keep")
-    assert read_evidence(strict.model) == kept
+    assert read_facts(strict.model).evidence == kept
     run("calibrate", strict.path, "--keep")
     renewed = found.held_out.model_copy(update={"ages_years": ((3.0, 9.0),)})
-    assert read_evidence(strict.model) == kept.model_copy(update={"held_out": renewed})
+    assert read_facts(strict.model).evidence == kept.model_copy(update={"held_out": renewed})
 
 
 def test_a_run_whose_rule_chose_no_epoch_kept_the_last(tmp_path: Path) -> None:

@@ -292,7 +292,7 @@ def test_another_calibration_in_the_model_is_remarked_on() -> None:
     shown = fit_calibration(validation)
     assert shown.temperature is not None
     last_digits = shown.model_copy(update={"temperature": np.nextafter(shown.temperature, 9.0)})
-    assert difference(shown, Calibration.from_plain(shown.to_plain())) is difference(shown, last_digits) is None
+    assert difference(shown, Calibration.model_validate(shown.to_plain())) is difference(shown, last_digits) is None
     assert str(difference(shown, None)).startswith("The model of this run keeps no calibration:")
     for other in (
         fit_calibration(validation, abstain_value=0.5),

@@ -22,7 +22,7 @@ from lungsound.training.checkpoint import (
     MODEL_FORMAT,
     add_to_model,
     load_model,
-    read_evidence,
+    read_facts,
     read_tensors,
     save_model,
     write_rounded,
@@ -213,12 +213,12 @@ def test_facts_that_make_no_sense_are_refused(fact: str, value: object, tmp_path
     path = save(tmp_path / "m", make_model())
     tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
     write_tensors(path, tensors, facts | {fact: value})
-    with pytest.raises(WeightsError, match="does not say what its model is") as caught:
+    with pytest.raises(WeightsError, match="is not as expected") as caught:
         load_model(path)
     assert len(str(caught.value)) < 1000
     assert "\n" not in str(caught.value)
     write_tensors(path, tensors, {name: value for name, value in facts.items() if name != fact})
-    with pytest.raises(WeightsError, match="does not say what its model is"):
+    with pytest.raises(WeightsError, match="is not as expected"):
         load_model(path)
 
 
@@ -317,11 +317,11 @@ def drawn_evidence() -> Evidence:
 def test_the_evidence_comes_back_and_all_else_stays(tmp_path: Path) -> None:
     path, evidence = save(tmp_path / "model.safetensors", make_model()), drawn_evidence()
     assert load_model(path).evidence is None
-    assert read_evidence(path) is None
+    assert read_facts(path).evidence is None
     add_to_model(path, calibration=fit_calibration(drawn_predictions(2)))
     add_to_model(path, evidence=evidence)
     found = load_model(path)
-    assert found.evidence == read_evidence(path) == evidence
+    assert found.evidence == read_facts(path).evidence == evidence
     assert found.calibration is not None
     before = path.read_bytes()
     add_to_model(path, evidence=evidence)
@@ -332,8 +332,8 @@ def test_damaged_evidence_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "model.safetensors", make_model())
     tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
     write_tensors(path, tensors, facts | {"evidence": {"trained_on": 3}})
-    for read in (load_model, read_evidence):
-        with pytest.raises(WeightsError, match="what it keeps of its measurements is damaged"):
+    for read in (load_model, read_facts):
+        with pytest.raises(WeightsError, match="is not as expected: evidence"):
             read(path)
 
 
