@@ -66,6 +66,11 @@ def facts(mapping: Mapping[str, Cell]) -> Markup:
     return table(("fact", "value"), [(name, _cell(value)) for name, value in mapping.items()])
 
 
+def counted(number: int, unit: str) -> str:
+    """A number with its unit: "1 patient", "3 patients"."""
+    return f"{number} {unit}{'' if number == 1 else 's'}"
+
+
 def bullets(items: Sequence[str]) -> Markup:
     return Markup("\n".join(f"- {escape(item)}" for item in items))
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from lungsound.data.audit import UNKNOWN, Audit, RecordingFinding, SharedPatient, SharedSound
 from lungsound.evaluation.figures import LINE_COLOURS, picture
 from lungsound.files import write_json, write_text
-from lungsound.page import Cell, fill, render_html
+from lungsound.page import Cell, counted, fill, render_html
 
 MAX_ON_TERMINAL = 5  # of one kind
 MAX_ON_PAGE = 200
@@ -123,9 +123,8 @@ def verdict(audit: Audit) -> str:
     if audit.is_clean:
         return f"no leakage between the parts of the split was found{waived}"
     num_patients = sum(isinstance(leak, SharedPatient) for leak in audit.open_leaks)
-    num_pairs = num_open - num_patients
-    patients = [f"{num_patients} patient{'s' if num_patients > 1 else ''}"] if num_patients else []
-    pairs = [f"{num_pairs} pair{'s' if num_pairs > 1 else ''} of recordings with one sound"] if num_pairs else []
+    patients = [counted(num_patients, "patient")] if num_patients else []
+    pairs = [f"{counted(num, 'pair')} of recordings with one sound"] if (num := num_open - num_patients) else []
     return f"LEAKAGE between the parts of the split: {' and '.join(patients + pairs)}{waived}"
 
 

@@ -134,29 +134,6 @@ class Bootstrap:
         """`statistic`, a fraction, of counts `(patient, true class, predicted class)`."""
         return self.of_runs(confusions[None], statistic)
 
-    def fraction(
-        self,
-        value_of: ValueOf,
-        num_patients: int,
-        *,
-        minus: ValueOf | None = None,
-        is_paired: bool = False,
-        generator: np.random.Generator | None = None,
-    ) -> Estimate:
-        """`estimate` of a fraction: the interval ends at 0 and 1, that of a difference of two at -1 and 1.
-
-        With `is_paired` the trainings of the two sides belong together, one by one: what they differ in is then seen
-        from the differences, each with the chance of two trainings in it.
-        """
-        if minus is not None and is_paired:
-            one, other = value_of, minus
-            estimate = self.estimate(lambda weights: one(weights) - other(weights), num_patients, generator=generator)
-        else:
-            estimate = self.estimate(value_of, num_patients, minus=minus, generator=generator)
-        # What the chance of training adds is normal and knows no bounds; a fraction, or a difference of two, does.
-        interval, least = estimate.interval, 0.0 if minus is None else -1.0
-        return replace(estimate, interval=replace(interval, low=max(interval.low, least), high=min(interval.high, 1.0)))
-
     def of_runs(
         self,
         runs: Counts,
@@ -168,16 +145,19 @@ class Bootstrap:
     ) -> Estimate:
         """Mean over seeds of `statistic`, a fraction, of runs `(seed, patient, ..., true class, predicted class)`.
 
-        With `minus`, runs of another method on the same patients, the estimate is of the difference, with `is_paired`
-        seed by seed. The interval is over seeds and patients.
+        With `minus`, runs of another method on the same patients, the estimate is of the difference. With `is_paired`
+        the trainings of the two sides belong together, one by one: what they differ in is then seen from the
+        differences, each with the chance of two trainings in it. The interval is over seeds and patients.
         """
-        return self.fraction(
-            value_of_runs(runs, statistic),
-            runs.shape[1],
-            minus=None if minus is None else value_of_runs(minus, statistic),
-            is_paired=is_paired,
-            generator=generator,
-        )
+        value_of, num_patients = value_of_runs(runs, statistic), runs.shape[1]
+        if minus is None:
+            return _within(self.estimate(value_of, num_patients, generator=generator), least=0.0)
+        other = value_of_runs(minus, statistic)
+        if is_paired:
+            difference = self.estimate(lambda taken: value_of(taken) - other(taken), num_patients, generator=generator)
+        else:
+            difference = self.estimate(value_of, num_patients, minus=other, generator=generator)
+        return _within(difference, least=-1.0)
 
     def auc_of_runs(self, runs: Sequence[Predictions], parts: Sequence[str] = ()) -> Estimate:
         """Mean over seeds of the area under the ROC curve of normal or not, of runs on the same cycles.
@@ -194,7 +174,7 @@ class Bootstrap:
             by_part = [[ranking.auroc(weights) for ranking in of_run] for of_run in rankings]
             return np.moveaxis(np.mean(by_part, axis=1), 0, -1)
 
-        return self.fraction(area_of, len(rankings[0][0].positives))
+        return _within(self.estimate(area_of, len(rankings[0][0].positives)), least=0.0)
 
     def mean(
         self,
@@ -213,6 +193,12 @@ class Bootstrap:
         if is_by_patient:
             sums = np.stack([np.nan_to_num(ratio(*sums.T)), sums[:, 1] > 0], axis=1)
         return self.estimate(lambda weights: ratio(*(weights.astype(np.float64) @ sums).T), len(sums))
+
+
+def _within(estimate: Estimate, *, least: float) -> Estimate:
+    """End the interval at `least` and 1: what the chance of training adds is normal and knows no bounds."""
+    interval = estimate.interval
+    return replace(estimate, interval=replace(interval, low=max(interval.low, least), high=min(interval.high, 1.0)))
 
 
 def draw_patient_weights(num_patients: int, *, generator: np.random.Generator, num_draws: int) -> Weights:

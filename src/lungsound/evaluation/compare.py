@@ -30,7 +30,7 @@ from lungsound.evaluation.metrics import Counts, Fractions, fold_to_two_classes,
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.runs import MethodRuns, common_seeds
 from lungsound.files import write_json
-from lungsound.page import fill, write_page
+from lungsound.page import counted, fill, write_page
 
 FORMAT = "lungsound comparison 1"
 HEAD = ("value", "A", "B", "A minus B", "p", "effect", "for A, B")
@@ -389,15 +389,11 @@ def comparison_rows(comparison: Comparison) -> list[tuple[str, ...]]:
 
 def summary(comparison: Comparison) -> str:
     """Numbers of cycles, patients and seeds that were compared."""
-
-    def count(number: int, unit: str) -> str:
-        return f"{number} {unit}{'' if number == 1 else 's'}"
-
     part = f" of {comparison.part}" if comparison.part else ""
-    seeds = " and ".join(count(number, "seed") for number in comparison.num_seeds)
+    seeds = " and ".join(counted(number, "seed") for number in comparison.num_seeds)
     if comparison.is_paired:
-        seeds = f"{count(comparison.num_seeds[0], 'seed')}, A and B paired by seed"
-    return f"{count(comparison.num_cycles, 'cycle')}{part}, {count(len(comparison.patients), 'patient')}; {seeds}"
+        seeds = f"{counted(comparison.num_seeds[0], 'seed')}, A and B paired by seed"
+    return f"{counted(comparison.num_cycles, 'cycle')}{part}, {counted(len(comparison.patients), 'patient')}; {seeds}"
 
 
 def comparison_json(comparisons: Sequence[Comparison]) -> dict[str, Any]:

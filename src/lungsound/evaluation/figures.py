@@ -18,6 +18,7 @@ from lungsound.errors import DataError
 from lungsound.evaluation.bootstrap import Estimate
 from lungsound.evaluation.metrics import ALWAYS_NORMAL_SCORE, Counts
 from lungsound.files import written_whole
+from lungsound.page import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,13 +108,7 @@ def draw_score_intervals(
         axes.axvline(100.0 * dashed, color=GREY, linestyle="--", linewidth=1.0, zorder=0)
         names = []
         for row, line in enumerate(lines):
-            interval = line.estimate.interval
-            patients = "1 patient" if interval.num_patients == 1 else f"{interval.num_patients} patients"
-            colour = BLUE if line.is_headline else PALE if line.is_small else GREY
-            width = 3.0 if line.is_headline else 1.6
-            if interval.problem is None:
-                axes.plot([100 * interval.low, 100 * interval.high], [row, row], color=colour, linewidth=width)
-            axes.plot([100 * line.estimate.value], [row], "o", color=colour, markersize=4 + width)
+            _draw_interval(axes, row, line)
             axes.text(
                 1.02,
                 row,
@@ -123,6 +118,7 @@ def draw_score_intervals(
                 fontweight="bold" if line.is_headline else "normal",
                 color=GREY if line.is_small else "black",
             )
+            patients = counted(line.estimate.interval.num_patients, "patient")
             names.append(f"{line.name}\n{line.num_cycles} cycles, {patients}")
         axes.set_yticks(range(len(lines)), names, fontsize=9)
         axes.set_ylim(len(lines) - 0.5, -0.6)
@@ -132,8 +128,7 @@ def draw_score_intervals(
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color="#E5E5E5", linewidth=0.8)
         axes.set_axisbelow(True)
-        levels = sorted({100 * line.estimate.interval.level for line in lines})
-        axes.set_title(f"{what} and {', '.join(f'{level:g}' for level in levels)} % interval over patients")
+        axes.set_title(f"{what} and {_intervals(lines)} over patients")
 
 
 def draw_differences(lines: Sequence[ScoreLine], path: Path) -> None:
@@ -141,25 +136,34 @@ def draw_differences(lines: Sequence[ScoreLine], path: Path) -> None:
     with picture(path, width_inch=9.0, height_inch=1.0 + 0.44 * len(lines)) as figure:
         axes = figure.add_subplot()
         difference_lines(axes, lines)
-        levels = sorted({100 * line.estimate.interval.level for line in lines})
-        axes.set_title(f"Difference of Scores and {', '.join(f'{level:g}' for level in levels)} % interval")
+        axes.set_title(f"Difference of Scores and {_intervals(lines)}")
 
 
 def difference_lines(axes: "Axes", lines: Sequence[ScoreLine]) -> None:
     """Draw a forest plot of differences A minus B: a point, its interval and both in print for each line."""
     axes.axvline(0.0, color=GREY, linestyle="--", linewidth=1.0, zorder=0)
     for row, line in enumerate(lines):
-        interval = line.estimate.interval
-        colour, width = (BLUE, 3.0) if line.is_headline else (GREY, 1.6)
-        if interval.problem is None:
-            axes.plot([100 * interval.low, 100 * interval.high], [row, row], color=colour, linewidth=width)
-        axes.plot([100 * line.estimate.value], [row], "o", color=colour, markersize=4 + width)
+        _draw_interval(axes, row, line)
         axes.text(1.02, row, line.estimate.in_points(), transform=axes.get_yaxis_transform(), va="center")
     axes.set_yticks(range(len(lines)), [line.name for line in lines])
     axes.set_ylim(len(lines) - 0.5, -0.5)
     axes.set_xlabel("A minus B, percent points")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
+
+
+def _draw_interval(axes: "Axes", row: int, line: ScoreLine) -> None:
+    interval = line.estimate.interval
+    colour = BLUE if line.is_headline else PALE if line.is_small else GREY
+    width = 3.0 if line.is_headline else 1.6
+    if interval.problem is None:
+        axes.plot([100 * interval.low, 100 * interval.high], [row, row], color=colour, linewidth=width)
+    axes.plot([100 * line.estimate.value], [row], "o", color=colour, markersize=4 + width)
+
+
+def _intervals(lines: Sequence[ScoreLine]) -> str:
+    levels = sorted({100 * line.estimate.interval.level for line in lines})
+    return f"{', '.join(f'{level:g}' for level in levels)} % interval"
 
 
 def draw_curves(

@@ -30,7 +30,7 @@ from lungsound.evaluation.rescore import Rescored, metric_table
 from lungsound.evaluation.scores import FEW_IS_ROUGH, SCORES_HEAD, Evaluation, Subgroups
 from lungsound.evaluation.selection import BEST_ON_OTHER_TEST, BEST_ON_TEST, COLUMN_HEAD, RULE
 from lungsound.files import write_json, write_text, written_together
-from lungsound.page import fill, render_html, render_markdown
+from lungsound.page import counted, fill, render_html, render_markdown
 
 FORMAT = "lungsound report 2"
 REPORT, MODEL_CARD = "report.md", "MODEL_CARD.md"
@@ -189,9 +189,8 @@ class ReportInputs:
         sentences = [(f"Score {_with_interval(score)}", f"{cycles} {always} {auc}")]
         for part in evaluation.by_part if len(evaluation.by_part) > 1 else ():
             lead = f"{part.name or 'unknown part'}: Score {_with_interval(part.scores.score)}"
-            patients = "1 patient" if part.num_patients == 1 else f"{part.num_patients} patients"
-            auc = f"{AUC} {part.scores.auc.in_percent()}"
-            sentences.append((lead, f"on {part.num_cycles} cycles of {patients}. {auc}."))
+            patients, auc = counted(part.num_patients, "patient"), part.scores.auc.in_percent()
+            sentences.append((lead, f"on {part.num_cycles} cycles of {patients}. {AUC} {auc}."))
         return sentences
 
     def fact(self, name: str) -> str:

@@ -21,7 +21,7 @@ from lungsound.evaluation.predictions import HELD_OUT_PARTS, Predictions
 from lungsound.evaluation.scores import ClassScores, class_scores
 from lungsound.evaluation.selection import TEST
 from lungsound.files import write_json
-from lungsound.page import fill, paragraphs, table, write_page
+from lungsound.page import counted, fill, paragraphs, table, write_page
 
 NO_COLUMN = "no published column"
 POOR_QUALITY = "Poor Quality"  # a class of SPRSound's recordings that is neither normal nor abnormal
@@ -291,10 +291,9 @@ def reader_warnings(result: Rescored) -> list[str]:
 def summary(result: Rescored) -> str:
     """The cycles that were counted and the unit of the intervals, in one sentence or two."""
     counts, num_patients = result.counts, len(result.counts.confusions)
-    num_cycles = int(counts.confusion.sum())
-    cycles = f"{num_cycles} cycle{'' if num_cycles == 1 else 's'}"
+    cycles = counted(int(counts.confusion.sum()), "cycle")
     if counts.has_patients:
-        cycles += f" of {num_patients} patient{'' if num_patients == 1 else 's'}"
+        cycles += f" of {counted(num_patients, 'patient')}"
     known = f", {result.test_set.name}, {result.test_set.task}" if result.test_set is not None else ""
     level = 100 * result.metrics[0].estimate.interval.level
     intervals = f" In brackets: {level:g} % intervals over patients." if counts.has_patients else ""
