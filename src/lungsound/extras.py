@@ -48,10 +48,7 @@ def require_installed(extra: str) -> None:
 
 
 def load(module: str, *, extra: str, needed_by: str | None = None) -> ModuleType:
-    """Import a module; SettingsError naming the extra, and what it is `needed_by`, when it is not installed.
-
-    Telemetry is off, unless its variable in the environment says otherwise.
-    """
+    """Import a module, telemetry off; SettingsError naming the extra and what it is `needed_by` when it is missing."""
     for name, value in TELEMETRY.items():
         os.environ.setdefault(name, value)
     try:

@@ -72,10 +72,7 @@ class LabelSet:
         return self.name.startswith("diagnosis")
 
     def label(self, *, sound: LungSound, diagnosis: str | None = None, term: str | None = None) -> int:
-        """Class index of a cycle with this sound, of a patient with this diagnosis; a term goes before the sound.
-
-        SettingsError when the set needs a diagnosis and it is missing or unknown, or has no class for the word.
-        """
+        """Class index of a term, else of a sound, or of a diagnosis; SettingsError when the set has no class for it."""
         if self.needs_diagnosis:
             if diagnosis not in DIAGNOSIS_GROUPS:
                 raise SettingsError(
@@ -159,10 +156,7 @@ def shipped_maps() -> tuple[LabelMap, ...]:
 
 
 def read_label_map(path: Path) -> LabelMap:
-    """A user's label map: TOML with `label_set = "sound4"` and a table `[classes]` of `"word" = "class"`.
-
-    The name of its vocabulary may stand in it as `vocabulary`, else it is the file's.
-    """
+    """A user's label map: TOML with a `label_set`, maybe a `vocabulary`, and a table `[classes]` "word" = "class"."""
     return _parse_map(parse_toml(read_text(path, SettingsError), SettingsError, path=path), str(path))
 
 

@@ -68,10 +68,7 @@ def fingerprint(waveform: Samples) -> Fingerprint:
 
 
 def whitened_windows(waveform: Samples) -> Windows:
-    """Spectra (windows, bins) from 60 to 1000 Hz of windows of 1 s, half overlapping, all bins of size 1.
-
-    A window with a silent stretch of 64 ms is all zero.
-    """
+    """Spectra (windows, bins), all bins of size 1, of windows of 1 s, half overlapping; zero with 64 ms of silence."""
     if waveform.size < WINDOW:
         return np.zeros((0, HIGH_BIN - LOW_BIN), np.complex64)
     frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[:: WINDOW // 2]
@@ -82,10 +79,7 @@ def whitened_windows(waveform: Samples) -> Windows:
 
 
 def agreement(one: Windows, other: Windows, *, max_lag_s: float) -> Agreement:
-    """The largest coherence of two waveforms within `max_lag_s`, from the windows that are at the same time.
-
-    None of it (zeros) with fewer than 4 windows, 2.5 s, without silence.
-    """
+    """The largest coherence of two waveforms within `max_lag_s`; zeros for fewer than 4 windows without silence."""
     num_windows = min(len(one), len(other))
     is_sounding = one[:num_windows].any(axis=1) & other[:num_windows].any(axis=1)
     if int(is_sounding.sum()) < MIN_WINDOWS:

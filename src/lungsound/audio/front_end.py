@@ -21,10 +21,7 @@ PIECE_FRAMES = 6000  # a minute, whose filter bank takes some 70 MB
 
 @dataclass(frozen=True)
 class Sound:
-    """A recording, or a cycle cut from it: `waveform` (samples,), and the recording's mean log-mel `spectrum` (mel,).
-
-    The spectrum is None where it is not taken from the frames (audio.is_recording_normalized).
-    """
+    """A recording or cycle: `waveform` (samples,), and the recording's mean log-mel (mel,) where that is taken off."""
 
     waveform: Tensor
     spectrum: Tensor | None = None
@@ -102,10 +99,7 @@ class FrontEnd:
 
     @torch.no_grad()
     def filter_banks(self, waveforms: Tensor, spectra: Tensor | None = None) -> Tensor:
-        """Filter banks (batch, time, mel), not yet normalised, of cycles (batch, num_samples).
-
-        `spectra` (batch, mel) are taken from their frames.
-        """
+        """Filter banks (batch, time, mel) of cycles (batch, num_samples), less `spectra` (batch, mel)."""
         fbanks: Tensor = self.log_mel(waveforms)
         return fbanks if spectra is None else fbanks - spectra.unsqueeze(1)
 

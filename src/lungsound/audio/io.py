@@ -199,18 +199,12 @@ class AudioInfo:
 
 
 def probe(path: Path, limits: SoundLimits = LIMITS) -> AudioInfo:
-    """Facts of a sound file that `read_channels` would read; raises the same errors.
-
-    It is decoded, and not kept, unless it holds whole numbers whose bytes can be counted.
-    """
+    """Facts of a sound file that `read_channels` would read, decoded only where bytes tell nothing; raises the same."""
     return _decode(path, limits, is_kept=False)[0]
 
 
 def read_waveform(path: Path, *, sample_rate_hz: int = 16000) -> Tensor:
-    """Waveform (samples,) of a sound file: float32, the mean of its channels, at `sample_rate_hz`; full scale is 1.
-
-    Errors as `read_channels`.
-    """
+    """Waveform (samples,), the mean of a file's channels, at this rate; full scale is 1. Errors as `read_channels`."""
     info, channels = _decode(path, LIMITS, is_kept=True)
     mono = channels[:, 0] if info.num_channels == 1 else channels.mean(dim=1)
     return resample(mono, info.sample_rate_hz, sample_rate_hz)

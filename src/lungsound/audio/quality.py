@@ -200,10 +200,7 @@ def rms_dbfs(waveform: Samples) -> float:
 
 
 def clipped_share(waveform: Samples) -> float:
-    """Share of the samples that lie in flat tops: runs of 3 or more at exactly the largest or the smallest value.
-
-    At least two runs, and an extreme of at least `MIN_CLIP_LEVEL`.
-    """
+    """Share of the samples in flat tops: two runs or more, each of 3 or more, at exactly the largest or least value."""
     num_clipped = 0
     for extreme in (waveform.max(), waveform.min()):
         starts, ends = _runs(waveform == extreme)

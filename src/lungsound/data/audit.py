@@ -81,10 +81,7 @@ TRAIN = "train"
 
 @dataclass(frozen=True)
 class SharedPatient:
-    """A patient with recordings in several parts, and how many in each.
-
-    `is_by_design` when the corpus says that all of these parts, but the training set, hold its patients.
-    """
+    """A patient in several parts, with the recordings in each; `is_by_design` when the corpus says so of its parts."""
 
     patient: str
     num_recordings: Mapping[str, int]

@@ -42,10 +42,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All cycles of a corpus as the encoder's input: filter banks with labels (cycle,) and, as in `Batch`, num_frames.
-
-    The filter banks (cycle, time, mel) are not normalised yet; `mean` and `std` normalise them.
-    """
+    """All cycles of a corpus: filter banks (cycle, time, mel) before normalisation, labels, own frames as in `Batch`."""
 
     fbanks: FilterBanks | NDArray[np.float32]
     labels: Tensor
@@ -194,10 +191,7 @@ def training_batches(
     soft_labels: Tensor | None = None,
     console: Console,
 ) -> TrainingBatches:
-    """Batches of the training cycles; SettingsError for a size that does not suit their number.
-
-    `soft_labels` are those of the training cycles (cycle, class).
-    """
+    """Batches of the training cycles, whose soft labels these are; SettingsError for a size that does not suit them."""
     is_changed = _is_waveform_changed(config.augment)
     change = _waveform_changes(config, corpus, console=console) if is_changed else None
     weights = sampling_weights(inputs.labels[list(parts.train)], power=config.train.sampling_power)

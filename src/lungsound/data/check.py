@@ -25,10 +25,7 @@ MAX_SHOWN = {"in no split": 3}
 
 @dataclass(frozen=True)
 class Counts:
-    """Contents of a part of a corpus; `cycles` in the order normal, crackle, wheeze, both.
-
-    Cycles whose word is none of the four sounds ("abnormal") are in `num_cycles` only.
-    """
+    """Contents of a part of a corpus; `cycles` by sound, without those of another word, which `num_cycles` has too."""
 
     num_recordings: int
     num_patients: int

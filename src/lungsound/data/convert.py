@@ -90,10 +90,7 @@ def sprsound_text(record_annotation: str | None, cycles: Sequence[Cycle]) -> str
 
 
 def table_text(corpus: Corpus, folder: Path) -> str:
-    """A CSV with a line for each cycle, and the paths of the sounds from `folder`; facts that nobody has are left out.
-
-    Times are blank where a cycle is the whole recording.
-    """
+    """A CSV of all cycles, with known facts and the paths of sounds from `folder`; no times for a whole recording."""
     has_flags = corpus.vocabulary == "sound4"
     facts = [name for name in FACTS if any(getattr(recording, name) is not None for recording in corpus.recordings)]
     text = io.StringIO()

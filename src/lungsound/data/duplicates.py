@@ -168,10 +168,7 @@ MAX_RECORDINGS_OF_PATIENT = 150
 
 @dataclass(frozen=True)
 class SharedAudio:
-    """Two recordings, by name, that hold the same sound; `offset_s` as in `Candidate`.
-
-    `correlation` and `coherence` are 0 to 1, `deviations` the standard deviations by which the coherence is off zero.
-    """
+    """Two recordings, by name, that hold the same sound; `offset_s` as in `Candidate`, the rest as in `Agreement`."""
 
     kind: Kind
     one: str

@@ -203,10 +203,7 @@ def read_split(places: Sequence[Path], split: str) -> tuple[Callable[[str], str 
 
 
 def parse_split(path: Path) -> dict[str, str]:
-    """Part of each recording, by canonical name, from a file of lines `name<TAB>part`.
-
-    Raises CorpusError when a line is something else, puts a recording into a second part, or names an unfit part.
-    """
+    """Part of each recording, by canonical name, from lines `name<TAB>part`; CorpusError for any other line."""
     parts: dict[str, str] = {}
     spellings: dict[str, str] = {}
     for place, line in tree.text_lines(path, CorpusError, max_bytes=MAX_JSON_BYTES):
@@ -225,10 +222,7 @@ def parse_split(path: Path) -> dict[str, str]:
 
 
 def _read_patients(places: Sequence[Path], problems: list[Problem]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Age, sex, body-mass index and diagnosis by patient, as far as they are known; notes on files that are missing.
-
-    A row that cannot be understood is a "bad patient facts" in `problems`.
-    """
+    """Age, sex, body-mass index and diagnosis by patient, as far as known, and notes on files that are missing."""
     facts: dict[str, dict[str, Any]] = {}
     notes = []
     for names, what, parse in (

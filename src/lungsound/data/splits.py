@@ -245,10 +245,7 @@ def leave_device_out(corpus: Corpus, device: str) -> Corpus:
 
 
 def leave_corpus_out(corpus: Corpus, name: str) -> Corpus:
-    """The corpora without the tests of the others: `name` is tested, its training part too ("icbhi.train").
-
-    CorpusError when there is no other, or none of that name.
-    """
+    """The corpora with `name`, its training part too ("icbhi.train"), as the only test; CorpusError without another."""
     if name not in corpus.members or len(corpus.members) < 2:
         there = ", ".join(corpus.members) or corpus.name
         raise CorpusError(f"{corpus.root} cannot leave the corpus {name!r} out; the corpora are {there}")

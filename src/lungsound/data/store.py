@@ -121,10 +121,7 @@ class Rows:
         return self
 
     def row(self, row: int, size: int | None = None) -> NDArray[np.float32]:
-        """View of the first `size` values of a row, by default all.
-
-        DataError when they are not what was written, and cannot be made again to the byte.
-        """
+        """View of the first values of a row, by default all; DataError for damaged ones that cannot be made again."""
         start = int(self.starts[row])
         values = self._values[start : int(self.starts[row + 1]) if size is None else start + size]
         if not self._is_checked[row]:
@@ -212,10 +209,7 @@ class FilterBanks:
 
 
 class Waveforms:
-    """Waveforms of the cycles of a corpus, as cut and not yet fitted to the input's length.
-
-    Before each stands the spectrum of its recording, of no mels where none is needed.
-    """
+    """Waveforms of cycles as they were cut, each behind the spectrum of its recording, where that is needed."""
 
     def __init__(self, rows: Rows | JoinedRows, num_mels: int) -> None:
         self._rows, self._num_mels = rows, num_mels
@@ -277,10 +271,7 @@ def _open(
     *,
     console: Console,
 ) -> Rows | JoinedRows:
-    """Rows of the corpus's cycles, those that are missing written first; of several corpora from the store of each.
-
-    Nothing is kept after an error in the corpus, which is another one once it is mended.
-    """
+    """Rows of the corpus's cycles, missing ones written first; of several corpora from the store of each."""
     if corpus.members:
         rest, made = iter(sizes), []
         for member in corpus.members.values():

@@ -134,10 +134,7 @@ def paired(
     expected: str,
     problems: list[Problem],
 ) -> list[tuple[str, Path, Path | None, re.Match[str]]]:
-    """Name, sound, annotation and parsed name of each sound file whose name is of the form.
-
-    Problems: "unknown name", "missing annotation", "annotation without audio".
-    """
+    """Name, sound, annotation and parsed name of each sound file whose name is of the form; the others are problems."""
     pairs = []
     for name in sorted({*sounds, *annotations}):
         sound, annotation, parsed = sounds.get(name), annotations.get(name), name_form.fullmatch(name)
@@ -227,10 +224,7 @@ def split_patients(recordings: Iterable[Recording]) -> tuple[dict[str, str], str
 
 
 def unfit_part(part: str, spellings: dict[str, str]) -> str | None:
-    """Reason why a part of a split cannot have this name; None when it can.
-
-    `spellings` are the names of the split so far, by their case-folded form; this one is put to them.
-    """
+    """Reason why a part of a split cannot have this name; `spellings` are those so far, by their case-folded form."""
     word = part.casefold()
     for name, what in (("train", "training"), ("test", "test")):
         if part != name and word in (name, f"{name}ing"):

@@ -205,10 +205,7 @@ def _by_kind(findings: Iterable[tuple[str, str]]) -> list[Group]:
 
 
 def class_table(audit: Audit) -> tuple[list[str], list[list[Cell]]]:
-    """Head and rows: recordings, and cycles by class, of each part and device, and of all.
-
-    There is no column of devices where none is known.
-    """
+    """Head and rows: recordings, and cycles by class, of each part and device (if any is known), and of all."""
     order = {part: place for place, part in enumerate(audit.parts)}
     words = list(dict.fromkeys(row.word for row in audit.tally if row.word is not None))
     places = sorted({(row.part, row.device) for row in audit.tally}, key=lambda p: (order.get(p[0], len(order)), p[1]))

@@ -361,10 +361,7 @@ def sum_by_patient(values: Fractions, patients: Sequence[str]) -> Fractions:
 
 
 def value_of_runs(runs: Counts, statistic: Statistic) -> ValueOf:
-    """`statistic` of runs `(seed, patient, true class, predicted class)` as a function of how patients are taken.
-
-    A mean over classes is over those of all patients, whatever classes a resample has.
-    """
+    """`statistic` of runs by how patients are taken; a mean over classes is over those of all patients."""
     of_resample = partial(statistic, all_counts=runs.sum(axis=1)) if isinstance(statistic, MacroMean) else statistic
     # As float64, which counts these whole numbers exactly: products of integer matrices are many times slower.
     counts = runs.astype(np.float64)

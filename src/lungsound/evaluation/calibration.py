@@ -178,10 +178,7 @@ class Calibration(_Stored):
         return replace(predictions, by_threshold=self.predicted(predictions.probabilities))
 
     def prediction_set(self, probabilities: npt.ArrayLike) -> Flags:
-        """Membership of the classes in the set at the first level `(..., class)`, of the model's probabilities.
-
-        The predicted class is always in, as the most probable one is.
-        """
+        """Classes in the first level's set `(..., class)`, the predicted one always, of the model's probabilities."""
         members = self.sets[0].sets(self.apply(probabilities))
         return np.asarray(members | (np.arange(members.shape[-1]) == self.predicted(probabilities)[..., None]))
 
@@ -288,10 +285,7 @@ def choose_temperature(
 
 
 def fit_temperature(probabilities: Floats, labels: Labels) -> float:
-    """Temperature of least mean negative log-likelihood over cycles, within 0.05 to 20.
-
-    The loss is convex in 1 / T, so its derivative crosses 0 once.
-    """
+    """Temperature of least mean negative log-likelihood, which is convex in 1 / T, within `TEMPERATURE_RANGE`."""
     from scipy.optimize import brentq  # late: whoever predicts needs no scipy
 
     logs = _log(probabilities)
@@ -362,10 +356,7 @@ def confidence_of(probabilities: Floats, predicted: Labels) -> Floats:
 
 
 def risk_coverage(confidence: Floats, is_wrong: Flags) -> tuple[Floats, Floats, Floats]:
-    """Thresholds, coverage and risk `(step,)` from the most confident cycles to all, at each confidence that occurs.
-
-    Coverage is the share of cycles that are not withheld, risk the share of wrong predictions among them.
-    """
+    """Confidence, share of cycles not withheld and share of these wrong `(step,)`, at each confidence that occurs."""
     order = np.argsort(-confidence, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(confidence[order])), len(order) - 1)
     num_predicted = ends + 1.0

@@ -62,10 +62,7 @@ NUM_BAND_STEPS = 20
 
 @dataclass(frozen=True)
 class CalibrationError:
-    """An ECE: as it was seen, what chance alone gives on average, and without chance, with an interval.
-
-    Of fewer than 10 patients only what was seen; the others are NaN.
-    """
+    """An ECE as seen, what chance alone gives, and without chance; of fewer than 10 patients only as seen, else NaN."""
 
     seen: float
     by_chance: float
@@ -421,10 +418,7 @@ def draw_calibration(calibration: Calibration, measures: CalibrationMeasures, te
 
 
 def draw_reliability(panels: dict[str, Floats], test: Predictions, path: Path, bootstrap: Bootstrap) -> None:
-    """Draw the share right against confidence for each title's probabilities `(cycle, class)`, with intervals.
-
-    The bins are those of the ECE that hold any cycle; below stand their numbers of cycles.
-    """
+    """Draw the share right against confidence in each bin of the ECE, for each title's probabilities; below, cycles."""
     names = np.array(test.patients)
     with picture(path, width_inch=0.6 + 4.0 * len(panels), height_inch=5.0) as figure:
         rows = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=[3, 1])

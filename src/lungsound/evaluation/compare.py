@@ -109,10 +109,7 @@ def permutation_test(
 
 
 def studentised(contributions: Contributions, signs: Fractions) -> Fractions:
-    """Size of the difference over its standard error, as a ratio of sums, `(draw,)` with signs `(draw, patient)`.
-
-    Infinite for a difference without a standard error, 0 for none.
-    """
+    """Size of the difference over its standard error `(draw,)`, infinite where there is none, with signs by patient."""
     by_term = signs @ contributions.parts.T
     influences = signs * contributions.by_patient - by_term @ contributions.shares
     size, variance = np.abs(by_term.sum(axis=1)), (influences**2).sum(axis=1)

@@ -156,10 +156,7 @@ def one_vs_rest_specificity(confusion: Counts) -> Fractions:
 
 @dataclass(frozen=True)
 class MacroMean:
-    """A mean `(...)` over classes, each weighing the same; of several values of the classes the mean of their means.
-
-    `by_class` are functions from counts to the values `(..., class)`.
-    """
+    """A mean `(...)` over classes, each weighing the same; of several `by_class` values the mean of their means."""
 
     by_class: tuple[Statistic, ...]
 

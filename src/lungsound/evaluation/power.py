@@ -89,10 +89,7 @@ class Plan:
 def plan(
     spread: Jackknife, differences: Sequence[float], *, part: str = "", scale: float = 1.0, power: float = 0.8
 ) -> Plan:
-    """Patients for each difference; the deviation is that of the influences times `scale`.
-
-    Raises SettingsError when the influences are not known, or a difference or the power is not a share of 1.
-    """
+    """Patients for each difference, with influences times `scale`. SettingsError for ones that allow no plan."""
     if not all(0.0 < value < 1.0 for value in (*differences, power)):
         raise SettingsError(f"differences and power are more than 0 and less than 100 %; got {differences}, {power}")
     influences, num_patients = spread.influences, len(spread.influences)

@@ -136,10 +136,7 @@ class Predictions:
 def predicted_classes(
     probabilities: npt.NDArray[np.float64], normal_threshold: float | None = None
 ) -> npt.NDArray[np.int64]:
-    """Class `(...)` predicted by probabilities `(..., class)`: the most probable, the first of equals.
-
-    With a threshold class 0 from this probability of it on, else the most probable of the others.
-    """
+    """Class `(...)` of most probability, the first of equals; with a threshold, class 0 from that on, else another."""
     if normal_threshold is None:
         return np.asarray(probabilities.argmax(axis=-1), dtype=np.int64)
     is_normal = probabilities[..., 0] >= normal_threshold
@@ -229,10 +226,7 @@ def require_few(classes: Sequence[str], path: Path) -> None:
 
 @dataclass(frozen=True)
 class CsvTable:
-    """A CSV file with a header and one row per cycle; `lines` are the numbers of the rows' lines.
-
-    All its errors are DataErrors that name the file, the line and what is wrong with it.
-    """
+    """A CSV file with a header and a row per cycle, at these `lines`; its errors name the file and the line."""
 
     path: Path
     header: list[str]

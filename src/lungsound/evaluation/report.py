@@ -87,10 +87,7 @@ class HardCycle:
 def hardest_rows(
     predictions: Predictions, *, num_cycles: int = NUM_CYCLES, max_per_recording: int = MAX_PER_RECORDING
 ) -> tuple[int, ...]:
-    """Rows whose true class was given the least probability, least first, rows that are equal in their order.
-
-    At most `max_per_recording` of one recording, since one bad recording would fill the list.
-    """
+    """Rows with least probability of the true class, least first; few of one recording, which might fill the list."""
     of_truth = predictions.probabilities[np.arange(len(predictions.keys)), predictions.labels]
     taken: Counter[str] = Counter()
     rows: list[int] = []

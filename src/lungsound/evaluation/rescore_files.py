@@ -60,10 +60,7 @@ def file_of_run(folder: Path, epoch: str) -> Path:
 
 
 def read_parts(path: Path, options: ReadOptions, parts: Sequence[str] = ()) -> list[PatientCounts]:
-    """Read a file that may be compressed (.gz): these parts of the split together; without any, each by itself.
-
-    Raises DataError with the file, the line and what is needed.
-    """
+    """Read these parts of a file together, or each by itself; DataError with file, line and what is needed."""
     require_few(options.classes or tuple(options.probabilities), path)
     if options.classes and (len(options.classes) < 2 or len({*options.classes}) < len(options.classes)):
         raise SettingsError(f"--classes needs two or more different names; got {', '.join(options.classes)}")

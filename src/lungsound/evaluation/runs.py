@@ -126,10 +126,7 @@ def files_of(path: Path, epoch: str) -> list[Path]:
 
 
 def epoch_of_file(file: Path) -> str:
-    """Way in which a run of ours chose the epoch of a predictions file: "last", "validation", "test"; else "unknown".
-
-    From the name of a file in `epochs`, else from the report beside the file, else from the settings beside it.
-    """
+    """How a run of ours chose the epoch of a file: by its name in `epochs`, else the report or settings beside it."""
     name = file.name.partition(".")[0]
     if file.parent.name == "epochs" and name in NAMES:
         return name

@@ -44,10 +44,7 @@ class ScoreEstimates:
         is_two_class: bool = False,
         parts: Sequence[str] = (),
     ) -> "ScoreEstimates":
-        """Means over seeds of runs on the same cycles, of all classes or read as normal or not.
-
-        Of all cycles together; with `parts` of these, the mean of what each part gives.
-        """
+        """Means over seeds of runs on the same cycles, all together or the mean over `parts`; of all classes or two."""
         counts = confusions_by_part(runs, parts)
         counts = metrics.fold_to_two_classes(counts) if is_two_class else counts
         statistics = (metrics.mean_score, metrics.specificity, metrics.sensitivity)

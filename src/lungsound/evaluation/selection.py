@@ -67,8 +67,5 @@ def column_rows(
 
 
 def score_runs(runs: Sequence[Predictions], parts: Sequence[str] = ()) -> ScoreEstimates:
-    """Mean scores of runs on the same cycles, with intervals over patients and, of several runs, seeds.
-
-    Of all cycles together; with `parts` the mean of what each of these gives.
-    """
+    """Mean scores of runs on the same cycles, all together or the mean over `parts`, with intervals."""
     return ScoreEstimates.of_runs(runs, Bootstrap(), parts=parts)

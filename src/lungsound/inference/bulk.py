@@ -36,10 +36,7 @@ MAX_EXPLAINED = 8  # cycles of a recording
 
 @dataclass(frozen=True)
 class BulkResult:
-    """Recordings predicted now (`num_new`) and before (`num_skipped`); `errors` in one line each; the files written.
-
-    `num_hidden` files were passed over.
-    """
+    """Recordings predicted now and before, hidden files passed over; `errors` in a line each; the files written."""
 
     num_new: int
     num_skipped: int

@@ -48,10 +48,7 @@ class EmbeddedCycle:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Features (cycle, dim), float32; `errors` names in one line each recording that failed.
-
-    Features belong to one model alone, whose file has the hash `model_sha256`.
-    """
+    """Features (cycle, dim), float32, of the model with this hash alone; `errors` names each recording that failed."""
 
     cycles: tuple[EmbeddedCycle, ...]
     features: NDArray[np.float32]

@@ -246,10 +246,7 @@ def decisions(trained: TrainedModel, outputs: Outputs) -> list[Floats]:
 def measure(
     trained: TrainedModel, names: Sequence[str], cycles: Sequence[Sound], *, console: Console
 ) -> dict[str, tuple[Parity, float]]:
-    """Parity and seconds per cycle of torch and of engines on the CPU, after one pass over the probes.
-
-    The seconds, infinite for a float32 engine that is wrong on the probes, are kept for `select`.
-    """
+    """Parity and seconds per cycle (infinite if wrong on the probes) of torch and engines; kept for `select`."""
     exact: list[list[Floats]] = []
     sounds, measured = probes(trained), {}
     for name in dict.fromkeys(["torch", *names]):

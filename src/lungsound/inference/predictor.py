@@ -57,10 +57,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class LoadedRecording:
-    """A recording cut into the stretches to predict.
-
-    `quality` are remarks: on the file, defects, and why no cycles were detected where they were searched for.
-    """
+    """A recording cut into stretches; `quality` are remarks on file and sound, and why no cycles were detected."""
 
     path: Path
     duration_s: float

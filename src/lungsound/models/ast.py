@@ -236,10 +236,7 @@ class AudioSpectrogramTransformer(nn.Module):
                 nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std, generator=generator)
 
     def embed_patches(self, fbank: Tensor) -> Tensor:
-        """Filter bank (batch, time, mel) to patches (batch, patch, dim), without positions.
-
-        A filter bank may have fewer frames than the encoder's, which gives the first time columns of the grid.
-        """
+        """Filter bank (batch, time, mel), maybe of fewer frames, to patches (batch, patch, dim), without positions."""
         if fbank.shape[2] != self.num_mels or not PATCH_SIZE <= fbank.shape[1] <= self.num_frames:
             raise ValueError(f"filter bank of {tuple(fbank.shape)} does not give the grid {self.grid} of this encoder")
         patches: Tensor = self.patch_embed(fbank)

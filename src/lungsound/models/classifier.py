@@ -140,10 +140,7 @@ def make_classifier(
 def initial_classifier(
     config: RunConfig, front_end: FrontEnd, *, console: Console | None = None
 ) -> tuple[LungSoundClassifier, LoadReport | None]:
-    """The network of a run before its first step, with random or pretrained weights, and the report of the latter.
-
-    A download shows its progress on `console`.
-    """
+    """The network of a run before its first step, with random or pretrained weights, and the report of the latter."""
     label_set, objective, projection_dim = LABEL_SETS[config.data.label_set], config.objective, None
     if objective.name != "ce" and config.model.architecture != "ast":
         raise SettingsError(

@@ -255,10 +255,7 @@ def _resnet(name: str) -> ConvolutionalEncoder:
 
 
 def _efficientnet(name: str) -> ConvolutionalEncoder:
-    """EfficientNet as torchvision has it: symmetric padding, batch norms with torch's defaults.
-
-    Nothing is dropped at random in training (torchvision drops whole blocks).
-    """
+    """EfficientNet as torchvision has it (padding, batch norms), but nothing is dropped at random in training."""
     transformers = load("transformers", extra="baselines", needed_by=f"model.architecture {name!r} needs")
     width, depth, dim = EFFICIENTNETS[name]
     num_blocks = sum(math.ceil(depth * repeats) for repeats in EFFICIENTNET_REPEATS)

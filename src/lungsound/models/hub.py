@@ -100,10 +100,7 @@ NAME = re.compile(r"(?:hf://)?(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<r
 
 
 def is_hub_name(text: str) -> bool:
-    """Recognise the name of a repository: `hf://owner/name`, or `owner/name` where no file or folder `owner` is here.
-
-    So a mistyped path under a folder that exists asks no server.
-    """
+    """Recognise `hf://owner/name`, or `owner/name` where no `owner` is here: a mistyped path asks no server."""
     is_name = NAME.fullmatch(text) is not None and not Path(text.partition("/")[0]).exists()
     return is_name or text.startswith("hf://")
 

@@ -66,10 +66,7 @@ def find_precision(name: str, device: torch.device) -> str:
 
 
 def block_seconds(encoder: AudioSpectrogramTransformer, num_frames: Tensor | None, batch_size: int) -> dict[str, float]:
-    """Seconds that a block takes forward and backward in fp32 and bf16, from the cache or measured in under 2 s.
-
-    The samples have the mean length of the run's, to a power of two, and are as many as its batch, if not too many.
-    """
+    """Seconds of a block forward and backward in fp32 and bf16, measured once in under 2 s on samples like the run's."""
     columns = encoder.columns(num_frames)
     mean = encoder.grid.time if columns is None else float(columns.float().mean())
     num_tokens = 2 ** round(math.log2(NUM_PREFIX_TOKENS + encoder.grid.freq * mean))

@@ -232,10 +232,7 @@ def _typed(path: Path, facts: Mapping[str, Any]) -> ModelFacts:
 
 
 def load_model(path: Path) -> TrainedModel:
-    """The model that `save_model` wrote, in evaluation mode on the CPU.
-
-    WeightsError for a file that cannot be read, does not fit together, or holds values that are no finite numbers.
-    """
+    """The model that `save_model` wrote, in evaluation mode on the CPU; WeightsError for a file that is damaged."""
     tensors, plain = read_tensors(path, expected_format=MODEL_FORMAT)
     facts = _typed(path, plain)
     front_end, label_set = FrontEnd(facts.audio), LABEL_SETS[facts.label_set]

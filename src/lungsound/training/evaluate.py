@@ -110,10 +110,7 @@ def data_to_test(trained: DataSettings, root: Path | None, label_map: Path | Non
 
 
 def data_of_model(file: Path, trained: TrainedModel, root: Path | None) -> DataSettings:
-    """Settings by which a corpus is read that a model is used on: its run's (`data_to_test`), or of the one in `root`.
-
-    SettingsError for a model alone, without a run, where no `root` is given.
-    """
+    """Settings of a corpus to use a model on: its run's (`data_to_test`), or that in `root`; SettingsError without."""
     if (file.parent / "run.json").is_file():
         return data_to_test(RunFolder(file.parent).config().data, root, None)
     if root is None:
@@ -207,10 +204,7 @@ def report_inputs(
 
 
 def known_patients(facts: RunFacts, predictions: Predictions, *, prefix: str = "") -> dict[str, str]:
-    """The tested patients whom the run has met: `KNOWN`, or `VALIDATES` for those held out, by name.
-
-    `prefix` is the beginning that their names have in the run (`CorpusFacts.prefix_of`).
-    """
+    """`KNOWN` or `VALIDATES` by tested patient whom the run has met; `prefix` begins their names in the run."""
     groups = {VALIDATES: HELD_OUT_PARTS, KNOWN: ("train",)}
     met = {patient: group for group, parts in groups.items() for part in parts for patient in facts.patients[part]}
     tested = sorted(set(predictions.patients))
@@ -298,10 +292,7 @@ def _context(
 
 
 def split_words(corpus_name: str, origin: str, setting: str) -> str:
-    """The origin of a corpus's parts: as its reader says, else as its kind has them.
-
-    `setting` is data.split, which says no more than "official" of corpora that have one split only.
-    """
+    """The origin of a corpus's parts: as data.split or its reader says, else as its kind has them."""
     for prefix, what in ((DEVICE_SPLIT, "device"), (CORPUS_SPLIT, "corpus")):
         if setting.startswith(prefix):
             return f"the {what} {setting.removeprefix(prefix)} against all others"

@@ -77,10 +77,7 @@ def draw_for(
 
 
 def distilled(loss: Tensor, logits: Tensor, soft_labels: Tensor | None, settings: ObjectiveSettings) -> Tensor:
-    """The cross-entropy `loss` of labels, of which that of soft labels (batch, class), where given, takes a share.
-
-    Soft labels have no class weights and no smoothing: teachers bring those that they were trained with.
-    """
+    """The `loss` of labels with a share of that of soft labels (batch, class), if any, which are taken as they are."""
     if soft_labels is None:
         return loss
     share = settings.teacher_weight

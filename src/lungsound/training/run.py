@@ -146,10 +146,7 @@ class RunFolder(Listener):
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Make the folder and keep other trainings out of it; where no run came to start, what was made is taken away.
-
-        RunBusyError when another training is at work in it, SettingsError when it cannot be made.
-        """
+        """Make the folder, and keep other trainings out of it (RunBusyError); if no run came to start, take it away."""
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -120,10 +120,7 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
     def __call__(self, *batches: Batch, learning_rate: float, generator: torch.Generator) -> Loss:
-        """Step on a batch, or on the mean of several, each mixed, compared and normalised within itself.
-
-        The loss is that before the update; the memory is that of one batch.
-        """
+        """Step on a batch, or in the memory of one on the mean of several; the loss is that before the update."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)  # here and not before backward: forward needs the room
         old = statistics(self.model) if self.blend else []
