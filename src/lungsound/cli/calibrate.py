@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from lungsound.cli.shared import NOTICE, print_lines, print_table
+from lungsound.cli.shared import NOTICE, argument, flag, option, print_lines, print_table
 from lungsound.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -16,44 +14,35 @@ SENSITIVITY = "Target sensitivity. Repeatable.  [default: those in the model, el
 PREVALENCE = "Share of abnormal cycles in practice. Repeatable.  [default: 0.1, 0.3]"
 FORMAT = "lungsound calibration report 3"
 
-RunArgument = Annotated[Path | None, typer.Argument(metavar="RUN", help="Folder of a trained run.")]
+RunArgument = Annotated[Path | None, argument("RUN", "Folder of a trained run.")]
 ValidationOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--validation", metavar="FILE", help="Predictions on validation patients; with --test, instead of RUN."
-    ),
+    Path | None, option("FILE", "Predictions on validation patients; with --test, instead of RUN.", "--validation")
 ]
 TestOption = Annotated[
-    Path | None,
-    typer.Option("--test", metavar="FILE", help="Predictions on test patients; with --validation, instead of RUN."),
+    Path | None, option("FILE", "Predictions on test patients; with --validation, instead of RUN.", "--test")
 ]
 
 
 def calibrate(
     run: RunArgument = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the report.  [default: RUN]")] = None,
+    out: Annotated[Path | None, option("DIR", "Folder for the report.  [default: RUN]")] = None,
     validation: ValidationOption = None,
     test: TestOption = None,
     coverage: Annotated[
         float | None,
-        typer.Option(
-            min=0.01,
-            max=1.0,
-            metavar="SHARE",
-            help="Share of cycles to predict; the others are withheld.  [default: 0.8]",
-        ),
+        option("SHARE", "Share of cycles to predict; the others are withheld.  [default: 0.8]", min=0.01, max=1.0),
     ] = None,
     error: Annotated[
         float | None,
-        typer.Option(
+        option(
+            "SHARE",
+            "Instead of --coverage: share of wrong predictions to allow among those not withheld.",
             min=0.001,
             max=1.0,
-            metavar="SHARE",
-            help="Instead of --coverage: share of wrong predictions to allow among those not withheld.",
         ),
     ] = None,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Store the calibration in the run's model, replacing an earlier one.")
+        bool, flag("--keep", "Store the calibration in the run's model, replacing an earlier one.")
     ] = False,
 ) -> None:
     """Fit a model's calibration on validation patients.
@@ -110,15 +99,11 @@ def calibrate(
 
 def operate(
     run: RunArgument = None,
-    sensitivity: Annotated[
-        list[float] | None, typer.Option(min=0.01, max=1.0, metavar="SHARE", help=SENSITIVITY)
-    ] = None,
-    prevalence: Annotated[
-        list[float] | None, typer.Option(min=0.0001, max=0.9999, metavar="SHARE", help=PREVALENCE)
-    ] = None,
+    sensitivity: Annotated[list[float] | None, option("SHARE", SENSITIVITY, min=0.01, max=1.0)] = None,
+    prevalence: Annotated[list[float] | None, option("SHARE", PREVALENCE, min=0.0001, max=0.9999)] = None,
     validation: ValidationOption = None,
     test: TestOption = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Store the thresholds in the run's model.")] = False,
+    keep: Annotated[bool, flag("--keep", "Store the thresholds in the run's model.")] = False,
 ) -> None:
     """Choose thresholds that reach a target sensitivity.
 

@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from lungsound.cli.shared import NOTICE, SeedOption, console, print_table, print_warnings
+from lungsound.cli.shared import NOTICE, SeedOption, argument, console, flag, option, print_table, print_warnings
 from lungsound.files import short_names, to_json
 
 POWER_FORMAT = "lungsound power 1"
@@ -14,21 +12,19 @@ DEFAULT_POINTS = (1.0, 2.0, 3.0, 5.0, 10.0)
 CORRELATION = 0.5
 EpochOption = Annotated[
     Literal["kept", "last", "validation", "test"],
-    typer.Option(metavar="EPOCH", help="kept (the model's epoch), last, or validation or test (the best epoch on it)."),
+    option("EPOCH", "kept (the model's epoch), last, or validation or test (the best epoch on it)."),
 ]
-CommonOption = Annotated[bool, typer.Option("--common", help="Leave out cycles that only one method was tested on.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print all numbers as JSON instead of a table.")]
+CommonOption = Annotated[bool, flag("--common", "Leave out cycles that only one method was tested on.")]
+JsonOption = Annotated[bool, flag("--json", "Print all numbers as JSON instead of a table.")]
 RUN_HELP = "Run folder, predictions file, or a folder of runs seed0, seed1, ..."
 
 
 def compare(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help=RUN_HELP)],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="The same for the other method.")],
+    run_a: Annotated[Path, argument("RUN_A", RUN_HELP)],
+    run_b: Annotated[Path, argument("RUN_B", "The same for the other method.")],
     epoch: EpochOption = "kept",
     common: CommonOption = False,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for compare.md, compare.html, compare.json, pictures.")
-    ] = None,
+    out: Annotated[Path | None, option("DIR", "Folder for compare.md, compare.html, compare.json, pictures.")] = None,
     is_json: JsonOption = False,
     seed: SeedOption = 0,
 ) -> None:
@@ -66,24 +62,18 @@ def compare(
 
 
 def power(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help=RUN_HELP)],
-    run_b: Annotated[Path | None, typer.Argument(metavar="RUN_B", help="The same for the other method.")] = None,
+    run_a: Annotated[Path, argument("RUN_A", RUN_HELP)],
+    run_b: Annotated[Path | None, argument("RUN_B", "The same for the other method.")] = None,
     difference: Annotated[
         list[float] | None,
-        typer.Option(
-            metavar="POINTS", help="Difference of Scores to detect, in points. Repeatable.  [default: 1, 2, 3, 5, 10]"
-        ),
+        option("POINTS", "Difference of Scores to detect, in points. Repeatable.  [default: 1, 2, 3, 5, 10]"),
     ] = None,
     wanted_power: Annotated[
-        float,
-        typer.Option("--power", min=0.5, max=0.999, metavar="SHARE", help="Probability of detecting the difference."),
+        float, option("SHARE", "Probability of detecting the difference.", "--power", min=0.5, max=0.999)
     ] = 0.8,
     correlation: Annotated[
         float | None,
-        typer.Option(
-            metavar="R",
-            help=f"Correlation of the two methods over patients, if RUN_B is not given.  [default: {CORRELATION}]",
-        ),
+        option("R", f"Correlation of the two methods over patients, if RUN_B is not given.  [default: {CORRELATION}]"),
     ] = None,
     epoch: EpochOption = "kept",
     common: CommonOption = False,

@@ -5,23 +5,27 @@ from typing import Annotated, Literal
 
 import typer
 
-from lungsound.cli.shared import CorpusArgument, LabelMapOption, SeedOption, console, print_lines
+from lungsound.cli.shared import (
+    CorpusArgument,
+    LabelMapOption,
+    SeedOption,
+    argument,
+    console,
+    flag,
+    option,
+    print_lines,
+)
 
-SplitOption = Annotated[
-    str, typer.Option(metavar="NAME", help="official, fold0 .. fold4, or a file of 'name<TAB>part' lines.")
-]
+SplitOption = Annotated[str, option("NAME", "official, fold0 .. fold4, or a file of 'name<TAB>part' lines.")]
 
 
 def data_fetch(
-    name: Annotated[Literal["icbhi", "sprsound"], typer.Argument(metavar="NAME", help="icbhi or sprsound.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Accept the licence without being asked.")] = False,
-    archive: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Archive that you have, in place of a download.")
-    ] = None,
+    name: Annotated[Literal["icbhi", "sprsound"], argument("NAME", "icbhi or sprsound.")],
+    folder: Annotated[Path, argument("DIR", "New or empty folder.")],
+    yes: Annotated[bool, flag("--yes", "Accept the licence without being asked.")] = False,
+    archive: Annotated[Path | None, option("FILE", "Archive that you have, in place of a download.")] = None,
     sha256: Annotated[
-        str | None,
-        typer.Option("--sha256", metavar="HEX", help="SHA-256 that the archive must have, in place of the known hash."),
+        str | None, option("HEX", "SHA-256 that the archive must have, in place of the known hash.", "--sha256")
     ] = None,
 ) -> None:
     """Download a corpus and unpack it.
@@ -69,8 +73,8 @@ def data_check(folder: CorpusArgument, split: SplitOption = "official", label_ma
 
 
 def data_synthesize(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder.")],
-    patients: Annotated[int, typer.Option(min=4, metavar="N", help="Patients in the synthetic corpus.")] = 40,
+    folder: Annotated[Path, argument("DIR", "New or empty folder.")],
+    patients: Annotated[int, option("N", "Patients in the synthetic corpus.", min=4)] = 40,
     seed: SeedOption = 0,
 ) -> None:
     """Make a synthetic corpus with ground-truth annotations.
@@ -87,20 +91,17 @@ def data_synthesize(
 
 def data_audit(
     folder: CorpusArgument,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for audit.html and audit.json.")] = None,
+    out: Annotated[Path | None, option("DIR", "Folder for audit.html and audit.json.")] = None,
     waive: Annotated[
         list[str] | None,
-        typer.Option(
-            "--waive", metavar="NAME", help="Known leak to accept: a patient, a recording or a pair A,B. Repeatable."
-        ),
+        option("NAME", "Known leak to accept: a patient, a recording or a pair A,B. Repeatable.", "--waive"),
     ] = None,
     split: SplitOption = "official",
     names_only: Annotated[
-        bool, typer.Option("--names-only", help="Read only the names of ICBHI's annotation files, no sound.")
+        bool, flag("--names-only", "Read only the names of ICBHI's annotation files, no sound.")
     ] = False,
     workers: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Number of recordings to read at the same time.  [default: all cores]"),
+        int | None, option("N", "Number of recordings to read at the same time.  [default: all cores]", min=1)
     ] = None,
 ) -> None:
     """Find leaks between parts of the split and bad recordings.
@@ -139,18 +140,13 @@ def data_audit(
 
 def data_convert(
     folder: CorpusArgument,
-    to: Annotated[
-        Literal["icbhi", "sprsound", "table"], typer.Option("--to", metavar="FORMAT", help="icbhi, sprsound or table.")
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="New or empty folder.")],
+    to: Annotated[Literal["icbhi", "sprsound", "table"], option("FORMAT", "icbhi, sprsound or table.", "--to")],
+    out: Annotated[Path, option("DIR", "New or empty folder.")],
     label_map: LabelMapOption = None,
     unit: Annotated[
-        Literal["cycle", "recording"],
-        typer.Option(metavar="UNIT", help="Labels to write: those of each cycle, or of each recording."),
+        Literal["cycle", "recording"], option("UNIT", "Labels to write: those of each cycle, or of each recording.")
     ] = "cycle",
-    lossy: Annotated[
-        bool, typer.Option("--lossy", help="Write what the format can hold, and list what is lost.")
-    ] = False,
+    lossy: Annotated[bool, flag("--lossy", "Write what the format can hold, and list what is lost.")] = False,
 ) -> None:
     """Write a corpus's annotations in another format.
 

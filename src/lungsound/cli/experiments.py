@@ -4,30 +4,29 @@ import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from lungsound.cli.shared import (
     AsPublishedOption,
     CorporaOption,
     EpochsOption,
     SetOption,
+    argument,
     console,
     end_with,
+    flag,
+    option,
     print_lines,
 )
 
 
 def reproduce(
-    name: Annotated[
-        str | None, typer.Argument(metavar="TABLE", help="Name of a table, or 'table' for all of the paper.")
-    ] = None,
+    name: Annotated[str | None, argument("TABLE", "Name of a table, or 'table' for all of the paper.")] = None,
     data: CorporaOption = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for runs and tables.")] = Path("runs/tables"),
-    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="Number of runs per row, with seeds 0, 1, ...")] = 5,
+    out: Annotated[Path, option("DIR", "Folder for runs and tables.")] = Path("runs/tables"),
+    seeds: Annotated[int, option("N", "Number of runs per row, with seeds 0, 1, ...", min=1)] = 5,
     epochs: EpochsOption = None,
     settings: SetOption = None,
     as_published: AsPublishedOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the rows; train nothing.")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "List the rows; train nothing.")] = False,
 ) -> None:
     """Train a table of runs and compare the results.
 
@@ -67,25 +66,15 @@ def reproduce(
 
 
 def cross(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Name of a recipe (see 'lungsound recipes') or a .toml file.")
-    ],
+    recipe: Annotated[str, argument("RECIPE", "Name of a recipe (see 'lungsound recipes') or a .toml file.")],
     data: CorporaOption = None,
     elsewhere: Annotated[
         list[str] | None,
-        typer.Option(
-            "--on",
-            metavar="DIR[=MAP]",
-            help="Test on this corpus, its labels translated by the label map MAP. Repeatable.",
-        ),
+        option("DIR[=MAP]", "Test on this corpus, its labels translated by the label map MAP. Repeatable.", "--on"),
     ] = None,
-    by: Annotated[
-        Literal["device", "corpus"], typer.Option(metavar="WHAT", help="Leave each device out, or each corpus.")
-    ] = "device",
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for runs and the report.")] = Path("runs/cross"),
-    seeds: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Number of runs per training set, with seeds 0, 1, ...")
-    ] = 1,
+    by: Annotated[Literal["device", "corpus"], option("WHAT", "Leave each device out, or each corpus.")] = "device",
+    out: Annotated[Path, option("DIR", "Folder for runs and the report.")] = Path("runs/cross"),
+    seeds: Annotated[int, option("N", "Number of runs per training set, with seeds 0, 1, ...", min=1)] = 1,
     settings: SetOption = None,
 ) -> None:
     """Test on stethoscopes or corpora not in the training set.
@@ -108,15 +97,11 @@ def cross(
 
 
 def study_keep(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Destination: STUDY/METHOD/seed0.")],
+    run: Annotated[Path, argument("RUN", "Folder of a trained run.")],
+    folder: Annotated[Path, argument("DIR", "Destination: STUDY/METHOD/seed0.")],
     columns: Annotated[
         list[str] | None,
-        typer.Option(
-            "--column",
-            metavar="EPOCH",
-            help="last, or the best epoch on validation or test. Repeatable.  [default: all]",
-        ),
+        option("EPOCH", "last, or the best epoch on validation or test. Repeatable.  [default: all]", "--column"),
     ] = None,
 ) -> None:
     """Keep a run's predictions, small enough for a repository."""
@@ -127,13 +112,10 @@ def study_keep(
 
 
 def study_show(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Folders of studies, each with study.toml.")],
+    folders: Annotated[list[Path], argument("DIR", "Folders of studies, each with study.toml.")],
     into: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Text file to update between the markers of each study; pictures go into images/ beside it.",
-        ),
+        option("FILE", "Text file to update between the markers of each study; pictures go into images/ beside it."),
     ] = None,
 ) -> None:
     """Print the tables of studies, computed from kept predictions."""

@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
 from lungsound.cli.shared import (
     DEVICES,
     NOTICE,
     DataOption,
     DeviceOption,
     LabelMapOption,
+    argument,
     console,
     end_with,
+    flag,
+    option,
     print_lines,
     print_table,
 )
@@ -25,31 +26,29 @@ if TYPE_CHECKING:
 
 NUM_NAMED = 10  # files in the last lines
 
-PathsArgument = Annotated[
-    list[Path], typer.Argument(metavar="PATH", help="Sound files, folders of them, or glob patterns.")
-]
+PathsArgument = Annotated[list[Path], argument("PATH", "Sound files, folders of them, or glob patterns.")]
 ModelOption = Annotated[
     str,
-    typer.Option(
+    option(
+        "MODEL",
+        "Run folder, model file, hf://OWNER/NAME, or box: the model of lungsound-box, trained on real lungs.",
         "--model",
-        metavar="MODEL",
-        help="Run folder, model file, hf://OWNER/NAME, or box: the model of lungsound-box, trained on real lungs.",
     ),
 ]
 EngineOption = Annotated[
     str,
-    typer.Option(
-        "--engine",
-        metavar="ENGINE",
-        help="auto (the fastest whose predicted classes 'export' verified), exact (the fastest within 1e-4 of torch), "
+    option(
+        "ENGINE",
+        "auto (the fastest whose predicted classes 'export' verified), exact (the fastest within 1e-4 of torch), "
         "torch, torch-bf16, onnx, openvino, or openvino-bf16.",
+        "--engine",
     ),
 ]
 CyclesOption = Annotated[
     Literal["auto", "annotation", "segmentation", "windows"],
-    typer.Option(
-        metavar="SOURCE",
-        help="annotation (a .txt beside the recording), segmentation (breathing cycles detected in it), windows, or "
+    option(
+        "SOURCE",
+        "annotation (a .txt beside the recording), segmentation (breathing cycles detected in it), windows, or "
         "auto: the first of these that is available.",
     ),
 ]
@@ -85,10 +84,10 @@ def models() -> None:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained run.")],
+    run: Annotated[Path, argument("RUN", "Folder of a trained run.")],
     data: DataOption = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the report.  [default: RUN]")] = None,
-    device: Annotated[str | None, typer.Option(metavar="DEVICE", help=f"{DEVICES}  [default: that of the run]")] = None,
+    out: Annotated[Path | None, option("DIR", "Folder for the report.  [default: RUN]")] = None,
+    device: Annotated[str | None, option("DEVICE", f"{DEVICES}  [default: that of the run]")] = None,
     label_map: LabelMapOption = None,
 ) -> None:
     """Evaluate a run on its test set or on another corpus.
@@ -104,24 +103,19 @@ def evaluate(
 
 def export(
     run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN", help="Folder of a trained run, or with --data a model file, hf://OWNER/NAME, or box."
-        ),
+        str, argument("RUN", "Folder of a trained run, or with --data a model file, hf://OWNER/NAME, or box.")
     ],
     to: Annotated[
         Literal["engines", "hf", "onnx", "openvino", "torch"],
-        typer.Option(
-            metavar="TARGET",
-            help="engines (for 'predict'), hf (a folder for Hugging Face transformers), or onnx, openvino, torch (one "
+        option(
+            "TARGET",
+            "engines (for 'predict'), hf (a folder for Hugging Face transformers), or onnx, openvino, torch (one "
             "model file, waveform in, probabilities out).",
         ),
     ] = "engines",
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the files of --to hf, onnx, openvino or torch.")
-    ] = None,
+    out: Annotated[Path | None, option("DIR", "Folder for the files of --to hf, onnx, openvino or torch.")] = None,
     data: DataOption = None,
-    num_cycles: Annotated[int, typer.Option(metavar="N", help="Number of test cycles to check on.")] = 500,
+    num_cycles: Annotated[int, option("N", "Number of test cycles to check on.")] = 500,
 ) -> None:
     """Export a run's model for fast engines or other programs.
 
@@ -143,38 +137,29 @@ def export(
 def predict(
     paths: PathsArgument,
     model: ModelOption = BOX,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write predictions into this folder.")] = None,
+    out: Annotated[Path | None, option("DIR", "Write predictions into this folder.")] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help="csv, jsonl, parquet, audacity, raven, textgrid, icbhi, sprsound, fhir or html, with --out. "
+        option(
+            "FORMAT",
+            "csv, jsonl, parquet, audacity, raven, textgrid, icbhi, sprsound, fhir or html, with --out. "
             "Repeatable.  [default: csv]",
+            "--format",
         ),
     ] = None,
     cycles: CyclesOption = "auto",
-    workers: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Number of recordings to read at the same time.")
-    ] = 2,
+    workers: Annotated[int, option("N", "Number of recordings to read at the same time.", min=1)] = 2,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Skip recordings whose predictions are already in --out.")
+        bool, flag("--skip-existing", "Skip recordings whose predictions are already in --out.")
     ] = False,
     patient_pattern: Annotated[
         str | None,
-        typer.Option(
-            metavar="REGEX",
-            help="Regular expression whose first group is the patient ID in a file name, e.g. '^(\\d+)_'.",
-        ),
+        option("REGEX", "Regular expression whose first group is the patient ID in a file name, e.g. '^(\\d+)_'."),
     ] = None,
-    stethoscope: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Stethoscope of all these recordings.")
-    ] = None,
-    age: Annotated[
-        str | None, typer.Option(metavar="YEARS", help="Age of the patient of all these recordings.")
-    ] = None,
+    stethoscope: Annotated[str | None, option("NAME", "Stethoscope of all these recordings.")] = None,
+    age: Annotated[str | None, option("YEARS", "Age of the patient of all these recordings.")] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Draw the relevance of each patch on the pages of --format html.")
+        bool, flag("--explain", "Draw the relevance of each patch on the pages of --format html.")
     ] = False,
     device: DeviceOption = None,
     engine: EngineOption = "auto",
@@ -216,10 +201,8 @@ def predict(
 
 
 def embed(
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file: .npz, .csv or .parquet.")],
-    paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="PATH", help="Sound files, folders of them, or glob patterns.")
-    ] = None,
+    out: Annotated[Path, option("FILE", "Output file: .npz, .csv or .parquet.")],
+    paths: Annotated[list[Path] | None, argument("PATH", "Sound files, folders of them, or glob patterns.")] = None,
     model: ModelOption = BOX,
     data: DataOption = None,
     cycles: CyclesOption = "auto",
@@ -233,13 +216,7 @@ def embed(
     from lungsound.inference.embed import embed as embed_cycles
 
     embeddings = embed_cycles(
-        model,
-        paths or (),
-        out=out,
-        data_root=data,
-        find_by=cycles,
-        device=device or "cpu",
-        console=console,
+        model, paths or (), out=out, data_root=data, find_by=cycles, device=device or "cpu", console=console
     )
     num_cycles, dim = embeddings.features.shape
     console.print(f"{num_cycles} cycles, {dim} features: {out}")
@@ -248,7 +225,7 @@ def embed(
 
 def explain(
     paths: PathsArgument,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the pages and the .npz files.")],
+    out: Annotated[Path, option("DIR", "Folder for the pages and the .npz files.")],
     model: ModelOption = BOX,
     cycles: CyclesOption = "auto",
     device: DeviceOption = None,

@@ -3,49 +3,31 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from lungsound.cli.shared import NOTICE, SeedOption, console, print_table, print_warnings
+from lungsound.cli.shared import NOTICE, SeedOption, argument, console, flag, option, print_table, print_warnings
 
 
 def rescore(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Predictions (CSV), a confusion matrix (CSV, JSON), or a run folder.")
-    ],
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for rescore.md, rescore.html and rescore.json.")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(metavar="A,B,...", help="Classes as the file writes them, the normal one first.")
-    ] = None,
-    part: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Part of the split to score. Repeatable.  [default: all]")
-    ] = None,
+    file: Annotated[Path, argument("FILE", "Predictions (CSV), a confusion matrix (CSV, JSON), or a run folder.")],
+    out: Annotated[Path | None, option("DIR", "Folder for rescore.md, rescore.html and rescore.json.")] = None,
+    classes: Annotated[str | None, option("A,B,...", "Classes as the file writes them, the normal one first.")] = None,
+    part: Annotated[list[str] | None, option("NAME", "Part of the split to score. Repeatable.  [default: all]")] = None,
     epoch: Annotated[
         Literal["last", "validation", "test", "unknown"] | None,
-        typer.Option(
-            metavar="EPOCH",
-            help="Epoch of the predictions: last, validation or test (the best epoch on it), or unknown.",
-        ),
+        option("EPOCH", "Epoch of the predictions: last, validation or test (the best epoch on it), or unknown."),
     ] = None,
     seed: SeedOption = 0,
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the true class.")] = None,
-    predicted: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column with the predicted class.")] = None,
+    label: Annotated[str | None, option("COLUMN", "Column with the true class.")] = None,
+    predicted: Annotated[str | None, option("COLUMN", "Column with the predicted class.")] = None,
     probability: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CLASS=COLUMN", help="Column with the probability of a class. Repeatable."),
+        list[str] | None, option("CLASS=COLUMN", "Column with the probability of a class. Repeatable.")
     ] = None,
     patient: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column with the patient; without it there are no intervals.")
+        str | None, option("COLUMN", "Column with the patient; without it there are no intervals.")
     ] = None,
-    part_column: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column with the part of the split.")
-    ] = None,
-    transposed: Annotated[
-        bool, typer.Option("--transposed", help="Rows of the confusion matrix are predicted classes.")
-    ] = False,
+    part_column: Annotated[str | None, option("COLUMN", "Column with the part of the split.")] = None,
+    transposed: Annotated[bool, flag("--transposed", "Rows of the confusion matrix are predicted classes.")] = False,
     counts: Annotated[
-        bool, typer.Option("--counts", help="Read rows or columns that sum to 100 as counts, not as percentages.")
+        bool, flag("--counts", "Read rows or columns that sum to 100 as counts, not as percentages.")
     ] = False,
 ) -> None:
     """Compute every published metric, from predictions or counts.

@@ -3,36 +3,30 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from lungsound.cli.predict import EngineOption, ModelOption
-from lungsound.cli.shared import DeviceOption
+from lungsound.cli.shared import DeviceOption, argument, option
 from lungsound.extras import BOX, require_installed
 
 REVIEW_WAITING = 64  # a page may ask for many sounds at once
 
-HostOption = Annotated[str, typer.Option(metavar="HOST", help="Address to listen on; set a token if it is not local.")]
-PortOption = Annotated[int, typer.Option(metavar="PORT", help="Port to listen on; 0 takes any free one.")]
-DurationOption = Annotated[float, typer.Option(metavar="SECONDS", help="Longest recording to accept.")]
+HostOption = Annotated[str, option("HOST", "Address to listen on; set a token if it is not local.")]
+PortOption = Annotated[int, option("PORT", "Port to listen on; 0 takes any free one.")]
+DurationOption = Annotated[float, option("SECONDS", "Longest recording to accept.")]
 
 
 def serve(
     model: ModelOption = BOX,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
-    max_mb: Annotated[float, typer.Option(metavar="MB", help="Largest request to accept.")] = 64.0,
+    max_mb: Annotated[float, option("MB", "Largest request to accept.")] = 64.0,
     max_duration_s: DurationOption = 600.0,
-    workers: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Number of requests to process at the same time.")
-    ] = 2,
-    max_waiting: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Number of requests that may wait; further ones are refused.")
-    ] = 16,
-    timeout_s: Annotated[float, typer.Option(metavar="SECONDS", help="Time limit of a request.")] = 120.0,
+    workers: Annotated[int, option("N", "Number of requests to process at the same time.", min=1)] = 2,
+    max_waiting: Annotated[int, option("N", "Number of requests that may wait; further ones are refused.", min=0)] = 16,
+    timeout_s: Annotated[float, option("SECONDS", "Time limit of a request.")] = 120.0,
     reader_s: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Processor time to read a recording, in a process of its own.")
+        float, option("SECONDS", "Processor time to read a recording, in a process of its own.")
     ] = 60.0,
-    reader_mb: Annotated[int, typer.Option(metavar="MB", help="Memory of the process that reads a recording.")] = 600,
+    reader_mb: Annotated[int, option("MB", "Memory of the process that reads a recording.")] = 600,
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
@@ -58,7 +52,7 @@ def serve(
 
 
 def review(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of recordings.")],
+    folder: Annotated[Path, argument("DIR", "Folder of recordings.")],
     model: ModelOption = BOX,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,

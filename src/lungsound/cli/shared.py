@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,31 +14,39 @@ NOTICE = "Research software, not a medical device."
 
 console = Console(markup=False, highlight=False)  # names of files are no markup
 
+
+def option(metavar: str, help: str, *names: str, **limits: float) -> Any:
+    """An option with a value, by the names of its parameter unless others are given."""
+    return typer.Option(*names, metavar=metavar, help=help, **limits)
+
+
+def flag(name: str, help: str) -> Any:
+    """An option without a value."""
+    return typer.Option(name, help=help)
+
+
+def argument(metavar: str, help: str) -> Any:
+    """A value by its place."""
+    return typer.Argument(metavar=metavar, help=help)
+
+
 CORPUS = (
     "Corpus: a folder (ICBHI 2017, SPRSound 2022, synthetic, or subfolders named by class) or a table (.csv, .tsv)."
 )
-CorpusArgument = Annotated[Path, typer.Argument(metavar="DIR", help=CORPUS)]
-DataOption = Annotated[Path | None, typer.Option("--data", metavar="DIR", help=CORPUS)]
-CorporaOption = Annotated[
-    list[Path] | None, typer.Option("--data", metavar="DIR", help=f"{CORPUS} Repeatable: trains on all of them.")
-]
-EpochsOption = Annotated[
-    int | None, typer.Option("--epochs", min=1, metavar="N", help="Epochs to train.  [default: the recipe's]")
-]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Random seed.")]
+CorpusArgument = Annotated[Path, argument("DIR", CORPUS)]
+DataOption = Annotated[Path | None, option("DIR", CORPUS, "--data")]
+CorporaOption = Annotated[list[Path] | None, option("DIR", f"{CORPUS} Repeatable: trains on all of them.", "--data")]
+EpochsOption = Annotated[int | None, option("N", "Epochs to train.  [default: the recipe's]", "--epochs", min=1)]
+SeedOption = Annotated[int, option("N", "Random seed.", "--seed", min=0)]
 DEVICES = "Compute device: auto, cpu, cuda, cuda:1 or mps."
-DeviceOption = Annotated[str | None, typer.Option("--device", metavar="DEVICE", help=f"{DEVICES}  [default: cpu]")]
+DeviceOption = Annotated[str | None, option("DEVICE", f"{DEVICES}  [default: cpu]", "--device")]
 SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. --set train.epochs=5. Repeatable."),
+    list[str] | None, option("KEY=VALUE", "Change a setting, e.g. --set train.epochs=5. Repeatable.", "--set")
 ]
 LabelMapOption = Annotated[
-    Path | None,
-    typer.Option("--label-map", metavar="FILE", help="Label map (TOML) that translates the labels of the corpus."),
+    Path | None, option("FILE", "Label map (TOML) that translates the labels of the corpus.", "--label-map")
 ]
-AsPublishedOption = Annotated[
-    bool, typer.Option("--as-published", help="Use the settings of the authors' program (docs/paper.md).")
-]
+AsPublishedOption = Annotated[bool, flag("--as-published", "Use the settings of the authors' program (docs/paper.md).")]
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

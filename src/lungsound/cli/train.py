@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from lungsound.cli.shared import (
     AsPublishedOption,
     CorporaOption,
@@ -12,7 +10,10 @@ from lungsound.cli.shared import (
     EpochsOption,
     SeedOption,
     SetOption,
+    argument,
     console,
+    flag,
+    option,
     print_lines,
 )
 
@@ -25,9 +26,7 @@ This page is what `lungsound settings --format markdown` prints; a test compares
 """
 
 
-def recipes(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Recipe to print with every setting.")] = None,
-) -> None:
+def recipes(name: Annotated[str | None, argument("NAME", "Recipe to print with every setting.")] = None) -> None:
     """List the recipes, or print one with every setting.
 
     The printed recipe is TOML with all defaults filled in; saved as a file, it trains the same.
@@ -43,12 +42,8 @@ def recipes(
 
 
 def settings(
-    section: Annotated[
-        str | None, typer.Argument(metavar="SECTION", help="Section to list, e.g. train.  [default: all]")
-    ] = None,
-    to: Annotated[
-        Literal["text", "markdown"], typer.Option("--format", metavar="FORMAT", help="text or markdown.")
-    ] = "text",
+    section: Annotated[str | None, argument("SECTION", "Section to list, e.g. train.  [default: all]")] = None,
+    to: Annotated[Literal["text", "markdown"], option("FORMAT", "text or markdown.", "--format")] = "text",
 ) -> None:
     """List the settings of a run: defaults, values, meaning.
 
@@ -75,10 +70,8 @@ def settings(
 
 def demo(
     data: DataOption = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for corpus, run and report.")] = Path(
-        "lungsound-demo"
-    ),
-    patients: Annotated[int, typer.Option(min=4, metavar="N", help="Patients in the synthetic corpus.")] = 60,
+    out: Annotated[Path, option("DIR", "Folder for corpus, run and report.")] = Path("lungsound-demo"),
+    patients: Annotated[int, option("N", "Patients in the synthetic corpus.", min=4)] = 60,
     seed: SeedOption = 0,
     epochs: EpochsOption = None,
 ) -> None:
@@ -92,14 +85,12 @@ def demo(
 
 
 def train(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Name of a recipe (see 'lungsound recipes') or a .toml file.")
-    ],
+    recipe: Annotated[str, argument("RECIPE", "Name of a recipe (see 'lungsound recipes') or a .toml file.")],
     data: CorporaOption = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the run.")] = Path("runs/run"),
+    out: Annotated[Path, option("DIR", "New folder for the run.")] = Path("runs/run"),
     settings: SetOption = None,
     as_published: AsPublishedOption = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")] = False,
+    resume: Annotated[bool, flag("--resume", "Continue the run in --out where it stopped.")] = False,
 ) -> None:
     """Train with a recipe, evaluate on the test set and report.
 

@@ -42,7 +42,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All cycles of a corpus: filter banks (cycle, time, mel) before normalisation, labels, own frames as in `Batch`."""
+    """All cycles of a corpus: filter banks (cycle, time, mel) before normalisation, labels, and own frames, if any."""
 
     fbanks: FilterBanks | NDArray[np.float32]
     labels: Tensor

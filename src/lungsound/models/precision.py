@@ -66,7 +66,7 @@ def find_precision(name: str, device: torch.device) -> str:
 
 
 def block_seconds(encoder: AudioSpectrogramTransformer, num_frames: Tensor | None, batch_size: int) -> dict[str, float]:
-    """Seconds of a block forward and backward in fp32 and bf16, measured once in under 2 s on samples like the run's."""
+    """Seconds of a block forward and backward in fp32 and bf16, measured once (under 2 s) on samples like the run's."""
     columns = encoder.columns(num_frames)
     mean = encoder.grid.time if columns is None else float(columns.float().mean())
     num_tokens = 2 ** round(math.log2(NUM_PREFIX_TOKENS + encoder.grid.freq * mean))
