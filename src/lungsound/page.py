@@ -8,13 +8,15 @@ cannot become markup.
 import base64
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+from rich.table import Table as TerminalTable
+from rich.text import Text
 
 from lungsound.files import write_text
 
@@ -60,6 +62,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Markup:
     lines: list[Sequence[str]] = [list(map(escape, head)), ruler]
     lines += [[escape(_cell(cell)) for cell in row] for row in rows]
     return Markup("\n".join("| " + " | ".join(cells) + " |" for cells in lines))
+
+
+def terminal_table(head: Sequence[str], rows: Iterable[Sequence[object]], *, num_texts: int = 1) -> TerminalTable:
+    """A table for a terminal; whole numbers are grouped, and columns after the first `num_texts` stand to the right."""
+    grid = TerminalTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for place, name in enumerate(head):
+        grid.add_column(Text(name), justify="left" if place < num_texts else "right", overflow="fold", min_width=5)
+    for row in rows:
+        grid.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
+    return grid
 
 
 def facts(mapping: Mapping[str, Cell]) -> Markup:

@@ -261,13 +261,7 @@ def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None, ag
             errors.append(failure(path, error))
             continue
         title = f"{path.name}, cycles by {prediction.cycles_from}: "
-        if (whole := prediction.aggregate) is None:
-            title += "no prediction"
-        elif whole.reasons:
-            guess = f"{whole.best_guess} {whole.probabilities[whole.best_guess]:.2f}"
-            title += f"{whole.label}, best guess {guess}\nwithheld: {', '.join(whole.reasons)}"
-        else:
-            title += whole.caption
+        title += "no prediction" if prediction.aggregate is None else prediction.aggregate.caption
         if prediction.quality:
             stated = (f"{each} ({options[each]})" if each in options else each for each in prediction.quality)
             title += f"\nremarks: {', '.join(stated)}"

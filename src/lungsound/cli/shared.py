@@ -7,17 +7,17 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+from lungsound.page import terminal_table
 
 NOTICE = "Research software, not a medical device."
 
 console = Console(markup=False, highlight=False)  # names of files are no markup
 
 
-def option(metavar: str, help: str, *names: str, **limits: float) -> Any:
-    """An option with a value, by the names of its parameter unless others are given."""
-    return typer.Option(*names, metavar=metavar, help=help, **limits)
+def option(metavar: str, help: str, *names: str, min: float | None = None, max: float | None = None) -> Any:
+    """An option with a value; it is named as its parameter unless names are given."""
+    return typer.Option(*names, metavar=metavar, help=help, min=min, max=max)
 
 
 def flag(name: str, help: str) -> Any:
@@ -50,10 +50,7 @@ AsPublishedOption = Annotated[bool, flag("--as-published", "Use the settings of 
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    table = Table(*head, box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    console.print(table)
+    console.print(terminal_table(head, rows, num_texts=len(head)))
 
 
 def print_warnings(warnings: Sequence[str]) -> None:

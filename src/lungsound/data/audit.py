@@ -221,15 +221,15 @@ def audit_corpus(
     shared: list[SharedAudio] = []
     notes = list(corpus.notes)
     if is_audio_read:
-        decoded: list[tuple[Recording, Measured]] = []
         results = measure_recordings(corpus.recordings, num_workers=num_workers, on_progress=on_progress)
+        recordings, measured = [], []
         for recording, result in zip(corpus.recordings, results, strict=True):
             if isinstance(result, Measured):
-                decoded.append((recording, result))
+                recordings.append(recording)
+                measured.append(result)
                 qualities[recording.name] = result.quality
             else:
                 defects[recording.name] = (Defect("unreadable", str(result)),)
-        recordings, measured = [recording for recording, _ in decoded], [result for _, result in decoded]
         devices = [recording.device or UNKNOWN for recording in recordings]
         unusual, narrow = compare_with_devices(devices, [result.quality for result in measured])
         for recording, result, more in zip(recordings, measured, unusual, strict=True):

@@ -2,20 +2,20 @@
 
 import tomllib
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import combinations
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.data.icbhi import canonical_name, official_split
 from lungsound.files import first_names
 from lungsound.labels import LungSound, sound_of
+from lungsound.page import terminal_table
 
 NO_PART = "in no part"
 MAX_SHARED_PATIENTS = 10  # named in print; SPRSound's intra part shares 162 with its training set by design
@@ -134,13 +134,8 @@ def print_check(corpus: Corpus, console: Console) -> bool:
     def print_line(text: str, style: str = "") -> None:
         console.print(Text(text, style=style), soft_wrap=True)  # no markup is read into names of files
 
-    def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-        grid = Table(box=None, pad_edge=False, header_style="bold")
-        for number, column in enumerate(columns):
-            grid.add_column(Text(column), justify="right" if number else "left", overflow="fold")
-        for row in rows:
-            grid.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
-        console.print(grid)
+    def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        console.print(terminal_table(head, rows))
 
     table = corpus_table(corpus)
     sounds = [sound.word for sound in LungSound]

@@ -150,10 +150,8 @@ def _check_possible(corpus: Corpus, to: Format) -> None:
     if twice:
         raise CorpusError(f"{to} needs a name of its own for each recording; several are called {twice[0]}")
     if to == "sprsound":
-        why, unsaid = (
-            f"parts are {', '.join(_SPRSOUND_FOLDERS)}",
-            [p for p in corpus.parts if p not in _SPRSOUND_FOLDERS],
-        )
+        why = f"parts are {', '.join(_SPRSOUND_FOLDERS)}"
+        unsaid = [part for part in corpus.parts if part not in _SPRSOUND_FOLDERS]
     else:
         why, unsaid = "a split file cannot hold blanks", [n for n in (*corpus.parts, *names) if len(n.split()) > 1]
     if unsaid:

@@ -85,13 +85,10 @@ def _read(data: DataSettings) -> Corpus:
         raise SettingsError(f"data.left_out_recordings: {data.root} has no recording {min(unknown)!r}")
 
     def is_kept(recording: Recording) -> bool:
-        wanted = (
-            (data.devices, recording.device),
-            (data.modes, recording.mode),
-            (data.parts, corpus.split.get(recording.name)),
-        )
+        part, wanted = corpus.split.get(recording.name), (data.devices, data.modes, data.parts)
+        facts = zip(wanted, (recording.device, recording.mode, part), strict=True)
         is_left_out = recording.name in data.left_out_recordings
-        return not is_left_out and all(not names or name in names for names, name in wanted)
+        return not is_left_out and all(not names or name in names for names, name in facts)
 
     kept = corpus.keep(is_kept)
     if not kept.cycles:
@@ -161,15 +158,10 @@ def divide(corpus: Corpus, data: DataSettings, train: TrainSettings, *, is_teste
     nothing is tested, SettingsError when there are too few patients to hold any out.
     """
     is_strict = data.protocol == "strict"
-    if train.selection == "validation" and not is_strict:
+    if not is_strict and (train.selection == "validation" or train.is_threshold_chosen):
+        setting = "is_threshold_chosen=true" if train.is_threshold_chosen else "selection=validation"
         raise SettingsError(
-            "train.selection=validation needs held-out patients, which data.protocol=published does not have; "
-            "set data.protocol=strict"
-        )
-    if train.is_threshold_chosen and not is_strict:
-        raise SettingsError(
-            "train.is_threshold_chosen=true needs validation patients, which data.protocol=published does not have; "
-            "set data.protocol=strict"
+            f"train.{setting} needs validation patients, which data.protocol=published does not have; set it to strict"
         )
     is_untested = is_strict and not is_tested and corpus.parts == ("train",)
     candidates, test = _rows(corpus, ("train",)), () if is_untested else rows_to_test(corpus, data.test_parts)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from lungsound.data.audit import UNKNOWN, Audit, RecordingFinding, SharedPatient, SharedSound
 from lungsound.evaluation.figures import LINE_COLOURS, picture
 from lungsound.files import write_json, write_text
-from lungsound.page import Cell, counted, fill, render_html
+from lungsound.page import Cell, counted, fill, render_html, terminal_table
 
 MAX_ON_TERMINAL = 5  # of one kind
 MAX_ON_PAGE = 200
@@ -43,13 +42,7 @@ def print_audit(audit: Audit, console: Console) -> None:
         console.print(Text(text, style=style), soft_wrap=True)
 
     line(f"{audit.name} in {audit.root}: {audit.num_recordings} recordings of {audit.num_patients} patients")
-    head, rows = class_table(audit)
-    table = TerminalTable(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for column, name in enumerate(head):
-        table.add_column(Text(name), justify="left" if column < 2 else "right", overflow="fold", min_width=5)
-    for row in rows:
-        table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
-    console.print(table, crop=False)
+    console.print(terminal_table(*class_table(audit), num_texts=2), crop=False)
     for note in audit.notes:
         line(f"note: {note}")
     problems = problem_groups(audit)

@@ -103,13 +103,9 @@ def fit_gate(lungs: Floats, others: Floats, held_out: Floats, *, inverse_penalty
     mean, std = lungs.mean(axis=0), lungs.std(axis=0)
     std = np.where(std > 0, std, 1).astype(np.float32)
     given = np.concatenate([_standardized(each, mean, std) for each in (lungs, others)]).astype(np.float64)
-    sign = np.repeat([-1.0, 1.0], [len(lungs), len(others)])
-    weight = (
-        inverse_penalty
-        * len(sign)
-        / 2
-        * np.repeat(1.0 / np.array([len(lungs), len(others)]), [len(lungs), len(others)])
-    )
+    sizes = [len(lungs), len(others)]
+    sign = np.repeat([-1.0, 1.0], sizes)
+    weight = inverse_penalty * len(sign) / 2 * np.repeat(1.0 / np.array(sizes), sizes)
 
     def loss(parameters: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         weights, bias = parameters[:-1], parameters[-1]

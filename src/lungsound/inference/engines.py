@@ -54,14 +54,14 @@ BatchOutputs = tuple[Floats, Floats, Floats]
 RunBatch = Callable[..., BatchOutputs]
 
 
+@dataclass(eq=False)
 class Engine:
     """Inference backend of a model. `name` is what a user calls it by."""
 
-    def __init__(self, name: str, trained: TrainedModel, run_batch: RunBatch, *, batch_size: int = BATCH_SIZE) -> None:
-        self.name = name
-        self.trained = trained
-        self.run_batch = run_batch
-        self.batch_size = batch_size
+    name: str
+    trained: TrainedModel
+    run_batch: RunBatch
+    batch_size: int = BATCH_SIZE
 
     def predict(self, cycles: Sequence[Sound], *, on_progress: OnProgress | None = None) -> Outputs:
         """Probabilities (cycle, class), and features (cycle, feature): the encoder's, then `spectral_features`.

@@ -304,8 +304,7 @@ class Predictor:
         trained_on = {name.casefold() for name in self.trained.devices}
         if trained_on and (stethoscope is None or stethoscope.casefold() not in trained_on):
             remarks.append(STETHOSCOPE_NOT_STATED if stethoscope is None else OTHER_STETHOSCOPE)
-        groups = () if self.trained.evidence is None else self.trained.evidence.groups
-        if age_years is None and any(group.ages_years for group in groups):
+        if age_years is None and any(group.ages_years for group in self.trained.groups):
             remarks.append(AGE_NOT_STATED)
         return RecordingPrediction(
             path=loaded.path,

@@ -40,8 +40,7 @@ def reasons_of_model(trained: TrainedModel, *, age_years: float | None, stethosc
 
 def known_stethoscopes(trained: TrainedModel) -> list[str]:
     """Stethoscopes that the model was measured on, where none of these is named those that it was trained on."""
-    groups = () if trained.evidence is None else trained.evidence.groups
-    return sorted({device for group in groups for device in group.devices} or trained.devices)
+    return sorted({device for group in trained.groups for device in group.devices} or trained.devices)
 
 
 def reasons_of_remarks(remarks: Iterable[str]) -> set[Reason]:

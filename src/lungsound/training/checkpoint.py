@@ -19,7 +19,7 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, LabelSetName, ModelSettings
 from lungsound.errors import WeightsError
 from lungsound.evaluation.calibration import Calibration
-from lungsound.evaluation.evidence import Evidence
+from lungsound.evaluation.evidence import Evidence, Measured
 from lungsound.evaluation.out_of_domain import Domain, Gate
 from lungsound.files import hash_file, is_unfinished, parse_json, validated, written_whole
 from lungsound.labels import LABEL_SETS, LabelSet
@@ -62,6 +62,11 @@ class TrainedModel:
     def normal_threshold(self) -> float | None:
         """Calibrated probability from which class 0 is predicted; None predicts the most probable class."""
         return None if self.calibration is None else self.calibration.normal_threshold
+
+    @property
+    def groups(self) -> tuple[Measured, ...]:
+        """Groups of patients that the model was measured on, as far as its file says."""
+        return () if self.evidence is None else self.evidence.groups
 
     def input_of(self, waveform: Tensor) -> Tensor:
         """The waveform (num_input_samples,) that the model predicts, of a cycle (samples,) of any length."""
