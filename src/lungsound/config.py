@@ -6,16 +6,14 @@ A recipe is a TOML file. It may name another recipe with `extends = "name"` and 
 import json
 import os
 import reprlib
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lungsound.errors import SettingsError, first_fault
-from lungsound.files import MAX_DEPTH, parse_toml, read_text
+from lungsound.files import MAX_DEPTH, parse_toml, read_text, shipped, shipped_names
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -265,8 +263,7 @@ class RunConfig(Settings):
 
 def recipe_names() -> list[str]:
     """Names of the recipes in the package, sorted."""
-    folder = resources.files("lungsound") / "recipes"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return shipped_names("recipes")
 
 
 def load_config(
@@ -299,7 +296,7 @@ def settings_of_corpora(roots: Sequence[Path]) -> list[str]:
 
 def published_preset() -> dict[str, Any]:
     """The settings in which the authors' program differs from our defaults, by section."""
-    return tomllib.loads((resources.files("lungsound") / "presets" / "published.toml").read_text(encoding="utf-8"))
+    return shipped("presets", "published.toml")
 
 
 def resolve(values: Mapping[str, Any], *, source: str) -> RunConfig:
@@ -322,8 +319,7 @@ def _read_recipe(recipe: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if path.suffix == ".toml":
         values = parse_toml(read_text(path, SettingsError), SettingsError, path=path)
     else:
-        file = resources.files("lungsound") / "recipes" / f"{recipe}.toml"
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = shipped("recipes", f"{recipe}.toml")
     base = values.pop("extends", None)
     if isinstance(base, str) and base.endswith(".toml"):
         base = str(path.parent / base)  # beside the recipe that names it

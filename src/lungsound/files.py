@@ -22,9 +22,10 @@ import shutil
 import tempfile
 import tomllib
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from importlib import resources
 from os.path import normpath
 from pathlib import Path
 from typing import Any, TypeVar
@@ -250,6 +251,13 @@ def parse_csv(
     return rows
 
 
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV, in lines that end in LF; None is blank, a float written in full."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
 def number(text: str) -> float:
     """A finite number as people write it, in ASCII: 0.579, -3, 1e-3. ValueError for any other text."""
     if len(text) <= MAX_NUMBER and _NUMBER.fullmatch(text) and math.isfinite(value := float(text)):
@@ -315,6 +323,17 @@ def _check_depth(value: Any, error: type[LungsoundError], path: Path | None) -> 
         if not level:
             return
     raise error(f"is nested deeper than {MAX_DEPTH} levels", path=path)
+
+
+def shipped(*place: str) -> dict[str, Any]:
+    """Values of a TOML file of the package."""
+    return tomllib.loads(resources.files("lungsound").joinpath(*place).read_text(encoding="utf-8"))
+
+
+def shipped_names(folder: str) -> list[str]:
+    """Names of the TOML files in a folder of the package, without their suffix, sorted."""
+    names = (each.name for each in resources.files("lungsound").joinpath(folder).iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def read_model(

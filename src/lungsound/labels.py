@@ -6,17 +6,15 @@ the same time: ICBHI's flags speak that of `sound4`, SPRSound's events that of `
 """
 
 import reprlib
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from lungsound.errors import SettingsError
-from lungsound.files import parse_toml, read_text
+from lungsound.files import parse_toml, read_text, shipped, shipped_names
 
 Unit = Literal["cycle", "recording"]
 
@@ -150,9 +148,9 @@ def shipped_map(vocabulary: str, label_set: str) -> LabelMap:
 
 @cache
 def shipped_maps() -> tuple[LabelMap, ...]:
-    folder = resources.files("lungsound") / "label_maps"
-    files = sorted(folder.iterdir(), key=lambda file: file.name)
-    return tuple(_parse_map(tomllib.loads(file.read_text(encoding="utf-8")), file.name) for file in files)
+    return tuple(
+        _parse_map(shipped("label_maps", f"{name}.toml"), f"{name}.toml") for name in shipped_names("label_maps")
+    )
 
 
 def read_label_map(path: Path) -> LabelMap:

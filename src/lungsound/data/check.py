@@ -1,10 +1,8 @@
 """The table of `lungsound data check`: contents and problems of a corpus beside the published totals."""
 
-import tomllib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import combinations
 from typing import Any
 
@@ -13,7 +11,7 @@ from rich.text import Text
 
 from lungsound.data.corpus import Corpus, Cycle, Recording
 from lungsound.data.icbhi import canonical_name, official_split
-from lungsound.files import first_names
+from lungsound.files import first_names, shipped
 from lungsound.labels import LungSound, sound_of
 from lungsound.page import terminal_table
 
@@ -99,8 +97,7 @@ def _compare(
     corpus: Corpus, total: Counts, parts: Mapping[str, Counts]
 ) -> tuple[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]]:
     """Completeness of the corpus, in words; if it is, its counts beside the published ones."""
-    text = (files("lungsound.data") / "manifests" / "published_totals.toml").read_text(encoding="utf-8")
-    published: Mapping[str, Any] = tomllib.loads(text).get(corpus.name, {})
+    published: Mapping[str, Any] = shipped("data", "manifests", "published_totals.toml").get(corpus.name, {})
     if not published:
         return "no published totals to compare with", {}
     if corpus.vocabulary != published["vocabulary"]:

@@ -4,8 +4,6 @@ No audio is written, and patients' facts only in a table. Reading it back gives 
 published files, seconds in as few digits as give the same number (ICBHI), or milliseconds as strings (SPRSound).
 """
 
-import csv
-import io
 import json
 import os
 from collections import Counter
@@ -19,7 +17,7 @@ from lungsound.data.icbhi import SPLIT_FILES, is_icbhi_name
 from lungsound.data.sprsound import is_sprsound_name
 from lungsound.data.table import FACTS
 from lungsound.errors import CorpusError
-from lungsound.files import as_text, written_folder
+from lungsound.files import as_text, csv_text, written_folder
 from lungsound.labels import LABEL_SETS, shipped_map, sound_of
 
 Format = Literal["icbhi", "sprsound", "table"]
@@ -93,20 +91,17 @@ def table_text(corpus: Corpus, folder: Path) -> str:
     """A CSV of all cycles, with known facts and the paths of sounds from `folder`; no times for a whole recording."""
     has_flags = corpus.vocabulary == "sound4"
     facts = [name for name in FACTS if any(getattr(recording, name) is not None for recording in corpus.recordings)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     sound_columns = ("crackle", "wheeze") if has_flags else ("label",)
-    writer.writerow(["path", "start_s", "end_s", *sound_columns, "patient", "split", *facts, "name"])
+    rows: list[list[object]] = [["path", "start_s", "end_s", *sound_columns, "patient", "split", *facts, "name"]]
     for cycle in corpus.cycles:
         recording = cycle.recording
         path = as_text(Path(os.path.relpath(recording.path.absolute(), folder.absolute())).as_posix())
         is_whole = (cycle.start_s, cycle.end_s) == (0.0, recording.duration_s)
         times = ("", "") if is_whole else (_shortest(cycle.start_s), _shortest(cycle.end_s))
         words = (int(cycle.has_crackle), int(cycle.has_wheeze)) if has_flags else (cycle.word,)
-        values = (getattr(recording, name) for name in facts)  # csv writes None as blank, a float in full
-        part = corpus.split[recording.name]
-        writer.writerow([path, *times, *words, recording.patient, part, *values, recording.name])
-    return text.getvalue()
+        values, part = (getattr(recording, name) for name in facts), corpus.split[recording.name]
+        rows.append([path, *times, *words, recording.patient, part, *values, recording.name])
+    return csv_text(rows)
 
 
 def losses(corpus: Corpus, to: Format) -> list[str]:

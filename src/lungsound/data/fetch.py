@@ -3,19 +3,17 @@
 import os
 import shutil
 import stat
-import tomllib
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path, PurePosixPath
 
 from rich.console import Console
 
 from lungsound.download import ERRORS, digest, download, recorded_hash
 from lungsound.errors import FetchError
-from lungsound.files import cache_root, written_folder
+from lungsound.files import cache_root, shipped, written_folder
 from lungsound.progress import OnProgress, track
 
 CHUNK_BYTES = 1 << 20
@@ -36,8 +34,7 @@ class CorpusSource:
     parts: tuple[str, ...] = ()
 
 
-_SOURCES = (resources.files("lungsound.data") / "manifests" / "corpora.toml").read_text(encoding="utf-8")
-CORPORA = {name: CorpusSource(**values) for name, values in tomllib.loads(_SOURCES).items()}
+CORPORA = {name: CorpusSource(**values) for name, values in shipped("data", "manifests", "corpora.toml").items()}
 
 
 def fetch_corpus(

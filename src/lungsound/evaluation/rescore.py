@@ -1,11 +1,9 @@
 """Every metric of predictions or of a confusion matrix, with interval, published column and what to know first."""
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +18,7 @@ from lungsound.evaluation.metrics import Counts, Statistic
 from lungsound.evaluation.predictions import HELD_OUT_PARTS, Predictions
 from lungsound.evaluation.scores import ClassScores, class_scores
 from lungsound.evaluation.selection import TEST
-from lungsound.files import write_json
+from lungsound.files import shipped, write_json
 from lungsound.page import counted, fill, paragraphs, table, write_page
 
 NO_COLUMN = "no published column"
@@ -81,9 +79,7 @@ class KnownNumbers(Settings, strict=False):
 @cache
 def known_numbers() -> KnownNumbers:
     """Every metric, known test set and published score."""
-    folder = resources.files("lungsound.evaluation")
-    files = (folder.joinpath(name) for name in ("metrics.toml", "published_scores.toml"))
-    values, more = (tomllib.loads(file.read_text(encoding="utf-8")) for file in files)
+    values, more = (shipped("evaluation", name) for name in ("metrics.toml", "published_scores.toml"))
     return KnownNumbers.model_validate(values | more)
 
 

@@ -1,9 +1,9 @@
 """Features of cycles: the encoder's outputs that a model's head gets, with their keys, as arrays or files."""
 
-import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lungsound.data.splits import load_corpus
 from lungsound.data.store import cut_cycles
 from lungsound.errors import SettingsError
 from lungsound.extras import BOX
-from lungsound.files import as_text, written_whole
+from lungsound.files import as_text, csv_text, written_whole
 from lungsound.inference.bulk import failure, find_sounds
 from lungsound.inference.formats.tables import METADATA_KEY, load_pyarrow
 from lungsound.inference.predictor import FindBy, find_model, load_recording
@@ -142,11 +142,10 @@ def _write(embeddings: Embeddings, path: Path, *, suffix: str) -> None:
         with path.open("wb") as file:
             np.savez(file, **arrays, features=features)
     elif suffix == ".csv":
-        with path.open("w", newline="", encoding="utf-8") as text:
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow([*columns, "model_sha256", *(f"feature_{index}" for index in range(features.shape[1]))])
-            for cycle, row in zip(embeddings.cycles, features, strict=True):
-                writer.writerow([*astuple(cycle), embeddings.model_sha256, *row])
+        head = [*columns, "model_sha256", *(f"feature_{index}" for index in range(features.shape[1]))]
+        cycles = zip(embeddings.cycles, features, strict=True)
+        rows = ([*astuple(cycle), embeddings.model_sha256, *row] for cycle, row in cycles)
+        path.write_text(csv_text(chain([head], rows)), encoding="utf-8")
     else:
         arrow, parquet = load_pyarrow()
         of_arrow = {name: arrow.array(values) for name, values in columns.items()}

@@ -1,6 +1,5 @@
 """A classifier with scikit-learn's methods, trained by the recipes as every other run."""
 
-import csv
 import importlib
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from lungsound.config import load_config
 from lungsound.data.reader import read_corpus
 from lungsound.data.splits import hold_out_patients
 from lungsound.errors import SettingsError
-from lungsound.files import short_names, written_whole
+from lungsound.files import csv_text, short_names, write_text
 from lungsound.inference.prediction import TIME_DECIMALS, CyclePrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS, LabelSet
@@ -259,9 +258,8 @@ def _sounds(X: Sequence[Any], folder: Path, sample_rate_hz: int | None) -> list[
 
 def _write_table(table: Path, rows: Sequence[tuple[Sound, str, str, str]], held: frozenset[str] = frozenset()) -> None:
     """Write sounds, their names, labels and patients as a table corpus, the `held` patients in its test set."""
-    with written_whole(table) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "name", "start_s", "end_s", "label", "patient", "split"])
-        for (path, span_s), name, label, patient in rows:
-            part = "test" if patient in held else "train"
-            writer.writerow([path, name, *(span_s or ("", "")), label, patient, part])
+    lines: list[list[object]] = [["path", "name", "start_s", "end_s", "label", "patient", "split"]]
+    for (path, span_s), name, label, patient in rows:
+        part = "test" if patient in held else "train"
+        lines.append([path, name, *(span_s or ("", "")), label, patient, part])
+    write_text(table, csv_text(lines))

@@ -2,17 +2,15 @@
 
 import os
 import re
-import tomllib
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from lungsound.download import ERRORS, digest, download, recorded_hash
 from lungsound.errors import FetchError, SettingsError
 from lungsound.extras import BOX, box_file, load
-from lungsound.files import cache_root
+from lungsound.files import cache_root, shipped
 from lungsound.progress import OnProgress
 
 
@@ -32,8 +30,7 @@ class KnownFile:
         return folder / urllib.parse.unquote(urllib.parse.urlsplit(self.url).path.rsplit("/", 1)[-1])
 
 
-_SOURCES = (resources.files("lungsound.models") / "weight_sources.toml").read_text(encoding="utf-8")
-KNOWN_WEIGHTS = {name: KnownFile(**values) for name, values in tomllib.loads(_SOURCES).items()}
+KNOWN_WEIGHTS = {name: KnownFile(**values) for name, values in shipped("models", "weight_sources.toml").items()}
 
 
 def resolve_weights(name_or_path: str, *, cache_dir: Path | None = None, on_progress: OnProgress | None = None) -> Path:

@@ -8,10 +8,8 @@ import hashlib
 import math
 import pickle
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 from lungsound.axes import PATCH_SIZE, PatchGrid
 from lungsound.config import ModelSettings
 from lungsound.errors import WeightsError
-from lungsound.files import first_names, parse_json, read_json
+from lungsound.files import first_names, parse_json, read_json, shipped
 from lungsound.models.ast import (
     ENCODER_SIZES,
     NUM_PREFIX_TOKENS,
@@ -72,7 +70,7 @@ class Layout:
         return names
 
 
-_DATA = tomllib.loads((resources.files("lungsound.models") / "weight_layouts.toml").read_text(encoding="utf-8"))
+_DATA = shipped("models", "weight_layouts.toml")
 IGNORED_PARTS: dict[str, str] = _DATA["parts"]
 LAYOUTS = {each["source_format"]: Layout(**each) for each in _DATA["layout"]}
 

@@ -1,12 +1,11 @@
 """Predictions as JSON lines (an object for each recording), CSV and Parquet (rows of recordings and their cycles)."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+from lungsound import files
 from lungsound.extras import load
 from lungsound.inference.prediction import (
     SEPARATOR,
@@ -154,11 +153,7 @@ def patients_csv(predictions: Sequence[RecordingPrediction], classes: Sequence[s
 
 
 def _csv(table: Iterable[tuple[Value, ...]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row in table:
-        writer.writerow([SEPARATOR.join(value) if isinstance(value, tuple) else value for value in row])
-    return text.getvalue()
+    return files.csv_text([SEPARATOR.join(cell) if isinstance(cell, tuple) else cell for cell in row] for row in table)
 
 
 def parquet_bytes(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> bytes:
