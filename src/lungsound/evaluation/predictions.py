@@ -56,10 +56,11 @@ class Predictions:
     def __post_init__(self) -> None:
         if not np.issubdtype(np.asarray(self.labels).dtype, np.integer):
             raise DataError(f"labels are class indices, whole numbers; got {np.asarray(self.labels).dtype}")
-        for name, dtype in (("labels", np.int64), ("probabilities", np.float64)):
-            array = np.array(getattr(self, name), dtype=dtype)
-            array.flags.writeable = False
-            object.__setattr__(self, name, array)
+        for name, dtype in (("labels", np.int64), ("probabilities", np.float64), ("by_threshold", np.int64)):
+            if (given := getattr(self, name)) is not None:
+                array = np.array(given, dtype=dtype)
+                array.flags.writeable = False
+                object.__setattr__(self, name, array)
 
         num_cycles, num_classes = len(self.keys), len(self.classes)
         if num_cycles == 0:
@@ -91,12 +92,8 @@ class Predictions:
                 shares = self.probabilities[row].tolist()
                 raise DataError(f"{where}: {shares} must be numbers from 0 to 1 that sum to 1 within {SUM_TOLERANCE}")
             seen.add(key)
-        if self.by_threshold is not None:
-            by_threshold = np.array(self.by_threshold, dtype=np.int64)
-            if by_threshold.shape != (num_cycles,):
-                raise DataError(f"{num_cycles} cycles, but a threshold predicts classes {by_threshold.shape}")
-            by_threshold.flags.writeable = False
-            object.__setattr__(self, "by_threshold", by_threshold)
+        if self.by_threshold is not None and self.by_threshold.shape != (num_cycles,):
+            raise DataError(f"{num_cycles} cycles, but a threshold predicts classes {self.by_threshold.shape}")
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:

@@ -28,15 +28,10 @@ _CHOICE_PHRASES = {
 }
 
 
-class _Report(BaseModel):
-    """The part of a report that is read."""
+class _Choice(BaseModel):
+    """The part of a report, or of a run's settings, that is read."""
 
     context: dict[str, Any] = {}
-
-
-class _Config(BaseModel):
-    """The part of a run's settings that is read."""
-
     train: dict[str, Any] = {}
 
 
@@ -130,14 +125,11 @@ def epoch_of_file(file: Path) -> str:
     name = file.name.partition(".")[0]
     if file.parent.name == "epochs" and name in NAMES:
         return name
-    advice = "it says how the epoch was chosen"
-    if (report := file.parent / "report.json").is_file():
-        selection = read_model(report, _Report, DataError, advice=advice).context.get("epoch selection")
-    elif (config := file.parent / "config.json").is_file():
-        selection = read_model(config, _Config, DataError, advice=advice).train.get("selection")
-    else:
+    beside = [path for name in ("report.json", "config.json") if (path := file.parent / name).is_file()]
+    if not beside:
         return UNKNOWN
-    return _CHOICES.get(str(selection), UNKNOWN)
+    facts = read_model(beside[0], _Choice, DataError, advice="it says how the epoch was chosen")
+    return _CHOICES.get(str(facts.context.get("epoch selection") or facts.train.get("selection")), UNKNOWN)
 
 
 def epoch_warnings(first: MethodRuns, second: MethodRuns) -> list[str]:

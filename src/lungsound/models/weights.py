@@ -4,7 +4,6 @@ A file is recognised by its keys; the kinds and their names are in weight_layout
 """
 
 import argparse
-import hashlib
 import math
 import pickle
 import re
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from lungsound.axes import PATCH_SIZE, PatchGrid
 from lungsound.config import ModelSettings
 from lungsound.errors import WeightsError
-from lungsound.files import first_names, parse_json, read_json, shipped
+from lungsound.files import first_names, hash_file, parse_json, read_json, shipped
 from lungsound.models.ast import (
     ENCODER_SIZES,
     NUM_PREFIX_TOKENS,
@@ -100,8 +99,7 @@ def open_weights(path: Path) -> WeightFile:
     loaded: Any
     metadata: dict[str, str] = {}
     try:
-        with path.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        sha256 = hash_file(path)
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as opened:
                 loaded = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dict)
