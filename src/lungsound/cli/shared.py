@@ -8,8 +8,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lungsound.page import terminal_table
-
 NOTICE = "Research software, not a medical device."
 
 console = Console(markup=False, highlight=False)  # names of files are no markup
@@ -50,6 +48,8 @@ AsPublishedOption = Annotated[bool, flag("--as-published", "Use the settings of 
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    from lungsound.page import terminal_table
+
     console.print(terminal_table(head, rows, num_texts=len(head)))
 
 

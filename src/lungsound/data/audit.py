@@ -37,9 +37,8 @@ def compare_with_devices(
 ) -> tuple[list[tuple[Defect, ...]], list[str]]:
     """Defects of each recording that show beside the others of its device, and a sentence on each narrow device.
 
-    "band-limited": its spectrum ends below `MIN_BAND_SHARE` of where others of its device and rate end, and no other
-    defect says so already. "rare rate": hardly any other of its device has its rate; so a wrong header shows where all
-    others have one rate.
+    "band-limited": its spectrum ends far below those of its device and rate. "rare rate": hardly any other of its
+    device has its rate, so that a wrong header shows.
     """
     places = [(device, quality.sample_rate_hz) for device, quality in zip(devices, qualities, strict=True)]
     num_of_place, num_of_device = Counter(places), Counter(devices)
@@ -144,8 +143,7 @@ class RecordingFinding:
 class Audit:
     """Results of an audit, as plain data.
 
-    `is_clean`: no leakage that is not waived. Leakage is a patient in two parts (but by design), and the same sound in
-    two parts, simultaneous channels included.
+    Leakage is a patient in two parts (but by design), and the same sound in two parts, simultaneous channels included.
     """
 
     name: str
@@ -204,12 +202,10 @@ def audit_corpus(
     num_workers: int = 1,
     on_progress: OnProgress | None = None,
 ) -> Audit:
-    """The audit of a corpus, which may have problems.
+    """The audit of a corpus, which may have problems, but not no recordings (CorpusError).
 
-    waived: names of patients, recordings, or pairs "A,B", whose leakage is known and accepted.
-    on_progress: called with how much is done, and of how much; starts again for each of three stages.
-
-    Raises CorpusError when the corpus has no recordings.
+    `waived` names patients, recordings, or pairs "A,B", whose leakage is accepted. Progress starts again for each of
+    three stages.
     """
     if not corpus.recordings:
         problems = corpus.problems

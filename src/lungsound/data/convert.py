@@ -34,11 +34,9 @@ _SPRSOUND_FOLDERS = {
 def write_annotations(corpus: Corpus, out: Path, *, to: Format, is_lossy: bool = False) -> list[str]:
     """Write the annotations of a corpus into the new or empty folder `out`; returns what was lost, a sentence each.
 
-    icbhi: `<name>.txt` and `official_split.txt`; sprsound: train_json and test_json; table: `annotations.csv`, with
-    the paths of the sounds from `out`. Names are those of the sound files.
-
-    Raises SettingsError when `out` holds something; CorpusError, before anything is written, when something would be
-    lost and `is_lossy` is false, and for what cannot be written at all.
+    icbhi: `<name>.txt` and `official_split.txt`; sprsound: train_json and test_json; table: `annotations.csv`, with the
+    paths of the sounds from `out`. Names are those of the sound files. CorpusError, before anything is written, when
+    something would be lost and `is_lossy` is false, and for what cannot be written at all.
     """
     corpus.require_sound()
     _check_possible(corpus, to)

@@ -264,10 +264,9 @@ def joined_part(name: str, part: str) -> str:
 
 
 def in_known_words(corpus: Corpus) -> Corpus:
-    """The corpus in the words of the first label set that has all its terms, as they are or in any case.
+    """The corpus in the words of the first label set that has all its terms, the finest first, in any case of letters.
 
-    Sets that tell most sounds apart come first. When none has them all that is an "unknown label", and no cycle is
-    left. Flags without a term stay as they are.
+    When none has them all that is an "unknown label", and no cycle is left. Flags without a term stay as they are.
     """
     words = list(dict.fromkeys(cycle.term for cycle in corpus.cycles if cycle.term is not None))
     if not words:

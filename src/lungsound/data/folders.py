@@ -30,11 +30,9 @@ def class_folders(root: Path) -> tuple[list[Path], list[Path]]:
 def read_folders(root: Path, *, label_map: LabelMap | None = None) -> Corpus:
     """The corpus in `root`; a recording is named by its path without the suffix ("train/crackle/p07_left").
 
-    label_map: what the names of the classes mean; without, see `in_known_words`.
-
     Problems: those of `corpus_of_rows`, "no patient" (patients.csv does not name it), "bad part", "misplaced file" (a
-    sound beside folders of classes). CorpusError for sounds one folder down as well as two, parts of which none is
-    called "train", and a patients.csv that cannot be read.
+    sound beside folders of classes). CorpusError for sounds one folder down as well as two, and for parts without
+    "train".
     """
     shallow, deep = class_folders(require_folder(root))
     if not shallow and not deep:

@@ -62,17 +62,14 @@ def is_icbhi_name(name: str) -> bool:
 def read_icbhi(root: Path, *, split: str = "official", is_sound_read: bool = True) -> Corpus:
     """The corpus in `root`, which is the folder of the recordings or holds it as `ICBHI_final_database`.
 
-    split: "official" (the split file beside the recordings or one folder up, else the one shipped here),
-        "fold0" to "fold4" (RespireNet's folds of patients: that one is "test", the others "train"), or the
-        path of a file of lines `name<TAB>part`.
+    split: "official" (the split file beside the recordings or one folder up, else the one shipped here), "fold0" to
+        "fold4" (RespireNet's folds of patients: that one is "test", the others "train"), or a file of lines
+        `name<TAB>part`.
 
-    Without `is_sound_read` the annotation files alone name the recordings, whose length is then unknown (NaN) and whose
-    rate is 0. Patient facts come from the official files in the same two places; without them they are None and `notes`
-    says so. The chest location comes from the name: that of the patient table is wrong for 698 of 920.
-
-    A recording with a problem is still among the recordings, but for a bad sound file and an unknown name; a cycle with
-    a problem is left out. CorpusError when `root` is no folder, the split cannot be read, or no annotation file has a
-    name to read.
+    Without `is_sound_read` the annotation files alone name the recordings, whose length is then NaN and whose rate is
+    0. Patient facts come from the official files in the same two places, as far as they are there; the chest location
+    from the name: that of the patient table is wrong for 698 of 920. A recording with a problem stays, but for a bad
+    sound file and an unknown name; a cycle with a problem does not. CorpusError when there is nothing to read.
     """
     folder = tree.require_folder(root)
     if (root / AUDIO_FOLDER).is_dir():

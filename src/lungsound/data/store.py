@@ -53,8 +53,7 @@ def cut_cycles(
     """Results of `use` for each recording's rows and the sounds of its cycles, in order.
 
     Recordings of which no row is wanted are left out. The others are read, and `use` is called, in as many threads as
-    torch has, each with one thread of torch: the numbers do not depend on how many there are. Threads do as well as
-    processes here, since nearly all of the time is spent outside Python's lock. At most two recordings a thread wait.
+    torch has, each with one thread of torch: the numbers do not depend on how many there are.
     """
 
     def work(rows: range, group: list[Cycle]) -> Made:

@@ -55,12 +55,10 @@ COLUMNS = tuple(Row.model_fields)
 def read_table(root: Path, *, unit: Unit = "cycle", label_map: LabelMap | None = None) -> Corpus:
     """The corpus in a table: `root` is the file, or a folder that holds exactly one.
 
-    unit: "recording" when whole recordings are told apart: then no line may name a start and an end.
-    label_map: what the labels (or the flags, as normal, crackle, wheeze, both) mean; without, see `in_known_words`.
-
-    Problems: "bad row", "contradicting rows" (it says else than an earlier line of its recording), "unknown label",
-    "bad sound file", "duplicate recording", and those of `cycle_faults`. CorpusError when there is no such file, or its
-    first line lacks a column, has one twice, or has one that looks like a slip of the pen.
+    `unit` "recording" tells whole recordings apart: then no line may name a start and an end. Problems: "bad row",
+    "contradicting rows" (it says else than an earlier line of its recording), "unknown label", "bad sound file",
+    "duplicate recording", and those of `cycle_faults`. CorpusError for no such file, or a first line with columns that
+    cannot be.
     """
     path = table_file(root)
     columns, lines = read_lines(path)

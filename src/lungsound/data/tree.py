@@ -68,8 +68,7 @@ def files_with_suffix(folder: Path, suffixes: Iterable[str]) -> list[Path]:
 class Below:
     """Files of some suffixes in a folder and all below it, through links too, each folder once.
 
-    `folders` are those that were read, `unreadable` a line for each that could not be; `num_hidden` files of the
-    suffixes and folders were passed over, since their names begin with a dot.
+    `folders` were read, `unreadable` has a line for each that could not be; `num_hidden` names begin with a dot.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -174,8 +173,7 @@ def read_recording(
 def cycle_faults(spans_s: Iterable[tuple[float, float]], duration_s: float) -> list[tuple[str, str] | None]:
     """Kind and detail of what is wrong with each cycle (start, end) of one recording; None where it can be cut.
 
-    An "empty cycle" has no sample at 16 kHz, cut as published: int(start * rate) to int(end * rate). A "duplicate
-    cycle" has the times of an earlier one to the millisecond.
+    An "empty cycle" has no sample at 16 kHz, cut as published; a "duplicate cycle" the times of an earlier one to 1 ms.
     """
     faults: list[tuple[str, str] | None] = []
     seen: set[str] = set()
@@ -211,8 +209,7 @@ def usable_cycles(cycles: Iterable[tuple[str, Cycle]], problems: list[Problem]) 
 def split_patients(recordings: Iterable[Recording]) -> tuple[dict[str, str], str]:
     """Part ("train" or "test") by recording of a corpus that has no split, and words that say so.
 
-    The first 60 % of the patients train, in the order of the SHA-256 of their names: the same patients always give
-    the same split. Of two or more, at least one trains and one is tested.
+    The first 60 % of the patients train, in the order of the SHA-256 of their names, but one is tested at least.
     """
     recordings = tuple(recordings)
     patients = {recording.patient for recording in recordings}

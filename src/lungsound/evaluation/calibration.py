@@ -68,8 +68,7 @@ class ConformalThresholds(_Stored):
 class AbstentionThreshold(_Stored):
     """Predictions with less confidence than `threshold` are withheld; its purpose, and its effect on validation.
 
-    Confidence is the calibrated probability of the predicted class, which is not the largest one where a threshold for
-    class 0 predicts another class.
+    Confidence is the calibrated probability of the predicted class, which need not be the largest one.
     """
 
     threshold: Share
@@ -212,8 +211,7 @@ def fit_calibration(
 ) -> Calibration:
     """Fit on validation cycles; few patients raise no error, but `Calibration.problems` names what they cannot give.
 
-    On `threshold_on` the threshold for class 0 is chosen, after the scaling; None chooses none. Raises ValueError for
-    wanted values outside 0 to 1.
+    On `threshold_on`, if given, the threshold for class 0 is chosen, after the scaling.
     """
     if not all(0.0 < value <= 1.0 for value in (abstain_value, *sensitivities)):
         raise ValueError(f"a wanted share lies above 0 and not above 1; got {abstain_value} and {sensitivities}")
@@ -368,8 +366,7 @@ def choose_abstention(
 ) -> AbstentionThreshold | None:
     """The threshold that reaches a coverage with the fewest cycles, or keeps to an error with the most.
 
-    None when no threshold keeps the error on cycles of at least 5 patients. An error kept on validation is a little
-    optimistic: it was looked for.
+    None when no threshold keeps the error on cycles of at least 5 patients; an error kept here is a little optimistic.
     """
     thresholds, coverage, risk = risk_coverage(confidence, is_wrong)
     if wanted == "coverage":

@@ -67,9 +67,7 @@ class Contributions:
 def contributions_to(first: Counts, second: Counts, terms: Sequence[int]) -> Contributions:
     """Contributions to the mean over `terms`, from `(seed, patient, [part,] true class, predicted class)`.
 
-    Both are of the same cycles; where there are parts each has the terms, and the mean is over all.
-
-    The terms are (NORMAL,) of Sp, (ABNORMAL,) of Se, (NORMAL, ABNORMAL) of the Score; the mean over seeds is taken.
+    Both are of the same cycles; each part has the terms: (NORMAL,) of Sp, (ABNORMAL,) of Se, both of the Score.
     """
 
     def by_term(by_class: Counts | Fractions) -> Fractions:
@@ -151,8 +149,7 @@ class Difference:
 class Comparison:
     """A and B on one part of the test, or in the mean of its parts, in the lines of `STATISTICS`; the Score decides.
 
-    `contributions` `(patient,)` are what each adds to the difference of Scores. With `is_paired` each run of A is
-    compared with that of B of the same seed.
+    `contributions` `(patient,)` are to the difference of Scores. With `is_paired` runs of one seed are compared.
     """
 
     names: tuple[str, str]

@@ -171,9 +171,8 @@ def draw_curves(
 ) -> None:
     """Draw what training logged in each epoch, one panel per kind of column, and mark the chosen epoch.
 
-    A row has `epoch` and any of the columns named in `CURVES`; other columns are left alone, a blank value is a gap
-    and a part that equals the whole loss is not drawn twice. The test's line says that it chose nothing, unless
-    `is_chosen_on_test`. Raises DataError when a value is no number or nothing can be drawn.
+    Columns that `CURVES` does not name are left alone, a blank value is a gap, and a part that equals the whole loss is
+    not drawn twice. DataError when a value is no number or nothing can be drawn.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -231,8 +230,7 @@ def _series(history: Sequence[HistoryRow], column: str) -> Floats:
 def spectrogram(waveform: Waveform, sample_rate_hz: int) -> tuple[Floats, float]:
     """Level in dB below the loudest bin from 100 Hz up `(frequency, time)`, -60 to 0, and the highest frequency in Hz.
 
-    Hann windows of 40 ms centred every 10 ms from the first sample on, zeros beyond the ends, up to 2 kHz. What is
-    louder below 100 Hz (the heart) is 0 dB too; silence is -60 all over.
+    Hann windows of 40 ms centred every 10 ms, zeros beyond the ends; what is louder below 100 Hz (the heart) is 0 dB.
     """
     size, hop = (max(1, round(seconds * sample_rate_hz)) for seconds in (WINDOW_S, HOP_S))
     padded = np.pad(np.asarray(waveform, dtype=np.float64), size // 2)

@@ -163,9 +163,8 @@ class MacroMean:
     def __call__(self, confusion: Counts, all_counts: Counts | None = None) -> Fractions:
         """The mean over the classes that have a value in these counts.
 
-        For resamples give the counts `all_counts` of the set: the mean is over its classes, NaN where one of them is
-        missing. Over the classes that happen to be there it would be another number in every resample, far higher
-        without a class that is hardly ever recognised.
+        Of a resample it is over those of the set (`all_counts`), NaN where one is missing: over the classes that happen
+        to be there it would be another number in every resample.
         """
         of_set = confusion if all_counts is None else all_counts
         is_complete = ((confusion.sum(axis=-1) > 0) | (of_set.sum(axis=-1) == 0)).all(axis=-1)
@@ -209,8 +208,7 @@ def matthews_correlation(confusion: Counts) -> Fractions:
 class Ranking:
     """One class against the rest by a score: counts `(patient, score)` at each distinct score in rising order.
 
-    Its measures take how often each patient is taken `(..., patient)`; NaN without a positive, the area also without a
-    negative.
+    Its measures take how often each patient is taken `(..., patient)`; NaN without a positive, or without a negative.
     """
 
     positives: Fractions
@@ -252,8 +250,7 @@ def ranking_statistics(
 ) -> dict[str, Statistic]:
     """Areas and average precisions by name, functions of how often each patient, by name, is taken `(..., patient)`.
 
-    From `(cycle, class)`, `(cycle,)` and a patient for each cycle. "abnormal" ranks by 1 - p(normal). The macro means
-    are over the classes that have a value over all patients; NaN where one of those has none.
+    From `(cycle, class)`, `(cycle,)` and patients; macro means are over classes that have a value over all patients.
     """
     by_class = [Ranking.of(shares, labels == index, patients) for index, shares in enumerate(probabilities.T)]
     abnormal = Ranking.of(-probabilities[:, 0], labels != 0, patients)

@@ -130,11 +130,9 @@ def fit_domain(
 ) -> Domain | None:
     """Domain of training cycles (cycle, feature); None for too few, or too few of other patients.
 
-    `others` (cycle, feature) are those of patients held out, whose distances are taken; without them, or with too few
-    for a score of 0.95, those of the training cycles.
-
-    `generator` draws those that are kept, if there are too many. A new cycle has those of one patient more to be near
-    than a training cycle has: with few patients scores are a little low (ten: by up to 0.1 at the median).
+    Distances are those of `others` (cycle, feature), of patients held out, else, or with too few for a score of 0.95,
+    of the training cycles: these have one patient less to be near, so that with few patients scores are a little low
+    (ten: by up to 0.1 at the median). `generator` draws those that are kept.
     """
     rows = np.sort(generator.permutation(len(features))[:MAX_CYCLES])
     owners = np.asarray(patients)[rows]

@@ -76,8 +76,7 @@ class Study:
 class Plan:
     """Least difference (a fraction) that the patients of one part of the test find, and the patients that others need.
 
-    `needed` has for each difference the number, and the ends that come from the interval of the deviation between
-    patients, itself known from few; None when no number up to a million is enough.
+    `needed` has for each difference the number, and its ends by the interval of the deviation; None beyond a million.
     """
 
     part: str

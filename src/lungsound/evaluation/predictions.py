@@ -38,10 +38,9 @@ _KEY = re.compile(r".+#\d+(\.\d+)?-\d+(\.\d+)?")
 class Predictions:
     """Probabilities of a model for each cycle, beside the truth. Arrays are copied and made read-only.
 
-    `keys`, `patients`, `devices`, `parts` have one entry per cycle (a device or a part of the split is "" when
-    unknown), `labels` is `(cycle,)` and `probabilities` `(cycle, class)` with rows that sum to 1 within 1e-3.
-    `by_threshold` are the classes `(cycle,)` that a threshold for class 0 predicts, None without one. Raises DataError
-    when any of this does not hold, when a key comes twice, or when there is no cycle at all.
+    `keys`, `patients`, `devices`, `parts` have one entry per cycle ("" when unknown), `labels` is `(cycle,)` and
+    `probabilities` `(cycle, class)` with rows that sum to 1 within 1e-3. `by_threshold` are the classes `(cycle,)` that
+    a threshold for class 0 predicts. DataError when any of this does not hold, or a key comes twice.
     """
 
     keys: tuple[str, ...]

@@ -113,8 +113,7 @@ def _read_table(table: CsvTable, options: ReadOptions) -> CycleTable:
 def _read_matrix(path: Path, text: str, options: ReadOptions) -> PatientCounts:
     """Counts with true classes along the rows and the normal class first.
 
-    From a CSV with the classes in its first line and column, or of numbers alone; from JSON {"confusion": [[...], ...],
-    "classes": [...]} as in report.json, or a list of rows alone.
+    From a CSV with or without names of classes in its first line and column, or JSON as in report.json, or rows alone.
     """
     rows: Any
     names: list[str] = []

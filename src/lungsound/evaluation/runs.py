@@ -39,8 +39,7 @@ class _Choice(BaseModel):
 class MethodRuns:
     """Test predictions of one method's runs, by seed, and how their epochs were chosen (see `epoch_of_file`).
 
-    `unfinished` are folders of runs whose training did not come to its report; `seeds` those of the runs, in their
-    order, where they are known.
+    `unfinished` are folders of runs without their report; `seeds` those of the runs, as far as known.
     """
 
     runs: tuple[Predictions, ...]

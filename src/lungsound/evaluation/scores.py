@@ -185,8 +185,7 @@ def score_subgroups(
 ) -> tuple[Subgroups, ...]:
     """Scores with intervals over patients for each group that each fact makes.
 
-    `facts` maps a fact's name to one value for each row of the predictions, "" where it is unknown. A fact that is
-    unknown for all rows gives no groups. A patient with recordings in several groups counts in each.
+    `facts` has values for the rows by the fact's name, "" where unknown. A patient may count in several groups.
     """
     bootstrap = bootstrap or Bootstrap()
     subgroups = []

@@ -38,10 +38,9 @@ def column_rows(
 ) -> list[tuple[str, ...]]:
     """Three lines below `COLUMN_HEAD`: the scores of one part of the test with the epoch chosen in each way.
 
-    Each run holds its predictions by column name, as its folder does (rows of the part "validation" are not looked at),
-    and `epochs` which epoch each column is; of several runs, which differ in their seed, the mean is taken. A column
-    that not every run has gives the reason instead: that in `unwatched` (see `unwatched_columns`), else that the rule
-    chose no epoch. Differences are paired: every resample takes the same patients in both columns.
+    Each run holds its predictions, and `epochs` its epochs, by column name; of several runs the mean is taken. A column
+    that not every run has gives the reason instead: that in `unwatched`, else that the rule chose no epoch. Differences
+    are paired: every resample takes the same patients in both columns.
     """
     columns = {name: [run[name].of_part(part) for run in runs] for name in NAMES if all(name in run for run in runs)}
     if len({predictions.keys for column in columns.values() for predictions in column}) > 1:

@@ -66,9 +66,8 @@ class Engine:
     def predict(self, cycles: Sequence[Sound], *, on_progress: OnProgress | None = None) -> Outputs:
         """Probabilities (cycle, class), and features (cycle, feature): the encoder's, then `spectral_features`.
 
-        Features are none where the model has no domain and no gate to ask them.
-        Cycles of any length, as `FrontEnd.cut` gives them, are fitted to the model's input a batch at a time, those
-        that take equally much of it together.
+        Features are none where no domain and no gate asks them. Cycles of any length are fitted to the model's input a
+        batch at a time, those that take equally much of it together.
         """
         trained, front_end = self.trained, self.trained.front_end
         probabilities = np.empty((len(cycles), len(trained.label_set.classes)), np.float32)
@@ -230,8 +229,7 @@ def parity(exact: Sequence[Floats], given: Sequence[Floats]) -> Parity:
 def decisions(trained: TrainedModel, outputs: Outputs) -> list[Floats]:
     """Probabilities (cycle, outcome) of all that is decided from an engine's outputs: class, gate, out of domain.
 
-    The gate is a logistic regression: its features count over their deviation in the training set, by its weights. Its
-    probability is taken with the threshold at a half. Out of domain is 0 or 1.
+    The gate is a logistic regression with its threshold at a half; out of domain is 0 or 1.
     """
     probabilities, features = outputs
     yes = []
@@ -326,9 +324,8 @@ def select(name: str, trained: TrainedModel, *, folder: Path | None, device: tor
 def candidates(name: str, trained: TrainedModel, folder: Path | None) -> list[str]:
     """Names of the engines that "auto" or "exact" selects from, torch always among them.
 
-    "exact": those of float32 whose `decisions` have torch's probabilities to `EXACT_TOLERANCE` on the probes and, where
-    that was measured, on real cycles. "auto": also those that were measured in `folder`, that of the model file, to
-    decide as torch in 99 % of the cycles. Only engines whose graph was exported take part.
+    "exact": those of float32 that equal torch on the probes and, where that was measured, on real cycles. "auto": also
+    those that were measured in `folder`, that of the model file, to decide as torch in 99 % of the cycles.
     """
     names = available(trained)
     measured = {} if folder is None else read_parity(folder, trained)

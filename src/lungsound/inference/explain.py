@@ -63,9 +63,8 @@ def relevance(trained: TrainedModel, cycle: Sound, *, class_index: int) -> Tenso
     """Relevance (time, mel) of a cycle's own sound, as `FrontEnd.cut` gives it.
 
     Positive bins speak for the class, negative ones against it, compared with a sound that is constantly what this one
-    is on average at each frequency. Where a cycle is repeated up to the input's length, the relevances of a moment's
-    repetitions are added up; a cycle longer than the input has frames for its beginning alone. SettingsError for a
-    convolutional model, which has no patches.
+    is on average at each frequency. Relevances of a moment's repetitions are added up; a cycle longer than the input
+    has frames for its beginning alone. SettingsError for a convolutional model, which has no patches.
     """
     check_explainable(trained)
     encoder, front_end = trained.model.patch_encoder, trained.front_end

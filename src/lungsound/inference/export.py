@@ -22,8 +22,7 @@ from lungsound.training.evaluate import data_of_model
 def export_run(model: str | Path, *, data_root: Path | None, num_cycles: int, console: Console) -> Path:
     """Export the graph of a model and measure every engine that is installed; the path of their parity.
 
-    `model` is what `Predictor.load` takes. The cycles are drawn from the test set of its run's corpus, or of the one in
-    `data_root`, which a model without a run needs.
+    The cycles are drawn from the test set of its run's corpus, or of the one in `data_root`.
     """
     file = find_model(model)
     trained, cycles = _model_and_cycles(file, data_root, num_cycles)

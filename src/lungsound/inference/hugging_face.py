@@ -43,8 +43,7 @@ def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Sound]) 
 
     Returns the parity of the library's pipeline with torch on cycles fitted to the input as the card says, and on the
     cycles as they are, which it pads with zeros of its own. SettingsError for a model that the library has no equal of,
-    and for a folder that holds a model which was not exported; WeightsError, and no files, when the library's model
-    has other probabilities.
+    and for a folder of another model; WeightsError, and no files, for other probabilities.
     """
     trained = load_model(model_file)
     check_expressible(trained)

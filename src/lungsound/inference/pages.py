@@ -67,9 +67,7 @@ def write_review_pages(
 
     The recordings are read again: where one is gone or is another file now, the page says so in place of its sound.
     The relevance of the `num_explained` most uncertain cycles is drawn. None draws that of every cycle, and writes it
-    beside the page as an `.npz` with the arrays `relevance_<number>` (time, mel) for each cycle, `start_s`, `end_s` and
-    `best_guess` (cycle,), `frame_s` between frames, `mel_hz` (mel,), `path`, `model_sha256` and `format`. Same input
-    (with `created`, which needs a time zone), same bytes.
+    beside the page as an `.npz` (`_write_relevance`). Same input (with `created`, which needs a time zone), same bytes.
     """
     shared = _shared(predictor.provenance(created))
     paths, arrays = [out / page_name(prediction) for prediction in predictions], []

@@ -190,6 +190,7 @@ class Predictor:
         cls, model: str | Path = BOX, *, device: str = "cpu", engine: str = AUTO, find_by: FindBy = "auto"
     ) -> "Predictor":
         """Load the model in the box, or from a run folder, an export to hf, a model file, or the Hub (hf://OWNER/NAME)."""
+        """Load the model in the box, or from a run folder, an export to hf, a model file, or the Hub (hf://OWNER/NAME)."""
         file = find_model(model)
         return cls(load_model(file), device=device, engine=engine, path=file, find_by=find_by)
 

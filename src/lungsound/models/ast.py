@@ -254,10 +254,9 @@ class AudioSpectrogramTransformer(nn.Module):
     def encode(self, patches: Tensor, num_columns: Tensor | None = None) -> Tensor:
         """Patches (batch, patch, dim) to features (batch, dim).
 
-        With `num_columns` (batch,), at least 1, only the patches of so many leading time columns are encoded;
-        each keeps its position. Samples of different lengths are packed, never padded. Patches of a shorter
-        filter bank, all of one length, are encoded in the same way. `num_columns` on the CPU keeps the host
-        from waiting for a GPU.
+        With `num_columns` (batch,), at least 1, only the patches of so many leading time columns are encoded; each
+        keeps its position. Samples of different lengths are packed, never padded. Patches of a shorter filter bank, all
+        of one length, are encoded in the same way. `num_columns` on the CPU keeps the host from waiting for a GPU.
         """
         prefix = torch.cat([self.cls_token, self.dist_token], dim=1).expand(patches.shape[0], -1, -1)
         prefix_places, places = torch.tensor_split(self.pos_embed, [NUM_PREFIX_TOKENS], dim=1)

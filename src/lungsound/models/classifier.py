@@ -194,8 +194,7 @@ def predict_cycles(
     """Predict cycles: probabilities (cycle, class) and the encoder's features (cycle, dim), both float32.
 
     `inputs` are batches of normalised filter banks (batch, time, mel), each with its `num_frames` (batch,) as the model
-    takes it. The encoder computes in float32 whatever it was trained in, or under bfloat16 autocast. `on_progress` gets
-    the number of cycles done.
+    takes it. `on_progress` gets the number of cycles done.
     """
     model.to(device).eval()
     probabilities = [torch.empty(0, len(model.classes))]

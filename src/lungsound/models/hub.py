@@ -36,10 +36,8 @@ KNOWN_WEIGHTS = {name: KnownFile(**values) for name, values in shipped("models",
 def resolve_weights(name_or_path: str, *, cache_dir: Path | None = None, on_progress: OnProgress | None = None) -> Path:
     """Path of a file (or folder) of weights: "box", a name of KNOWN_WEIGHTS from the cache, or an existing path.
 
-    The name comes first, so that a run's folder of that name is not taken for the weights; `./name` is the folder.
-    What the cache lacks is downloaded, unless LUNGSOUND_OFFLINE is 1. `on_progress` gets the bytes so far and in
-    all (None: unknown). SettingsError for an unknown name, FetchError when the file cannot be had or has another
-    hash.
+    The name comes first: `./name` is the folder. What the cache lacks is downloaded, unless LUNGSOUND_OFFLINE is 1.
+    SettingsError for an unknown name, FetchError when the file cannot be had or has another hash.
     """
     if name_or_path == BOX:
         return box_file()
@@ -106,7 +104,6 @@ def download_model(name: str, *, download: Callable[..., str] | None = None) -> 
     """Our model file of a repository on the Hub, in the Hub's cache; `name` may have `hf://` before, `@revision` after.
 
     With LUNGSOUND_OFFLINE=1 only the cache is asked. `download` stands for huggingface_hub's hf_hub_download.
-    SettingsError for what is no name or without huggingface_hub, FetchError when the file cannot be had.
     """
     match = NAME.fullmatch(name)
     if match is None:

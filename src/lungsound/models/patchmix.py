@@ -44,8 +44,7 @@ def draw_patch_mix(
     """Draw lambda ~ Beta(beta, beta), a partner for each sample, and the patches to replace.
 
     axis="patch" replaces `int(num_patches * (1 - lambda))` single patches, "time" as many whole time columns of the
-    grid. With `beta` 0 nothing is mixed. Without self partners the permutation is one random cycle. `generator` is
-    a CPU generator.
+    grid. With `beta` 0 nothing is mixed. Without self partners the permutation is one random cycle.
     """
     num_units = grid.num_patches if axis == "patch" else grid.time
     rows = batch_size if is_lam_per_sample else 1

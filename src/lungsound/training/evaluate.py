@@ -90,9 +90,8 @@ def evaluate(
 def data_to_test(trained: DataSettings, root: Path | None, label_map: Path | None) -> DataSettings:
     """Settings by which a corpus is read that a run is tested on; `trained` are those of the run's own.
 
-    The run's own (no `root`, or the same folder) as then: devices, modes, split, test parts, label map; one of several
-    as that one alone. Any other whole, with its official split, and by the run's label map when it has words that are
-    known to no label set. `label_map` goes before the run's.
+    The run's own (no `root`, or the same folder) as then, one of several as that one alone. Any other whole, with its
+    official split, and by the run's label map when it has words that are known to no label set.
     """
     own = {} if label_map is None else {"label_map": str(label_map)}
     if root is None:

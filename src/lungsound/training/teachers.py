@@ -27,8 +27,7 @@ def ask_teachers(
     """SHA-256 of each teacher's model file by name, and soft labels (training cycle, class); None without a teacher.
 
     They are the mean of the probabilities, not calibrated, of the cycles as they are, each teacher with its own front
-    end, in float32: the same when a run is resumed. SettingsError for a teacher of other classes, or one that a patient
-    trained whom this run holds out or tests.
+    end. SettingsError for a teacher of other classes, or one that a patient trained whom this run holds out or tests.
     """
     names = config.objective.teachers
     for name in names:

@@ -68,9 +68,9 @@ def write_format(
 ) -> list[Path]:
     """Write predictions into the folder `out`, over files that are there; returns the paths.
 
-    The files are `answers<suffix>`, or `<recording><suffix>` for each, and those of the provenance. Raises, before
-    anything is written, SettingsError as `check_formats` does and when a file would replace an annotation that
-    lungsound did not write; ValueError when a prediction is not about the label set's classes.
+    The files are `answers<suffix>`, or `<recording><suffix>` for each, and those of the provenance. SettingsError,
+    before anything is written, as `check_formats` and when a file would replace an annotation that lungsound did not
+    write.
     """
     check_formats([to], provenance.label_set, [prediction.path for prediction in predictions])
     classes = provenance.label_set.classes
