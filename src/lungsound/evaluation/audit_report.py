@@ -231,8 +231,7 @@ def draw_classes(counts_of: Mapping[str, Mapping[str, int]], words: Sequence[str
                 label=f"{part} ({total:,} cycles)",
             )
         axes.set_xticks(range(len(words)), words)
-        axes.set_ylabel("percent of the part's cycles")
-        axes.set_title("Share of each class in each part")
+        axes.set(ylabel="percent of the part's cycles", title="Share of each class in each part")
         axes.legend(loc="upper right")
 
 
@@ -251,7 +250,5 @@ def draw_bands(findings: Sequence[RecordingFinding], path: Path) -> None:
             limits = [groups[name] for name in names]
             axes.hist(limits, bins=list(edges), stacked=True, color=colours, label=names)
             axes.legend(loc="upper left")
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("end of the spectrum, percent of what the rate could hold")
-        axes.set_ylabel("recordings")
-        axes.set_title("Where the spectra of the recordings end")
+        axes.set(xlim=(0, 100), xlabel="end of the spectrum, percent of what the rate could hold")
+        axes.set(ylabel="recordings", title="Where the spectra of the recordings end")

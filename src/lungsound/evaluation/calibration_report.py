@@ -467,7 +467,7 @@ def draw_risk_coverage(
             axes.plot(*at, "o", color=ORANGE, markersize=8, label=f"threshold {threshold:.2f}, from validation")
         axes.set(xlim=(0, 101), xlabel="not withheld, percent of cycles (most confident first)")
         axes.set_ylim(bottom=0)
-        axes.set_ylabel("wrong, percent of these")
-        axes.set_title(f"Risk and coverage, {len(confidence)} cycles of {len(set(patients))} patients")
+        title = f"Risk and coverage, {len(confidence)} cycles of {len(set(patients))} patients"
+        axes.set(ylabel="wrong, percent of these", title=title)
         axes.grid(color=GRID, linewidth=0.8)
         axes.legend(loc="upper left")

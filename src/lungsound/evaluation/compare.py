@@ -314,8 +314,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
         bars = 100 * np.sort(comparison.contributions)[::-1]
         lower.bar(np.arange(1, len(bars) + 1), bars, color=np.where(bars > 0, BLUE, ORANGE), width=0.9)
         lower.axhline(0.0, color="black", linewidth=0.8)
-        lower.set_xlim(0.4, len(bars) + 0.6)
-        lower.set_xlabel(f"{len(bars)} patients, from A better to B better")
+        lower.set(xlim=(0.4, len(bars) + 0.6), xlabel=f"{len(bars)} patients, from A better to B better")
         lower.set_ylabel("points of the\ndifference of Scores")
         if len(bars) <= 20:
             lower.set_xticks(range(1, len(bars) + 1))

@@ -87,8 +87,7 @@ def draw_confusion(confusion: Counts, classes: Sequence[str], path: Path) -> Non
         slant: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if is_slanted else {}
         axes.set_xticks(range(len(classes)), [str(name) for name in classes], **slant)
         axes.set_yticks(range(len(classes)), [f"{name}\nn = {n}" for name, n in zip(classes, support, strict=True)])
-        axes.set_xlabel("predicted class")
-        axes.set_ylabel("true class")
+        axes.set(xlabel="predicted class", ylabel="true class")
         axes.set_title(f"{int(support.sum())} cycles; percent of each true class")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
@@ -121,9 +120,7 @@ def draw_score_intervals(
             patients = counted(line.estimate.interval.num_patients, "patient")
             names.append(f"{line.name}\n{line.num_cycles} cycles, {patients}")
         axes.set_yticks(range(len(lines)), names, fontsize=9)
-        axes.set_ylim(len(lines) - 0.5, -0.6)
-        axes.set_xlim(-2, 102)
-        axes.set_xlabel(f"percent (dashed: {dashed_name})")
+        axes.set(xlim=(-2, 102), ylim=(len(lines) - 0.5, -0.6), xlabel=f"percent (dashed: {dashed_name})")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color="#E5E5E5", linewidth=0.8)
@@ -146,8 +143,7 @@ def difference_lines(axes: "Axes", lines: Sequence[ScoreLine]) -> None:
         _draw_interval(axes, row, line)
         axes.text(1.02, row, line.estimate.in_points(), transform=axes.get_yaxis_transform(), va="center")
     axes.set_yticks(range(len(lines)), [line.name for line in lines])
-    axes.set_ylim(len(lines) - 0.5, -0.5)
-    axes.set_xlabel("A minus B, percent points")
+    axes.set(ylim=(len(lines) - 0.5, -0.5), xlabel="A minus B, percent points")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
 
@@ -209,8 +205,7 @@ def draw_curves(
                 axes.axvline(chosen_epoch, color="black", linestyle=":", linewidth=1.4, zorder=0)
         chosen = "" if chosen_epoch is None else f"; dotted: epoch {chosen_epoch}, the one that was evaluated"
         panel_axes[0].set_title(f"Training, {len(history)} epoch(s){chosen}")
-        panel_axes[-1].set_xlabel("epoch")
-        panel_axes[-1].set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
+        panel_axes[-1].set(xlabel="epoch", xlim=(epochs.min() - 0.5, epochs.max() + 0.5))
         figure.align_ylabels()
 
 
@@ -253,19 +248,10 @@ def draw_spectrogram(samples: Waveform, sample_rate_hz: int, path: Path) -> None
         above.plot(np.arange(len(samples)) / sample_rate_hz, samples, color="#595959", linewidth=0.5)
         above.set_yticks([])
         above.spines["left"].set_visible(False)
-        image = below.imshow(
-            levels,
-            origin="lower",
-            aspect="auto",
-            interpolation="nearest",
-            cmap="magma",
-            vmin=-RANGE_DB,
-            vmax=0.0,
-            extent=(-HOP_S / 2, (levels.shape[1] - 0.5) * HOP_S, 0.0, highest_hz / 1000.0),
-        )
-        below.set_xlim(0.0, len(samples) / sample_rate_hz)
-        below.set_xlabel("seconds")
-        below.set_ylabel("kHz")
+        extent = (-HOP_S / 2, (levels.shape[1] - 0.5) * HOP_S, 0.0, highest_hz / 1000.0)
+        look = {"origin": "lower", "aspect": "auto", "interpolation": "nearest", "cmap": "magma"}
+        image = below.imshow(levels, vmin=-RANGE_DB, vmax=0.0, extent=extent, **look)
+        below.set(xlim=(0.0, len(samples) / sample_rate_hz), xlabel="seconds", ylabel="kHz")
         figure.colorbar(image, ax=below, label="dB", pad=0.01)
 
 
