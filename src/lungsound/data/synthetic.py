@@ -101,11 +101,7 @@ class Breath(NamedTuple):
 
 
 def synthesize(
-    root: str | Path,
-    *,
-    num_patients: int = 40,
-    seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
+    root: str | Path, *, num_patients: int = 40, seed: int = 0, on_progress: Callable[[int, int], None] | None = None
 ) -> Path:
     """Write a synthetic corpus into the new or empty folder `root` and return it.
 

@@ -216,11 +216,7 @@ class Ranking:
 
     @classmethod
     def of(
-        cls,
-        scores: Fractions,
-        is_positive: npt.NDArray[np.bool_],
-        patients: Sequence[str],
-        where: npt.ArrayLike = True,
+        cls, scores: Fractions, is_positive: npt.NDArray[np.bool_], patients: Sequence[str], where: npt.ArrayLike = True
     ) -> "Ranking":
         """From score, truth and patient of each cycle `where`; all patients, sorted by name."""
         (names, patient), (places, place) = (np.unique(each, return_inverse=True) for each in (patients, scores))

@@ -37,12 +37,7 @@ class ScoreEstimates:
 
     @classmethod
     def of_runs(
-        cls,
-        runs: Sequence[Predictions],
-        bootstrap: Bootstrap,
-        *,
-        is_two_class: bool = False,
-        parts: Sequence[str] = (),
+        cls, runs: Sequence[Predictions], bootstrap: Bootstrap, *, is_two_class: bool = False, parts: Sequence[str] = ()
     ) -> "ScoreEstimates":
         """Means over seeds of runs on the same cycles, all together or the mean over `parts`; of all classes or two."""
         counts = confusions_by_part(runs, parts)

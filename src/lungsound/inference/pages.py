@@ -23,15 +23,7 @@ from lungsound.axes import PATCH_SIZE
 from lungsound.errors import AudioError
 from lungsound.files import short_names, write_text, written_whole
 from lungsound.inference.explain import relevance
-from lungsound.inference.prediction import (
-    MEANINGS,
-    RULE,
-    Provenance,
-    RecordingPrediction,
-    lanes,
-    margin,
-    uncertainty,
-)
+from lungsound.inference.prediction import MEANINGS, RULE, Provenance, RecordingPrediction, lanes, margin, uncertainty
 from lungsound.inference.predictor import Predictor
 from lungsound.page import render
 from lungsound.progress import track

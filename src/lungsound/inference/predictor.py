@@ -275,27 +275,18 @@ class Predictor:
             sets, is_abstained = calibration.prediction_set(given), calibration.is_abstaining(given)
         cycles = []
         for place, stretch in enumerate(stretches):
-            reasons, possible = set(for_all), tuple(compress(self.classes, sets[place]))
-            if stretch.is_silent:
-                reasons.add(Reason.SILENT_CYCLE)
-            if is_other[place]:
-                reasons.add(Reason.NO_BREATHING)
-            if scores and scores[place] == HIGHEST_SCORE:
-                reasons.add(Reason.OUT_OF_DOMAIN)
-            if possible == self.classes:
-                reasons.add(Reason.ALL_CLASSES_POSSIBLE)
-            if is_abstained[place]:
-                reasons.add(Reason.LOW_CONFIDENCE)
-            cycle = CyclePrediction(
-                stretch.start_s,
-                stretch.end_s,
-                self.classes[int(predicted[place])],
-                dict(zip(self.classes, probabilities[place].tolist(), strict=True)),
-                Reason.in_order(reasons),
-                possible,
-                threshold,
-                least_confidence,
-            )
+            possible = tuple(compress(self.classes, sets[place]))
+            own = {
+                Reason.SILENT_CYCLE: stretch.is_silent,
+                Reason.NO_BREATHING: is_other[place],
+                Reason.OUT_OF_DOMAIN: bool(scores) and scores[place] == HIGHEST_SCORE,
+                Reason.ALL_CLASSES_POSSIBLE: possible == self.classes,
+                Reason.LOW_CONFIDENCE: is_abstained[place],
+            }
+            reasons = Reason.in_order([*for_all, *(reason for reason, is_so in own.items() if is_so)])
+            best_guess, times_s = self.classes[int(predicted[place])], (stretch.start_s, stretch.end_s)
+            shares = dict(zip(self.classes, probabilities[place].tolist(), strict=True))
+            cycle = CyclePrediction(*times_s, best_guess, shares, reasons, possible, threshold, least_confidence)
             cycles.append(cycle)
         is_sounding = [not stretch.is_silent for stretch in stretches]
         sounding_scores, remarks = list(compress(scores, is_sounding)), list(loaded.quality)

@@ -23,13 +23,7 @@ from lungsound.data.store import open_filter_banks
 from lungsound.errors import SettingsError
 from lungsound.evaluation.bootstrap import Bootstrap
 from lungsound.evaluation.predictions import HELD_OUT_PARTS, Predictions, read_predictions, write_predictions
-from lungsound.evaluation.report import (
-    HardCycle,
-    ReportInputs,
-    hardest_rows,
-    summary_lines,
-    write_report,
-)
+from lungsound.evaluation.report import HardCycle, ReportInputs, hardest_rows, summary_lines, write_report
 from lungsound.evaluation.rescore import PatientCounts, rescore
 from lungsound.evaluation.scores import Subgroups, age_groups, evaluate_predictions, score_subgroups
 from lungsound.evaluation.selection import (
@@ -241,9 +235,7 @@ def columns_of(run: RunFolder) -> dict[str, list[tuple[str, ...]]]:
     """The table of three columns for each part of the test; none of a run that keeps no predictions of its epochs."""
     train = run.config().train
     unwatched = unwatched_columns(
-        train.selection,
-        is_test_watched=train.is_test_watched,
-        has_validation=run.facts().num_cycles[VALIDATION] > 0,
+        train.selection, is_test_watched=train.is_test_watched, has_validation=run.facts().num_cycles[VALIDATION] > 0
     )
     columns, epochs = run.columns(), run.progress().best_epochs | {LAST: train.epochs}
     parts = sorted({part for predictions in columns.values() for part in predictions.parts} - set(HELD_OUT_PARTS))
