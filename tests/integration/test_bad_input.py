@@ -199,7 +199,7 @@ def test_a_recipe_with_an_unknown_key(corpus: Path, tmp_path: Path, capsys: pyte
         (["data.split=fold9"], ("fold9",)),
         (["data.devices=['Stethos']"], ("no cycles", "Stethos")),
         (["data.label_set=diagnosis2"], ("needs each patient's diagnosis",)),
-        (["train.batch_size=50"], ("2 training cycles do not fill one batch of 50",)),
+        (["train.batch_size=50"], ("2 training cycles fill no batch of 50",)),
         (["data.protocol=strict"], ("needs 2 or more training patients, got 1", "data.protocol=published")),
         (["train.selection=validation"], ("needs held-out patients", "data.protocol=strict")),
         (["objective.projection_dim=5"], ("projection_dim is 5", "project_*")),

@@ -236,7 +236,7 @@ def test_training_batches_follow_their_settings() -> None:
     for is_dropped, num_steps in ((True, 2), (False, 3)):
         settings = config(batch_size=3, is_last_batch_dropped=is_dropped, seed=4)
         assert batches_of_zeros(settings, range(1, 9)).num_steps == num_steps
-    with pytest.raises(SettingsError, match="3 training cycles do not fill one batch of 8"):
+    with pytest.raises(SettingsError, match="3 training cycles fill no batch of 8"):
         batches_of_zeros(config(), [0, 1, 2])
     for batch_size in (1, 3):
         with pytest.raises(SettingsError, match="one cycle"):

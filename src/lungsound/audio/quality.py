@@ -433,9 +433,8 @@ def voicing(sound: Values) -> tuple[Values, Values]:
     # Of each bin the ripple about the mean of its neighbours, as far as they are in the band.
     sums = np.cumsum(np.pad(level, ((0, 0), (half + 1, half))), axis=1)
     counts = np.cumsum(np.pad(np.ones(level.shape[1]), (half + 1, half)))
-    means = (sums[:, FLATTENED_BINS:] - sums[:, :-FLATTENED_BINS]) / (
-        counts[FLATTENED_BINS:] - counts[:-FLATTENED_BINS]
-    )
+    num_summed = counts[FLATTENED_BINS:] - counts[:-FLATTENED_BINS]
+    means = (sums[:, FLATTENED_BINS:] - sums[:, :-FLATTENED_BINS]) / num_summed
     ripple = np.where(level > 0, np.minimum(level / np.maximum(means, 1e-12) - 1, MAX_RIPPLE), 0)
     spectrum = np.zeros((len(ripple), len(frequency_hz)))
     spectrum[:, is_inside] = ripple

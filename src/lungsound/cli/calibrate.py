@@ -158,9 +158,7 @@ def _keep(run: Path | None, calibration: "Calibration", *, held_out: "Prediction
         measured = measured.model_copy(update={"ages_years": ages})
         evidence = evidence.model_copy(update={"held_out": measured})
     add_to_model(folder.model, calibration=calibration, evidence=evidence)
-    print_lines(
-        f"stored in {folder.model}; pages show it after 'lungsound evaluate' and 'lungsound calibrate' of the run"
-    )
+    print_lines(f"stored in {folder.model}; pages show it after 'lungsound evaluate' and 'calibrate' of the run")
 
 
 def _rows(
@@ -202,9 +200,7 @@ def _rows(
         if predictions is not None and kept is not None and kept.normal_threshold is not None:
             threshold_on = predictions.of_part(VALIDATION_PART)
     else:
-        raise SettingsError(
-            "give either a RUN, or --validation FILE and --test FILE, predictions of different patients"
-        )
+        raise SettingsError("give a RUN, or --validation FILE and --test FILE, predictions of different patients")
     if fitted_on.classes != measured_on.classes:
         raise DataError(
             f"validation has the classes {', '.join(fitted_on.classes)}, the test {', '.join(measured_on.classes)}: "
@@ -218,9 +214,7 @@ def _rows(
     num_shared = len(set(fitted_on.patients) & set(measured_on.patients))
     remarks = [] if unknown is None else [unknown]
     if num_shared:
-        remarks.append(
-            f"Patients of validation who are in the test too: {num_shared}. The measurements are optimistic."
-        )
+        remarks.append(f"Patients of validation in the test too: {num_shared}. The measurements are optimistic.")
     points = () if kept is None else kept.operating_points
     sensitivities = [point.wanted_sensitivity for point in points] or [WANTED_SENSITIVITY]
     return fitted_on, measured_on, kept, sensitivities, remarks, threshold_on

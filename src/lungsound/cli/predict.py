@@ -76,10 +76,8 @@ def models() -> None:
         facts += [f"licence: {metadata(BOX_DISTRIBUTION)['License-Expression']}", NOTICE]
         print_lines(f"{BOX}: {file}", *(f"    {fact}" for fact in facts))
     print_lines("")
-    rows = [
-        (name, known.trained_on, known.licence, "yes" if is_cached(name) else "no")
-        for name, known in KNOWN_WEIGHTS.items()
-    ]
+    known = ((name, is_cached(name), each) for name, each in KNOWN_WEIGHTS.items())
+    rows = [(name, each.trained_on, each.licence, "yes" if is_there else "no") for name, is_there, each in known]
     print_table(("weights", "trained on", "licence", "cached"), rows)
 
 

@@ -278,9 +278,8 @@ def _shared_patients(corpus: Corpus) -> list[SharedPatient]:
         if len(num_of_part) > 1:
             parts = {part: num_of_part[part] for part in corpus.parts if part in num_of_part}
             # By design: every two of the parts are the training set and one that is said to hold its patients.
-            is_by_design = all(
-                TRAIN in pair and set(pair) - {TRAIN} <= corpus.known_patient_parts for pair in combinations(parts, 2)
-            )
+            known = corpus.known_patient_parts
+            is_by_design = all(TRAIN in pair and {*pair} - {TRAIN} <= known for pair in combinations(parts, 2))
             shared.append(SharedPatient(patient, parts, is_by_design))
     return shared
 

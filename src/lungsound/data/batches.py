@@ -215,9 +215,7 @@ def training_batches(
     )
     batch_size = config.train.batch_size
     if batches.num_steps == 0:
-        raise SettingsError(
-            f"{len(batches)} training cycles do not fill one batch of {batch_size}: take a smaller train.batch_size"
-        )
+        raise SettingsError(f"{len(batches)} training cycles fill no batch of {batch_size}: lower train.batch_size")
     last = len(batches) - (batches.num_steps - 1) * batch_size
     if config.objective.name == "patchmix_cl" and min(last, batch_size) == 1:
         raise SettingsError(

@@ -193,9 +193,7 @@ def read_split(places: Sequence[Path], split: str) -> tuple[Callable[[str], str 
         origin = f"RespireNet's fold {fold[1]} as test, shipped with lungsound"
         return lambda name: part_of.get(name.partition("_")[0]), origin
     if not Path(split).is_file():
-        raise CorpusError(
-            f"split {split!r} is none of 'official', 'fold0' to 'fold4' and a file of name<TAB>part lines"
-        )
+        raise CorpusError(f"split {split!r} is none of 'official', 'fold0' to 'fold4', a file of name<TAB>part lines")
     return parse_split(Path(split)).get, f"from {split}"
 
 

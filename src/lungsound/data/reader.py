@@ -58,9 +58,7 @@ def read_corpus(
     elif kind == "folders":
         corpus = read_folders(root, label_map=own)
     else:
-        raise CorpusError(
-            f"unknown kind of corpus {kind!r}: expected 'auto', 'icbhi', 'sprsound', 'table' or 'folders'"
-        )
+        raise CorpusError(f"unknown kind of corpus {kind!r}: expected 'auto', 'icbhi', 'sprsound', 'table', 'folders'")
     if own is not None and kind in ("icbhi", "sprsound"):
         corpus = relabelled(corpus, own)
     folders = {recording.path.parent for recording in corpus.recordings}

@@ -148,9 +148,7 @@ class Calibration(_Stored):
         num_abnormal = max((point.num_abnormal_patients for point in self.operating_points), default=0)
         if num_abnormal < FEW_PATIENTS:
             effect = "it may be far off for others" if num_abnormal else "there is none"
-            problems.append(
-                f"Operating point from the abnormal cycles of {num_abnormal} patients ({needed}): {effect}."
-            )
+            problems.append(f"Operating point from abnormal cycles of {num_abnormal} patients ({needed}): {effect}.")
         for each in self.sets:
             if each.threshold == 0.0:
                 promise = f"{num_patients} validation patients cannot promise more"

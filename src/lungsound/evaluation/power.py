@@ -106,10 +106,8 @@ def plan(
         replace(Study.like(spread, power=power), patient_sd=scale * sd)
         for sd in (spread.patient_sd, interval.low, interval.high)
     )
-    needed = {
-        each: (study.patients_needed(each), low.patients_needed(each), high.patients_needed(each))
-        for each in differences
-    }
+    num_of, least, most = study.patients_needed, low.patients_needed, high.patients_needed
+    needed = {each: (num_of(each), least(each), most(each)) for each in differences}
     return Plan(part, num_patients, study.detectable(num_patients), needed)
 
 

@@ -167,7 +167,7 @@ def test_wanted_sensitivities_are_kept_when_asked_for(strict: RunFolder) -> None
     run("operate", strict.path, "--sensitivity", 0.7)
     assert kept_in(strict) == before
     output = run("operate", strict.path, "--sensitivity", 0.7, "--sensitivity", 0.8, "--keep")
-    assert "pages show it after 'lungsound evaluate' and 'lungsound calibrate' of the run" in output
+    assert "pages show it after 'lungsound evaluate' and 'calibrate' of the run" in output
     kept = kept_in(strict)
     assert [point.wanted_sensitivity for point in kept.operating_points] == [0.7, 0.8]
     assert kept.model_copy(update={"operating_points": before.operating_points}) == before
@@ -286,7 +286,7 @@ def test_patients_on_both_sides_are_warned_of_on_the_page_too(files: tuple[Path,
     patients = tuple("v00" if name in {"t00", "t01"} else name for name in test.patients)
     write_predictions(tmp_path / "test.csv", replace(test, patients=patients))
     arguments = ("--validation", files[0], "--test", tmp_path / "test.csv")
-    remark = "Patients of validation who are in the test too: 1. The measurements are optimistic."
+    remark = "Patients of validation in the test too: 1. The measurements are optimistic."
     assert f"Warning: {remark}" in run("operate", *arguments)
     assert f"Warning: {remark}" in run("calibrate", *arguments, "--out", tmp_path)
     assert remark in (tmp_path / "calibration.md").read_text()
@@ -304,9 +304,9 @@ def test_two_patients_give_no_interval(files: tuple[Path, Path], tmp_path: Path)
 
 def test_mistakes_are_named(files: tuple[Path, Path], tmp_path: Path) -> None:
     for arguments, message in (
-        ("calibrate --out {t}", "give either a RUN, or --validation FILE and --test FILE"),
-        ("calibrate {t} --validation {v} --test {v}", "give either a RUN"),
-        ("operate --validation {v}", "give either a RUN"),
+        ("calibrate --out {t}", "give a RUN, or --validation FILE and --test FILE"),
+        ("calibrate {t} --validation {v} --test {v}", "give a RUN"),
+        ("operate --validation {v}", "give a RUN"),
         ("calibrate --validation {v} --test {v}", "give --out DIR"),
         ("calibrate {t} --error 0.1 --coverage 0.5", "one of them only"),
         ("operate {t}", "is not the folder of a run"),
