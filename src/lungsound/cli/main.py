@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lungsound.cli import calibrate, compare, data, experiments, predict, rescore, serve, train
+from lungsound.cli import calibrate, compare, data, experiments, predict, serve, train
 from lungsound.cli.shared import NOTICE, print_error
 from lungsound.errors import LungsoundError
 
@@ -39,7 +39,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     experiments.cross,
     compare.compare,
     compare.power,
-    rescore.rescore,
+    compare.rescore,
     calibrate.calibrate,
     calibrate.operate,
     predict.embed,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from lungsound.cli.rescore import rescore
+from lungsound.cli.compare import rescore
 from lungsound.cli.shared import console
 from lungsound.errors import DataError, LungsoundError
 from lungsound.evaluation import bootstrap

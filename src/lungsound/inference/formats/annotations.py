@@ -1,4 +1,4 @@
-"""Predictions as labels beside a recording: Audacity, Raven, Praat's TextGrid, ICBHI's `.txt` and SPRSound's `.json`.
+"""Predictions beside a recording: Audacity, Raven, Praat's TextGrid, ICBHI's `.txt`, SPRSound's `.json`, and FHIR.
 
 ICBHI and SPRSound have no word for "uncertain": the best guess is written for every cycle.
 """
@@ -6,6 +6,7 @@ ICBHI and SPRSound have no word for "uncertain": the best guess is written for e
 import json
 from itertools import compress
 from typing import TYPE_CHECKING
+from uuid import NAMESPACE_URL, uuid5
 
 from lungsound.errors import SettingsError
 from lungsound.inference.formats.tables import PROBABILITY_PREFIX, record
@@ -20,6 +21,7 @@ RAVEN_COLUMNS = ("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)
 OWN_COLUMNS, LAST_COLUMN = ("Answer", "Best Guess", "Possible"), "Reasons"
 TIER = "lung sound"
 RECORD_KEY = "lungsound"  # of SPRSound's JSON
+RESEARCH_USE = "research use only, not for diagnosis"
 
 
 def audacity_text(prediction: RecordingPrediction, _: Provenance) -> str:
@@ -91,6 +93,38 @@ def sprsound_prediction_text(prediction: RecordingPrediction, provenance: Proven
     else:
         content = sprsound_text(None, _cycles(prediction))
     return json.dumps({**json.loads(content), RECORD_KEY: record(prediction, provenance)}, allow_nan=False)
+
+
+def fhir_text(prediction: RecordingPrediction, provenance: Provenance) -> str:
+    """FHIR R4 Bundle: a preliminary DiagnosticReport, its Observations, and the Device that made them.
+
+    No code of a terminology is used but for units and for absent values: a prediction is no finding. Nothing names the
+    patient or the file: the subject is the pseudonym, or left out. The same prediction gives the same ids.
+    https://hl7.org/fhir/R4/diagnosticreport.html, observation.html, device.html
+    """
+
+    def url(part: str) -> str:
+        facts = (provenance.model_sha256, provenance.created_text, prediction.path_text, part)
+        return uuid5(NAMESPACE_URL, "\n".join(facts)).urn
+
+    score, calibration = prediction.out_of_domain, provenance.calibration
+    versions = {"lungsound": provenance.lungsound_version, "model SHA-256": provenance.model_sha256}
+    conclusion = "No answer" if prediction.aggregate is None else prediction.aggregate.caption
+    bundle = render(
+        "fhir.json",
+        prediction=prediction,
+        provenance=provenance,
+        url=url,
+        research_use=RESEARCH_USE,
+        method=f"lungsound {provenance.lungsound_version}, model SHA-256 {provenance.model_sha256}, "
+        f"calibration {calibration or 'none'}; cycles from {prediction.cycles_from}",
+        versions=versions if calibration is None else versions | {"calibration": calibration},
+        settings=f"label set {provenance.label_set.name}; settings {json.dumps(provenance.settings, allow_nan=False)}",
+        remarks=[f"quality: {name}" for name in prediction.quality]
+        + ([] if score is None else [f"out-of-domain score: {score:g}"]),
+        conclusion=f"{provenance.evidence} {conclusion}. {provenance.note}",
+    )
+    return json.dumps(json.loads(bundle), allow_nan=False, indent=1) + "\n"
 
 
 def require_words(to: str, label_set: LabelSet) -> None:

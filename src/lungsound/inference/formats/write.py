@@ -13,7 +13,6 @@ from typing import Any
 from lungsound.errors import SettingsError
 from lungsound.files import RECORD_SUFFIX, is_own_prediction, written_whole
 from lungsound.inference.formats import annotations, tables
-from lungsound.inference.formats.fhir import fhir_text
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.labels import LabelSet
 
@@ -29,7 +28,7 @@ SINGLES: dict[str, tuple[str, Callable[[RecordingPrediction, Provenance], str | 
     "textgrid": (".TextGrid", annotations.textgrid_text),
     "icbhi": (".txt", annotations.icbhi_prediction_text),
     "sprsound": (".json", annotations.sprsound_prediction_text),
-    "fhir": (".fhir.json", fhir_text),
+    "fhir": (".fhir.json", annotations.fhir_text),
 }
 FORMATS = (*TABLES, *SINGLES)
 PAGES = "html"  # made elsewhere: it needs the sound and the model

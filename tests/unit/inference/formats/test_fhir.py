@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lungsound.inference.formats.fhir import fhir_text
+from lungsound.inference.formats.annotations import fhir_text
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from tests.unit.inference.formats.examples import ANSWER, OVERLAPPING, PROVENANCE, SILENT, awkward_answer
 

@@ -12,12 +12,12 @@ from lungsound.inference import predictor
 from lungsound.inference.formats.annotations import (
     RECORD_KEY,
     audacity_text,
+    fhir_text,
     icbhi_prediction_text,
     raven_text,
     sprsound_prediction_text,
     textgrid_text,
 )
-from lungsound.inference.formats.fhir import fhir_text
 from lungsound.inference.formats.tables import COLUMN_TYPES, LAST_TYPES, csv_text, json_lines_text
 from lungsound.inference.formats.write import FORMATS
 from lungsound.inference.prediction import MEANINGS, RULE, CyclePrediction, Provenance, Reason, RecordingPrediction
