@@ -176,7 +176,7 @@ def test_a_threshold_needs_validation_patients_a_normal_class_and_cycles_of_both
     assert divide(corpus, DataSettings(), settings) == divide(corpus, DataSettings(), TrainSettings())
     corpus = make_corpus({str(i): "train" for i in range(10)} | {"t": "test"}, num_cycles=1)
     for data, message in (
-        (DataSettings(protocol="published"), r"needs validation patients.*set data\.protocol=strict"),
+        (DataSettings(protocol="published"), r"needs held-out patients.*set data\.protocol=strict"),
         (DataSettings(label_set="diagnosis3"), "needs a label set with a class 'normal'; diagnosis3 has healthy"),
         (DataSettings(), "needs normal and other cycles of validation patients; there are"),
     ):

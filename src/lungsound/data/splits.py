@@ -159,9 +159,10 @@ def divide(corpus: Corpus, data: DataSettings, train: TrainSettings, *, is_teste
     """
     is_strict = data.protocol == "strict"
     if not is_strict and (train.selection == "validation" or train.is_threshold_chosen):
-        setting = "is_threshold_chosen=true" if train.is_threshold_chosen else "selection=validation"
+        setting = "selection=validation" if train.selection == "validation" else "is_threshold_chosen=true"
         raise SettingsError(
-            f"train.{setting} needs validation patients, which data.protocol=published does not have; set it to strict"
+            f"train.{setting} needs held-out patients, which data.protocol=published does not have; "
+            "set data.protocol=strict"
         )
     is_untested = is_strict and not is_tested and corpus.parts == ("train",)
     candidates, test = _rows(corpus, ("train",)), () if is_untested else rows_to_test(corpus, data.test_parts)
