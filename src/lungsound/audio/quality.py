@@ -126,7 +126,7 @@ class Defect:
 
 def measure_quality(channels: Samples, sample_rate_hz: int) -> Quality:
     """The measures of a recording (channel, samples) at the rate that its header says."""
-    mono: Samples = channels.mean(axis=0, dtype=np.float32)
+    mono = mono_of(channels)
     silences = silent_stretches(mono, sample_rate_hz)
     lengths = [end - start for start, end in silences]
     return Quality(
@@ -145,6 +145,12 @@ def measure_quality(channels: Samples, sample_rate_hz: int) -> Quality:
         num_dead_channels=sum(rms_dbfs(channel) < MIN_RMS_DBFS for channel in channels),
         channel_difference_db=channel_difference_db(channels) if len(channels) > 1 else None,
     )
+
+
+def mono_of(channels: Samples) -> Samples:
+    """The mean of the channels; of a single one no copy is made."""
+    mono: Samples = channels[0] if len(channels) == 1 else channels.mean(axis=0, dtype=np.float32)
+    return mono
 
 
 def find_defects(quality: Quality) -> tuple[Defect, ...]:
@@ -212,7 +218,7 @@ def clipped_share(waveform: Samples) -> float:
 
 def silent_stretches(waveform: Samples, sample_rate_hz: int) -> list[tuple[int, int]]:
     """First sample and end of each stretch of equal samples of `MIN_SILENCE_S` or more; flat tops are none."""
-    starts, ends = _runs(np.diff(waveform) == 0)
+    starts, ends = _runs(waveform[1:] == waveform[:-1])
     ends = ends + 1  # n equal steps are n + 1 equal samples
     is_long = ends - starts >= MIN_SILENCE_S * sample_rate_hz
     is_varied = waveform.max() > waveform.min()
@@ -283,11 +289,14 @@ def upsampled_from_hz(waveform: Samples, sample_rate_hz: int) -> int | None:
 
 def channel_difference_db(channels: Samples) -> float:
     """Rest of a channel when the one most like it, at the best gain, is taken away, in dB of itself."""
-    centred = channels.astype(np.float64) - channels.mean(axis=1, dtype=np.float64, keepdims=True)
-    sounding = centred[centred.any(axis=1)]
-    if len(sounding) < 2:
+    means, products = channels.mean(axis=1, dtype=np.float64, keepdims=True), np.zeros((len(channels), len(channels)))
+    for first in range(0, channels.shape[1], AT_ONCE):
+        centred = channels[:, first : first + AT_ONCE] - means
+        products += centred @ centred.T
+    is_sounding = products.diagonal() > 0
+    if is_sounding.sum() < 2:
         return 0.0
-    products = sounding @ sounding.T
+    products = products[np.ix_(is_sounding, is_sounding)]
     norms = np.sqrt(products.diagonal())
     cosines = products / np.outer(norms, norms)
     np.fill_diagonal(cosines, 0.0)
@@ -337,7 +346,8 @@ def _rounding_db(waveform: Samples) -> float:
 
 def _runs(is_in: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """First index and end of each run of true values."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], is_in.astype(np.int8), [0]))))
+    padded = np.pad(is_in, 1)
+    edges = np.flatnonzero(padded[1:] != padded[:-1])
     return edges[::2], edges[1::2]
 
 

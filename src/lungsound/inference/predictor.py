@@ -80,7 +80,7 @@ def load_recording(
     """
     channels, info = read_channels(path)
     rate_hz = info.sample_rate_hz
-    mono: quality.Samples = channels.mean(axis=0, dtype=np.float32)
+    mono = quality.mono_of(channels)
     duration_s, remarks = len(mono) / rate_hz, []
     cycles_from: CyclesFrom = "annotation"
     is_silence_kept = is_silence_kept or spans_s is not None

@@ -219,3 +219,13 @@ def test_a_quality_within_every_threshold_has_no_defect() -> None:
     assert (quality.duration_s, quality.num_channels, quality.channel_difference_db) == (4.0, 1, None)
     assert [defect.kind for defect in find_defects(replace(quality, clipped_share=1e-4))] == ["clipped"]
     assert find_defects(replace(quality, clipped_share=0.9e-4)) == ()
+
+
+def test_channels_are_compared_alike_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    channels = np.random.default_rng(0).normal(0.1, 0.2, (3, 10_000)).astype(np.float32)
+    channels[1] = 0.5 * channels[0] + 0.01 * channels[2]
+    expected = channel_difference_db(channels)
+    monkeypatch.setattr("lungsound.audio.quality.AT_ONCE", 4096)
+    assert channel_difference_db(channels) == pytest.approx(expected, abs=1e-6)
+    assert channel_difference_db(channels[:1].repeat(2, axis=0)) < -120
+    assert channel_difference_db(np.stack([channels[0], np.full(10_000, 0.3, np.float32)])) == 0.0
