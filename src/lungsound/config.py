@@ -31,6 +31,7 @@ SPRSoundLabelSetName = Literal["sprsound_event2", "sprsound_event7", "sprsound_r
 LabelSetName = Literal["sound4", "sound2", "diagnosis3", "diagnosis2", SPRSoundLabelSetName]
 
 
+MAX_CYCLES = 10_000  # of a recording, in its annotation: a day and night of breaths have 20,000, and nobody marks them
 MAX_EXTENDED = 16  # recipes, each of which extends the next
 MAX_SHOWN = 200  # characters of what was given, in an error
 

@@ -15,6 +15,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from lungsound.inference.predictor import Predictor
+from lungsound.serve.limits import Limits
 from lungsound.serve.review import ReviewFolder
 from lungsound.serve.routes import Service, application
 from lungsound.serve.server import Server
@@ -26,7 +27,7 @@ MAX_WIDTH_PX = 960
 def main(run: Path, recording: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     predictor = Predictor.load(run)
-    review = ReviewFolder(recording.parent, predictor.trained.label_set)
+    review = ReviewFolder(recording.parent, predictor.trained.label_set, Limits())
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=os.environ["LUNGSOUND_CHROMIUM"])
         for name, width, height, scheme, folder in (
@@ -46,6 +47,7 @@ def shoot(page: Page, service: Service, recording: Path, path: Path) -> None:
     server = Server(service, application(service), timeout_s=5)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
+    page.set_default_timeout(600_000)  # on a busy machine a prediction takes its time
     page.goto(f"http://127.0.0.1:{listening.getsockname()[1]}/")
     if service.folder is None:
         page.set_input_files("#file", [recording, recording.with_suffix(".txt")])

@@ -79,8 +79,9 @@ class Served:
 def serve(folder: Path, *, token: str | None = None, review: Path | None = None) -> Iterator[Served]:
     """The service until the end of the block, and a sound of 8 s to send to it."""
     predictor = PlantedPredictor.load(save_tiny(folder / "model.safetensors"))
-    reviewed = None if review is None else ReviewFolder(review, predictor.trained.label_set)
-    service = Service(predictor, limits=Limits(timeout_s=30), folder=reviewed, is_ready=True)
+    limits = Limits(timeout_s=30)
+    reviewed = None if review is None else ReviewFolder(review, predictor.trained.label_set, limits)
+    service = Service(predictor, limits=limits, folder=reviewed, is_ready=True)
     listening = socket.create_server(("127.0.0.1", 0))
     server = Server(service, application(service, token=token), timeout_s=5)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -52,16 +52,18 @@ class Row(BaseModel):
 COLUMNS = tuple(Row.model_fields)
 
 
-def read_table(root: Path, *, unit: Unit = "cycle", label_map: LabelMap | None = None) -> Corpus:
+def read_table(
+    root: Path, *, unit: Unit = "cycle", label_map: LabelMap | None = None, text: str | None = None
+) -> Corpus:
     """The corpus in a table: `root` is the file, or a folder that holds exactly one.
 
     `unit` "recording" tells whole recordings apart: then no line may name a start and an end. Problems: "bad row",
     "contradicting rows" (it says else than an earlier line of its recording), "unknown label", "bad sound file",
     "duplicate recording", and those of `cycle_faults`. CorpusError for no such file, or a first line with columns that
-    cannot be.
+    cannot be. `text` is what the file will hold, in place of what it holds.
     """
-    path = table_file(root)
-    columns, lines = read_lines(path)
+    path = table_file(root) if text is None else root
+    columns, lines = read_lines(path, text=text)
     _check_columns(columns, path)
     needed = [name for name in ("path", "label", "crackle", "wheeze", "patient", "split") if name in columns]
     problems, rows, spellings = [], [], dict[str, str]()
@@ -185,9 +187,13 @@ def misread(path: Path) -> str | None:
         return error.detail
 
 
-def read_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Columns of a CSV or TSV file (lower case), and its other lines with their numbers; CorpusError for no text."""
-    text = read_text(path, CorpusError, max_bytes=MAX_TABLE_BYTES)
+def read_lines(path: Path, *, text: str | None = None) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Columns of a CSV or TSV file (lower case), and its other lines with their numbers; CorpusError for no text.
+
+    With `text` these are what the file will hold.
+    """
+    if text is None:
+        text = read_text(path, CorpusError, max_bytes=MAX_TABLE_BYTES)
     first_line = re.split(r"[\r\n]", text[:MAX_LINE_BYTES], maxsplit=1)[0]
     rows = parse_csv(text, CorpusError, path=path, delimiter=_delimiter(first_line, path))
     lines = [(line, [cell.strip() for cell in cells]) for line, cells in rows]

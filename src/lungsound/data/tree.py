@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lungsound.audio.io import NO_LENGTH
+from lungsound.config import MAX_CYCLES
 from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus, Cycle, Problem, Recording
 from lungsound.data.file_facts import file_facts
 from lungsound.errors import AudioError, CorpusError, DataError
@@ -174,12 +175,15 @@ def cycle_faults(spans_s: Iterable[tuple[float, float]], duration_s: float) -> l
     """Kind and detail of what is wrong with each cycle (start, end) of one recording; None where it can be cut.
 
     An "empty cycle" has no sample at 16 kHz, cut as published; a "duplicate cycle" the times of an earlier one to 1 ms.
+    From `MAX_CYCLES` on there are "too many cycles".
     """
     faults: list[tuple[str, str] | None] = []
     seen: set[str] = set()
-    for start_s, end_s in spans_s:
+    for place, (start_s, end_s) in enumerate(spans_s):
         times = f"{start_s:.3f}-{end_s:.3f}"
-        if int(end_s * CUT_RATE_HZ) <= int(start_s * CUT_RATE_HZ):
+        if place >= MAX_CYCLES:
+            faults.append(("too many cycles", f"a recording has at most {MAX_CYCLES}"))
+        elif int(end_s * CUT_RATE_HZ) <= int(start_s * CUT_RATE_HZ):
             faults.append(("empty cycle", f"from {start_s:g} s to {end_s:g} s"))
         elif end_s > duration_s + PAST_END_TOLERANCE_S or start_s * CUT_RATE_HZ >= int(duration_s * CUT_RATE_HZ):
             detail = f"from {start_s:g} s to {end_s:g} s, but the recording is {duration_s:.3f} s long"

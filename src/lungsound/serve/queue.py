@@ -22,6 +22,8 @@ from lungsound.serve.readers import AbandonedError, is_abandoned
 
 Result = TypeVar("Result")
 
+MAX_HELD_BYTES = 192 * 2**20  # of waveforms that wait for the model: five of 600 s at 16 kHz
+
 
 class WorkQueue:
     """Places for requests, and threads for their work; to be used from one event loop.
@@ -36,6 +38,8 @@ class WorkQueue:
         self.is_stopping = False
         self._max_requests = num_workers + max_waiting
         self._num_readers = asyncio.Semaphore(num_workers)
+        self._num_held_bytes, self._has_room = 0, asyncio.Event()
+        self._has_room.set()
         self._pool = ThreadPoolExecutor(num_workers + self._max_requests, thread_name_prefix="work")
 
     @contextmanager
@@ -52,7 +56,7 @@ class WorkQueue:
             self.num_requests -= 1
 
     async def read(self, work: Callable[[], Result], *, is_gone: Callable[[], Awaitable[bool]] | None = None) -> Result:
-        """The result of work that reads, as soon as fewer than `num_workers` do.
+        """The result of work that reads, as soon as fewer than `num_workers` do and what was read has been predicted.
 
         ClientDisconnect when `is_gone` says by then that nobody waits for it any more.
         """
@@ -62,11 +66,28 @@ class WorkQueue:
         finally:
             self.num_waiting -= 1
         try:
+            await self._has_room.wait()
             if is_gone is not None and await is_gone():
                 raise ClientDisconnect
             return await self.run(work)
         finally:
             self._num_readers.release()
+
+    @contextmanager
+    def hold(self, num_bytes: int) -> Iterator[None]:
+        """Count what was read as long as it is kept: beyond `MAX_HELD_BYTES` nothing more is read."""
+        self._keep(num_bytes)
+        try:
+            yield
+        finally:
+            self._keep(-num_bytes)
+
+    def _keep(self, num_bytes: int) -> None:
+        self._num_held_bytes += num_bytes
+        if self._num_held_bytes < MAX_HELD_BYTES:
+            self._has_room.set()
+        else:
+            self._has_room.clear()
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """The result of `work`, done in a thread."""

@@ -4,6 +4,7 @@ Whoever sends a file chooses what decoding and parsing it costs, and no thread c
 process, forked in milliseconds from one that has imported everything, with limits that the system keeps.
 """
 
+import io
 import multiprocessing
 import pickle
 import resource
@@ -13,7 +14,6 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from contextvars import ContextVar
-from dataclasses import replace
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
@@ -22,10 +22,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from lungsound.audio.front_end import FrontEnd, Sound
+from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings
 from lungsound.errors import DataError, SettingsError
+from lungsound.files import private_folder
 from lungsound.inference.predictor import FindBy, LoadedRecording, Predictor, load_recording
 from lungsound.serve import uploads
 from lungsound.serve.limits import Limits, Refusal, log, place_of
@@ -34,7 +37,7 @@ Result = TypeVar("Result")
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # The second is what `lungsound` runs: each process imports the program's first module again.
-PRELOADED = [__name__, "lungsound.cli.main"]
+PRELOADED = ["lungsound.serve.review", "lungsound.cli.main"]
 CONTEXT.set_forkserver_preload(PRELOADED)
 POLL_S = 0.1
 _processes = threading.Lock()  # starting one looks at the others, which two threads must not do at once
@@ -55,7 +58,7 @@ def start() -> None:
     """
     folder = ExitStack()
     Finalize(None, folder.close, exitpriority=-200)  # after multiprocessing's own
-    before, tempfile.tempdir = tempfile.tempdir, str(folder.enter_context(uploads.private_folder()))
+    before, tempfile.tempdir = tempfile.tempdir, str(folder.enter_context(private_folder()))
     try:
         forkserver.ensure_running()
     except OSError as error:
@@ -72,32 +75,20 @@ def load_apart(path: Path, predictor: Predictor, limits: Limits) -> LoadedRecord
 
     Refusal for one beyond the limits, that cannot be read, or whose reading takes too much.
     """
-    loaded = _run_apart(_load, path, predictor.trained.front_end.audio, predictor.find_by, limits, limits=limits)
-    return _with_sounds(loaded, torch.from_numpy)
+    return run_apart(_load, path, predictor.trained.front_end.audio, predictor.find_by, limits, limits=limits)
 
 
 def _load(path: Path, audio: AudioSettings, find_by: FindBy, limits: Limits) -> LoadedRecording:
     uploads.check_sound(path, limits)
     try:
-        loaded = load_recording(path, FrontEnd(audio), find_by=find_by)
+        return load_recording(path, FrontEnd(audio), find_by=find_by)
     except DataError as error:
         raise Refusal("unusable", uploads.error_text(error, path)) from None
-    if len(loaded.stretches) > limits.max_cycles:
-        raise Refusal("too long", f"{len(loaded.stretches)} cycles; at most {limits.max_cycles} in a recording")
-    return _with_sounds(loaded, lambda tensor: tensor.numpy())  # torch would send each slice's complete recording
-
-
-def _with_sounds(loaded: LoadedRecording, convert: Callable[[Any], Any]) -> LoadedRecording:
-    stretches = []
-    for each in loaded.stretches:
-        spectrum = None if each.sound.spectrum is None else convert(each.sound.spectrum)
-        stretches.append(replace(each, sound=Sound(convert(each.sound.waveform), spectrum)))
-    return replace(loaded, stretches=tuple(stretches))
 
 
 def wav_apart(path: Path, out: Path, limits: Limits) -> None:
     """Write the sound as WAV of 16 bits in a process of its own. Refusal as `load_apart`."""
-    _run_apart(_write_wav, path, out, limits, limits=limits)
+    run_apart(_write_wav, path, out, limits, limits=limits)
 
 
 def _write_wav(path: Path, out: Path, limits: Limits) -> None:
@@ -105,7 +96,7 @@ def _write_wav(path: Path, out: Path, limits: Limits) -> None:
     uploads.write_wav(path, out)
 
 
-def _run_apart(function: Callable[..., Result], *args: object, limits: Limits) -> Result:
+def run_apart(function: Callable[..., Result], *args: object, limits: Limits) -> Result:
     """The result of `function(*args)` or its error, computed in a process that keeps to the limits.
 
     Refusal when the process was ended for them, or ended itself; AbandonedError as soon as nobody waits any more.
@@ -155,7 +146,8 @@ def _answer(sending: Connection, limits: Limits, function: Callable[..., object]
     torch.set_num_threads(1)
     error: Exception
     try:
-        content = pickle.dumps((function(*args), None), protocol=pickle.HIGHEST_PROTOCOL)
+        content = io.BytesIO()
+        _Pickler(content).dump((function(*args), None))
     except Exception as failure:
         error = failure
         if isinstance(failure, MemoryError) or "can't allocate memory" in str(failure):
@@ -165,5 +157,25 @@ def _answer(sending: Connection, limits: Limits, function: Callable[..., object]
         elif not isinstance(failure, Refusal):
             log("error", error=place_of(failure))
             error = RuntimeError("internal error (bug) in a reader")
-        content = pickle.dumps((None, error))
-    sending.send_bytes(content)
+        content = io.BytesIO(pickle.dumps((None, error)))
+    sending.send_bytes(content.getbuffer())
+
+
+class _Pickler(pickle.Pickler):
+    """Sends the waveform of a recording once, with the place in it of each cycle: there may be thousands of them."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._wholes: dict[int, NDArray[Any]] = {}  # by address, as long as this lasts
+
+    def reducer_override(self, value: object) -> Any:
+        if not isinstance(value, Tensor):
+            return NotImplemented
+        storage = value.untyped_storage()
+        size = storage.nbytes() // value.itemsize
+        whole = self._wholes.setdefault(storage.data_ptr(), value.as_strided((size,), (1,), 0).numpy())
+        return _part, (whole, value.storage_offset(), len(value))
+
+
+def _part(whole: NDArray[Any], start: int, size: int) -> Tensor:
+    return torch.from_numpy(whole)[start : start + size]

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import io
-import tempfile
+import reprlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,18 +14,19 @@ from typing import Annotated, Literal
 from filelock import FileLock
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
 
-from lungsound.audio.io import probe
 from lungsound.data.convert import icbhi_text, sprsound_text, table_text
 from lungsound.data.corpus import Cycle, Problem, Recording
+from lungsound.data.file_facts import file_facts
 from lungsound.data.table import Number, read_lines, read_table
 from lungsound.data.tree import assemble, cycle_faults, split_patients
 from lungsound.errors import DataError, LungsoundError, SettingsError
 from lungsound.files import write_text
 from lungsound.inference.bulk import sound_files
-from lungsound.inference.prediction import RecordingPrediction, uncertainty
+from lungsound.inference.prediction import MAX_NAME, RecordingPrediction, uncertainty
 from lungsound.labels import LABEL_SETS, LabelMap, LabelSet, LungSound, sound_of
-from lungsound.serve.limits import Refusal
-from lungsound.serve.uploads import error_text, safe_name
+from lungsound.serve.limits import Limits, Refusal
+from lungsound.serve.readers import run_apart
+from lungsound.serve.uploads import check_sound, error_text, safe_name
 
 CorrectedFormat = Literal["icbhi", "sprsound", "csv"]
 UNKNOWN_PATIENT = "unknown"  # of recordings whose names begin with none
@@ -54,7 +55,9 @@ class CorrectedRecording(BaseModel):
     duration_s: Annotated[FiniteFloat, Field(gt=0)]
     sample_rate_hz: Annotated[int, Field(gt=0)]
     cycles: list[CorrectedCycle]
-    patient: Annotated[str, StringConstraints(strip_whitespace=True), AfterValidator(_printable)] | None = None
+    patient: (
+        Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_NAME), AfterValidator(_printable)] | None
+    ) = None
 
 
 def formats_of(label_set: LabelSet) -> list[CorrectedFormat]:
@@ -108,7 +111,8 @@ def cycles_of(given: Sequence[CorrectedCycle], recording: Recording, label_set: 
         if fault is not None:
             raise Refusal("unusable", ": ".join(fault))
         if cycle.label not in label_set.classes:
-            raise Refusal("unusable", f"label {cycle.label!r} is none of {', '.join(label_set.classes)}")
+            given_label = reprlib.repr(cycle.label)
+            raise Refusal("unusable", f"label {given_label} is none of {', '.join(label_set.classes)}")
         sound = sound_of(cycle.label) or LungSound.NORMAL
         term = None if label_set.name == "sound4" else cycle.label
         end_s = min(cycle.end_s, recording.duration_s)
@@ -118,7 +122,7 @@ def cycles_of(given: Sequence[CorrectedCycle], recording: Recording, label_set: 
 
 CORRECTIONS = "corrections"
 TABLE = "corrections.csv"
-LOCK_S = 10
+NOT_READ = "table not read"  # the kind of a problem
 ID_LENGTH = 16
 
 
@@ -140,7 +144,7 @@ class Reviewed:
 class ReviewFolder:
     """The recordings of a folder, and the corrections beside them, in a table that several may write."""
 
-    def __init__(self, folder: Path, label_set: LabelSet) -> None:
+    def __init__(self, folder: Path, label_set: LabelSet, limits: Limits) -> None:
         if not folder.is_dir():
             raise SettingsError(f"{folder} is no folder: give the folder of the recordings to review")
         if not formats_of(label_set):
@@ -149,7 +153,7 @@ class ReviewFolder:
                 "take a model of another label set"
             )
         self.folder = folder.resolve()
-        self.label_set = label_set
+        self.label_set, self.limits = label_set, limits
         self.table = (self.folder / CORRECTIONS).resolve() / TABLE
         self._lock = threading.Lock()
         self._reviewed: dict[str, Reviewed] = {}
@@ -187,72 +191,81 @@ class ReviewFolder:
 
     def corrections(self) -> tuple[dict[str, list[CorrectedCycle]], tuple[Problem, ...]]:
         """The corrected cycles of each recording that has any, by its id, and what of the table is not read."""
+        if not self.table.exists():
+            return {}, ()
         id_of = {each.path: each.id for each in self}
-        cycles, problems = _read_corrections(self.table, self.label_set)
+        try:
+            cycles, problems = run_apart(_read_corrections, self.table, self.label_set, limits=self.limits)
+        except Refusal as refusal:
+            return {}, (Problem(NOT_READ, self.table.name, str(refusal)),)
         return {id_of[path]: own for path, own in cycles.items() if path in id_of}, problems
 
     def correct(self, id: str, given: Sequence[CorrectedCycle]) -> None:
         """Keep the corrected cycles of a recording, in place of earlier ones; on disk when this returns.
 
-        Other lines of the table stay, also those that are not read. Refusal for cycles that would not be read back,
-        and for a table to which no line can be added.
+        Refusals as `_corrected_table`, and for a table that cannot be written.
         """
         reviewed = self[id]
-        info, path = probe(reviewed.path), reviewed.path
-        duration_s = info.num_samples / info.sample_rate_hz
-        # Readers take blanks from the ends of cells; the end of a name is its suffix.
-        name = reviewed.name if reviewed.name == reviewed.name.strip() else f"./{reviewed.name}"
-        recording = Recording(name, _patient(path), path, duration_s, info.sample_rate_hz)
-        new = cycles_of(given, recording, self.label_set)
         try:
             self.table.parent.mkdir(exist_ok=True)
-            with self._lock, FileLock(self.table.parent / "lock", timeout=LOCK_S):
-                text = _corrected_table(self.table, path, new, self.label_set)
-                self._check(text, path, new)
-                write_text(self.table, text)
-        except (csv.Error, UnicodeEncodeError):
-            raise Refusal("unusable", "no table can hold the name of this recording: rename it") from None
+            with FileLock(self.table.parent / "lock", timeout=self.limits.timeout_s):
+                arguments = (self.table, replace(reviewed, prediction=None), given, self.label_set, self.limits)
+                write_text(self.table, run_apart(_corrected_table, *arguments, limits=self.limits))
         except OSError as error:
             raise Refusal("conflict", f"the table cannot be written ({error.strerror or error})") from None
-
-    def _check(self, text: str, path: Path, new: Sequence[Cycle]) -> None:
-        """Refusal for a table from which these cycles of a sound, and what was there, would not be read back."""
-        before, _ = _read_corrections(self.table, self.label_set)
-        with tempfile.TemporaryDirectory(prefix=".corrections-", dir=self.table.parent.parent) as folder:
-            candidate = Path(folder) / TABLE
-            candidate.write_text(text, encoding="utf-8", newline="")
-            after, problems = _read_corrections(candidate, self.label_set)
-        expected = {**before, path: [_corrected(cycle) for cycle in new]}
-        if any(after.get(sound) != own for sound, own in expected.items()):
-            reason = f" ({problems[-1]})" if problems else ""
-            raise Refusal(
-                "unusable", f"these cycles of {path.name} cannot be kept: no table would give them back{reason}"
-            )
 
 
 def _corrected(cycle: Cycle) -> CorrectedCycle:
     return CorrectedCycle(start_s=cycle.start_s, end_s=cycle.end_s, label=cycle.word)
 
 
-def _read_corrections(table: Path, label_set: LabelSet) -> tuple[dict[Path, list[CorrectedCycle]], tuple[Problem, ...]]:
-    """The corrected cycles in a table, by the path of their sound, and what of it is not read."""
-    if not table.exists():
-        return {}, ()
+def _read_corrections(
+    table: Path, label_set: LabelSet, *, text: str | None = None
+) -> tuple[dict[Path, list[CorrectedCycle]], tuple[Problem, ...]]:
+    """The corrected cycles in a table, or in its next text, by the path of their sound, and what is not read."""
     corrected: dict[Path, list[CorrectedCycle]] = {}
     try:
         # With a map a word that is unknown costs its own cycles alone.
         label_map = LabelMap("corrections", label_set, {name: name for name in label_set.classes})
-        corpus = read_table(table, label_map=label_map)
+        corpus = read_table(table, label_map=label_map, text=text)
     except DataError as error:
-        return {}, (Problem("table not read", table.name, error.detail),)
+        return {}, (Problem(NOT_READ, table.name, error.detail),)
+    file_facts().save()  # so that the next process need not decode these sounds
     for cycle in corpus.cycles:
         corrected.setdefault(Path(normpath(cycle.recording.path)), []).append(_corrected(cycle))
     return corrected, corpus.problems
 
 
-def _corrected_table(table: Path, path: Path, new: Sequence[Cycle], label_set: LabelSet) -> str:
+def _corrected_table(
+    table: Path, reviewed: Reviewed, given: Sequence[CorrectedCycle], label_set: LabelSet, limits: Limits
+) -> str:
+    """Text of the table with the corrected cycles of a recording in place of earlier ones; other lines stay.
+
+    Refusal for a sound or cycles that cannot be, for a table to which no line can be added, and for a text from which
+    these cycles, and what was there, would not be read back.
+    """
+    path, info = reviewed.path, check_sound(reviewed.path, limits)
+    # Readers take blanks from the ends of cells; the end of a name is its suffix.
+    name = reviewed.name if reviewed.name == reviewed.name.strip() else f"./{reviewed.name}"
+    recording = Recording(name, _patient(path), path, info.num_samples / info.sample_rate_hz, info.sample_rate_hz)
+    new = cycles_of(given, recording, label_set)
+    try:
+        text = _with_lines(table, path, _table_text(new, label_set, table.parent))
+        text.encode()
+    except (csv.Error, UnicodeEncodeError):
+        raise Refusal("unusable", "no table can hold the name of this recording: rename it") from None
+    before, _ = _read_corrections(table, label_set) if table.exists() else ({}, ())
+    after, problems = _read_corrections(table, label_set, text=text)
+    expected = {**before, path: [_corrected(cycle) for cycle in new]}
+    if any(after.get(sound) != own for sound, own in expected.items()):
+        reason = f" ({problems[-1]})" if problems else ""
+        raise Refusal("unusable", f"these cycles of {path.name} cannot be kept: no table would give them back{reason}")
+    return text
+
+
+def _with_lines(table: Path, path: Path, new: str) -> str:
     """Text of the table with new lines for one sound; patients are split anew. Refusal for a table of another kind."""
-    own_columns, *own = csv.reader(io.StringIO(_table_text(new, label_set, table.parent)))
+    own_columns, *own = csv.reader(io.StringIO(new))
     columns, lines = own_columns, []
     if table.exists():
         try:

@@ -18,12 +18,14 @@ from starlette.datastructures import ImmutableMultiDict
 from starlette.exceptions import HTTPException
 
 from lungsound.errors import LungsoundError, first_fault
+from lungsound.files import private_folder
 from lungsound.inference.formats.tables import record
 from lungsound.inference.prediction import MEANINGS, Provenance, RecordingPrediction, as_stated
 from lungsound.inference.predictor import LoadedRecording, Predictor
 from lungsound.inference.withholding import known_stethoscopes
 from lungsound.serve import readers, review, uploads
-from lungsound.serve.limits import STATUS_OF, Gate, Limits, Metrics, Refusal
+from lungsound.serve.gate import Gate, Metrics, response_to
+from lungsound.serve.limits import STATUS_OF, Limits, Refusal
 from lungsound.serve.queue import WorkQueue
 
 STATIC = Path(__file__).parent / "static"
@@ -52,7 +54,9 @@ class Service:
     async def predict_saved(self, path: Path, *, name: str, request: Request, stated: Stated) -> dict[str, Any]:
         """The record of a sound, by the stethoscope and the age that the request states for all its sounds."""
         loaded = await self.queue.read(lambda: self.load_file(path), is_gone=request.is_disconnected)
-        prediction = await self.queue.run(lambda: self.predictor.predict_loaded(loaded, None, *stated))
+        storages = [each.sound.waveform.untyped_storage() for each in loaded.stretches]  # the same for many cycles
+        with self.queue.hold(sum({each.data_ptr(): each.nbytes() for each in storages}.values())):
+            prediction = await self.queue.run(lambda: self.predictor.predict_loaded(loaded, None, *stated))
         facts = request.state.facts
         facts.num_cycles += len(prediction.cycles)
         facts.duration_s += prediction.duration_s
@@ -145,7 +149,7 @@ async def _refuse(request: Request, error: Exception) -> JSONResponse:
     else:
         refusal = Refusal("internal", f"internal error (bug), request {facts.request_id}")
     facts.error = refusal.kind
-    return refusal.response(headers)
+    return response_to(refusal, headers)
 
 
 def _stated(*places: ImmutableMultiDict[str, Any]) -> Stated:
@@ -181,7 +185,7 @@ def _prediction_routes(service: Service) -> APIRouter:
         query = request.query_params
         _refuse_unread(query, known=("name", *STATED), place="query")
         stated = _stated(query)
-        with uploads.private_folder() as folder:
+        with private_folder() as folder:
             if not _is_form(request):
                 name = uploads.safe_name(query.get("name") or unquote(request.headers.get("x-filename", "")))
                 path = await uploads.save_sound(request.stream(), folder)
@@ -197,7 +201,7 @@ def _prediction_routes(service: Service) -> APIRouter:
                 with service.queue.place():
                     path = await uploads.save_sound(uploads.chunks_of(files[0]), folder)
                     if annotation is not None:
-                        await uploads.save_annotation(uploads.chunks_of(annotation), path, service.limits)
+                        await uploads.save(uploads.chunks_of(annotation), path.with_suffix(".txt"))
                     name = uploads.safe_name(files[0].filename)
                     return await service.predict_saved(path, name=name, request=request, stated=stated)
 
@@ -218,7 +222,7 @@ def _prediction_routes(service: Service) -> APIRouter:
                 for file in files:
                     name = uploads.safe_name(file.filename)
                     try:
-                        with uploads.private_folder() as folder:
+                        with private_folder() as folder:
                             path = await uploads.save_sound(uploads.chunks_of(file), folder)
                             record = await service.predict_saved(path, name=name, request=request, stated=stated)
                             results.append(record)
@@ -239,7 +243,8 @@ def _review_routes(service: Service, folder: review.ReviewFolder) -> APIRouter:
 
         After them, without an id, what of the table of corrections is not read.
         """
-        corrected, problems = await queue.read(folder.corrections)
+        with queue.place():
+            corrected, problems = await queue.read(folder.corrections)
         listed = [
             {
                 "id": each.id,
@@ -270,7 +275,7 @@ def _review_routes(service: Service, folder: review.ReviewFolder) -> APIRouter:
     async def audio(id: str) -> Response:
         """The sound as WAV of 16 bits."""
         path = folder[id].path
-        with queue.place(), uploads.private_folder() as private:
+        with queue.place(), private_folder() as private:
             wav = private / "sound.wav"
             await queue.read(lambda: readers.wav_apart(path, wav, service.limits))
             size, file = wav.stat().st_size, wav.open("rb")  # its name goes now, the sound when it is sent
@@ -321,7 +326,8 @@ def _model_routes(service: Service) -> APIRouter:
         recording: Annotated[review.CorrectedRecording, Body(examples=[OPENAPI["corrected"]])],
     ) -> Response:
         """Cycles that a person corrected, as a file that `lungsound train` reads."""
-        content = review.corrected_text(recording, format, label_set)
+        with service.queue.place():
+            content = await service.queue.run(lambda: review.corrected_text(recording, format, label_set))
         name = f"corrected{review.SUFFIX[format]}"  # a header holds no name that a person chose
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(content.encode(), media_type="application/octet-stream", headers=headers)

@@ -24,16 +24,8 @@ from lungsound.errors import SettingsError
 from lungsound.files import private_folder
 from lungsound.inference.predictor import Predictor
 from lungsound.page import DISCLAIMER
-from lungsound.serve.limits import (
-    LOCAL_HOSTS,
-    SECURITY_HEADERS,
-    Gate,
-    Limits,
-    json_lines,
-    log,
-    log_libraries,
-    place_of,
-)
+from lungsound.serve.gate import LOCAL_HOSTS, SECURITY_HEADERS, Gate
+from lungsound.serve.limits import Limits, json_lines, log, log_libraries, place_of
 from lungsound.serve.queue import GatheringEngine
 from lungsound.serve.readers import AbandonedError, is_abandoned
 from lungsound.serve.review import ReviewFolder
@@ -207,7 +199,7 @@ def serve(
         if host not in LOCAL_HOSTS and token is None:
             log("warning", message=f"whoever reaches {host} may ask: set {TOKEN_VARIABLE}, or serve 127.0.0.1 alone")
         predictor = Predictor.load(model, device=device, engine=engine)
-        review_folder = None if folder is None else ReviewFolder(folder, predictor.trained.label_set)
+        review_folder = None if folder is None else ReviewFolder(folder, predictor.trained.label_set, limits)
         with closing(GatheringEngine(predictor.engine, predictor.device)) as shared:
             predictor.engine = shared
             service = Service(predictor, limits=limits, folder=review_folder)

@@ -12,10 +12,9 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from lungsound.audio.io import SoundLimits, probe, read_channels
+from lungsound.audio.io import AudioInfo, SoundLimits, probe, read_channels
 from lungsound.errors import AnnotationError, AudioError, SettingsError, TooLongError
 from lungsound.extras import is_installed
-from lungsound.files import private_folder as private_folder
 from lungsound.serve.limits import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_TEXT_BYTES, Limits, Refusal
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
@@ -76,7 +75,7 @@ def files_of(form: FormData) -> list[UploadFile]:
 async def save_sound(chunks: AsyncIterator[bytes], folder: Path) -> Path:
     """The sound as a file with the suffix of its format. Refusal for nothing at all, and for what is no sound."""
     partial = folder / "received"
-    await _save(chunks, partial)
+    await save(chunks, partial)
     with partial.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if not head:
@@ -90,18 +89,8 @@ async def save_sound(chunks: AsyncIterator[bytes], folder: Path) -> Path:
     return partial.rename(folder / f"{_STEM}.{suffix}")
 
 
-async def save_annotation(chunks: AsyncIterator[bytes], sound: Path, limits: Limits) -> None:
-    """The annotation beside the sound. Refusal when it is larger, or has more lines, than any annotation."""
-    path = sound.with_suffix(".txt")
-    await _save(chunks, path)
-    content = path.read_bytes()
-    if len(content) > MAX_TEXT_BYTES:
-        raise Refusal("too large", f"the annotation has more than {MAX_TEXT_BYTES} bytes")
-    if len(content.splitlines()) > limits.max_cycles:
-        raise Refusal("too long", f"the annotation has more than {limits.max_cycles} lines, the limit of cycles")
-
-
-async def _save(chunks: AsyncIterator[bytes], path: Path) -> None:
+async def save(chunks: AsyncIterator[bytes], path: Path) -> None:
+    """Write what is sent to a file. Refusal where there is no room."""
     try:
         with path.open("wb") as file:
             async for chunk in chunks:
@@ -156,8 +145,8 @@ def sniff(head: bytes) -> str | None:
     return "mp3" if is_mpeg_frame else None
 
 
-def check_sound(path: Path, limits: Limits) -> float:
-    """Duration (s) of a sound file. Refusal for one that cannot be read, or holds more than the limits allow."""
+def check_sound(path: Path, limits: Limits) -> AudioInfo:
+    """Facts of a sound file. Refusal for one that cannot be read, or holds more than the limits allow."""
     try:
         info = probe(path, SoundLimits(max_duration_s=limits.max_duration_s, max_values=limits.max_values))
     except (AudioError, SettingsError) as error:
@@ -166,7 +155,7 @@ def check_sound(path: Path, limits: Limits) -> float:
     if not LOWEST_RATE_HZ <= info.sample_rate_hz <= HIGHEST_RATE_HZ:
         message = f"{info.sample_rate_hz} samples a second; send {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ}"
         raise Refusal("unusable", message)
-    return info.num_samples / info.sample_rate_hz
+    return info
 
 
 def error_text(error: Exception, path: Path) -> str:

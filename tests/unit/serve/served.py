@@ -101,7 +101,7 @@ def client(
     is_warm: bool = True,
 ) -> Iterator[TestClient]:
     """A client of the service; `client.service` is what is served."""
-    review = None if folder is None else ReviewFolder(folder, predictor.trained.label_set)
+    review = None if folder is None else ReviewFolder(folder, predictor.trained.label_set, limits or Limits())
     service = Service(predictor, limits=limits or Limits(timeout_s=30), folder=review)
     if is_warm:
         warm(service)

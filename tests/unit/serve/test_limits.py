@@ -19,14 +19,15 @@ from starlette.types import Message
 
 from lungsound.errors import SettingsError
 from lungsound.inference.predictor import Predictor
-from lungsound.serve.limits import Gate, Limits, json_lines, log
+from lungsound.serve.gate import Gate
+from lungsound.serve.limits import Limits, json_lines, log
 from lungsound.serve.routes import Service, application
 from tests.unit.serve.served import HeldPredictor, client, sound
 
 TOKEN = "a token of tests 01".replace(" ", "-")
 
 
-def wait_for(is_so, *, most_s: float = 10.0) -> None:
+def wait_for(is_so, *, most_s: float = 60.0) -> None:
     end_s = time.monotonic() + most_s
     while not is_so():
         assert time.monotonic() < end_s, "waited in vain"
@@ -50,7 +51,7 @@ def test_when_all_places_are_taken_others_are_told_to_come_again(tiny: Predictor
     with client(held, limits=Limits(num_workers=1, max_waiting=1, timeout_s=30), is_warm=False) as http:
         queue = http.service.queue
         threads = [ask(http, results)]
-        assert held.has_begun.wait(10)
+        assert held.has_begun.wait(60)
         threads.append(ask(http, results))
         wait_for(lambda: queue.num_requests == 2)
         gauges = http.get("/metrics").text
@@ -96,7 +97,7 @@ def test_bodies_that_come_slowly_take_no_place_and_are_cut_off(
     tiny: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty trickle, two places are there: the whole request among them is answered."""
-    monkeypatch.setattr("lungsound.serve.limits.BODY_S", 3.0)
+    monkeypatch.setattr("lungsound.serve.gate.BODY_S", 3.0)
     gate = application(Service(tiny, limits=Limits(num_workers=1, max_waiting=1, timeout_s=50)))
 
     async def all_of_them() -> tuple[int, list[int]]:
@@ -142,6 +143,8 @@ def test_pages_of_other_sites_send_nothing(tiny: Predictor, headers: dict[str, s
 
 def test_a_method_that_is_refused_comes_with_those_that_are_not(tiny: Predictor) -> None:
     with client(tiny) as http:
+        for path in ("/", "/health/live", "/v1/model", "/openapi.json"):
+            assert http.head(path).status_code == 200
         answer = http.delete("/v1/predictions")
     assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
 
@@ -158,6 +161,22 @@ def test_every_line_of_standard_error_is_json(capfd: pytest.CaptureFixture[str])
     assert [each.get("message") for each in told[1:4]] == ["\x1b[31mlibmpg123: error", None, "[1]"]
     assert told[-1]["message"].startswith("ZeroDivisionError")
     assert not [each for each in text.replace("\n", "") if not each.isprintable()]
+
+
+def test_standard_error_that_nobody_reads_holds_nothing_up() -> None:
+    code = (
+        "import os\n"
+        "from lungsound.serve.limits import json_lines, log\n"
+        "read_end, write_end = os.pipe()\n"
+        "os.dup2(write_end, 2)\n"
+        "os.close(read_end)\n"
+        "os.close(write_end)\n"
+        "with json_lines():\n"
+        "    for _ in range(300):\n"
+        "        log('x' * 1000)\n"
+        "os._exit(3)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 3
 
 
 def test_two_at_once_get_their_own_answers(tiny: Predictor) -> None:

@@ -144,3 +144,21 @@ def test_who_gave_up_is_left_by_the_engine_and_the_readers() -> None:
     asyncio.run(give_up())
     engine.close()
     assert [len(asked) for asked in held.asked] == [TURN]
+
+
+def test_no_more_is_read_than_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until what was read has been predicted; a request that is given up leaves nothing behind."""
+    monkeypatch.setattr("lungsound.serve.queue.MAX_HELD_BYTES", 10)
+
+    async def read_all() -> list[bool]:
+        queue = WorkQueue(num_workers=2, max_waiting=2)
+        with queue.hold(9):
+            assert await queue.read(lambda: 1) == 1
+            with queue.hold(1):
+                waiting, given_up = (asyncio.create_task(queue.read(lambda: 2)) for _ in range(2))
+                await asyncio.sleep(0.05)
+                has_waited = not waiting.done() and not given_up.done()
+                given_up.cancel()
+        return [has_waited, await waiting == 2, await queue.read(lambda: 3) == 3]
+
+    assert asyncio.run(read_all()) == [True, True, True]

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lungsound.errors import SettingsError
+from lungsound.config import MAX_CYCLES
+from lungsound.errors import AnnotationError, SettingsError
 from lungsound.inference.predictor import Predictor
 from lungsound.serve import readers
 from lungsound.serve.limits import Limits, Refusal
@@ -22,11 +23,22 @@ LIMITS = Limits(reader_s=1, reader_mb=256)
 def test_a_recording_is_loaded_as_it_is_here(tiny: Predictor, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(sound(duration_s=9.0))
     (tmp_path / "a.txt").write_text("0.5 2 0 0\n1.5 4 1 0\n")
-    expected, loaded = tiny.load_recording(tmp_path / "a.wav"), readers.load_apart(tmp_path / "a.wav", tiny, Limits())
+    expected, loaded = (
+        tiny.load_recording(tmp_path / "a.wav"),
+        readers.load_apart(tmp_path / "a.wav", tiny, Limits()),
+    )
     assert (loaded.cycles_from, loaded.quality, loaded.duration_s) == ("annotation", expected.quality, 9.0)
     for own, here in zip(loaded.stretches, expected.stretches, strict=True):
         assert (own.start_s, own.end_s, own.is_silent) == (here.start_s, here.end_s, here.is_silent)
         np.testing.assert_allclose(own.sound.waveform, here.sound.waveform, atol=1e-6)
+
+
+def test_cycles_that_overlap_take_the_memory_of_one_recording(tiny: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(sound(duration_s=9.0))
+    (tmp_path / "a.txt").write_text("0 9 0 0\n0.5 9 0 0\n1.5 4 1 0\n")
+    loaded = readers.load_apart(tmp_path / "a.wav", tiny, Limits())
+    wholes = {each.sound.waveform.untyped_storage().data_ptr() for each in loaded.stretches}
+    assert (len(loaded.stretches), len(wholes)) == (3, 1)
 
 
 def test_a_folder_that_holds_no_socket_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,11 +50,16 @@ def test_a_folder_that_holds_no_socket_is_named(monkeypatch: pytest.MonkeyPatch)
         readers.start.__wrapped__()
 
 
-def test_more_cycles_than_breaths_are_refused(tiny: Predictor, tmp_path: Path) -> None:
+def test_more_cycles_than_anybody_marks_are_refused_alike(tiny: Predictor, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(sound())
-    (tmp_path / "a.txt").write_text("".join(f"{n / 10} {n / 10 + 0.2} 0 0\n" for n in range(9)))
-    with pytest.raises(Refusal, match="9 cycles; at most 8"):
-        readers.load_apart(tmp_path / "a.wav", tiny, Limits(max_duration_s=4))
+    lines = (f"{n % 1000 / 1000:.3f} {1 + n // 1000 / 10:.1f} 0 0\n" for n in range(MAX_CYCLES + 1))
+    (tmp_path / "a.txt").write_text("".join(lines))
+    message = f"line {MAX_CYCLES + 1}: too many cycles: a recording has at most {MAX_CYCLES}"
+    with pytest.raises(Refusal, match=f"the annotation {message}") as refused:
+        readers.load_apart(tmp_path / "a.wav", tiny, Limits())
+    assert refused.value.kind == "unusable"
+    with pytest.raises(AnnotationError, match=message):
+        tiny.load_recording(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize(
@@ -56,10 +73,10 @@ def test_more_cycles_than_breaths_are_refused(tiny: Predictor, tmp_path: Path) -
 def test_what_takes_too_much_is_refused(function, argument, kind: str, message: str) -> None:
     if kind == "internal":
         with pytest.raises(RuntimeError, match="internal error"):
-            readers._run_apart(function, argument, limits=LIMITS)
+            readers.run_apart(function, argument, limits=LIMITS)
     else:
         with pytest.raises(Refusal, match=message) as refused:
-            readers._run_apart(function, argument, limits=LIMITS)
+            readers.run_apart(function, argument, limits=LIMITS)
         assert refused.value.kind == kind
     assert multiprocessing.active_children() == []
 
@@ -67,9 +84,9 @@ def test_what_takes_too_much_is_refused(function, argument, kind: str, message: 
 @pytest.mark.slow
 def test_what_takes_too_long_is_refused() -> None:
     with pytest.raises(Refusal, match="more than 1 s"):
-        readers._run_apart(sum, range(10**12), limits=LIMITS)
+        readers.run_apart(sum, range(10**12), limits=LIMITS)
     with pytest.raises(Refusal, match="more than 1 s"):
-        readers._run_apart(time.sleep, 600, limits=Limits(reader_s=1, timeout_s=1))
+        readers.run_apart(time.sleep, 600, limits=Limits(reader_s=1, timeout_s=1))
 
 
 def test_nothing_is_read_for_who_is_gone() -> None:
@@ -78,7 +95,7 @@ def test_nothing_is_read_for_who_is_gone() -> None:
     def read() -> None:
         readers.is_abandoned.set(gone.is_set)
         with pytest.raises(readers.AbandonedError) as caught:
-            readers._run_apart(time.sleep, 600, limits=Limits())
+            readers.run_apart(time.sleep, 600, limits=Limits())
         errors.append(caught.value)
 
     thread = threading.Thread(target=read)

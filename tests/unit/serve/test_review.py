@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from fastapi.testclient import TestClient
 
+from lungsound.audio import io as io_of_sounds
 from lungsound.data.icbhi import read_annotation
 from lungsound.data.sprsound import read_sprsound
 from lungsound.data.table import read_table
@@ -17,7 +18,7 @@ from lungsound.errors import SettingsError
 from lungsound.inference.prediction import CyclePrediction, RecordingPrediction, uncertainty
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
-from lungsound.serve.limits import Refusal
+from lungsound.serve.limits import Limits, Refusal
 from lungsound.serve.review import CorrectedCycle, CorrectedRecording, ReviewFolder, corrected_text
 from lungsound.serve.server import predict_folder
 from tests.unit.serve.served import breathing, client, recorded, save_tiny, sound
@@ -129,7 +130,7 @@ def test_what_telephones_record_is_reviewed(tiny: Predictor, folder: Path) -> No
 
 
 def test_two_who_correct_at_once_lose_nothing(folder: Path) -> None:
-    people = [ReviewFolder(folder, SOUND4), ReviewFolder(folder, SOUND4)]
+    people = [ReviewFolder(folder, SOUND4, Limits()), ReviewFolder(folder, SOUND4, Limits())]
     ids = [each.id for each in people[0] if each.name != "p4_a.wav"]
     cycles = [CorrectedCycle(**each) for each in NEW]
     with ThreadPoolExecutor(6) as pool:
@@ -258,11 +259,44 @@ def test_what_is_kept_is_read_back(tiny: Predictor, folder: Path, spans_s: list[
     assert read_table(folder / "corrections").problems == ()
 
 
+def test_no_sound_is_read_in_the_service(tiny: Predictor, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it happens in processes that can be ended."""
+    with client(tiny, folder=folder) as http:
+        assert put(http, "p1_a.wav", NEW).status_code == 200
+
+        def read(*_: object, **__: object) -> None:
+            raise AssertionError("read in the service")
+
+        monkeypatch.setattr(io_of_sounds, "_decode", read)
+        (folder / "p2_a.flac").write_bytes(sound("FLAC", seed=5))
+        assert put(http, "p2_a.flac", NEW).status_code == 200
+        assert [each["name"] for each in http.get("/v1/recordings").json() if each["is_corrected"]] == [
+            "p1_a.wav",
+            "p2_a.flac",
+        ]
+
+
+def test_a_table_that_takes_too_much_to_read_costs_nothing_else(
+    tiny: Predictor, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: object, **__: object) -> None:
+        raise Refusal("too large", "reading takes more than 600 MB")
+
+    with client(tiny, folder=folder) as http:
+        assert put(http, "p1_a.wav", NEW).status_code == 200
+        monkeypatch.setattr("lungsound.serve.review.run_apart", ended)
+        listed, kept = http.get("/v1/recordings"), put(http, "p2_a.flac", NEW)
+    assert [each["error"] for each in listed.json() if each["id"] is None] == [
+        "table not read: reading takes more than 600 MB"
+    ]
+    assert (len(listed.json()), kept.status_code) == (5, 413)
+
+
 def test_a_folder_that_cannot_be_reviewed_is_named(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(SettingsError, match="is no folder"):
-        ReviewFolder(tmp_path / "none", SOUND4)
+        ReviewFolder(tmp_path / "none", SOUND4, Limits())
     with pytest.raises(SettingsError, match="'sprsound_record3' is of whole recordings"):
-        ReviewFolder(folder, LABEL_SETS["sprsound_record3"])
+        ReviewFolder(folder, LABEL_SETS["sprsound_record3"], Limits())
 
 
 CYCLES = [
@@ -325,6 +359,8 @@ def test_sprsound_comes_back_in_its_own_words(tmp_path: Path) -> None:
         ({"duration_s": 0}, "body.duration_s"),
         ({"patient": "\ud800"}, "body.patient"),
         ({"patient": "a\x1b[31m"}, "body.patient"),
+        ({"patient": "x" * 201}, "body.patient"),
+        ({"cycles": [{"start_s": 0, "end_s": 1, "label": "x" * 10_000}]}, "x...x"),
         ({"cycles": [{"start_s": 0, "end_s": 1, "label": "\ud800"}]}, "label '\\ud800' is none of"),
     ],
 )
@@ -334,6 +370,7 @@ def test_cycles_that_cannot_be_are_named(tiny: Predictor, change: dict, message:
         answer = http.post("/v1/answers/csv", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert message in answer.json()["error"]
+    assert len(answer.json()["error"]) < 300
 
 
 def test_many_cycles_take_no_long_time() -> None:
