@@ -146,6 +146,9 @@ async def _refuse(request: Request, error: Exception) -> JSONResponse:
         headers = error.headers or {}  # the methods that a route has
     elif isinstance(error, RequestValidationError):
         refusal = Refusal("unusable", first_fault(error.errors()))
+        is_json = "json" in request.headers.get("content-type", "").lower()
+        if not is_json and any(each["loc"][0] == "body" for each in error.errors()):
+            refusal = Refusal("not sound", "JSON is needed, with the header 'Content-Type: application/json'")
     else:
         refusal = Refusal("internal", f"internal error (bug), request {facts.request_id}")
     facts.error = refusal.kind

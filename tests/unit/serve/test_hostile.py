@@ -248,3 +248,10 @@ def test_other_requests_that_cannot_be_answered(
         unannounced = http.request(method, path, content=iter([content or b""]), headers=headers)
     assert answer.status_code == unannounced.status_code == status, (answer.text, unannounced.text)
     assert list(answer.json()) == list(unannounced.json()) == ["error"]
+
+
+def test_what_is_no_json_is_named(tiny: Predictor) -> None:
+    with client(tiny) as http:
+        for content_type in ("text/plain", "application/x-www-form-urlencoded"):
+            answer = http.post("/v1/answers/icbhi", content=b"{}", headers={"Content-Type": content_type})
+            assert (answer.status_code, "application/json" in answer.json()["error"]) == (415, True)
