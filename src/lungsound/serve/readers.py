@@ -4,6 +4,7 @@ Whoever sends a file chooses what decoding and parsing it costs, and no thread c
 process, forked in milliseconds from one that has imported everything, with limits that the system keeps.
 """
 
+import gc
 import io
 import multiprocessing
 import pickle
@@ -144,6 +145,7 @@ def _answer(sending: Connection, limits: Limits, function: Callable[..., object]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.alarm(max(1, round(limits.timeout_s)))  # should the service be gone, or the process wait for ever
     torch.set_num_threads(1)
+    gc.freeze()  # a collection would write to all that is shared with other readers
     error: Exception
     try:
         content = io.BytesIO()

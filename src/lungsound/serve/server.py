@@ -2,6 +2,7 @@
 
 import asyncio
 import faulthandler
+import gc
 import json
 import os
 import resource
@@ -204,6 +205,7 @@ def serve(
             predictor.engine = shared
             service = Service(predictor, limits=limits, folder=review_folder)
             warm(service)
+            gc.freeze()  # or each collection goes through all of torch, and the end of the process through it twice
             app = application(service, token=token, is_local_only=host in LOCAL_HOSTS and token is None)
             address = f"http://{host}:{listening.getsockname()[1]}/"
             log("ready", address=address, model_sha256=predictor.trained.sha256, engine=shared.name)
