@@ -49,6 +49,7 @@ _DEEP_KEY = re.compile(rf"(?:^|[{{,\[])[ \t]*{_PART}(?:\.[ \t]*{_PART}){{{MAX_DE
 Model = TypeVar("Model", bound=BaseModel)
 
 _PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")
+_SEAL = re.compile(r',\n "own_sha256": "([0-9a-f]{64})"\n\}\n\Z')
 _RECORD = re.compile(r'\{"sha256": "(?P<sha256>[0-9a-f]{64})", (?P<rest>.*)\n')
 
 
@@ -162,9 +163,15 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write the values as a whole JSON file, as `to_json` gives them."""
-    write_text(path, f"{to_json(values, indent=1)}\n")
+def write_json(path: Path, values: Any, *, is_sealed: bool = False) -> None:
+    """Write the values as a whole JSON file, as `to_json` gives them.
+
+    A sealed one, of a mapping, ends with a checksum over what stands before it, by which `parse_json` knows it again.
+    """
+    text = to_json(values, indent=1)
+    if is_sealed:
+        text = f'{text[:-2]},\n "own_sha256": "{hashlib.sha256(text.encode()).hexdigest()}"\n}}'
+    write_text(path, f"{text}\n")
 
 
 def write_record(path: Path, values: Any, *, made_for: str) -> None:
@@ -273,7 +280,10 @@ def read_json(
 
 
 def parse_json(text: str, error: type[LungsoundError], *, path: Path, is_nan_allowed: bool = False) -> Any:
-    """Values of JSON; `error` for NaN and infinities (unless allowed), numbers without end, and too deep nesting."""
+    """Values of JSON; `error` for NaN and infinities (unless allowed), numbers without end, and too deep nesting.
+
+    And for a file that was sealed and is not what was written.
+    """
 
     def refuse(name: str) -> float:
         raise ValueError(f"{name} is no number of JSON")
@@ -289,6 +299,9 @@ def parse_json(text: str, error: type[LungsoundError], *, path: Path, is_nan_all
     except RecursionError:
         raise error(f"is nested deeper than {MAX_DEPTH} levels", path=path) from None
     _check_depth(value, error, path)
+    seal = _SEAL.search(text)
+    if seal and hashlib.sha256(f"{text[: seal.start()]}\n}}".encode()).hexdigest() != seal[1]:
+        raise error("is damaged, or was changed: it is not as it was written", path=path)
     return value
 
 

@@ -176,6 +176,23 @@ def test_a_folder_goes_at_once(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_a_sealed_file_is_read_only_as_it_was_written(tmp_path: Path) -> None:
+    path, values = tmp_path / "report.json", {"score": 0.5, "notes": ["a"]}
+    files.write_json(path, values, is_sealed=True)
+    content = path.read_bytes()
+    assert files.read_json(path, DataError).items() >= values.items()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with contextlib.suppress(DataError):
+            found = files.read_json(path, DataError)
+            assert found.items() >= values.items(), place  # what was changed is the name of the seal, or no value
+    path.write_bytes(content.replace(b"0.5", b"0.6"))
+    with pytest.raises(DataError, match="not as it was written"):
+        files.read_json(path, DataError)
+    files.write_json(path, values)
+    assert files.read_json(path, DataError) == values
+
+
 def test_a_record_is_given_back_only_as_it_was_written_and_for_what_it_was_made(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     assert read_record(path, made_for="a") is None

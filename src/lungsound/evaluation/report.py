@@ -27,6 +27,7 @@ from lungsound.evaluation.figures import (
 )
 from lungsound.evaluation.predictions import Predictions
 from lungsound.evaluation.rescore import Rescored, metric_table
+from lungsound.evaluation.runs import hashes_of
 from lungsound.evaluation.scores import FEW_IS_ROUGH, SCORES_HEAD, Evaluation, Subgroups
 from lungsound.evaluation.selection import BEST_ON_OTHER_TEST, BEST_ON_TEST, COLUMN_HEAD, RULE
 from lungsound.files import write_json, write_text, written_together
@@ -289,7 +290,7 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
             ],
             **{name: getattr(inputs, name) for name in kept},
         }
-        write_json(staging / "report.json", numbers)
+        write_json(staging / "report.json", {**numbers, "files": hashes_of(folder)}, is_sealed=True)
         for name in OPTIONAL_PICTURES:
             if not (staging / name).exists():
                 (folder / name).unlink(missing_ok=True)

@@ -11,12 +11,13 @@ from pydantic import BaseModel
 from lungsound.errors import DataError
 from lungsound.evaluation.predictions import Predictions, read_predictions
 from lungsound.evaluation.selection import BEST_ON_OTHER_TEST, COLUMN_OF, LAST, NAMES, TEST, VALIDATION
-from lungsound.files import is_unfinished, read_model
+from lungsound.files import hash_file, is_unfinished, read_model
 
 KEPT = "kept"
 UNKNOWN = "unknown"
 # How much two differences scatter is hardly known: paired, equally good methods were told apart in 10 % of simulations.
 LEAST_PAIRED_SEEDS = 3
+_ADVICE = "it says how the epoch was chosen"
 _SEED = re.compile(r"seed(\d+)(\.csv|\.csv\.gz)?")
 # As settings and reports name them. The choice by another corpus's test is, as by validation, one on other cycles.
 _CHOICES = {**COLUMN_OF, BEST_ON_OTHER_TEST: VALIDATION}
@@ -29,9 +30,10 @@ _CHOICE_PHRASES = {
 
 
 class _Choice(BaseModel):
-    """The part of a report, or of a run's settings, that is read."""
+    """The part of a report, or of a run's settings, that is read; `files` are hashes of what a report is made of."""
 
     context: dict[str, Any] = {}
+    files: dict[str, str] = {}
     train: dict[str, Any] = {}
 
 
@@ -90,7 +92,17 @@ def read_test_rows(file: Path) -> Predictions:
 
 
 def files_of(path: Path, epoch: str) -> list[Path]:
-    """The predictions files that `read_runs` reads; raises as it does for files that are not there."""
+    """The predictions files that `read_runs` reads; raises as it does for files that are not there.
+
+    And for one that is not what the report of its run was made with.
+    """
+    files = _files_of(path, epoch)
+    for file in files:
+        check_made_together(file)
+    return files
+
+
+def _files_of(path: Path, epoch: str) -> list[Path]:
     if path.is_file():
         if epoch != KEPT:
             raise DataError(f"{path} is one file of predictions: --epoch {epoch} needs a run folder")
@@ -116,7 +128,23 @@ def files_of(path: Path, epoch: str) -> list[Path]:
     by_seed = {int(match[1]): child for child in path.iterdir() if (match := _SEED.fullmatch(child.name))}
     if not by_seed:
         raise DataError(f"{path} holds no predictions.csv and no runs seed0, seed1, ...: give the folder of a run")
-    return [file for seed in sorted(by_seed) for file in files_of(by_seed[seed], epoch)]
+    return [file for seed in sorted(by_seed) for file in _files_of(by_seed[seed], epoch)]
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files of a run, by name, that a report of it goes by."""
+    files = [*(folder / name for name in ("config.json", "run.json", "predictions.csv")), *folder.glob("epochs/*.csv")]
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in sorted(files) if path.is_file()}
+
+
+def check_made_together(file: Path) -> None:
+    """DataError where the report of a run says that this file of it was another one; older reports do not say."""
+    folder = file.parent.parent if file.parent.name == "epochs" else file.parent
+    if (report := folder / "report.json").is_file():
+        stated = read_model(report, _Choice, DataError, advice=_ADVICE).files.get(file.relative_to(folder).as_posix())
+        if stated is not None and file.is_file() and stated != hash_file(file):
+            detail = f"is not what {report} was made with: it was changed, or is another run's; put back what was there"
+            raise DataError(detail, path=file)
 
 
 def epoch_of_file(file: Path) -> str:
@@ -127,7 +155,7 @@ def epoch_of_file(file: Path) -> str:
     beside = [path for name in ("report.json", "config.json") if (path := file.parent / name).is_file()]
     if not beside:
         return UNKNOWN
-    facts = read_model(beside[0], _Choice, DataError, advice="it says how the epoch was chosen")
+    facts = read_model(beside[0], _Choice, DataError, advice=_ADVICE)
     return _CHOICES.get(str(facts.context.get("epoch selection") or facts.train.get("selection")), UNKNOWN)
 
 

@@ -5,6 +5,7 @@ Parity is a fact of the model and lies beside it; speed is a fact of the machine
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -305,7 +306,7 @@ def write_parity(folder: Path, trained: TrainedModel, measured: Mapping[str, Par
 def read_parity(folder: Path, trained: TrainedModel) -> dict[str, Parity]:
     """Parity of engines for this model file; empty when none was measured, or for another. WeightsError if damaged."""
     path = folder / "engines.json"
-    if not path.exists():
+    if not os.path.lexists(path):  # a link to nothing is damage
         return {}
     advice = "remove it, and 'lungsound export' again"
     kept = read_model(path, MeasuredEngines, WeightsError, advice=advice, is_nan_allowed=True)

@@ -1,6 +1,7 @@
 """The folder of one run, its files (docs/outputs.md), and the facts of how it was trained."""
 
 import csv
+import hashlib
 import math
 import platform
 import subprocess
@@ -19,6 +20,7 @@ from lungsound.data.corpus import Corpus
 from lungsound.data.splits import CALIBRATION, VALIDATION, Parts
 from lungsound.errors import CorpusError, RunBusyError, SettingsError, WeightsError
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
+from lungsound.evaluation.runs import check_made_together
 from lungsound.evaluation.selection import NAMES
 from lungsound.files import hash_file, read_json, read_model, validated, write_json, written_whole
 from lungsound.models.precision import processor_name
@@ -34,6 +36,7 @@ from lungsound.training.checkpoint import (
 from lungsound.training.trainer import Listener, Progress, TrainStep
 
 LOCK = ".lock"
+UNTRAINED = {"name", "description"}  # settings that say nothing about how a run is trained
 RECORDED_PACKAGES = ("lungsound", "torch", "numpy", "soundfile", "safetensors")
 
 
@@ -132,6 +135,8 @@ class CheckpointFacts(BaseModel):
 
     progress: Progress
     scaler: dict[str, Any]
+    settings_sha256: str | None = None
+    """Of the run; None in files of older versions."""
 
 
 class RunFolder(Listener):
@@ -175,8 +180,7 @@ class RunFolder(Listener):
     def check(self, config: RunConfig, *, is_resumed: bool) -> None:
         """SettingsError when a new run would stand on another's, or a resumed one has other settings."""
         if is_resumed:
-            # Its name and description say nothing about how a run is trained.
-            old, new = (each.model_dump(exclude={"name", "description"}) for each in (self.config(), config))
+            old, new = (each.model_dump(exclude=UNTRAINED) for each in (self.config(), config))
             differences = [
                 f"{section}.{key} was {old[section][key]!r}, now {value!r}"
                 for section, values in new.items()
@@ -192,13 +196,17 @@ class RunFolder(Listener):
             )
 
     def start(self, config: RunConfig) -> None:
-        write_json(self.path / "config.json", config.model_dump(mode="json"))
+        path, values = self.path / "config.json", config.model_dump(mode="json")
+        if path.is_file() and read_json(path, SettingsError) != values:
+            (self.path / "report.json").unlink(missing_ok=True)  # of the settings that stood there
+        write_json(path, values)
 
     def config(self) -> RunConfig:
         """The settings that the run was started with."""
         path = self.path / "config.json"
         if not path.is_file():
             raise SettingsError(f"{self.path} is not the folder of a run: it has no config.json")
+        check_made_together(path)
         return resolve(read_json(path, SettingsError), source=str(path))
 
     def write_facts(self, facts: RunFacts) -> None:
@@ -211,6 +219,7 @@ class RunFolder(Listener):
             for name, sha256 in facts.teachers.items():
                 if earlier.teachers.get(name) != sha256:
                     raise SettingsError(f"{name} is not the teacher that {self.path} was started with: it has changed")
+        (self.path / "report.json").unlink(missing_ok=True)  # of the facts that stood here
         write_json(self.path / "run.json", facts.model_dump(mode="json"))
 
     def precision(self) -> str | None:
@@ -219,18 +228,37 @@ class RunFolder(Listener):
 
     def facts(self) -> RunFacts:
         """The facts that `write_facts` wrote."""
+        check_made_together(self.path / "run.json")
         return read_model(self.path / "run.json", RunFacts, SettingsError, advice="train the run again")
 
     def save(self, step: TrainStep, progress: Progress) -> None:
-        facts = {"format": CHECKPOINT_FORMAT, "progress": progress.model_dump(), "scaler": step.scaler.state_dict()}
+        facts = {
+            "format": CHECKPOINT_FORMAT,
+            "progress": progress.model_dump(),
+            "scaler": step.scaler.state_dict(),
+            "settings_sha256": self._hash_settings(),
+        }
         write_tensors(self.checkpoint, step.tensors(), facts)
+
+    def _hash_settings(self) -> str | None:
+        """SHA-256 of the settings that are no defaults, but for `UNTRAINED`; None where nothing was started."""
+        if not (self.path / "config.json").is_file():
+            return None
+        text = self.config().model_dump_json(exclude=UNTRAINED, exclude_defaults=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _checkpoint_facts(self, facts: Any) -> CheckpointFacts:
+        kept = validated(facts, CheckpointFacts, WeightsError, path=self.checkpoint)
+        if kept.settings_sha256 not in (None, self._hash_settings()):
+            raise WeightsError(f"{self.checkpoint} is another run's: put back what was there, or start the run anew")
+        return kept
 
     def restore(self, step: TrainStep) -> Progress:
         """Take up the checkpoint; a run without one starts from the beginning."""
         if not self.checkpoint.exists():
             return Progress()
         tensors, facts = read_tensors(self.checkpoint, expected_format=CHECKPOINT_FORMAT)
-        kept = validated(facts, CheckpointFacts, WeightsError, path=self.checkpoint)
+        kept = self._checkpoint_facts(facts)
         try:
             step.restore(tensors, kept.scaler)
         except (RuntimeError, KeyError, ValueError) as error:
@@ -245,7 +273,7 @@ class RunFolder(Listener):
                 f"{self.checkpoint} is missing: the report needs its log; 'train --resume' writes it anew"
             )
         with open_tensors(self.checkpoint, expected_format=CHECKPOINT_FORMAT) as (_, facts):
-            return validated(facts, CheckpointFacts, WeightsError, path=self.checkpoint).progress
+            return self._checkpoint_facts(facts).progress
 
     def check_model(self) -> str | None:
         """SettingsError when another model than the run's own lies in its folder; a remark when that is not known."""
@@ -273,7 +301,10 @@ class RunFolder(Listener):
 
     def columns(self) -> dict[str, Predictions]:
         """Read the predictions that `write_column` wrote, by column."""
-        return {name: read_predictions(self.column(name)) for name in NAMES if self.column(name).is_file()}
+        columns = {name: self.column(name) for name in NAMES if self.column(name).is_file()}
+        for file in columns.values():
+            check_made_together(file)
+        return {name: read_predictions(file) for name, file in columns.items()}
 
     def on_step(self, progress: Progress, *, num_steps: int, learning_rate: float) -> None:
         at = (progress.epoch - 1) * num_steps + progress.step

@@ -7,7 +7,15 @@ import pytest
 from lungsound.data.splits import CALIBRATION, VALIDATION
 from lungsound.errors import DataError
 from lungsound.evaluation.predictions import CALIBRATION_PART, VALIDATION_PART, Predictions, write_predictions
-from lungsound.evaluation.runs import MethodRuns, epoch_of_file, epoch_warnings, read_runs
+from lungsound.evaluation.runs import (
+    MethodRuns,
+    check_made_together,
+    epoch_of_file,
+    epoch_warnings,
+    hashes_of,
+    read_runs,
+)
+from lungsound.files import write_json
 from tests.unit.data.trees import DAMAGED
 
 
@@ -109,6 +117,25 @@ def test_a_run_states_how_its_epoch_was_chosen(tmp_path: Path) -> None:
         run = run_folder(tmp_path, selection, chosen=chosen)
         assert read_runs(run).choices == {epoch_of_file(run / "predictions.csv")} == {choice}, (selection, chosen)
         assert read_runs(run, "test").choices == {epoch_of_file(run / "epochs" / "test.csv.gz")} == {"test"}
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "epochs/last.csv", "config.json"])
+def test_a_file_that_the_report_was_not_made_with_is_refused(name: str, tmp_path: Path) -> None:
+    run = run_folder(tmp_path, "last")
+    write_predictions(run / "epochs" / "last.csv", predictions())
+    context = {"context": {"epoch selection": "last"}}
+    write_json(run / "report.json", {**context, "files": hashes_of(run)}, is_sealed=True)
+    check_made_together(run / name)
+    assert read_runs(run).choices == read_runs(run, "last").choices == {"last"}
+    write_predictions(run / name, predictions(1))  # another run's, good by itself
+    with pytest.raises(DataError, match=rf"{name}: is not what .*report\.json was made with"):
+        check_made_together(run / name)
+    for epoch, file in (("kept", "predictions.csv"), ("last", "epochs/last.csv")):
+        if name == file:
+            with pytest.raises(DataError, match="is another run's"):
+                read_runs(run, epoch)
+    (run / "report.json").write_text(json.dumps(context))  # of an older version
+    check_made_together(run / name)
 
 
 def test_a_file_by_itself_does_not_tell_its_epoch(tmp_path: Path) -> None:

@@ -178,6 +178,10 @@ def test_parity_is_kept_for_this_model_file_only(alone: TrainedModel, tmp_path: 
     assert read_parity(tmp_path, alone) == {}
     path = write_parity(tmp_path, alone, {"torch-bf16": ALIKE})
     assert read_parity(tmp_path, alone) == {"torch-bf16": ALIKE}
+    (tmp_path / "nowhere").mkdir()
+    (tmp_path / "nowhere" / "engines.json").symlink_to("nothing")
+    with pytest.raises(WeightsError, match=r"engines\.json"):
+        read_parity(tmp_path / "nowhere", alone)
     values = json.loads(path.read_text())
     path.write_text(json.dumps(values | {"model": "another"}))
     assert read_parity(tmp_path, alone) == {}

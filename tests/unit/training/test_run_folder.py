@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,28 @@ def test_a_checkpoint_without_its_progress_is_refused(facts: str, tmp_path: Path
             read()
 
 
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    runs, step = [RunFolder(tmp_path / str(seed)) for seed in (0, 1)], small_step()
+    for seed, run in enumerate(runs):
+        run.start(load_config("tiny_ce", {"train.seed": seed}))
+        run.save(step, Progress(epoch=seed))
+    runs[1].start(load_config("tiny_ce", {"train.seed": 1, "name": "renamed"}))  # which trains alike
+    assert (runs[1].progress().epoch, runs[1].restore(step).epoch) == (1, 1)
+    shutil.copy(runs[0].checkpoint, runs[1].checkpoint)
+    for read in (runs[1].progress, lambda: runs[1].restore(step)):
+        with pytest.raises(WeightsError, match=r"checkpoint\.safetensors is another run's"):
+            read()
+
+
+def test_new_settings_make_an_old_report_void(tmp_path: Path) -> None:
+    run, report = RunFolder(tmp_path), tmp_path / "report.json"
+    for name, is_kept in (("first", True), ("first", True), ("second", False)):
+        run.start(load_config("tiny_ce", {"name": name}))
+        if name == "first":
+            report.write_text("{}")
+        assert report.exists() == is_kept
+
+
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
     run, step = RunFolder(tmp_path), small_step()
     take_step(step)
@@ -191,7 +214,9 @@ def test_a_checkpoint_needs_no_pickle(tmp_path: Path) -> None:
     run, step = RunFolder(tmp_path), small_step()
     run.save(step, Progress(epoch=5))
     _, facts = read_tensors(run.checkpoint, expected_format=CHECKPOINT_FORMAT)
-    assert facts == {"format": CHECKPOINT_FORMAT, "progress": Progress(epoch=5).model_dump(), "scaler": {}}
+    assert facts == {"format": CHECKPOINT_FORMAT, "progress": Progress(epoch=5).model_dump(), "scaler": {}} | {
+        "settings_sha256": None
+    }
 
 
 # ---- log and facts ----
