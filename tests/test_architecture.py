@@ -53,7 +53,7 @@ CATCH_ALL_NAMES = {"util", "utils", "misc", "helper", "helpers", "common", "tool
 # Folders of the machine on which something was written, and addresses of package registries.
 MACHINE_PATH = re.compile(r"(?<![\w./-])/(?:work|root|home/\w+|tmp/dev)\b|pypi\.org|pythonhosted\.org|npmjs\.org")
 TEXT_SUFFIXES = {"", ".py", ".md", ".toml", ".txt", ".cff", ".csv", ".json", ".sh", ".yml"}
-TEXT_FOLDERS = ("src", "tests", "scripts", "docs", "recipes", "benchmarks", ".ci")
+TEXT_FOLDERS = ("src", "tests", "scripts", "docs", "recipes", "benchmarks", "attacks", ".ci")
 
 
 # ---- reading a tree ----
@@ -226,7 +226,7 @@ def test_the_package_keeps_the_rule(rule: Callable[[Path], list[str]]) -> None:
     assert rule(PACKAGE) == []
 
 
-@pytest.mark.parametrize("folder", ["tests", "scripts", "benchmarks"])
+@pytest.mark.parametrize("folder", ["tests", "scripts", "benchmarks", "attacks"])
 @pytest.mark.parametrize("rule", RULES_EVERYWHERE, ids=lambda rule: rule.__name__)
 def test_what_stands_beside_the_package_keeps_the_rule(rule: Callable[[Path], list[str]], folder: str) -> None:
     assert rule(ROOT / folder) == []

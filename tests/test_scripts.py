@@ -260,7 +260,28 @@ def test_a_wrong_option_is_told_in_one_line(scripts_copy: Path) -> None:
 
 
 def test_every_script_sets_up_by_itself() -> None:
-    for name in ("demo", "lungsound", "box", "test", "lint", "coverage", "check", "results"):
+    for name in ("demo", "lungsound", "box", "test", "lint", "coverage", "check", "results", "attack"):
         text = (ROOT / "scripts" / name).read_text()
         assert os.access(ROOT / "scripts" / name, os.X_OK), name
         assert any(each in text for each in ("scripts/setup", "$scripts/lint", '"$scripts/lungsound"')), name
+
+
+@pytest.mark.parametrize(
+    ("pip_audit", "code", "said"),
+    [
+        ("exit 0", 0, ""),
+        ("exit 1", 3, "audit: pip-audit got no answer: NOTHING WAS AUDITED"),
+        ('echo "| torch | CVE-1 |" > .venv-audit/report.md; exit 1', 1, "| torch | CVE-1 |"),
+    ],
+    ids=["nothing known", "no network", "vulnerable"],
+)
+def test_an_audit_that_could_not_be_made_is_told(tmp_path: Path, pip_audit: str, code: int, said: str) -> None:
+    (tmp_path / "scripts").mkdir()
+    programs = tmp_path / ".venv-audit" / "bin"
+    programs.mkdir(parents=True)
+    (programs.parent / "complete").touch()
+    (programs / "pip-audit").write_text(f"#!/bin/sh\n{pip_audit}\n")
+    (programs / "pip-audit").chmod(0o755)
+    shutil.copy(ROOT / "scripts" / "audit", tmp_path / "scripts")
+    result = subprocess.run([tmp_path / "scripts" / "audit"], capture_output=True, text=True, check=False)
+    assert (result.returncode, (result.stdout + result.stderr).startswith(said)) == (code, True)
