@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from lungsound.audio.io import probe
 from lungsound.inference.prediction import CyclePrediction, Reason, RecordingPrediction
-from lungsound.inference.predictor import Predictor
+from lungsound.inference.predictor import LoadedRecording, Predictor
 from lungsound.serve.limits import Limits
 from lungsound.serve.review import ReviewFolder
 from lungsound.serve.routes import Service, application
@@ -33,24 +32,19 @@ SURE = 0.5  # a smaller probability is uncertain
 class PlantedPredictor(Predictor):
     """Says the same of every recording."""
 
-    def predict(
+    def predict_loaded(
         self,
-        recording: str | Path,
-        *,
-        spans_s: Sequence[tuple[float, float]] | None = None,
+        loaded: LoadedRecording,
         patient: str | None = None,
         stethoscope: str | None = None,
         age_years: float | None = None,
     ) -> RecordingPrediction:
-        del spans_s
-        path = Path(recording)
-        info = probe(path)
-        duration_s = info.num_samples / info.sample_rate_hz
+        duration_s = loaded.duration_s
         return RecordingPrediction(
-            path=path,
+            path=loaded.path,
             duration_s=duration_s,
-            sample_rate_hz=info.sample_rate_hz,
-            cycles_from="annotation" if path.with_suffix(".txt").exists() else "segmentation",
+            sample_rate_hz=loaded.sample_rate_hz,
+            cycles_from="annotation" if loaded.cycles_from == "annotation" else "segmentation",
             cycles=tuple(cycle(low * duration_s, high * duration_s, shares) for low, high, shares in PLANTED),
             aggregate=cycle(0.0, duration_s, (0.3, 0.5, 0.15, 0.05)),
             patient=patient,
