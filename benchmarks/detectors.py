@@ -136,7 +136,7 @@ def print_segmentation(corpus: Corpus, parts: Sequence[str]) -> None:
     num_refused = 0
     for recording, true in track(annotated.items(), "cycles", console=STDERR):
         rate_hz, duration_s = recording.sample_rate_hz, recording.duration_s
-        waveform: Samples = read_waveform(recording.path, sample_rate_hz=rate_hz).numpy()
+        waveform: Samples = read_waveform(recording.path, sample_rate_hz=rate_hz)
         detected = segment_cycles(waveform, rate_hz).cycles
         num_refused += not detected
         length_s = float(np.median(np.diff(detected))) if detected else window_s

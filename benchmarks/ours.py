@@ -104,7 +104,7 @@ def sounds(front_end: FrontEnd, durations_s: Sequence[float]) -> list[Sound]:
     """Noise of these durations, each a recording of its own."""
     generator = torch.Generator().manual_seed(0)
     lengths = [round(duration_s * front_end.sample_rate_hz) for duration_s in durations_s]
-    return [front_end.recording(0.1 * torch.randn(length, generator=generator)) for length in lengths]
+    return [front_end.recording((0.1 * torch.randn(length, generator=generator)).numpy()) for length in lengths]
 
 
 NUM_RECORDINGS, NUM_CYCLES, RATE_HZ = 920, 6898, 44100  # of ICBHI; the rate of 824 of its recordings

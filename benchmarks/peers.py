@@ -72,7 +72,7 @@ class TransformersPredictions:
 
     def features(self, cycles: Sequence[Sound]) -> Tensor:
         """Normalised filter banks (batch, time, mel) of cycles of any length."""
-        fitted = [self.fit(cycle.waveform).numpy() for cycle in cycles]
+        fitted = [self.fit(cycle.waveform) for cycle in cycles]
         features: Tensor = self.extractor(fitted, sampling_rate=self.rate_hz, return_tensors="pt").input_values
         return features.float()
 
@@ -163,11 +163,11 @@ def published_features(folder: Path, front_end: FrontEnd) -> list[Tensor]:
     features = []
     for recording in sorted(folder.glob("*.wav")):
         samples, rate_hz = soundfile.read(recording, dtype="float32", always_2d=True)
-        waveform = _resampled(torch.from_numpy(samples).mean(dim=1), rate_hz, front_end.sample_rate_hz)
-        waveform = fade(waveform, num_samples=front_end.num_fade_samples)
+        resampled = _resampled(torch.from_numpy(samples).mean(dim=1), rate_hz, front_end.sample_rate_hz)
+        waveform = fade(resampled.numpy(), num_samples=front_end.num_fade_samples)
         for start_s, end_s, *_ in np.loadtxt(recording.with_suffix(".txt"), ndmin=2):
             cycle = front_end.fit(front_end.cut(Sound(waveform), start_s=start_s, end_s=end_s).waveform)
-            features.append(_filter_bank(cycle, front_end))
+            features.append(_filter_bank(torch.from_numpy(cycle), front_end))
     return features
 
 

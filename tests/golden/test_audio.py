@@ -26,7 +26,7 @@ from lungsound.audio.filter_bank import (
     mel_banks,
     normalize,
 )
-from lungsound.audio.io import Padding, cut, fade, fit, read_waveform, resample, resample_kernel
+from lungsound.audio.io import Padding, Samples, cut, fade, fit, read_waveform, resample, resample_kernel
 from tests.golden.exact import exact_log_mel
 from tests.golden.formulas import spec, uni, wave
 
@@ -64,11 +64,11 @@ def load(path: Path) -> Arrays:
         return dict(file)
 
 
-def full_scale(int16: NDArray[np.int16]) -> Tensor:
-    return torch.from_numpy(int16.astype(np.float32) / 32768)
+def full_scale(int16: NDArray[np.int16]) -> Samples:
+    return int16.astype(np.float32) / np.float32(32768)
 
 
-def input_wave(name: str) -> Tensor:
+def input_wave(name: str) -> Samples:
     """The waveform behind a golden filter bank, from its formula."""
     t = np.arange(NUM_SAMPLES) / 16000
     if name == "silence8s":
@@ -86,8 +86,8 @@ def input_wave(name: str) -> Tensor:
     return full_scale(values.astype(np.int16))
 
 
-def normalized(log_mel: LogMel, waveform: Tensor) -> NDArray[np.float32]:
-    return normalize(log_mel(waveform.unsqueeze(0))[0], mean=AUDIOSET_MEAN, std=AUDIOSET_STD).numpy()
+def normalized(log_mel: LogMel, waveform: Samples) -> NDArray[np.float32]:
+    return normalize(log_mel(torch.from_numpy(waveform[np.newaxis]))[0], mean=AUDIOSET_MEAN, std=AUDIOSET_STD).numpy()
 
 
 def max_difference(ours: Tensor | NDArray[Any], published: NDArray[Any]) -> float:
@@ -96,10 +96,10 @@ def max_difference(ours: Tensor | NDArray[Any], published: NDArray[Any]) -> floa
 
 
 def assert_exact_and_published(
-    log_mel: LogMel, waveform: Tensor, published: NDArray[Any], rows: Any = slice(None)
+    log_mel: LogMel, waveform: Samples, published: NDArray[Any], rows: Any = slice(None)
 ) -> None:
     """Our filter bank is the exact one but for float32 rounding, and the published one but for that of both."""
-    exact, ours = exact_log_mel(waveform.numpy()), log_mel(waveform.unsqueeze(0))[0].numpy()
+    exact, ours = exact_log_mel(waveform), log_mel(torch.from_numpy(waveform[np.newaxis]))[0].numpy()
     assert ours.shape == exact.log_mel.shape
     assert (exact.lowest <= ours).all()
     assert (ours <= exact.highest).all()
@@ -144,10 +144,13 @@ class TestFilterBank:
     def test_whole_set(self, name: str, shared_dir: Path, log_mel: LogMel) -> None:
         published = load(shared_dir / "golden" / "a_fbank.npz")
         waveform = full_scale(published[f"wave_i16/{name}"])
-        assert torch.equal(waveform, input_wave(name))
+        assert np.array_equal(waveform, input_wave(name))
         assert_exact_and_published(log_mel, waveform, published[f"fbank_norm/{name}"])
         if f"fbank_raw/{name}" in published:
-            assert max_difference(log_mel(waveform.unsqueeze(0))[0], published[f"fbank_raw/{name}"]) < 1e-2
+            assert (
+                max_difference(log_mel(torch.from_numpy(waveform[np.newaxis]))[0], published[f"fbank_raw/{name}"])
+                < 1e-2
+            )
 
 
 class TestEfficientATFilterBank:
@@ -162,7 +165,7 @@ class TestEfficientATFilterBank:
             "chirp": np.round(32767 * 0.6 * np.sin(2 * np.pi * (50 * t + 3700 * t * t))),
         }[name]
         mean, std = AUDIOSET_STATISTICS["efficientat"]
-        fbank = EfficientATLogMel()(full_scale(samples.astype(np.int16)).unsqueeze(0))[0]
+        fbank = EfficientATLogMel()(torch.from_numpy(full_scale(samples.astype(np.int16))[np.newaxis]))[0]
         assert fbank.shape == (200, 128)
         published = load(DATA / "efficientat_reference.npz")[name]
         assert max_difference(normalize(fbank[::25], mean=mean, std=std), published) < 1e-3
@@ -181,7 +184,7 @@ class TestResample:
         published = arrays[f"kernel/{from_hz}"]
         assert published.shape == (num_phases, 1, num_taps)
         taps = kernel.shape[-1]
-        assert max_difference(kernel, published[..., :taps]) < 1e-6
+        assert max_difference(kernel, published[:, 0, :taps]) < 1e-6
         assert np.abs(published[..., taps:]).max(initial=0) < 1e-6
 
     @pytest.mark.parametrize(
@@ -207,19 +210,19 @@ class TestResample:
         published = load(shared_dir / "golden" / "b_resample_fade_cutpad.npz")["kernel/44100"]
         kernel = resample_kernel(44100, 16000)
         assert published.shape == (160, 1, 475)
-        assert max_difference(kernel, published[..., : kernel.shape[-1]]) < 1e-5
+        assert max_difference(kernel, published[:, 0, : kernel.shape[-1]]) < 1e-5
         assert np.abs(published[..., kernel.shape[-1] :]).max() < 1e-5
 
 
 class TestFadeCutFit:
     def test_fade_of_both_ends(self, arrays: Arrays) -> None:
-        faded = fade(torch.ones(3000), num_samples=FADE_SAMPLES)
+        faded = fade(np.ones(3000, np.float32), num_samples=FADE_SAMPLES)
         assert max_difference(faded[:1000], arrays["fade_both_on_ones_3000"]) < 1e-7
-        assert max_difference(faded[2000:].flip(0), arrays["fade_both_on_ones_3000"]) < 1e-7
-        assert torch.equal(faded[1000:2000], torch.ones(1000))
+        assert max_difference(faded[:1999:-1], arrays["fade_both_on_ones_3000"]) < 1e-7
+        assert np.array_equal(faded[1000:2000], np.ones(1000))
 
     def test_cut_truncates(self, facts: dict[str, Any]) -> None:
-        recording = torch.arange(20 * 16000)
+        recording = np.arange(20 * 16000)
         for times, (first, length) in facts["cycle_first_len_16k_20s"].items():
             start_s, end_s = map(float, times.split("_"))
             part = cut(recording, start_s=start_s, end_s=end_s, sample_rate_hz=16000)
@@ -231,8 +234,8 @@ class TestFadeCutFit:
         assert len(cases) == 10
         for case, published in cases.items():
             length = int(case.split("_")[1])
-            ramp = torch.arange(1, length + 1, dtype=torch.float32)
-            ours = fit(ramp, NUM_SAMPLES, padding=padding, fade_samples=FADE_SAMPLES).numpy()
+            ramp = np.arange(1, length + 1, dtype=np.float32)
+            ours = fit(ramp, NUM_SAMPLES, padding=padding, fade_samples=FADE_SAMPLES)
             assert len(ours) == published["len"]
             np.testing.assert_allclose(ours[:8], published["head8"], rtol=1e-6, err_msg=case)
             np.testing.assert_allclose(ours[-8:], published["tail8"], rtol=1e-4, err_msg=case)
@@ -245,19 +248,19 @@ class TestFadeCutFit:
     @pytest.mark.parametrize("length", [7999, 100001])
     def test_fit_whole(self, padding: Padding, length: int, shared_dir: Path) -> None:
         published = load(shared_dir / "golden" / "b_resample_fade_cutpad.npz")[f"cutpad_{padding}/{length}"]
-        ramp = torch.arange(1, length + 1, dtype=torch.float32)
+        ramp = np.arange(1, length + 1, dtype=np.float32)
         ours = fit(ramp, NUM_SAMPLES, padding=padding, fade_samples=FADE_SAMPLES)
-        np.testing.assert_allclose(ours.numpy(), published, rtol=1e-6, atol=1e-8 * length)
+        np.testing.assert_allclose(ours, published, rtol=1e-6, atol=6e-8 * length)  # the last digit of the fade
 
     def test_fades_whole(self, shared_dir: Path) -> None:
         published = load(shared_dir / "golden" / "b_resample_fade_cutpad.npz")
-        both = fade(torch.ones(3000), num_samples=FADE_SAMPLES)
-        out = fade(torch.ones(3000), num_samples=FADE_SAMPLES, is_in=False)
+        both = fade(np.ones(3000, np.float32), num_samples=FADE_SAMPLES)
+        out = fade(np.ones(3000, np.float32), num_samples=FADE_SAMPLES, is_in=False)
         assert max_difference(both, published["fade_both_on_ones_3000"]) < 1e-7
         assert max_difference(out, published["fadeout_on_ones_3000"]) < 1e-7
 
 
-def cycles_of(recording: Path, padding: Padding = "repeat") -> list[Tensor]:
+def cycles_of(recording: Path, padding: Padding = "repeat") -> list[Samples]:
     """The cycles of a recording, annotated in the text file beside it, in the published order of steps."""
     faded = fade(read_waveform(recording), num_samples=FADE_SAMPLES)
     times = [line.split()[:2] for line in recording.with_suffix(".txt").read_text().splitlines()]
@@ -301,7 +304,7 @@ class TestPipeline:
         variants = json.loads((shared_dir / "golden" / "b_pipeline_variants.json").read_text())
         waveforms = cycles_of(shared_dir / "golden" / "wavs" / f"{RECORDINGS[0]}.wav", padding)
         for waveform, (_label, wave_abs_sum, fbank_mean) in zip(waveforms, variants[f"{padding}_4"], strict=True):
-            assert float(waveform.double().abs().sum()) == pytest.approx(wave_abs_sum, rel=1e-5)
+            assert float(np.abs(waveform.astype(np.float64)).sum()) == pytest.approx(wave_abs_sum, rel=1e-5)
             assert float(normalized(log_mel, waveform).mean()) == pytest.approx(fbank_mean, abs=1e-4)
 
 

@@ -4,9 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
-import torch
 
 from lungsound.audio.io import resample
 from lungsound.data.reader import read_corpus
@@ -34,12 +34,10 @@ def test_a_sound_that_was_coded_again_turned_down_and_trimmed_is_found(
     tree = tmp_path / "tree"
     shutil.copytree(synthetic_corpus_dir, tree)
     samples, rate = soundfile.read(train.path)
-    trimmed = torch.from_numpy(0.4 * samples[int(0.3 * rate) : -int(0.2 * rate)]).float()
+    trimmed = (0.4 * samples[int(0.3 * rate) : -int(0.2 * rate)]).astype(np.float32)
     coded_rate_hz = 8000  # the lowest that MP3 knows
     (tree / test.path.name).unlink()
-    soundfile.write(
-        (tree / test.path.name).with_suffix(suffix), resample(trimmed, rate, coded_rate_hz).numpy(), coded_rate_hz
-    )
+    soundfile.write((tree / test.path.name).with_suffix(suffix), resample(trimmed, rate, coded_rate_hz), coded_rate_hz)
     (tree / f"{test.name}.txt").write_text("0.5\t2.0\t0\t0\n")
     code, found = audit(tree, tmp_path / "out")
     assert code == 1

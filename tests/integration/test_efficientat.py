@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import hardswish
@@ -37,7 +38,7 @@ def share_of_bodies(
     with torch.no_grad():
         for path in recordings:
             waveform = read_waveform(path, sample_rate_hz=rate_hz)[: DURATION_S * rate_hz]
-            features = encoder(normalize(log_mel(waveform.unsqueeze(0)), mean=mean, std=std))
+            features = encoder(normalize(log_mel(torch.from_numpy(waveform[np.newaxis])), mean=mean, std=std))
             hidden = hardswish(features @ classifier["classifier.2.weight"].T + classifier["classifier.2.bias"])
             logits = hidden @ classifier["classifier.5.weight"].T + classifier["classifier.5.bias"]
             assert logits.shape == (1, 527)

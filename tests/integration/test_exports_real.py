@@ -36,7 +36,7 @@ def test_every_export_decides_as_torch_does(icbhi_dir: Path, tmp_path: Path) -> 
     unasked = write_openvino(trained, tmp_path / "out", cycles)
     assert unasked.share >= 0.99  # in bfloat16, where the processor has it
     compiled = openvino.compile_model(tmp_path / "out" / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    given = [int(compiled(cycle.waveform.numpy()[None])[0].argmax()) for cycle in cycles]
+    given = [int(compiled(cycle.waveform[None])[0].argmax()) for cycle in cycles]
     assert given == decided.tolist()
     fitted, _ = write_hugging_face(tmp_path / "run" / "model.safetensors", tmp_path / "hf", cycles)
     assert (fitted.num_cycles, fitted.share) == (NUM_CYCLES, 1.0)
@@ -63,7 +63,7 @@ def test_a_normalised_model_decides_as_torch_does_from_the_recording_on(icbhi_di
     )
     rows = []
     for recording, own in groupby(selected, key=lambda cycle: cycle.recording):
-        waveform = trained.front_end.read(recording.path).waveform.numpy()[None]
+        waveform = trained.front_end.read(recording.path).waveform[None]
         (spectrum,) = spectrum_of.run(None, {"recording": waveform})
         for cycle in own:
             start, end = (int(at_s * trained.front_end.sample_rate_hz) for at_s in (cycle.start_s, cycle.end_s))

@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -148,7 +150,9 @@ class EfficientATLogMel(nn.Module):
 
 
 @torch.no_grad()
-def mean_spectrum(log_mel: LogMel | EfficientATLogMel, waveform: Tensor, *, piece_frames: int) -> Tensor:
+def mean_spectrum(
+    log_mel: LogMel | EfficientATLogMel, waveform: NDArray[np.float32], *, piece_frames: int
+) -> NDArray[np.float32]:
     """Mean (mel,) over the frames of a waveform (samples,) of any length, so many of them at a time.
 
     A piece begins with frames into which its edge would be mirrored, which are left out, and ends as far as its last
@@ -158,9 +162,9 @@ def mean_spectrum(log_mel: LogMel | EfficientATLogMel, waveform: Tensor, *, piec
     total = torch.zeros(log_mel.mel_banks.shape[1], dtype=torch.float64)
     for first in range(0, max(1, num_frames), piece_frames):  # one too short for a frame is an error of the filter bank
         begin, end = max(0, first - log_mel.num_edge_frames), first + piece_frames
-        piece = waveform[begin * hop : (end - 1) * hop + log_mel.reach_size]
+        piece = torch.from_numpy(waveform[begin * hop : (end - 1) * hop + log_mel.reach_size])
         total += log_mel(piece[None])[0, first - begin : end - begin].sum(dim=0, dtype=torch.float64)
-    return (total / num_frames).to(waveform)
+    return (total / num_frames).numpy().astype(waveform.dtype)
 
 
 def _clip_by_clip(log_mel: Callable[[Tensor], Tensor], waveform: Tensor, *, least: int) -> Tensor:

@@ -7,11 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lungsound.audio.filter_bank import EfficientATLogMel, LogMel, mean_spectrum
-from lungsound.audio.io import cut, fade, fit, read_waveform, resample
+from lungsound.audio.io import Samples, cut, fade, fit, read_waveform, resample
 from lungsound.axes import PATCH_SIZE
 from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError
@@ -23,8 +24,8 @@ PIECE_FRAMES = 6000  # a minute, whose filter bank takes some 70 MB
 class Sound:
     """A recording or cycle: `waveform` (samples,), and the recording's mean log-mel (mel,) where that is taken off."""
 
-    waveform: Tensor
-    spectrum: Tensor | None = None
+    waveform: Samples
+    spectrum: Samples | None = None
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,11 @@ class FrontEnd:
         """A recording: mono, resampled, faded at both ends."""
         return self.prepare(read_waveform(path, sample_rate_hz=self.sample_rate_hz), self.sample_rate_hz)
 
-    def prepare(self, waveform: Tensor, from_hz: int) -> Sound:
+    def prepare(self, waveform: Samples, from_hz: int) -> Sound:
         """A decoded mono recording (samples,), resampled and its ends faded."""
         return self.recording(fade(resample(waveform, from_hz, self.sample_rate_hz), num_samples=self.num_fade_samples))
 
-    def recording(self, waveform: Tensor) -> Sound:
+    def recording(self, waveform: Samples) -> Sound:
         """A complete recording (samples,) at the model's rate, as it is, with its spectrum where that is needed."""
         if not self.audio.is_recording_normalized:
             return Sound(waveform)
@@ -93,21 +94,21 @@ class FrontEnd:
         part = cut(recording.waveform, start_s=start_s, end_s=end_s, sample_rate_hz=self.sample_rate_hz)
         return replace(recording, waveform=part)
 
-    def fit(self, waveform: Tensor) -> Tensor:
+    def fit(self, waveform: Samples) -> Samples:
         """Waveform (num_samples,) of a cycle of any length."""
         return fit(waveform, self.num_samples, padding=self.audio.padding, fade_samples=self.num_fade_samples)
 
     @torch.no_grad()
-    def filter_banks(self, waveforms: Tensor, spectra: Tensor | None = None) -> Tensor:
+    def filter_banks(self, waveforms: Samples, spectra: Samples | None = None) -> Tensor:
         """Filter banks (batch, time, mel) of cycles (batch, num_samples), less `spectra` (batch, mel)."""
-        fbanks: Tensor = self.log_mel(waveforms)
-        return fbanks if spectra is None else fbanks - spectra.unsqueeze(1)
+        fbanks: Tensor = self.log_mel(torch.from_numpy(waveforms))
+        return fbanks if spectra is None else fbanks - torch.from_numpy(spectra).unsqueeze(1)
 
-    def spectra(self, cycles: Sequence[Sound]) -> Tensor | None:
+    def spectra(self, cycles: Sequence[Sound]) -> Samples | None:
         """Spectra (batch, mel) to take from the frames of these cycles; None when none are."""
         if not self.audio.is_recording_normalized:
             return None
-        return torch.stack([cast(Tensor, cycle.spectrum) for cycle in cycles])
+        return np.stack([cast(Samples, cycle.spectrum) for cycle in cycles])
 
     def num_own_frames(self, num_samples: int) -> int | None:
         """Frames that begin within the sound of a cycle of `num_samples`; None where its padding is encoded too."""
@@ -131,7 +132,7 @@ class FrontEnd:
         deviations are about those of padded cycles.
         """
         if self.audio.is_padding_encoded:
-            return self.filter_banks(torch.stack([self.fit(cycle.waveform) for cycle in cycles]), self.spectra(cycles))
+            return self.filter_banks(np.stack([self.fit(cycle.waveform) for cycle in cycles]), self.spectra(cycles))
         own = []
         for cycle in cycles:
             size = self.num_input_samples(len(cycle.waveform), patch_stride=1)

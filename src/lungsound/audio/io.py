@@ -14,20 +14,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
-import torch
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from lungsound.audio.containers import BYTES, SAMPLES, check_elements, inspect
 from lungsound.errors import AudioError, TooLongError
 from lungsound.extras import load
 
 Padding = Literal["repeat", "zero"]
+Samples = NDArray[np.float32]
 Block = NDArray[np.float32 | np.int16]  # (samples, channel)
 
 ZERO_CROSSINGS = 6
@@ -35,29 +34,30 @@ ROLLOFF = 0.99
 BLOCK_PHASES = 16  # output samples of one product: more need more taps that are 0, fewer leave the processor idle
 
 
-def resample(waveform: Tensor, from_hz: int, to_hz: int) -> Tensor:
-    """Waveform (samples,) at another rate: (ceil(samples * to_hz / from_hz),), zeros beyond its ends; no gradients.
+def resample(waveform: Samples, from_hz: int, to_hz: int) -> Samples:
+    """Waveform (samples,) at another rate: (ceil(samples * to_hz / from_hz),), zeros beyond its ends.
 
     Band-limited interpolation with a Hann-windowed sinc, the resampler of the published program.
     """
     if from_hz == to_hz:
         return waveform
     step, num_phases, width = _period(from_hz, to_hz)
-    num_periods, kernels = _block_kernels(from_hz, to_hz)
+    num_periods, kernels = _block_kernels(from_hz, to_hz, waveform.dtype)
     row_step, row_phases = num_periods * step, num_periods * num_phases
     num_resampled = -(-len(waveform) * num_phases // step)
     num_rows = -(-num_resampled // row_phases)
-    padded = F.pad(waveform, (width, num_rows * row_step + width + 1 - len(waveform)))
-    rows = waveform.new_empty(num_rows, row_phases)
+    padded = np.pad(waveform, (width, num_rows * row_step + width + 1 - len(waveform)))
+    rows = np.empty((num_rows, row_phases), waveform.dtype)
     for block, kernel in enumerate(kernels):
         first = block * BLOCK_PHASES
-        samples = padded.as_strided((num_rows, len(kernel)), (row_step, 1), first * step // num_phases)
-        torch.mm(samples, kernel.to(waveform), out=rows[:, first : first + kernel.shape[1]])
-    return rows.view(-1)[:num_resampled]
+        taps = padded[first * step // num_phases :]
+        samples = as_strided(taps, (num_rows, len(kernel)), (row_step * taps.itemsize, taps.itemsize), writeable=False)
+        np.matmul(samples, kernel, out=rows[:, first : first + kernel.shape[1]])
+    return rows.reshape(-1)[:num_resampled]
 
 
 @lru_cache(maxsize=8)
-def _block_kernels(from_hz: int, to_hz: int) -> tuple[int, list[Tensor]]:
+def _block_kernels(from_hz: int, to_hz: int, dtype: np.dtype[Any]) -> tuple[int, list[Samples]]:
     """Kernels (tap, phase) of the blocks of a row of output samples, and the periods in a row.
 
     One kernel of all 160 phases of 44.1 -> 16 kHz would be zeros for nine tenths. A row is as long as the taps of a
@@ -68,14 +68,16 @@ def _block_kernels(from_hz: int, to_hz: int) -> tuple[int, list[Tensor]]:
     num_periods = -(-most_taps // step)
     end = num_periods * num_phases
     kernels = [
-        resample_kernel(from_hz, to_hz, first_phase=first, num_phases=min(BLOCK_PHASES, end - first))[:, 0].T
+        resample_kernel(from_hz, to_hz, first_phase=first, num_phases=min(BLOCK_PHASES, end - first))
         for first in range(0, end, BLOCK_PHASES)
     ]
-    return num_periods, kernels
+    return num_periods, [np.ascontiguousarray(kernel.T, dtype=dtype) for kernel in kernels]
 
 
-def resample_kernel(from_hz: int, to_hz: int, *, first_phase: int = 0, num_phases: int | None = None) -> Tensor:
-    """Kernels (phase, 1, tap) in float64 of some output phases from `first_phase` on; default: one period, to_hz / gcd.
+def resample_kernel(
+    from_hz: int, to_hz: int, *, first_phase: int = 0, num_phases: int | None = None
+) -> NDArray[np.float64]:
+    """Kernels (phase, tap) of some output phases from `first_phase` on; default: one period, to_hz / gcd.
 
     Output sample i stands at input time i * from_hz / to_hz; that is its phase. The cut-off is .99 of the lower
     Nyquist frequency, the Hann window spans 6 zero crossings of the sinc on each side.
@@ -85,11 +87,10 @@ def resample_kernel(from_hz: int, to_hz: int, *, first_phase: int = 0, num_phase
     end_phase = first_phase + (period if num_phases is None else num_phases)
     first_tap = first_phase * step // period - width
     last_tap = (end_phase - 1) * step // period + width
-    taps = torch.arange(first_tap, last_tap + 1, dtype=torch.float64)
-    centres = torch.arange(first_phase, end_phase, dtype=torch.float64).unsqueeze(1) * step / period
-    offset = ((taps - centres) * cutoff).clamp(-ZERO_CROSSINGS, ZERO_CROSSINGS)
-    window = torch.cos(offset * (math.pi / (2 * ZERO_CROSSINGS))) ** 2
-    return (torch.sinc(offset) * window * cutoff).unsqueeze(1)
+    centres = np.arange(first_phase, end_phase)[:, np.newaxis] * step / period
+    offset = np.clip((np.arange(first_tap, last_tap + 1) - centres) * cutoff, -ZERO_CROSSINGS, ZERO_CROSSINGS)
+    window = np.cos(offset * (math.pi / (2 * ZERO_CROSSINGS))) ** 2
+    return np.asarray(np.sinc(offset) * window * cutoff)
 
 
 def _period(from_hz: int, to_hz: int) -> tuple[int, int, int]:
@@ -99,15 +100,15 @@ def _period(from_hz: int, to_hz: int) -> tuple[int, int, int]:
     return step, num_phases, math.ceil(ZERO_CROSSINGS * step / (ROLLOFF * min(step, num_phases)))
 
 
-def fade(waveform: Tensor, *, num_samples: int, is_in: bool = True, is_out: bool = True) -> Tensor:
+def fade(waveform: Samples, *, num_samples: int, is_in: bool = True, is_out: bool = True) -> Samples:
     """Copy of the waveform (..., samples) with a linear fade from 0 at its start and to 0 at its end.
 
     A fade longer than the waveform is shortened to it (the published program fails on such a recording).
     """
-    faded = waveform.clone()
+    faded = waveform.copy()
     num_faded = min(num_samples, waveform.shape[-1])
     if num_faded > 0:
-        ramp = torch.linspace(0, 1, num_faded, dtype=waveform.dtype, device=waveform.device)
+        ramp = np.linspace(0, 1, num_faded, dtype=waveform.dtype)
         if is_in:
             faded[..., :num_faded] *= ramp
         if is_out:
@@ -115,7 +116,7 @@ def fade(waveform: Tensor, *, num_samples: int, is_in: bool = True, is_out: bool
     return faded
 
 
-def cut(waveform: Tensor, *, start_s: float, end_s: float, sample_rate_hz: int) -> Tensor:
+def cut(waveform: Samples, *, start_s: float, end_s: float, sample_rate_hz: int) -> Samples:
     """View of the samples [int(start_s * rate), int(end_s * rate)) of a waveform (..., samples), ends truncated.
 
     What lies beyond the end of the waveform is left out, as published. Raises AudioError when nothing is left.
@@ -130,7 +131,7 @@ def cut(waveform: Tensor, *, start_s: float, end_s: float, sample_rate_hz: int) 
     return part
 
 
-def fit(waveform: Tensor, num_samples: int, *, padding: Padding, fade_samples: int) -> Tensor:
+def fit(waveform: Samples, num_samples: int, *, padding: Padding, fade_samples: int) -> Samples:
     """Waveform (samples,) brought to `num_samples`, by the published rules.
 
     A longer one gives its first part, without a fade. Otherwise, equality included, "repeat" tiles it, cuts the tiles
@@ -142,10 +143,9 @@ def fit(waveform: Tensor, num_samples: int, *, padding: Padding, fade_samples: i
     if length > num_samples:
         return waveform[:num_samples]
     if padding == "repeat":
-        tiled = waveform.repeat(math.ceil(num_samples / length))[:num_samples]
-        return fade(tiled, num_samples=fade_samples, is_in=False)
+        return fade(np.resize(waveform, num_samples), num_samples=fade_samples, is_in=False)
     before = (num_samples - length) // 2
-    return F.pad(waveform, (before, num_samples - length - before))
+    return np.pad(waveform, (before, num_samples - length - before))
 
 
 SUFFIXES = (".m4a", ".aac", ".mp4", ".webm")
@@ -203,14 +203,14 @@ def probe(path: Path, limits: SoundLimits = LIMITS) -> AudioInfo:
     return _decode(path, limits, is_kept=False)[0]
 
 
-def read_waveform(path: Path, *, sample_rate_hz: int = 16000) -> Tensor:
+def read_waveform(path: Path, *, sample_rate_hz: int = 16000) -> Samples:
     """Waveform (samples,), the mean of a file's channels, at this rate; full scale is 1. Errors as `read_channels`."""
     info, channels = _decode(path, LIMITS, is_kept=True)
-    mono = channels[:, 0] if info.num_channels == 1 else channels.mean(dim=1)
-    return resample(mono, info.sample_rate_hz, sample_rate_hz)
+    mono = channels[:, 0] if info.num_channels == 1 else channels.mean(axis=1)
+    return resample(np.ascontiguousarray(mono), info.sample_rate_hz, sample_rate_hz)
 
 
-def read_channels(path: Path, limits: SoundLimits = LIMITS) -> tuple[NDArray[np.float32], AudioInfo]:
+def read_channels(path: Path, limits: SoundLimits = LIMITS) -> tuple[Samples, AudioInfo]:
     """Samples (channel, samples) of a sound file at its own rate, and its facts.
 
     Any format and rate that soundfile reads, and `SUFFIXES`. AudioError for a file that is missing, damaged, cut,
@@ -218,10 +218,10 @@ def read_channels(path: Path, limits: SoundLimits = LIMITS) -> tuple[NDArray[np.
     the limits, before anything is decoded where the header tells.
     """
     info, channels = _decode(path, limits, is_kept=True)
-    return np.ascontiguousarray(channels.numpy().T), info
+    return np.ascontiguousarray(channels.T), info
 
 
-def _decode(path: Path, limits: SoundLimits, *, is_kept: bool) -> tuple[AudioInfo, Tensor]:
+def _decode(path: Path, limits: SoundLimits, *, is_kept: bool) -> tuple[AudioInfo, Samples]:
     """The gate: facts of a sound file and its samples (samples, channel) in float32, none unless kept."""
     remarks: list[str] = []
     kept: list[Block] = []
@@ -245,9 +245,10 @@ def _decode(path: Path, limits: SoundLimits, *, is_kept: bool) -> tuple[AudioInf
         raise
     except OSError as error:
         raise AudioError(f"cannot be read ({error.strerror}); check the path", path=path) from error
-    samples = torch.from_numpy(np.concatenate(kept)) if kept else torch.empty(0, num_channels)
-    info = AudioInfo(num_samples, rate_hz, num_channels, tuple(remarks))
-    return info, samples / 2**15 if samples.dtype == torch.int16 else samples
+    samples = np.concatenate(kept) if kept else np.empty((0, num_channels), np.float32)
+    if samples.dtype == np.int16:
+        samples = samples / np.float32(2**15)
+    return AudioInfo(num_samples, rate_hz, num_channels, tuple(remarks)), samples.astype(np.float32, copy=False)
 
 
 def _check_samples(block: Block, start_s: float, rate_hz: int) -> None:
@@ -336,7 +337,7 @@ def _soundfile_blocks(
         if not is_kept and file.format in COUNTED and file.subtype in INTEGER_BYTES:
             yield np.broadcast_to(np.int16(0), (file.frames, num_channels)), rate_hz  # takes no memory
             return
-        # 16-bit samples come as they are: libsndfile takes many times as long to make floats of them as torch.
+        # 16-bit samples come as they are: libsndfile takes many times as long to make floats of them as NumPy.
         dtype = "int16" if file.subtype == "PCM_16" else "float32"
         num_left, at_once = file.frames, max(1, BLOCK_VALUES // num_channels)
         while num_left:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from lungsound.audio.io import resample
 
@@ -376,7 +375,7 @@ def measure_other_sounds(waveform: Samples, sample_rate_hz: int) -> OtherSounds:
     longest = MAX_LENGTH_S * sample_rate_hz
     first = max(0, (waveform.size - longest) // 2)
     part = np.ascontiguousarray(waveform[first : first + longest])
-    sound = resample(torch.from_numpy(part), sample_rate_hz, RATE_HZ).double().numpy()
+    sound = resample(part, sample_rate_hz, RATE_HZ).astype(np.float64)
     sound = sound - sound.mean()
     hum_db, mains_hz = max((line_db(sound, mains_hz), mains_hz) for mains_hz in MAINS_HZ)
     return OtherSounds(hum_db, mains_hz, spoken_share(sound), *heart_beat(sound))

@@ -84,6 +84,8 @@ def main() -> None:
     # Read when torch is first imported: threads that spin without end while they wait are many times slower on a busy
     # machine (docs/log.md).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    # Threads that read recordings each take one core already.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         app()
     except LungsoundError as error:

@@ -69,12 +69,12 @@ def _measure(path: Path) -> Measured | AudioError:
         return error
     rate_hz = info.sample_rate_hz
     quality = measure_quality(channels, rate_hz)
-    mono = torch.from_numpy(channels.mean(axis=0, dtype=np.float32))
+    mono: Samples = channels.mean(axis=0, dtype=np.float32)
     return Measured(
         sha256=hashlib.sha256(channels.T.tobytes()).hexdigest(),
         quality=quality,
         defects=find_defects(quality),
-        signs=fingerprint(resample(mono, rate_hz, RATE_HZ).numpy()),
+        signs=fingerprint(resample(mono, rate_hz, RATE_HZ)),
     )
 
 
@@ -240,7 +240,7 @@ def _compare(recordings: Sequence[Recording], candidates: Sequence[Candidate]) -
     for candidate in candidates:
         for place in (candidate.one, candidate.other):
             if place not in waveforms:
-                waveforms[place] = read_waveform(recordings[place].path, sample_rate_hz=RATE_HZ).numpy()
+                waveforms[place] = read_waveform(recordings[place].path, sample_rate_hz=RATE_HZ)
                 windows[place] = whitened_windows(waveforms[place])
         waveform, another, offset_s = waveforms[candidate.one], waveforms[candidate.other], 0.0
         evidence = agreement(windows[candidate.one], windows[candidate.other], max_lag_s=MAX_LAG_S)

@@ -81,9 +81,7 @@ def cut_cycles(
 
 def sounds_of(cycles: Sequence[Cycle], front_end: FrontEnd) -> list[Sound]:
     """Sounds of cycles, in their order; no recording is kept as a whole."""
-    parts = cut_cycles(
-        cycles, front_end, lambda _, own: [replace(each, waveform=each.waveform.clone()) for each in own]
-    )
+    parts = cut_cycles(cycles, front_end, lambda _, own: [replace(each, waveform=each.waveform.copy()) for each in own])
     return [sound for part in parts for sound in part]
 
 
@@ -219,7 +217,7 @@ class Waveforms:
     def __getitem__(self, row: int) -> Sound:
         """A copy of a cycle's sound."""
         size = self._num_mels + int(self._rows.facts["num_samples"][row])
-        values = torch.from_numpy(self._rows.row(row, size).copy())
+        values = self._rows.row(row, size).copy()
         return Sound(values[self._num_mels :], values[: self._num_mels] if self._num_mels else None)
 
 
@@ -248,8 +246,8 @@ def open_waveforms(corpus: Corpus, front_end: FrontEnd, *, console: Console) -> 
     sizes = [num_mels + int(cycle.end_s * rate) - int(cycle.start_s * rate) for cycle in corpus.cycles]
 
     def values_of(sound: Sound) -> NDArray[np.float32]:
-        values = sound.waveform if sound.spectrum is None else torch.cat([sound.spectrum, sound.waveform])
-        return values.numpy()
+        waveform = np.ascontiguousarray(sound.waveform)
+        return waveform if sound.spectrum is None else np.concatenate([sound.spectrum, waveform])
 
     return Waveforms(_open("waveforms", corpus, front_end, sizes, values_of, console=console), num_mels)
 

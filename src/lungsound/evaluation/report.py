@@ -102,12 +102,10 @@ def hardest_rows(
 
 def write_sound(cycle: HardCycle, path: Path) -> None:
     """Write the sound of a cycle as WAV: 16-bit PCM, one channel, at most 8 kHz, its peak at 0.9 of full scale."""
-    import torch
-
     from lungsound.audio.io import resample
 
     rate_hz = min(cycle.sample_rate_hz, SOUND_RATE_HZ)
-    samples = resample(torch.from_numpy(cycle.shown.astype(np.float32)), cycle.sample_rate_hz, rate_hz).numpy()
+    samples = resample(cycle.shown.astype(np.float32), cycle.sample_rate_hz, rate_hz)
     peak = float(np.abs(samples).max(initial=0.0))
     scaled = np.round(samples * (PEAK * 32767.0 / peak)) if peak > 0 else np.zeros_like(samples)
     soundfile.write(path, scaled.astype(np.int16), rate_hz, subtype="PCM_16")

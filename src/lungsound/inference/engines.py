@@ -81,9 +81,9 @@ class Engine:
             for first in range(0, len(of_one_size), self.batch_size):
                 places = of_one_size[first : first + self.batch_size]
                 batch = [cycles[place] for place in places]
-                clips = torch.stack([trained.input_of(cycle.waveform) for cycle in batch]).numpy()
+                clips = np.stack([trained.input_of(cycle.waveform) for cycle in batch])
                 spectra = front_end.spectra(batch)
-                inputs = [clips] if spectra is None else [clips, spectra.numpy()]
+                inputs = [clips] if spectra is None else [clips, spectra]
                 probabilities[places], encoded, fbanks = self.run_batch(*inputs)
                 if is_asked:
                     if not front_end.audio.is_padding_encoded:  # theirs are of frames that no encoder sees, too
@@ -102,7 +102,7 @@ def run_torch(trained: TrainedModel, *, device: torch.device = CPU, is_bf16: boo
 
 
 def _run_torch_batch(trained: TrainedModel, device: torch.device, is_bf16: bool, *inputs: Floats) -> BatchOutputs:
-    fbanks = trained.front_end.filter_banks(*map(torch.from_numpy, inputs))
+    fbanks = trained.front_end.filter_banks(*inputs)
     batches = [(normalize(fbanks, mean=trained.mean, std=trained.std), None)]
     return (*predict_cycles(trained.model, batches, device=device, is_bf16=is_bf16), fbanks.numpy())
 

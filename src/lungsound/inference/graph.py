@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
@@ -133,20 +134,20 @@ def exported(trained: TrainedModel) -> Path:
             return path
         runtime, sounds = load("onnxruntime", extra="onnx"), probes(trained)
         least, spectra = trained.num_input_samples(1), front_end.spectra(sounds)
-        inputs = {WAVEFORM: torch.stack([each.waveform for each in sounds])}
+        inputs = {WAVEFORM: np.stack([each.waveform for each in sounds])}
         sizes = {WAVEFORM: {0: torch.export.Dim("batch", min=1)}}
         if spectra is not None:
             inputs[SPECTRUM], sizes[SPECTRUM] = spectra, sizes[WAVEFORM].copy()
         if not front_end.audio.is_padding_encoded:
             sizes[WAVEFORM][1] = torch.export.Dim("samples", min=least, max=front_end.num_samples)
-        program = to_onnx(PredictionGraph(trained), inputs, outputs=[PROBABILITIES, FEATURES, FBANK], sizes=sizes)
+        tensors = {name: torch.from_numpy(values) for name, values in inputs.items()}
+        program = to_onnx(PredictionGraph(trained), tensors, outputs=[PROBABILITIES, FEATURES, FBANK], sizes=sizes)
         with written_whole(path) as partial:
             program.save(str(partial))
             session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
             for clips in (inputs[WAVEFORM][:, :least], inputs[WAVEFORM]):
                 fbank = normalize(front_end.filter_banks(clips, spectra), mean=trained.mean, std=trained.std)
-                given = {name: value.numpy() for name, value in (inputs | {WAVEFORM: clips}).items()}
-                probabilities = torch.from_numpy(session.run([PROBABILITIES], given)[0])
+                probabilities = torch.from_numpy(session.run([PROBABILITIES], inputs | {WAVEFORM: clips})[0])
                 difference = float((probabilities - trained.model(fbank).softmax(dim=1)).abs().max())
                 if not difference <= EXACT_TOLERANCE:  # NaN is none either
                     raise WeightsError(
@@ -188,7 +189,7 @@ def probes(trained: TrainedModel) -> list[Sound]:
     noise = noise / noise.abs().amax(dim=1, keepdim=True)
     swell = torch.sin(torch.pi * time_s / 2).square()
     tone = 0.1 * torch.sin(2 * torch.pi * 300 * time_s)
-    return [*map(trained.front_end.recording, torch.tensor([[0.02], [0.5]]) * swell * (noise + tone))]
+    return [*map(trained.front_end.recording, (torch.tensor([[0.02], [0.5]]) * swell * (noise + tone)).numpy())]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -68,7 +67,7 @@ def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Sound]) 
             pipeline = library.pipeline("audio-classification", model=str(staging), top_k=len(classes), device="cpu")
 
             def probabilities_of(cycle: Floats) -> Floats:
-                fbank = front_end.filter_banks(front_end.fit(torch.from_numpy(cycle[0])).unsqueeze(0))
+                fbank = front_end.filter_banks(front_end.fit(cycle[0])[np.newaxis])
                 logits = pipeline.model(normalize(fbank, mean=trained.mean, std=trained.std)).logits
                 probabilities: Floats = logits.softmax(dim=1).numpy()
                 return probabilities
@@ -79,8 +78,8 @@ def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Sound]) 
 
             checked(trained, cycles, probabilities_of)
             exact = [make("torch", trained).predict(cycles)[0]]
-            fitted = parity(exact, [piped([front_end.fit(cycle.waveform).numpy() for cycle in cycles])])
-            unpadded = parity(exact, [piped([cycle.waveform.numpy() for cycle in cycles])])
+            fitted = parity(exact, [piped([front_end.fit(cycle.waveform) for cycle in cycles])])
+            unpadded = parity(exact, [piped([cycle.waveform for cycle in cycles])])
         write_card(staging, trained, run=model_file.parent, fitted=fitted, unpadded=unpadded)
     return fitted, unpadded
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from lungsound.audio.filter_bank import LogMel
 from lungsound.audio.front_end import Sound
-from lungsound.audio.io import fit
 from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.evaluation.evidence import statement
@@ -84,9 +83,8 @@ class FittingGraph(nn.Module):
         front_end, encoder = trained.front_end, trained.model.encoder
         self.front_end = front_end
         self.stride = encoder.stride if isinstance(encoder, AudioSpectrogramTransformer) else 1
-        ones = torch.ones(front_end.num_samples)
-        fade = fit(ones, len(ones), padding=front_end.audio.padding, fade_samples=front_end.num_fade_samples)
-        self.register_buffer("fade", fade)
+        ones = np.ones(front_end.num_samples, np.float32)
+        self.register_buffer("fade", torch.from_numpy(front_end.fit(ones)))
 
     def forward(self, waveform: Tensor) -> Tensor:
         num_samples = len(self.fade)
@@ -273,13 +271,13 @@ def checked(
         raise SettingsError("an export is checked on cycles, and there are none: give a corpus with --data")
     exact = make("torch", trained).predict(cycles)[0]
     inputs = [[each for each in (cycle.waveform, cycle.spectrum) if each is not None] for cycle in cycles]
-    probabilities = np.concatenate([predict(*(each.numpy()[None] for each in own)) for own in inputs])
+    probabilities = np.concatenate([predict(*(each[None] for each in own)) for own in inputs])
     measured = parity([exact], [probabilities])
     if spectrum_of is not None:
-        given = np.concatenate([spectrum_of(cycle.waveform.numpy()[None]) for cycle in cycles])
+        given = np.concatenate([spectrum_of(cycle.waveform[None]) for cycle in cycles])
         expected = trained.front_end.spectra([trained.front_end.recording(cycle.waveform) for cycle in cycles])
         assert expected is not None
-        difference = float(np.abs(given - expected.numpy()).max())
+        difference = float(np.abs(given - expected).max())
         if not difference <= SPECTRUM_TOLERANCE:
             raise WeightsError(
                 f"the spectrum of the exported file differs from torch's by {difference:.1e} on real cycles: the model "

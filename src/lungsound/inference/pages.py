@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.io import Samples
 from lungsound.axes import PATCH_SIZE
 from lungsound.errors import AudioError
 from lungsound.files import short_names, write_text, written_whole
@@ -179,17 +180,17 @@ def _recording(
     return page, relevances
 
 
-def sound(waveform: Tensor, front_end: FrontEnd) -> dict[str, Any]:
+def sound(waveform: Samples, front_end: FrontEnd) -> dict[str, Any]:
     """Sound and pictures of a recording (samples,) at the model's rate, as text that HTML holds.
 
     Places and widths are in percent; `wave` are the points of a polygon in a box of `NUM_WAVE_COLUMNS` by 2.
     """
     log_mel, rate_hz = front_end.log_mel, front_end.sample_rate_hz
     duration_s = len(waveform) / rate_hz
-    loudest = max(float(waveform.abs().max()), 1e-6)
+    loudest = max(float(np.abs(waveform).max()), 1e-6)
     gain = min(MAX_GAIN, PLAYED_PEAK / loudest)
     flac = io.BytesIO()
-    samples = (32767 * (gain * waveform).clamp(-1, 1)).round().to(torch.int16).numpy()
+    samples = (32767 * np.clip(gain * waveform, -1, 1)).round().astype(np.int16)
     soundfile.write(flac, samples, rate_hz, format="FLAC", subtype="PCM_16")
     num_frames, banks, places = log_mel.num_frames(len(waveform)), log_mel.mel_banks, []
     for frequency_hz in MARKS_HZ:  # each at the mel that has most of it
@@ -197,7 +198,7 @@ def sound(waveform: Tensor, front_end: FrontEnd) -> dict[str, Any]:
         if fft_bin < len(banks) and bool(banks[fft_bin].any()):
             text = f"{frequency_hz} Hz" if frequency_hz < 1000 else f"{frequency_hz / 1000:g} kHz"
             places.append((100 * (1 - (int(banks[fft_bin].argmax()) + 0.5) / banks.shape[1]), text))
-    parts = np.array_split((waveform / loudest).numpy(), min(NUM_WAVE_COLUMNS, len(waveform)))
+    parts = np.array_split(waveform / loudest, min(NUM_WAVE_COLUMNS, len(waveform)))
     outline = [(column, part.max()) for column, part in enumerate(parts)]
     outline += reversed([(column, part.min()) for column, part in enumerate(parts)])
     step_s = next((step_s for step_s in TICKS_S if duration_s / step_s <= MAX_TICKS), TICKS_S[-1])
@@ -252,7 +253,7 @@ def mel_centres_hz(front_end: FrontEnd) -> list[float]:
     return centres
 
 
-def _fbank(waveform: Tensor, front_end: FrontEnd) -> Tensor:
+def _fbank(waveform: Samples, front_end: FrontEnd) -> Tensor:
     """Filter bank (time, mel) of a waveform (samples,) of any length, with `MAX_COLUMNS` frames at most."""
     fbank = front_end.filter_banks(waveform[None])[0]
     size = -(-len(fbank) // MAX_COLUMNS)

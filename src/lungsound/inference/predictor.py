@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from lungsound.audio import quality
 from lungsound.audio.front_end import FrontEnd, Sound
@@ -102,7 +101,7 @@ def load_recording(
         window_s = front_end.audio.duration_s
         cycles_from = "windows"
         spans_s = sliding_windows(duration_s, length_s=window_s, hop_s=(1 - WINDOW_OVERLAP) * window_s)
-    prepared = front_end.prepare(torch.from_numpy(mono), rate_hz)
+    prepared = front_end.prepare(mono, rate_hz)
     stretches = [
         Stretch(
             start_s,

@@ -22,9 +22,9 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings
@@ -149,7 +149,7 @@ def _answer(sending: Connection, limits: Limits, function: Callable[..., object]
     error: Exception
     try:
         content = io.BytesIO()
-        _Pickler(content).dump((function(*args), None))
+        _Pickler(content, protocol=pickle.HIGHEST_PROTOCOL).dump((function(*args), None))
     except Exception as failure:
         error = failure
         if isinstance(failure, MemoryError) or "can't allocate memory" in str(failure):
@@ -166,18 +166,14 @@ def _answer(sending: Connection, limits: Limits, function: Callable[..., object]
 class _Pickler(pickle.Pickler):
     """Sends the waveform of a recording once, with the place in it of each cycle: there may be thousands of them."""
 
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self._wholes: dict[int, NDArray[Any]] = {}  # by address, as long as this lasts
-
     def reducer_override(self, value: object) -> Any:
-        if not isinstance(value, Tensor):
+        if not isinstance(value, np.ndarray) or not isinstance(whole := value.base, np.ndarray):
             return NotImplemented
-        storage = value.untyped_storage()
-        size = storage.nbytes() // value.itemsize
-        whole = self._wholes.setdefault(storage.data_ptr(), value.as_strided((size,), (1,), 0).numpy())
-        return _part, (whole, value.storage_offset(), len(value))
+        if value.ndim != 1 or whole.ndim != 1:
+            return NotImplemented
+        at, begin = (each.__array_interface__["data"][0] for each in (value, whole))
+        return _part, (whole, (at - begin) // value.itemsize, len(value))
 
 
-def _part(whole: NDArray[Any], start: int, size: int) -> Tensor:
-    return torch.from_numpy(whole)[start : start + size]
+def _part(whole: NDArray[Any], start: int, size: int) -> NDArray[Any]:
+    return whole[start : start + size]

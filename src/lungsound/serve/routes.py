@@ -13,6 +13,7 @@ from fastapi import APIRouter, Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from numpy.lib.array_utils import byte_bounds
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import ImmutableMultiDict
 from starlette.exceptions import HTTPException
@@ -54,8 +55,8 @@ class Service:
     async def predict_saved(self, path: Path, *, name: str, request: Request, stated: Stated) -> dict[str, Any]:
         """The record of a sound, by the stethoscope and the age that the request states for all its sounds."""
         loaded = await self.queue.read(lambda: self.load_file(path), is_gone=request.is_disconnected)
-        storages = [each.sound.waveform.untyped_storage() for each in loaded.stretches]  # the same for many cycles
-        with self.queue.hold(sum({each.data_ptr(): each.nbytes() for each in storages}.values())):
+        bounds = [byte_bounds(each.sound.waveform) for each in loaded.stretches]  # parts of one array, which overlap
+        with self.queue.hold(max((end for _, end in bounds), default=0) - min((at for at, _ in bounds), default=0)):
             prediction = await self.queue.run(lambda: self.predictor.predict_loaded(loaded, None, *stated))
         facts = request.state.facts
         facts.num_cycles += len(prediction.cycles)

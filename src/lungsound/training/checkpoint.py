@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.io import Samples
 from lungsound.config import AudioSettings, LabelSetName, ModelSettings
 from lungsound.errors import WeightsError
 from lungsound.evaluation.calibration import Calibration
@@ -68,7 +69,7 @@ class TrainedModel:
         """Groups of patients that the model was measured on, as far as its file says."""
         return () if self.evidence is None else self.evidence.groups
 
-    def input_of(self, waveform: Tensor) -> Tensor:
+    def input_of(self, waveform: Samples) -> Samples:
         """The waveform (num_input_samples,) that the model predicts, of a cycle (samples,) of any length."""
         return self.front_end.fit(waveform)[: self.num_input_samples(len(waveform))]
 

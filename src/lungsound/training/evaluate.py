@@ -226,7 +226,7 @@ def hard_cycles(corpus: Corpus, predictions: Predictions, front_end: FrontEnd) -
     for row in hardest_rows(predictions):
         cycle = cycle_of[predictions.keys[row]]
         sound = front_end.cut(front_end.read(cycle.recording.path), start_s=cycle.start_s, end_s=cycle.end_s)
-        waveform, rate_hz = sound.waveform.numpy(), front_end.sample_rate_hz
+        waveform, rate_hz = sound.waveform, front_end.sample_rate_hz
         hardest.append(HardCycle.of_row(predictions, row, waveform=waveform, sample_rate_hz=rate_hz))
     return hardest
 

@@ -189,7 +189,7 @@ def test_cycles_of_the_synthetic_corpus_are_found_at_any_rate(synthetic_corpus_d
         waveform = read_waveform(recording.path, sample_rate_hz=recording.sample_rate_hz)
         for rate_hz, found in tallies.items():
             rate = rate_hz or recording.sample_rate_hz
-            cycles = segment_cycles(resample(waveform, recording.sample_rate_hz, rate).numpy(), rate).cycles
+            cycles = segment_cycles(resample(waveform, recording.sample_rate_hz, rate), rate).cycles
             found.append(match(cycles, annotated, recording.patient))
     for found in tallies.values():
         by_name = scores(found, num_draws=10)

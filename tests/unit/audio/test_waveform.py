@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 from scipy import signal
 
 from lungsound.audio.io import (
@@ -33,8 +32,8 @@ def noise(num_samples: int, num_channels: int = 1) -> np.ndarray:
     return np.random.default_rng(0).uniform(-0.5, 0.5, (num_samples, num_channels)).squeeze()
 
 
-def sine(frequency_hz: float, sample_rate_hz: int, num_samples: int) -> torch.Tensor:
-    return torch.sin(2 * math.pi * frequency_hz * torch.arange(num_samples, dtype=torch.float64) / sample_rate_hz)
+def sine(frequency_hz: float, sample_rate_hz: int, num_samples: int) -> np.ndarray:
+    return np.sin(2 * math.pi * frequency_hz * np.arange(num_samples) / sample_rate_hz)
 
 
 class TestReadWaveform:
@@ -47,14 +46,14 @@ class TestReadWaveform:
     ) -> None:
         samples = noise(500)
         waveform = read_waveform(write(tmp_path / f"a.{suffix}", samples, subtype=subtype))
-        assert waveform.dtype == torch.float32
-        np.testing.assert_allclose(waveform.numpy(), samples, atol=tolerance)
+        assert waveform.dtype == np.float32
+        np.testing.assert_allclose(waveform, samples, atol=tolerance)
 
     def test_channels_are_averaged(self, tmp_path: Path) -> None:
         samples = noise(300, num_channels=3)
         path = write(tmp_path / "a.wav", samples, subtype="FLOAT")
         assert probe(path) == AudioInfo(num_samples=300, sample_rate_hz=16000, num_channels=3)
-        np.testing.assert_allclose(read_waveform(path).numpy(), samples.mean(axis=1), atol=1e-7)
+        np.testing.assert_allclose(read_waveform(path), samples.mean(axis=1), atol=1e-7)
 
     @pytest.mark.parametrize(("suffix", "subtype"), [("wav", "PCM_16"), ("flac", "PCM_24"), ("ogg", "VORBIS")])
     @pytest.mark.parametrize("num_channels", [1, 2])
@@ -88,15 +87,15 @@ class TestReadWaveform:
         assert len(read_waveform(path)) == 100
 
     def test_another_rate_is_resampled(self, tmp_path: Path) -> None:
-        path = write(tmp_path / "a.wav", sine(440, 8000, 8000).numpy(), 8000, "FLOAT")
+        path = write(tmp_path / "a.wav", sine(440, 8000, 8000), 8000, "FLOAT")
         waveform = read_waveform(path)
         assert len(waveform) == 16000
         np.testing.assert_allclose(waveform[200:-200], sine(440, 16000, 16000)[200:-200], atol=1e-3)
-        assert torch.equal(read_waveform(path, sample_rate_hz=8000), torch.from_numpy(soundfile.read(path)[0]).float())
+        assert np.array_equal(read_waveform(path, sample_rate_hz=8000), soundfile.read(path, dtype="float32")[0])
 
     @pytest.mark.parametrize(("suffix", "subtype"), [("ogg", "VORBIS"), ("mp3", "MPEG_LAYER_III")])
     def test_lossy_formats(self, suffix: str, subtype: str, tmp_path: Path) -> None:
-        path = write(tmp_path / f"a.{suffix}", sine(440, 16000, 16000).numpy(), subtype=subtype)
+        path = write(tmp_path / f"a.{suffix}", sine(440, 16000, 16000), subtype=subtype)
         assert len(read_waveform(path)) == probe(path).num_samples == 16000
 
 
@@ -170,7 +169,7 @@ class TestBadFiles:
 
     def test_integers_that_were_never_scaled_are_read(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.wav", noise(100) * 2**31, subtype="FLOAT")
-        assert read_waveform(path).abs().max() > 2**29
+        assert np.abs(read_waveform(path)).max() > 2**29
 
 
 class TestUnusualWavs:
@@ -209,12 +208,12 @@ class TestResample:
     @pytest.mark.parametrize("num_samples", [1, 50])
     def test_against_the_definition(self, from_hz: int, to_hz: int, num_samples: int) -> None:
         samples = noise(51)[:num_samples]
-        ours = resample(torch.from_numpy(samples), from_hz, to_hz)
-        np.testing.assert_allclose(ours.numpy(), sinc_interpolation(samples, from_hz, to_hz), atol=1e-12)
+        ours = resample(samples, from_hz, to_hz)
+        np.testing.assert_allclose(ours, sinc_interpolation(samples, from_hz, to_hz), atol=1e-12)
 
     def test_the_same_rate_changes_nothing(self) -> None:
-        waveform = torch.from_numpy(noise(10))
-        assert torch.equal(resample(waveform, 8000, 8000), waveform)
+        waveform = noise(10)
+        assert np.array_equal(resample(waveform, 8000, 8000), waveform)
 
     @pytest.mark.parametrize(("from_hz", "to_hz"), [(44100, 16000), (8000, 16000), (11127, 16000), (16000, 4000)])
     def test_a_sine_stays_a_sine(self, from_hz: int, to_hz: int) -> None:
@@ -224,24 +223,24 @@ class TestResample:
         np.testing.assert_allclose(ours[middle], sine(300, to_hz, to_hz)[middle], atol=2e-3)
 
     def test_frequencies_above_the_new_nyquist_vanish(self) -> None:
-        assert resample(sine(12000, 44100, 44100), 44100, 16000)[500:-500].abs().max() < 3e-3
+        assert np.abs(resample(sine(12000, 44100, 44100), 44100, 16000)[500:-500]).max() < 3e-3
 
     def test_close_to_another_resampler_in_the_passband(self) -> None:
         low = signal.sosfiltfilt(signal.butter(8, 1000, fs=8000, output="sos"), noise(4000))
-        ours = resample(torch.from_numpy(low.copy()), 8000, 16000).numpy()
+        ours = resample(low.copy(), 8000, 16000)
         theirs = signal.resample_poly(low, 2, 1)
         assert np.abs(ours - theirs)[200:-200].max() < 2e-3 * np.abs(low).max()
 
     def test_the_dtype_is_kept_and_rounds_alike(self) -> None:
-        samples = torch.from_numpy(noise(5000))
-        ours = resample(samples.float(), 44100, 16000)
-        assert ours.dtype == torch.float32
-        torch.testing.assert_close(ours.double(), resample(samples, 44100, 16000), rtol=0, atol=1e-6)
+        samples = noise(5000)
+        ours = resample(samples.astype(np.float32), 44100, 16000)
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, resample(samples, 44100, 16000), rtol=0, atol=1e-6)
 
     @pytest.mark.parametrize(("from_hz", "to_hz"), [(44100, 16000), (16001, 16000), (48000, 16000), (4000, 16000)])
     def test_no_product_takes_more_taps_than_its_phases_need(self, from_hz: int, to_hz: int) -> None:
         """A sinc of 6 crossings on each side, and from the first to the last of 16 phases."""
-        num_periods, kernels = _block_kernels(from_hz, to_hz)
+        num_periods, kernels = _block_kernels(from_hz, to_hz, np.dtype(np.float32))
         common = math.gcd(from_hz, to_hz)
         assert sum(kernel.shape[1] for kernel in kernels) == num_periods * to_hz // common
         scale = max(1.0, from_hz / to_hz)
@@ -250,30 +249,28 @@ class TestResample:
 
     def test_later_phases_are_those_of_the_next_period(self) -> None:
         whole = resample_kernel(44100, 16000)
-        torch.testing.assert_close(resample_kernel(44100, 16000, first_phase=160), whole, rtol=0, atol=1e-12)
-        torch.testing.assert_close(
-            resample_kernel(44100, 16000, first_phase=32, num_phases=3)[:, 0], whole[32:35, 0, 88 : 88 + 40],
-            rtol=0, atol=1e-12,
-        )  # fmt: skip
+        np.testing.assert_allclose(resample_kernel(44100, 16000, first_phase=160), whole, rtol=0, atol=1e-12)
+        later = resample_kernel(44100, 16000, first_phase=32, num_phases=3)
+        np.testing.assert_allclose(later, whole[32:35, 88 : 88 + 40], rtol=0, atol=1e-12)
 
 
 class TestFade:
     def test_closed_form(self) -> None:
-        faded = fade(torch.full((2, 9), 4.0), num_samples=5)
+        faded = fade(np.full((2, 9), 4.0), num_samples=5)
         assert faded.tolist() == [[0, 1, 2, 3, 4, 3, 2, 1, 0]] * 2
 
     def test_one_end_only(self) -> None:
-        waveform = torch.ones(4)
+        waveform = np.ones(4)
         assert fade(waveform, num_samples=2, is_out=False).tolist() == [0, 1, 1, 1]
         assert fade(waveform, num_samples=2, is_in=False).tolist() == [1, 1, 1, 0]
         assert fade(waveform, num_samples=0).tolist() == waveform.tolist() == [1, 1, 1, 1]
 
     def test_a_waveform_shorter_than_the_fade_is_all_fade(self) -> None:
-        assert fade(torch.ones(5), num_samples=1000).tolist() == [0, 0.1875, 0.25, 0.1875, 0]
+        assert fade(np.ones(5), num_samples=1000).tolist() == [0, 0.1875, 0.25, 0.1875, 0]
 
 
 class TestCut:
-    recording = torch.arange(100)
+    recording = np.arange(100)
 
     def test_times_are_truncated_to_samples(self) -> None:
         assert cut(self.recording, start_s=0.19, end_s=0.59, sample_rate_hz=10).tolist() == [1, 2, 3, 4]
@@ -291,7 +288,7 @@ class TestCut:
 
 
 class TestFit:
-    ramp = torch.arange(1.0, 5.0)
+    ramp = np.arange(1.0, 5.0)
 
     def test_longer_gives_the_first_part_without_a_fade(self) -> None:
         assert fit(self.ramp, 3, padding="repeat", fade_samples=2).tolist() == [1, 2, 3]
@@ -305,10 +302,10 @@ class TestFit:
         assert fit(self.ramp, 4, padding="zero", fade_samples=3).tolist() == [1, 2, 3, 4]
 
     def test_the_waveform_is_left_alone(self) -> None:
-        before = self.ramp.clone()
+        before = self.ramp.copy()
         fit(self.ramp, 4, padding="repeat", fade_samples=4)
-        assert torch.equal(self.ramp, before)
+        assert np.array_equal(self.ramp, before)
 
     def test_nothing_to_fit(self) -> None:
         with pytest.raises(AudioError, match="0 samples"):
-            fit(torch.zeros(0), 10, padding="repeat", fade_samples=2)
+            fit(np.zeros(0), 10, padding="repeat", fade_samples=2)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lungsound.audio.front_end import FrontEnd, Sound
@@ -53,8 +54,8 @@ def sounds(trained: TrainedModel, *, num: int = 7) -> list[Sound]:
     generator = torch.Generator().manual_seed(5)
     lengths = torch.linspace(0.3, 1.5, num) * trained.front_end.num_samples
     order = torch.randperm(num, generator=generator)
-    noises = [torch.randn(int(lengths[place]), generator=generator) for place in order]
+    noises = [torch.randn(int(lengths[place]), generator=generator).numpy() for place in order]
     return [
-        replace(trained.front_end.recording(noise), waveform=noise * 10 ** -float(place % 4))
+        replace(trained.front_end.recording(noise), waveform=noise * np.float32(10 ** -float(place % 4)))
         for place, noise in enumerate(noises)
     ]

@@ -70,9 +70,9 @@ def by_hand(trained: TrainedModel) -> Floats:
     """Each cycle alone, step by step: the whole filter bank, and with the number of its own frames."""
     rows = []
     for sound in sounds(trained):
-        fbank = trained.front_end.filter_banks(trained.front_end.fit(sound.waveform).unsqueeze(0))
+        fbank = trained.front_end.filter_banks(trained.front_end.fit(sound.waveform)[np.newaxis])
         if sound.spectrum is not None:
-            fbank = fbank - sound.spectrum
+            fbank = fbank - torch.from_numpy(sound.spectrum)
         num_own = trained.front_end.num_own_frames(len(sound.waveform))
         lengths = None if num_own is None else torch.tensor([num_own])
         rows.append(trained.model(normalize(fbank, mean=trained.mean, std=trained.std), lengths).softmax(dim=1)[0])

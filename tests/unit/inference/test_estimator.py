@@ -138,7 +138,7 @@ def test_a_row_a_path_and_a_waveform_of_the_same_sound_are_answered_alike(
     cycles: tuple[Cycle, ...], run_dir: Path
 ) -> None:
     recording = cycles[0].recording
-    waveform = read_waveform(recording.path, sample_rate_hz=recording.sample_rate_hz).numpy()
+    waveform = read_waveform(recording.path, sample_rate_hz=recording.sample_rate_hz)
     loaded = LungSoundClassifier.load(run_dir, sample_rate_hz=recording.sample_rate_hz)
     whole = (recording.path, 0.0, recording.duration_s)
     found = loaded.predict_proba([str(recording.path), recording.path, whole, waveform, waveform.astype(np.float64)])
@@ -169,7 +169,7 @@ def test_scikit_learn_validates_it_over_patients(
     monkeypatch.setattr("lungsound.recipe.report_on", None)  # what is kept in memory pays for no report
     sounds = {cycle.recording.path: read_waveform(cycle.recording.path, sample_rate_hz=RATE_HZ) for cycle in cycles}
     cuts = [(int(cycle.start_s * RATE_HZ), int(cycle.end_s * RATE_HZ)) for cycle in cycles]
-    X = [sounds[c.recording.path][first:end].numpy() for c, (first, end) in zip(cycles, cuts, strict=True)]
+    X = [sounds[c.recording.path][first:end] for c, (first, end) in zip(cycles, cuts, strict=True)]
     _, y, groups = described(cycles)
     scores = cross_val_score(
         small(sample_rate_hz=RATE_HZ),

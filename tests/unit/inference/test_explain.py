@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def test_fold_adds_repetitions_and_leaves_padding_out() -> None:
 def test_relevance_of_a_cycle_has_all_that_its_patches_have(tmp_path: Path, is_padding_encoded: bool) -> None:
     audio = AudioSettings(duration_s=1.0, num_mels=32, is_padding_encoded=is_padding_encoded)
     trained = saved_model(tmp_path, audio=audio)
-    cycle = Sound(torch.randn(6000, generator=torch.Generator().manual_seed(1)))
+    cycle = Sound(np.random.default_rng(1).standard_normal(6000, np.float32))
     found = relevance(trained, cycle, class_index=2)
     assert found.shape == (38, 32)  # 6000 samples, 160 a frame
     fbank = normalize(trained.front_end.filter_banks_of([cycle]), mean=trained.mean, std=trained.std)[0]
@@ -54,7 +55,7 @@ def test_relevance_of_a_cycle_has_all_that_its_patches_have(tmp_path: Path, is_p
 def test_a_convolutional_model_is_refused_in_one_line(tmp_path: Path) -> None:
     trained = saved_model(tmp_path, audio=EFFICIENTAT_AUDIO, architecture=MOBILENET)
     with pytest.raises(SettingsError, match=r"mn04 .* a model of patches"):
-        relevance(trained, Sound(torch.randn(9000, generator=torch.Generator().manual_seed(3))), class_index=0)
+        relevance(trained, Sound(np.random.default_rng(3).standard_normal(9000, np.float32)), class_index=0)
 
 
 DIM, HEADS = 8, 2
