@@ -87,7 +87,7 @@ def _said(file: Path, folder: Path) -> str:
     content = file.read_bytes() if file.is_file() else b"(not there)"
     if file.suffix in (".json", ".jsonl"):
         with suppress(ValueError):
-            content = json.dumps([_timeless(json.loads(line)) for line in _documents(content)]).encode()
+            content = json.dumps([timeless(json.loads(line)) for line in _documents(content)]).encode()
     if file.name == "log.csv":
         content = re.sub(rb"[^,\n]*$", b"", content, flags=re.MULTILINE)  # the seconds
     return hashlib.sha256(content.replace(str(folder).encode(), b"")).hexdigest()
@@ -97,7 +97,8 @@ def _documents(content: bytes) -> list[bytes]:
     return content.splitlines() if content.count(b"\n") > 1 and content.startswith(b'{"') else [content]
 
 
-def _timeless(values: object) -> object:
+def timeless(values: object) -> object:
+    """The values of JSON without those that no two calls share."""
     if isinstance(values, dict):
-        return {key: _timeless(value) for key, value in values.items() if not OF_NOW.search(key)}
-    return [_timeless(value) for value in values] if isinstance(values, list) else values
+        return {key: timeless(value) for key, value in values.items() if not OF_NOW.search(key)}
+    return [timeless(value) for value in values] if isinstance(values, list) else values

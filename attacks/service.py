@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from attacks.ground import Ground, prepare
+from attacks.ground import Ground, prepare, timeless
 from attacks.sound import whole
 from attacks.watch import TRACEBACK, Ended, Fault, Row, Running, lungsound
 
@@ -85,8 +85,16 @@ def predicted(port: int, sound: bytes) -> Answer:
         time.sleep(0.05)
     if answer[0] != 200:
         return answer
-    values: dict[str, Any] = json.loads(answer[1])
-    return 200, json.dumps({key: value for key, value in values.items() if key != "created"}, sort_keys=True).encode()
+    return 200, json.dumps(rounded(timeless(json.loads(answer[1]))), sort_keys=True).encode()
+
+
+def rounded(values: Any) -> Any:
+    """Numbers to three digits: which cycles share a batch changes the last ones."""
+    if isinstance(values, dict):
+        return {key: rounded(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [rounded(value) for value in values]
+    return round(values, 3) if isinstance(values, float) else values
 
 
 def _raw(port: int, parts: Sequence[bytes], *, pause_s: float = 0.0, is_half_closed: bool = False) -> Answer:

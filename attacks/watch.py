@@ -1,5 +1,6 @@
 """Attempts and commands in processes of their own, which are ended when they hang; what an attack finds, and counts."""
 
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -14,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, NoReturn, get_args
 
 import torch
@@ -23,7 +25,7 @@ from lungsound.cli.main import main
 Kind = Literal["lost", "silent", "hung", "traceback", "internal"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TRACEBACK = "Traceback (most recent call last)"
-NOBODY = 65534
+CAPABILITY_VERSION = 0x20080522  # of Linux's capabilities: root without any may write as little as others
 FORK = multiprocessing.get_context("fork")  # what is imported once serves every attempt
 
 
@@ -170,7 +172,7 @@ class Running:
         *,
         cache: Path,
         max_file_bytes: int | None = None,
-        is_nobody: bool = False,
+        is_without_privilege: bool = False,
     ) -> None:
         self.start_s, self.text, self.is_at_end = time.monotonic(), b"", False
         sys.stdout.flush()
@@ -180,7 +182,7 @@ class Running:
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
-            _run(work, theirs, cache, max_file_bytes, is_nobody)
+            _run(work, theirs, cache, max_file_bytes, is_without_privilege)
         with suppress(ProcessLookupError, PermissionError):  # it did so itself
             os.setpgid(self.pid, self.pid)
         os.close(theirs)
@@ -218,7 +220,9 @@ class Running:
         return bool(part)
 
 
-def _run(work: Callable[[], object], output: int, cache: Path, max_file_bytes: int | None, is_nobody: bool) -> NoReturn:
+def _run(
+    work: Callable[[], object], output: int, cache: Path, max_file_bytes: int | None, is_without_privilege: bool
+) -> NoReturn:
     code = 70
     try:
         os.setpgid(0, 0)
@@ -230,9 +234,10 @@ def _run(work: Callable[[], object], output: int, cache: Path, max_file_bytes: i
         torch.set_num_threads(1)  # a pool of threads does not come through a fork
         if max_file_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
-        if is_nobody:
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+        sys.modules["__main__"] = ModuleType("__main__")  # which processes that it starts would import again
+        if is_without_privilege:
+            none = (ctypes.c_uint32 * 6)()
+            ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), none)
         work()
         code = 0
     except SystemExit as error:

@@ -60,7 +60,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     Several processes may write the same file at once: the last one's stays. A link at `path` is replaced, not followed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _new_place(path.parent) as place:
+    with _new_place(path.parent, wanted=path) as place:
         yield place
         place.replace(path)
 
@@ -75,7 +75,7 @@ def written_folder(folder: Path) -> Iterator[Path]:
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise SettingsError(f"{folder} is {'a file' if target.is_file() else 'not empty'}: give a new or empty folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _new_place(target.parent, folder_mode=0o777) as place:
+    with _new_place(target.parent, wanted=folder, folder_mode=0o777) as place:
         yield place
         if target.is_dir():
             target.rmdir()
@@ -86,7 +86,7 @@ def written_folder(folder: Path) -> Iterator[Path]:
 def written_together(folder: Path) -> Iterator[Path]:
     """A folder whose files move into `folder` when the block ends without an error, and are gone otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _new_place(folder, folder_mode=0o777) as place:
+    with _new_place(folder, wanted=folder, folder_mode=0o777) as place:
         yield place
         for path in sorted(place.iterdir()):
             if path.is_file():
@@ -96,24 +96,29 @@ def written_together(folder: Path) -> Iterator[Path]:
 @contextmanager
 def private_folder() -> Iterator[Path]:
     """A temporary folder that nobody else can read, gone when the block ends."""
-    with _new_place(Path(tempfile.gettempdir()), folder_mode=0o700) as place:
+    folder = Path(tempfile.gettempdir())
+    with _new_place(folder, wanted=folder, folder_mode=0o700) as place:
         yield place
 
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder at once: a process that is killed meanwhile leaves nothing of it in its place."""
-    with _new_place(folder.parent, folder_mode=0o777) as place:
+    with _new_place(folder.parent, wanted=folder, folder_mode=0o777) as place:
         folder.replace(place)
 
 
 @contextmanager
-def _new_place(parent: Path, *, folder_mode: int | None = None) -> Iterator[Path]:
+def _new_place(parent: Path, *, wanted: Path, folder_mode: int | None = None) -> Iterator[Path]:
     """A new file, or folder, whose name nobody can guess, and so none can link; gone at the end unless it was renamed.
 
-    It is locked while it is written: one that nobody holds was left by a killed process.
+    It is locked while it is written: one that nobody holds was left by a killed process. OSError by the `wanted` name,
+    which the caller knows, where none can be made.
     """
     _remove_left(parent.absolute())
-    place, handle = _locked_place(parent, folder_mode)
+    try:
+        place, handle = _locked_place(parent, folder_mode)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(wanted)) from None
     try:
         yield place
     finally:

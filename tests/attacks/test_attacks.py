@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from random import Random
@@ -9,6 +10,8 @@ from random import Random
 import pytest
 
 pytest.importorskip("av", reason="the attack on sound needs the extra 'av'")
+if sys.platform != "linux":
+    pytest.skip("attacks read /proc and drop Linux's capabilities", allow_module_level=True)
 
 from attacks.__main__ import page
 from attacks.ground import Ground
@@ -113,6 +116,15 @@ def test_a_full_disk_leaves_nothing_half_written(ground: Ground, tmp_path: Path)
     full = Running(lungsound(*words), cache=tmp_path, max_file_bytes=1000).end()
     assert (full.code, full.fault()) == (2, None)
     assert not (tmp_path / "place" / "out").exists()
+
+
+def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    words = ("data", "synthesize", tmp_path / "out", "--patients", 4)
+    ended = Running(lungsound(*words), cache=tmp_path, is_without_privilege=True).end()
+    assert (ended.code, ended.fault()) == (2, None)
+    assert str(tmp_path / "out") in ended.text
+    assert ".partial" not in ended.text
 
 
 @pytest.mark.slow
