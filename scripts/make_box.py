@@ -59,7 +59,7 @@ LICENCES = {"sprsound": "GPL-3.0-only", "icbhi": "LicenseRef-ICBHI-2017-research
 MODEL = f"src/{BOX_PACKAGE}/model.safetensors"
 MAX_BYTES = 12_000_000
 NUM_SEEDS = 1
-NUM_LUNGS, NUM_CLIPS = 3000, 240  # training cycles, and clips without lungs, that a gate is fitted to
+NUM_LUNGS, NUM_CLIPS = 1400, 240  # training cycles of each corpus, and clips without lungs, for the gate
 HELD_OUT_KIND = "music"  # of these clips: to see what a gate does with a kind that it never heard
 # Settings of each corpus. The recording left out of SPRSound is in its intra test too, under another name.
 CORPORA: dict[str, dict[str, Any]] = {
@@ -148,7 +148,10 @@ class Making:
         add_to_model(model, calibration=calibration, evidence=evidence)
 
     def add_gate(self, corpus: Corpus, parts: Parts, model: Path, hearts: Path) -> None:
-        """Put a gate into the file, between training cycles and sounds without lungs; calibration patients set it."""
+        """Put a gate into the file, between training cycles and sounds without lungs; calibration patients set it.
+
+        Each corpus has as many training cycles in it, and the threshold is that of the corpus that needs the highest.
+        """
         trained = load_model(model)
         engine, front_end = make_engine("torch", trained), trained.front_end
 
@@ -156,9 +159,14 @@ class Making:
             cut = cut_cycles([corpus.cycles[row] for row in sorted(rows)], front_end, lambda _, sounds: sounds)
             return engine.predict(list(chain.from_iterable(cut)))[1]
 
-        drawn = np.random.default_rng(0).permutation(parts.train)[:NUM_LUNGS].tolist()
+        def of_each_corpus(rows: Sequence[int]) -> list[list[int]]:
+            return [[row for row in rows if corpus.cycles[row].recording.corpus == name] for name in corpus.members]
+
+        shuffled = np.random.default_rng(0).permutation(parts.train).tolist()
+        drawn = [row for own in of_each_corpus(shuffled) for row in own[:NUM_LUNGS]]
         others = engine.predict(other_sounds(front_end, hearts))[1]
-        add_to_model(model, gate=fit_gate(features_of(drawn), others, features_of(parts.calibration)))
+        held_out = [features_of(own) for own in of_each_corpus(parts.calibration) if own]
+        add_to_model(model, gate=fit_gate(features_of(drawn), others, held_out))
 
     def measure(self, run: RunFolder, model: Path, others: Sequence[Measured] = ()) -> tuple[Corpus, list[Given]]:
         """Measure the calibrated model on each test, by stethoscope, and put that into the file, and the `others`.

@@ -24,7 +24,7 @@ MAX_CYCLES = 1000  # that are kept; 256 KB with 64 mels
 MIN_CYCLES = 20  # for a score of 0.95
 CYCLES_AT_ONCE = 256
 HIGHEST_SCORE = 1.0  # of a cycle that is farther from the training cycles than each of these is from the others'
-ANSWERED = 0.98  # share of cycles of held-out patients that a gate lets through
+ANSWERED = 0.95  # least share of the held-out cycles of each group that a gate lets through
 
 
 class _OfArrays:
@@ -91,12 +91,13 @@ class Gate(_OfArrays):
         return np.asarray(self.scores(features) > self.threshold)
 
 
-def fit_gate(lungs: Floats, others: Floats, held_out: Floats, *, inverse_penalty: float = 0.1) -> Gate:
+def fit_gate(lungs: Floats, others: Floats, held_out: Sequence[Floats], *, inverse_penalty: float = 0.1) -> Gate:
     """Gate between cycles (cycle, feature) of lungs and of other sounds, by logistic regression.
 
     Both kinds weigh the same, features are standardised by the lungs', and weights are kept small: the loss is half
     their square, and `inverse_penalty` times the weighted sum of -log likelihoods, as scikit-learn's `C`. The threshold
-    is exceeded by one of fifty cycles of patients `held_out`.
+    is exceeded by one of twenty cycles of held-out patients in the group of `held_out` that is least like the others,
+    by fewer in the rest.
     """
     from scipy.optimize import minimize  # late: whoever predicts needs no scipy
 
@@ -117,7 +118,8 @@ def fit_gate(lungs: Floats, others: Floats, held_out: Floats, *, inverse_penalty
     optimum = minimize(loss, np.zeros(given.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 2000})
     weights = optimum.x[:-1].astype(np.float32)
     gate = Gate(mean, std, weights, np.zeros(1, np.float32))
-    return replace(gate, threshold=np.quantile(gate.scores(held_out), [ANSWERED]).astype(np.float32))
+    threshold = max(float(np.quantile(gate.scores(group), ANSWERED)) for group in held_out)
+    return replace(gate, threshold=np.array([threshold], np.float32))
 
 
 def spectral_features(fbanks: Floats) -> Floats:

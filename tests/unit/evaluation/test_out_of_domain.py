@@ -130,7 +130,7 @@ def test_the_id_is_that_of_the_values_and_damage_is_refused() -> None:
 def test_a_gate_is_a_logistic_regression_with_both_kinds_of_one_weight() -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     lungs, others = drawn(90), drawn(30, seed=1, centre=0.8)
-    gate = fit_gate(lungs, others, lungs, inverse_penalty=0.2)
+    gate = fit_gate(lungs, others, [lungs], inverse_penalty=0.2)
     given = (np.concatenate([lungs, others]) - lungs.mean(axis=0)) / lungs.std(axis=0)
     oracle = linear_model.LogisticRegression(C=0.2, class_weight="balanced", tol=1e-8, max_iter=10_000)
     oracle.fit(given, np.repeat([0, 1], [90, 30]))
@@ -140,17 +140,21 @@ def test_a_gate_is_a_logistic_regression_with_both_kinds_of_one_weight() -> None
         assert one == pytest.approx(sum((a - b) / c * d for a, b, c, d in terms), abs=1e-4)
 
 
-def test_a_gate_stops_one_of_fifty_held_out_cycles_and_what_is_other() -> None:
+def test_a_gate_stops_one_of_twenty_held_out_cycles_of_the_farthest_group_and_what_is_other() -> None:
     lungs, held_out, others = drawn(400), drawn(500, seed=2), drawn(200, seed=1, centre=4.0)
-    gate = fit_gate(lungs, others, held_out)
-    assert gate.is_other(held_out).sum() == 10
+    gate = fit_gate(lungs, others, [held_out])
+    assert gate.is_other(held_out).sum() == 25
+    farther = drawn(100, seed=4, centre=0.5)
+    of_both = fit_gate(lungs, others, [held_out, farther])
+    assert of_both.is_other(farther).sum() == 5
+    assert of_both.is_other(held_out).sum() < 25
     assert gate.id == replace(gate).id != replace(gate, threshold=gate.threshold + 1).id
     assert gate.is_other(drawn(200, seed=3, centre=4.0)).mean() > 0.9
     assert gate.is_other(np.empty((0, 3), np.float32)).shape == (0,)
 
 
 def test_a_gate_that_does_not_fit_together_is_refused() -> None:
-    gate = fit_gate(drawn(40), drawn(20, centre=3.0), drawn(40))
+    gate = fit_gate(drawn(40), drawn(20, centre=3.0), [drawn(40)])
     for change in ({"weights": gate.weights[:2]}, {"std": gate.std * 0}, {"threshold": gate.mean[:0]}):
         with pytest.raises(ValueError, match="mean, std and weights are of"):
             Gate(**{"mean": gate.mean, "std": gate.std, "weights": gate.weights, "threshold": gate.threshold} | change)

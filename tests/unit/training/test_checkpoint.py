@@ -274,7 +274,7 @@ def drawn_domain() -> Domain:
 
 def drawn_gate() -> Gate:
     lungs, others = np.random.default_rng(0).normal([[[0.0]], [[2.0]]], size=(2, 30, 4)).astype(np.float32)
-    return fit_gate(lungs, others, lungs)
+    return fit_gate(lungs, others, [lungs])
 
 
 def test_a_gate_comes_back_beside_the_domain(tmp_path: Path) -> None:
