@@ -109,6 +109,9 @@ def _chunks(raw: BinaryIO, layout: Layout, at: int) -> Iterator[tuple[bytes, int
         at += -at % layout.alignment
 
 
+ENDS_EARLY = "ends before its samples begin; copy it again"
+
+
 def _inspect_chunks(raw: BinaryIO, layout: Layout, end: int) -> Found:
     long_size = None
     for id, start, size in _chunks(raw, layout, layout.start):
@@ -122,11 +125,13 @@ def _inspect_chunks(raw: BinaryIO, layout: Layout, end: int) -> Found:
                 size, field = long_size
             start += layout.num_before
             return _of_bytes(raw, size - layout.num_before, start, field, end, layout)
-    raise AudioError("ends before its samples begin; copy it again")
+    raise AudioError(ENDS_EARLY)
 
 
 def _of_bytes(raw: BinaryIO, size: int, start: int, field: Field, end: int, layout: Layout) -> Found:
     """Counted and present bytes of samples, which begin at `start`."""
+    if start > end:
+        raise AudioError(ENDS_EARLY)
     most, num_more = 2 ** (8 * field.num_bytes), _num_unexplained(raw, layout, start + max(0, size), end)
     # Who writes into a pipe, or is killed, leaves 0 as the size, or about the most that the field holds.
     if (size <= 0 < num_more) or any(0.99 * each <= size + field.num_others <= each for each in (most, most // 2)):

@@ -279,3 +279,9 @@ def test_beyond_the_limits_nothing_is_decoded(
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_file_that_ends_within_its_header_is_refused(format: str, num_bytes: int, tmp_path: Path) -> None:
     refused(tmp_path / "a.wav", WHOLE[format][:num_bytes])
+
+
+@pytest.mark.parametrize("counted", [b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xf0"])
+def test_an_au_file_whose_samples_begin_behind_its_end_is_refused(counted: bytes, tmp_path: Path) -> None:
+    content = WHOLE["AU"][:4] + (2**31).to_bytes(4) + counted + WHOLE["AU"][12:]
+    assert "ends before its samples begin" in refused(tmp_path / "a.au", content)
