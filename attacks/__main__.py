@@ -61,11 +61,11 @@ def main(words: Sequence[str]) -> int:
         parser.error("--tries is above 0 and at most 1")
     numbers, faults = options.out / "reliability.json", list[str]()
     for part in options.parts or PARTS:
-        began_s = time.monotonic()
+        began_s, commit = time.monotonic(), (revision() or "unknown")[:12]
         with tempfile.TemporaryDirectory(prefix="lungsound-attack-") as folder:
             os.environ["LUNGSOUND_CACHE"] = f"{folder}/cache"
             rows: list[Row] = PARTS[part](Path(folder), seed=options.seed, share=options.tries)
-        made = (options.seed, (revision() or "unknown")[:12], f"{datetime.now(UTC):%Y-%m-%d}", processor_name())
+        made = (options.seed, commit, f"{datetime.now(UTC):%Y-%m-%d}", processor_name())
         kept = json.loads(numbers.read_text(encoding="utf-8")) if numbers.exists() else {}
         kept[part] = [[row.what, row.num_tries, *row.counts.values(), *made] for row in rows]
         write_json(numbers, kept)
