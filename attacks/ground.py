@@ -23,8 +23,11 @@ SETTINGS = (
     "train.device=cpu",
     "train.selection=validation",
 )
-OF_NOW = re.compile(r"seconds|created|date|time|command|revision|/s$")  # names of facts that no two calls share
+OF_NOW = re.compile(
+    r"seconds|files|own_sha256|created|date|time|command|revision|/s$"
+)  # names of facts that no two calls share
 # Pictures, pages and events hold times of the day; a lock and what is looked up again hold nothing.
+TIMED = ("lock", "log.csv", "checkpoint.safetensors")  # the last two hold the seconds of each epoch
 LEFT_OUT = (".png", ".html", ".md", ".lock", ".partial")
 
 
@@ -79,7 +82,7 @@ def answers_of(folder: Path, names: Sequence[str] = ()) -> dict[str, str]:
 def _files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         inside = path.relative_to(folder).parts
-        if path.is_file() and path.suffix not in LEFT_OUT and path.name != "lock" and "events" not in inside:
+        if path.is_file() and path.suffix not in LEFT_OUT and path.name not in TIMED and "events" not in inside:
             yield path
 
 
@@ -88,8 +91,6 @@ def _said(file: Path, folder: Path) -> str:
     if file.suffix in (".json", ".jsonl"):
         with suppress(ValueError):
             content = json.dumps([timeless(json.loads(line)) for line in _documents(content)]).encode()
-    if file.name == "log.csv":
-        content = re.sub(rb"[^,\n]*$", b"", content, flags=re.MULTILINE)  # the seconds
     return hashlib.sha256(content.replace(str(folder).encode(), b"")).hexdigest()
 
 
