@@ -150,7 +150,7 @@ def _read_matrix(path: Path, text: str, options: ReadOptions) -> PatientCounts:
     classes = tuple(options.classes or names)
     if not classes:
         raise SettingsError(f"{path}: name its classes, the normal one first, with --classes A,B,...")
-    if len({*classes}) != num_classes or (names and sorted(names) != sorted(classes)):
+    if not len(classes) == len({*classes}) == num_classes or (names and sorted(names) != sorted(classes)):
         raise DataError(
             f"{path}: {num_classes} rows of {', '.join(names) or 'no names'}, but the classes {', '.join(classes)}"
         )

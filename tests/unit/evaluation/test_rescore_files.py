@@ -184,6 +184,7 @@ def test_what_is_no_matrix(tmp_path: Path) -> None:
         ("m.json", "[[NaN, 1], [1, 1]]", two, "NaN"),
         ("m.json", '{"confusion": [[1, 2], [3, 4]], "classes": 5}', two, "no matrix"),
         ("m.json", '{"confusion": [[1, 2], [3, 4]], "classes": null}', two, "no matrix"),
+        ("m.json", '{"confusion": [[1, 2], [3, 4]], "classes": ["a", "b", "b"]}', {}, "2 rows of a, b, b"),
         ("m.csv", "true,guess\nnormal,crackle\n", {}, "neither our predictions nor a matrix"),
         ("m.csv", "x,normal,a\na,1,2\nnormal,3,4\n", {}, "the same classes along its first line and column"),
         ("m.csv", "x,a,b\na,0.8,0.2\nb,0.1,0.9\n", {}, r"row 1: '0\.8' is no count"),
