@@ -53,7 +53,7 @@ def _full(ground: Ground, place: Path, expected: dict[str, dict[str, str]], *, s
             fault = Fault("silent", "exit code 0, and other files")
         if left := list(place.rglob("*.partial")):
             fault = fault or Fault("lost", f"{left[0].name} is left")
-        if name == "synthesize":  # which refuses a folder that holds something
+        if name in ("synthesize", "convert") and full.code == 0:  # these refuse a folder that holds something
             shutil.rmtree(place / "out", ignore_errors=True)
         is_begun = name == "train" and (place / "out" / "config.json").is_file()
         again = Running(lungsound(*words, *(["--resume"] if is_begun else [])), cache=place / "cache").end()
