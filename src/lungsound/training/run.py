@@ -196,10 +196,11 @@ class RunFolder(Listener):
             )
 
     def start(self, config: RunConfig) -> None:
-        path, values = self.path / "config.json", config.model_dump(mode="json")
-        if path.is_file() and read_json(path, SettingsError) != values:
+        path = self.path / "config.json"
+        before = path.read_bytes() if path.is_file() else None
+        write_json(path, config.model_dump(mode="json"))
+        if path.read_bytes() != before:
             (self.path / "report.json").unlink(missing_ok=True)  # of the settings that stood there
-        write_json(path, values)
 
     def config(self) -> RunConfig:
         """The settings that the run was started with."""

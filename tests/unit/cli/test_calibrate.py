@@ -220,6 +220,7 @@ def test_a_kept_calibration_measures_the_held_out_patients_anew(strict: RunFolde
 def test_a_run_whose_rule_chose_no_epoch_kept_the_last(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", both_parts())
     folder.start(load_config("tiny_ce", ["train.selection=validation"]))
+    (folder.path / "report.json").write_text("{}")
     assert "wanted Se" in run("operate", tmp_path / "run")
 
 
