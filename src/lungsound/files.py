@@ -119,10 +119,12 @@ def _new_place(parent: Path, *, wanted: Path, folder_mode: int | None = None) ->
         place, handle = _locked_place(parent, folder_mode)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(wanted)) from None
+    owner = os.getpid()
     try:
         yield place
     finally:
-        _remove(place)
+        if os.getpid() == owner:  # and not where a forked process lets go of what its parent goes on with
+            _remove(place)
         os.close(handle)
 
 

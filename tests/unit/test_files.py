@@ -101,6 +101,19 @@ def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(
     assert mine.read_text() == "mine"
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # is multi-threaded, use of fork()
+def test_a_forked_process_removes_nothing_of_its_parent() -> None:
+    block = files.private_folder()
+    folder = block.__enter__()
+    if (child := os.fork()) == 0:
+        block.__exit__(None, None, None)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert folder.is_dir()
+    block.__exit__(None, None, None)
+    assert not folder.exists()
+
+
 def test_a_private_folder_is_removed_when_its_block_ends_or_after_a_kill(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
