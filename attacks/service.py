@@ -227,7 +227,7 @@ def attack(folder: Path, *, seed: int, share: float) -> list[Row]:
         stop.set()
     (end,) = ended
     bad.add(end.fault() or _fault_of_log(end), where="its end and its log")
-    review = _review(ground, sounds[0])
+    review = _review(ground)
     print(f"service: {bad.num_tries} hostile requests, {review.num_tries} of review", flush=True)
     return [many, bad, review]
 
@@ -274,7 +274,7 @@ def _fault_of_log(ended: Ended) -> Fault | None:
     return None
 
 
-def _review(ground: Ground, sound: bytes) -> Row:
+def _review(ground: Ground) -> Row:
     """What review writes only for who is asked for by its own page, and reads back."""
     row, headers = Row("service", "review in bad faith"), {"Content-Type": "application/json"}
     good = [{"start_s": 0.0, "end_s": 1.0, "label": "normal"}]
@@ -288,7 +288,6 @@ def _review(ground: Ground, sound: bytes) -> Row:
         {},
         good * 100_000,
     ]
-    del sound
     with served(ground, "review", ground.sounds) as (port, ended):
         ids = [each["id"] for each in json.loads(asked(port, "GET", "/v1/recordings")[1])]
         path = f"/v1/recordings/{ids[0]}/cycles"

@@ -23,8 +23,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from benchmarks.measure import table
 from benchmarks.sounds import hum, music, speech
 from lungsound.audio import quality
-from lungsound.audio.io import read_channels, read_waveform
-from lungsound.audio.quality import Samples
+from lungsound.audio.io import Samples, read_channels, read_waveform
 from lungsound.audio.segmentation import (
     MIN_PARTIAL,
     Cycles,

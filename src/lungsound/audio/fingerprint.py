@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lungsound.audio.quality import Samples
+from lungsound.audio.io import Samples
 
 RATE_HZ = 4000  # of every waveform here: the lowest in ICBHI
 LOWEST_HZ, HIGHEST_HZ = 60.0, 1000.0  # SPRSound ends at 1000 Hz; below 60 Hz there is rumble

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lungsound.audio.io import resample
+from lungsound.audio.io import Samples, resample
 
-Samples = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
 
 LOWEST_DBFS = -200.0  # of nothing but zeros

@@ -32,8 +32,8 @@ from lungsound.audio.fingerprint import (
     fingerprint,
     whitened_windows,
 )
-from lungsound.audio.io import read_channels, read_waveform, resample
-from lungsound.audio.quality import MIN_RMS_DBFS, Defect, Quality, Samples, find_defects, measure_quality
+from lungsound.audio.io import Samples, read_channels, read_waveform, resample
+from lungsound.audio.quality import MIN_RMS_DBFS, Defect, Quality, find_defects, measure_quality
 from lungsound.data.corpus import Recording
 from lungsound.errors import AudioError
 from lungsound.progress import OnProgress

@@ -12,7 +12,7 @@ import numpy as np
 
 from lungsound.audio import quality
 from lungsound.audio.front_end import FrontEnd, Sound
-from lungsound.audio.io import read_channels
+from lungsound.audio.io import Samples, read_channels
 from lungsound.audio.segmentation import segment_cycles, sliding_windows
 from lungsound.data.icbhi import annotations_beside, read_annotation
 from lungsound.data.tree import cycle_faults
@@ -142,7 +142,7 @@ def annotated_spans(recording: Path, duration_s: float) -> tuple[tuple[float, fl
     return tuple(sorted(spans_s))
 
 
-def _is_silent(samples: quality.Samples, rate_hz: int) -> bool:
+def _is_silent(samples: Samples, rate_hz: int) -> bool:
     if len(samples) < 2 or quality.rms_dbfs(samples) < quality.MIN_RMS_DBFS:
         return True
     num_silent = sum(end - start for start, end in quality.silent_stretches(samples, rate_hz))

@@ -20,7 +20,7 @@ from lungsound.data.file_facts import file_facts
 from lungsound.data.table import Number, read_lines, read_table
 from lungsound.data.tree import assemble, cycle_faults, split_patients
 from lungsound.errors import DataError, LungsoundError, SettingsError
-from lungsound.files import write_text
+from lungsound.files import csv_text, write_text
 from lungsound.inference.bulk import sound_files
 from lungsound.inference.prediction import MAX_NAME, RecordingPrediction, uncertainty
 from lungsound.labels import LABEL_SETS, LabelMap, LabelSet, LungSound, sound_of
@@ -284,6 +284,4 @@ def _with_lines(table: Path, path: Path, new: str) -> str:
     split, _ = split_patients(Recording(cells[patient], cells[patient], path, 0.0, 0) for cells in whole)
     for cells in whole:
         cells[part] = split[cells[patient]]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *kept])
-    return text.getvalue()
+    return csv_text([columns, *kept])

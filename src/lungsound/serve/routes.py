@@ -13,7 +13,6 @@ from fastapi import APIRouter, Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
-from numpy.lib.array_utils import byte_bounds
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import ImmutableMultiDict
 from starlette.exceptions import HTTPException
@@ -36,6 +35,7 @@ OPENAPI: dict[str, Any] = json.loads(Path(__file__).with_name("openapi.json").re
 ERRORS: dict[int | str, dict[str, Any]] = OPENAPI["errors"]
 STATED = ("stethoscope", "age_years")  # in a query or form: what the sender knows of all its sounds
 MAX_SHOWN = 80  # characters of a name, in an error
+SAMPLE_BYTES = 4
 Stated = tuple[str | None, float | None]
 
 
@@ -55,8 +55,8 @@ class Service:
     async def predict_saved(self, path: Path, *, name: str, request: Request, stated: Stated) -> dict[str, Any]:
         """The record of a sound, by the stethoscope and the age that the request states for all its sounds."""
         loaded = await self.queue.read(lambda: self.load_file(path), is_gone=request.is_disconnected)
-        bounds = [byte_bounds(each.sound.waveform) for each in loaded.stretches]  # parts of one array, which overlap
-        with self.queue.hold(max((end for _, end in bounds), default=0) - min((at for at, _ in bounds), default=0)):
+        num_samples = loaded.duration_s * self.predictor.trained.front_end.sample_rate_hz
+        with self.queue.hold(round(num_samples) * SAMPLE_BYTES):  # its cycles are parts of one waveform
             prediction = await self.queue.run(lambda: self.predictor.predict_loaded(loaded, None, *stated))
         facts = request.state.facts
         facts.num_cycles += len(prediction.cycles)

@@ -19,7 +19,7 @@ from lungsound.audio.fingerprint import (
     fingerprint,
     whitened_windows,
 )
-from lungsound.audio.quality import Samples
+from lungsound.audio.io import Samples
 
 
 def noise(seed: int = 0, *, seconds: float = 8.0) -> Samples:

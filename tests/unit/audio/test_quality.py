@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import signal
 
+from lungsound.audio.io import Samples
 from lungsound.audio.quality import (
     LOWEST_DBFS,
     MIN_BAND_HZ,
     Quality,
-    Samples,
     channel_difference_db,
     clipped_share,
     find_defects,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from lungsound.audio.quality import Samples
+from lungsound.audio.io import Samples
 from lungsound.data.corpus import Recording
 from lungsound.data.duplicates import (
     MAX_RECORDINGS_OF_PATIENT,
