@@ -14,6 +14,7 @@ if not Path("/proc/self/smaps_rollup").exists():
 
 from benchmarks.service import main, pss_mib
 
+from benchmarks import service
 from tests.unit.serve.served import save_tiny, sound
 
 
@@ -28,7 +29,10 @@ def test_the_memory_is_that_of_all_processes() -> None:
     assert 64 < grown_mib < 128
 
 
-def test_a_tiny_call_measures_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tiny_call_measures_everything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "SETTLE_S", 0.2)
     model = save_tiny(tmp_path / "model.safetensors")
     (tmp_path / "a.wav").write_bytes(sound())
     words = ["--requests", "2", "--clients", "1", "--clients", "2", "--hostile", "1", "--longest", "2"]
