@@ -25,6 +25,9 @@ TORCH_BUILDS = ("cpu", "cuda")
 INPUTS = ("pyproject.toml", "box/pyproject.toml", "constraints.txt", "scripts/environment.py")
 # What people's own recordings need beside WAV, and the web page.
 RUNTIME_EXTRAS = "av,serve"
+# On all cores; pip would do it on one. Files that packages keep as data in another Python's syntax do not compile and
+# need not.
+COMPILE = "import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path('purelib'), quiet=2, workers=0)"
 
 
 class SetupError(Exception):
@@ -104,7 +107,7 @@ def install(wanted: dict[str, Any]) -> None:
     Only torch's step looks at the index of CPU builds: its 2.13.0+cpu satisfies torch==2.13.0 and is preferred to the
     CUDA build of the same version. When that index is out of reach pip goes on without it after one retry.
     """
-    pip = (PYTHON, "-m", "pip", "install", "--constraint", "constraints.txt")
+    pip = (PYTHON, "-m", "pip", "install", "--no-compile", "--constraint", "constraints.txt")
     extra_index: tuple[str, ...] = ()
     if wanted["torch"] == "cpu" and sys.platform == "linux":
         extra_index = ("--extra-index-url", CPU_INDEX, "--retries", "1", "--timeout", "15")
@@ -116,6 +119,7 @@ def install(wanted: dict[str, Any]) -> None:
     run(*pip, "--quiet", "hatchling")
     target = ".[dev]" if wanted["kind"] == "dev" else f".[{RUNTIME_EXTRAS}]"
     run(*pip, "--quiet", "--no-build-isolation", "--editable", "./box", "--editable", target)
+    run(PYTHON, "-c", COMPILE)
 
 
 def set_up(kind: str) -> None:

@@ -48,10 +48,11 @@ class Setup:
             (found / "direct_url.json").write_text(json.dumps({"dir_info": {"editable": True} if is_editable else {}}))
 
     def __call__(self, kind: str = "dev") -> list[str]:
-        """Sets up and tells what was done: "venv" and the last word of each pip command."""
+        """Sets up and tells what was done: "venv", the last word of each pip command, and "compile"."""
         self.commands.clear()
         self.module.set_up(kind)
-        return ["venv" if "venv" in words else words[-1] for words in self.commands]
+        named = {"venv": "venv", self.module.COMPILE: "compile"}
+        return [named.get(words[2], words[-1]) for words in self.commands]
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     return setup
 
 
-ALL = ["venv", "torch", "hatchling", ".[dev]"]
+ALL = ["venv", "torch", "hatchling", ".[dev]", "compile"]
 
 
 def test_the_first_call_installs_and_the_second_does_nothing(setup: Setup) -> None:
@@ -91,7 +92,7 @@ def test_the_first_call_installs_and_the_second_does_nothing(setup: Setup) -> No
 
 
 def test_the_dev_extra_is_added_to_a_runtime_environment_and_never_taken_away(setup: Setup) -> None:
-    assert setup("runtime") == ["venv", "torch", "hatchling", ".[av,serve]"]
+    assert setup("runtime") == ["venv", "torch", "hatchling", ".[av,serve]", "compile"]
     assert setup("runtime") == []
     assert setup("dev") == ALL[1:]
     assert setup("runtime") == []
@@ -115,7 +116,7 @@ def test_an_environment_without_the_box_gets_it(setup: Setup) -> None:
     setup()
     shutil.rmtree(next(setup.venv.glob("lib/*/site-packages/lungsound_box-*")))
     assert setup() == ALL[1:]
-    assert "./box" in setup.commands[-1]
+    assert "./box" in setup.commands[-2]
     assert setup() == []
 
 

@@ -29,6 +29,7 @@ def test_the_memory_is_that_of_all_processes() -> None:
     assert 64 < grown_mib < 128
 
 
+@pytest.mark.slow
 def test_a_tiny_call_measures_everything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
