@@ -14,7 +14,7 @@ from typing import Any
 from attacks import corrupt, disk, kills, service, sound, text
 from attacks.watch import KINDS, Row
 from lungsound.files import write_json, write_text
-from lungsound.models.precision import processor_name
+from lungsound.processor import processor_name
 from lungsound.training.run import revision
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -104,8 +104,8 @@ def true_bins(events: Sequence[Event], cycle: Cycle, front_end: FrontEnd, num_fr
     for event in events:
         first, end = ((time_s - cycle.start_s) * rate_hz / log_mel.hop_size for time_s in (event.start_s, event.end_s))
         low, high = (frequency_hz * log_mel.fft_size / rate_hz for frequency_hz in band_hz(event))
-        is_mel = (log_mel.mel_banks[math.floor(low) : math.ceil(high) + 1] > 0).any(dim=0)
-        is_true[max(0, math.floor(first)) : max(0, math.ceil(end))] |= is_mel
+        is_mel = (log_mel.mel_banks[math.floor(low) : math.ceil(high) + 1] > 0).any(axis=0)
+        is_true[max(0, math.floor(first)) : max(0, math.ceil(end))] |= torch.from_numpy(is_mel)
     return is_true
 
 
@@ -127,7 +127,7 @@ def measure_cycle(
     Chance hits, and lies inside, as often as tiles touch an event.
     """
     front_end = trained.front_end
-    fbank = normalize(front_end.filter_banks_of([sound]), mean=trained.mean, std=trained.std)[0]
+    fbank = torch.from_numpy(normalize(front_end.filter_banks_of([sound]), mean=trained.mean, std=trained.std)[0])
     num_encoded = front_end.num_own_frames(len(sound.waveform))
     own_frame = own_frames(front_end, len(sound.waveform))  # of all repetitions of the cycle's own sound
     num_frames = int(own_frame.max()) + 1
@@ -200,7 +200,7 @@ def main(words: Sequence[str]) -> None:
     training = sounds_of(draw(corpus.part("train"), NUM_BACKGROUND_CYCLES), trained.front_end)
     # Mean (mel,) of the filter banks: one value for all mels would be loud where sounds are faint.
     fbanks = normalize(trained.front_end.filter_banks_of(training), mean=trained.mean, std=trained.std)
-    background = fbanks.mean(dim=(0, 1))
+    background = torch.from_numpy(fbanks.mean(axis=(0, 1)))
     events = read_events(corpus.root) if corpus.is_synthetic else {}
     measured = []
     sounds = sounds_of(cycles, trained.front_end)

@@ -44,7 +44,7 @@ from lungsound.inference.bulk import sound_files
 from lungsound.inference.engines import make as make_engine
 from lungsound.inference.prediction import CyclePrediction
 from lungsound.inference.predictor import Predictor, load_recording
-from lungsound.models.precision import processor_name
+from lungsound.processor import processor_name
 from lungsound.progress import track
 from lungsound.recipe import train
 from lungsound.training.callbacks import predict_rows

@@ -27,6 +27,7 @@ LAYERS = {
     "download": 1,
     "randomness": 0,
     "extras": 0,
+    "processor": 0,
     "progress": 0,
     "labels": 1,
     "config": 1,

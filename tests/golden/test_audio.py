@@ -87,7 +87,7 @@ def input_wave(name: str) -> Samples:
 
 
 def normalized(log_mel: LogMel, waveform: Samples) -> NDArray[np.float32]:
-    return normalize(log_mel(torch.from_numpy(waveform[np.newaxis]))[0], mean=AUDIOSET_MEAN, std=AUDIOSET_STD).numpy()
+    return normalize(log_mel(waveform[np.newaxis])[0], mean=AUDIOSET_MEAN, std=AUDIOSET_STD)
 
 
 def max_difference(ours: Tensor | NDArray[Any], published: NDArray[Any]) -> float:
@@ -99,7 +99,7 @@ def assert_exact_and_published(
     log_mel: LogMel, waveform: Samples, published: NDArray[Any], rows: Any = slice(None)
 ) -> None:
     """Our filter bank is the exact one but for float32 rounding, and the published one but for that of both."""
-    exact, ours = exact_log_mel(waveform), log_mel(torch.from_numpy(waveform[np.newaxis]))[0].numpy()
+    exact, ours = exact_log_mel(waveform), log_mel(waveform[np.newaxis])[0]
     assert ours.shape == exact.log_mel.shape
     assert (exact.lowest <= ours).all()
     assert (ours <= exact.highest).all()
@@ -112,8 +112,8 @@ class TestFilterBank:
         banks = mel_banks(128, fft_size=512, sample_rate_hz=16000)
         assert max_difference(log_mel.window, arrays["window"]) < 2e-7
         assert max_difference(banks[:, :256], arrays["mel_banks"]) < 2e-5
-        assert banks[:, 256].abs().max() == 0
-        assert (banks.sum(dim=1) == 0).nonzero().flatten().tolist() == [3]
+        assert np.abs(banks[:, 256]).max() == 0
+        assert (banks.sum(axis=1) == 0).nonzero()[0].tolist() == [3]
 
     @pytest.mark.parametrize("name", ["breath8s", "noise8s", "chirp8s", "impulses8s"])
     def test_some_rows(self, name: str, arrays: Arrays, log_mel: LogMel) -> None:
@@ -125,7 +125,7 @@ class TestFilterBank:
     def test_the_limits_tell_a_fault_from_rounding(self, name: str, fault: str, arrays: Arrays) -> None:
         wrong = LogMel(high_hz=7990.0) if fault == "mels up to 7990 Hz" else LogMel()
         if fault == "periodic window":
-            wrong.window.copy_(torch.hann_window(400))
+            wrong.window = torch.hann_window(400).numpy()
         elif fault == "one mel 1 % louder":
             wrong.paired_banks[:, 64] *= 1.01
         with pytest.raises(AssertionError):
@@ -147,10 +147,7 @@ class TestFilterBank:
         assert np.array_equal(waveform, input_wave(name))
         assert_exact_and_published(log_mel, waveform, published[f"fbank_norm/{name}"])
         if f"fbank_raw/{name}" in published:
-            assert (
-                max_difference(log_mel(torch.from_numpy(waveform[np.newaxis]))[0], published[f"fbank_raw/{name}"])
-                < 1e-2
-            )
+            assert max_difference(log_mel(waveform[np.newaxis])[0], published[f"fbank_raw/{name}"]) < 1e-2
 
 
 class TestEfficientATFilterBank:
@@ -165,7 +162,7 @@ class TestEfficientATFilterBank:
             "chirp": np.round(32767 * 0.6 * np.sin(2 * np.pi * (50 * t + 3700 * t * t))),
         }[name]
         mean, std = AUDIOSET_STATISTICS["efficientat"]
-        fbank = EfficientATLogMel()(torch.from_numpy(full_scale(samples.astype(np.int16))[np.newaxis]))[0]
+        fbank = EfficientATLogMel()(full_scale(samples.astype(np.int16))[np.newaxis])[0]
         assert fbank.shape == (200, 128)
         published = load(DATA / "efficientat_reference.npz")[name]
         assert max_difference(normalize(fbank[::25], mean=mean, std=std), published) < 1e-3
@@ -173,7 +170,7 @@ class TestEfficientATFilterBank:
     def test_mel_banks(self) -> None:
         banks = mel_banks(128, fft_size=1024, sample_rate_hz=32000, low_hz=0.0, high_hz=15000.0)
         published = load(DATA / "efficientat_reference.npz")["mel_banks_sum"]
-        assert max_difference(banks.sum(dim=1), published) < 1e-4
+        assert max_difference(banks.sum(axis=1), published) < 1e-4
         assert banks[:, 512].abs().max() == 0
 
 

@@ -38,7 +38,8 @@ def share_of_bodies(
     with torch.no_grad():
         for path in recordings:
             waveform = read_waveform(path, sample_rate_hz=rate_hz)[: DURATION_S * rate_hz]
-            features = encoder(normalize(log_mel(torch.from_numpy(waveform[np.newaxis])), mean=mean, std=std))
+            fbank = normalize(log_mel(waveform[np.newaxis]), mean=mean, std=std)
+            features = encoder(torch.from_numpy(fbank))
             hidden = hardswish(features @ classifier["classifier.2.weight"].T + classifier["classifier.2.bias"])
             logits = hidden @ classifier["classifier.5.weight"].T + classifier["classifier.5.bias"]
             assert logits.shape == (1, 527)

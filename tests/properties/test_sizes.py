@@ -59,7 +59,8 @@ def trained_a_step(config: RunConfig) -> tuple[LungSoundClassifier, LoadReport |
 
     generator = torch.Generator().manual_seed(0)
     waveforms = (torch.randn(BATCH_SIZE, front_end.num_samples, generator=generator) / 10).numpy()
-    fbank = normalize(front_end.filter_banks(waveforms), mean=AUDIOSET_MEAN, std=AUDIOSET_STD)
+    given = normalize(front_end.filter_banks(waveforms), mean=AUDIOSET_MEAN, std=AUDIOSET_STD)
+    fbank = torch.from_numpy(given)
     assert fbank.shape == (BATCH_SIZE, front_end.num_frames, config.audio.num_mels)
     loss = step(Batch(fbank, torch.tensor([0, 3])), learning_rate=1e-3, generator=generator)
     assert loss.total.isfinite()

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from lungsound.audio.filter_bank import EfficientATLogMel, LogMel, mean_spectrum
 from lungsound.audio.io import Samples, cut, fade, fit, read_waveform, resample
@@ -17,7 +15,7 @@ from lungsound.axes import PATCH_SIZE
 from lungsound.config import AudioSettings
 from lungsound.errors import SettingsError
 
-PIECE_FRAMES = 6000  # a minute, whose filter bank takes some 70 MB
+PIECE_FRAMES = 1000  # ten seconds, which stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -98,11 +96,10 @@ class FrontEnd:
         """Waveform (num_samples,) of a cycle of any length."""
         return fit(waveform, self.num_samples, padding=self.audio.padding, fade_samples=self.num_fade_samples)
 
-    @torch.no_grad()
-    def filter_banks(self, waveforms: Samples, spectra: Samples | None = None) -> Tensor:
+    def filter_banks(self, waveforms: Samples, spectra: Samples | None = None) -> Samples:
         """Filter banks (batch, time, mel) of cycles (batch, num_samples), less `spectra` (batch, mel)."""
-        fbanks: Tensor = self.log_mel(torch.from_numpy(waveforms))
-        return fbanks if spectra is None else fbanks - torch.from_numpy(spectra).unsqueeze(1)
+        fbanks = self.log_mel(waveforms)
+        return fbanks if spectra is None else fbanks - spectra[:, None]
 
     def spectra(self, cycles: Sequence[Sound]) -> Samples | None:
         """Spectra (batch, mel) to take from the frames of these cycles; None when none are."""
@@ -125,7 +122,7 @@ class FrontEnd:
         assert isinstance(self.log_mel, LogMel)  # as __post_init__ asks
         return min(self.num_samples, self.log_mel.frame_size + (num_frames - 1) * self.log_mel.hop_size)
 
-    def filter_banks_of(self, cycles: Sequence[Sound]) -> Tensor:
+    def filter_banks_of(self, cycles: Sequence[Sound]) -> Samples:
         """Filter banks (batch, time, mel), not yet normalised but by recording, of cycles of any length.
 
         Without `is_padding_encoded` the frames beyond the own ones, which no encoder sees, repeat those: means and
@@ -137,4 +134,4 @@ class FrontEnd:
         for cycle in cycles:
             size = self.num_input_samples(len(cycle.waveform), patch_stride=1)
             own.append(self.filter_banks(self.fit(cycle.waveform)[None, :size], self.spectra([cycle]))[0])
-        return torch.stack([fbank.repeat(-(-self.num_frames // len(fbank)), 1)[: self.num_frames] for fbank in own])
+        return np.stack([np.resize(fbank, (self.num_frames, fbank.shape[1])) for fbank in own])

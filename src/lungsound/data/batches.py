@@ -243,7 +243,7 @@ def _waveform_changes(config: RunConfig, corpus: Corpus, *, console: Console) ->
         given, rate_hz = torch.from_numpy(sound.waveform), front_end.sample_rate_hz
         waveform = augmentation.change_waveform(given, drawn, sample_rate_hz=rate_hz).numpy()
         changed = replace(sound, waveform=waveform)
-        return front_end.filter_banks_of([changed])[0], front_end.num_own_frames(len(waveform))
+        return torch.from_numpy(front_end.filter_banks_of([changed])[0]), front_end.num_own_frames(len(waveform))
 
     return change
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from rich.console import Console
@@ -32,6 +31,7 @@ from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.data.corpus import Corpus, Cycle
 from lungsound.errors import DataError, LungsoundError
 from lungsound.files import cache_root
+from lungsound.processor import num_threads
 from lungsound.progress import track
 
 FACTS = np.dtype(
@@ -52,16 +52,16 @@ def cut_cycles(
 ) -> Iterator[Made]:
     """Results of `use` for each recording's rows and the sounds of its cycles, in order.
 
-    Recordings of which no row is wanted are left out. The others are read, and `use` is called, in as many threads as
-    torch has, each with one thread of torch: the numbers do not depend on how many there are.
+    Recordings of which no row is wanted are left out. The others are read, and `use` is called, in `num_threads`
+    threads: the numbers do not depend on how many there are.
     """
 
     def work(rows: range, group: list[Cycle]) -> Made:
         recording = front_end.read(group[0].recording.path)
         return use(rows, [front_end.cut(recording, start_s=cycle.start_s, end_s=cycle.end_s) for cycle in group])
 
-    num_threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,))
+    num_workers = num_threads()
+    pool = ThreadPoolExecutor(num_workers)
     waiting: deque[Future[Made]] = deque()
     first = 0
     try:
@@ -70,13 +70,12 @@ def cut_cycles(
             rows = range(first, first := first + len(own))
             if is_wanted(rows):
                 waiting.append(pool.submit(work, rows, own))
-            if len(waiting) > 2 * num_threads:
+            if len(waiting) > 2 * num_workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(num_threads)
 
 
 def sounds_of(cycles: Sequence[Cycle], front_end: FrontEnd) -> list[Sound]:
@@ -147,7 +146,7 @@ class Rows:
             facts_file.flush()
 
             def write(row: int, values: NDArray[np.float32], num_samples: int) -> None:
-                _, total, total_squares = fbank_sums(torch.from_numpy(values))
+                _, total, total_squares = fbank_sums(values)
                 facts = np.array((num_samples, total, total_squares, zlib.crc32(values.data), 0), FACTS)
                 facts["own_crc32"] = zlib.crc32(facts.tobytes()[:-4])
                 _write_at(values_file, values.data, 4 * int(self.starts[row]))
@@ -232,7 +231,7 @@ def open_filter_banks(corpus: Corpus, front_end: FrontEnd, *, console: Console) 
         corpus,
         front_end,
         [front_end.num_frames * front_end.audio.num_mels] * len(corpus.cycles),
-        lambda sound: front_end.filter_banks_of([sound])[0].numpy(),
+        lambda sound: front_end.filter_banks_of([sound])[0],
         console=console,
     )
     return FilterBanks(rows, front_end.num_frames, front_end.audio.num_mels)

@@ -129,7 +129,7 @@ def features(trained: TrainedModel, cycles: Sequence[Sound]) -> NDArray[np.float
             batch = cycles[first : first + BATCH_SIZE]
             own = [front_end.num_own_frames(len(cycle.waveform)) for cycle in batch]
             fbank = normalize(front_end.filter_banks_of(batch), mean=trained.mean, std=trained.std)
-            yield fbank, None if None in own else torch.tensor(own)
+            yield torch.from_numpy(fbank), None if None in own else torch.tensor(own)
 
     return predict_cycles(trained.model, inputs(), device=next(trained.model.parameters()).device)[1]
 

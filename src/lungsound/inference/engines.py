@@ -39,7 +39,7 @@ from lungsound.inference.graph import (
     probes,
 )
 from lungsound.models.classifier import predict_cycles
-from lungsound.models.precision import has_bf16, processor_name
+from lungsound.processor import has_bf16, num_threads, processor_name
 from lungsound.progress import OnProgress, track
 from lungsound.training.checkpoint import TrainedModel
 
@@ -87,7 +87,7 @@ class Engine:
                 probabilities[places], encoded, fbanks = self.run_batch(*inputs)
                 if is_asked:
                     if not front_end.audio.is_padding_encoded:  # theirs are of frames that no encoder sees, too
-                        fbanks = front_end.filter_banks_of(batch).numpy()
+                        fbanks = front_end.filter_banks_of(batch)
                     features[places] = np.concatenate([encoded, spectral_features(fbanks)], axis=1)
                 num_done += len(places)
                 if on_progress is not None:
@@ -103,15 +103,15 @@ def run_torch(trained: TrainedModel, *, device: torch.device = CPU, is_bf16: boo
 
 def _run_torch_batch(trained: TrainedModel, device: torch.device, is_bf16: bool, *inputs: Floats) -> BatchOutputs:
     fbanks = trained.front_end.filter_banks(*inputs)
-    batches = [(normalize(fbanks, mean=trained.mean, std=trained.std), None)]
-    return (*predict_cycles(trained.model, batches, device=device, is_bf16=is_bf16), fbanks.numpy())
+    batches = [(torch.from_numpy(normalize(fbanks, mean=trained.mean, std=trained.std)), None)]
+    return (*predict_cycles(trained.model, batches, device=device, is_bf16=is_bf16), fbanks)
 
 
 def run_onnx(trained: TrainedModel) -> RunBatch:
-    """The exported graph in ONNX Runtime on the CPU, with as many threads as torch has."""
+    """The exported graph in ONNX Runtime on the CPU, with `num_threads` threads."""
     runtime = load("onnxruntime", extra="onnx")
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = num_threads()
     options.inter_op_num_threads = 1
     # Threads that spin while they wait take the processor from torch's, which read the next recording.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -126,7 +126,7 @@ def run_onnx(trained: TrainedModel) -> RunBatch:
 
 
 def run_openvino(trained: TrainedModel, *, is_bf16: bool = False) -> RunBatch:
-    """The exported graph in OpenVINO on the CPU, with as many threads as torch has.
+    """The exported graph in OpenVINO on the CPU, with `num_threads` threads.
 
     With `is_bf16` all of it computes in bfloat16 but the filter bank, which is compiled on its own: OpenVINO sets the
     precision of complete models, and in bfloat16 the logarithm of a soft band is wrong by tens of percents.
@@ -135,7 +135,7 @@ def run_openvino(trained: TrainedModel, *, is_bf16: bool = False) -> RunBatch:
     core = openvino.Core()
     graph = core.read_model(str(exported(trained)))
     fbank = graph.output(FBANK).get_node().input_value(0)
-    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    settings = {"INFERENCE_NUM_THREADS": num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     front = openvino.Model([fbank], graph.get_parameters(), "filter bank")
     run_front = core.compile_model(front, "CPU", {**settings, "INFERENCE_PRECISION_HINT": "f32"})
     given = openvino.opset13.parameter(fbank.get_partial_shape(), openvino.Type.f32)
@@ -276,7 +276,7 @@ def speeds_of(trained: TrainedModel, names: Sequence[str]) -> dict[str, float]:
 def _known_speeds(trained: TrainedModel) -> tuple[Path, dict[str, float]]:
     """File of the speeds on this processor with its threads and the versions of the libraries, and what it holds."""
     packages = [version(name) if find_spec(name) else "none" for name in ("torch", "onnxruntime", "openvino")]
-    facts = [processor_name(), str(torch.get_num_threads()), *packages]
+    facts = [processor_name(), str(num_threads()), *packages]
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
     path = exported_path(trained).with_name(f"speeds-{key}.json")
     kept = read_record(path, made_for=f"{trained.sha256} {path.stem}") or {}

@@ -68,7 +68,7 @@ def relevance(trained: TrainedModel, cycle: Sound, *, class_index: int) -> Tenso
     """
     check_explainable(trained)
     encoder, front_end = trained.model.patch_encoder, trained.front_end
-    fbank = normalize(front_end.filter_banks_of([cycle]), mean=trained.mean, std=trained.std)
+    fbank = torch.from_numpy(normalize(front_end.filter_banks_of([cycle]), mean=trained.mean, std=trained.std))
     fbank = fbank.to(encoder.pos_embed.device)
     num_frames = front_end.num_own_frames(len(cycle.waveform))
     own_frame = own_frames(front_end, len(cycle.waveform))

@@ -37,17 +37,21 @@ class FilterBankGraph(nn.Module):
 
     def __init__(self, log_mel: LogMel | EfficientATLogMel) -> None:
         super().__init__()
-        self.is_kaldi, self.hop_size, window = isinstance(log_mel, LogMel), log_mel.hop_size, log_mel.window.double()
+        self.is_kaldi, self.hop_size, window = (
+            isinstance(log_mel, LogMel),
+            log_mel.hop_size,
+            log_mel.window.astype(np.float64),
+        )
         self.frame_size = len(window)
         self.block_size = math.gcd(self.frame_size, self.hop_size)
-        frames = torch.eye(self.frame_size, dtype=torch.float64)
+        frames = np.eye(self.frame_size)
         if self.is_kaldi:
-            frames = frames - frames.mean(dim=-1, keepdim=True)
-            frames = frames - PREEMPHASIS * torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
-        spectrum = torch.fft.rfft(frames * window, n=log_mel.fft_size)
-        steps = torch.cat([spectrum.real, spectrum.imag], dim=1)
-        self.register_buffer("steps", steps.to(log_mel.mel_banks.dtype))
-        self.register_buffer("mel_banks", torch.cat([log_mel.mel_banks, log_mel.mel_banks]))
+            frames -= frames.mean(axis=1, keepdims=True)
+            frames = frames - PREEMPHASIS * np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+        spectrum = np.fft.rfft(frames * log_mel.window.astype(np.float64), n=log_mel.fft_size)
+        steps = np.concatenate([spectrum.real, spectrum.imag], axis=1).astype(np.float32)
+        self.register_buffer("steps", torch.from_numpy(steps))
+        self.register_buffer("mel_banks", torch.from_numpy(np.concatenate([log_mel.mel_banks, log_mel.mel_banks])))
 
     def forward(self, waveform: Tensor) -> Tensor:
         waveform = self.prepared(waveform)
@@ -146,7 +150,8 @@ def exported(trained: TrainedModel) -> Path:
             program.save(str(partial))
             session = runtime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
             for clips in (inputs[WAVEFORM][:, :least], inputs[WAVEFORM]):
-                fbank = normalize(front_end.filter_banks(clips, spectra), mean=trained.mean, std=trained.std)
+                given = normalize(front_end.filter_banks(clips, spectra), mean=trained.mean, std=trained.std)
+                fbank = torch.from_numpy(given)
                 probabilities = torch.from_numpy(session.run([PROBABILITIES], inputs | {WAVEFORM: clips})[0])
                 difference = float((probabilities - trained.model(fbank).softmax(dim=1)).abs().max())
                 if not difference <= EXACT_TOLERANCE:  # NaN is none either

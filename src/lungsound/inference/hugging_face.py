@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -68,7 +69,8 @@ def write_hugging_face(model_file: Path, folder: Path, cycles: Sequence[Sound]) 
 
             def probabilities_of(cycle: Floats) -> Floats:
                 fbank = front_end.filter_banks(front_end.fit(cycle[0])[np.newaxis])
-                logits = pipeline.model(normalize(fbank, mean=trained.mean, std=trained.std)).logits
+                fbank = normalize(fbank, mean=trained.mean, std=trained.std)
+                logits = pipeline.model(torch.from_numpy(fbank)).logits
                 probabilities: Floats = logits.softmax(dim=1).numpy()
                 return probabilities
 

@@ -12,18 +12,14 @@ from typing import Any
 
 import numpy as np
 import soundfile
-import torch
 from markupsafe import Markup
 from rich.console import Console
-from torch import Tensor
-from torch.nn import functional
 
 from lungsound.audio.front_end import FrontEnd
 from lungsound.audio.io import Samples
 from lungsound.axes import PATCH_SIZE
 from lungsound.errors import AudioError
 from lungsound.files import short_names, write_text, written_whole
-from lungsound.inference.explain import relevance
 from lungsound.inference.prediction import MEANINGS, RULE, Provenance, RecordingPrediction, lanes, margin, uncertainty
 from lungsound.inference.predictor import Predictor
 from lungsound.page import render
@@ -83,10 +79,10 @@ def write_review_pages(
 
 
 def _write_relevance(
-    path: Path, predictor: Predictor, prediction: RecordingPrediction, relevances: dict[int, Tensor]
+    path: Path, predictor: Predictor, prediction: RecordingPrediction, relevances: dict[int, Samples]
 ) -> None:
     front_end = predictor.trained.front_end
-    values: dict[str, Any] = {f"relevance_{number}": bins.numpy() for number, bins in relevances.items()}
+    values: dict[str, Any] = {f"relevance_{number}": bins for number, bins in relevances.items()}
     values |= {
         "start_s": np.array([cycle.start_s for cycle in prediction.cycles]),
         "end_s": np.array([cycle.end_s for cycle in prediction.cycles]),
@@ -138,7 +134,7 @@ def marks(classes: Sequence[str]) -> dict[str, str]:
 
 def _recording(
     predictor: Predictor, prediction: RecordingPrediction, num_explained: int | None
-) -> tuple[dict[str, Any], dict[int, Tensor] | None]:
+) -> tuple[dict[str, Any], dict[int, Samples] | None]:
     """Values of a recording's page, and the relevance (time, mel) by number of cycle; None without its sound."""
     front_end = predictor.trained.front_end
     recording, problem = None, None
@@ -154,9 +150,11 @@ def _recording(
         relevances, numbered = {}, enumerate(prediction.cycles, start=1)
         by_uncertainty = sorted(numbered, key=lambda each: (not each[1].is_uncertain, margin(each[1])))
         for number, cycle in sorted(by_uncertainty[:num_explained]):
+            from lungsound.inference.explain import relevance  # late: it needs torch
+
             cut = front_end.cut(recording, start_s=cycle.start_s, end_s=cycle.end_s)
             class_index = predictor.classes.index(cycle.best_guess)
-            relevances[number] = relevance(predictor.trained, cut, class_index=class_index)
+            relevances[number] = relevance(predictor.trained, cut, class_index=class_index).numpy()
             num_frames = front_end.log_mel.num_frames(min(len(cut.waveform), front_end.num_samples))
             values = {
                 "number": number,
@@ -214,18 +212,18 @@ def sound(waveform: Samples, front_end: FrontEnd) -> dict[str, Any]:
     }
 
 
-def boxes(bins: Tensor, front_end: FrontEnd) -> list[dict[str, float]]:
+def boxes(bins: Samples, front_end: FrontEnd) -> list[dict[str, float]]:
     """Tiles of a cycle's relevance (time, mel) of `MIN_SHARE` of the strongest or more, strongest first.
 
     Places and sizes are in percent from the top left of the cycle's picture, `share` is of the strongest, -1 to 1.
     """
     num_frames, num_mels = bins.shape
-    means = functional.avg_pool2d(bins.unsqueeze(0), PATCH_SIZE, ceil_mode=True)[0]
-    strongest = means.abs().max().clamp(min=1e-12)
+    means = _mean_of_groups(_mean_of_groups(bins, PATCH_SIZE).T, PATCH_SIZE).T
+    strongest = max(float(np.abs(means).max()), 1e-12)
     centres_hz, hop_s = mel_centres_hz(front_end), front_end.log_mel.hop_size / front_end.sample_rate_hz
     drawn = []
     for row, column in np.ndindex(*means.shape):
-        share = float(means[row, column] / strongest)
+        share = float(means[row, column]) / strongest
         if abs(share) < MIN_SHARE:
             continue
         frame, mel = row * PATCH_SIZE, column * PATCH_SIZE
@@ -249,24 +247,30 @@ def boxes(bins: Tensor, front_end: FrontEnd) -> list[dict[str, float]]:
 def mel_centres_hz(front_end: FrontEnd) -> list[float]:
     """Frequency of the highest weight of each mel."""
     log_mel = front_end.log_mel
-    centres: list[float] = (log_mel.mel_banks.argmax(dim=0) * front_end.sample_rate_hz / log_mel.fft_size).tolist()
+    centres: list[float] = (log_mel.mel_banks.argmax(axis=0) * front_end.sample_rate_hz / log_mel.fft_size).tolist()
     return centres
 
 
-def _fbank(waveform: Samples, front_end: FrontEnd) -> Tensor:
+def _fbank(waveform: Samples, front_end: FrontEnd) -> Samples:
     """Filter bank (time, mel) of a waveform (samples,) of any length, with `MAX_COLUMNS` frames at most."""
     fbank = front_end.filter_banks(waveform[None])[0]
-    size = -(-len(fbank) // MAX_COLUMNS)
-    return functional.avg_pool1d(fbank.T, size, ceil_mode=True).T
+    return _mean_of_groups(fbank, -(-len(fbank) // MAX_COLUMNS))
 
 
-def _png(fbank: Tensor) -> str:
+def _mean_of_groups(values: Samples, size: int) -> Samples:
+    """Means of so many neighbouring rows each, of the last as many as there are."""
+    firsts = np.arange(0, len(values), size)
+    counts = np.diff(firsts, append=len(values))[:, None]
+    return np.asarray(np.add.reduceat(values, firsts) / counts, np.float32)
+
+
+def _png(fbank: Samples) -> str:
     """A picture of one pixel for each bin (time, mel), low mels below, in base64."""
     from PIL import Image
 
-    low, high = (float(np.quantile(fbank.numpy(), share)) for share in (LOWEST_SHARE, HIGHEST_SHARE))
-    levels = (255 * (fbank - low) / max(high - low, MIN_RANGE)).clamp(0, 255).round().to(torch.uint8)
-    image = Image.fromarray(np.ascontiguousarray(levels.T.flip(0).numpy()))
+    low, high = (float(np.quantile(fbank, share)) for share in (LOWEST_SHARE, HIGHEST_SHARE))
+    levels = np.clip(255 * (fbank - low) / max(high - low, MIN_RANGE), 0, 255).round().astype(np.uint8)
+    image = Image.fromarray(np.ascontiguousarray(levels.T[::-1]))
     places = np.linspace(0, 255, len(COLOURS))
     channels = [np.interp(np.arange(256), places, values) for values in zip(*COLOURS, strict=True)]
     image.putpalette(np.stack(channels, axis=1).round().astype(np.uint8).tobytes())

@@ -6,9 +6,7 @@ takes several times as long where it is emulated: so one block of the encoder is
 
 import hashlib
 import math
-import platform
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,6 +16,7 @@ from lungsound.errors import SettingsError
 from lungsound.files import cache_root, read_record, write_record
 from lungsound.models.ast import NUM_PREFIX_TOKENS, AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier
+from lungsound.processor import processor_name
 
 CLEARLY = 1.2  # times as fast: less is within what a busy machine changes
 MAX_TOKENS, BUDGET_S = 1024, 0.4  # for each precision
@@ -96,21 +95,3 @@ def _seconds(block: torch.nn.Module, tokens: Tensor, dtype: torch.dtype | None) 
         else:
             best_s = min(best_s, time.perf_counter() - start_s)
     return best_s if math.isfinite(best_s) else time.perf_counter() - start_s
-
-
-def cpu_info() -> list[str]:
-    """Lines of Linux's description of the processors; none on other systems."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-
-
-def processor_name() -> str:
-    """Name of the processor and its kind of machine."""
-    names = (line.partition(":")[2].strip() for line in cpu_info() if line.startswith("model name"))
-    return f"{platform.machine()} {next(names, platform.processor())}"
-
-
-def has_bf16() -> bool:
-    """Find bfloat16 among the processor's flags; elsewhere it is emulated, and slower than float32."""
-    flags = {flag for line in cpu_info() for flag in line.split() if line.startswith(("flags", "Features"))}
-    return not flags.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from lungsound.audio.front_end import FrontEnd
@@ -144,7 +143,6 @@ def _answer(sending: Connection, limits: Limits, function: Callable[..., object]
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.alarm(max(1, round(limits.timeout_s)))  # should the service be gone, or the process wait for ever
-    torch.set_num_threads(1)
     gc.freeze()  # a collection would write to all that is shared with other readers
     error: Exception
     try:

@@ -23,8 +23,8 @@ from lungsound.evaluation.predictions import Predictions, read_predictions, writ
 from lungsound.evaluation.runs import check_made_together
 from lungsound.evaluation.selection import NAMES
 from lungsound.files import hash_file, read_json, read_model, validated, write_json, written_whole
-from lungsound.models.precision import processor_name
 from lungsound.models.weights import LoadReport
+from lungsound.processor import processor_name
 from lungsound.training.checkpoint import (
     CHECKPOINT_FORMAT,
     MODEL_FORMAT,

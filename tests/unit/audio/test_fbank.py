@@ -1,8 +1,9 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 
 from lungsound.audio.filter_bank import (
     AUDIOSET_STATISTICS,
@@ -17,8 +18,8 @@ from lungsound.audio.filter_bank import (
 from lungsound.errors import AudioError, SettingsError
 
 
-def noise(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=dtype) * 0.1
+def noise(*shape: int, dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
+    return (0.1 * np.random.default_rng(0).standard_normal(shape)).astype(dtype)
 
 
 def naive_mel_weight(bin_hz: float, left_hz: float, centre_hz: float, right_hz: float) -> float:
@@ -69,37 +70,37 @@ class TestLogMel:
     def test_against_loops(
         self, rate_hz: int, num_mels: int, high_hz: float | None, frame: int, hop: int, fft: int
     ) -> None:
-        waveform = noise(2, 2 * hop + frame + 3, dtype=torch.float64) + 0.3
-        log_mel = LogMel(sample_rate_hz=rate_hz, num_mels=num_mels, low_hz=50, high_hz=high_hz).double()
+        waveform = noise(2, 2 * hop + frame + 3, dtype=np.float64) + 0.3
+        log_mel = LogMel(sample_rate_hz=rate_hz, num_mels=num_mels, low_hz=50, high_hz=high_hz, dtype=np.float64)
         ours = log_mel(waveform)
         assert ours.shape == (2, 3, num_mels)
         for clip, fbank in zip(waveform, ours, strict=True):
             expected = naive_log_mel(
-                clip.numpy(), rate_hz=rate_hz, num_mels=num_mels, low_hz=50, high_hz=high_hz or rate_hz / 2,
+                clip, rate_hz=rate_hz, num_mels=num_mels, low_hz=50, high_hz=high_hz or rate_hz / 2,
                 frame=frame, hop=hop, fft=fft,
             )  # fmt: skip
-            np.testing.assert_allclose(fbank.numpy(), expected, atol=1e-5)
+            np.testing.assert_allclose(fbank, expected, atol=1e-5)
 
     @pytest.mark.parametrize("constant", [0.0, 0.5])
     def test_silence_and_a_constant_are_at_the_floor(self, constant: float) -> None:
-        fbank = LogMel()(torch.full((1, 1000), constant))
-        torch.testing.assert_close(fbank, torch.full_like(fbank, -23 * math.log(2)))
+        fbank = LogMel()(np.full((1, 1000), constant, np.float32))
+        np.testing.assert_allclose(fbank, -23 * math.log(2), rtol=1e-6)
 
     def test_ten_times_louder_adds_log_100(self) -> None:
-        waveform = noise(1, 4000, dtype=torch.float64)
-        log_mel = LogMel().double()
+        waveform = noise(1, 4000, dtype=np.float64)
+        log_mel = LogMel(dtype=np.float64)
         quiet, loud = log_mel(waveform), log_mel(10 * waveform)
         is_above = quiet > math.log(LOG_FLOOR) + 1e-6
-        assert is_above.float().mean() > 0.9
-        torch.testing.assert_close((loud - quiet)[is_above], torch.full_like(loud[is_above], math.log(100)))
+        assert is_above.mean() > 0.9
+        np.testing.assert_allclose((loud - quiet)[is_above], math.log(100), rtol=1e-7)
 
     @pytest.mark.parametrize("frequency_hz", [300, 1000, 5000])
     def test_a_tone_is_loudest_at_its_filter(self, frequency_hz: int) -> None:
-        tone = torch.sin(2 * math.pi * frequency_hz * torch.arange(1600) / 16000)
+        tone = np.sin(2 * math.pi * frequency_hz * np.arange(1600) / 16000).astype(np.float32)
         low, peak, high = (1127 * math.log(1 + hz / 700) for hz in (20, frequency_hz, 8000))
         expected = (peak - low) / (high - low) * 129 - 1  # between the centres of two filters
-        loudest = LogMel()(tone.unsqueeze(0))[0].argmax(dim=-1)
-        assert (loudest - expected).abs().max() < 1.5
+        loudest = LogMel()(tone[None])[0].argmax(axis=-1)
+        assert np.abs(loudest - expected).max() < 1.5
 
     def test_filter_3_catches_no_bin(self) -> None:
         banks = mel_banks(128, fft_size=512, sample_rate_hz=16000)
@@ -123,23 +124,12 @@ class TestLogMel:
 
     def test_each_clip_is_alone(self) -> None:
         waveform, log_mel = noise(5, 2000), LogMel()
-        alone = torch.cat([log_mel(clip.unsqueeze(0)) for clip in waveform])
-        torch.testing.assert_close(log_mel(waveform), alone, rtol=0, atol=1e-4)
+        alone = np.concatenate([log_mel(clip[None]) for clip in waveform])
+        np.testing.assert_allclose(log_mel(waveform), alone, rtol=0, atol=1e-4)
 
     def test_too_short(self) -> None:
         with pytest.raises(AudioError, match=r"399 samples.*400"):
-            LogMel()(torch.zeros(1, 399))
-
-    def test_nothing_is_saved_with_the_weights(self) -> None:
-        assert not LogMel().state_dict()
-
-    @pytest.mark.slow
-    def test_exports_with_any_batch_and_length(self) -> None:
-        log_mel, waveform = LogMel(), noise(2, 4000)
-        dims = {"waveform": {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=560)}}
-        exported = torch.export.export(log_mel, (waveform,), dynamic_shapes=dims).module()
-        longer = noise(7, 9000)
-        torch.testing.assert_close(exported(longer), log_mel(longer), rtol=0, atol=1e-4)
+            LogMel()(np.zeros((1, 399), np.float32))
 
     @pytest.mark.parametrize("settings", [{"low_hz": 9000}, {"high_hz": 9000}, {"num_mels": 0}, {"low_hz": -1}])
     def test_filters_outside_the_spectrum(self, settings: dict[str, int]) -> None:
@@ -181,44 +171,45 @@ def naive_efficientat(samples: np.ndarray, *, num_mels: int) -> np.ndarray:
 class TestEfficientATLogMel:
     @pytest.mark.parametrize(("num_samples", "num_mels"), [(514, 64), (1281, 24)])
     def test_against_loops(self, num_samples: int, num_mels: int) -> None:
-        t = torch.arange(num_samples, dtype=torch.float64) / 32000
-        chirp = 0.5 * torch.sin(2 * math.pi * (100 * t + 100000 * t * t))
-        waveform = torch.stack([noise(num_samples, dtype=torch.float64), chirp, torch.zeros_like(chirp)])
-        ours = EfficientATLogMel(num_mels=num_mels).double()(waveform)
+        t = np.arange(num_samples) / 32000
+        chirp = 0.5 * np.sin(2 * math.pi * (100 * t + 100000 * t * t))
+        waveform = np.stack([noise(num_samples, dtype=np.float64), chirp, np.zeros_like(chirp)])
+        ours = EfficientATLogMel(num_mels=num_mels, dtype=np.float64)(waveform)
         assert ours.shape == (3, 1 + (num_samples - 1) // 320, num_mels)
         for clip, fbank in zip(waveform, ours, strict=True):
-            expected = naive_efficientat(clip.numpy(), num_mels=num_mels)
-            np.testing.assert_allclose(fbank.numpy(), expected, rtol=0, atol=1e-3)
+            expected = naive_efficientat(clip, num_mels=num_mels)
+            np.testing.assert_allclose(fbank, expected, rtol=0, atol=1e-3)
 
     def test_silence(self) -> None:
-        fbank = EfficientATLogMel()(torch.zeros(2, 3200))
-        torch.testing.assert_close(fbank, torch.full((2, 10, 128), math.log(1e-5)))
+        fbank = EfficientATLogMel()(np.zeros((2, 3200), np.float32))
+        assert fbank.shape == (2, 10, 128)
+        np.testing.assert_allclose(fbank, math.log(1e-5), rtol=1e-6)
         mean, std = AUDIOSET_STATISTICS["efficientat"]
         assert float(normalize(fbank, mean=mean, std=std)[0, 0, 0]) == pytest.approx((math.log(1e-5) + 4.5) / 5)
 
     @pytest.mark.parametrize("frequency_hz", [300, 1000, 5000, 14000])
     def test_a_tone_is_loudest_at_its_filter(self, frequency_hz: int) -> None:
-        tone = torch.sin(2 * math.pi * frequency_hz * torch.arange(3200) / 32000)
+        tone = np.sin(2 * math.pi * frequency_hz * np.arange(3200) / 32000).astype(np.float32)
         peak, high = (1127 * math.log(1 + hz / 700) for hz in (frequency_hz, 15000))
-        loudest = EfficientATLogMel()(tone.unsqueeze(0))[0].argmax(dim=-1)
-        assert (loudest - (peak / high * 129 - 1)).abs().max() < 1.5
+        loudest = EfficientATLogMel()(tone[None])[0].argmax(axis=-1)
+        assert np.abs(loudest - (peak / high * 129 - 1)).max() < 1.5
 
     @pytest.mark.parametrize("num_samples", [*range(514, 560), 832, 833, 961, 962, 32000, 256000, 320000, 320001])
     def test_num_frames(self, num_samples: int) -> None:
         log_mel = EfficientATLogMel(num_mels=16)
         assert log_mel.num_frames(num_samples) == 1 + (num_samples - 1) // 320
-        assert log_mel(torch.zeros(1, num_samples)).shape == (1, log_mel.num_frames(num_samples), 16)
+        assert log_mel(np.zeros((1, num_samples), np.float32)).shape == (1, log_mel.num_frames(num_samples), 16)
 
     def test_each_clip_is_alone(self) -> None:
         waveform, log_mel = noise(5, 2000), EfficientATLogMel()
-        alone = torch.cat([log_mel(clip.unsqueeze(0)) for clip in waveform])
-        torch.testing.assert_close(log_mel(waveform), alone, rtol=0, atol=1e-4)
+        alone = np.concatenate([log_mel(clip[None]) for clip in waveform])
+        np.testing.assert_allclose(log_mel(waveform), alone, rtol=0, atol=1e-4)
 
     def test_too_short_to_be_mirrored(self) -> None:
         log_mel = EfficientATLogMel()
         assert [log_mel.num_frames(n) for n in (0, 1, 513, 514)] == [0, 0, 0, 2]
         with pytest.raises(AudioError, match=r"513 samples.*514"):
-            log_mel(torch.zeros(1, 513))
+            log_mel(np.zeros((1, 513), np.float32))
 
     def test_another_rate_is_refused_in_one_line(self) -> None:
         with pytest.raises(
@@ -230,15 +221,15 @@ class TestEfficientATLogMel:
 
 class TestStatistics:
     def test_normalize(self) -> None:
-        assert normalize(torch.tensor([-1.0, 2.0, 8.0]), mean=2, std=3).tolist() == [-0.5, 0, 1]
+        assert normalize(np.array([-1.0, 2.0, 8.0]), mean=2, std=3).tolist() == [-0.5, 0, 1]
 
     def test_own_statistics_give_half_a_deviation(self) -> None:
         fbanks = [3 * noise(n, 6) - 10 for n in (5, 1, 40)]
         mean, std = fbank_statistics(fbank_sums(fbank) for fbank in fbanks)
-        every = torch.cat(fbanks).double().numpy()
+        every = np.concatenate(fbanks).astype(np.float64)
         assert mean == pytest.approx(every.mean(), rel=1e-12)
         assert std == pytest.approx(every.std(), rel=1e-9)
-        assert float(normalize(torch.from_numpy(every), mean=mean, std=std).std(correction=0)) == pytest.approx(0.5)
+        assert float(normalize(every, mean=mean, std=std).std()) == pytest.approx(0.5)
 
     def test_nothing_to_measure(self) -> None:
         with pytest.raises(AudioError, match="no filter banks"):
@@ -246,4 +237,4 @@ class TestStatistics:
 
     def test_silence_cannot_be_normalised(self) -> None:
         with pytest.raises(AudioError, match="silence"):
-            fbank_statistics([fbank_sums(torch.full((4, 3), -15.9))])
+            fbank_statistics([fbank_sums(np.full((4, 3), -15.9, np.float32))])

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
 from lungsound.audio.filter_bank import fbank_statistics, fbank_sums
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.config import AudioSettings
 from lungsound.data import store
 from lungsound.data.corpus import Corpus
@@ -49,19 +48,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     read = FrontEnd.read
 
-    def counted(front_end: FrontEnd, path: Path) -> torch.Tensor:
+    def counted(front_end: FrontEnd, path: Path) -> Sound:
         names.append(path.stem)
         return read(front_end, path)
 
     monkeypatch.setattr(FrontEnd, "read", counted)
     return names
-
-
-@pytest.fixture
-def set_threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def report_to(monkeypatch: pytest.MonkeyPatch, on_progress: Callable[[int, int], None]) -> None:
@@ -90,6 +82,11 @@ def stored(tmp_path: Path, name: str = "values") -> Path:
 
 Open = Callable[[Corpus], FilterBanks | Waveforms]
 both_stores = pytest.mark.parametrize("opened", [banks, waveforms])
+
+
+@pytest.fixture
+def set_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    return lambda number: monkeypatch.setenv("OMP_NUM_THREADS", str(number))
 
 
 # ---- what is in it ----
@@ -127,7 +124,6 @@ def test_any_number_of_threads_gives_the_same_bytes(
     for num_threads in (1, 2, 5):
         set_threads(num_threads)
         opened(corpus)
-        assert torch.get_num_threads() == num_threads
         contents.append([stored(tmp_path, name).read_bytes() for name in ("values", "facts")])
         shutil.rmtree(tmp_path / "cache")
     assert contents[0] == contents[1] == contents[2]
@@ -150,7 +146,7 @@ def test_statistics_are_those_of_the_values(corpus: Corpus) -> None:
     values = everything(opened)[[1, 4, 5]].astype(np.float64)
     mean, std = opened.statistics([1, 4, 5])
     assert (mean, std) == pytest.approx((values.mean(), values.std()), rel=1e-12)
-    assert (mean, std) == fbank_statistics(fbank_sums(torch.from_numpy(one)) for one in values)
+    assert (mean, std) == fbank_statistics(fbank_sums(one) for one in values)
 
 
 def test_another_corpus_front_end_or_order_is_another_store(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +238,7 @@ def test_a_damaged_row_that_would_come_out_otherwise_is_refused_and_made_at_the_
     with monkeypatch.context() as patch:
         read = FrontEnd.read
         patch.setattr(
-            FrontEnd, "read", lambda front_end, path: replace(read(front_end, path), waveform=torch.ones(9000))
+            FrontEnd, "read", lambda front_end, path: replace(read(front_end, path), waveform=np.ones(9000, np.float32))
         )
         with pytest.raises(DataError, match="is damaged in row 0"):
             everything(again)
@@ -343,14 +339,12 @@ MAKER = """
 import os, sys
 from contextlib import nullcontext
 from pathlib import Path
-import torch
 from rich.console import Console
-from lungsound.audio.front_end import FrontEnd
+from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.config import AudioSettings
 from lungsound.data import store
 from lungsound.data.icbhi import read_icbhi
 folder, num_rows = Path(sys.argv[1]), int(sys.argv[2])
-torch.set_num_threads(1)
 store.track = lambda *_: nullcontext(lambda done, _: os._exit(9) if done >= num_rows else None)
 front_end = FrontEnd(AudioSettings(duration_s=0.3, num_mels=16))
 store.open_filter_banks(read_icbhi(folder / "corpus"), front_end, console=Console(quiet=True))

@@ -41,7 +41,8 @@ def test_relevance_of_a_cycle_has_all_that_its_patches_have(tmp_path: Path, is_p
     cycle = Sound(np.random.default_rng(1).standard_normal(6000, np.float32))
     found = relevance(trained, cycle, class_index=2)
     assert found.shape == (38, 32)  # 6000 samples, 160 a frame
-    fbank = normalize(trained.front_end.filter_banks_of([cycle]), mean=trained.mean, std=trained.std)[0]
+    given = normalize(trained.front_end.filter_banks_of([cycle]), mean=trained.mean, std=trained.std)
+    fbank = torch.from_numpy(given)[0]
     num_frames = None if is_padding_encoded else 38
     mean = fbank.mean(dim=0)
     patches = patch_relevance(trained.model, fbank, mean, class_index=2, num_frames=num_frames)

@@ -98,7 +98,7 @@ def test_no_cycles_are_refused(tmp_path: Path) -> None:
 
 def test_an_engine_of_the_callers_own_answers(run: tuple[Path, TrainedModel], tmp_path: Path) -> None:
     def certain(clips: Floats) -> BatchOutputs:
-        fbanks = run[1].front_end.filter_banks(clips).numpy()
+        fbanks = run[1].front_end.filter_banks(clips)
         features = np.zeros((len(clips), run[1].model.encoder.dim), np.float32)
         return np.tile(np.float32([0, 0, 1, 0]), (len(clips), 1)), features, fbanks
 

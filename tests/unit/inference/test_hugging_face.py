@@ -101,7 +101,7 @@ def exported(transformers: ModuleType, tmp_path_factory: pytest.TempPathFactory)
 
 def fbanks(trained: TrainedModel, cycles: list[Sound]) -> Tensor:
     clips = np.stack([trained.front_end.fit(cycle.waveform) for cycle in cycles])
-    return normalize(trained.front_end.filter_banks(clips), mean=trained.mean, std=trained.std)
+    return torch.from_numpy(normalize(trained.front_end.filter_banks(clips), mean=trained.mean, std=trained.std))
 
 
 @torch.inference_mode()

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 from PIL import Image
 from rich.console import Console
 
@@ -207,7 +206,9 @@ def test_the_most_doubtful_cycles_are_explained(predictor: Predictor, recording:
     assert "Only the first 1 s are the model's input." in page.text
     front_end, cycle = predictor.trained.front_end, answer.cycles[1]
     heard = front_end.cut(front_end.read(recording), start_s=0.9, end_s=2.3)
-    found = boxes(relevance(predictor.trained, heard, class_index=predictor.classes.index(cycle.best_guess)), front_end)
+    found = boxes(
+        relevance(predictor.trained, heard, class_index=predictor.classes.index(cycle.best_guess)).numpy(), front_end
+    )
     drawn = [(rect["x"], rect["class"]) for rect in page.named("rect") if rect.get("class")]
     assert drawn == [(f"{box['left']:.2f}", "for" if box["share"] > 0 else "against") for box in found]
 
@@ -222,7 +223,7 @@ def test_a_model_without_patches_is_refused(recording: Path, tmp_path: Path) -> 
 
 def test_boxes_are_where_the_relevance_is() -> None:
     front_end = FrontEnd(AudioSettings(num_mels=32))
-    bins = torch.zeros(40, 32)
+    bins = np.zeros((40, 32), np.float32)
     bins[16:32, 16:] = 2.0
     bins[32:, :16] = -1.0
     bins[:16, :16] = 0.4  # less than a quarter
@@ -232,7 +233,7 @@ def test_boxes_are_where_the_relevance_is() -> None:
     assert (strong["share"], against["share"]) == (1.0, -0.5)
     assert [box[key] for box in (strong, against) for key in ("start_s", "end_s")] == [0.16, 0.32, 0.32, 0.4]
     assert 0 < against["low_hz"] < against["high_hz"] < strong["low_hz"] < strong["high_hz"] < 8000
-    assert boxes(torch.zeros(40, 32), front_end) == []
+    assert boxes(np.zeros((40, 32), np.float32), front_end) == []
 
 
 def test_a_tone_is_dark_beside_its_frequency() -> None:

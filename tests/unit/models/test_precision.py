@@ -84,19 +84,3 @@ def test_a_cnn_is_not_measured_and_fp16_needs_a_gpu(cache: Path) -> None:
     assert [find_precision(name, CPU) for name in ("auto", "fp32", "bf16")] == ["fp32", "fp32", "bf16"]
     with pytest.raises(SettingsError, match="fp16 needs a GPU"):
         find_precision("fp16", CPU)
-
-
-@pytest.mark.parametrize(
-    ("lines", "has"),
-    [
-        (["flags\t\t: fpu avx512f amx_bf16"], True),
-        (["Features\t: fp asimd bf16"], True),
-        (["flags\t\t: fpu avx2", "model name\t: bf16"], False),
-        ([], False),
-    ],
-)
-def test_bfloat16_is_read_from_the_processors_flags(
-    lines: list[str], has: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(precision, "cpu_info", lambda: lines)
-    assert precision.has_bf16() is has
