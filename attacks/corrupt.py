@@ -20,9 +20,10 @@ from lungsound.errors import DataError, LungsoundError
 from lungsound.evaluation.runs import UNKNOWN, check_made_together, epoch_of_file, read_runs
 from lungsound.files import cache_root
 from lungsound.inference.bulk import STORE
-from lungsound.inference.engines import make, read_parity
-from lungsound.inference.graph import exported, probes
-from lungsound.training.checkpoint import CHECKPOINT_FORMAT, load_model, read_tensors
+from lungsound.inference.engines import make, probes, read_parity
+from lungsound.inference.graph import exported
+from lungsound.training.checkpoint import read_checkpoint
+from lungsound.training.model_file import load_model
 from lungsound.training.run import RunFolder
 
 NUM_WAYS, OF_ANOTHER = 20, 13
@@ -67,8 +68,8 @@ def loaders(ground: Ground) -> dict[str, tuple[Path, Callable[[], object]]]:
     def model() -> object:
         trained = load_model(run.model)
         run.check_model()
-        tensors = {name: value.numpy().tobytes() for name, value in trained.model.state_dict().items()}
-        return tensors, trained.mean, trained.std, trained.sha256, trained.calibration, trained.evidence
+        weights = {name: value.tobytes() for name, value in trained.weights.items()}
+        return weights, trained.mean, trained.std, trained.sha256, trained.calibration, trained.evidence
 
     def store() -> object:
         values = open_filter_banks(corpus, load_model(run.model).front_end, console=Console(quiet=True))
@@ -103,10 +104,7 @@ def loaders(ground: Ground) -> dict[str, tuple[Path, Callable[[], object]]]:
         "model.safetensors": model,
         "checkpoint.safetensors": lambda: (
             run.progress(),
-            {
-                k: v.numpy().tobytes()
-                for k, v in read_tensors(run.checkpoint, expected_format=CHECKPOINT_FORMAT)[0].items()
-            },
+            {k: v.numpy().tobytes() for k, v in read_checkpoint(run.checkpoint)[0].items()},
         ),
         "predictions.csv": tested,
         "epochs/last.csv": columns,

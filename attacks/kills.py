@@ -17,7 +17,7 @@ from attacks.service import asked, port_of, started
 from attacks.watch import Fault, Row, Running, lungsound
 from lungsound.data.reader import read_corpus
 from lungsound.data.store import open_filter_banks
-from lungsound.training.checkpoint import load_model
+from lungsound.training.model_file import load_model
 
 MAX_IN_A_ROW = 4
 Work = Callable[[Path], Callable[[], object]]

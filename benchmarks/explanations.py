@@ -34,7 +34,7 @@ from lungsound.evaluation.bootstrap import Bootstrap, Estimate
 from lungsound.inference.explain import check_explainable, fold, own_frames, relevance
 from lungsound.labels import LungSound
 from lungsound.randomness import generator_at
-from lungsound.training.checkpoint import TrainedModel, load_model
+from lungsound.training.model_file import TrainedModel, load_model
 from lungsound.training.run import RunFolder
 
 NUM_BACKGROUND_CYCLES, NUM_RANDOM_ORDERS = 100, 3

@@ -28,7 +28,7 @@ from lungsound.experiments.study import BEGIN, END, write_between
 from lungsound.inference.bulk import sound_files
 from lungsound.inference.prediction import RecordingPrediction
 from lungsound.inference.predictor import Predictor
-from lungsound.training.checkpoint import TrainedModel
+from lungsound.training.model_file import TrainedModel
 
 NUM_CLIPS, FIRST_SEED = 250, 20_000
 MARK = "box"  # of the place in a file

@@ -15,7 +15,7 @@ from lungsound.config import RunConfig, load_config
 from lungsound.data.batches import Batch
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import LungSoundClassifier, initial_classifier
-from lungsound.training.checkpoint import TrainedModel
+from lungsound.training.model_file import TrainedModel
 from lungsound.training.objectives import make_objective
 from lungsound.training.trainer import TrainStep
 
@@ -95,9 +95,11 @@ def trained_model(config: RunConfig) -> TrainedModel:
     """A model as one is loaded from a run, with random weights."""
     front_end = FrontEnd(config.audio)
     mean, std = AUDIOSET_STATISTICS[front_end.audio.filter_bank]
-    name = f"bench-{config.model.size}{'' if front_end.audio.is_padding_encoded else '-own'}"
+    sha256 = f"bench-{config.model.size}{'' if front_end.audio.is_padding_encoded else '-own'}"
     label_set = LABEL_SETS[config.data.label_set]
-    return TrainedModel(classifier(config).eval(), front_end, mean, std, label_set, sha256=name)
+    made = classifier(config).state_dict()
+    weights = {name: value.numpy() for name, value in made.items() if not name.startswith("projector.")}
+    return TrainedModel(weights, config.model, front_end, mean, std, label_set, sha256=sha256)
 
 
 def sounds(front_end: FrontEnd, durations_s: Sequence[float]) -> list[Sound]:

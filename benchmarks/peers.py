@@ -31,7 +31,7 @@ from lungsound.extras import load
 from lungsound.inference.graph import quiet
 from lungsound.inference.hugging_face import extractor_config, hugging_face_config, hugging_face_weights
 from lungsound.models.classifier import LungSoundClassifier, Projector
-from lungsound.training.checkpoint import TrainedModel
+from lungsound.training.model_file import TrainedModel
 
 
 def transformers() -> Any:

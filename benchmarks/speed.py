@@ -44,7 +44,7 @@ from lungsound.inference import engines
 from lungsound.inference.graph import exported
 from lungsound.inference.hugging_face import check_expressible
 from lungsound.inference.predictor import find_model
-from lungsound.training.checkpoint import TrainedModel, load_model
+from lungsound.training.model_file import TrainedModel, load_model
 
 CPU, QUIET = torch.device("cpu"), Console(quiet=True)
 Row = tuple[str, str, str, str]
@@ -260,7 +260,7 @@ def infer_row(
     bench: Bench, trained: TrainedModel, engine_name: str, cycles: Sequence[Sound], what: str, agreement: str
 ) -> Row:
     """Milliseconds a cycle of the selected engine and of the peer."""
-    engine = engines.select(engine_name, trained, folder=bench.work, device=CPU)
+    engine = engines.select(engine_name, trained, folder=bench.work, device="cpu")
     peer, front_end = TransformersPredictions(trained), trained.front_end
     # The peer takes as long for a short cycle as for a long one: no more pairs than needed.
     ratios, own_s, peer_s, pairs = bench.compare(lambda: engine.predict(cycles), lambda: peer(cycles), least=2)

@@ -48,8 +48,8 @@ from lungsound.processor import processor_name
 from lungsound.progress import track
 from lungsound.recipe import train
 from lungsound.training.callbacks import predict_rows
-from lungsound.training.checkpoint import TrainedModel, add_to_model, load_model, write_rounded
 from lungsound.training.evaluate import EVALUATION_BATCH_SIZE, known_patients
+from lungsound.training.model_file import TrainedModel, add_to_model, load_model, write_rounded
 from lungsound.training.run import CorpusFacts, RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,7 +20,7 @@ from lungsound.evaluation.predictions import Predictions
 from lungsound.inference.prediction import CyclePrediction, Reason
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
-from lungsound.training.checkpoint import load_model
+from lungsound.training.model_file import load_model
 from tests.unit.data.trees import write_event_file
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ from benchmarks.firm import MARK, measurements
 
 from lungsound.experiments.study import BEGIN, END, study_markdown
 from lungsound.extras import BOX_PACKAGE
-from lungsound.training.checkpoint import load_model
+from lungsound.training.model_file import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted(path.parent for path in (ROOT / "results").glob("*/study.toml"))

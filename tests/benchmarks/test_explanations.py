@@ -26,7 +26,7 @@ from lungsound.data.synthetic import Event
 from lungsound.data.synthetic_sounds import COARSE, FINE, crackle
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
-from lungsound.training.checkpoint import save_model
+from lungsound.training.model_file import save_model
 from lungsound.training.run import RunFolder
 
 

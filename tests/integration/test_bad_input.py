@@ -13,14 +13,8 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
-from lungsound.training.checkpoint import (
-    CHECKPOINT_FORMAT,
-    FACTS_KEY,
-    MODEL_FORMAT,
-    read_tensors,
-    save_model,
-    write_tensors,
-)
+from lungsound.training.checkpoint import read_checkpoint, write_checkpoint
+from lungsound.training.model_file import FACTS_KEY, MODEL_FORMAT, read_arrays, save_model, write_arrays
 from tests.integration.command import lungsound
 from tests.unit.data.trees import NORMAL, write_icbhi, write_sound
 
@@ -231,8 +225,8 @@ def test_a_file_in_the_place_of_the_run(corpus: Path, tmp_path: Path, capsys: py
 
 
 def test_a_checkpoint_of_another_shape(model_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tensors, facts = read_tensors(model_path, expected_format=MODEL_FORMAT)
-    write_tensors(model_path, tensors, facts | {"label_set": "sound2"})
+    tensors, facts = read_arrays(model_path, expected_format=MODEL_FORMAT)
+    write_arrays(model_path, tensors, facts | {"label_set": "sound2"})
     assert lungsound("predict", corpus / f"{NAMES[0]}.wav", "--model", model_path.parent) == 2
     one_line(capsys, str(model_path), "does not fit this model")
 
@@ -247,8 +241,8 @@ def test_resuming_from_a_checkpoint_of_another_shape(
 ) -> None:
     corpus, out = finished
     checkpoint = out / "checkpoint.safetensors"
-    tensors, facts = read_tensors(checkpoint, expected_format=CHECKPOINT_FORMAT)
-    write_tensors(checkpoint, tensors | {"model.encoder.cls_token": torch.zeros(1, 1, 5)}, facts)
+    tensors, facts = read_checkpoint(checkpoint)
+    write_checkpoint(checkpoint, tensors | {"model.encoder.cls_token": torch.zeros(1, 1, 5)}, facts)
     before = checkpoint.read_bytes()
     assert resume(corpus, out) == 2
     one_line(capsys, str(checkpoint), "does not fit this run")

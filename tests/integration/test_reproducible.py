@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lungsound.data.reader import read_corpus
-from lungsound.training.checkpoint import CHECKPOINT_FORMAT, read_tensors
+from lungsound.training.checkpoint import read_checkpoint
 from lungsound.training.run import RunFolder
 from lungsound.training.trainer import Progress
 from tests.integration.command import lungsound
@@ -97,9 +97,7 @@ def assert_same_run(found: Path, expected: Path) -> None:
     """Equal weights to the byte, optimizer moments and batch norm, answers, and losses of every epoch."""
     assert weights(found) == weights(expected)
     assert (found / "predictions.csv").read_bytes() == (expected / "predictions.csv").read_bytes()
-    ours, theirs = (
-        read_tensors(run / "checkpoint.safetensors", expected_format=CHECKPOINT_FORMAT)[0] for run in (found, expected)
-    )
+    ours, theirs = (read_checkpoint(run / "checkpoint.safetensors")[0] for run in (found, expected))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert rows_without_time(found / "log.csv") == rows_without_time(expected / "log.csv")

@@ -16,7 +16,7 @@ from lungsound.experiments.table import WHOLE, Row, load_table
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import initial_classifier
 from lungsound.randomness import generator_at
-from lungsound.training.checkpoint import save_model
+from lungsound.training.model_file import save_model
 from lungsound.training.objectives import make_objective
 from lungsound.training.trainer import TrainStep
 

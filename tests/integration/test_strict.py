@@ -15,7 +15,7 @@ from lungsound.evaluation.predictions import read_predictions
 from lungsound.experiments.study import keep_run
 from lungsound.files import short_names
 from lungsound.inference.predictor import OTHER_STETHOSCOPE, STETHOSCOPE_NOT_STATED, Predictor
-from lungsound.training.checkpoint import load_model
+from lungsound.training.model_file import load_model
 from lungsound.training.run import RunFolder
 from tests.integration.command import lungsound
 

@@ -32,7 +32,7 @@ from lungsound.models.classifier import (
 )
 from lungsound.models.cnn import ConvolutionalEncoder
 from lungsound.models.weights import LoadReport
-from lungsound.training.checkpoint import save_model
+from lungsound.training.model_file import save_model
 from lungsound.training.objectives import (
     CrossEntropy,
     PatchMixContrastive,

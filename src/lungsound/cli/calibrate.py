@@ -140,7 +140,7 @@ def operate(
 def _keep(run: Path | None, calibration: "Calibration", *, held_out: "Predictions | None" = None) -> None:
     """Store the calibration, and the measurement of the `held_out` patients, who are decided on anew by it."""
     from lungsound.evaluation.evidence import HELD_OUT, Evidence, Measured, Trained
-    from lungsound.training.checkpoint import add_to_model, read_facts
+    from lungsound.training.model_file import add_to_model, read_facts
     from lungsound.training.run import RunFolder
 
     assert run is not None
@@ -172,7 +172,7 @@ def _rows(
     from lungsound.evaluation.predictions import VALIDATION_PART, read_predictions
     from lungsound.evaluation.runs import read_test_rows
     from lungsound.evaluation.selection import COLUMN_OF, LAST
-    from lungsound.training.checkpoint import read_facts, unfinished
+    from lungsound.training.model_file import read_facts, unfinished
     from lungsound.training.run import RunFolder
 
     if keep and run is None:

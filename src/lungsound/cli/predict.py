@@ -64,7 +64,7 @@ def models() -> None:
 
     from lungsound.evaluation.evidence import UNKNOWN
     from lungsound.models.hub import KNOWN_WEIGHTS, is_cached
-    from lungsound.training.checkpoint import read_facts
+    from lungsound.training.model_file import read_facts
 
     try:
         file = box_file()
@@ -271,7 +271,7 @@ def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None, ag
 
 
 def _finish(predictor: "Predictor", result: "BulkResult") -> None:
-    from lungsound.training.checkpoint import unfinished
+    from lungsound.training.model_file import unfinished
 
     print_lines(*(f"written: {file}" for file in result.files[:NUM_NAMED]))
     if len(result.files) > NUM_NAMED:

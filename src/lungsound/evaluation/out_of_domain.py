@@ -122,9 +122,13 @@ def fit_gate(lungs: Floats, others: Floats, held_out: Sequence[Floats], *, inver
     return replace(gate, threshold=np.array([threshold], np.float32))
 
 
-def spectral_features(fbanks: Floats) -> Floats:
-    """Mean and deviation over time (batch, 2 * mel) of filter banks (batch, time, mel)."""
-    return np.concatenate([fbanks.mean(axis=1), fbanks.std(axis=1)], axis=1)
+def spectral_features(fbanks: Floats, num_frames: Sequence[int | None] | None = None) -> Floats:
+    """Mean and deviation over time (batch, 2 * mel) of filter banks (batch, time, mel).
+
+    num_frames: of each only so many frames, those that `FrontEnd.num_own_frames` calls its own; None, all.
+    """
+    own = [fbank[:num] for fbank, num in zip(fbanks, num_frames or [None] * len(fbanks), strict=True)]
+    return np.stack([np.concatenate([each.mean(axis=0), each.std(axis=0)]) for each in own])
 
 
 def fit_domain(

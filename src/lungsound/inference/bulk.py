@@ -21,7 +21,6 @@ from lungsound.data.icbhi import annotations_beside
 from lungsound.data.tree import Below, files_below
 from lungsound.errors import AudioError, DataError, LungsoundError, SettingsError
 from lungsound.files import as_text, read_record, write_record, write_text
-from lungsound.inference.explain import check_explainable
 from lungsound.inference.formats.tables import patients_csv
 from lungsound.inference.formats.write import PAGES, check_formats, write_format
 from lungsound.inference.pages import write_review_pages
@@ -69,7 +68,7 @@ def predict_many(
     formats, patterns and paths that cannot be. A stored prediction that is damaged is named in `errors` too.
     """
     if is_explained:
-        check_explainable(predictor.trained)
+        _check_explainable(predictor)
     tables = [name for name in formats if name != PAGES]
     try:
         finder = None if patient_pattern is None else re.compile(patient_pattern)
@@ -126,7 +125,7 @@ def predict_many(
 
 def explain_many(predictor: Predictor, paths: Sequence[Path], *, out: Path, console: Console) -> BulkResult:
     """Write a page and an `.npz` with the relevance of every cycle (`write_review_pages`) for each recording."""
-    check_explainable(predictor.trained)
+    _check_explainable(predictor)
     found, predictions, errors = find_sounds(paths), [], []
     with track(console, "recordings") as on_progress:
         for number, path in enumerate(found.files, start=1):
@@ -140,6 +139,12 @@ def explain_many(predictor: Predictor, paths: Sequence[Path], *, out: Path, cons
         created = datetime.now(UTC)
         written = write_review_pages(predictor, predictions, out, created=created, num_explained=None, console=console)
     return BulkResult(len(predictions), 0, (*errors, *found.unreadable), tuple(written), found.num_hidden)
+
+
+def _check_explainable(predictor: Predictor) -> None:
+    from lungsound.inference.explain import check_explainable  # late: it needs torch
+
+    check_explainable(predictor.trained)
 
 
 def failure(path: Path, error: Exception) -> str:

@@ -25,8 +25,8 @@ from lungsound.inference.formats.tables import METADATA_KEY, load_pyarrow
 from lungsound.inference.predictor import FindBy, find_model, load_recording
 from lungsound.models.classifier import find_device, predict_cycles
 from lungsound.progress import track
-from lungsound.training.checkpoint import TrainedModel, load_model
 from lungsound.training.evaluate import data_of_model
+from lungsound.training.model_file import TrainedModel, load_model
 
 FORMAT = "lungsound embeddings 1"
 BATCH_SIZE = 8

@@ -16,7 +16,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from rich.console import Console
@@ -27,24 +26,22 @@ from lungsound.errors import SettingsError, WeightsError
 from lungsound.evaluation.out_of_domain import HIGHEST_SCORE, spectral_features
 from lungsound.extras import is_installed, load
 from lungsound.files import read_model, read_record, write_record, write_text
-from lungsound.inference.graph import (
-    EXACT_TOLERANCE,
+from lungsound.inference.graph_files import (
     FBANK,
     FEATURES,
     PROBABILITIES,
     SPECTRUM,
     WAVEFORM,
-    exported,
-    exported_path,
-    probes,
+    cached_graph,
+    find_graph,
 )
-from lungsound.models.classifier import predict_cycles
 from lungsound.processor import has_bf16, num_threads, processor_name
 from lungsound.progress import OnProgress, track
-from lungsound.training.checkpoint import TrainedModel
+from lungsound.training.model_file import TrainedModel
 
 BATCH_SIZE = 4  # on a CPU larger ones bring nothing per cycle, and take more memory
-CPU = torch.device("cpu")
+EXACT_TOLERANCE = 1e-4  # in probability
+NUM_PROBES = 2
 
 Floats = NDArray[np.float32]
 Outputs = tuple[Floats, Floats]
@@ -73,8 +70,7 @@ class Engine:
         trained, front_end = self.trained, self.trained.front_end
         probabilities = np.empty((len(cycles), len(trained.label_set.classes)), np.float32)
         is_asked = trained.domain is not None or trained.gate is not None
-        num_features = trained.model.encoder.dim + 2 * front_end.audio.num_mels if is_asked else 0
-        features = np.empty((len(cycles), num_features), np.float32)
+        features: list[Floats] = [np.empty(0, np.float32)] * len(cycles)
         sizes, num_done = [trained.num_input_samples(len(cycle.waveform)) for cycle in cycles], 0
         for _, group in groupby(sorted(range(len(sizes)), key=sizes.__getitem__), key=sizes.__getitem__):
             of_one_size = list(group)
@@ -86,25 +82,40 @@ class Engine:
                 inputs = [clips] if spectra is None else [clips, spectra]
                 probabilities[places], encoded, fbanks = self.run_batch(*inputs)
                 if is_asked:
-                    if not front_end.audio.is_padding_encoded:  # theirs are of frames that no encoder sees, too
-                        fbanks = front_end.filter_banks_of(batch)
-                    features[places] = np.concatenate([encoded, spectral_features(fbanks)], axis=1)
+                    own = [front_end.num_own_frames(len(cycle.waveform)) for cycle in batch]
+                    for place, *parts in zip(places, encoded, spectral_features(fbanks, own), strict=True):
+                        features[place] = np.concatenate(parts)
                 num_done += len(places)
                 if on_progress is not None:
                     on_progress(num_done, len(cycles))
-        return probabilities, features
+        return probabilities, np.stack(features) if features else np.empty((0, 0), np.float32)
 
 
-def run_torch(trained: TrainedModel, *, device: torch.device = CPU, is_bf16: bool = False) -> RunBatch:
+def run_torch(trained: TrainedModel, *, device: str = "cpu", is_bf16: bool = False) -> RunBatch:
     """The model as it was trained, the only one for a GPU. The filter bank is float32 in any case."""
-    trained.model.to(device).eval()
+    from lungsound.models.classifier import find_device  # late, here and below: the other engines need no torch
+
+    trained.model.to(find_device(device)).eval()
     return partial(_run_torch_batch, trained, device, is_bf16)  # and not a closure, so that it can be pickled
 
 
-def _run_torch_batch(trained: TrainedModel, device: torch.device, is_bf16: bool, *inputs: Floats) -> BatchOutputs:
+def _run_torch_batch(trained: TrainedModel, device: str, is_bf16: bool, *inputs: Floats) -> BatchOutputs:
+    import torch
+
+    from lungsound.models.classifier import predict_cycles
+
     fbanks = trained.front_end.filter_banks(*inputs)
     batches = [(torch.from_numpy(normalize(fbanks, mean=trained.mean, std=trained.std)), None)]
-    return (*predict_cycles(trained.model, batches, device=device, is_bf16=is_bf16), fbanks)
+    return (*predict_cycles(trained.model, batches, device=torch.device(device), is_bf16=is_bf16), fbanks)
+
+
+def graph_of(trained: TrainedModel) -> Path:
+    """The model's ONNX graph, which is exported where it is not there yet."""
+    if (path := find_graph(trained)) is not None:
+        return path
+    from lungsound.inference.graph import exported
+
+    return exported(trained)
 
 
 def run_onnx(trained: TrainedModel) -> RunBatch:
@@ -113,9 +124,9 @@ def run_onnx(trained: TrainedModel) -> RunBatch:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = num_threads()
     options.inter_op_num_threads = 1
-    # Threads that spin while they wait take the processor from torch's, which read the next recording.
+    # Threads that spin while they wait take the processor from those that read the next recording.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = runtime.InferenceSession(str(exported(trained)), options, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(str(graph_of(trained)), options, providers=["CPUExecutionProvider"])
 
     def run_batch(*inputs: Floats) -> BatchOutputs:
         named = dict(zip((WAVEFORM, SPECTRUM), inputs, strict=False))
@@ -133,7 +144,7 @@ def run_openvino(trained: TrainedModel, *, is_bf16: bool = False) -> RunBatch:
     """
     openvino = load("openvino", extra="openvino")
     core = openvino.Core()
-    graph = core.read_model(str(exported(trained)))
+    graph = core.read_model(str(graph_of(trained)))
     fbank = graph.output(FBANK).get_node().input_value(0)
     settings = {"INFERENCE_NUM_THREADS": num_threads(), "PERFORMANCE_HINT": "LATENCY"}
     front = openvino.Model([fbank], graph.get_parameters(), "filter bank")
@@ -175,12 +186,12 @@ REGISTRY = {
 AUTO, EXACT = "auto", "exact"
 
 
-def make(name: str, trained: TrainedModel, *, device: torch.device = CPU) -> Engine:
+def make(name: str, trained: TrainedModel, *, device: str = "cpu") -> Engine:
     """Make the engine of that name; the graph it needs is exported where it is not there yet."""
     if name not in REGISTRY:
         raise SettingsError(f"engine {name!r} is not known; use {AUTO}, {EXACT}, {', '.join(REGISTRY)}")
     backend = REGISTRY[name]
-    if device.type == "cpu":
+    if device == "cpu":
         return Engine(name, trained, backend.prepare(trained))
     if backend.extra is not None:
         raise SettingsError(f"engine {name!r} is for the CPU, and the device is {device}: use torch or torch-bf16")
@@ -189,11 +200,11 @@ def make(name: str, trained: TrainedModel, *, device: torch.device = CPU) -> Eng
 
 def available(trained: TrainedModel) -> list[str]:
     """Engines for the CPU that are installed, have their graph exported, and have a processor for their precision."""
-    is_exported = exported_path(trained).exists()
+    has_graph = find_graph(trained) is not None
     return [
         name
         for name, backend in REGISTRY.items()
-        if (backend.extra is None or (is_exported and is_installed(backend.extra)))
+        if (backend.extra is None or (has_graph and is_installed(backend.extra)))
         and (not backend.is_bf16 or has_bf16())
     ]
 
@@ -237,7 +248,7 @@ def decisions(trained: TrainedModel, outputs: Outputs) -> list[Floats]:
     if trained.gate is not None:
         yes.append(0.5 + 0.5 * np.tanh((trained.gate.scores(features) - trained.gate.threshold) / 2))
     if trained.domain is not None:
-        scores = trained.domain.scores(features[:, trained.model.encoder.dim :])
+        scores = trained.domain.scores(features[:, -2 * trained.front_end.audio.num_mels :])
         yes.append((scores == HIGHEST_SCORE).astype(np.float32))
     return [probabilities, *(np.stack([1 - each, each], axis=1).astype(np.float32) for each in yes)]
 
@@ -264,6 +275,17 @@ def measure(
     return measured
 
 
+def probes(trained: TrainedModel) -> list[Sound]:
+    """Recordings as long as the input, of a swelling noise with a tone, soft and loud: the same every time."""
+    num_samples, rate_hz = trained.front_end.num_samples, trained.front_end.sample_rate_hz
+    time_s = np.arange(num_samples) / rate_hz
+    noise = np.random.default_rng(0).standard_normal((NUM_PROBES, num_samples)).cumsum(axis=1)
+    noise /= np.abs(noise).max(axis=1, keepdims=True)
+    swell, tone = np.sin(np.pi * time_s / 2) ** 2, 0.1 * np.sin(2 * np.pi * 300 * time_s)
+    sounds = np.array([[0.02], [0.5]]) * swell * (noise + tone)
+    return [*map(trained.front_end.recording, sounds.astype(np.float32))]
+
+
 def speeds_of(trained: TrainedModel, names: Sequence[str]) -> dict[str, float]:
     """Seconds per cycle of engines on this CPU with the threads of now; measured on the probes if not known yet."""
     _, known = _known_speeds(trained)
@@ -278,7 +300,7 @@ def _known_speeds(trained: TrainedModel) -> tuple[Path, dict[str, float]]:
     packages = [version(name) if find_spec(name) else "none" for name in ("torch", "onnxruntime", "openvino")]
     facts = [processor_name(), str(num_threads()), *packages]
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-    path = exported_path(trained).with_name(f"speeds-{key}.json")
+    path = cached_graph(trained).with_name(f"speeds-{key}.json")
     kept = read_record(path, made_for=f"{trained.sha256} {path.stem}") or {}
     # JSON has no infinity.
     return path, {name: float("inf") if seconds is None else seconds for name, seconds in kept.items()}
@@ -313,10 +335,10 @@ def read_parity(folder: Path, trained: TrainedModel) -> dict[str, Parity]:
     return kept.engines if (kept.format, kept.model) == (FORMAT, trained.sha256) else {}
 
 
-def select(name: str, trained: TrainedModel, *, folder: Path | None, device: torch.device) -> Engine:
+def select(name: str, trained: TrainedModel, *, folder: Path | None, device: str) -> Engine:
     """Make the engine of that name; for "auto" and "exact" the fastest of `candidates`, on a GPU torch."""
     if name in (AUTO, EXACT):
-        names = candidates(name, trained, folder) if device.type == "cpu" else ["torch"]
+        names = candidates(name, trained, folder) if device == "cpu" else ["torch"]
         speeds = speeds_of(trained, names) if len(names) > 1 else {}
         name = min(names, key=lambda each: speeds.get(each, 0.0))
     return make(name, trained, device=device)

@@ -25,7 +25,7 @@ from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.randomness import generator_at
 from lungsound.recipe import train
-from lungsound.training.checkpoint import load_model
+from lungsound.training.model_file import load_model
 from lungsound.training.run import RunFolder
 
 # A stretch of a sound file in seconds; without a span all of it.

@@ -15,7 +15,7 @@ from lungsound.axes import PATCH_SIZE
 from lungsound.errors import SettingsError
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier
-from lungsound.training.checkpoint import TrainedModel
+from lungsound.training.model_file import TrainedModel
 
 NUM_STEPS = 4  # as true to models as 8
 
@@ -79,10 +79,9 @@ def relevance(trained: TrainedModel, cycle: Sound, *, class_index: int) -> Tenso
 
 def check_explainable(trained: TrainedModel) -> None:
     """Raise SettingsError for a model without patches."""
-    encoder = trained.model.encoder
-    if not isinstance(encoder, AudioSpectrogramTransformer):
+    if trained.architecture.architecture != "ast":
         raise SettingsError(
-            f"predictions of {encoder.architecture} cannot be explained: a model of patches "
+            f"predictions of {trained.architecture.architecture} cannot be explained: a model of patches "
             "(model.architecture 'ast') is needed"
         )
 

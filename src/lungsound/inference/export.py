@@ -15,8 +15,8 @@ from lungsound.inference.graph import exported
 from lungsound.inference.hugging_face import write_hugging_face
 from lungsound.inference.model_files import write_onnx, write_openvino, write_torch
 from lungsound.inference.predictor import find_model
-from lungsound.training.checkpoint import TrainedModel, load_model
 from lungsound.training.evaluate import data_of_model
+from lungsound.training.model_file import TrainedModel, load_model
 
 
 def export_run(model: str | Path, *, data_root: Path | None, num_cycles: int, console: Console) -> Path:

@@ -6,7 +6,6 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lungsound.audio.filter_bank import EFFICIENTAT_OFFSET, LOG_FLOOR, PREEMPHASIS, EfficientATLogMel, LogMel, normalize
-from lungsound.audio.front_end import Sound
 from lungsound.errors import WeightsError
 from lungsound.extras import load
-from lungsound.files import cache_root, hash_file, read_record, write_record, written_whole
-from lungsound.training.checkpoint import TrainedModel
+from lungsound.files import written_whole
+from lungsound.inference.engines import EXACT_TOLERANCE, probes
+from lungsound.inference.graph_files import (
+    FBANK,
+    FEATURES,
+    PROBABILITIES,
+    SPECTRUM,
+    WAVEFORM,
+    cached_graph,
+    is_sound,
+    seal,
+)
+from lungsound.training.model_file import TrainedModel
 
 
 class FilterBankGraph(nn.Module):
@@ -107,34 +116,21 @@ class PredictionGraph(nn.Module):
         return logits.softmax(dim=1), features, fbank
 
 
-GRAPH_VERSION = "5"  # part of the key of kept files: change it whenever the same model gives another graph
-FILE_NAME = "float.onnx"
-WAVEFORM, SPECTRUM = "waveform", "spectrum"
-PROBABILITIES, FEATURES, FBANK = "probabilities", "features", "filter_bank"
-EXACT_TOLERANCE = 1e-4  # in probability
 OPSET = 20
-NUM_PROBES = 2
-
-
-def exported_path(trained: TrainedModel) -> Path:
-    """Place of the graph of this very model file, made by this version of torch."""
-    folder = f"{trained.sha256[:24]}-{GRAPH_VERSION}-{version('torch')}"
-    return cache_root() / "engines" / folder / FILE_NAME
 
 
 @torch.inference_mode()
 def exported(trained: TrainedModel) -> Path:
-    """Export the model with its filter bank unless it is there, and return the path; programs wait for each other.
+    """Export the model with its filter bank into the cache unless it is there; programs wait for each other.
 
     It takes any batch size, and any length where padding is not encoded. What is there is taken when it is, to the
     byte, what was made of this model, else made again. WeightsError, and no file, when its probabilities of the probes
     are not those of torch.
     """
-    path, front_end = exported_path(trained), trained.front_end
+    path, front_end = cached_graph(trained), trained.front_end
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name("lock")):
-        record = path.with_suffix(".json")
-        if path.is_file() and read_record(record, made_for=trained.sha256) == hash_file(path):
+        if is_sound(path, trained):
             return path
         runtime, sounds = load("onnxruntime", extra="onnx"), probes(trained)
         least, spectra = trained.num_input_samples(1), front_end.spectra(sounds)
@@ -159,7 +155,7 @@ def exported(trained: TrainedModel) -> Path:
                         f"the exported graph differs from torch by {difference:.1e} in probability, more than "
                         f"{EXACT_TOLERANCE:g}; take the engine 'torch'"
                     )
-            write_record(record, hash_file(partial), made_for=trained.sha256)
+            seal(path, partial, trained)
     return path
 
 
@@ -183,18 +179,6 @@ def to_onnx(
             dynamo=True,
             verbose=False,
         )
-
-
-def probes(trained: TrainedModel) -> list[Sound]:
-    """Recordings as long as the input, of a swelling noise with a tone, soft and loud: the same every time."""
-    generator = torch.Generator().manual_seed(0)
-    num_samples, rate_hz = trained.front_end.num_samples, trained.front_end.sample_rate_hz
-    time_s = torch.arange(num_samples) / rate_hz
-    noise = torch.randn(NUM_PROBES, num_samples, generator=generator).cumsum(dim=1)
-    noise = noise / noise.abs().amax(dim=1, keepdim=True)
-    swell = torch.sin(torch.pi * time_s / 2).square()
-    tone = 0.1 * torch.sin(2 * torch.pi * 300 * time_s)
-    return [*map(trained.front_end.recording, (torch.tensor([[0.02], [0.5]]) * swell * (noise + tone)).numpy())]
 
 
 @contextlib.contextmanager

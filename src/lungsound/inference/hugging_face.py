@@ -28,7 +28,7 @@ from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.hub import OWN_FILE
 from lungsound.models.weights import LAYOUTS
 from lungsound.page import DISCLAIMER, render
-from lungsound.training.checkpoint import TrainedModel, load_model
+from lungsound.training.model_file import TrainedModel, load_model
 
 # The row of the run's card on the command, and the folders of pretrained weights: where they lie is nobody's business.
 PRIVATE = re.compile(

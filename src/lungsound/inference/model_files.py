@@ -25,18 +25,9 @@ from lungsound.evaluation.evidence import statement
 from lungsound.extras import load
 from lungsound.files import written_together
 from lungsound.inference.engines import Floats, Parity, make, parity
-from lungsound.inference.graph import (
-    PROBABILITIES,
-    SPECTRUM,
-    WAVEFORM,
-    FilterBankGraph,
-    PredictionGraph,
-    exported,
-    quiet,
-    to_onnx,
-)
-from lungsound.models.ast import AudioSpectrogramTransformer
-from lungsound.training.checkpoint import TrainedModel
+from lungsound.inference.graph import FilterBankGraph, PredictionGraph, exported, quiet, to_onnx
+from lungsound.inference.graph_files import PROBABILITIES, SPECTRUM, WAVEFORM
+from lungsound.training.model_file import TrainedModel
 
 NOTE = "research software, not a medical device"
 LICENSE = "not stated; the terms of the training corpus and of the pretrained weights hold"
@@ -80,9 +71,8 @@ class FittingGraph(nn.Module):
 
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
-        front_end, encoder = trained.front_end, trained.model.encoder
-        self.front_end = front_end
-        self.stride = encoder.stride if isinstance(encoder, AudioSpectrogramTransformer) else 1
+        self.front_end = front_end = trained.front_end
+        self.stride = trained.patch_stride
         ones = np.ones(front_end.num_samples, np.float32)
         self.register_buffer("fade", torch.from_numpy(front_end.fit(ones)))
 

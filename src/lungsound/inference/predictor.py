@@ -30,9 +30,8 @@ from lungsound.inference.prediction import (
     aggregate_cycles,
 )
 from lungsound.inference.withholding import reasons_of_model, reasons_of_remarks
-from lungsound.models.classifier import find_device
 from lungsound.models.hub import OWN_FILE, download_model, is_hub_name
-from lungsound.training.checkpoint import TrainedModel, load_model
+from lungsound.training.model_file import TrainedModel, load_model
 
 FindBy = Literal["auto", "annotation", "segmentation", "windows"]
 WINDOW_OVERLAP = 0.5
@@ -149,6 +148,14 @@ def _is_silent(samples: Samples, rate_hz: int) -> bool:
     return num_silent > quality.MAX_SILENT_SHARE * len(samples)
 
 
+def _device(name: str) -> str:
+    if name == "cpu":
+        return name
+    from lungsound.models.classifier import find_device  # late: it needs torch
+
+    return str(find_device(name))
+
+
 def find_model(model: str | Path) -> Path:
     """File of a model: "box"; in a run folder or an export to hf; the file itself; or downloaded (hf://OWNER/NAME)."""
     if model == BOX:
@@ -177,7 +184,7 @@ class Predictor:
         find_by: FindBy = "auto",
     ) -> None:
         self.trained = trained
-        self.device = find_device(device)
+        self.device = _device(device)
         self.path = path
         self.find_by = find_by
         if isinstance(engine, str):
@@ -188,7 +195,6 @@ class Predictor:
     def load(
         cls, model: str | Path = BOX, *, device: str = "cpu", engine: str = AUTO, find_by: FindBy = "auto"
     ) -> "Predictor":
-        """Load the model in the box, or from a run folder, an export to hf, a model file, or the Hub (hf://OWNER/NAME)."""
         """Load the model in the box, or from a run folder, an export to hf, a model file, or the Hub (hf://OWNER/NAME)."""
         file = find_model(model)
         return cls(load_model(file), device=device, engine=engine, path=file, find_by=find_by)
@@ -258,7 +264,7 @@ class Predictor:
         """Predict each stretch of a loaded recording, and the recording as the aggregate of those with sound."""
         stretches, domain, calibration = loaded.stretches, self.trained.domain, self.trained.calibration
         outputs, features = self.engine.predict([stretch.sound for stretch in stretches])
-        spectral = features[:, self.trained.model.encoder.dim :]
+        spectral = features[:, -2 * self.trained.front_end.audio.num_mels :]
         scores = domain.scores(spectral).tolist() if domain is not None and stretches else []
         gate = self.trained.gate
         is_other = [False] * len(stretches) if gate is None else gate.is_other(features).tolist()
@@ -323,7 +329,7 @@ class Predictor:
             band_hz=(0.0, front_end.sample_rate_hz / 2),
             settings={
                 "engine": self.engine.name,
-                "device": str(self.device),
+                "device": self.device,
                 "cycles": self.find_by,
                 "domain": None if domain is None else domain.id,
                 "gate": None if gate is None else gate.id,

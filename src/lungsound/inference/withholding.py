@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from lungsound.audio import quality
 from lungsound.evaluation.evidence import Ages, Evidence, Measured
 from lungsound.inference.prediction import Reason
-from lungsound.training.checkpoint import TrainedModel
+from lungsound.training.model_file import TrainedModel
 
 # Remarks on a recording that withhold all of it: its sound is not breathing, or too little of it. Anything else that is
 # wrong, from clipping to hum, changes the worth of a prediction by an unknown amount, and is only remarked on.

@@ -1,7 +1,8 @@
 """The classifier: encoder, head and projector, made from settings; its device; the prediction of cycles with it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.models.ast import ENCODER_SIZES, AudioSpectrogramTransformer
 from lungsound.models.cnn import ConvolutionalEncoder, convolutional_encoder, initialize_linear
 from lungsound.models.hub import resolve_weights
-from lungsound.models.weights import LoadReport, load_weights
+from lungsound.models.weights import LoadReport, load_weights, misfit
 from lungsound.progress import track
 from lungsound.randomness import generator_at
 
@@ -135,6 +136,18 @@ def make_classifier(
                 f"small for {name}, which needs {encoder.least_size} of each: raise audio.duration_s or audio.num_mels"
             )
     return LungSoundClassifier(encoder, label_set.classes, projection_dim=projection_dim)
+
+
+def classifier_with(
+    weights: Mapping[str, NDArray[Any]], settings: ModelSettings, front_end: FrontEnd, label_set: LabelSet
+) -> LungSoundClassifier:
+    """The network of the settings with these weights, in evaluation mode. ValueError where they do not fit it."""
+    model = make_classifier(settings, front_end, label_set)
+    tensors = {name: torch.from_numpy(value) for name, value in weights.items()}
+    if problem := misfit(tensors, model.state_dict()):
+        raise ValueError(problem)
+    model.load_state_dict(tensors)
+    return model.eval()
 
 
 def initial_classifier(

@@ -11,7 +11,6 @@ from threading import Event, Thread
 from typing import TypeVar
 
 import numpy as np
-import torch
 from starlette.requests import ClientDisconnect
 
 from lungsound.audio.front_end import Sound
@@ -136,8 +135,8 @@ class GatheringEngine(Engine):
     is left.
     """
 
-    def __init__(self, engine: Engine, device: torch.device) -> None:
-        if device.type == "cuda":
+    def __init__(self, engine: Engine, device: str) -> None:
+        if device.startswith("cuda"):
             engine.batch_size = GPU_BATCH_SIZE
         super().__init__(engine.name, engine.trained, engine.run_batch, batch_size=engine.batch_size)
         self._engine = engine

@@ -23,7 +23,7 @@ from lungsound.files import hash_file
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import LungSoundClassifier, predict_cycles
 from lungsound.progress import OnProgress, ProgressDisplay, Stage
-from lungsound.training.checkpoint import Kept, add_to_model, save_model
+from lungsound.training.model_file import Kept, add_to_model, save_model
 from lungsound.training.run import RunFolder
 from lungsound.training.trainer import Listener, Progress, TrainStep
 
@@ -96,9 +96,10 @@ class EpochEvaluation:
             self._save_model(**facts)
 
     def _spectral_features(self, rows: Sequence[int]) -> NDArray[np.float32]:
-        chosen, size = np.array(rows), self.config.train.batch_size
-        fbanks = (self.inputs.fbanks[chosen[first : first + size]] for first in range(0, len(chosen), size))
-        return np.concatenate([spectral_features(each) for each in fbanks])
+        own = self.inputs.num_frames
+        num_frames = [None] * len(rows) if own is None else own[list(rows)].tolist()
+        fbanks = (self.inputs.fbanks[np.array([row])] for row in rows)
+        return np.concatenate([spectral_features(fbank, [num]) for fbank, num in zip(fbanks, num_frames, strict=True)])
 
     def _save_model(self, **kept: Unpack[Kept]) -> None:
         save_model(

@@ -40,7 +40,7 @@ from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import find_device
 from lungsound.progress import track
 from lungsound.training.callbacks import predict_rows
-from lungsound.training.checkpoint import TrainedModel, load_model, unfinished
+from lungsound.training.model_file import TrainedModel, load_model, unfinished
 from lungsound.training.run import RunFacts, RunFolder
 
 NUM_NAMED = 10  # patients in a note; SPRSound's intra test alone shares 160

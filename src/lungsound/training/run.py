@@ -25,14 +25,8 @@ from lungsound.evaluation.selection import NAMES
 from lungsound.files import hash_file, read_json, read_model, validated, write_json, written_whole
 from lungsound.models.weights import LoadReport
 from lungsound.processor import processor_name
-from lungsound.training.checkpoint import (
-    CHECKPOINT_FORMAT,
-    MODEL_FORMAT,
-    PREDICTIONS,
-    open_tensors,
-    read_tensors,
-    write_tensors,
-)
+from lungsound.training.checkpoint import CHECKPOINT_FORMAT, read_checkpoint, write_checkpoint
+from lungsound.training.model_file import MODEL_FORMAT, PREDICTIONS, open_arrays
 from lungsound.training.trainer import Listener, Progress, TrainStep
 
 LOCK = ".lock"
@@ -234,12 +228,11 @@ class RunFolder(Listener):
 
     def save(self, step: TrainStep, progress: Progress) -> None:
         facts = {
-            "format": CHECKPOINT_FORMAT,
             "progress": progress.model_dump(),
             "scaler": step.scaler.state_dict(),
             "settings_sha256": self._hash_settings(),
         }
-        write_tensors(self.checkpoint, step.tensors(), facts)
+        write_checkpoint(self.checkpoint, step.tensors(), facts)
 
     def _hash_settings(self) -> str | None:
         """SHA-256 of the settings that are no defaults, but for `UNTRAINED`; None where nothing was started."""
@@ -258,7 +251,7 @@ class RunFolder(Listener):
         """Take up the checkpoint; a run without one starts from the beginning."""
         if not self.checkpoint.exists():
             return Progress()
-        tensors, facts = read_tensors(self.checkpoint, expected_format=CHECKPOINT_FORMAT)
+        tensors, facts = read_checkpoint(self.checkpoint)
         kept = self._checkpoint_facts(facts)
         try:
             step.restore(tensors, kept.scaler)
@@ -273,7 +266,7 @@ class RunFolder(Listener):
             raise WeightsError(
                 f"{self.checkpoint} is missing: the report needs its log; 'train --resume' writes it anew"
             )
-        with open_tensors(self.checkpoint, expected_format=CHECKPOINT_FORMAT) as (_, facts):
+        with open_arrays(self.checkpoint, expected_format=CHECKPOINT_FORMAT) as (_, facts):
             return self._checkpoint_facts(facts).progress
 
     def check_model(self) -> str | None:
@@ -281,7 +274,7 @@ class RunFolder(Listener):
         made = [hash_file(path) for path in sorted((self.path / "epochs").glob("*.csv"))]
         if not made:
             return None
-        with open_tensors(self.model, expected_format=MODEL_FORMAT) as (_, facts):
+        with open_arrays(self.model, expected_format=MODEL_FORMAT) as (_, facts):
             stated = facts.get(PREDICTIONS)
         if stated is None:
             return f"{self.model} is of an older version: that the predictions in {self.path} are its own is not known."

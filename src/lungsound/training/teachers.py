@@ -17,7 +17,7 @@ from lungsound.files import first_names
 from lungsound.models.classifier import predict_cycles
 from lungsound.models.hub import resolve_weights
 from lungsound.progress import track
-from lungsound.training.checkpoint import MODEL_FORMAT, load_model, open_tensors, unfinished
+from lungsound.training.model_file import MODEL_FORMAT, load_model, open_arrays, unfinished
 from lungsound.training.run import RunFacts, RunFolder
 
 
@@ -59,7 +59,7 @@ def _check(name: str, config: RunConfig, corpus: Corpus, parts: Parts, console: 
     file = _file(name)
     if problem := unfinished(file.parent):
         console.print(f"teacher {problem}", markup=False, highlight=False)
-    with open_tensors(file, expected_format=MODEL_FORMAT) as (_, facts):
+    with open_arrays(file, expected_format=MODEL_FORMAT) as (_, facts):
         label_set = facts.get("label_set")
     if label_set != config.data.label_set:
         raise SettingsError(

@@ -3,8 +3,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner
@@ -18,13 +18,13 @@ from lungsound.evaluation.calibration import Calibration, fit_calibration
 from lungsound.evaluation.evidence import Evidence, Measured
 from lungsound.evaluation.predictions import Predictions, write_predictions
 from lungsound.files import hash_file
-from lungsound.training.checkpoint import (
+from lungsound.training.model_file import (
     MODEL_FORMAT,
     PREDICTIONS,
     add_to_model,
+    read_arrays,
     read_facts,
-    read_tensors,
-    write_tensors,
+    write_arrays,
 )
 from lungsound.training.run import CorpusFacts, RunFacts, RunFolder
 from tests.unit.evaluation.calibrated import drawn_predictions
@@ -111,7 +111,7 @@ def write_model(folder: RunFolder, **facts: Any) -> None:
     config = load_config("tiny_ce").model_dump(mode="json")
     each = {"format": MODEL_FORMAT, "mean": 0.0, "std": 1.0, "label_set": "sound4"}
     each |= {section: config[section] for section in ("audio", "model")}
-    write_tensors(folder.model, {"weight": torch.ones(2)}, each | facts)
+    write_arrays(folder.model, {"weight": np.ones(2)}, each | facts)
 
 
 def run_folder(path: Path, predictions: Predictions, *, is_finished: bool = True) -> RunFolder:
@@ -193,7 +193,7 @@ def test_a_calibration_is_kept_when_asked_for_and_the_page_names_the_difference(
     assert "stored in" in output
     assert "keeps another" not in output
     assert kept_in(strict).abstain.wanted_value == 0.5  # type: ignore[union-attr]
-    tensors, _ = read_tensors(strict.model, expected_format=MODEL_FORMAT)
+    tensors, _ = read_arrays(strict.model, expected_format=MODEL_FORMAT)
     assert tensors["weight"].tolist() == [1.0, 1.0]
     write_model(strict)
     assert "Warning: The model of this run keeps no calibration" in run("calibrate", strict.path)
@@ -258,9 +258,9 @@ def test_a_model_and_predictions_of_two_runs_are_refused(command: str, strict: R
 
 
 def test_a_model_that_does_not_name_its_predictions_is_remarked(strict: RunFolder) -> None:
-    tensors, facts = read_tensors(strict.model, expected_format=MODEL_FORMAT)
+    tensors, facts = read_arrays(strict.model, expected_format=MODEL_FORMAT)
     facts.pop(PREDICTIONS)
-    write_tensors(strict.model, tensors, facts)
+    write_arrays(strict.model, tensors, facts)
     assert "is of an older version" in run("calibrate", strict.path).replace("\n", " ")
 
 

@@ -25,7 +25,7 @@ from lungsound.inference.predictor import Predictor, load_recording
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
 from lungsound.models.hub import KNOWN_WEIGHTS
-from lungsound.training.checkpoint import add_to_model, load_model, save_model
+from lungsound.training.model_file import add_to_model, load_model, save_model
 from lungsound.training.run import RunFolder
 from tests.unit.evaluation.calibrated import GOOD_EVIDENCE, drawn_predictions
 from tests.unit.inference.models import EFFICIENTAT_AUDIO, MOBILENET, saved_model

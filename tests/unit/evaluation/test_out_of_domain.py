@@ -38,6 +38,9 @@ def test_features_are_mean_and_deviation_of_each_band() -> None:
             values = fbanks[cycle, :, band].tolist()
             expected = [statistics.mean(values), statistics.pstdev(values)]
             assert features[cycle, band::3].tolist() == pytest.approx(expected, abs=1e-6)
+    of_some = spectral_features(fbanks, [4, None])
+    assert of_some[0].tolist() == pytest.approx([*fbanks[0, :4].mean(axis=0), *fbanks[0, :4].std(axis=0)])
+    assert np.array_equal(of_some[1], features[1])
 
 
 def naive_distances(given: Floats, cycles: Floats) -> list[list[float]]:

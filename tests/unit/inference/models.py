@@ -10,7 +10,7 @@ from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.config import AudioSettings, ModelSettings
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
-from lungsound.training.checkpoint import TrainedModel, load_model, save_model
+from lungsound.training.model_file import TrainedModel, load_model, save_model
 from tests.unit.evaluation.calibrated import GOOD_EVIDENCE
 
 AUDIO = AudioSettings(duration_s=1.0, num_mels=32)

@@ -15,7 +15,7 @@ from lungsound.data.reader import read_corpus
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.inference.embed import FORMAT, embed
 from lungsound.inference.predictor import Predictor
-from lungsound.training.checkpoint import TrainedModel
+from lungsound.training.model_file import TrainedModel
 from lungsound.training.run import RunFolder
 from tests.unit.inference.models import saved_model
 

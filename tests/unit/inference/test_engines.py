@@ -31,8 +31,9 @@ from lungsound.inference.engines import (
     speeds_of,
     write_parity,
 )
-from lungsound.inference.graph import exported, exported_path
-from lungsound.training.checkpoint import TrainedModel
+from lungsound.inference.graph import exported
+from lungsound.inference.graph_files import cached_graph, seal
+from lungsound.training.model_file import TrainedModel
 from tests.unit.data.trees import DAMAGED
 from tests.unit.inference.models import AUDIO, EFFICIENTAT_AUDIO, MOBILENET, NORMALIZED, saved_model, sounds
 
@@ -117,14 +118,15 @@ def test_an_engine_that_is_not_known_is_refused(trained: TrainedModel) -> None:
 
 def test_a_graph_is_for_the_cpu(trained: TrainedModel) -> None:
     with pytest.raises(SettingsError, match="'onnx' is for the CPU, and the device is meta"):
-        make("onnx", trained, device=torch.device("meta"))
+        make("onnx", trained, device="meta")
 
 
 @pytest.mark.parametrize("extra", ["onnx", "openvino"])
 def test_a_missing_extra_is_named(extra: str, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = exported_path(trained)
+    path = cached_graph(trained)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()  # the graph is there, what runs it is not
+    seal(path, path, trained)
 
     def missing(name: str) -> None:
         raise ImportError(name)
@@ -194,7 +196,7 @@ def test_parity_is_kept_for_this_model_file_only(alone: TrainedModel, tmp_path: 
 
 def test_without_a_measurement_auto_is_exact(alone: TrainedModel, tmp_path: Path) -> None:
     assert candidates("auto", alone, None) == candidates("exact", alone, tmp_path) == ["torch"]
-    assert select("auto", alone, folder=tmp_path, device=CPU).name == "torch"
+    assert select("auto", alone, folder=tmp_path, device="cpu").name == "torch"
 
 
 def test_candidates_are_what_was_measured_to_be_alike(
@@ -214,7 +216,7 @@ def test_bfloat16_is_tried_only_where_the_processor_has_it(
     assert candidates("auto", alone, tmp_path) == ["torch", "torch-bf16"]
     monkeypatch.setattr(engines, "has_bf16", lambda: False)
     assert candidates("auto", alone, tmp_path) == ["torch"]
-    assert select("torch-bf16", alone, folder=tmp_path, device=CPU).name == "torch-bf16"
+    assert select("torch-bf16", alone, folder=tmp_path, device="cpu").name == "torch-bf16"
 
 
 def test_the_fastest_is_taken_and_any_is_when_named(
@@ -224,9 +226,9 @@ def test_the_fastest_is_taken_and_any_is_when_named(
     for seconds, fastest in (((2.0, 1.0), "torch-bf16"), ((1.0, 2.0), "torch"), ((float("inf"), 9.0), "torch-bf16")):
         known = dict(zip(("torch", "torch-bf16"), seconds, strict=True))
         monkeypatch.setattr(engines, "speeds_of", lambda _, names, known=known: {name: known[name] for name in names})
-        assert select("auto", alone, folder=tmp_path, device=CPU).name == fastest
-        assert select("exact", alone, folder=tmp_path, device=CPU).name == "torch"
-    assert select("torch-bf16", alone, folder=None, device=CPU).name == "torch-bf16"
+        assert select("auto", alone, folder=tmp_path, device="cpu").name == fastest
+        assert select("exact", alone, folder=tmp_path, device="cpu").name == "torch"
+    assert select("torch-bf16", alone, folder=None, device="cpu").name == "torch-bf16"
 
 
 def test_speeds_are_measured_once_and_remembered(alone: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:

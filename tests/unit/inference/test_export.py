@@ -15,9 +15,9 @@ from lungsound.errors import SettingsError
 from lungsound.extras import is_installed
 from lungsound.inference.engines import BatchOutputs, Engine, Floats, has_bf16, read_parity
 from lungsound.inference.export import _model_and_cycles, export_files, export_run
-from lungsound.inference.graph import exported_path
+from lungsound.inference.graph_files import cached_graph
 from lungsound.inference.predictor import Predictor
-from lungsound.training.checkpoint import TrainedModel
+from lungsound.training.model_file import TrainedModel
 from lungsound.training.run import RunFolder
 from tests.unit.inference.models import saved_model
 
@@ -109,4 +109,4 @@ def test_an_engine_of_the_callers_own_answers(run: tuple[Path, TrainedModel], tm
     answers = Predictor(trained, engine=engine).predict(path).cycles
     assert answers
     assert {answer.best_guess for answer in answers} == {"wheeze"}
-    assert not exported_path(trained).parent.exists()
+    assert not cached_graph(trained).parent.exists()

@@ -33,7 +33,7 @@ from lungsound.inference.hugging_face import (
 from lungsound.inference.predictor import Predictor
 from lungsound.models.weights import load_weights
 from lungsound.page import facts, paragraphs, render_markdown
-from lungsound.training.checkpoint import TrainedModel, load_model, save_model, unfinished
+from lungsound.training.model_file import TrainedModel, load_model, save_model, unfinished
 from tests.networks import make_ast
 from tests.unit.inference.models import (
     AUDIO,

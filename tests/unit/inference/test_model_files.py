@@ -22,7 +22,7 @@ from lungsound.inference.model_files import (
     write_openvino,
     write_torch,
 )
-from lungsound.training.checkpoint import TrainedModel
+from lungsound.training.model_file import TrainedModel
 from tests.documents import ROOT
 from tests.unit.inference.models import AUDIO, MOBILENET, NORMALIZED, TRANSFORMER, saved_model, sounds
 

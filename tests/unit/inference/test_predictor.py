@@ -33,7 +33,7 @@ from lungsound.inference.predictor import (
 )
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import make_classifier
-from lungsound.training.checkpoint import TrainedModel, load_model, save_model
+from lungsound.training.model_file import TrainedModel, load_model, save_model
 from tests.unit.evaluation.calibrated import GOOD_EVIDENCE, drawn_predictions
 from tests.unit.inference.models import NORMALIZED, saved_model
 
@@ -371,8 +371,13 @@ def test_a_short_recording_that_somebody_annotated_is_answered(model_path: Path,
     assert answer.aggregate.label != "uncertain"
 
 
-def test_each_filter_bank_is_made_once(model_path: Path, recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained, made = with_domain(model_path, recording), []
+@pytest.mark.parametrize("is_padding_encoded", [True, False])
+def test_each_filter_bank_is_made_once(
+    is_padding_encoded: bool, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = AUDIO.model_copy(update={"is_padding_encoded": is_padding_encoded})
+    saved_model(tmp_path, audio=audio)
+    trained, made = with_domain(tmp_path / "model.safetensors", recording), []
     as_ever = LogMel.__call__
     monkeypatch.setattr(LogMel, "__call__", lambda self, clips: made.append(len(clips)) or as_ever(self, clips))
     prediction = Predictor(trained).predict(recording)

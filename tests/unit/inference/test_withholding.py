@@ -13,7 +13,7 @@ from lungsound.evaluation.evidence import Evidence, Trained
 from lungsound.inference.prediction import Reason
 from lungsound.inference.predictor import Predictor
 from lungsound.inference.withholding import known_stethoscopes, reasons_of_model, reasons_of_remarks
-from lungsound.training.checkpoint import TrainedModel
+from lungsound.training.model_file import TrainedModel
 from tests.unit.evaluation.calibrated import GOOD_EVIDENCE, drawn_predictions, group
 from tests.unit.inference.models import saved_model
 

@@ -22,7 +22,7 @@ from lungsound.serve.limits import Limits
 from lungsound.serve.review import ReviewFolder
 from lungsound.serve.routes import Service, application
 from lungsound.serve.server import warm
-from lungsound.training.checkpoint import save_model
+from lungsound.training.model_file import save_model
 from tests.unit.evaluation.calibrated import GOOD_EVIDENCE
 
 AUDIO = AudioSettings(duration_s=1.0, num_mels=32)

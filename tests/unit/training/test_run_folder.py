@@ -16,7 +16,8 @@ from lungsound.data.icbhi import read_icbhi
 from lungsound.data.splits import Parts
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.models.classifier import initial_classifier
-from lungsound.training.checkpoint import CHECKPOINT_FORMAT, FACTS_KEY, read_tensors
+from lungsound.training.checkpoint import CHECKPOINT_FORMAT, read_checkpoint
+from lungsound.training.model_file import FACTS_KEY
 from lungsound.training.objectives import make_objective
 from lungsound.training.run import RunFacts, RunFolder, revision
 from lungsound.training.trainer import Progress, TrainStep
@@ -213,7 +214,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_needs_no_pickle(tmp_path: Path) -> None:
     run, step = RunFolder(tmp_path), small_step()
     run.save(step, Progress(epoch=5))
-    _, facts = read_tensors(run.checkpoint, expected_format=CHECKPOINT_FORMAT)
+    _, facts = read_checkpoint(run.checkpoint)
     assert facts == {"format": CHECKPOINT_FORMAT, "progress": Progress(epoch=5).model_dump(), "scaler": {}} | {
         "settings_sha256": None
     }

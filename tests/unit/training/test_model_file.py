@@ -3,10 +3,13 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lungsound.audio.front_end import FrontEnd
@@ -17,16 +20,16 @@ from lungsound.evaluation.evidence import Evidence, Measured, Trained
 from lungsound.evaluation.out_of_domain import Domain, Gate, fit_domain, fit_gate
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import LungSoundClassifier, make_classifier
-from lungsound.training.checkpoint import (
-    CHECKPOINT_FORMAT,
+from lungsound.training.checkpoint import CHECKPOINT_FORMAT
+from lungsound.training.model_file import (
     MODEL_FORMAT,
     add_to_model,
     load_model,
+    read_arrays,
     read_facts,
-    read_tensors,
     save_model,
+    write_arrays,
     write_rounded,
-    write_tensors,
 )
 from tests.unit.evaluation.calibrated import drawn_predictions
 
@@ -59,34 +62,44 @@ def save(path: Path, model: LungSoundClassifier, *, architecture: ModelSettings 
 
 
 def test_tensors_and_facts_come_back(tmp_path: Path) -> None:
-    tensors = {"b": torch.randn(2, 3), "a": torch.arange(4), "scalar": torch.tensor(2.5)}
+    tensors = {"b": np.random.default_rng(0).normal(size=(2, 3)), "a": np.arange(4), "scalar": np.array(2.5)}
     facts = {"format": "x", "progress": {"losses": [0.1, 1e-30, 3.0]}}
-    write_tensors(tmp_path / "file", tensors, facts)
-    found, found_facts = read_tensors(tmp_path / "file", expected_format="x")
+    write_arrays(tmp_path / "file", tensors, facts)
+    found, found_facts = read_arrays(tmp_path / "file", expected_format="x")
     assert found_facts == facts
     assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[name], value) for name, value in tensors.items())
+    assert all(np.array_equal(found[name], value) for name, value in tensors.items())
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_the_files_are_those_that_torch_would_write(tmp_path: Path) -> None:
+    """Also of a checkpoint, whose tensors are of other kinds."""
+    arrays = {"b": np.ones((2, 3), np.float32), "a": np.arange(4), "half": np.ones(5, np.float16), "is": np.ones(2) > 0}
+    write_arrays(tmp_path / "ours", arrays, {"format": "x"})
+    with safe_open(tmp_path / "ours", framework="pt") as file:
+        tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
+        save_file(tensors, tmp_path / "theirs", metadata=file.metadata())
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
-    first, second = torch.randn(2, 3), torch.arange(4)
-    write_tensors(tmp_path / "one", {"a": first, "b": second}, {"format": "x", "z": 1})
-    write_tensors(tmp_path / "two", {"b": second, "a": first}, {"format": "x", "z": 1})
+    first, second = np.ones((2, 3)), np.arange(4)
+    write_arrays(tmp_path / "one", {"a": first, "b": second}, {"format": "x", "z": 1})
+    write_arrays(tmp_path / "two", {"b": second, "a": first}, {"format": "x", "z": 1})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 def test_views_of_one_tensor_are_written_whole(tmp_path: Path) -> None:
-    square = torch.arange(6.0).reshape(2, 3)
-    write_tensors(tmp_path / "file", {"turned": square.T}, {"format": "x"})
-    assert torch.equal(read_tensors(tmp_path / "file", expected_format="x")[0]["turned"], square.T)
+    square = np.arange(6.0).reshape(2, 3)
+    write_arrays(tmp_path / "file", {"turned": square.T}, {"format": "x"})
+    assert np.array_equal(read_arrays(tmp_path / "file", expected_format="x")[0]["turned"], square.T)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    write_tensors(tmp_path / "file", {"a": torch.ones(2)}, {"format": "x"})
+    write_arrays(tmp_path / "file", {"a": np.ones(2)}, {"format": "x"})
     before = (tmp_path / "file").read_bytes()
     with pytest.raises(TypeError):
-        write_tensors(tmp_path / "file", {"a": torch.zeros(2)}, {"format": object()})
+        write_arrays(tmp_path / "file", {"a": np.zeros(2)}, {"format": object()})
     assert (tmp_path / "file").read_bytes() == before
 
 
@@ -109,12 +122,12 @@ def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
 
 def test_a_flipped_bit_is_found_wherever_it_is(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_tensors(path, {"a": torch.arange(5.0), "b": torch.ones(2, dtype=torch.half)}, {"format": "x", "n": 1.5})
+    write_arrays(path, {"a": np.arange(5.0), "b": np.ones(2, np.float16)}, {"format": "x", "n": 1.5})
     content = path.read_bytes()
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
         with pytest.raises(WeightsError):
-            read_tensors(path, expected_format="x")
+            read_arrays(path, expected_format="x")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
@@ -125,7 +138,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    write_tensors(tmp_path / "file", {"a": torch.ones(2)}, {"format": CHECKPOINT_FORMAT})
+    write_arrays(tmp_path / "file", {"a": np.ones(2)}, {"format": CHECKPOINT_FORMAT})
     with pytest.raises(WeightsError, match=f"'{CHECKPOINT_FORMAT}', expected '{MODEL_FORMAT}'"):
         load_model(tmp_path / "file")
     save_file({"a": torch.ones(2)}, tmp_path / "foreign")
@@ -162,7 +175,7 @@ def test_a_convolutional_model_comes_back(architecture: str, tmp_path: Path) -> 
     path = save(tmp_path / "model.safetensors", model.eval(), architecture=settings)
     found = load_model(path)
     assert torch.equal(found.model(fbank), model(fbank))
-    _, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    _, facts = read_arrays(path, expected_format=MODEL_FORMAT)
     assert "patch_grid" not in facts
     assert facts["model"]["architecture"] == architecture
     assert not {"pretrained", "first_kernel", "position_grid", "is_head_pretrained"} & facts["model"].keys()
@@ -179,20 +192,20 @@ def test_the_pooling_of_a_transformer_comes_back(tmp_path: Path) -> None:
 def test_a_file_written_before_there_were_other_architectures_is_read(tmp_path: Path) -> None:
     model = make_model()
     path = save(tmp_path / "m", model)
-    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    tensors, facts = read_arrays(path, expected_format=MODEL_FORMAT)
     assert facts["patch_grid"] == [model.patch_encoder.grid.freq, model.patch_encoder.grid.time]
     old_audio = {
         name: facts["audio"][name] for name in ("sample_rate_hz", "duration_s", "padding", "num_mels", "fade_s")
     }
     old_model = {name: facts["model"][name] for name in ("size", "stride", "norm_eps")}
-    write_tensors(path, tensors, facts | {"audio": old_audio, "model": old_model})
+    write_arrays(path, tensors, facts | {"audio": old_audio, "model": old_model})
     found = load_model(path)
     fbank = torch.randn(2, found.front_end.num_frames, 32)
     assert torch.equal(found.model(fbank), model(fbank))
 
 
 def test_the_projector_is_left_out(tmp_path: Path) -> None:
-    tensors, _ = read_tensors(save(tmp_path / "m", make_model()), expected_format=MODEL_FORMAT)
+    tensors, _ = read_arrays(save(tmp_path / "m", make_model()), expected_format=MODEL_FORMAT)
     assert tensors.keys() == {n for n in make_model().state_dict() if not n.startswith("projector.")}
 
 
@@ -211,13 +224,13 @@ def test_the_projector_is_left_out(tmp_path: Path) -> None:
 )
 def test_facts_that_make_no_sense_are_refused(fact: str, value: object, tmp_path: Path) -> None:
     path = save(tmp_path / "m", make_model())
-    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
-    write_tensors(path, tensors, facts | {fact: value})
+    tensors, facts = read_arrays(path, expected_format=MODEL_FORMAT)
+    write_arrays(path, tensors, facts | {fact: value})
     with pytest.raises(WeightsError, match="is not as expected") as caught:
         load_model(path)
     assert len(str(caught.value)) < 1000
     assert "\n" not in str(caught.value)
-    write_tensors(path, tensors, {name: value for name, value in facts.items() if name != fact})
+    write_arrays(path, tensors, {name: value for name, value in facts.items() if name != fact})
     with pytest.raises(WeightsError, match="is not as expected"):
         load_model(path)
 
@@ -237,20 +250,20 @@ def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -
 def test_facts_of_another_shape_than_the_weights_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "m", make_model(audio=AUDIO.model_copy(update={"duration_s": 1.0})))
     with pytest.raises(WeightsError, match=r"does not fit this model: encoder\.pos_embed is \(1, \d+, 96\), expected"):
-        load_model(path)
+        _ = load_model(path).model
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    tensors, facts = read_tensors(save(tmp_path / "m", make_model()), expected_format=MODEL_FORMAT)
+    tensors, facts = read_arrays(save(tmp_path / "m", make_model()), expected_format=MODEL_FORMAT)
     for change, message in (
         ({"head.1.bias": None}, r"head\.1\.bias is missing, expected \(\d,\)"),
-        ({"head.9.bias": torch.ones(3)}, r"head\.9\.bias is \(3,\), expected no such weight"),
-        ({"head.1.bias": torch.ones(9)}, r"head\.1\.bias is \(9,\), expected \(\d,\)"),
+        ({"head.9.bias": np.ones(3)}, r"head\.9\.bias is \(3,\), expected no such weight"),
+        ({"head.1.bias": np.ones(9)}, r"head\.1\.bias is \(9,\), expected \(\d,\)"),
     ):
         merged = {name: value for name, value in (tensors | change).items() if value is not None}
-        write_tensors(tmp_path / "m", merged, facts)
+        write_arrays(tmp_path / "m", merged, facts)
         with pytest.raises(WeightsError, match=f"m does not fit this model: {message}; "):
-            load_model(tmp_path / "m")
+            _ = load_model(tmp_path / "m").model
 
 
 def test_facts_are_readable_without_this_package(tmp_path: Path) -> None:
@@ -330,20 +343,20 @@ def test_the_evidence_comes_back_and_all_else_stays(tmp_path: Path) -> None:
 
 def test_damaged_evidence_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "model.safetensors", make_model())
-    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
-    write_tensors(path, tensors, facts | {"evidence": {"trained_on": 3}})
+    tensors, facts = read_arrays(path, expected_format=MODEL_FORMAT)
+    write_arrays(path, tensors, facts | {"evidence": {"trained_on": 3}})
     for read in (load_model, read_facts):
         with pytest.raises(WeightsError, match="is not as expected: evidence"):
             read(path)
 
 
-@pytest.mark.parametrize("damage", [{"mean": None}, {"std": torch.zeros(64)}, {"more": torch.zeros(1)}])
-def test_a_damaged_domain_is_refused(damage: dict[str, torch.Tensor | None], tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [{"mean": None}, {"std": np.zeros(64)}, {"more": np.zeros(1)}])
+def test_a_damaged_domain_is_refused(damage: dict[str, NDArray[Any] | None], tmp_path: Path) -> None:
     path = save(tmp_path / "model", make_model())
     add_to_model(path, calibration=None, domain=drawn_domain())
-    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    tensors, facts = read_arrays(path, expected_format=MODEL_FORMAT)
     changed = tensors | {f"domain.{name}": value for name, value in damage.items()}
-    write_tensors(path, {name: value for name, value in changed.items() if value is not None}, facts)
+    write_arrays(path, {name: value for name, value in changed.items() if value is not None}, facts)
     with pytest.raises(WeightsError, match="what it keeps of its training set is damaged") as caught:
         load_model(path)
     assert "\n" not in str(caught.value)
@@ -362,9 +375,9 @@ def test_devices_come_back_and_an_older_file_has_none(tmp_path: Path) -> None:
         devices=["Litt3200", "Meditron"],
     )
     assert load_model(path).devices == ("Litt3200", "Meditron")
-    tensors, facts = read_tensors(path, expected_format=MODEL_FORMAT)
+    tensors, facts = read_arrays(path, expected_format=MODEL_FORMAT)
     del facts["devices"]
-    write_tensors(path, tensors, facts)
+    write_arrays(path, tensors, facts)
     assert load_model(path).devices == ()
 
 
