@@ -50,7 +50,10 @@ def __getattr__(name: str) -> Any:
         return import_module("importlib.metadata").version("lungsound")
     if name not in _HOMES:
         raise AttributeError(f"module 'lungsound' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        raise import_module("lungsound.extras").of_missing(error) or error from None
 
 
 def __dir__() -> list[str]:

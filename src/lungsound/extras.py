@@ -22,9 +22,12 @@ EXTRAS = {
     "av": Extra(("av",), "compressed sound needs"),
     "baselines": Extra(("transformers",), "ResNet, EfficientNet and the export to transformers need"),
     "hub": Extra(("huggingface_hub",), "models on the Hugging Face Hub need"),
-    "onnx": Extra(("onnxruntime", "onnx", "onnxscript"), "fast engines and ONNX files need"),
-    "openvino": Extra(("openvino", "onnxruntime", "onnx", "onnxscript"), "OpenVINO's engines and files need"),
+    "onnx": Extra(("onnx", "onnxscript"), "the export of graphs needs"),
+    "openvino": Extra(("openvino",), "OpenVINO's engines and files need"),
     "parquet": Extra(("pyarrow",), "the format parquet needs"),
+    "train": Extra(
+        ("torch", "scipy", "matplotlib", "tensorboardX"), "training, evaluating, explaining and exporting need"
+    ),
     "serve": Extra(("fastapi", "uvicorn", "python_multipart", "prometheus_client"), "the service needs"),
 }
 
@@ -47,14 +50,25 @@ def require_installed(extra: str) -> None:
             raise _missing(package, extra)
 
 
-def load(module: str, *, extra: str, needed_by: str | None = None) -> ModuleType:
-    """Import a module, telemetry off; SettingsError naming the extra and what it is `needed_by` when it is missing."""
+def load(module: str, *, extra: str | None, needed_by: str | None = None) -> ModuleType:
+    """Import a module, telemetry off; SettingsError naming the extra and what it is `needed_by` when it is missing.
+
+    extra: None for what every installation has.
+    """
     for name, value in TELEMETRY.items():
         os.environ.setdefault(name, value)
     try:
         return importlib.import_module(module)
     except ImportError:
+        if extra is None:
+            raise
         raise _missing(module.partition(".")[0], extra, needed_by) from None
+
+
+def of_missing(error: ModuleNotFoundError) -> SettingsError | None:
+    """The sentence that names the extra of a package that is not installed; None for one of no extra."""
+    package = (error.name or "").partition(".")[0]
+    return next((_missing(package, name) for name, extra in EXTRAS.items() if package in extra.packages), None)
 
 
 def _missing(package: str, extra: str, needed_by: str | None = None) -> SettingsError:

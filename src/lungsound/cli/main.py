@@ -11,6 +11,7 @@ import typer
 from lungsound.cli import calibrate, compare, data, experiments, predict, serve, train
 from lungsound.cli.shared import NOTICE, print_error
 from lungsound.errors import LungsoundError
+from lungsound.extras import of_missing
 
 app = typer.Typer(
     help=f"Detect crackles and wheezes in chest recordings. {NOTICE}\n\n"
@@ -92,6 +93,9 @@ def main() -> None:
         print_error(str(error))
         raise SystemExit(error.exit_code) from None
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (missing := of_missing(error)):
+            print_error(str(missing))
+            raise SystemExit(missing.exit_code) from None
         if os.environ.get("LUNGSOUND_DEBUG") == "1":
             raise
         if isinstance(error, OSError):

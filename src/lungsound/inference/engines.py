@@ -24,7 +24,7 @@ from lungsound.audio.filter_bank import normalize
 from lungsound.audio.front_end import Sound
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.evaluation.out_of_domain import HIGHEST_SCORE, spectral_features
-from lungsound.extras import is_installed, load
+from lungsound.extras import load
 from lungsound.files import read_model, read_record, write_record, write_text
 from lungsound.inference.graph_files import (
     FBANK,
@@ -93,7 +93,8 @@ class Engine:
 
 def run_torch(trained: TrainedModel, *, device: str = "cpu", is_bf16: bool = False) -> RunBatch:
     """The model as it was trained, the only one for a GPU. The filter bank is float32 in any case."""
-    from lungsound.models.classifier import find_device  # late, here and below: the other engines need no torch
+    load("torch", extra="train")  # late, as all that needs it: the other engines do not
+    from lungsound.models.classifier import find_device
 
     trained.model.to(find_device(device)).eval()
     return partial(_run_torch_batch, trained, device, is_bf16)  # and not a closure, so that it can be pickled
@@ -120,7 +121,7 @@ def graph_of(trained: TrainedModel) -> Path:
 
 def run_onnx(trained: TrainedModel) -> RunBatch:
     """The exported graph in ONNX Runtime on the CPU, with `num_threads` threads."""
-    runtime = load("onnxruntime", extra="onnx")
+    runtime = load("onnxruntime", extra=None)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = num_threads()
     options.inter_op_num_threads = 1
@@ -169,17 +170,17 @@ def run_openvino(trained: TrainedModel, *, is_bf16: bool = False) -> RunBatch:
 
 @dataclass(frozen=True)
 class Backend:
-    """`extra` must be installed, unless None. Without `is_bf16` it can equal torch to `EXACT_TOLERANCE`."""
+    """What runs a model, by a package. Without `is_bf16` it can equal torch to `EXACT_TOLERANCE`."""
 
     prepare: Callable[[TrainedModel], RunBatch]
-    extra: str | None = None
+    package: str
     is_bf16: bool = False
 
 
 REGISTRY = {
-    "torch": Backend(run_torch),
-    "torch-bf16": Backend(partial(run_torch, is_bf16=True), is_bf16=True),
-    "onnx": Backend(run_onnx, "onnx"),
+    "torch": Backend(run_torch, "torch"),
+    "torch-bf16": Backend(partial(run_torch, is_bf16=True), "torch", is_bf16=True),
+    "onnx": Backend(run_onnx, "onnxruntime"),
     "openvino": Backend(run_openvino, "openvino"),
     "openvino-bf16": Backend(partial(run_openvino, is_bf16=True), "openvino", is_bf16=True),
 }
@@ -193,18 +194,19 @@ def make(name: str, trained: TrainedModel, *, device: str = "cpu") -> Engine:
     backend = REGISTRY[name]
     if device == "cpu":
         return Engine(name, trained, backend.prepare(trained))
-    if backend.extra is not None:
+    if backend.package != "torch":
         raise SettingsError(f"engine {name!r} is for the CPU, and the device is {device}: use torch or torch-bf16")
     return Engine(name, trained, run_torch(trained, device=device, is_bf16=backend.is_bf16))
 
 
 def available(trained: TrainedModel) -> list[str]:
-    """Engines for the CPU that are installed, have their graph exported, and have a processor for their precision."""
+    """Engines for the CPU that are installed, have the graph they need, and have a processor for their precision."""
     has_graph = find_graph(trained) is not None
     return [
         name
         for name, backend in REGISTRY.items()
-        if (backend.extra is None or (has_graph and is_installed(backend.extra)))
+        if find_spec(backend.package) is not None
+        and (backend.package == "torch" or has_graph)
         and (not backend.is_bf16 or has_bf16())
     ]
 
@@ -256,10 +258,14 @@ def decisions(trained: TrainedModel, outputs: Outputs) -> list[Floats]:
 def measure(
     trained: TrainedModel, names: Sequence[str], cycles: Sequence[Sound], *, console: Console
 ) -> dict[str, tuple[Parity, float]]:
-    """Parity and seconds per cycle (infinite if wrong on the probes) of torch and engines; kept for `select`."""
+    """Parity with torch, or without it with the first, and seconds per cycle (infinite if wrong on the probes).
+
+    Of torch too, where it is installed. Kept for `select`.
+    """
     exact: list[list[Floats]] = []
     sounds, measured = probes(trained), {}
-    for name in dict.fromkeys(["torch", *names]):
+    reference = ["torch"] if find_spec("torch") is not None else []
+    for name in dict.fromkeys([*reference, *names]):
         engine = make(name, trained)
         with track(console, name) as on_progress:
             of_probes, start_s = engine.predict(sounds), time.perf_counter()
@@ -345,12 +351,18 @@ def select(name: str, trained: TrainedModel, *, folder: Path | None, device: str
 
 
 def candidates(name: str, trained: TrainedModel, folder: Path | None) -> list[str]:
-    """Names of the engines that "auto" or "exact" selects from, torch always among them.
+    """Names of the engines that "auto" or "exact" selects from. SettingsError where there is none.
 
-    "exact": those of float32 that equal torch on the probes and, where that was measured, on real cycles. "auto": also
-    those that were measured in `folder`, that of the model file, to decide as torch in 99 % of the cycles.
+    "exact": torch, where it is installed, and those of float32 that equal it on the probes and, where that was
+    measured, on real cycles. "auto": also those that were measured in `folder`, that of the model file, to decide as
+    torch in 99 % of the cycles.
     """
     names = available(trained)
+    if not names:
+        raise SettingsError(
+            f"{trained.file or 'the model'} has no graph beside it, and torch is not installed: 'lungsound export' it "
+            "where torch is and copy its folder whole, or pip install 'lungsound[train]'"
+        )
     measured = {} if folder is None else read_parity(folder, trained)
     exact = [each for each in names if not REGISTRY[each].is_bf16 and (each not in measured or measured[each].is_exact)]
     if name == EXACT:

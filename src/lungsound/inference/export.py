@@ -11,7 +11,7 @@ from lungsound.data.splits import load_corpus, rows_to_test
 from lungsound.data.store import sounds_of
 from lungsound.errors import SettingsError
 from lungsound.inference.engines import REGISTRY, Parity, available, measure, write_parity
-from lungsound.inference.graph import exported
+from lungsound.inference.graph import write_beside
 from lungsound.inference.hugging_face import write_hugging_face
 from lungsound.inference.model_files import write_onnx, write_openvino, write_torch
 from lungsound.inference.predictor import find_model
@@ -20,13 +20,13 @@ from lungsound.training.model_file import TrainedModel, load_model
 
 
 def export_run(model: str | Path, *, data_root: Path | None, num_cycles: int, console: Console) -> Path:
-    """Export the graph of a model and measure every engine that is installed; the path of their parity.
+    """Write the graph of a model beside it and measure every engine that is installed; the path of their parity.
 
     The cycles are drawn from the test set of its run's corpus, or of the one in `data_root`.
     """
     file = find_model(model)
     trained, cycles = _model_and_cycles(file, data_root, num_cycles)
-    exported(trained)
+    graph = write_beside(trained)
     measured = measure(trained, available(trained), cycles, console=console)
     table = Table(title=f"Engines on {len(cycles)} cycles", title_justify="left")
     for column in ("engine", "ms per cycle", "decided as torch", "largest difference", "used by"):
@@ -41,6 +41,7 @@ def export_run(model: str | Path, *, data_root: Path | None, num_cycles: int, co
         f"'auto' takes the fastest of its engines: exact ones, and those that decide as torch in at least "
         f"{Parity.LEAST_SHARE:.0%} of at least {Parity.LEAST_CYCLES} cycles."
     )
+    console.print(f"The graph {graph} lets 'lungsound predict' do without torch.", soft_wrap=True)
     return write_parity(file.parent, trained, {name: parity for name, (parity, _) in measured.items()})
 
 

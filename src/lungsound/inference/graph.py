@@ -21,6 +21,7 @@ from lungsound.extras import load
 from lungsound.files import written_whole
 from lungsound.inference.engines import EXACT_TOLERANCE, probes
 from lungsound.inference.graph_files import (
+    BESIDE,
     FBANK,
     FEATURES,
     PROBABILITIES,
@@ -30,7 +31,7 @@ from lungsound.inference.graph_files import (
     is_sound,
     seal,
 )
-from lungsound.training.model_file import TrainedModel
+from lungsound.training.model_file import TrainedModel, tensor_places
 
 
 class FilterBankGraph(nn.Module):
@@ -117,6 +118,7 @@ class PredictionGraph(nn.Module):
 
 
 OPSET = 20
+LEAST_OUTSIDE = 4096  # bytes of a weight that a graph beside its model file does not hold itself
 
 
 @torch.inference_mode()
@@ -132,7 +134,7 @@ def exported(trained: TrainedModel) -> Path:
     with FileLock(path.with_name("lock")):
         if is_sound(path, trained):
             return path
-        runtime, sounds = load("onnxruntime", extra="onnx"), probes(trained)
+        runtime, sounds = load("onnxruntime", extra=None), probes(trained)
         least, spectra = trained.num_input_samples(1), front_end.spectra(sounds)
         inputs = {WAVEFORM: np.stack([each.waveform for each in sounds])}
         sizes = {WAVEFORM: {0: torch.export.Dim("batch", min=1)}}
@@ -156,6 +158,53 @@ def exported(trained: TrainedModel) -> Path:
                         f"{EXACT_TOLERANCE:g}; take the engine 'torch'"
                     )
             seal(path, partial, trained)
+    return path
+
+
+def write_beside(trained: TrainedModel) -> Path:
+    """Write the graph beside the model file, whose weights it takes; with ONNX Runtime other programs can run it too.
+
+    A large weight is external data of the graph: its bytes in the model file, widened to float32 and turned as the
+    graph needs them when it is loaded. So it is small, and holds for this very file. ValueError for a model in memory.
+    """
+    if trained.file is None:
+        raise ValueError("a model in memory has no file to lie beside")
+    onnx = load("onnx", extra="onnx")
+    model = onnx.load(str(exported(trained)))
+    weights = {}
+    for name, value in trained.weights.items():
+        for is_turned in {False, value.ndim == 2}:
+            wanted = value.astype(np.float32).T if is_turned else value.astype(np.float32)
+            weights[wanted.shape, wanted.tobytes()] = (name, is_turned)
+    places, inside, outside, widening = tensor_places(trained.file), [], {}, []
+    for initializer in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(initializer)
+        found = weights.get((values.shape, values.tobytes()))
+        if found is None or values.nbytes < LEAST_OUTSIDE:
+            inside.append(initializer)
+            continue
+        name, is_turned = found
+        stored, (offset, length) = trained.weights[name], places[name]
+        tensor = onnx.TensorProto(name=name, dims=stored.shape, data_location=onnx.TensorProto.EXTERNAL)
+        tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(stored.dtype)
+        facts = {"location": trained.file.name, "offset": str(offset), "length": str(length)}
+        tensor.external_data.extend(onnx.StringStringEntryProto(key=key, value=value) for key, value in facts.items())
+        outside[name] = tensor
+        wide = f"{initializer.name} of {name}" if is_turned else initializer.name
+        widening.append(onnx.helper.make_node("Cast", [name], [wide], to=onnx.TensorProto.FLOAT))
+        if is_turned:
+            widening.append(onnx.helper.make_node("Transpose", [wide], [initializer.name], perm=[1, 0]))
+    nodes = [*widening, *model.graph.node]
+    for node in nodes:
+        del node.metadata_props[:]  # where on this machine the line of the program lies that made it
+    for field, values in ((model.graph.initializer, [*inside, *outside.values()]), (model.graph.node, nodes)):
+        del field[:]
+        field.extend(values)
+    path = trained.file.with_name(BESIDE)
+    with written_whole(path) as partial:
+        partial.write_bytes(model.SerializeToString(deterministic=True))
+        load("onnxruntime", extra=None).InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+        seal(path, partial, trained)
     return path
 
 

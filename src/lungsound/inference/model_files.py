@@ -133,7 +133,7 @@ def write_onnx(trained: TrainedModel, folder: Path, cycles: Sequence[Sound]) -> 
     engines' graph behind one that fits cycles of any length to its input. `cycles` are as `FrontEnd.cut` gives them;
     ONNX Runtime must predict them as torch does; its parity is returned. WeightsError, and no file, when not.
     """
-    onnx, runtime = load("onnx", extra="onnx"), load("onnxruntime", extra="onnx")
+    onnx, runtime = load("onnx", extra="onnx"), load("onnxruntime", extra=None)
     compose = load("onnx.compose", extra="onnx")
     predicting = compose.add_prefix(onnx.load(str(exported(trained))), "predict_")
     clips = torch.zeros(2, trained.front_end.num_samples // 2)  # no size of it means anything

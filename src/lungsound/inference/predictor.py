@@ -267,7 +267,7 @@ class Predictor:
         spectral = features[:, -2 * self.trained.front_end.audio.num_mels :]
         scores = domain.scores(spectral).tolist() if domain is not None and stretches else []
         gate = self.trained.gate
-        is_other = [False] * len(stretches) if gate is None else gate.is_other(features).tolist()
+        is_other = gate.is_other(features).tolist() if gate is not None and stretches else [False] * len(stretches)
         threshold, abstain = self.trained.normal_threshold, None if calibration is None else calibration.abstain
         least_confidence = None if abstain is None else abstain.threshold
         for_all = reasons_of_model(self.trained, age_years=age_years, stethoscope=stethoscope)

@@ -166,6 +166,15 @@ def open_arrays(path: Path, *, expected_format: str) -> Iterator[tuple[Any, dict
         raise WeightsError(f"{path} is damaged or no safetensors file ({error}); copy or train it again") from None
 
 
+def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
+    """First byte and number of bytes of each tensor in a file that `read_arrays` has read."""
+    with path.open("rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_size))
+    spans = {name: each["data_offsets"] for name, each in header.items() if name != "__metadata__"}
+    return {name: (8 + header_size + begin, end - begin) for name, (begin, end) in spans.items()}
+
+
 class Kept(TypedDict, total=False):
     """Parts of a model file beside its weights and their input; None is none."""
 

@@ -13,7 +13,6 @@ from rich.console import Console
 from lungsound.audio.filter_bank import normalize
 from lungsound.errors import SettingsError, WeightsError
 from lungsound.evaluation.out_of_domain import NEIGHBOUR, Domain, Gate
-from lungsound.extras import is_installed
 from lungsound.files import hash_file, write_record
 from lungsound.inference import engines, graph
 from lungsound.inference.engines import (
@@ -39,7 +38,7 @@ from tests.unit.inference.models import AUDIO, EFFICIENTAT_AUDIO, MOBILENET, NOR
 
 CPU = torch.device("cpu")
 # An export takes seconds.
-NAMES = [pytest.param(name, marks=[pytest.mark.slow] if REGISTRY[name].extra else []) for name in REGISTRY]
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] if REGISTRY[name].package != "torch" else []) for name in REGISTRY]
 TOLERANCE = {"torch-bf16": 0.1, "openvino-bf16": 0.1}
 EXACT = Parity(500, 1.0, 1e-6)
 ALIKE = Parity(500, 0.99, 0.2)
@@ -61,9 +60,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     return saved_model(tmp_path_factory.mktemp("run"), audio=audio)
 
 
-def need(extra: str | None) -> None:
-    if extra is not None and not is_installed(extra):
-        pytest.skip(f"the extra '{extra}' is not installed")
+def need(package: str) -> None:
+    pytest.importorskip(package, reason=f"{package} is not installed")
 
 
 @torch.inference_mode()
@@ -84,7 +82,7 @@ def by_hand(trained: TrainedModel) -> Floats:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_engine_predicts_as_torch_does(name: str, trained: TrainedModel) -> None:
-    need(REGISTRY[name].extra)
+    need(REGISTRY[name].package)
     expected, seen = by_hand(trained), []
     found, features = make(name, trained).predict(sounds(trained), on_progress=lambda done, _: seen.append(done))
     assert found.dtype == np.float32
@@ -98,14 +96,14 @@ def test_an_engine_predicts_as_torch_does(name: str, trained: TrainedModel) -> N
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_cycles_give_no_probabilities(name: str, trained: TrainedModel) -> None:
-    need(REGISTRY[name].extra)
+    need(REGISTRY[name].package)
     assert make(name, trained).predict([])[0].shape == (0, 4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_a_convolutional_network_on_its_filter_bank_is_exported_too(name: str, tmp_path: Path) -> None:
-    need(REGISTRY[name].extra)
+    need(REGISTRY[name].package)
     trained = saved_model(tmp_path, audio=EFFICIENTAT_AUDIO, architecture=MOBILENET)
     found = make(name, trained).predict(sounds(trained))[0]
     np.testing.assert_allclose(found, by_hand(trained), atol=1e-4, rtol=0)
@@ -121,8 +119,10 @@ def test_a_graph_is_for_the_cpu(trained: TrainedModel) -> None:
         make("onnx", trained, device="meta")
 
 
-@pytest.mark.parametrize("extra", ["onnx", "openvino"])
-def test_a_missing_extra_is_named(extra: str, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "extra"), [("torch", "train"), ("openvino", "openvino")])
+def test_a_missing_extra_is_named(
+    name: str, extra: str, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = cached_graph(trained)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()  # the graph is there, what runs it is not
@@ -133,7 +133,7 @@ def test_a_missing_extra_is_named(extra: str, trained: TrainedModel, monkeypatch
 
     monkeypatch.setattr("importlib.import_module", missing)
     with pytest.raises(SettingsError, match=rf"pip install 'lungsound\[{extra}\]'"):
-        make(extra, trained)
+        make(name, trained)
     path.unlink()
 
 
