@@ -4,7 +4,7 @@
 #   docker build -t lungsound .
 #   docker run --rm -p 127.0.0.1:8000:8000 -e LUNGSOUND_TOKEN lungsound
 #
-# serves the model in the box; a run of one's own with -v "$PWD/runs/first:/run-to-serve:ro" before the name of the
+# serves the model in the box; a run of one's own, exported by 'lungsound export', with -v "$PWD/runs/first:/run-to-serve:ro" before the name of the
 # image and --model /run-to-serve behind it.
 
 FROM python:3.11-slim AS wheel
@@ -15,12 +15,11 @@ COPY box box
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . ./box
 
 FROM python:3.11-slim
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # The wheels include their libraries: no system package is needed, and no build tool remains.
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
-    pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" --constraint /constraints.txt \
-        "lungsound[serve,onnx,av] @ file://$(ls /wheels/lungsound-*.whl)" /wheels/lungsound_box-*.whl \
+    pip install --no-cache-dir --constraint /constraints.txt \
+        "lungsound[serve,av] @ file://$(ls /wheels/lungsound-*.whl)" /wheels/lungsound_box-*.whl \
     && pip uninstall --yes pip setuptools wheel \
     && useradd --system --create-home --uid 10001 lungsound
 USER 10001

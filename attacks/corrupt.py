@@ -20,8 +20,9 @@ from lungsound.errors import DataError, LungsoundError
 from lungsound.evaluation.runs import UNKNOWN, check_made_together, epoch_of_file, read_runs
 from lungsound.files import cache_root
 from lungsound.inference.bulk import STORE
-from lungsound.inference.engines import make, probes, read_parity
+from lungsound.inference.engines import make, read_parity
 from lungsound.inference.graph import exported
+from lungsound.inference.graph_files import probes
 from lungsound.training.checkpoint import read_checkpoint
 from lungsound.training.model_file import load_model
 from lungsound.training.run import RunFolder

@@ -24,7 +24,7 @@ KINDS = ("runtime", "dev")
 TORCH_BUILDS = ("cpu", "cuda")
 INPUTS = ("pyproject.toml", "box/pyproject.toml", "constraints.txt", "scripts/environment.py")
 # What people's own recordings need beside WAV, and the web page.
-RUNTIME_EXTRAS = "av,serve"
+RUNTIME_EXTRAS = "train,av,serve"
 # On all cores; pip would do it on one. Files that packages keep as data in another Python's syntax do not compile and
 # need not.
 COMPILE = "import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path('purelib'), quiet=2, workers=0)"

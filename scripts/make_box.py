@@ -30,7 +30,7 @@ from lungsound.config import RunConfig, load_config
 from lungsound.data.batches import Inputs
 from lungsound.data.corpus import Corpus
 from lungsound.data.splits import VALIDATION, Parts, corpora_of, divide, load_corpus, rows_to_test
-from lungsound.data.store import cut_cycles, open_filter_banks
+from lungsound.data.store import cut_cycles, open_filter_banks, sounds_of
 from lungsound.errors import LungsoundError, WeightsError
 from lungsound.evaluation.calibration import fit_calibration
 from lungsound.evaluation.evidence import NAMES, Evidence, Measured, words_for_ages
@@ -41,7 +41,9 @@ from lungsound.evaluation.selection import LAST
 from lungsound.extras import BOX, BOX_PACKAGE
 from lungsound.files import write_text, written_whole
 from lungsound.inference.bulk import sound_files
+from lungsound.inference.engines import decisions, parity
 from lungsound.inference.engines import make as make_engine
+from lungsound.inference.graph import write_beside
 from lungsound.inference.prediction import CyclePrediction
 from lungsound.inference.predictor import Predictor, load_recording
 from lungsound.processor import processor_name
@@ -328,6 +330,16 @@ def write_box(out: Path, run: RunFolder, model: Path, corpus: Corpus, given: Seq
         write_text(project, re.sub("^license = .*$", f'license = "{licence}"', text, flags=re.MULTILINE))
 
 
+def add_graph(model: Path, corpus: Corpus) -> None:
+    """Write the graph beside the model, hold it against torch on the tests: WeightsError, and no graph."""
+    graph, trained = write_beside(load_model(model)), load_model(model)
+    cycles = sounds_of([corpus.cycles[row] for row in rows_to_test(corpus, ())], trained.front_end)
+    exact, given = (decisions(trained, make_engine(name, trained).predict(cycles)) for name in ("torch", "onnx"))
+    if not (found := parity(exact, given)).is_exact:
+        graph.unlink()
+        raise WeightsError(f"{graph} differs from torch by {found.largest_difference:.1e} in probability on the tests")
+
+
 def make(making: Making, out: Path, *, hearts: Path, is_any_left_out: bool, command: str) -> None:
     """Make the box, from the trainings on; `command` is named in the card."""
     run = making.train()
@@ -341,6 +353,7 @@ def make(making: Making, out: Path, *, hearts: Path, is_any_left_out: bool, comm
     making.add_gate(trained_on, parts, model, hearts)
     corpus, given = making.measure(run, model, others)
     write_box(out, run, model, corpus, given, command=command)
+    add_graph(out / MODEL, corpus)
 
 
 def make_parser() -> argparse.ArgumentParser:

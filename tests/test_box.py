@@ -17,6 +17,7 @@ from lungsound.data.corpus import join
 from lungsound.data.reader import read_corpus
 from lungsound.data.synthetic_sounds import heart_sounds
 from lungsound.evaluation.predictions import Predictions
+from lungsound.inference.graph_files import find_graph
 from lungsound.inference.prediction import CyclePrediction, Reason
 from lungsound.inference.predictor import Predictor
 from lungsound.labels import LABEL_SETS
@@ -246,6 +247,9 @@ def test_a_box_is_made_measured_and_made_again_to_the_byte(
     assert "not a medical device" in card
     for each in evidence.groups:
         assert f"| {each.name} | {each.num_patients} | {each.num_cycles} |" in card
+
+    # Its graph is sealed for it, and other programs can run it.
+    assert find_graph(load_model(model)) == model.with_name("model.onnx")
 
     # From nothing the same bytes; a call with what it left out goes on with the training, and adds measurements.
     shutil.rmtree(tmp_path / "runs")

@@ -92,7 +92,7 @@ def test_the_first_call_installs_and_the_second_does_nothing(setup: Setup) -> No
 
 
 def test_the_dev_extra_is_added_to_a_runtime_environment_and_never_taken_away(setup: Setup) -> None:
-    assert setup("runtime") == ["venv", "torch", "hatchling", ".[av,serve]", "compile"]
+    assert setup("runtime") == ["venv", "torch", "hatchling", ".[train,av,serve]", "compile"]
     assert setup("runtime") == []
     assert setup("dev") == ALL[1:]
     assert setup("runtime") == []

@@ -97,6 +97,9 @@ def test_a_folder_is_predicted_as_with_torch(model: Path, recordings: Path, tmp_
         assert one["quality"] == other["quality"]
         assert one["out_of_domain"] == other["out_of_domain"]
     assert any(each["out_of_domain"] for each in ours)
+    shown = light("predict", recordings / "r0.wav", "--model", model)
+    assert shown.returncode == 0, shown.stderr
+    assert "0.20 - 0.90" in shown.stdout
     assert (tmp_path / "light" / "review" / "index.html").is_file()
 
 

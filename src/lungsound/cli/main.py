@@ -93,11 +93,11 @@ def main() -> None:
         print_error(str(error))
         raise SystemExit(error.exit_code) from None
     except Exception as error:
+        if os.environ.get("LUNGSOUND_DEBUG") == "1":
+            raise
         if isinstance(error, ModuleNotFoundError) and (missing := of_missing(error)):
             print_error(str(missing))
             raise SystemExit(missing.exit_code) from None
-        if os.environ.get("LUNGSOUND_DEBUG") == "1":
-            raise
         if isinstance(error, OSError):
             print_error(f"{error.filename or 'the system'}: {error.strerror or error}; LUNGSOUND_DEBUG=1 shows where")
             raise SystemExit(2) from None

@@ -244,7 +244,7 @@ def explain(
 
 
 def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None, age_years: float | None) -> "BulkResult":
-    from lungsound.cli.demo import print_cycles
+    from lungsound.cli.cycles import print_cycles
     from lungsound.inference.bulk import BulkResult, failure, find_sounds
     from lungsound.inference.prediction import MEANINGS, Reason
     from lungsound.inference.predictor import AGE_NOT_STATED, STETHOSCOPE_NOT_STATED

@@ -27,6 +27,7 @@ from lungsound.evaluation.out_of_domain import HIGHEST_SCORE, spectral_features
 from lungsound.extras import load
 from lungsound.files import read_model, read_record, write_record, write_text
 from lungsound.inference.graph_files import (
+    EXACT_TOLERANCE,
     FBANK,
     FEATURES,
     PROBABILITIES,
@@ -34,14 +35,13 @@ from lungsound.inference.graph_files import (
     WAVEFORM,
     cached_graph,
     find_graph,
+    probes,
 )
 from lungsound.processor import has_bf16, num_threads, processor_name
 from lungsound.progress import OnProgress, track
 from lungsound.training.model_file import TrainedModel
 
 BATCH_SIZE = 4  # on a CPU larger ones bring nothing per cycle, and take more memory
-EXACT_TOLERANCE = 1e-4  # in probability
-NUM_PROBES = 2
 
 Floats = NDArray[np.float32]
 Outputs = tuple[Floats, Floats]
@@ -279,17 +279,6 @@ def measure(
     speeds |= {name: seconds for name, (_, seconds) in measured.items()}
     write_record(path, speeds, made_for=f"{trained.sha256} {path.stem}")
     return measured
-
-
-def probes(trained: TrainedModel) -> list[Sound]:
-    """Recordings as long as the input, of a swelling noise with a tone, soft and loud: the same every time."""
-    num_samples, rate_hz = trained.front_end.num_samples, trained.front_end.sample_rate_hz
-    time_s = np.arange(num_samples) / rate_hz
-    noise = np.random.default_rng(0).standard_normal((NUM_PROBES, num_samples)).cumsum(axis=1)
-    noise /= np.abs(noise).max(axis=1, keepdims=True)
-    swell, tone = np.sin(np.pi * time_s / 2) ** 2, 0.1 * np.sin(2 * np.pi * 300 * time_s)
-    sounds = np.array([[0.02], [0.5]]) * swell * (noise + tone)
-    return [*map(trained.front_end.recording, sounds.astype(np.float32))]
 
 
 def speeds_of(trained: TrainedModel, names: Sequence[str]) -> dict[str, float]:

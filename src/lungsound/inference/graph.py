@@ -19,9 +19,9 @@ from lungsound.audio.filter_bank import EFFICIENTAT_OFFSET, LOG_FLOOR, PREEMPHAS
 from lungsound.errors import WeightsError
 from lungsound.extras import load
 from lungsound.files import written_whole
-from lungsound.inference.engines import EXACT_TOLERANCE, probes
 from lungsound.inference.graph_files import (
     BESIDE,
+    EXACT_TOLERANCE,
     FBANK,
     FEATURES,
     PROBABILITIES,
@@ -29,6 +29,7 @@ from lungsound.inference.graph_files import (
     WAVEFORM,
     cached_graph,
     is_sound,
+    probes,
     seal,
 )
 from lungsound.training.model_file import TrainedModel, tensor_places

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
+
+from lungsound.audio.front_end import Sound
 from lungsound.files import cache_root, hash_file, read_record, write_record
 from lungsound.training.model_file import TrainedModel
 
@@ -9,6 +12,8 @@ GRAPH_VERSION = "6"  # part of the name of kept files: change it whenever the sa
 WAVEFORM, SPECTRUM = "waveform", "spectrum"
 PROBABILITIES, FEATURES, FBANK = "probabilities", "features", "filter_bank"
 BESIDE = "model.onnx"  # beside a model file, whose weights it takes
+EXACT_TOLERANCE = 1e-4  # in probability, from torch
+NUM_PROBES = 2
 
 
 def cached_graph(trained: TrainedModel) -> Path:
@@ -34,3 +39,14 @@ def seal(path: Path, made: Path, trained: TrainedModel) -> None:
 
 def _record(path: Path) -> Path:
     return path.with_suffix(".json")
+
+
+def probes(trained: TrainedModel) -> list[Sound]:
+    """Recordings as long as the input, of a swelling noise with a tone, soft and loud: the same every time."""
+    num_samples, rate_hz = trained.front_end.num_samples, trained.front_end.sample_rate_hz
+    time_s = np.arange(num_samples) / rate_hz
+    noise = np.random.default_rng(0).standard_normal((NUM_PROBES, num_samples)).cumsum(axis=1)
+    noise /= np.abs(noise).max(axis=1, keepdims=True)
+    swell, tone = np.sin(np.pi * time_s / 2) ** 2, 0.1 * np.sin(2 * np.pi * 300 * time_s)
+    sounds = np.array([[0.02], [0.5]]) * swell * (noise + tone)
+    return [*map(trained.front_end.recording, sounds.astype(np.float32))]
