@@ -28,7 +28,7 @@ def test_engines_are_compared_on_balanced_classes_of_drawn_cycles(tmp_path: Path
     with cache_in(tmp_path / "cache"):
         timed, agreement = prepare(bench, trained)
         parities = read_parity(bench.work, trained)
-        engine = select(AUTO, trained, folder=bench.work, device=CPU)
+        engine = select(AUTO, trained, folder=bench.work, device="cpu")
     assert len({(len(each.waveform), float(np.abs(each.waveform).sum())) for each in timed}) == 4  # each drawn once
     assert f"in {Parity.LEAST_CYCLES} cycles of icbhi-SC: torch 100.0%" in agreement
     assert parities[engine.name].is_exact or parities[engine.name].is_enough

@@ -226,7 +226,7 @@ REACHED = (
     "training/*.py",
 )
 # The same word for something else: strides within a CNN, the devices that a training set was recorded with.
-OTHER_MEANINGS = {("cnn.py", "stride"), ("checkpoint.py", "devices"), ("run.py", "teachers")}
+OTHER_MEANINGS = {("cnn.py", "stride"), ("model_file.py", "devices"), ("run.py", "teachers")}
 
 
 def defaults_beside_settings(source: str) -> list[str]:

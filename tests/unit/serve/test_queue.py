@@ -17,7 +17,7 @@ from lungsound.inference.predictor import Predictor
 from lungsound.serve.queue import GPU_BATCH_SIZE, TURN, GatheringEngine, WorkQueue
 from tests.unit.serve.test_limits import wait_for
 
-CPU = torch.device("cpu")
+CPU = "cpu"
 
 
 class Held(Engine):
@@ -102,7 +102,7 @@ def test_close_answers_what_was_asked_before() -> None:
 
 def test_batches_are_larger_on_a_gpu() -> None:
     held = Held(batch_size=4)
-    engine = GatheringEngine(held, torch.device("cuda"))
+    engine = GatheringEngine(held, "cuda")
     engine.close()
     assert engine.batch_size == held.batch_size == GPU_BATCH_SIZE
 
