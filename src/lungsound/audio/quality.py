@@ -127,6 +127,7 @@ def measure_quality(channels: Samples, sample_rate_hz: int) -> Quality:
     mono = mono_of(channels)
     silences = silent_stretches(mono, sample_rate_hz)
     lengths = [end - start for start, end in silences]
+    level_db, floor_db = median_spectrum_db(mono), rounding_db(mono)
     return Quality(
         sample_rate_hz=sample_rate_hz,
         num_channels=len(channels),
@@ -138,8 +139,8 @@ def measure_quality(channels: Samples, sample_rate_hz: int) -> Quality:
         silent_share=sum(lengths) / mono.size,
         longest_silence_s=max(lengths, default=0) / sample_rate_hz,
         num_dropouts=sum(start > 0 and end < mono.size for start, end in silences),
-        band=occupied_band(mono, sample_rate_hz),
-        upsampled_from_hz=upsampled_from_hz(mono, sample_rate_hz),
+        band=None if level_db is None else occupied_band(level_db, floor_db, sample_rate_hz),
+        upsampled_from_hz=None if level_db is None else upsampled_from_hz(level_db, floor_db, sample_rate_hz),
         num_dead_channels=sum(rms_dbfs(channel) < MIN_RMS_DBFS for channel in channels),
         channel_difference_db=channel_difference_db(channels) if len(channels) > 1 else None,
     )
@@ -225,17 +226,14 @@ def silent_stretches(waveform: Samples, sample_rate_hz: int) -> list[tuple[int, 
     return [(start, end) for start, end in stretches if waveform[start] not in flat_tops]
 
 
-def occupied_band(waveform: Samples, sample_rate_hz: int) -> Band | None:
-    """End of the spectrum: the last frequency above the rounding noise of the samples, or a wall before it.
+def occupied_band(level_db: Values, floor_db: float, sample_rate_hz: int) -> Band:
+    """End of the spectrum (bin,): the last frequency above the rounding noise of the samples, or a wall before it.
 
-    None for silence and for less than `MIN_FRAME` samples. A wall is a fall by `STEEP_DB` within 12 % of a
+    Both as `median_spectrum_db` and `rounding_db` give them. A wall is a fall by `STEEP_DB` within 12 % of a
     frequency to a level that nothing above it exceeds, and which is at most `MAX_ABOVE_ROUNDING_DB` above rounding:
     sound that falls into a microphone's noise goes on in that noise.
     """
-    level_db = _median_spectrum_db(waveform)
-    if level_db is None:
-        return None
-    num_bins, floor_db = len(level_db), _rounding_db(waveform)
+    num_bins = len(level_db)
     above = np.flatnonzero(level_db > floor_db + FLOOR_MARGIN_DB)
     end = int(above[-1]) + 1 if above.size else 0
     highest_above = np.maximum.accumulate(level_db[::-1])[::-1]
@@ -253,18 +251,17 @@ def occupied_band(waveform: Samples, sample_rate_hz: int) -> Band | None:
     return Band(limit_hz=min(limit, num_bins - 1) * sample_rate_hz / 2 / (num_bins - 1), is_steep=is_steep)
 
 
-def upsampled_from_hz(waveform: Samples, sample_rate_hz: int) -> int | None:
+def upsampled_from_hz(level_db: Values, floor_db: float, sample_rate_hz: int) -> int | None:
     """The standard rate, at most 5/6 of the header's, at which the content seems to have been recorded; None: no sign.
+
+    Of a spectrum (bin,) and the level of rounding, as in `occupied_band`.
 
     The sign is an edge at half the old rate: the level falls by `MIN_EDGE_DB` more than the slope before it promises,
     down to `MAX_ABOVE_ROUNDING_DB` above rounding or less, or by `CLEAR_EDGE_DB`. No recording of ICBHI and SPRSound
     has it; of 15 that were planted by each of three resamplers in each device of ICBHI at 16 kHz, 8 to 15 are found;
     in Litt3200 and SPRSound, whose sound ends before half the old rate, none.
     """
-    level_db = _median_spectrum_db(waveform)
-    if level_db is None:
-        return None
-    floor_db = max(_rounding_db(waveform), ROUNDING_16_BIT_DB)
+    floor_db = max(floor_db, ROUNDING_16_BIT_DB)
     level_db = np.maximum(level_db, floor_db)
     edges_db: dict[int, float] = {}
     for rate_hz in STANDARD_RATES_HZ:
@@ -301,7 +298,7 @@ def channel_difference_db(channels: Samples) -> float:
     return _decibels(math.sqrt(max(0.0, 1 - float(np.abs(cosines).max()) ** 2)))
 
 
-def _median_spectrum_db(waveform: Samples) -> Values | None:
+def median_spectrum_db(waveform: Samples) -> Values | None:
     """Power of white noise that would give this level, in each bin; smoothed by a median over bins.
 
     The median over frames of 2048 samples, a power of two down to 256 in short recordings; None below that and in
@@ -315,7 +312,8 @@ def _median_spectrum_db(waveform: Samples) -> Values | None:
         part = waveform[first : first + AT_ONCE]
         frames = part[: part.size // frame * frame].reshape(-1, frame)
         sounding = frames[frames.std(axis=1) > 0]
-        parts.append(np.abs(np.fft.rfft((sounding - sounding.mean(axis=1, keepdims=True)) * window, axis=1)) ** 2)
+        spectrum = np.fft.rfft((sounding - sounding.mean(axis=1, keepdims=True)) * window, axis=1)
+        parts.append(np.square(spectrum.real) + np.square(spectrum.imag))
     power = np.concatenate(parts)
     if not len(power):
         return None
@@ -327,7 +325,7 @@ def _median_spectrum_db(waveform: Samples) -> Values | None:
     return np.asarray(10 * np.log10(np.maximum(smoothed, 1e-20)))
 
 
-def _rounding_db(waveform: Samples) -> float:
+def rounding_db(waveform: Samples) -> float:
     """Level of the noise that rounding to the smallest step of 16-bit samples makes; to 24 bit for any others."""
     is_there, step = np.zeros(2**16 + 1, np.bool_), 2.0**-23
     for first in range(0, waveform.size, AT_ONCE):
@@ -374,9 +372,11 @@ def measure_other_sounds(waveform: Samples, sample_rate_hz: int) -> OtherSounds:
     longest = MAX_LENGTH_S * sample_rate_hz
     first = max(0, (waveform.size - longest) // 2)
     part = np.ascontiguousarray(waveform[first : first + longest])
-    sound = resample(part, sample_rate_hz, RATE_HZ).astype(np.float64)
-    sound = sound - sound.mean()
-    hum_db, mains_hz = max((line_db(sound, mains_hz), mains_hz) for mains_hz in MAINS_HZ)
+    sound = resample(part, sample_rate_hz, RATE_HZ)
+    sound = sound - sound.mean(dtype=np.float64).astype(np.float32)
+    level_db = line_spectrum_db(sound)
+    lines = [(line_db(level_db, mains_hz), mains_hz) for mains_hz in MAINS_HZ] if level_db is not None else []
+    hum_db, mains_hz = max(lines, default=(0.0, max(MAINS_HZ)))
     return OtherSounds(hum_db, mains_hz, spoken_share(sound), *heart_beat(sound))
 
 
@@ -393,18 +393,24 @@ def find_other_sounds(sounds: OtherSounds) -> tuple[Defect, ...]:
     return tuple(defects)
 
 
-def line_db(sound: Values, mains_hz: float) -> float:
-    """Level of the second strongest of a frequency's first eight multiples above the spectrum beside it, in dB.
+def line_spectrum_db(sound: Samples) -> Samples | None:
+    """Level (bin,) of a waveform (samples,) at `RATE_HZ`, by the median over frames of two seconds.
 
-    Of a waveform (samples,) at `RATE_HZ`, by the median over frames of two seconds: a tone now and then is no line.
-    Two lines, since one may be anything. 0 for less than a second.
+    So a tone now and then is no line. None for less than a second.
     """
     frame = HUM_FRAME if sound.size >= 3 * HUM_FRAME else HUM_FRAME // 2
     if sound.size < frame:
-        return 0.0
+        return None
     power = np.median(_power(sound, frame, frame // 2, frame), axis=0)
-    level_db = 10 * np.log10(np.maximum(power, 1e-20))
-    frequency_hz = np.fft.rfftfreq(frame, 1 / RATE_HZ)
+    return np.asarray(10 * np.log10(np.maximum(power, 1e-20)))
+
+
+def line_db(level_db: Samples, mains_hz: float) -> float:
+    """Level of the second strongest of a frequency's first eight multiples above the spectrum beside it, in dB.
+
+    Of the `line_spectrum_db`. Two lines, since one may be anything.
+    """
+    frequency_hz = np.fft.rfftfreq(2 * (len(level_db) - 1), 1 / RATE_HZ)
     lines_db = []
     for line_hz in mains_hz * np.arange(1, NUM_LINES + 1):
         away_hz = np.abs(frequency_hz - line_hz)
@@ -414,7 +420,7 @@ def line_db(sound: Values, mains_hz: float) -> float:
     return sorted(lines_db)[-2]
 
 
-def spoken_share(sound: Values) -> float:
+def spoken_share(sound: Samples) -> float:
     """Share of voiced frames in a waveform (samples,) at `RATE_HZ`, but for those of a tone that keeps its pitch."""
     strength, pitch_hz = voicing(sound)
     is_voiced = strength >= MIN_VOICING
@@ -428,7 +434,7 @@ def spoken_share(sound: Values) -> float:
     return float((is_voiced & ~is_in_steady).mean())
 
 
-def voicing(sound: Values) -> tuple[Values, Values]:
+def voicing(sound: Samples) -> tuple[Samples, Samples]:
     """Share of the spectrum that one pitch explains, up to about 1, and that pitch in Hz, (frame,) each.
 
     Of a waveform (samples,) at `RATE_HZ`. The spectrum is flattened first, so that a wheeze, which is one line or a
@@ -437,28 +443,27 @@ def voicing(sound: Values) -> tuple[Values, Values]:
     size, half = 2 * VOICE_FRAME, FLATTENED_BINS // 2
     frequency_hz = np.fft.rfftfreq(size, 1 / RATE_HZ)
     is_inside = (frequency_hz >= VOICE_BAND_HZ[0]) & (frequency_hz <= VOICE_BAND_HZ[1])
-    level = _power(sound, VOICE_FRAME, VOICE_HOP, size)[:, is_inside] ** 0.25
+    level = np.sqrt(np.sqrt(_power(sound, VOICE_FRAME, VOICE_HOP, size)[:, is_inside]))
     # Of each bin the ripple about the mean of its neighbours, as far as they are in the band.
-    sums = np.cumsum(np.pad(level, ((0, 0), (half + 1, half))), axis=1)
+    sums = np.cumsum(np.pad(level, ((0, 0), (half + 1, half))), axis=1, dtype=np.float64)
     counts = np.cumsum(np.pad(np.ones(level.shape[1]), (half + 1, half)))
     num_summed = counts[FLATTENED_BINS:] - counts[:-FLATTENED_BINS]
     means = (sums[:, FLATTENED_BINS:] - sums[:, :-FLATTENED_BINS]) / num_summed
-    ripple = np.where(level > 0, np.minimum(level / np.maximum(means, 1e-12) - 1, MAX_RIPPLE), 0)
-    spectrum = np.zeros((len(ripple), len(frequency_hz)))
-    spectrum[:, is_inside] = ripple
+    ripple = np.where(level > 0, np.minimum(level / np.maximum(means, 1e-12) - 1, MAX_RIPPLE), 0).astype(np.float32)
     # The product with a cosine over frequency, over that of a cosine with itself; lags in samples at `RATE_HZ`.
-    periodic = np.fft.irfft(spectrum, axis=1) * size / 2
-    first, end = int(RATE_HZ / PITCH_HZ[1]), int(RATE_HZ / PITCH_HZ[0]) + 1
-    lag = first + periodic[:, first:end].argmax(axis=1)
-    before, peak, after = (np.take_along_axis(periodic, (lag + step)[:, np.newaxis], 1)[:, 0] for step in (-1, 0, 1))
+    lags = np.arange(int(RATE_HZ / PITCH_HZ[1]) - 1, int(RATE_HZ / PITCH_HZ[0]) + 2)
+    cosines = np.cos(2 * np.pi * np.outer(frequency_hz[is_inside], lags) / RATE_HZ).astype(np.float32)
+    periodic = ripple @ cosines
+    place = 1 + periodic[:, 1:-1].argmax(axis=1)
+    before, peak, after = (np.take_along_axis(periodic, (place + step)[:, np.newaxis], 1)[:, 0] for step in (-1, 0, 1))
     bend = before - 2 * peak + after
     is_peak = (bend < 0) & (peak >= np.maximum(before, after))
     finer = np.where(is_peak, 0.5 * (before - after) / np.where(is_peak, bend, 1), 0)
     strength = np.sqrt((ripple**2).sum(axis=1) * is_inside.sum() / 2)
-    return np.asarray(peak / np.maximum(strength, 1e-12)), RATE_HZ / (lag + finer)
+    return np.asarray(peak / np.maximum(strength, 1e-12)), RATE_HZ / (lags[place] + finer)
 
 
-def heart_beat(sound: Values) -> tuple[float, float]:
+def heart_beat(sound: Samples) -> tuple[float, float]:
     """`OtherSounds.beat` and `heart_db` of a waveform (samples,) at `RATE_HZ`."""
     power = _power(sound, HEART_FRAME, HEART_HOP, 2 * HEART_FRAME)
     frequency_hz = np.fft.rfftfreq(2 * HEART_FRAME, 1 / RATE_HZ)
@@ -484,9 +489,10 @@ def heart_beat(sound: Values) -> tuple[float, float]:
     return max(similarities), float(10 * np.log10(low.mean() / middle.mean()))
 
 
-def _power(sound: Values, frame: int, hop: int, size: int) -> Values:
+def _power(sound: Samples, frame: int, hop: int, size: int) -> Samples:
     """Power spectra (frame, bin) under Hann windows, with transforms of `size`; none when it is too short for one."""
     if sound.size < frame:
-        return np.zeros((0, size // 2 + 1))
+        return np.zeros((0, size // 2 + 1), np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(sound, frame)[::hop]
-    return np.asarray(np.abs(np.fft.rfft(frames * np.hanning(frame), size, axis=1)) ** 2)
+    spectrum = np.fft.rfft(frames * np.hanning(frame).astype(np.float32), size, axis=1)
+    return np.asarray(np.square(spectrum.real) + np.square(spectrum.imag))

@@ -146,7 +146,10 @@ def predict(
         ),
     ] = None,
     cycles: CyclesOption = "auto",
-    workers: Annotated[int, option("N", "Number of recordings to read at the same time.", min=1)] = 2,
+    workers: Annotated[
+        int | None,
+        option("N", "Number of processes that read and predict.  [default: as many as processors]", min=1),
+    ] = None,
     skip_existing: Annotated[
         bool, flag("--skip-existing", "Skip recordings whose predictions are already in --out.")
     ] = False,
@@ -245,7 +248,8 @@ def explain(
 
 def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None, age_years: float | None) -> "BulkResult":
     from lungsound.cli.cycles import print_cycles
-    from lungsound.inference.bulk import BulkResult, failure, find_sounds
+    from lungsound.inference.bulk import BulkResult, find_sounds
+    from lungsound.inference.parallel import failure
     from lungsound.inference.prediction import MEANINGS, Reason
     from lungsound.inference.predictor import AGE_NOT_STATED, STETHOSCOPE_NOT_STATED
 

@@ -4,9 +4,7 @@ import glob
 import hashlib
 import os
 import re
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from os.path import normpath
@@ -19,13 +17,15 @@ from lungsound.audio.io import SUFFIXES
 from lungsound.data.corpus import AUDIO_SUFFIXES
 from lungsound.data.icbhi import annotations_beside
 from lungsound.data.tree import Below, files_below
-from lungsound.errors import AudioError, DataError, LungsoundError, SettingsError
+from lungsound.errors import SettingsError
 from lungsound.files import as_text, read_record, write_record, write_text
 from lungsound.inference.formats.tables import patients_csv
 from lungsound.inference.formats.write import PAGES, check_formats, write_format
 from lungsound.inference.pages import write_review_pages
+from lungsound.inference.parallel import Asked, failure, predict_all
 from lungsound.inference.prediction import Provenance, RecordingPrediction
-from lungsound.inference.predictor import LoadedRecording, Predictor
+from lungsound.inference.predictor import Predictor
+from lungsound.processor import num_threads
 from lungsound.progress import track
 
 SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
@@ -50,7 +50,7 @@ def predict_many(
     *,
     out: Path,
     formats: Sequence[str] = ("csv",),
-    num_workers: int = 2,
+    num_workers: int | None = None,
     is_existing_skipped: bool = False,
     patient_pattern: str | None = None,
     stethoscope: str | None = None,
@@ -66,6 +66,7 @@ def predict_many(
     group is the patient in a recording's name, `stethoscope` and `age_years` hold for all of them, `is_explained` draws
     on pages ("html") the relevance of the most uncertain cycles. Raises SettingsError before anything is read for
     formats, patterns and paths that cannot be. A stored prediction that is damaged is named in `errors` too.
+    `num_workers` processes predict (`parallel.predict_all`), by default as many as there are processors.
     """
     if is_explained:
         _check_explainable(predictor)
@@ -90,16 +91,15 @@ def predict_many(
         for path in files
         if not (is_existing_skipped and store.has(path, (patient_of(path), stethoscope, age_years)))
     ]
-    errors = []
+    errors, asked = [], [Asked(path, patient_of(path), stethoscope, age_years) for path in wanted]
     with track(console, "recordings") as on_progress:
-        for number, (path, loaded) in enumerate(_load(predictor, wanted, num_workers), start=1):
-            try:
-                prediction = predictor.predict_loaded(loaded.result(), patient_of(path), stethoscope, age_years)
-            except Exception as error:  # a bug that one recording meets must not lose the others
-                errors.append(failure(path, error))
-                store.drop(path)  # what was predicted for an earlier content of the file
+        results = predict_all(predictor, asked, num_workers=num_workers or num_threads())
+        for number, (each, result) in enumerate(results, start=1):
+            if isinstance(result, str):
+                errors.append(result)
+                store.drop(each.path)  # what was predicted for an earlier content of the file
             else:
-                store.add(prediction)
+                store.add(result)
             on_progress(number, len(wanted))
     num_new = len(wanted) - len(errors)
     out.mkdir(parents=True, exist_ok=True)
@@ -145,18 +145,6 @@ def _check_explainable(predictor: Predictor) -> None:
     from lungsound.inference.explain import check_explainable  # late: it needs torch
 
     check_explainable(predictor.trained)
-
-
-def failure(path: Path, error: Exception) -> str:
-    """One line that names the recording and its error; with LUNGSOUND_DEBUG=1 our own bugs are raised."""
-    message = " ".join(str(error).splitlines())
-    if not isinstance(error, LungsoundError):
-        if os.environ.get("LUNGSOUND_DEBUG") == "1":
-            raise error
-        message = f"internal error (bug): {type(error).__name__}: {message}; LUNGSOUND_DEBUG=1 shows where"
-    if isinstance(error, DataError) and error.path == path:
-        return message if isinstance(error, AudioError) else f"{path}: {error.detail}"
-    return f"{path}: {message}"
 
 
 def sound_files(paths: Iterable[Path]) -> list[Path]:
@@ -249,16 +237,3 @@ def _stamp(recording: Path) -> list[int]:
     """Sizes and times of change of the recording and its annotations: when they change, it is predicted again."""
     existing = [path.stat() for path in (recording, *annotations_beside(recording)) if path.exists()]
     return [number for facts in existing for number in (facts.st_size, facts.st_mtime_ns)]
-
-
-def _load(
-    predictor: Predictor, paths: Sequence[Path], num_workers: int
-) -> Iterator[tuple[Path, Future[LoadedRecording]]]:
-    """Recordings in their order, loaded by `num_workers` threads while the model predicts those before."""
-    with ThreadPoolExecutor(num_workers, thread_name_prefix="load") as pool:
-        coming: deque[tuple[Path, Future[LoadedRecording]]] = deque()
-        for path in paths:
-            coming.append((path, pool.submit(predictor.load_recording, path)))
-            if len(coming) > 2 * num_workers:
-                yield coming.popleft()
-        yield from coming

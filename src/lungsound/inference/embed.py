@@ -20,8 +20,9 @@ from lungsound.data.store import cut_cycles
 from lungsound.errors import SettingsError
 from lungsound.extras import BOX
 from lungsound.files import as_text, csv_text, written_whole
-from lungsound.inference.bulk import failure, find_sounds
+from lungsound.inference.bulk import find_sounds
 from lungsound.inference.formats.tables import METADATA_KEY, load_pyarrow
+from lungsound.inference.parallel import failure
 from lungsound.inference.predictor import FindBy, find_model, load_recording
 from lungsound.models.classifier import find_device, predict_cycles
 from lungsound.progress import track

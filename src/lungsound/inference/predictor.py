@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from itertools import compress
+from itertools import accumulate, compress
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,7 @@ from lungsound.errors import AnnotationError
 from lungsound.evaluation.evidence import statement
 from lungsound.evaluation.out_of_domain import HIGHEST_SCORE
 from lungsound.extras import BOX, BOX_DISTRIBUTION, BOX_PACKAGE, box_file
-from lungsound.inference.engines import AUTO, Engine, select
+from lungsound.inference.engines import AUTO, Engine, Outputs, select
 from lungsound.inference.prediction import (
     CyclePrediction,
     CyclesFrom,
@@ -254,16 +254,29 @@ class Predictor:
         """Load the cycles with sound for `predict_loaded`; several threads may do it at once."""
         return load_recording(path, self.trained.front_end, find_by=self.find_by)
 
+    def predict_together(self, recordings: Sequence[LoadedRecording]) -> list[Outputs]:
+        """The engine's outputs for the stretches of each recording, computed together with all of like length."""
+        sounds = [stretch.sound for each in recordings for stretch in each.stretches]
+        probabilities, features = self.engine.predict(sounds)
+        ends = list(accumulate(len(each.stretches) for each in recordings))
+        spans = [slice(first, end) for first, end in zip([0, *ends], ends, strict=False)]
+        return [(probabilities[span], features[span]) for span in spans]
+
     def predict_loaded(
         self,
         loaded: LoadedRecording,
         patient: str | None = None,
         stethoscope: str | None = None,
         age_years: float | None = None,
+        *,
+        outputs: Outputs | None = None,
     ) -> RecordingPrediction:
-        """Predict each stretch of a loaded recording, and the recording as the aggregate of those with sound."""
+        """Predict each stretch of a loaded recording, and the recording as the aggregate of those with sound.
+
+        outputs: those of `predict_together`, where this recording was among several.
+        """
         stretches, domain, calibration = loaded.stretches, self.trained.domain, self.trained.calibration
-        outputs, features = self.engine.predict([stretch.sound for stretch in stretches])
+        computed, features = outputs or self.predict_together([loaded])[0]
         spectral = features[:, -2 * self.trained.front_end.audio.num_mels :]
         scores = domain.scores(spectral).tolist() if domain is not None and stretches else []
         gate = self.trained.gate
@@ -272,7 +285,7 @@ class Predictor:
         least_confidence = None if abstain is None else abstain.threshold
         for_all = reasons_of_model(self.trained, age_years=age_years, stethoscope=stethoscope)
         for_all |= reasons_of_remarks(loaded.quality)
-        given = outputs.astype(float)
+        given = computed.astype(float)
         probabilities, predicted = given, given.argmax(axis=1)
         sets, is_abstained = np.zeros(given.shape, np.bool_), np.zeros(len(given), np.bool_)
         if calibration is not None:

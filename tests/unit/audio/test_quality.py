@@ -17,10 +17,8 @@ from lungsound.audio.quality import (
     clipped_share,
     find_defects,
     measure_quality,
-    occupied_band,
     rms_dbfs,
     silent_stretches,
-    upsampled_from_hz,
 )
 
 RATE = 16000
@@ -147,25 +145,29 @@ def test_channel_difference_is_what_a_least_squares_fit_leaves() -> None:
     assert channel_difference_db(channels) == pytest.approx(min(left), abs=0.01)
 
 
+def measured(waveform: Samples) -> Quality:
+    return measure_quality(waveform[np.newaxis], RATE)
+
+
 @pytest.mark.parametrize("limit_hz", [500, 1000, 3000, 6000])
 def test_the_band_ends_where_scipys_filter_cuts(limit_hz: int) -> None:
-    band = occupied_band(low_passed(noise(), limit_hz), RATE)
+    band = measured(low_passed(noise(), limit_hz)).band
     assert band is not None
     assert band.limit_hz == pytest.approx(limit_hz, rel=0.05, abs=90)  # smoothed over 70 Hz
 
 
 def test_white_noise_fills_its_rate_and_what_is_short_or_silent_has_no_band() -> None:
-    band = occupied_band(in_16_bit(noise()), RATE)
+    band = measured(in_16_bit(noise())).band
     assert band is not None
     assert (band.limit_hz, band.is_steep) == (RATE / 2, False)
-    assert occupied_band(noise()[:200], RATE) is None
-    assert occupied_band(np.zeros(RATE, np.float32), RATE) is None
+    assert measured(noise()[:200]).band is None
+    assert measured(np.zeros(RATE, np.float32)).band is None
 
 
 def test_a_fall_into_a_microphones_noise_is_no_wall() -> None:
     cut = low_passed(noise(), 4000)
-    rounding_only = occupied_band(cut, RATE)
-    noisy = occupied_band(in_16_bit(cut + noise(7, size=10 ** (-70 / 20))), RATE)
+    rounding_only = measured(cut).band
+    noisy = measured(in_16_bit(cut + noise(7, size=10 ** (-70 / 20)))).band
     assert rounding_only is not None
     assert noisy is not None
     assert rounding_only.limit_hz < 4400
@@ -185,14 +187,14 @@ def test_what_was_recorded_at_a_lower_rate_is_found(old_rate_hz: int, method: st
         new = signal.resample_poly(old, RATE, old_rate_hz)
     else:
         new = signal.resample(old, old.size * RATE // old_rate_hz)
-    assert upsampled_from_hz(in_16_bit(new), RATE) == old_rate_hz
+    assert measured(in_16_bit(new)).upsampled_from_hz == old_rate_hz
     assert kinds(in_16_bit(new)) == ["upsampled"]
 
 
 def test_full_bands_and_filters_that_end_in_noise_are_not_upsampled() -> None:
-    assert upsampled_from_hz(in_16_bit(noise()), RATE) is None
+    assert measured(in_16_bit(noise())).upsampled_from_hz is None
     device = low_passed(noise(), 2000) + noise(5, size=10 ** (-50 / 20))
-    assert upsampled_from_hz(in_16_bit(device), RATE) is None
+    assert measured(in_16_bit(device)).upsampled_from_hz is None
 
 
 def shaped(level_db: Callable[[np.ndarray], np.ndarray], *, size: float) -> Samples:
@@ -204,13 +206,13 @@ def shaped(level_db: Callable[[np.ndarray], np.ndarray], *, size: float) -> Samp
 def test_a_steady_slope_of_forty_decibels_an_octave_is_not_upsampled() -> None:
     """It falls by 25 dB about 2000 Hz, and to 14 dB above rounding."""
     sloping = shaped(lambda hz: -40 * np.log2(np.maximum(hz, 1000) / 1000), size=0.02)
-    assert upsampled_from_hz(sloping, RATE) is None
+    assert measured(sloping).upsampled_from_hz is None
 
 
 @pytest.mark.parametrize(("edge_db", "found"), [(10, None), (18, 4000)])
 def test_an_edge_near_rounding_counts_from_fourteen_decibels(edge_db: float, found: int | None) -> None:
     stepped = shaped(lambda hz: np.where(hz > 2000, -edge_db, 0.0), size=10 ** (-72 / 20))
-    assert upsampled_from_hz(stepped, RATE) == found
+    assert measured(stepped).upsampled_from_hz == found
 
 
 def test_a_quality_within_every_threshold_has_no_defect() -> None:

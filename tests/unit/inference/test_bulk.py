@@ -13,7 +13,8 @@ from rich.console import Console
 
 from lungsound.data.icbhi import read_icbhi
 from lungsound.errors import AnnotationError, AudioError, SettingsError
-from lungsound.inference.bulk import BulkResult, PredictionStore, failure, find_sounds, predict_many, sound_files
+from lungsound.inference.bulk import BulkResult, PredictionStore, find_sounds, predict_many, sound_files
+from lungsound.inference.parallel import failure
 from lungsound.inference.predictor import LoadedRecording, Predictor
 from tests.unit.inference.models import saved_model
 
