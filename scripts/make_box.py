@@ -100,12 +100,19 @@ class Making:
         return self._train("taught", f"objective.teachers={json.dumps([str(run.path) for run in runs])}")
 
     def leave_out(self) -> list[Measured]:
-        """Train without each stethoscope and each corpus in turn, and measure on its training set, which was not in."""
+        """Train without each stethoscope and each corpus in turn, and measure on its training set, which was not in.
+
+        The only stethoscope of a corpus is left out with it.
+        """
         corpus = load_corpus(self._config("train.seed=0").data)
+        devices: dict[str, set[str]] = {}
+        for recording in corpus.recordings:
+            devices.setdefault(recording.corpus or "", set()).update(filter(None, [recording.device]))
         splits = {
-            f"{NAMES[recording.corpus or '']}, {recording.device}": f"device:{recording.device}"
-            for recording in sorted(corpus.recordings, key=lambda each: each.device or "")
-            if recording.device
+            f"{NAMES[name]}, {device}": f"device:{device}"
+            for name, own in devices.items()
+            for device in sorted(own)
+            if len(own) > 1 or len(corpus.members) < 2
         }
         if len(corpus.members) > 1:
             splits |= {NAMES[name]: f"corpus:{name}" for name in corpus.members}

@@ -31,6 +31,7 @@ _NAME_FORM = "<patient>_<age>_<sex>_<location>_<number>, as in 40512331_8.1_1_p1
 _NAME = re.compile(
     r"(?P<patient>\d+)_(?P<age>\d+(\.\d+)?)_(?P<sex>[01])_(?P<location>p[1-4])_(?P<number>\d+)", re.ASCII
 )
+DEVICE = "Yunting model II"  # of all recordings, by the owners' paper and README; no file names it
 # Byte for byte the same sound, the first in train, the second in intra.
 _SAME_SOUND = ("41279835_14.1_0_p1_2945", "41279835_14.1_0_p1_2050")
 
@@ -69,8 +70,8 @@ def read_sprsound(root: Path, *, unit: Unit = "cycle") -> Corpus:
         record annotation. The flags are those of the shipped label map to `sound4` (poor quality has none).
 
     Patient, age, sex and location (p1 left posterior, p2 left lateral, p3 right posterior, p4 right lateral) come
-    from the name; the device is not named: None. `Recording.term` is the record annotation. A recording without
-    events is normal here (poor quality), and counted in `notes`.
+    from the name, the device from the owners' description (`DEVICE`). `Recording.term` is the record annotation. A
+    recording without events is normal here (poor quality), and counted in `notes`.
     CorpusError when `root` is no folder or has no folder of sound files.
     """
     tree.require_folder(root)
@@ -94,7 +95,12 @@ def read_sprsound(root: Path, *, unit: Unit = "cycle") -> Corpus:
     num_without_events = 0
     for name, sound, annotated, parsed in tree.paired(sounds, annotations, _NAME, _NAME_FORM, problems):
         sex, age_years = "F" if parsed["sex"] == "1" else "M", float(parsed["age"])
-        facts: dict[str, Any] = {"location": parsed["location"], "age_years": age_years, "sex": sex}
+        facts: dict[str, Any] = {
+            "location": parsed["location"],
+            "age_years": age_years,
+            "sex": sex,
+            "device": DEVICE,
+        }
         recording = tree.read_recording(sound, problems, name=name, patient=parsed["patient"], **facts)
         if recording is None:
             continue

@@ -32,7 +32,7 @@ def test_three_parts_and_the_facts_of_the_name(tmp_path, suffix):
     assert corpus.parts == ("train", "inter", "intra")
     recording = next(r for r in corpus.recordings if r.name == TRAIN)
     assert (recording.patient, recording.age_years, recording.sex) == ("65101170", 0.4, "F")
-    assert (recording.location, recording.device, recording.mode) == ("p1", None, None)
+    assert (recording.location, recording.device, recording.mode) == ("p1", "Yunting model II", None)
     assert next(r for r in corpus.recordings if r.name == INTER).sex == "M"
     assert [r.name for r in corpus.recordings] == sorted([TRAIN, INTER, INTRA])
     assert corpus.notes == ()
