@@ -28,7 +28,7 @@ from lungsound.inference.graph_files import (
     SPECTRUM,
     WAVEFORM,
     cached_graph,
-    is_sound,
+    is_as_made,
     probes,
     seal,
 )
@@ -133,7 +133,7 @@ def exported(trained: TrainedModel) -> Path:
     path, front_end = cached_graph(trained), trained.front_end
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name("lock")):
-        if is_sound(path, trained):
+        if is_as_made(path, trained):
             return path
         runtime, sounds = load("onnxruntime", extra=None), probes(trained)
         least, spectra = trained.num_input_samples(1), front_end.spectra(sounds)

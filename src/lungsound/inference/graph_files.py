@@ -24,10 +24,10 @@ def cached_graph(trained: TrainedModel) -> Path:
 def find_graph(trained: TrainedModel) -> Path | None:
     """The graph beside the model file or in the cache, if it is, to the byte, what was made of this model."""
     beside = [] if trained.file is None else [trained.file.with_name(BESIDE)]
-    return next((path for path in (*beside, cached_graph(trained)) if is_sound(path, trained)), None)
+    return next((path for path in (*beside, cached_graph(trained)) if is_as_made(path, trained)), None)
 
 
-def is_sound(path: Path, trained: TrainedModel) -> bool:
+def is_as_made(path: Path, trained: TrainedModel) -> bool:
     """True for the graph that was sealed for this model, as it was then."""
     return path.is_file() and read_record(_record(path), made_for=trained.sha256) == hash_file(path)
 
