@@ -34,3 +34,23 @@ def test_every_study_is_computed_by_the_script() -> None:
     script = (ROOT / "scripts" / "results").read_text(encoding="utf-8")
     assert STUDIES
     assert all(f"results/{study.name}" in script for study in STUDIES)
+
+
+def test_the_readme_has_the_scores_and_differences_of_the_methods() -> None:
+    page, readme = study_markdown(ROOT / "results" / "laptop-methods"), (ROOT / "README.md").read_text(encoding="utf-8")
+    sections = {part.partition("\n")[0]: part for part in page.split("### ")}
+
+    def scores(section: str) -> dict[str, str]:
+        lines = [line.split(" | ") for line in sections[section].splitlines() if line.startswith("| ")][2:]
+        return {cells[0].strip("| "): cells[2] for cells in lines}
+
+    inter, mean = scores("Tested on inter"), scores("Tested on mean of inter and intra")
+    assert len(inter) == 4
+    for method, score in inter.items():
+        assert f"| {method} | {score} | {mean[method]} |" in readme
+    contrastive = [
+        line for line in sections["Differences"].splitlines() if line.startswith("| Patch-Mix contrastive |")
+    ]
+    for other in ("cross-entropy", "Patch-Mix contrastive, padded to 8 s"):
+        (row,) = (each for each in contrastive if f"| {other} | mean of inter and intra |" in each)
+        assert row.split(" | ")[3] in readme
