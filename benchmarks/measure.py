@@ -143,6 +143,6 @@ def flops_of(work: Work) -> int:
 
 
 def memory_mib(name: str) -> float:
-    """Memory of this process as Linux counts it: "RssAnon" in use now but for mapped files, "VmHWM" the most that was."""
+    """Memory of this process as Linux counts it: "RssAnon" now, but for mapped files, "VmHWM" the most that was."""
     status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in status if line.startswith(f"{name}:")) / 1024
