@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
@@ -238,14 +239,17 @@ class Making:
 def groups_of(corpus: Corpus, predictions: Predictions, met: Mapping[str, str]) -> dict[str, list[int]]:
     """Rows of each test and stethoscope, by name.
 
-    Patients who are in the training set too are left out, but for those of a test that has them by design.
+    Patients who are in the training set too are left out, but for those of a test that has them by design. The only
+    stethoscope of a test is not named.
     """
     groups: dict[tuple[int, str], list[int]] = {}
-    columns = zip(predictions.parts, predictions.devices, predictions.patients, strict=True)
+    columns = list(zip(predictions.parts, predictions.devices, predictions.patients, strict=True))
+    num_devices = Counter(part for part, _ in {(part, device) for part, device, _ in columns})
     for row, (part, device, patient) in enumerate(columns):
         if patient not in met or part in corpus.known_patient_parts:
             name, _, own = part.partition(".")
-            title = ", ".join(filter(None, (f"{NAMES[name]} {own}", device)))
+            title = f"{NAMES[name]} {own}"
+            title += f", {device}" if device and num_devices[part] > 1 else ""
             groups.setdefault((list(corpus.members).index(name), title), []).append(row)
     return {title: rows for (_, title), rows in sorted(groups.items())}
 

@@ -142,11 +142,12 @@ def classifier_with(
     weights: Mapping[str, NDArray[Any]], settings: ModelSettings, front_end: FrontEnd, label_set: LabelSet
 ) -> LungSoundClassifier:
     """The network of the settings with these weights, in evaluation mode. ValueError where they do not fit it."""
-    model = make_classifier(settings, front_end, label_set)
-    tensors = {name: torch.from_numpy(value) for name, value in weights.items()}
-    if problem := misfit(tensors, model.state_dict()):
-        raise ValueError(problem)
-    model.load_state_dict(tensors)
+    with torch.inference_mode(False):  # wherever it is asked for first: explaining needs gradients
+        model = make_classifier(settings, front_end, label_set)
+        tensors = {name: torch.from_numpy(value) for name, value in weights.items()}
+        if problem := misfit(tensors, model.state_dict()):
+            raise ValueError(problem)
+        model.load_state_dict(tensors)
     return model.eval()
 
 

@@ -181,6 +181,13 @@ def test_a_convolutional_model_comes_back(architecture: str, tmp_path: Path) -> 
     assert not {"pretrained", "first_kernel", "position_grid", "is_head_pretrained"} & facts["model"].keys()
 
 
+def test_a_network_that_is_first_asked_for_in_inference_mode_has_gradients(tmp_path: Path) -> None:
+    found = load_model(save(tmp_path / "model.safetensors", make_model()))
+    with torch.inference_mode():
+        _ = found.model
+    assert not any(value.is_inference() for value in found.model.parameters())
+
+
 def test_the_pooling_of_a_transformer_comes_back(tmp_path: Path) -> None:
     settings = ARCHITECTURE.model_copy(update={"pooling": "average_token"})
     model = make_model(architecture=settings)
