@@ -4,8 +4,8 @@
 #   docker build -t lungsound .
 #   docker run --rm -p 127.0.0.1:8000:8000 -e LUNGSOUND_TOKEN lungsound
 #
-# serves the model in the box; a run of one's own, exported by 'lungsound export', with -v "$PWD/runs/first:/run-to-serve:ro" before the name of the
-# image and --model /run-to-serve behind it.
+# serves the model in the box; a run of one's own, exported by 'lungsound export', with
+# -v "$PWD/runs/first:/run-to-serve:ro" before the name of the image and --model /run-to-serve behind it.
 
 FROM python:3.11-slim AS wheel
 WORKDIR /source

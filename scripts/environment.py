@@ -23,7 +23,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 KINDS = ("runtime", "dev")
 TORCH_BUILDS = ("cpu", "cuda")
 INPUTS = ("pyproject.toml", "box/pyproject.toml", "constraints.txt", "scripts/environment.py")
-# What people's own recordings need beside WAV, and the web page.
+# Training, what people's own recordings need beside WAV, and the web page.
 RUNTIME_EXTRAS = "train,av,serve"
 # On all cores; pip would do it on one. Files that packages keep as data in another Python's syntax do not compile and
 # need not.

@@ -343,7 +343,8 @@ def write_box(out: Path, run: RunFolder, model: Path, corpus: Corpus, given: Seq
 
 def add_graph(model: Path, corpus: Corpus) -> None:
     """Write the graph beside the model, hold it against torch on the tests: WeightsError, and no graph."""
-    graph, trained = write_beside(load_model(model)), load_model(model)
+    trained = load_model(model)
+    graph = write_beside(trained)
     cycles = sounds_of([corpus.cycles[row] for row in rows_to_test(corpus, ())], trained.front_end)
     exact, given = (decisions(trained, make_engine(name, trained).predict(cycles)) for name in ("torch", "onnx"))
     if not (found := parity(exact, given)).is_exact:

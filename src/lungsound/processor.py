@@ -1,8 +1,15 @@
-"""The processor: its name, whether it computes in bfloat16, and how many threads may use it."""
+"""The processor: its name, whether it computes in bfloat16, its threads, and work that a pool does ahead."""
 
 import os
 import platform
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def cpu_info() -> list[str]:
@@ -29,3 +36,16 @@ def num_threads() -> int:
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_ahead(
+    pool: Executor, function: Callable[[Item], Made], items: Iterable[Item], *, num_ahead: int
+) -> Iterator[Made]:
+    """Results of a function of each item, in their order; the pool is at most so many ahead of who takes them."""
+    coming: deque[Future[Made]] = deque()
+    for item in items:
+        coming.append(pool.submit(function, item))
+        if len(coming) > num_ahead:
+            yield coming.popleft().result()
+    while coming:
+        yield coming.popleft().result()

@@ -10,12 +10,11 @@ import hashlib
 import inspect
 import os
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -31,7 +30,7 @@ from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.data.corpus import Corpus, Cycle
 from lungsound.errors import DataError, LungsoundError
 from lungsound.files import cache_root
-from lungsound.processor import num_threads
+from lungsound.processor import map_ahead, num_threads
 from lungsound.progress import track
 
 FACTS = np.dtype(
@@ -56,24 +55,17 @@ def cut_cycles(
     threads: the numbers do not depend on how many there are.
     """
 
-    def work(rows: range, group: list[Cycle]) -> Made:
+    def work(rows: range) -> Made:
+        group = cycles[rows.start : rows.stop]
         recording = front_end.read(group[0].recording.path)
         return use(rows, [front_end.cut(recording, start_s=cycle.start_s, end_s=cycle.end_s) for cycle in group])
 
-    num_workers = num_threads()
-    pool = ThreadPoolExecutor(num_workers)
-    waiting: deque[Future[Made]] = deque()
-    first = 0
+    sizes = (len(list(group)) for _, group in groupby(cycles, key=lambda cycle: cycle.recording))
+    ends = list(accumulate(sizes, initial=0))
+    wanted = filter(is_wanted, (range(first, end) for first, end in pairwise(ends)))
+    pool = ThreadPoolExecutor(num_threads())
     try:
-        for _, group in groupby(cycles, key=lambda cycle: cycle.recording):
-            own = list(group)
-            rows = range(first, first := first + len(own))
-            if is_wanted(rows):
-                waiting.append(pool.submit(work, rows, own))
-            if len(waiting) > 2 * num_workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from map_ahead(pool, work, wanted, num_ahead=2 * num_threads())
     finally:
         pool.shutdown(cancel_futures=True)
 

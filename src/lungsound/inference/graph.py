@@ -48,12 +48,8 @@ class FilterBankGraph(nn.Module):
 
     def __init__(self, log_mel: LogMel | EfficientATLogMel) -> None:
         super().__init__()
-        self.is_kaldi, self.hop_size, window = (
-            isinstance(log_mel, LogMel),
-            log_mel.hop_size,
-            log_mel.window.astype(np.float64),
-        )
-        self.frame_size = len(window)
+        self.is_kaldi, self.hop_size = isinstance(log_mel, LogMel), log_mel.hop_size
+        self.frame_size = len(log_mel.window)
         self.block_size = math.gcd(self.frame_size, self.hop_size)
         frames = np.eye(self.frame_size)
         if self.is_kaldi:

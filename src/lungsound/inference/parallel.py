@@ -2,9 +2,8 @@
 
 import os
 import signal
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -13,6 +12,7 @@ from pathlib import Path
 from lungsound.errors import AudioError, DataError, LungsoundError
 from lungsound.inference.prediction import RecordingPrediction
 from lungsound.inference.predictor import FindBy, Predictor
+from lungsound.processor import map_ahead
 
 GROUP_SIZE = 16
 LEAST_FOR_PROCESSES = 32  # recordings; fewer are done before processes have started
@@ -64,16 +64,8 @@ def _in_processes(
 ) -> Iterator[tuple[Group, list[Result]]]:
     """Results of groups in their order, until a process ends by itself."""
     pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_start, initargs=start)
-    coming: deque[tuple[Group, Future[list[Result]]]] = deque()
     try:
-        for group in groups:
-            coming.append((group, pool.submit(_predict, group)))
-            if len(coming) >= 2 * num_workers:
-                first, future = coming.popleft()
-                yield first, future.result()
-        while coming:
-            first, future = coming.popleft()
-            yield first, future.result()
+        yield from zip(groups, map_ahead(pool, _predict, groups, num_ahead=2 * num_workers - 1), strict=True)
     except BrokenProcessPool:
         return
     finally:
