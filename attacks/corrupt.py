@@ -110,6 +110,8 @@ def loaders(ground: Ground) -> dict[str, tuple[Path, Callable[[], object]]]:
         "predictions.csv": tested,
         "epochs/last.csv": columns,
         "engines.json": lambda: read_parity(ground.run, load_model(run.model)),
+        "model.onnx": graph,
+        "model.json": graph,
     }
     known = {name: (ground.run / name, read) for name, read in own.items()}
     trained = load_model(run.model)

@@ -133,9 +133,10 @@ def test_a_share_of_the_service(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_share_of_what_is_damaged_and_full(tmp_path: Path) -> None:
+def test_a_share_of_what_is_damaged_and_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in (corrupt, disk):
         (tmp_path / part.__name__).mkdir()
+        monkeypatch.setenv("LUNGSOUND_CACHE", str(tmp_path / part.__name__ / "cache"))  # as `attacks.__main__` does
         assert [row.faults for row in part.attack(tmp_path / part.__name__, seed=0, share=0.1) if row.faults] == []
 
 
