@@ -1,5 +1,6 @@
 """Predicting and serving where neither torch nor anything else of the extra `train` can be imported."""
 
+import copy
 import json
 import shutil
 import signal
@@ -15,7 +16,7 @@ import pytest
 import soundfile
 
 from lungsound.evaluation.out_of_domain import Gate, fit_domain
-from lungsound.extras import EXTRAS
+from lungsound.extras import BOX, EXTRAS
 from lungsound.inference.engines import make
 from lungsound.inference.predictor import Predictor
 from lungsound.training.model_file import add_to_model, load_model, write_rounded
@@ -80,14 +81,15 @@ def answers(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
 
 
-def test_a_folder_is_predicted_as_with_torch(model: Path, recordings: Path, tmp_path: Path) -> None:
-    asked = ("predict", recordings, "--model", model, "--format", "jsonl", "--format", "html", "--out")
-    done = light(*asked, tmp_path / "light")
+def in_both_ways(out: Path, *paths: Path, model: object) -> list[dict[str, Any]]:
+    """The answers without torch, held against those with it."""
+    asked = ("predict", *paths, "--model", model, "--format", "jsonl", "--format", "html", "--out")
+    done = light(*asked, out / "light")
     assert done.returncode == 0, done.stderr
-    assert lungsound(*asked, tmp_path / "torch", "--engine", "torch") == 0
-    ours, theirs = answers(tmp_path / "light"), answers(tmp_path / "torch")
-    assert len(ours) == len(theirs) == 5
-    for one, other in zip(ours, theirs, strict=True):
+    assert lungsound(*asked, out / "torch", "--engine", "torch") == 0
+    ours, theirs = answers(out / "light"), answers(out / "torch")
+    assert len(ours) == len(theirs)
+    for one, other in zip(copy.deepcopy(ours), theirs, strict=True):
         cycles, expected = (each.pop("cycles") for each in (one, other))
         assert len(cycles) == len(expected)
         for cycle, of_torch in zip(cycles, expected, strict=True):
@@ -96,11 +98,36 @@ def test_a_folder_is_predicted_as_with_torch(model: Path, recordings: Path, tmp_
             assert cycle == of_torch
         assert one["quality"] == other["quality"]
         assert one["out_of_domain"] == other["out_of_domain"]
+    return ours
+
+
+def test_a_folder_is_predicted_as_with_torch(model: Path, recordings: Path, tmp_path: Path) -> None:
+    ours = in_both_ways(tmp_path, recordings, model=model)
+    assert len(ours) == 5
     assert any(each["out_of_domain"] for each in ours)
     shown = light("predict", recordings / "r0.wav", "--model", model)
     assert shown.returncode == 0, shown.stderr
     assert "0.20 - 0.90" in shown.stdout
     assert (tmp_path / "light" / "review" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_real_recordings_are_predicted_as_with_torch(shared_dir: Path, tmp_path: Path) -> None:
+    """The model in the box, on a hundred recordings of each corpus."""
+    folders = [shared_dir / "data/icbhi/ICBHI_final_database", shared_dir / "data/sprsound/test_wav"]
+    paths = [path for folder in folders for path in sorted(folder.glob("*.flac"))[::2][:100]]
+    assert len(in_both_ways(tmp_path, *paths, model=BOX)) == len(paths) == 200
+
+
+def test_features_are_those_of_torch(model: Path, recordings: Path, tmp_path: Path) -> None:
+    paths = sorted(recordings.glob("r*.wav"))
+    done = light("embed", *paths, "--model", model, "--out", tmp_path / "f.npz")
+    assert done.returncode == 0, done.stderr
+    predictor = Predictor.load(model, engine="torch")
+    loaded = [predictor.load_recording(path) for path in paths]
+    expected = np.concatenate([features[:, :96] for _, features in predictor.predict_together(loaded)])
+    with np.load(tmp_path / "f.npz") as found:
+        np.testing.assert_allclose(found["features"], expected, atol=1e-4)
 
 
 def test_it_serves(model: Path, recordings: Path) -> None:

@@ -220,7 +220,7 @@ def embed(
         model, paths or (), out=out, data_root=data, find_by=cycles, device=device or "cpu", console=console
     )
     num_cycles, dim = embeddings.features.shape
-    console.print(f"{num_cycles} cycles, {dim} features: {out}")
+    console.print(f"{num_cycles} cycles, {dim} features: {out}" if num_cycles else f"no cycles: {out} was not written")
     end_with(embeddings.errors, exit_code=1)
 
 
@@ -249,20 +249,20 @@ def explain(
 def _show(predictor: "Predictor", paths: list[Path], stethoscope: str | None, age_years: float | None) -> "BulkResult":
     from lungsound.cli.cycles import print_cycles
     from lungsound.inference.bulk import BulkResult, find_sounds
-    from lungsound.inference.parallel import failure
+    from lungsound.inference.parallel import Asked, for_each, predict_group
     from lungsound.inference.prediction import MEANINGS, Reason
     from lungsound.inference.predictor import AGE_NOT_STATED, STETHOSCOPE_NOT_STATED
+    from lungsound.processor import num_threads
 
     options = {AGE_NOT_STATED: "--age YEARS", STETHOSCOPE_NOT_STATED: "--stethoscope NAME"}
 
     found, errors, reasons = find_sounds(paths), [], set[Reason]()
-    for path in found.files:
-        try:
-            prediction = predictor.predict(path, stethoscope=stethoscope, age_years=age_years)
-        except Exception as error:  # a bug that one recording meets must not lose the others
-            errors.append(failure(path, error))
+    asked = [Asked(path, stethoscope=stethoscope, age_years=age_years) for path in found.files]
+    for each, prediction in for_each(predictor, asked, predict_group, num_workers=num_threads()):
+        if isinstance(prediction, str):
+            errors.append(prediction)
             continue
-        title = f"{path.name}, cycles by {prediction.cycles_from}: "
+        title = f"{each.path.name}, cycles by {prediction.cycles_from}: "
         title += "no prediction" if prediction.aggregate is None else prediction.aggregate.caption
         if prediction.quality:
             stated = (f"{each} ({options[each]})" if each in options else each for each in prediction.quality)

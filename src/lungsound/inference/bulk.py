@@ -22,7 +22,7 @@ from lungsound.files import as_text, read_record, write_record, write_text
 from lungsound.inference.formats.tables import patients_csv
 from lungsound.inference.formats.write import PAGES, check_formats, write_format
 from lungsound.inference.pages import write_review_pages
-from lungsound.inference.parallel import Asked, failure, predict_all
+from lungsound.inference.parallel import Asked, failure, for_each, predict_group
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import Predictor
 from lungsound.processor import num_threads
@@ -66,7 +66,7 @@ def predict_many(
     group is the patient in a recording's name, `stethoscope` and `age_years` hold for all of them, `is_explained` draws
     on pages ("html") the relevance of the most uncertain cycles. Raises SettingsError before anything is read for
     formats, patterns and paths that cannot be. A stored prediction that is damaged is named in `errors` too.
-    `num_workers` processes predict (`parallel.predict_all`), by default as many as there are processors.
+    `num_workers` processes predict (`parallel.for_each`), by default as many as there are processors.
     """
     if is_explained:
         _check_explainable(predictor)
@@ -93,7 +93,7 @@ def predict_many(
     ]
     errors, asked = [], [Asked(path, patient_of(path), stethoscope, age_years) for path in wanted]
     with track(console, "recordings") as on_progress:
-        results = predict_all(predictor, asked, num_workers=num_workers or num_threads())
+        results = for_each(predictor, asked, predict_group, num_workers=num_workers or num_threads())
         for number, (each, result) in enumerate(results, start=1):
             if isinstance(result, str):
                 errors.append(result)

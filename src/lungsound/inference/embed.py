@@ -1,36 +1,32 @@
 """Features of cycles: the encoder's outputs that a model's head gets, with their keys, as arrays or files."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor
 
-from lungsound.audio.filter_bank import normalize
 from lungsound.audio.front_end import Sound
-from lungsound.data.splits import load_corpus
+from lungsound.data.corpus import Corpus
 from lungsound.data.store import cut_cycles
 from lungsound.errors import SettingsError
-from lungsound.extras import BOX
+from lungsound.extras import BOX, load
 from lungsound.files import as_text, csv_text, written_whole
 from lungsound.inference.bulk import find_sounds
+from lungsound.inference.engines import Outputs
 from lungsound.inference.formats.tables import METADATA_KEY, load_pyarrow
-from lungsound.inference.parallel import failure
-from lungsound.inference.predictor import FindBy, find_model, load_recording
-from lungsound.models.classifier import find_device, predict_cycles
+from lungsound.inference.parallel import Asked, Group, for_each, of_group
+from lungsound.inference.predictor import FindBy, LoadedRecording, Predictor, load_recording
+from lungsound.processor import num_threads
 from lungsound.progress import track
-from lungsound.training.evaluate import data_of_model
-from lungsound.training.model_file import TrainedModel, load_model
 
 FORMAT = "lungsound embeddings 1"
-BATCH_SIZE = 8
+NUM_TOGETHER = 64  # cycles of a corpus, at least: those of like length share forward passes
 SUFFIXES = (".npz", ".csv", ".parquet")
 
 
@@ -45,6 +41,9 @@ class EmbeddedCycle:
     label: str = ""
     patient: str = ""
     part: str = ""
+
+
+_OfRecording = tuple[list[EmbeddedCycle], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def embed(
     device: str = "cpu",
     console: Console | None = None,
 ) -> Embeddings:
-    """Features of the cycles of recordings, or of a corpus; written to `out` (.npz, .csv, .parquet) too.
+    """Features of the cycles of recordings, or of a corpus; written to `out` (.npz, .csv, .parquet) too, if any.
 
     `model` is what `Predictor.load` takes. The recordings are those in `paths` (files, folders, patterns), their cycles
     located by `find_by`. Without paths it is the corpus in `data_root`, else the one that the run was trained on, all
@@ -86,53 +85,79 @@ def embed(
     recordings = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     if recordings and data_root is not None:
         raise SettingsError("give recordings or a corpus (--data DIR, in Python data_root), not both")
-    console, file = console or Console(), find_model(model)
-    trained = load_model(file)
-    trained.model.to(find_device(device))
-    front_end, parts, cycles, errors = trained.front_end, [features(trained, [])], [], []
+    console, predictor = console or Console(), Predictor.load(model, device=device, find_by=find_by)
+    cycles: list[EmbeddedCycle] = []
+    parts: list[NDArray[np.float32]] = []
+    errors: list[str] = []
     with track(console, "features") as on_progress:
         if recordings:
             found = find_sounds(recordings)
-            for number, path in enumerate(found.files, start=1):
-                try:
-                    loaded = load_recording(path, front_end, find_by=find_by, is_silence_kept=True)
-                    parts.append(features(trained, [each.sound for each in loaded.stretches]))
-                except Exception as error:  # a bug that one recording meets must not lose the others
-                    errors.append(failure(path, error))
+            asked = [Asked(path) for path in found.files]
+            results = for_each(predictor, asked, _embed_group, num_workers=num_threads())
+            for number, (_, result) in enumerate(results, start=1):
+                if isinstance(result, str):
+                    errors.append(result)
                 else:
-                    for each in loaded.stretches:
-                        key = f"{as_text(path)}#{each.start_s:.3f}-{each.end_s:.3f}"
-                        cycles.append(EmbeddedCycle(key, as_text(path), each.start_s, each.end_s))
-                on_progress(number, len(found.files))
+                    cycles += result[0]
+                    parts.append(result[1])
+                on_progress(number, len(asked))
             errors += found.unreadable
         else:
-            corpus = load_corpus(data_of_model(file, trained, None if data_root is None else Path(data_root)))
+            corpus = _corpus_of(predictor, None if data_root is None else Path(data_root))
             for cycle in corpus.cycles:
                 recording, times = cycle.recording, (cycle.start_s, cycle.end_s)
                 part = corpus.split.get(recording.name, "")
                 cycles.append(EmbeddedCycle(cycle.key, recording.name, *times, cycle.word, recording.patient, part))
-            for sounds in cut_cycles(corpus.cycles, front_end, lambda _, each: each):
-                parts.append(features(trained, sounds))
+            for sounds in _together(cut_cycles(corpus.cycles, predictor.trained.front_end, lambda _, each: each)):
+                parts.append(_encoded(predictor, predictor.engine.predict(sounds)))
                 on_progress(sum(map(len, parts)), len(cycles))
-    embeddings = Embeddings(tuple(cycles), np.concatenate(parts), trained.sha256, tuple(errors))
-    if out is not None:
+    features = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+    embeddings = Embeddings(tuple(cycles), features, predictor.trained.sha256, tuple(errors))
+    if out is not None and cycles:
         with written_whole(out) as partial:
             _write(embeddings, partial, suffix=out.suffix)
     return embeddings
 
 
-def features(trained: TrainedModel, cycles: Sequence[Sound]) -> NDArray[np.float32]:
-    """Features (cycle, dim) that the model's head gets, for cycles as `FrontEnd.cut` gives them."""
-    front_end = trained.front_end
+def _embed_group(predictor: Predictor, group: Group) -> list[_OfRecording | str]:
+    """Cycles and features of recordings, their cycles together."""
 
-    def inputs() -> Iterator[tuple[Tensor, Tensor | None]]:
-        for first in range(0, len(cycles), BATCH_SIZE):
-            batch = cycles[first : first + BATCH_SIZE]
-            own = [front_end.num_own_frames(len(cycle.waveform)) for cycle in batch]
-            fbank = normalize(front_end.filter_banks_of(batch), mean=trained.mean, std=trained.std)
-            yield torch.from_numpy(fbank), None if None in own else torch.tensor(own)
+    def load(path: Path) -> LoadedRecording:
+        return load_recording(path, predictor.trained.front_end, find_by=predictor.find_by, is_silence_kept=True)
 
-    return predict_cycles(trained.model, inputs(), device=next(trained.model.parameters()).device)[1]
+    def finish(each: Asked, loaded: LoadedRecording, outputs: Outputs) -> _OfRecording:
+        name = as_text(each.path)
+        spans = [(stretch.start_s, stretch.end_s) for stretch in loaded.stretches]
+        cycles = [EmbeddedCycle(f"{name}#{start:.3f}-{end:.3f}", name, start, end) for start, end in spans]
+        return cycles, _encoded(predictor, outputs)
+
+    return of_group(predictor, group, load, finish)
+
+
+def _encoded(predictor: Predictor, outputs: Outputs) -> NDArray[np.float32]:
+    """The encoder's features (cycle, dim) among all that an engine gives."""
+    return outputs[1][:, : -2 * predictor.trained.front_end.audio.num_mels]
+
+
+def _corpus_of(predictor: Predictor, root: Path | None) -> Corpus:
+    load("torch", extra="train")  # late: recordings need neither a split nor torch
+    from lungsound.data.splits import load_corpus
+    from lungsound.training.evaluate import data_of_model
+
+    assert predictor.path is not None
+    return load_corpus(data_of_model(predictor.path, predictor.trained, root))
+
+
+def _together(parts: Iterable[list[Sound]]) -> Iterator[list[Sound]]:
+    """The sounds of as many recordings as have `NUM_TOGETHER` cycles."""
+    together: list[Sound] = []
+    for part in parts:
+        together += part
+        if len(together) >= NUM_TOGETHER:
+            yield together
+            together = []
+    if together:
+        yield together
 
 
 def _write(embeddings: Embeddings, path: Path, *, suffix: str) -> None:

@@ -64,12 +64,11 @@ class Engine:
     def predict(self, cycles: Sequence[Sound], *, on_progress: OnProgress | None = None) -> Outputs:
         """Probabilities (cycle, class), and features (cycle, feature): the encoder's, then `spectral_features`.
 
-        Features are none where no domain and no gate asks them. Cycles of any length are fitted to the model's input a
-        batch at a time, those that take equally much of it together.
+        Cycles of any length are fitted to the model's input a batch at a time, those that take equally much of it
+        together.
         """
         trained, front_end = self.trained, self.trained.front_end
         probabilities = np.empty((len(cycles), len(trained.label_set.classes)), np.float32)
-        is_asked = trained.domain is not None or trained.gate is not None
         features: list[Floats] = [np.empty(0, np.float32)] * len(cycles)
         sizes, num_done = [trained.num_input_samples(len(cycle.waveform)) for cycle in cycles], 0
         for _, group in groupby(sorted(range(len(sizes)), key=sizes.__getitem__), key=sizes.__getitem__):
@@ -81,10 +80,9 @@ class Engine:
                 spectra = front_end.spectra(batch)
                 inputs = [clips] if spectra is None else [clips, spectra]
                 probabilities[places], encoded, fbanks = self.run_batch(*inputs)
-                if is_asked:
-                    own = [front_end.num_own_frames(len(cycle.waveform)) for cycle in batch]
-                    for place, *parts in zip(places, encoded, spectral_features(fbanks, own), strict=True):
-                        features[place] = np.concatenate(parts)
+                own = [front_end.num_own_frames(len(cycle.waveform)) for cycle in batch]
+                for place, *parts in zip(places, encoded, spectral_features(fbanks, own), strict=True):
+                    features[place] = np.concatenate(parts)
                 num_done += len(places)
                 if on_progress is not None:
                     on_progress(num_done, len(cycles))

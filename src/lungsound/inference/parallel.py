@@ -1,23 +1,26 @@
-"""Many recordings predicted: the cycles of a group of them together, and groups in processes of their own."""
+"""Many recordings through one model: the cycles of a group of them together, and groups in processes of their own."""
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lungsound.errors import AudioError, DataError, LungsoundError
+from lungsound.inference.engines import Outputs
 from lungsound.inference.prediction import RecordingPrediction
-from lungsound.inference.predictor import FindBy, Predictor
+from lungsound.inference.predictor import FindBy, LoadedRecording, Predictor
 from lungsound.processor import map_ahead
 
 GROUP_SIZE = 16
 LEAST_FOR_PROCESSES = 32  # recordings; fewer are done before processes have started
 
-_predictor: Predictor | None = None  # of a process that `predict_all` started
+_do_group: Callable[[Sequence["Asked"]], list[Any]] | None = None  # of a process that `for_each` started
 
 
 @dataclass(frozen=True)
@@ -30,22 +33,24 @@ class Asked:
     age_years: float | None = None
 
 
-Result = RecordingPrediction | str  # a prediction, or the line of `failure`
+T = TypeVar("T")
 Group = Sequence[Asked]
+Work = Callable[[Predictor, Group], list[T | str]]  # the result of each recording, or the line of `failure`
 
 
-def predict_all(predictor: Predictor, asked: Group, *, num_workers: int) -> Iterator[tuple[Asked, Result]]:
-    """Predict recordings, each with its prediction or the line on why there is none, in their order.
+def for_each(predictor: Predictor, asked: Group, work: Work[T], *, num_workers: int) -> Iterator[tuple[Asked, T | str]]:
+    """Do `work` for recordings, each with its result or the line on why there is none, in their order.
 
     Where there are enough, each of `num_workers` processes reads and predicts with one thread; a few, those for a GPU
-    and those of a model in memory are predicted in this process. One that ends its process costs no other.
+    and those of a model in memory are predicted in this process. One that ends its process costs no other. `work` is a
+    function of a module.
     """
     groups = [asked[first : first + GROUP_SIZE] for first in range(0, len(asked), GROUP_SIZE)]
     if len(asked) < LEAST_FOR_PROCESSES or predictor.path is None or predictor.device != "cpu":
         for group in groups:
-            yield from zip(group, predict_group(predictor, group), strict=True)
+            yield from zip(group, work(predictor, group), strict=True)
         return
-    start = (predictor.path, predictor.engine.name, predictor.find_by)
+    start = (work, predictor.path, predictor.engine.name, predictor.find_by)
     while groups:
         done = 0
         for group, results in _in_processes(groups, start, num_workers):
@@ -60,37 +65,51 @@ def predict_all(predictor: Predictor, asked: Group, *, num_workers: int) -> Iter
 
 
 def _in_processes(
-    groups: Sequence[Group], start: tuple[Path, str, FindBy], num_workers: int
-) -> Iterator[tuple[Group, list[Result]]]:
+    groups: Sequence[Group], start: tuple[Work[T], Path, str, FindBy], num_workers: int
+) -> Iterator[tuple[Group, list[T | str]]]:
     """Results of groups in their order, until a process ends by itself."""
     pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_start, initargs=start)
     try:
-        yield from zip(groups, map_ahead(pool, _predict, groups, num_ahead=2 * num_workers - 1), strict=True)
+        yield from zip(groups, map_ahead(pool, _do, groups, num_ahead=2 * num_workers - 1), strict=True)
     except BrokenProcessPool:
         return
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start(file: Path, engine: str, find_by: FindBy) -> None:
-    global _predictor
+def _start(work: Work[T], file: Path, engine: str, find_by: FindBy) -> None:
+    global _do_group
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process ends it
     os.environ["OMP_NUM_THREADS"] = "1"
-    _predictor = Predictor.load(file, engine=engine, find_by=find_by)
+    _do_group = partial(work, Predictor.load(file, engine=engine, find_by=find_by))
 
 
-def _predict(group: Group) -> list[Result]:
-    assert _predictor is not None
-    return predict_group(_predictor, group)
+def _do(group: Group) -> list[T | str]:
+    assert _do_group is not None
+    return _do_group(group)
 
 
-def predict_group(predictor: Predictor, group: Group) -> list[Result]:
+def predict_group(predictor: Predictor, group: Group) -> list[RecordingPrediction | str]:
     """Predict recordings, their cycles together; in place of one that fails the line of `failure`."""
-    results: dict[int, Result] = {}
+
+    def finish(each: Asked, loaded: LoadedRecording, outputs: Outputs) -> RecordingPrediction:
+        return predictor.predict_loaded(loaded, each.patient, each.stethoscope, each.age_years, outputs=outputs)
+
+    return of_group(predictor, group, predictor.load_recording, finish)
+
+
+def of_group(
+    predictor: Predictor,
+    group: Group,
+    load: Callable[[Path], LoadedRecording],
+    finish: Callable[[Asked, LoadedRecording, Outputs], T],
+) -> list[T | str]:
+    """Load recordings, compute their cycles together, and make of each what is wanted, or the line of `failure`."""
+    results: dict[int, T | str] = {}
     loaded = {}
     for place, each in enumerate(group):
         try:
-            loaded[place] = predictor.load_recording(each.path)
+            loaded[place] = load(each.path)
         except Exception as error:  # a bug that one recording meets must not lose the others
             results[place] = failure(each.path, error)
     try:
@@ -98,13 +117,11 @@ def predict_group(predictor: Predictor, group: Group) -> list[Result]:
     except Exception:  # of one of them, which is found when each is predicted alone
         outputs = {}
     for place, recording in loaded.items():
-        each = group[place]
         try:
-            results[place] = predictor.predict_loaded(
-                recording, each.patient, each.stethoscope, each.age_years, outputs=outputs.get(place)
-            )
+            own = outputs.get(place) or predictor.predict_together([recording])[0]
+            results[place] = finish(group[place], recording, own)
         except Exception as error:  # as above
-            results[place] = failure(each.path, error)
+            results[place] = failure(group[place].path, error)
     return [results[place] for place in range(len(group))]
 
 

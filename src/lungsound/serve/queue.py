@@ -105,10 +105,9 @@ class WorkQueue:
 
 
 GPU_BATCH_SIZE = 32
-
-
 # Cycles of one request that are predicted before others have their turn: more than most recordings have.
 TURN = 32
+GATHERED = 64  # cycles of several requests, at least, if as many wait; those of like length share forward passes
 
 
 @dataclass(eq=False)
@@ -129,10 +128,8 @@ class _Asked:
 class GatheringEngine(Engine):
     """Predicts with `engine` in a thread of its own, which no other thread uses.
 
-    While a batch is computed, others may come to wait; as many of these as fill the next batch are predicted together.
-    Nobody waits for a batch to fill, and what fills one alone is predicted alone: on a CPU, whose batches are small,
-    requests are predicted one after the other. After a `TURN` a long request waits again, and one that is given up
-    is left.
+    While some are predicted, others may come to wait; these are predicted together next, up to `GATHERED` cycles, and
+    nobody waits for more to come. After a `TURN` a long request waits again, and one that is given up is left.
     """
 
     def __init__(self, engine: Engine, device: str) -> None:
@@ -162,9 +159,7 @@ class GatheringEngine(Engine):
         is_last = False
         while not (is_last and self._waiting.empty()):
             requests: list[_Asked] = []
-            while not requests or (
-                sum(len(each.turn) for each in requests) < self.batch_size and not self._waiting.empty()
-            ):
+            while not requests or (sum(len(each.turn) for each in requests) < GATHERED and not self._waiting.empty()):
                 asked = self._waiting.get()
                 if asked is None:
                     is_last = True

@@ -91,6 +91,13 @@ def test_in_python_they_need_no_file(run: tuple[Path, TrainedModel], synthetic_c
     assert repr(found) == f"<Embeddings: {num_cycles} cycles, {dim} features, 0 errors>"
 
 
+def test_without_a_cycle_nothing_is_written(run: tuple[Path, TrainedModel], tmp_path: Path) -> None:
+    broken, out = tmp_path / "broken.wav", tmp_path / "f.parquet"
+    broken.write_bytes(b"RIFF")
+    found = embed(run[0], broken, out=out, console=QUIET)
+    assert (len(found.errors), found.cycles, out.exists()) == (1, (), False)
+
+
 def test_every_kind_of_file_holds_the_same(
     run: tuple[Path, TrainedModel], synthetic_corpus_dir: Path, tmp_path: Path
 ) -> None:

@@ -10,11 +10,12 @@ import pytest
 import soundfile
 
 from lungsound.inference import parallel
-from lungsound.inference.parallel import Asked, Result, predict_all, predict_group
+from lungsound.inference.parallel import Asked, Group, for_each, predict_group
 from lungsound.inference.prediction import RecordingPrediction
 from lungsound.inference.predictor import Predictor
 from tests.unit.inference.models import AUDIO, saved_model
 
+Result = RecordingPrediction | str
 OWN_LENGTH = AUDIO.model_copy(update={"is_padding_encoded": False})
 
 
@@ -94,10 +95,10 @@ def test_a_mistake_of_ours_in_the_model_costs_only_its_recording(
     assert_same(found[:2] + found[3:], expected[:2] + expected[3:])
 
 
-def die_of_the_fourth(group: Sequence[Asked]) -> list[Result]:
+def die_of_the_fourth(predictor: Predictor, group: Group) -> list[Result]:
     if any(each.path.name == "3.wav" for each in group):
         os._exit(7)
-    return parallel._predict(group)
+    return predict_group(predictor, group)
 
 
 def test_processes_give_the_same_and_one_that_ends_costs_only_its_recording(
@@ -108,11 +109,10 @@ def test_processes_give_the_same_and_one_that_ends_costs_only_its_recording(
     expected = predict_group(predictor, asked)
     in_processes = parallel._in_processes
     started = []
-    monkeypatch.setattr(parallel, "_predict", die_of_the_fourth)
     monkeypatch.setattr(
         parallel, "_in_processes", lambda groups, *more: started.append(len(groups)) or in_processes(groups, *more)
     )
-    results = dict(predict_all(predictor, asked, num_workers=2))
+    results = dict(for_each(predictor, asked, die_of_the_fourth, num_workers=2))
     assert list(results) == asked
     found = [results[each] for each in asked]
     assert found[3] == f"{asked[3].path}: ended the process that read and predicted it"

@@ -55,11 +55,14 @@ def test_answers_are_those_of_the_engine_alone(tiny: Predictor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "asked"),
-    [(3, [[0, 0], [1, 2, 3], [4, 4, 4, 4], [5]]), (1, [[0, 0], [1], [2], [3], [4, 4, 4, 4], [5]])],
+    ("gathered", "asked"),
+    [(3, [[0, 0], [1, 2, 3], [4, 4, 4, 4], [5]]), (64, [[0, 0], [1, 2, 3, 4, 4, 4, 4, 5]])],
 )
-def test_those_who_wait_share_a_batch_until_it_is_full(batch_size: int, asked: list[list[float]]) -> None:
-    held = Held(batch_size=batch_size)
+def test_those_who_wait_are_predicted_together(
+    gathered: int, asked: list[list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lungsound.serve.queue.GATHERED", gathered)
+    held = Held(batch_size=1)
     engine = GatheringEngine(held, CPU)
     given = [cycles(0, 0), cycles(1), cycles(2), cycles(3), cycles(4, 4, 4, 4), cycles(5)]
     with ThreadPoolExecutor(len(given)) as pool:
