@@ -26,6 +26,7 @@ LAYERS = {
     "files": 0,
     "download": 1,
     "randomness": 0,
+    "ranks": 0,
     "extras": 0,
     "processor": 0,
     "progress": 0,

@@ -1,5 +1,6 @@
 """The parts that commands share: the console, options with one meaning, and the printing of errors and reports."""
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ from rich.console import Console
 
 NOTICE = "Research software, not a medical device."
 
-console = Console(markup=False, highlight=False)  # names of files are no markup
+# Of the processes that torchrun starts the first speaks. Names of files are no markup.
+is_silent = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0"
+console = Console(markup=False, highlight=False, quiet=is_silent)
 
 
 def option(metavar: str, help: str, *names: str, min: float | None = None, max: float | None = None) -> Any:

@@ -19,6 +19,7 @@ from lungsound.data.store import FilterBanks, open_filter_banks, open_waveforms
 from lungsound.errors import SettingsError
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.randomness import generator_at
+from lungsound.ranks import ALONE, Alone
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Batch:
     """Normalised filter banks (batch, time, mel) and labels (batch,) int64.
 
     Of each only its first `num_frames` (batch,) are to be encoded (`FrontEnd.num_own_frames`); None, all of them.
-    `soft_labels` are probabilities (batch, class) of teachers.
+    `soft_labels` are probabilities (batch, class) of teachers. Where several processes train together, filter banks
+    and `num_frames` are of the samples of this one, labels and soft labels of all.
     """
 
     fbank: Tensor
@@ -90,7 +92,8 @@ class TrainingBatches:
     `augment`) from these and the position among the training cycles, so that an epoch can be taken up again at any
     step. With `weights` (cycle,) that differ, as many cycles are drawn with replacement in proportion to them, and a
     cycle's changes are those of its place in the order: drawn twice, it is changed in two ways. `soft_labels` (cycle,
-    class) are of the cycles as they are, unchanged.
+    class) are of the cycles as they are, unchanged. Of each batch only the filter banks of this process are made, where
+    it is one of several `ranks`.
     """
 
     def __init__(
@@ -104,11 +107,12 @@ class TrainingBatches:
         change: ChangeCycle | None = None,
         respond: Augment | None = None,
         augment: Augment | None = None,
+        ranks: Alone = ALONE,
     ) -> None:
         self.inputs, self.rows, self.train = inputs, np.asarray(rows, dtype=np.int64), train
         self.soft_labels = soft_labels
         self.weights = weights if weights is not None and (weights != weights[0]).any() else None
-        self.change, self.respond, self.augment = change, respond, augment
+        self.change, self.respond, self.augment, self.ranks = change, respond, augment, ranks
 
     def __len__(self) -> int:
         """Number of cycles."""
@@ -137,10 +141,14 @@ class TrainingBatches:
         for step in range(first_step, self.num_steps):
             in_batch = slice(step * size, (step + 1) * size)
             positions = order[in_batch]
-            batch = self.inputs.batch(self.rows[positions])
+            own = self.ranks.own(len(positions))
+            batch = self.inputs.batch(self.rows[positions[own]])
+            if self.ranks.num > 1:
+                batch = replace(batch, labels=self.inputs.labels[torch.from_numpy(self.rows[positions])])
             if self.soft_labels is not None:
                 batch = replace(batch, soft_labels=self.soft_labels[torch.from_numpy(positions)])
-            for place, (position, draw) in enumerate(zip(positions.tolist(), draws[in_batch].tolist(), strict=True)):
+            places = zip(positions[own].tolist(), draws[in_batch][own].tolist(), strict=True)
+            for place, (position, draw) in enumerate(places):
                 if self.change is not None:
                     generator = generator_at(seed, "waveform", epoch, draw)
                     changed = self.change(int(self.rows[position]), generator)
@@ -189,6 +197,7 @@ def training_batches(
     inputs: Inputs,
     *,
     soft_labels: Tensor | None = None,
+    ranks: Alone = ALONE,
     console: Console,
 ) -> TrainingBatches:
     """Batches of the training cycles, whose soft labels these are; SettingsError for a size that does not suit them."""
@@ -212,6 +221,7 @@ def training_batches(
         change=change,
         respond=respond,
         augment=augment,
+        ranks=ranks,
     )
     batch_size = config.train.batch_size
     if batches.num_steps == 0:
@@ -221,6 +231,11 @@ def training_batches(
         raise SettingsError(
             f"{len(batches)} training cycles in batches of {batch_size} leave a batch of one cycle, "
             "which has no negatives and no batch statistics: change train.batch_size or drop the last batch"
+        )
+    if min(last, batch_size) < ranks.num:
+        raise SettingsError(
+            f"{len(batches)} training cycles in batches of {batch_size} leave a batch of {min(last, batch_size)} for "
+            f"{ranks.num} processes: change train.batch_size, drop the last batch or start fewer processes"
         )
     return batches
 

@@ -30,6 +30,11 @@ class PatchMixDraw:
         partner, replaced = (each.to(device, non_blocking=True) for each in (self.partner, self.replaced))
         return PatchMixDraw(partner, replaced, self.lam.to(device, dtype, non_blocking=True))
 
+    def of_rows(self, rows: slice) -> "PatchMixDraw":
+        """The draw of some samples, whose partners are still positions in the batch."""
+        replaced = self.replaced if self.replaced.ndim == 1 else self.replaced[rows]
+        return PatchMixDraw(self.partner[rows], replaced, self.lam if self.lam.ndim == 0 else self.lam[rows])
+
 
 def draw_patch_mix(
     batch_size: int,
@@ -63,19 +68,22 @@ def draw_patch_mix(
     return PatchMixDraw(partner=partner, replaced=replaced, lam=lam)
 
 
-def within(draw: PatchMixDraw, mask: Tensor, *, pool: Tensor | None = None) -> PatchMixDraw:
+def within(draw: PatchMixDraw, mask: Tensor) -> PatchMixDraw:
     """The draw for samples of different lengths: a patch is replaced where the sample and its partner both have one.
 
-    mask (batch, patch) bool says which patches a sample has; `pool` (pool, patch) those of all that may be
-    partners. A sample keeps its own length, and lambda becomes the share of its own patches that stay.
+    mask (batch, patch) bool says which patches a sample has. A sample keeps its own length, and lambda becomes the
+    share of its own patches that stay.
     """
-    replaced = draw.replaced & mask & (mask if pool is None else pool)[draw.partner]
+    replaced = draw.replaced & mask & mask[draw.partner]
     lam = 1 - replaced.sum(dim=1).to(draw.lam.dtype) / mask.sum(dim=1)
     return replace(draw, replaced=replaced, lam=lam)
 
 
 def mix_patches(patches: Tensor, draw: PatchMixDraw, *, pool: Tensor | None = None) -> Tensor:
-    """Patches (batch, patch, dim) with the replaced ones taken from the partner's in `pool`; never in place."""
+    """Patches (batch, patch, dim) with the replaced ones taken from the partner's; never in place.
+
+    `pool` (pool, patch, dim) are those of all samples that may be partners, by default the batch itself.
+    """
     partner_patches = (patches if pool is None else pool)[draw.partner]
     return torch.where(draw.replaced.unsqueeze(-1), partner_patches, patches)
 

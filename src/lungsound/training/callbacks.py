@@ -23,6 +23,7 @@ from lungsound.files import hash_file
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import LungSoundClassifier, predict_cycles
 from lungsound.progress import OnProgress, ProgressDisplay, Stage
+from lungsound.ranks import ALONE, Alone
 from lungsound.training.model_file import Kept, add_to_model, save_model
 from lungsound.training.run import RunFolder
 from lungsound.training.trainer import Listener, Progress, TrainStep
@@ -62,13 +63,19 @@ class EpochEvaluation:
 
     def keep(self, column: str) -> None:
         """Write the predictions as this column of the report; the model too, when the run selects by it."""
-        self.run.write_column(column, self._predict_columns())
+        predictions = self._predict_columns()
+        if not self.step.ranks.is_first:
+            return
+        self.run.write_column(column, predictions)
         if column == self.column:
             self._save_model()
 
     def finish(self, progress: Progress) -> None:
         """Write the column of the last epoch, and complete the model file in one go, with all that it keeps."""
-        self.run.write_column(LAST, self._predict_columns())
+        predictions = self._predict_columns()
+        if not self.step.ranks.is_first:
+            return
+        self.run.write_column(LAST, predictions)
         is_kept = self.column in progress.best_epochs  # else no epoch could be chosen, or the last one is
         kept, calibration, held_out = self.column if is_kept else LAST, None, None
         is_threshold_chosen = self.config.train.is_threshold_chosen
@@ -132,6 +139,7 @@ class EpochEvaluation:
                 device=self.step.device,
                 on_progress=stage.update,
                 held_out=self.parts.held_out,
+                ranks=self.step.ranks,
             )
 
 
@@ -171,10 +179,13 @@ def predict_rows(
     device: torch.device,
     on_progress: OnProgress,
     held_out: Mapping[int, str] | None = None,
+    ranks: Alone = ALONE,
 ) -> Predictions:
     """Predict cycles of a corpus in float32; the part of a row is that in `held_out`, else as the corpus is split."""
-    batches = inputs.to_predict(rows, batch_size)
-    probabilities, _ = predict_cycles(model, batches, device=device, on_progress=lambda n: on_progress(n, len(rows)))
+    own = rows[ranks.own(len(rows))]
+    batches = inputs.to_predict(own, batch_size)
+    given, _ = predict_cycles(model, batches, device=device, on_progress=lambda n: on_progress(n, len(own)))
+    probabilities = ranks.gather(torch.from_numpy(given), len(rows)).numpy()
     cycles = [corpus.cycles[row] for row in rows]
     return Predictions(
         keys=tuple(cycle.key for cycle in cycles),

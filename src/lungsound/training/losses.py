@@ -49,21 +49,19 @@ def patch_mix_contrastive_loss(
     *,
     lam: Tensor,
     temperature: float,
-    own: Tensor | None = None,
     labels: Tensor | None = None,
 ) -> Tensor:
     """The mixed view should be close to its two sources, in proportion to their patches.
 
-    mixed (batch, dim); anchor (pool, dim): the clean views of all samples that may serve as partner or negative;
-    partner (batch,) and own (batch,) int64: positions in the pool, own by default 0 .. batch-1; lam () or (batch,).
-    With `labels` (pool,) only samples with another label than the own one, the sample itself and its partner stand
-    in the denominator (published: negative_pair = diff_label).
+    mixed (batch, dim); anchor (batch, dim): the clean views, which serve as partners and negatives; partner (batch,)
+    int64; lam () or (batch,). With `labels` (batch,) only samples with another label than the own one, the sample
+    itself and its partner stand in the denominator (published: negative_pair = diff_label).
     """
-    own = torch.arange(len(mixed), device=mixed.device) if own is None else own
+    own = torch.arange(len(mixed), device=mixed.device)
     with torch.autocast(mixed.device.type, enabled=False):
         similarity = functional.normalize(_wide(mixed)) @ functional.normalize(_wide(anchor)).T / temperature
     if labels is not None:
-        is_kept = labels[own].unsqueeze(1) != labels.unsqueeze(0)
+        is_kept = labels.unsqueeze(1) != labels.unsqueeze(0)
         is_kept = is_kept.scatter(1, torch.stack([own, partner], dim=1), value=True)
         similarity = similarity.masked_fill(~is_kept, float("-inf"))
     return mixed_cross_entropy(similarity, own, partner, lam=lam, label_smoothing=0.0)

@@ -1,14 +1,14 @@
 """The three objectives that a training step minimises.
 
-The clean and the mixed view share one patch embedding. Partners and negatives come through `Peers`, so that they can
-span several devices. Where a part of the loss needs nothing of the other view, its backward pass can run before that
-view is encoded, which halves the memory of a step: with `settle` the objective hands over the part as soon as it is
-known.
+The clean and the mixed view share one patch embedding. Where several processes train together (`lungsound.ranks`), each
+encodes its own samples, and the loss is that of all of them: partners and negatives are drawn from the whole batch, and
+the projector's batch norm is over it. Where a part of the loss needs nothing of the other view, its backward pass can
+run before that view is encoded, which halves the memory of a step: with `settle` the objective hands over the part as
+soon as it is known.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from lungsound.errors import SettingsError
 from lungsound.models.ast import AudioSpectrogramTransformer
 from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.patchmix import PatchMixDraw, draw_patch_mix, mix_patches, within
+from lungsound.ranks import ALONE, Alone
 from lungsound.training.losses import (
     class_weights,
     cross_entropy,
@@ -28,7 +29,7 @@ from lungsound.training.losses import (
     soft_cross_entropy,
 )
 
-Draw = Callable[[int, PatchGrid, torch.Generator], PatchMixDraw]  # partners point into the pool of `Peers`
+Draw = Callable[[int, PatchGrid, torch.Generator], PatchMixDraw]
 Settle = Callable[[Tensor], None]  # backpropagates a part of the loss; the total keeps the rest of the gradient
 
 
@@ -41,39 +42,26 @@ class Loss:
     logits: Tensor
 
 
-class Peers(Protocol):
-    """The samples that may serve as partners and negatives."""
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """Rows of all peers, (batch, ...) to (pool, ...), with gradients."""
-
-    def positions(self, batch_size: int) -> Tensor:
-        """Positions in the pool of this process's samples, (batch,) int64."""
-
-
-class LocalBatch:
-    """Peers are the samples of the batch itself."""
-
-    def gather(self, rows: Tensor) -> Tensor:
-        return rows
-
-    def positions(self, batch_size: int) -> Tensor:
-        return torch.arange(batch_size)
-
-
-LOCAL = LocalBatch()
-
-
 def draw_for(
-    encoder: AudioSpectrogramTransformer, draw: Draw, batch: Batch, peers: Peers, generator: torch.Generator
+    encoder: AudioSpectrogramTransformer, draw: Draw, batch: Batch, ranks: Alone, generator: torch.Generator
 ) -> PatchMixDraw:
-    """A draw for the batch, on its device, within the patches that its samples have."""
-    drawn = draw(len(batch.fbank), encoder.grid, generator).to(batch.fbank.device, batch.fbank.dtype)
+    """A draw for all samples of the batch, on its device, within the patches that they have."""
+    drawn = draw(len(batch.labels), encoder.grid, generator).to(batch.fbank.device, batch.fbank.dtype)
     num_columns = encoder.columns(batch.num_frames)
     if num_columns is None:
         return drawn
-    mask = encoder.patch_mask(num_columns).to(batch.fbank.device, non_blocking=True)
-    return within(drawn, mask, pool=peers.gather(mask))
+    mask = encoder.patch_mask(ranks.gather(num_columns, len(batch.labels)))
+    return within(drawn, mask.to(batch.fbank.device, non_blocking=True))
+
+
+def mixed_features(
+    encoder: AudioSpectrogramTransformer, patches: Tensor, draw: PatchMixDraw, batch: Batch, ranks: Alone
+) -> Tensor:
+    """Features (batch, dim) of the mixed view of all samples, of which these patches (own, patch, dim) are."""
+    num = len(batch.labels)
+    own = draw.of_rows(ranks.own(num))
+    mixed = mix_patches(patches, own, pool=ranks.gather(patches, num))
+    return ranks.gather(encoder.encode(mixed, encoder.columns(batch.num_frames)), num)
 
 
 def distilled(loss: Tensor, logits: Tensor, soft_labels: Tensor | None, settings: ObjectiveSettings) -> Tensor:
@@ -90,12 +78,14 @@ class CrossEntropy:
 
     settings: ObjectiveSettings
     class_weights: Tensor | None = None
+    ranks: Alone = ALONE
 
     def __call__(
         self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator, settle: Settle | None = None
     ) -> Loss:
         del generator, settle  # nothing is drawn, and the loss is one part
-        logits = model(batch.fbank, batch.num_frames)
+        features = self.ranks.gather(model.encode(batch.fbank, batch.num_frames), len(batch.labels))
+        logits = model.head(features)
         smoothing = self.settings.label_smoothing
         loss = cross_entropy(logits, batch.labels, class_weights=self.class_weights, label_smoothing=smoothing)
         loss = distilled(loss, logits, batch.soft_labels, self.settings)
@@ -109,7 +99,7 @@ class PatchMixCrossEntropy:
     draw: Draw
     settings: ObjectiveSettings
     class_weights: Tensor | None = None
-    peers: Peers = LOCAL
+    ranks: Alone = ALONE
 
     def __call__(
         self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator, settle: Settle | None = None
@@ -117,14 +107,12 @@ class PatchMixCrossEntropy:
         del settle  # the loss is one part
         encoder = model.patch_encoder
         patches = encoder.embed_patches(batch.fbank)
-        draw = draw_for(encoder, self.draw, batch, self.peers, generator)
-        mixed = mix_patches(patches, draw, pool=self.peers.gather(patches))
-        logits = model.head(encoder.encode(mixed, encoder.columns(batch.num_frames)))
-        partner_labels = self.peers.gather(batch.labels)[draw.partner]
+        draw = draw_for(encoder, self.draw, batch, self.ranks, generator)
+        logits = model.head(mixed_features(encoder, patches, draw, batch, self.ranks))
         loss = mixed_cross_entropy(
             logits,
             batch.labels,
-            partner_labels,
+            batch.labels[draw.partner],
             lam=draw.lam,
             class_weights=self.class_weights,
             label_smoothing=self.settings.label_smoothing,
@@ -132,7 +120,7 @@ class PatchMixCrossEntropy:
         soft_labels = batch.soft_labels
         if soft_labels is not None:
             lam = draw.lam.reshape(-1, 1)
-            soft_labels = lam * soft_labels + (1 - lam) * self.peers.gather(soft_labels)[draw.partner]
+            soft_labels = lam * soft_labels + (1 - lam) * soft_labels[draw.partner]
         loss = distilled(loss, logits, soft_labels, self.settings)
         return Loss(loss, {"patchmix_ce": loss}, logits)
 
@@ -148,7 +136,7 @@ class PatchMixContrastive:
     draw: Draw
     settings: ObjectiveSettings
     class_weights: Tensor | None = None
-    peers: Peers = LOCAL
+    ranks: Alone = ALONE
 
     def __call__(
         self, model: LungSoundClassifier, batch: Batch, *, generator: torch.Generator, settle: Settle | None = None
@@ -157,31 +145,30 @@ class PatchMixContrastive:
             raise ValueError("the contrastive objective needs a model with a projector")
         encoder = model.patch_encoder
         patches, num_columns = encoder.embed_patches(batch.fbank), encoder.columns(batch.num_frames)
+        num = len(batch.labels)
         is_blocked = self.settings.target.endswith("block")
         early = settle if is_blocked else None
-        features = encoder.encode(patches if early is None else _with_own_gradient(patches), num_columns)
+        own = encoder.encode(patches if early is None else _with_own_gradient(patches), num_columns)
+        features = self.ranks.gather(own, num)
         logits = model.head(features)
         smoothing = self.settings.label_smoothing
         ce = cross_entropy(logits, batch.labels, class_weights=self.class_weights, label_smoothing=smoothing)
         ce = distilled(ce, logits, batch.soft_labels, self.settings)
         anchor = model.projector(features) if self.settings.target.startswith("project") else features
-        anchor = self.peers.gather(anchor.detach() if is_blocked else anchor)
+        anchor = anchor.detach() if is_blocked else anchor
         if early is not None:
             early(ce)
             ce, logits = ce.detach(), logits.detach()
-            del features  # with them go the activations of the clean view
+            del own, features  # with them go the activations of the clean view
 
-        draw = draw_for(encoder, self.draw, batch, self.peers, generator)
-        mixed = mix_patches(patches, draw, pool=self.peers.gather(patches))
-        mixed_features = encoder.encode(mixed, num_columns)
+        draw = draw_for(encoder, self.draw, batch, self.ranks, generator)
         contrastive = patch_mix_contrastive_loss(
-            model.projector(mixed_features),
+            model.projector(mixed_features(encoder, patches, draw, batch, self.ranks)),
             anchor,
             draw.partner,
             lam=draw.lam,
             temperature=self.settings.temperature,
-            own=self.peers.positions(len(logits)).to(logits.device, non_blocking=True),
-            labels=self.peers.gather(batch.labels) if self.settings.negatives == "diff_label" else None,
+            labels=batch.labels if self.settings.negatives == "diff_label" else None,
         )
         return Loss(ce + self.settings.alpha * contrastive, {"ce": ce, "contrastive": contrastive}, logits)
 
@@ -204,7 +191,12 @@ Objective = CrossEntropy | PatchMixCrossEntropy | PatchMixContrastive
 
 
 def make_objective(
-    settings: ObjectiveSettings, patchmix: PatchMixSettings, *, class_counts: Sequence[int], device: torch.device
+    settings: ObjectiveSettings,
+    patchmix: PatchMixSettings,
+    *,
+    class_counts: Sequence[int],
+    device: torch.device,
+    ranks: Alone = ALONE,
 ) -> Objective:
     """The objective of the settings; `class_counts` are those of the training cycles."""
     weights = None
@@ -213,8 +205,8 @@ def make_objective(
             raise SettingsError(f"class weights need training cycles of every class; there are {list(class_counts)}")
         weights = class_weights(torch.tensor(class_counts, dtype=torch.float32)).to(device)
     if settings.name == "ce":
-        return CrossEntropy(settings, class_weights=weights)
+        return CrossEntropy(settings, class_weights=weights, ranks=ranks)
     draw = patch_mix_draw(patchmix)
     if settings.name == "patchmix_ce":
-        return PatchMixCrossEntropy(draw, settings, class_weights=weights)
-    return PatchMixContrastive(draw, settings, class_weights=weights)
+        return PatchMixCrossEntropy(draw, settings, class_weights=weights, ranks=ranks)
+    return PatchMixContrastive(draw, settings, class_weights=weights, ranks=ranks)

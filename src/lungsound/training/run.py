@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 from tensorboardX import SummaryWriter
+from torch import Tensor
 
 from lungsound.config import RunConfig, resolve
 from lungsound.data.corpus import Corpus
@@ -248,7 +249,19 @@ class RunFolder(Listener):
         return kept
 
     def restore(self, step: TrainStep) -> Progress:
-        """Take up the checkpoint; a run without one starts from the beginning."""
+        """Take up the checkpoint, which the first process reads for all; a run without one starts at the beginning."""
+        if step.ranks.num == 1:
+            return self._restore(step)
+
+        def read() -> tuple[Progress, dict[str, Tensor], dict[str, Any]]:
+            return self._restore(step), step.tensors(), step.scaler.state_dict()
+
+        progress, tensors, scaler = step.ranks.of_first(read)
+        if not step.ranks.is_first:
+            step.restore(tensors, scaler)
+        return progress
+
+    def _restore(self, step: TrainStep) -> Progress:
         if not self.checkpoint.exists():
             return Progress()
         tensors, facts = read_checkpoint(self.checkpoint)

@@ -30,6 +30,7 @@ from lungsound.models.classifier import LungSoundClassifier
 from lungsound.models.precision import AUTOCAST_DTYPES, find_precision
 from lungsound.models.weights import LoadReport
 from lungsound.randomness import generator_at
+from lungsound.ranks import ALONE, Alone
 from lungsound.training.objectives import Loss, Objective
 
 Item = TypeVar("Item")
@@ -97,7 +98,13 @@ class TrainStep:
     """One step of Adam or AdamW, on one batch or on several together."""
 
     def __init__(
-        self, model: LungSoundClassifier, objective: Objective, train: TrainSettings, *, device: torch.device
+        self,
+        model: LungSoundClassifier,
+        objective: Objective,
+        train: TrainSettings,
+        *,
+        device: torch.device,
+        ranks: Alone = ALONE,
     ) -> None:
         if train.is_activation_checkpointed:
             if not isinstance(model.encoder, AudioSpectrogramTransformer):
@@ -109,7 +116,7 @@ class TrainStep:
         precision = find_precision(train.precision, device)
         self.model = model.to(device)
         self.objective = objective
-        self.device = device
+        self.device, self.ranks = device, ranks
         self.optimizer = make_optimizer(model.parameters(), train)
         self.autocast_dtype = AUTOCAST_DTYPES[precision]
         self.blend = train.blend
@@ -124,7 +131,9 @@ class TrainStep:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)  # here and not before backward: forward needs the room
         old = statistics(self.model) if self.blend else []
-        losses = [self._accumulate(batch, share=1 / len(batches), generator=generator) for batch in batches]
+        share = 1 / (len(batches) * self.ranks.num)
+        losses = [self._accumulate(batch, share=share, generator=generator) for batch in batches]
+        self.ranks.sum_gradients(self.model.parameters())
         for group in self.optimizer.param_groups:
             group["lr"] = (1 - self.blend) * learning_rate  # goes to the blend of old and new, without copies
         self.scaler.step(self.optimizer)
@@ -277,7 +286,11 @@ class Trainer:
     def fit(self, progress: Progress) -> Progress:
         """Train to the last epoch. Raises RunInterrupted after SIGINT or SIGTERM, the checkpoint written."""
         stopwatch = Stopwatch()
-        with _stop_requests() as is_stop_requested:
+        with _stop_requests() as is_asked_to_stop:
+
+            def is_stop_requested() -> bool:
+                return self.step.ranks.any(is_asked_to_stop())
+
             while progress.epoch <= self.train.epochs:
                 self._run_epoch(progress, stopwatch, is_stop_requested)
                 self._end_epoch(progress, stopwatch)
@@ -305,7 +318,7 @@ class Trainer:
                 progress.step += 1
                 is_checkpoint_due = progress.step % self.train.checkpoint_every_steps == 0
                 is_last = progress.step == self.num_steps
-                if is_checkpoint_due or is_last or is_stop_requested() or len(unread) >= self.read_every_steps:
+                if is_checkpoint_due or is_last or len(unread) >= self.read_every_steps or is_stop_requested():
                     progress.record(unread)
                     unread.clear()
                     if not math.isfinite(progress.loss_sums["loss"]):

@@ -33,7 +33,6 @@ def contrastive_by_loops(
     anchor: Tensor,
     partner: list[int],
     *,
-    own: list[int],
     lam: list[float],
     temperature: float,
     labels: list[int] | None,
@@ -44,9 +43,9 @@ def contrastive_by_loops(
         pairs = [math.exp(cosine(mixed[i], anchor[k]) / temperature) for k in range(len(anchor))]
         kept = set(range(len(anchor)))
         if labels is not None:
-            kept = {k for k in kept if labels[k] != labels[own[i]]} | {own[i], partner[i]}
+            kept = {k for k in kept if labels[k] != labels[i]} | {i, partner[i]}
         denominator = sum(pairs[k] for k in kept)
-        total -= lam[i] * math.log(pairs[own[i]] / denominator)
+        total -= lam[i] * math.log(pairs[i] / denominator)
         total -= (1 - lam[i]) * math.log(pairs[partner[i]] / denominator)
     return total / len(mixed)
 
@@ -61,40 +60,12 @@ def test_contrastive_loss_equals_loops(temperature: float, is_lam_per_sample: bo
         mixed,
         anchor,
         PARTNER.tolist(),
-        own=list(range(6)),
         lam=lam.expand(6).tolist(),
         temperature=temperature,
         labels=LABELS.tolist() if has_labels else None,
     )
     labels = LABELS if has_labels else None
     loss = patch_mix_contrastive_loss(mixed, anchor, PARTNER, lam=lam, temperature=temperature, labels=labels)
-    assert loss.item() == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize("has_labels", [False, True])
-def test_contrastive_loss_in_a_pool_of_several_devices(has_labels: bool) -> None:
-    """Samples 2..5 of a pool of eight; partners anywhere in it."""
-    mixed, anchor = randn(4, 5, seed=1), randn(8, 5, seed=2)
-    own, partner = torch.arange(2, 6), torch.tensor([7, 0, 3, 5])
-    labels = torch.tensor([0, 1, 0, 2, 3, 0, 0, 1])
-    expected = contrastive_by_loops(
-        mixed,
-        anchor,
-        partner.tolist(),
-        own=own.tolist(),
-        lam=[0.25] * 4,
-        temperature=0.5,
-        labels=labels.tolist() if has_labels else None,
-    )
-    loss = patch_mix_contrastive_loss(
-        mixed,
-        anchor,
-        partner,
-        lam=torch.tensor(0.25, dtype=torch.float64),
-        temperature=0.5,
-        own=own,
-        labels=labels if has_labels else None,
-    )
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 

@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lungsound.axes import PatchGrid
 from lungsound.config import ObjectiveSettings, PatchMixSettings
 from lungsound.data.batches import Batch
 from lungsound.models.classifier import LungSoundClassifier
-from lungsound.models.patchmix import PatchMixDraw, mix_patches
+from lungsound.models.patchmix import mix_patches
 from lungsound.training.losses import mixed_cross_entropy, patch_mix_contrastive_loss
 from lungsound.training.objectives import (
     CrossEntropy,
-    LocalBatch,
     Loss,
     Objective,
     PatchMixContrastive,
@@ -226,61 +224,6 @@ def test_every_part_in_use_is_trained(name: str, reached: set[str]) -> None:
     assert parts_reached(model) == reached
 
 
-# ---- peers ----
-
-
-class TwoDevices:
-    """This process's four samples stand behind four of another one."""
-
-    def gather(self, rows: Tensor) -> Tensor:
-        return torch.cat([rows.detach().flip(0) + (1 if rows.is_floating_point() else 0), rows])
-
-    def positions(self, batch_size: int) -> Tensor:
-        return torch.arange(batch_size) + batch_size
-
-
-def pool_draw(batch_size: int, grid: PatchGrid, generator: torch.Generator) -> PatchMixDraw:
-    draw = fixed_draw(batch_size, grid, generator)
-    return PatchMixDraw(partner=torch.tensor([0, 5, 3, 6]), replaced=draw.replaced, lam=draw.lam)
-
-
-@pytest.mark.parametrize("negatives", ["all", "diff_label"])
-def test_partners_and_negatives_come_from_all_peers(negatives: str) -> None:
-    objective = PatchMixContrastive(pool_draw, ObjectiveSettings(negatives=negatives), peers=TwoDevices())
-    model, _, loss = run(objective)
-    fbank, labels = small_batch()
-    peers = TwoDevices()
-    patches = model.encoder.embed_patches(fbank)
-    draw = pool_draw(4, model.encoder.grid, torch.Generator())
-    mixed = mix_patches(patches, draw, pool=peers.gather(patches))
-    assert model.projector is not None
-    expected = patch_mix_contrastive_loss(
-        model.projector(model.encoder.encode(mixed)),
-        peers.gather(model.encoder(fbank)),
-        draw.partner,
-        own=torch.tensor([4, 5, 6, 7]),
-        lam=draw.lam,
-        temperature=0.06,
-        labels=peers.gather(labels) if negatives == "diff_label" else None,
-    )
-    assert loss.parts["contrastive"].item() == pytest.approx(expected.item(), rel=1e-12)
-
-
-def test_partner_labels_come_from_all_peers() -> None:
-    _, _, loss = run(PatchMixCrossEntropy(pool_draw, ObjectiveSettings(), peers=TwoDevices()))
-    _, labels = small_batch()
-    partner_labels = torch.cat([labels.flip(0), labels])[[0, 5, 3, 6]]
-    lam = torch.tensor(5 / 8, dtype=torch.float64)
-    expected = mixed_cross_entropy(loss.logits, labels, partner_labels, lam=lam, label_smoothing=0.0)
-    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-12)
-
-
-def test_alone_a_batch_is_its_own_pool() -> None:
-    rows = torch.randn(4, 2)
-    assert LocalBatch().gather(rows) is rows
-    assert LocalBatch().positions(4).tolist() == [0, 1, 2, 3]
-
-
 # ---- soft labels ----
 
 
@@ -313,20 +256,6 @@ def test_soft_labels_take_their_share_of_every_cross_entropy(name: str, share: f
     assert both.parts[part].item() == pytest.approx(expected, rel=1e-5)
     if name == "patchmix_cl":
         assert both.parts["contrastive"].item() == hard.parts["contrastive"].item()
-
-
-def test_soft_labels_of_partners_come_from_all_peers() -> None:
-    settings = ObjectiveSettings(teacher_weight=1.0)
-    model = small_model()
-    fbank, labels = small_batch()
-    soft_labels = torch.randn(4, 4, generator=torch.Generator().manual_seed(8), dtype=torch.float64).softmax(1)
-    objective = PatchMixCrossEntropy(pool_draw, settings, peers=TwoDevices())
-    batch = Batch(fbank, labels, soft_labels=soft_labels)
-    loss = objective(model, batch, generator=torch.Generator().manual_seed(0))
-    of_partners = TwoDevices().gather(soft_labels)[[0, 5, 3, 6]]
-    mixed = 5 / 8 * soft_labels + 3 / 8 * of_partners
-    expected = -(mixed * loss.logits.log_softmax(1)).sum(1).mean()
-    assert loss.total.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 # ---- mistakes ----

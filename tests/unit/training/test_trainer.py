@@ -16,6 +16,7 @@ from lungsound.data.batches import Batch, Inputs, TrainingBatches
 from lungsound.errors import LungsoundError
 from lungsound.evaluation.metrics import IcbhiScore
 from lungsound.randomness import generator_at
+from lungsound.ranks import ALONE
 from lungsound.training.objectives import Loss
 from lungsound.training.trainer import Listener, Progress, RunInterrupted, Schedule, Stopwatch, Trainer
 
@@ -30,7 +31,7 @@ class RecordingStep:
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[float], list[int], float, int]] = []
-        self.device = torch.device("cpu")
+        self.device, self.ranks = torch.device("cpu"), ALONE
 
     def __call__(self, *batches: Batch, learning_rate: float, generator: torch.Generator) -> Loss:
         first_values = [value for batch in batches for value in batch.fbank[:, 0, 0].tolist()]
