@@ -1,6 +1,7 @@
 """Firm predictions for clips without lungs: `python -m benchmarks.firm MODEL` prints their shares as Markdown.
 
-Clips of 10 s are made by a program (noise, speech, hum, music, silence, handling), with seeds that no threshold was set
+Clips of 10 s are made by a program (noise, speech, hum, music, silence, handling, tones, samples that were read
+wrongly), with seeds that no threshold was set
 on; `--hearts` adds every second of a folder of heart recordings (`scripts/box` takes the others). A class is firm
 without a reason to withhold it: here each is a mistake. `--data` adds the cycles of a corpus's parts, most of which
 ought to be firm. `--into` writes the table, and what the model was measured on, between the marks of a file.
@@ -10,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -67,6 +69,32 @@ def mains(num_samples: int, sample_rate_hz: int, rng: Generator) -> Waveform:
     return sound + 10 ** -rng.uniform(0.5, 1.5) * rng.standard_normal(num_samples)
 
 
+def tones(num_samples: int, sample_rate_hz: int, rng: Generator) -> Waveform:
+    """One to three tones that swell at the rate of breathing, over noise 20 to 60 dB below them."""
+    time_s = np.arange(num_samples) / sample_rate_hz
+    frequencies_hz = rng.uniform(80, 0.4 * sample_rate_hz, rng.integers(1, 4))
+    sound = sum(np.sin(2 * np.pi * frequency_hz * time_s) for frequency_hz in frequencies_hz)
+    swelling = 1.05 - np.cos(2 * np.pi * time_s / rng.uniform(2, 5))
+    return np.asarray(sound * swelling + 10 ** -rng.uniform(1, 3) * rng.standard_normal(num_samples))
+
+
+def misread(num_samples: int, sample_rate_hz: int, rng: Generator) -> Waveform:
+    """Breathing whose samples of 16 bits were converted wrongly: bytes swapped, shifted, as 24 bits; overflow."""
+    time_s = np.arange(num_samples) / sample_rate_hz
+    swelling = 1.05 - np.cos(2 * np.pi * time_s / rng.uniform(2, 5))
+    breath = noise(num_samples, sample_rate_hz, rng) * swelling
+    whole = (10 ** rng.uniform(1.5, 3.5) * breath / breath.std()).clip(-32768, 32767).astype("<i2")
+    content = whole.tobytes()
+    triples = np.frombuffer(content[: len(content) // 3 * 3], np.uint8).reshape(-1, 3)
+    converted = [
+        whole.byteswap(),
+        np.frombuffer(content[1:] + b"\0", "<i2"),
+        np.resize(triples[:, 1:].copy().view("<i2"), num_samples),  # the upper two bytes
+        (whole.astype(np.int64) * int(rng.integers(50, 500))).astype("<i2"),
+    ]
+    return np.asarray(converted[rng.integers(len(converted))].reshape(-1), np.float64)
+
+
 KINDS: dict[str, Callable[[int, int, Generator], Waveform]] = {
     "noise": noise,
     "speech": speech,
@@ -74,7 +102,10 @@ KINDS: dict[str, Callable[[int, int, Generator], Waveform]] = {
     "music": music,
     "silence": silence,
     "handling": handling,
+    "tones": tones,
+    "misread samples": misread,
 }
+SHORT_S = (0.3, 1.5)  # of cycles in annotations of children's recordings
 
 
 def clips(num_clips: int, *, first_seed: int = FIRST_SEED) -> Iterator[tuple[str, Waveform, int]]:
@@ -118,20 +149,31 @@ class Counts:
 
 
 def without_lungs(predictor: Predictor, *, num_clips: int, hearts: Path | None) -> dict[str, Counts]:
-    """Counts by kind, and of all together."""
-    counts = {kind: Counts() for kind in KINDS} | ({} if hearts is None else {"hearts": Counts()}) | {"all": Counts()}
+    """Counts by kind, of all together, and of all cut into short cycles, as an annotation would."""
+    counts = {kind: Counts() for kind in KINDS} | ({} if hearts is None else {"hearts": Counts()})
+    counts |= {"all": Counts(), "all, in cycles of 0.3 to 1.5 s": Counts()}
+
+    def count(path: Path, kind: str) -> None:
+        prediction = predictor.predict(path)
+        for each in (kind, "all"):
+            counts[each].count(prediction)
+        spans_s = short_cycles(prediction.duration_s, np.random.default_rng(FIRST_SEED))
+        counts["all, in cycles of 0.3 to 1.5 s"].count(predictor.predict(path, spans_s=spans_s))
+
     with TemporaryDirectory() as folder:
         path = Path(folder) / "clip.wav"
         for kind, samples, rate_hz in track(clips(num_clips), "clips", total=num_clips, console=STDERR):
             soundfile.write(path, samples, rate_hz, subtype="PCM_16")
-            prediction = predictor.predict(path)
-            for each in (kind, "all"):
-                counts[each].count(prediction)
+            count(path, kind)
     for heart in track(sound_files([hearts])[1::2] if hearts else [], "hearts", console=STDERR):
-        prediction = predictor.predict(heart)
-        for each in ("hearts", "all"):
-            counts[each].count(prediction)
+        count(heart, "hearts")
     return counts
+
+
+def short_cycles(duration_s: float, rng: Generator) -> list[tuple[float, float]]:
+    """Cycles one after the other to the end of a recording, each of a length drawn from `SHORT_S`."""
+    borders = np.append(0, np.cumsum(rng.uniform(*SHORT_S, round(duration_s / SHORT_S[0]) + 1)))
+    return [(float(start_s), float(end_s)) for start_s, end_s in pairwise(borders) if end_s <= duration_s]
 
 
 def of_parts(predictor: Predictor, root: Path, parts: Sequence[str]) -> dict[str, Counts]:

@@ -12,8 +12,8 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, groupby
+from dataclasses import dataclass, replace
+from itertools import chain, cycle, groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -174,7 +174,8 @@ class Making:
 
         shuffled = np.random.default_rng(0).permutation(parts.train).tolist()
         drawn = [row for own in of_each_corpus(shuffled) for row in own[:NUM_LUNGS]]
-        others = engine.predict(other_sounds(front_end, hearts))[1]
+        durations_s = [corpus.cycles[row].end_s - corpus.cycles[row].start_s for row in drawn]
+        others = engine.predict(other_sounds(front_end, hearts, durations_s))[1]
         held_out = [features_of(own) for own in of_each_corpus(parts.calibration) if own]
         add_to_model(model, gate=fit_gate(features_of(drawn), others, held_out))
 
@@ -270,10 +271,11 @@ def given_of(name: str, predictions: Predictions, predicted: Sequence[CyclePredi
     )
 
 
-def other_sounds(front_end: FrontEnd, hearts: Path) -> list[Sound]:
+def other_sounds(front_end: FrontEnd, hearts: Path, durations_s: Sequence[float]) -> list[Sound]:
     """What would be taken for cycles in clips without lungs: made by a program, and every second of a folder of hearts.
 
-    The other hearts, music, and other clips of these kinds, are for `benchmarks.firm`.
+    Each also cut to one of the durations, in turn: a gate that heard long pieces alone takes a short one for lungs. The
+    other hearts, music, and other clips of these kinds, are for `benchmarks.firm`.
     """
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.wav" for number in range(NUM_CLIPS)]
@@ -284,7 +286,12 @@ def other_sounds(front_end: FrontEnd, hearts: Path) -> list[Sound]:
             load_recording(path, front_end, find_by="auto")
             for path in (*filter(Path.is_file, paths), *sound_files([hearts])[::2])
         ]
-    return [stretch.sound for each in loaded for stretch in each.stretches]
+    sounds = [stretch.sound for each in loaded for stretch in each.stretches]
+    lengths = [round(duration_s * front_end.sample_rate_hz) for duration_s in durations_s]
+    cut = [
+        replace(sound, waveform=sound.waveform[:length]) for sound, length in zip(sounds, cycle(lengths), strict=False)
+    ]
+    return sounds + cut
 
 
 def templates() -> jinja2.Environment:

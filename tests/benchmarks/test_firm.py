@@ -15,9 +15,10 @@ from tests.unit.inference.models import saved_model
 
 
 def test_clips_are_of_each_kind_the_same_every_time_and_none_is_another() -> None:
-    made = list(clips(12))
+    num_clips = 2 * len(KINDS)
+    made = list(clips(num_clips))
     assert [kind for kind, _, _ in made] == [*KINDS, *KINDS]
-    for (_, samples, rate_hz), (_, again, _) in zip(made, clips(12), strict=True):
+    for (_, samples, rate_hz), (_, again, _) in zip(made, clips(num_clips), strict=True):
         assert len(samples) == 10 * rate_hz
         assert np.array_equal(samples, again)
         assert np.isfinite(samples).all()
@@ -38,13 +39,15 @@ def test_what_is_firm_is_counted_by_kind(predictor: Predictor, tmp_path: Path) -
     for number in range(4):
         sound = np.random.default_rng(number).normal(0, 0.1, 16000)
         soundfile.write(hearts / f"{number}.wav", sound, 4000)
-    found = without_lungs(predictor, num_clips=6, hearts=hearts)
+    found = without_lungs(predictor, num_clips=len(KINDS), hearts=hearts)
     assert found["hearts"].num_recordings == 2
-    assert found["all"].num_recordings == 8
-    assert found["silence"].num_with_firm_cycle == 0
-    assert found["noise"].num_firm == found["noise"].num_with_firm_cycle == 1
-    assert found["noise"].num_firm_cycles == found["noise"].num_cycles
-    assert found["all"].num_cycles == sum(each.num_cycles for name, each in found.items() if name != "all")
+    assert found["all"].num_recordings == len(KINDS) + 2
+    assert found["silence"].num_with_firm_cycle == found["noise"].num_with_firm_cycle == 0
+    assert found["handling"].num_firm == found["handling"].num_with_firm_cycle == 1
+    assert found["handling"].num_firm_cycles == found["handling"].num_cycles
+    whole = [each.num_cycles for name, each in found.items() if not name.startswith("all")]
+    assert found["all"].num_cycles == sum(whole)
+    assert found["all, in cycles of 0.3 to 1.5 s"].num_cycles >= 9 * 6  # of 1.5 s at most
     unmeasured = Predictor(replace(predictor.trained, evidence=None))
     assert without_lungs(unmeasured, num_clips=6, hearts=None)["all"].num_with_firm_cycle == 0
 
