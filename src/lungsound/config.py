@@ -95,7 +95,7 @@ class DataSettings(Settings):
 class AudioSettings(Settings):
     sample_rate_hz: Count = 16000
     """Rate to which every recording is resampled."""
-    duration_s: Positive = 8.0
+    duration_s: Annotated[float, Field(gt=0, le=600)] = 8.0
     """Length of the input; longer cycles are cut, shorter ones padded."""
     padding: Literal["repeat", "zero"] = "repeat"
     """Padding of a cycle shorter than the input: repeated with a fade, or zeros around it."""

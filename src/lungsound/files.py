@@ -60,9 +60,28 @@ def written_whole(path: Path) -> Iterator[Path]:
     Several processes may write the same file at once: the last one's stays. A link at `path` is replaced, not followed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        raise SettingsError(f"{path} is a folder where a file is to be written: remove it, or choose another place")
     with _new_place(path.parent, wanted=path) as place:
         yield place
         place.replace(path)
+
+
+def own_folder(root: Path, name: str) -> Path:
+    """The folder `name` in `root`. SettingsError where a link stands in its place, which leads out of `root`."""
+    folder = root / name
+    if folder.is_symlink():
+        raise SettingsError(f"{folder} is a link, and what is written there would land elsewhere: remove it")
+    return folder
+
+
+def require_room(out: Path) -> Path:
+    """`out`, as a folder to write to. SettingsError for anything that stands in its way."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"{out} cannot be made a folder ({error.strerror}): give another") from None
+    return out
 
 
 @contextmanager
@@ -295,9 +314,21 @@ def parse_json(text: str, error: type[LungsoundError], *, path: Path, is_nan_all
     def refuse(name: str) -> float:
         raise ValueError(f"{name} is no number of JSON")
 
+    def of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the name {reprlib.repr(twice)} stands twice in an object")
+        return values
+
     try:
         value = json.loads(
-            text, parse_int=_whole, parse_float=number, parse_constant=float if is_nan_allowed else refuse
+            text,
+            parse_int=_whole,
+            parse_float=number,
+            parse_constant=float if is_nan_allowed else refuse,
+            object_pairs_hook=of_unique_names,
         )
     except json.JSONDecodeError as reason:
         raise error(f"no valid JSON at column {reason.colno} ({reason.msg})", path=path, line=reason.lineno) from None

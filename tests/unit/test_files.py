@@ -22,11 +22,13 @@ from lungsound.files import (
     as_text,
     first_names,
     number,
+    own_folder,
     parse_json,
     parse_toml,
     read_record,
     read_text,
     remove_folder,
+    require_room,
     short_names,
     to_json,
     write_json,
@@ -152,6 +154,25 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "a.txt").is_symlink()
     with written_folder(tmp_path / "folder") as one, written_folder(tmp_path / "folder") as two:
         assert one != two
+
+
+def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(SettingsError, match=r"a\.csv is a folder where a file is to be written"):
+        write_text(tmp_path / "a.csv", "x")
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(SettingsError, match="cannot be made a folder"):
+            require_room(out)
+    assert require_room(tmp_path / "new" / "one").is_dir()
+
+
+def test_a_folder_of_ours_is_no_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "review").symlink_to("elsewhere")
+    with pytest.raises(SettingsError, match="is a link"):
+        own_folder(tmp_path, "review")
+    assert own_folder(tmp_path, "other") == tmp_path / "other"
 
 
 def test_of_several_that_write_one_file_each_writes_its_own(tmp_path: Path) -> None:
@@ -288,6 +309,7 @@ DIGITS = "9" * 5_000
         (parse_json, '{"a": NaN}', "NaN"),
         (parse_json, '{"a":\n b}', "line 2: .*column 2"),
         (parse_json, "", "line 1"),
+        (parse_json, '[{"label": 1, "a": 2, "label": 3}]', "'label' stands twice"),
         (parse_toml, f"{DEEP_KEY} = 1", "line 1: a key of more than"),
         (parse_toml, f"x = {{ {DEEP_KEY} = 1 }}", "a key of more than"),
         (parse_toml, f"y = 1\n[{DEEP_KEY}]", "line 2: a key of more than"),

@@ -229,6 +229,8 @@ def _decode(path: Path, limits: SoundLimits, *, is_kept: bool) -> tuple[AudioInf
     try:
         if "\0" in str(path):  # which no open() takes
             raise AudioError("cannot be read: no file has such a name; check the path")
+        if not (path.is_file() or path.is_dir()) and path.exists():  # whoever opened a pipe would wait for ever
+            raise AudioError("is a pipe, a socket or a device: give a sound file")
         is_for_ffmpeg = path.suffix.lower() in SUFFIXES
         blocks = decoded_blocks(path) if is_for_ffmpeg else _soundfile_blocks(path, limits, remarks, is_kept=is_kept)
         for block, rate_hz in blocks:

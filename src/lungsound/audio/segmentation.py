@@ -44,10 +44,14 @@ MIN_RISE_DB = 2.0
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Cycles that follow each other without a gap, or `problem`: why there are none."""
+    """Cycles that follow each other without a gap, or `problem`: why there are none.
+
+    `is_steady`: nothing in the sound rises as breathing does, of which no real recording is known.
+    """
 
     cycles: Cycles
     problem: str | None = None
+    is_steady: bool = False
 
 
 def segment_cycles(waveform: npt.NDArray[np.float32], sample_rate_hz: int) -> Segmentation:
@@ -60,14 +64,14 @@ def segment_cycles(waveform: npt.NDArray[np.float32], sample_rate_hz: int) -> Se
     power = band_power(waveform, sample_rate_hz)
     sounding = np.flatnonzero(power > SILENCE_POWER)
     if not len(sounding):
-        return Segmentation((), problem=f"no sound from {BAND_HZ[0]:g} to {BAND_HZ[1]:g} Hz")
+        return Segmentation((), problem=f"no sound from {BAND_HZ[0]:g} to {BAND_HZ[1]:g} Hz", is_steady=True)
     first, last = int(sounding[0]), int(sounding[-1]) + 1
     if (last - first) * FRAME_S < MIN_DURATION_S:
         return Segmentation((), problem=f"less than {MIN_DURATION_S:g} s of sound")
     rise = level_rise(band_level_db(power[first:last]))
     deviation = float(rise.std())
     if deviation == 0.0:
-        return Segmentation((), problem="the level does not change")
+        return Segmentation((), problem="the level does not change", is_steady=True)
     duration_s, best_value = len(rise) * FRAME_S, -math.inf
     periods_s = np.geomspace(SHORTEST_PERIOD_S, min(LONGEST_PERIOD_S, duration_s / 2), NUM_PERIODS)
     candidates = best_onsets(rise / deviation, periods_s)
@@ -79,7 +83,7 @@ def segment_cycles(waveform: npt.NDArray[np.float32], sample_rate_hz: int) -> Se
             best_value, onsets, period_s = weighed, candidate, candidate_s
     rise_db = float(np.median(rise[onsets]))
     if rise_db < MIN_RISE_DB:
-        return Segmentation((), problem=f"the level rises by {rise_db:.1f} dB only, as noise does")
+        return Segmentation((), problem=f"the level rises by {rise_db:.1f} dB only, as noise does", is_steady=True)
     if (correlation := periodicity(rise, period_s)) < 0:
         return Segmentation((), problem=f"no rhythm (autocorrelation {correlation:.2f})")
     # Between frames i - 1 and i, which are twice as long as they are apart.

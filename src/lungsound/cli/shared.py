@@ -1,19 +1,40 @@
 """The parts that commands share: the console, options with one meaning, and the printing of errors and reports."""
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
 NOTICE = "Research software, not a medical device."
 
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """The text with characters that steer a terminal escaped: names of files may hold any."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+class PlainConsole(Console):
+    """A console to which texts are texts, and steer nothing."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        if isinstance(renderable, Text) and _CONTROLS.search(renderable.plain):
+            renderable = renderable.copy()
+            renderable.plain = printable(renderable.plain)
+        return super().render(renderable, options)
+
+
 # Of the processes that torchrun starts the first speaks. Names of files are no markup.
 is_silent = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0"
-console = Console(markup=False, highlight=False, quiet=is_silent)
+console = PlainConsole(markup=False, highlight=False, quiet=is_silent)
 
 
 def option(metavar: str, help: str, *names: str, min: float | None = None, max: float | None = None) -> Any:
@@ -67,7 +88,7 @@ def print_lines(*lines: str) -> None:
 
 
 def print_error(message: str) -> None:
-    print(f"lungsound: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"lungsound: {printable(' '.join(message.splitlines()))}", file=sys.stderr)
 
 
 def end_with(errors: Sequence[str], *, exit_code: int) -> None:

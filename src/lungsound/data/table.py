@@ -110,8 +110,11 @@ def corpus_of_rows(
         except ValidationError as error:
             problems.append(Problem("bad row", as_text(where), first_fault(error.errors())))
             continue
-        sound = _one_path(folder, row.path, first_path)
         where = as_text(where)
+        if not PurePosixPath(row.path).name:
+            problems.append(Problem("bad row", where, f"path {row.path!r} names no file"))
+            continue
+        sound = _one_path(folder, row.path, first_path)
         if sound not in first:
             recording = tree.read_recording(
                 folder / sound,

@@ -181,11 +181,13 @@ def cycle_faults(spans_s: Iterable[tuple[float, float]], duration_s: float) -> l
     seen: set[str] = set()
     for place, (start_s, end_s) in enumerate(spans_s):
         times = f"{start_s:.3f}-{end_s:.3f}"
+        # Before anything is counted: a time may be too large to count samples up to it.
+        is_past = end_s > duration_s + PAST_END_TOLERANCE_S or start_s * CUT_RATE_HZ >= int(duration_s * CUT_RATE_HZ)
         if place >= MAX_CYCLES:
             faults.append(("too many cycles", f"a recording has at most {MAX_CYCLES}"))
-        elif int(end_s * CUT_RATE_HZ) <= int(start_s * CUT_RATE_HZ):
+        elif end_s <= start_s or not (is_past or int(start_s * CUT_RATE_HZ) < int(end_s * CUT_RATE_HZ)):
             faults.append(("empty cycle", f"from {start_s:g} s to {end_s:g} s"))
-        elif end_s > duration_s + PAST_END_TOLERANCE_S or start_s * CUT_RATE_HZ >= int(duration_s * CUT_RATE_HZ):
+        elif is_past:
             detail = f"from {start_s:g} s to {end_s:g} s, but the recording is {duration_s:.3f} s long"
             faults.append(("cycle past the end", detail))
         else:

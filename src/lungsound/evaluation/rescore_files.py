@@ -147,6 +147,9 @@ def _read_matrix(path: Path, text: str, options: ReadOptions) -> PatientCounts:
     counts = np.array([[int(cell) for cell in row] for row in rows], dtype=np.int64)
     if num_classes < 2 or not counts.any():
         raise DataError(f"{path}: a matrix of {num_classes} classes and {counts.sum()} cycles; two classes are needed")
+    margins = [(table[:, -1] == table[:, :-1].sum(axis=1)).all() for table in (counts, counts.T)]
+    if num_classes > 2 and all(margins):
+        raise DataError(f"{path}: the last row and column are the sums of the others: leave them out")
     classes = tuple(options.classes or names)
     if not classes:
         raise SettingsError(f"{path}: name its classes, the normal one first, with --classes A,B,...")

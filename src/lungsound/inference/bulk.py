@@ -18,7 +18,7 @@ from lungsound.data.corpus import AUDIO_SUFFIXES
 from lungsound.data.icbhi import annotations_beside
 from lungsound.data.tree import Below, files_below
 from lungsound.errors import SettingsError
-from lungsound.files import as_text, read_record, write_record, write_text
+from lungsound.files import as_text, own_folder, read_record, require_room, write_record, write_text
 from lungsound.inference.formats.tables import patients_csv
 from lungsound.inference.formats.write import PAGES, check_formats, write_format
 from lungsound.inference.pages import write_review_pages
@@ -29,7 +29,7 @@ from lungsound.processor import num_threads
 from lungsound.progress import track
 
 SOUND_SUFFIXES = (*AUDIO_SUFFIXES, *SUFFIXES)
-STORE, STORE_FORMAT = "recordings", "6"  # folder of the predictions one by one
+STORE, STORE_FORMAT = "recordings", "7"  # folder of the predictions one by one
 MAX_EXPLAINED = 8  # cycles of a recording
 
 
@@ -80,7 +80,7 @@ def predict_many(
     found, provenance = find_sounds(paths), predictor.provenance(datetime.now(UTC))
     files = found.files
     check_formats(tables, predictor.trained.label_set, files)
-    store = PredictionStore(out, provenance)
+    store = PredictionStore(require_room(out), provenance)
 
     def patient_of(path: Path) -> str | None:
         match = None if finder is None else finder.search(path.stem)
@@ -102,7 +102,6 @@ def predict_many(
                 store.add(result)
             on_progress(number, len(wanted))
     num_new = len(wanted) - len(errors)
-    out.mkdir(parents=True, exist_ok=True)
     with store.lock():
         predictions, damaged = store.all()
         written = [file for name in tables for file in write_format(predictions, provenance, to=name, out=out)]
@@ -112,7 +111,7 @@ def predict_many(
         if PAGES in formats:
             num, created = MAX_EXPLAINED if is_explained else 0, provenance.created
             written += write_review_pages(
-                predictor, predictions, out / "review", created=created, num_explained=num, console=console
+                predictor, predictions, own_folder(out, "review"), created=created, num_explained=num, console=console
             )
     return BulkResult(
         num_new=num_new,
@@ -180,7 +179,7 @@ class PredictionStore:
     """Predictions of one model with its settings, a file each, in the folder `out`."""
 
     def __init__(self, out: Path, provenance: Provenance) -> None:
-        self.folder = out / STORE
+        self.folder = own_folder(out, STORE)
         settings = sorted(provenance.settings.items())
         made_by = (STORE_FORMAT, provenance.model_sha256, provenance.calibration, settings)
         self.made_by = hashlib.sha256(repr(made_by).encode()).hexdigest()[:16]
@@ -192,13 +191,13 @@ class PredictionStore:
             return False
         stamp, prediction = stored
         of_prediction = (prediction.patient, prediction.stethoscope, prediction.age_years)
-        return stamp == _stamp(recording) and of_prediction == stated
+        return stamp == stamp_of(recording) and of_prediction == stated
 
     def add(self, prediction: RecordingPrediction) -> None:
         # A path need not be UTF-8; JSON in ASCII holds it all the same.
         values = {**asdict(prediction), "path": str(prediction.path)}
         file = self._file(prediction.path)
-        write_record(file, [_stamp(prediction.path), values], made_for=file.name)
+        write_record(file, [stamp_of(prediction.path), values], made_for=file.name)
 
     def drop(self, recording: Path) -> None:
         if self._file(recording).exists():
@@ -233,7 +232,10 @@ def _read_stored(file: Path) -> tuple[list[int], RecordingPrediction] | None:
     return stamp, RecordingPrediction(**{**values, "path": Path(values["path"])})
 
 
-def _stamp(recording: Path) -> list[int]:
-    """Sizes and times of change of the recording and its annotations: when they change, it is predicted again."""
+def stamp_of(recording: Path) -> list[int]:
+    """Sizes and times of change of the recording and its annotations: when they change, it is predicted again.
+
+    The time of the last change of its entry is among them: a copy may have the size and the time of what it replaces.
+    """
     existing = [path.stat() for path in (recording, *annotations_beside(recording)) if path.exists()]
-    return [number for facts in existing for number in (facts.st_size, facts.st_mtime_ns)]
+    return [number for facts in existing for number in (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)]

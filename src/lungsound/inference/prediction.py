@@ -81,7 +81,7 @@ MEANINGS = {
     Reason.TOO_SHORT: "the recording holds too little sound",
     Reason.SPEECH: "a voice goes through the recording",
     Reason.SILENT_CYCLE: "the cycle holds too little sound",
-    Reason.NO_BREATHING: "the sound is more like noise, a voice, music or a heart than like breathing",
+    Reason.NO_BREATHING: "the sound is steady, or more like noise, a voice, music or a heart than like breathing",
     Reason.OUT_OF_DOMAIN: "the sound is unlike every training cycle",
     Reason.ALL_CLASSES_POSSIBLE: "no class can be ruled out",
     Reason.LOW_CONFIDENCE: "the probability is too low to rely on",

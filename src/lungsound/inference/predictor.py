@@ -55,7 +55,10 @@ class Stretch:
 
 @dataclass(frozen=True)
 class LoadedRecording:
-    """A recording cut into stretches; `quality` are remarks on file and sound, and why no cycles were detected."""
+    """A recording cut into stretches; `quality` are remarks on file and sound, and why no cycles were detected.
+
+    `is_steady`: nothing in it rises as breathing does (`Segmentation`).
+    """
 
     path: Path
     duration_s: float
@@ -63,6 +66,7 @@ class LoadedRecording:
     cycles_from: CyclesFrom
     stretches: tuple[Stretch, ...]
     quality: tuple[str, ...]
+    is_steady: bool = False
 
 
 def load_recording(
@@ -90,12 +94,12 @@ def load_recording(
                 "Python find_by",
                 path=path,
             )
-    if spans_s is None and find_by in ("auto", "segmentation"):
-        segmentation = segment_cycles(mono, rate_hz)
-        if segmentation.problem is None:
-            cycles_from, spans_s = "segmentation", segmentation.cycles
-        else:
-            remarks = [f"no breathing found: {segmentation.problem}"]
+    segmentation = segment_cycles(mono, rate_hz)  # where cycles are given too: is there breathing at all
+    is_sought = spans_s is None and find_by in ("auto", "segmentation")
+    if is_sought and segmentation.problem is None:
+        cycles_from, spans_s = "segmentation", segmentation.cycles
+    elif is_sought or segmentation.is_steady:
+        remarks = [f"no breathing found: {segmentation.problem}"]
     if spans_s is None:
         window_s = front_end.audio.duration_s
         cycles_from = "windows"
@@ -121,7 +125,9 @@ def load_recording(
     other_sounds = quality.measure_other_sounds(mono, rate_hz)
     defects = (*quality.find_defects(measured), *too_little, *quality.find_other_sounds(other_sounds))
     remarks = [*info.remarks, *(defect.kind for defect in defects), *remarks]
-    return LoadedRecording(path, duration_s, rate_hz, cycles_from, tuple(stretches), tuple(remarks))
+    return LoadedRecording(
+        path, duration_s, rate_hz, cycles_from, tuple(stretches), tuple(remarks), segmentation.is_steady
+    )
 
 
 def annotated_spans(recording: Path, duration_s: float) -> tuple[tuple[float, float], ...] | None:
@@ -284,7 +290,7 @@ class Predictor:
         threshold, abstain = self.trained.normal_threshold, None if calibration is None else calibration.abstain
         least_confidence = None if abstain is None else abstain.threshold
         for_all = reasons_of_model(self.trained, age_years=age_years, stethoscope=stethoscope)
-        for_all |= reasons_of_remarks(loaded.quality)
+        for_all |= reasons_of_remarks(loaded.quality) | ({Reason.NO_BREATHING} if loaded.is_steady else set())
         given = computed.astype(float)
         probabilities, predicted = given, given.argmax(axis=1)
         sets, is_abstained = np.zeros(given.shape, np.bool_), np.zeros(len(given), np.bool_)

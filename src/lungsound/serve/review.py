@@ -21,7 +21,7 @@ from lungsound.data.table import Number, read_lines, read_table
 from lungsound.data.tree import assemble, cycle_faults, split_patients
 from lungsound.errors import DataError, LungsoundError, SettingsError
 from lungsound.files import csv_text, write_text
-from lungsound.inference.bulk import sound_files
+from lungsound.inference.bulk import sound_files, stamp_of
 from lungsound.inference.prediction import MAX_NAME, RecordingPrediction, uncertainty
 from lungsound.labels import LABEL_SETS, LabelMap, LabelSet, LungSound, sound_of
 from lungsound.serve.limits import Limits, Refusal
@@ -135,6 +135,8 @@ class Reviewed:
     name: str
     prediction: RecordingPrediction | None = None
     error: str | None = None
+    stamp: tuple[int, ...] | None = None
+    """Of the file that was predicted."""
 
     @property
     def uncertainty(self) -> float | None:
@@ -177,14 +179,17 @@ class ReviewFolder:
             return self._reviewed[id]
 
     def predicted(self, id: str, predict: Callable[[Path], RecordingPrediction]) -> Reviewed:
-        """The recording with its prediction, which is made once."""
+        """The recording with its prediction, which is made once for a file as it is."""
         reviewed = self[id]
-        if reviewed.prediction is not None or reviewed.error is not None:
+        stamp = tuple(stamp_of(reviewed.path))
+        if reviewed.stamp == stamp:
             return reviewed
+        prediction, message = None, None
         try:
-            reviewed = replace(reviewed, prediction=predict(reviewed.path))
+            prediction = predict(reviewed.path)
         except (LungsoundError, Refusal) as error:
-            reviewed = replace(reviewed, error=error_text(error, reviewed.path))
+            message = error_text(error, reviewed.path)
+        reviewed = replace(reviewed, prediction=prediction, error=message, stamp=stamp)
         with self._lock:
             self._reviewed[id] = reviewed
         return reviewed

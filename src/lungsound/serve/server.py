@@ -207,7 +207,7 @@ def serve(
             warm(service)
             gc.freeze()  # or each collection goes through all of torch, and the end of the process through it twice
             app = application(service, token=token, is_local_only=host in LOCAL_HOSTS and token is None)
-            address = f"http://{host}:{listening.getsockname()[1]}/"
+            address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
             log("ready", address=address, model_sha256=predictor.trained.sha256, engine=shared.name)
             Server(service, app, timeout_s=limits.timeout_s).run(sockets=[listening])
         log("stop")
@@ -217,6 +217,8 @@ def _bind(host: str, port: int) -> socket.socket:
     """A socket at the address, before the model is loaded: a port that is taken is known at once."""
     if not 0 <= port <= 65535:
         raise SettingsError(f"port {port}: ports are 1 to 65535, and 0 is any that is free")
+    if not host:
+        raise SettingsError("an empty --host is every address of this machine: give 127.0.0.1, or 0.0.0.0 for all")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:

@@ -1,6 +1,7 @@
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -309,3 +310,10 @@ class TestFit:
     def test_nothing_to_fit(self) -> None:
         with pytest.raises(AudioError, match="0 samples"):
             fit(np.zeros(0), 10, padding="repeat", fade_samples=2)
+
+
+@pytest.mark.parametrize("read", [read_channels, read_waveform])
+def test_a_pipe_is_refused_before_anybody_waits_for_it(read: Callable[[Path], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "live.wav")
+    with pytest.raises(AudioError, match="is a pipe, a socket or a device: give a sound file"):
+        read(tmp_path / "live.wav")

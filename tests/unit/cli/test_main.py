@@ -12,10 +12,12 @@ import pytest
 
 import lungsound
 from lungsound.cli import main as cli
+from lungsound.cli.shared import PlainConsole, print_error
 from lungsound.config import load_config, recipe_names
 from lungsound.errors import DataError, SettingsError
 from lungsound.experiments.reproduce import plan_runs
 from lungsound.experiments.table import WHOLE, load_table, table_names
+from lungsound.page import terminal_table
 from lungsound.training.trainer import RunInterrupted
 
 COMMANDS = {
@@ -119,6 +121,20 @@ def test_a_name_that_the_terminal_cannot_hold_is_escaped(monkeypatch: pytest.Mon
         cli.main()
     shown.flush()
     assert shown.buffer.getvalue() == b"caf\xe9 \\u2603.wav\n"
+
+
+def test_a_name_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[31mred\x1b]0;title\u202efile.wav"
+    printed = io.StringIO()
+    console = PlainConsole(file=printed, width=200, force_terminal=True, markup=False, highlight=False)
+    console.print(name, style="bold")
+    console.print(terminal_table(("name",), [(name,)], num_texts=1))
+    print_error(f"{name}: cannot be read")
+    for text in (printed.getvalue(), capsys.readouterr().err):
+        assert "\x1b[31m" not in text
+        assert "\x1b]0" not in text
+        assert "\u202e" not in text
+        assert r"a\x1b[31mred\x1b]0;title\u202efile.wav" in text
 
 
 def test_a_mistake_of_ours_is_shown_whole_on_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,6 +194,8 @@ def test_a_label_map_reads_flags_too(tmp_path):
         ("a.wav,0,nan,normal,p1,train", "bad row: cycles.csv line 3: end_s is 'nan': "),
         ("a.wav,1,1,normal,p1,train", "empty cycle: cycles.csv line 3: from 1 s to 1 s"),
         ("a.wav,1,3,normal,p1,train", "cycle past the end: cycles.csv line 3: from 1 s to 3 s, but the recording is"),
+        ("a.wav,1,1e308,normal,p1,train", "cycle past the end: cycles.csv line 3: from 1 s to 1e+308 s, but"),
+        (".,0,1,normal,p1,train", "bad row: cycles.csv line 3: path '.' names no file"),
         ("./a.wav,0,0.5,normal,p1,train", "duplicate cycle: cycles.csv line 3: 0.000-0.500 s is there already"),
         ("missing.wav,0,1,normal,p1,train", "bad sound file: cycles.csv line 3: missing.wav: "),
         (

@@ -190,6 +190,7 @@ def test_what_is_no_matrix(tmp_path: Path) -> None:
         ("m.csv", "x,a,b\na,0.8,0.2\nb,0.1,0.9\n", {}, r"row 1: '0\.8' is no count"),
         ("m.csv", "1,2\n3,-4\n", two, "row 2: '-4' is no count"),
         ("m.csv", "1,2,3\n4,5,6\n", two, "3 counts in row 1 of a matrix of 2 rows"),
+        ("m.csv", ",n,c,Total\nn,10,2,12\nc,3,9,12\nTotal,13,11,24\n", {}, "are the sums of the others"),
         ("m.csv", "0,0\n0,0\n", two, "a matrix of 2 classes and 0 cycles"),
         ("m.csv", "1,2\n3,4\n", {}, "name its classes, the normal one first"),
         ("m.csv", "1,2\n3,4\n", {"classes": ("normal", "a", "b")}, "2 rows of no names, but the classes normal, a, b"),

@@ -78,6 +78,12 @@ def test_what_is_there_is_skipped_until_the_file_or_the_model_changes(
     again = predict(predictor, folder / "in", out=out, is_existing_skipped=True)
     assert (again.num_new, again.num_skipped) == (0, 3)
     assert [{**row} for row in table(out)] == before
+    facts, copy = (folder / "in" / "104_a.wav").stat(), tmp_path / "copy"
+    copy.write_bytes((folder / "in" / "104_a.wav").read_bytes()[::-1])  # as long, and as old
+    os.utime(copy, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    copy.replace(folder / "in" / "104_a.wav")
+    replaced = predict(predictor, folder / "in", out=out, is_existing_skipped=True)
+    assert (replaced.num_new, replaced.num_skipped, len(replaced.errors)) == (0, 2, 1)
     soundfile.write(folder / "in" / "104_a.wav", np.random.default_rng(1).normal(0, 0.1, 16001), 8000)
     assert predict(predictor, folder / "in", out=out, is_existing_skipped=True).num_new == 1
     assert len([row for row in table(out) if row["unit"] == "recording"]) == 3

@@ -54,9 +54,10 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """3.2 s of noise at 8 kHz."""
+    """3.2 s of noise at 8 kHz, which swells twice."""
     path = tmp_path / "any name.wav"
-    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, 25600), 8000, subtype="PCM_16")
+    swelling = 1.1 - np.cos(2 * np.pi * np.arange(25600) / 8000 / 1.6)
+    soundfile.write(path, 0.07 * swelling * np.random.default_rng(0).normal(0, 1, 25600), 8000, subtype="PCM_16")
     return path
 
 
@@ -123,6 +124,7 @@ def test_cycles_of_the_annotation_beside_it_are_answered_in_order(model_path: Pa
 
 
 def test_without_breathing_it_is_cut_into_windows(model_path: Path, recording: Path) -> None:
+    soundfile.write(recording, np.random.default_rng(0).normal(0, 0.1, 25600), 8000, subtype="PCM_16")
     answer = Predictor.load(model_path).predict(recording)
     assert answer.cycles_from == "windows"
     spans_s = [(cycle.start_s, cycle.end_s) for cycle in answer.cycles]
@@ -283,6 +285,22 @@ def test_what_a_gate_stops_is_withheld_for_no_breathing(model_path: Path, record
     stopped = asked.gate.scores(features) > between
     assert stopped.sum() == 1
     assert [cycle.reasons == (Reason.NO_BREATHING,) for cycle in answer.cycles] == stopped.tolist()
+
+
+@pytest.mark.parametrize("kind", ["noise", "tone"])
+@pytest.mark.parametrize("is_annotated", [False, True])
+def test_a_steady_sound_is_no_breathing_however_its_cycles_are_given(
+    kind: str, is_annotated: bool, model_path: Path, tmp_path: Path
+) -> None:
+    time_s = np.arange(64000) / 8000
+    sound = {"noise": np.random.default_rng(0).normal(0, 0.3, 64000), "tone": np.sin(2 * np.pi * 440 * time_s)}[kind]
+    soundfile.write(tmp_path / "steady.wav", 0.3 * sound, 8000, subtype="PCM_16")
+    if is_annotated:
+        lines = (f"{start_s:.1f}\t{start_s + 0.6:.1f}\t0\t0\n" for start_s in np.arange(0, 7, 0.6))
+        (tmp_path / "steady.txt").write_text("".join(lines))
+    answer = Predictor.load(model_path).predict(tmp_path / "steady.wav")
+    assert {cycle.reasons for cycle in answer.cycles} == {(Reason.NO_BREATHING,)}
+    assert any(remark.startswith("no breathing found: ") for remark in answer.quality)
 
 
 def test_a_score_is_the_median_of_its_sounding_cycles(model_path: Path, recording: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -79,6 +80,21 @@ def test_the_most_doubtful_come_first_and_what_has_no_answer_last(tiny: Predicto
     assert (after[3]["name"], after[3]["doubt"]) == ("p4_a.wav", None)
     assert str(folder) not in after[3]["error"]
     assert (opened.status_code, opened.json()["error"]) == (422, after[3]["error"])
+
+
+def test_a_recording_that_is_replaced_is_answered_anew(tiny: Predictor, folder: Path) -> None:
+    with client(tiny, folder=folder) as http:
+        (id,) = [each["id"] for each in http.get("/v1/recordings").json() if each["name"] == "p1_a.wav"]
+        first = http.get(f"/v1/recordings/{id}").json()
+        assert http.get(f"/v1/recordings/{id}").json() == first
+        shutil.copy(folder / "monday" / "p3_a.wav", folder / "p1_a.wav")
+        second = http.get(f"/v1/recordings/{id}").json()
+        (folder / "p1_a.wav").write_text("no sound")
+        third = http.get(f"/v1/recordings/{id}")
+    expected = tiny.predict(folder / "monday" / "p3_a.wav")
+    assert [each["best_guess"] for each in second["cycles"]] == [each.best_guess for each in expected.cycles]
+    assert second["cycles"] != first["cycles"]
+    assert third.status_code == 422
 
 
 def test_a_recording_is_answered_played_corrected_and_read_as_a_corpus(tiny: Predictor, folder: Path) -> None:

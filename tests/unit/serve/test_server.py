@@ -99,6 +99,8 @@ def test_mistakes_are_named_in_one_line(tiny_path: Path, tmp_path: Path, started
             serving.serve(tiny_path, timeout_s=value)
         with pytest.raises(SettingsError, match="max_bytes is"):
             serving.review(tmp_path, model=str(tiny_path), max_mb=value)
+    with pytest.raises(SettingsError, match="an empty --host is every address"):
+        run.serve(tiny_path, host="", port=0)
     with pytest.raises(SettingsError, match="port 70000: ports are 1 to 65535"):
         run.serve(tiny_path, port=70000)
     with pytest.raises(SettingsError, match=r"no\.such\.host\.invalid port 8000 cannot be served"):
