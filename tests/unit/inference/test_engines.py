@@ -302,6 +302,7 @@ def test_an_engine_with_other_features_does_not_decide_as_torch(
     assert seconds == float("inf")
 
 
+@pytest.mark.slow
 def test_a_kept_graph_that_is_not_as_it_was_made_is_made_again(
     alone: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

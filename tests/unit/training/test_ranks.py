@@ -94,6 +94,7 @@ def arrays(path: Path) -> list[np.ndarray]:
         return [file[name] for name in file.files]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[f"{n}-{'own' if o else 'full'}-{d}" for n, o, d in CASES])
 def test_two_ranks_do_as_one_with_the_whole_batch(number: int, folder: Path) -> None:
     first, second = (arrays(folder / f"{number}-{rank}.npz") for rank in range(2))
@@ -104,6 +105,7 @@ def test_two_ranks_do_as_one_with_the_whole_batch(number: int, folder: Path) -> 
         np.testing.assert_allclose(one, alone.numpy(), atol=atol, rtol=0)
 
 
+@pytest.mark.slow
 def test_what_ranks_tell_each_other(folder: Path) -> None:
     for rank, own in enumerate([[1, 2], [3, 4, 5]]):
         facts, gradient = arrays(folder / f"facts-{rank}.npz")
