@@ -1,10 +1,10 @@
 """Firm predictions for clips without lungs: `python -m benchmarks.firm MODEL` prints their shares as Markdown.
 
 Clips of 10 s are made by a program (noise, speech, hum, music, silence, handling, tones, samples that were read
-wrongly), with seeds that no threshold was set
-on; `--hearts` adds every second of a folder of heart recordings (`scripts/box` takes the others). A class is firm
-without a reason to withhold it: here each is a mistake. `--data` adds the cycles of a corpus's parts, most of which
-ought to be firm. `--into` writes the table, and what the model was measured on, between the marks of a file.
+wrongly), with seeds that no threshold was set on; `--hearts` adds every second of a folder of heart recordings
+(`scripts/box` takes the others). A class is firm without a reason to withhold it: here each is a mistake. `--data` adds
+the cycles of a corpus's parts, most of which ought to be firm. `--into` writes the table, and what the model was
+measured on, between the marks of a file.
 """
 
 import argparse
@@ -69,20 +69,24 @@ def mains(num_samples: int, sample_rate_hz: int, rng: Generator) -> Waveform:
     return sound + 10 ** -rng.uniform(0.5, 1.5) * rng.standard_normal(num_samples)
 
 
+def swelling(num_samples: int, sample_rate_hz: int, rng: Generator) -> Waveform:
+    """Gain that rises and falls as breathing does, once in 2 to 5 s."""
+    return np.asarray(1.05 - np.cos(2 * np.pi * np.arange(num_samples) / sample_rate_hz / rng.uniform(2, 5)))
+
+
 def tones(num_samples: int, sample_rate_hz: int, rng: Generator) -> Waveform:
     """One to three tones that swell at the rate of breathing, over noise 20 to 60 dB below them."""
     time_s = np.arange(num_samples) / sample_rate_hz
     frequencies_hz = rng.uniform(80, 0.4 * sample_rate_hz, rng.integers(1, 4))
     sound = sum(np.sin(2 * np.pi * frequency_hz * time_s) for frequency_hz in frequencies_hz)
-    swelling = 1.05 - np.cos(2 * np.pi * time_s / rng.uniform(2, 5))
-    return np.asarray(sound * swelling + 10 ** -rng.uniform(1, 3) * rng.standard_normal(num_samples))
+    gain = swelling(num_samples, sample_rate_hz, rng)
+    return np.asarray(sound * gain + 10 ** -rng.uniform(1, 3) * rng.standard_normal(num_samples))
 
 
 def misread(num_samples: int, sample_rate_hz: int, rng: Generator) -> Waveform:
     """Breathing whose samples of 16 bits were converted wrongly: bytes swapped, shifted, as 24 bits; overflow."""
-    time_s = np.arange(num_samples) / sample_rate_hz
-    swelling = 1.05 - np.cos(2 * np.pi * time_s / rng.uniform(2, 5))
-    breath = noise(num_samples, sample_rate_hz, rng) * swelling
+    gain = swelling(num_samples, sample_rate_hz, rng)
+    breath = noise(num_samples, sample_rate_hz, rng) * gain
     whole = (10 ** rng.uniform(1.5, 3.5) * breath / breath.std()).clip(-32768, 32767).astype("<i2")
     content = whole.tobytes()
     triples = np.frombuffer(content[: len(content) // 3 * 3], np.uint8).reshape(-1, 3)
@@ -106,6 +110,7 @@ KINDS: dict[str, Callable[[int, int, Generator], Waveform]] = {
     "misread samples": misread,
 }
 SHORT_S = (0.3, 1.5)  # of cycles in annotations of children's recordings
+ALL, ALL_SHORT = "all", f"all, in cycles of {SHORT_S[0]} to {SHORT_S[1]} s"
 
 
 def clips(num_clips: int, *, first_seed: int = FIRST_SEED) -> Iterator[tuple[str, Waveform, int]]:
@@ -151,14 +156,14 @@ class Counts:
 def without_lungs(predictor: Predictor, *, num_clips: int, hearts: Path | None) -> dict[str, Counts]:
     """Counts by kind, of all together, and of all cut into short cycles, as an annotation would."""
     counts = {kind: Counts() for kind in KINDS} | ({} if hearts is None else {"hearts": Counts()})
-    counts |= {"all": Counts(), "all, in cycles of 0.3 to 1.5 s": Counts()}
+    counts |= {ALL: Counts(), ALL_SHORT: Counts()}
 
     def count(path: Path, kind: str) -> None:
         prediction = predictor.predict(path)
-        for each in (kind, "all"):
+        for each in (kind, ALL):
             counts[each].count(prediction)
         spans_s = short_cycles(prediction.duration_s, np.random.default_rng(FIRST_SEED))
-        counts["all, in cycles of 0.3 to 1.5 s"].count(predictor.predict(path, spans_s=spans_s))
+        counts[ALL_SHORT].count(predictor.predict(path, spans_s=spans_s))
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "clip.wav"
