@@ -22,6 +22,7 @@ import shutil
 import tempfile
 import tomllib
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -317,8 +318,7 @@ def parse_json(text: str, error: type[LungsoundError], *, path: Path, is_nan_all
     def of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
         if len(values) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
             raise ValueError(f"the name {reprlib.repr(twice)} stands twice in an object")
         return values
 

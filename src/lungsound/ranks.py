@@ -38,7 +38,10 @@ class Alone:
 
     def own(self, num_rows: int) -> slice:
         """The rows of this process among so many: as many as the others have, or one more."""
-        return slice(num_rows * self.rank // self.num, num_rows * (self.rank + 1) // self.num)
+        return self.rows_of(self.rank, num_rows)
+
+    def rows_of(self, rank: int, num_rows: int) -> slice:
+        return slice(num_rows * rank // self.num, num_rows * (rank + 1) // self.num)
 
     def gather(self, rows: Tensor, num_rows: int) -> Tensor:
         """Rows of all processes, (own, ...) to (num_rows, ...), with gradients."""
@@ -113,8 +116,8 @@ class _Gather(torch.autograd.Function):
         parts = [torch.empty_like(padded) for _ in range(ranks.num)]
         with _reached():
             distributed.all_gather(parts, padded)
-        lengths = [num_rows * (rank + 1) // ranks.num - num_rows * rank // ranks.num for rank in range(ranks.num)]
-        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+        shares = (ranks.rows_of(rank, num_rows) for rank in range(ranks.num))
+        return torch.cat([part[: share.stop - share.start] for part, share in zip(parts, shares, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

@@ -142,9 +142,8 @@ class TrainingBatches:
             in_batch = slice(step * size, (step + 1) * size)
             positions = order[in_batch]
             own = self.ranks.own(len(positions))
-            batch = self.inputs.batch(self.rows[positions[own]])
-            if self.ranks.num > 1:
-                batch = replace(batch, labels=self.inputs.labels[torch.from_numpy(self.rows[positions])])
+            labels = self.inputs.labels[torch.from_numpy(self.rows[positions])]
+            batch = replace(self.inputs.batch(self.rows[positions[own]]), labels=labels)
             if self.soft_labels is not None:
                 batch = replace(batch, soft_labels=self.soft_labels[torch.from_numpy(positions)])
             places = zip(positions[own].tolist(), draws[in_batch][own].tolist(), strict=True)

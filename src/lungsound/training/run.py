@@ -23,7 +23,7 @@ from lungsound.errors import CorpusError, RunBusyError, SettingsError, WeightsEr
 from lungsound.evaluation.predictions import Predictions, read_predictions, write_predictions
 from lungsound.evaluation.runs import check_made_together
 from lungsound.evaluation.selection import NAMES
-from lungsound.files import hash_file, read_json, read_model, validated, write_json, written_whole
+from lungsound.files import hash_file, read_json, read_model, require_room, validated, write_json, written_whole
 from lungsound.models.weights import LoadReport
 from lungsound.processor import processor_name
 from lungsound.training.checkpoint import CHECKPOINT_FORMAT, read_checkpoint, write_checkpoint
@@ -148,10 +148,7 @@ class RunFolder(Listener):
     def lock(self) -> Iterator[None]:
         """Make the folder, and keep other trainings out of it (RunBusyError); if no run came to start, take it away."""
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SettingsError(f"{self.path} cannot be made a folder ({error.strerror}): give another") from None
+        require_room(self.path)
         lock = FileLock(self.path / LOCK, blocking=False)
         try:
             lock.acquire()
@@ -250,8 +247,6 @@ class RunFolder(Listener):
 
     def restore(self, step: TrainStep) -> Progress:
         """Take up the checkpoint, which the first process reads for all; a run without one starts at the beginning."""
-        if step.ranks.num == 1:
-            return self._restore(step)
 
         def read() -> tuple[Progress, dict[str, Tensor], dict[str, Any]]:
             return self._restore(step), step.tensors(), step.scaler.state_dict()
