@@ -5,9 +5,10 @@ Parity is a fact of the model and lies beside it; speed is a fact of the machine
 
 import hashlib
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -254,29 +255,62 @@ def decisions(trained: TrainedModel, outputs: Outputs) -> list[Floats]:
     return [probabilities, *(np.stack([1 - each, each], axis=1).astype(np.float32) for each in yes)]
 
 
+SLOW = 4.0  # times as slow as the fastest on the probes: nobody would take it, and it is measured no further
+TRIED_S = 0.3  # for an engine on a probe, or one call
+
+
+@dataclass(frozen=True)
+class Tried:
+    """An engine after a try on the probes: seconds per cycle there, and whether it is wrong on them."""
+
+    engine: Engine
+    seconds: float
+    is_wrong: bool
+
+
+def try_engines(trained: TrainedModel, names: Sequence[str]) -> Iterator[Tried]:
+    """Try engines on the probes: torch first where it is installed, by which the others are judged; else the first."""
+    sounds, exact, fastest_s = probes(trained), None, math.inf
+    reference = ["torch"] if find_spec("torch") is not None else []
+    for name in dict.fromkeys([*reference, *names]):
+        engine, start_s = make(name, trained), time.perf_counter()
+        given = decisions(trained, engine.predict(sounds))
+        seconds = [(time.perf_counter() - start_s) / len(sounds)]  # of the call that warms up: if slow, the only one
+        exact = exact or given
+        if seconds[0] <= SLOW * fastest_s:
+            while len(seconds) == 1 or sum(seconds[1:]) < TRIED_S:
+                start_s = time.perf_counter()
+                engine.predict(sounds[:1])
+                seconds.append(time.perf_counter() - start_s)
+        is_wrong = not REGISTRY[name].is_bf16 and not parity(exact, given).is_exact
+        fastest_s = fastest_s if is_wrong else min(fastest_s, *seconds)
+        yield Tried(engine, min(seconds), is_wrong)
+
+
 def measure(
     trained: TrainedModel, names: Sequence[str], cycles: Sequence[Sound], *, console: Console
 ) -> dict[str, tuple[Parity, float]]:
     """Parity with torch, or without it with the first, and seconds per cycle (infinite if wrong on the probes).
 
-    Of torch too, where it is installed. Kept for `select`.
+    Of torch too, where it is installed; not of one that is `SLOW` on the probes, which is said. Kept for `select`.
     """
-    exact: list[list[Floats]] = []
-    sounds, measured = probes(trained), {}
-    reference = ["torch"] if find_spec("torch") is not None else []
-    for name in dict.fromkeys([*reference, *names]):
-        engine = make(name, trained)
+    exact: list[Floats] = []
+    measured: dict[str, tuple[Parity, float]] = {}
+    speeds: dict[str, float] = {}
+    for tried in try_engines(trained, names):
+        name, fastest_s = tried.engine.name, min(speeds.values(), default=math.inf)
+        if tried.seconds > SLOW * fastest_s:
+            console.print(f"{name} is left out: {tried.seconds:.1e} s a cycle, where another takes {fastest_s:.1e} s")
+            speeds[name] = tried.seconds
+            continue
         with track(console, name) as on_progress:
-            of_probes, start_s = engine.predict(sounds), time.perf_counter()
-            of_cycles = engine.predict(cycles, on_progress=on_progress)
+            start_s = time.perf_counter()
+            given = decisions(trained, tried.engine.predict(cycles, on_progress=on_progress))
             seconds = (time.perf_counter() - start_s) / len(cycles)
-        given = [decisions(trained, outputs) for outputs in (of_probes, of_cycles)]
         exact = exact or given
-        is_wrong = not REGISTRY[name].is_bf16 and not parity(exact[0], given[0]).is_exact
-        measured[name] = (parity(exact[1], given[1]), float("inf") if is_wrong else seconds)
-    path, speeds = _known_speeds(trained)
-    speeds |= {name: seconds for name, (_, seconds) in measured.items()}
-    write_record(path, speeds, made_for=f"{trained.sha256} {path.stem}")
+        speeds[name] = math.inf if tried.is_wrong else seconds
+        measured[name] = (parity(exact, given), speeds[name])
+    _keep_speeds(trained, speeds)
     return measured
 
 
@@ -284,9 +318,15 @@ def speeds_of(trained: TrainedModel, names: Sequence[str]) -> dict[str, float]:
     """Seconds per cycle of engines on this CPU with the threads of now; measured on the probes if not known yet."""
     _, known = _known_speeds(trained)
     if missing := [name for name in names if name not in known]:
-        measured = measure(trained, missing, probes(trained) * 3, console=Console(quiet=True))
-        known |= {name: measured[name][1] for name in missing}
+        tried = try_engines(trained, missing)
+        known |= {each.engine.name: math.inf if each.is_wrong else each.seconds for each in tried}
+        _keep_speeds(trained, known)
     return {name: known[name] for name in names}
+
+
+def _keep_speeds(trained: TrainedModel, speeds: Mapping[str, float]) -> None:
+    path, known = _known_speeds(trained)
+    write_record(path, {**known, **speeds}, made_for=f"{trained.sha256} {path.stem}")
 
 
 def _known_speeds(trained: TrainedModel) -> tuple[Path, dict[str, float]]:
@@ -297,7 +337,7 @@ def _known_speeds(trained: TrainedModel) -> tuple[Path, dict[str, float]]:
     path = cached_graph(trained).with_name(f"speeds-{key}.json")
     kept = read_record(path, made_for=f"{trained.sha256} {path.stem}") or {}
     # JSON has no infinity.
-    return path, {name: float("inf") if seconds is None else seconds for name, seconds in kept.items()}
+    return path, {name: math.inf if seconds is None else seconds for name, seconds in kept.items()}
 
 
 FORMAT = "lungsound engines 2"

@@ -1,6 +1,7 @@
 """Engines give torch's probabilities within what their arithmetic can, and are selected by parity and speed."""
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,12 @@ from lungsound.files import hash_file, write_record
 from lungsound.inference import engines, graph
 from lungsound.inference.engines import (
     REGISTRY,
+    SLOW,
     BatchOutputs,
     Engine,
     Floats,
     Parity,
+    Tried,
     candidates,
     make,
     measure,
@@ -236,15 +239,36 @@ def test_speeds_are_measured_once_and_remembered(alone: TrainedModel, monkeypatc
     assert speeds["torch"] > 0
     asked = []
 
-    def fake(_: TrainedModel, names: list[str], *__: object, **___: object) -> dict[str, tuple[Parity, float]]:
+    def fake(trained: TrainedModel, names: list[str]) -> list[Tried]:
         asked.append(names)
-        return dict.fromkeys(names, (EXACT, 7.0))
+        return [Tried(replace(make("torch", trained), name=name), 7.0, is_wrong=False) for name in names]
 
-    monkeypatch.setattr(engines, "measure", fake)
+    monkeypatch.setattr(engines, "try_engines", fake)
     assert speeds_of(alone, ["torch", "torch-bf16"]) == {"torch": speeds["torch"], "torch-bf16": 7.0}
     assert asked == [["torch-bf16"]]
     monkeypatch.setenv("OMP_NUM_THREADS", "99")
     assert speeds_of(alone, ["torch"]) == {"torch": 7.0}, "another number of threads is another machine"
+
+
+def test_a_slow_engine_is_tried_once_and_left_out(alone: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def fake(name: str, trained: TrainedModel) -> Engine:
+        engine = make("torch", trained)
+
+        def run_batch(*inputs: Floats) -> BatchOutputs:
+            calls.append(name)
+            time.sleep(SLOW * 0.1 if name == "onnx" else 0.02)
+            return engine.run_batch(*inputs)
+
+        return Engine(name, trained, run_batch)
+
+    monkeypatch.setattr(engines, "make", fake)
+    assert list(measure(alone, ["onnx"], sounds(alone), console=Console(quiet=True))) == ["torch"]
+    assert calls.count("onnx") == 1
+    known = speeds_of(alone, ["onnx", "torch"])
+    assert known["onnx"] > SLOW * known["torch"]
+    assert calls.count("onnx") == 1, "it is known to be slow"
 
 
 def test_a_measurement_is_of_all_cycles_and_leaves_the_speeds(alone: TrainedModel) -> None:
