@@ -62,11 +62,12 @@ def our_step(
     batch_size: int,
     device: torch.device,
     *,
+    precision: str = "bf16",
     is_quick: bool = False,
     durations_s: Sequence[float] | None = None,
 ) -> Work:
-    """One entire step in bf16; with `durations_s` only the patches that touch cycles of these durations are encoded."""
-    config = run_config(size, is_quick=is_quick, is_padding_encoded=durations_s is None)
+    """One entire step; with `durations_s` only the patches that touch cycles of these durations are encoded."""
+    config = run_config(size, precision=precision, is_quick=is_quick, is_padding_encoded=durations_s is None)
     step, generator = train_step(config, device=device), torch.Generator().manual_seed(0)
     samples = batch(config, batch_size=batch_size, durations_s=durations_s)
 

@@ -1,119 +1,108 @@
-"""Speed of `lungsound predict`, as its users wait for it: `python -m benchmarks.predicting RECORDING...`.
+"""Whole `lungsound predict` commands, as their users wait for them, imports and the start of processes included."""
 
-Whole commands, imports and the start of processes included, in turn in one call: a folder with two workers and with
-one, one recording beside `import torch` alone, and the cycles of some recordings beside the transformers library's AST
-with the same weights. The table is printed as Markdown.
-"""
-
-import argparse
-import os
-import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from importlib.metadata import distribution, requires
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import torch
+from packaging.requirements import Requirement
 
-from benchmarks.measure import ceilings, machine, seconds_in_turn, table
+import lungsound
 from benchmarks.peers import TransformersPredictions
-from benchmarks.speed import Row, row
+from benchmarks.rows import Bench, Row
 from lungsound.audio.front_end import Sound
-from lungsound.errors import LungsoundError
-from lungsound.extras import BOX
-from lungsound.inference.bulk import sound_files
+from lungsound.extras import BOX_PACKAGE
 from lungsound.inference.predictor import find_model, load_recording
 from lungsound.training.model_file import load_model
 
-CPU = torch.device("cpu")
 NUM_BESIDE_PEER = 60  # recordings
 
 
-def command(*words: object) -> None:
+def predict_rows(bench: Bench) -> list[Row]:
+    """A folder with two workers and with one; one recording; some recordings beside the transformers library's AST."""
+    return [*_folder_rows(bench), _start_row(bench), _peer_row(bench), _size_row()]
+
+
+def _command(*words: object) -> None:
     """Run it to its end in a process of its own; its output is dropped."""
     subprocess.run([sys.executable, *map(str, words)], stdout=subprocess.DEVNULL, check=True)
 
 
-def predict(files: Sequence[Path], model: str, out: Path, num_workers: int) -> None:
+def _predict(bench: Bench, files: Sequence[Path], num_workers: int) -> None:
+    out = bench.work / "out"
     shutil.rmtree(out, ignore_errors=True)
-    command("-m", "lungsound", "predict", *files, "--model", model, "--out", out, "--workers", num_workers)
+    _command("-m", "lungsound", "predict", *files, "--model", bench.model, "--out", out, "--workers", num_workers)
 
 
-def folder_rows(files: Sequence[Path], sound_s: float, model: str, out: Path, num_rounds: int) -> list[Row]:
-    seconds = seconds_in_turn(
-        lambda: predict(files, model, out, 2),
-        lambda: predict(files, model, out, 1),
-        least=num_rounds,
-        most=num_rounds,
-        budget_s=0.0,
-    )
+def _folder_rows(bench: Bench) -> list[Row]:
+    recordings = bench.recordings
+    front_end = load_model(find_model(bench.model)).front_end
+    sound_s = sum(len(front_end.read(file).waveform) / front_end.sample_rate_hz for file in recordings)
+    seconds = bench.in_turn(lambda: _predict(bench, recordings, 2), lambda: _predict(bench, recordings, 1))
     two_s, one_s = np.median(seconds, axis=0)
-    hours, how = sound_s / seconds[:, 0], f"{len(files)} recordings, {sound_s / 3600:.2f} h of sound: {two_s:.1f} s"
+    how = f"{len(recordings)} recordings, {sound_s / 3600:.2f} h of sound: {two_s:.1f} s; {len(seconds)} rounds"
     ratios = seconds[:, 1] / seconds[:, 0]
+    hours = sound_s / seconds[:, 0]
     return [
-        row("predict a folder, 2 workers, hours of sound in an hour", hours, "h", f"{how}; {num_rounds} rounds"),
-        row("the same, 2 workers / 1 worker", ratios, "x", f"1 worker: {one_s:.1f} s"),
+        Row("predict a folder, 2 workers, hours of sound in an hour", hours, "h", how, at_least=400),
+        Row("the same, 2 workers / 1 worker", ratios, "x", f"1 worker: {one_s:.1f} s", at_least=1.7),
     ]
 
 
-def start_row(file: Path, model: str) -> Row:
-    cold, importing = seconds_in_turn(
-        lambda: command("-m", "lungsound", "predict", file, "--model", model),
-        lambda: command("-c", "import torch"),
+def _start_row(bench: Bench) -> Row:
+    cold, importing = bench.in_turn(
+        lambda: _command("-m", "lungsound", "predict", bench.recordings[0], "--model", bench.model),
+        lambda: _command("-c", "import torch"),
         least=5,
-        most=5,
-        budget_s=0.0,
     ).T
-    how = f"{np.median(cold):.2f} s and {np.median(importing):.2f} s, files in the page cache; 5 rounds"
-    return row("predict one recording / import torch alone", cold / importing, "x", how)
+    how = f"{np.median(cold):.2f} s and {np.median(importing):.2f} s, files in the page cache; {len(cold)} rounds"
+    return Row("predict one recording / import torch alone", cold / importing, "x", how, at_most=0.6)
 
 
-def peer_row(files: Sequence[Path], model: str, out: Path) -> Row:
+def _peer_row(bench: Bench) -> Row:
     """The peer gets the cycles, cut and resampled; ours reads the files, finds the cycles and writes the answers."""
-    trained = load_model(find_model(model))
+    some = bench.recordings[:: max(1, len(bench.recordings) // NUM_BESIDE_PEER)]
+    trained = load_model(find_model(bench.model))
     peer = TransformersPredictions(trained)
     cycles: list[Sound] = []
-    for file in files:
+    for file in some:
         cycles += (stretch.sound for stretch in load_recording(file, trained.front_end, find_by="auto").stretches)
 
     def one_by_one() -> None:
         for cycle in cycles:
             peer([cycle])
 
-    ours_s, peer_s = seconds_in_turn(lambda: predict(files, model, out, 2), one_by_one, least=2, most=2, budget_s=0.0).T
-    how = (
-        f"{len(files)} recordings, {len(cycles)} cycles: ours {np.median(ours_s):.1f} s, peer {np.median(peer_s):.1f} s"
-    )
-    return row("predict, 2 workers / transformers' AST on its cycles, 2 threads", peer_s / ours_s, "x", how)
+    ours_s, peer_s = bench.in_turn(lambda: _predict(bench, some, 2), one_by_one, least=2, most=2).T
+    how = f"{len(some)} recordings, {len(cycles)} cycles: ours {np.median(ours_s):.1f} s"
+    how += f", peer {np.median(peer_s):.1f} s"
+    what = "predict, 2 workers / transformers' AST on its cycles, 2 threads"
+    return Row(what, peer_s / ours_s, "x", how, at_least=5)
 
 
-def main(words: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.predicting", description=__doc__)
-    parser.add_argument("recordings", nargs="+", type=Path, help="sound files, or folders of them")
-    parser.add_argument("--model", default=BOX, help="default: the model in the box")
-    parser.add_argument("--rounds", type=int, default=2, help="of the folder; default: 2")
-    options = parser.parse_args(words)
-    reached = ceilings(CPU, is_quick=options.rounds < 2)
-    try:
-        files = sound_files(options.recordings)
-        rate_hz = (front_end := load_model(find_model(options.model)).front_end).sample_rate_hz
-        sound_s = sum(len(front_end.read(file).waveform) / rate_hz for file in files)
-        with tempfile.TemporaryDirectory(prefix="lungsound-bench-") as work:
-            out = Path(work) / "out"
-            rows = folder_rows(files, sound_s, options.model, out, options.rounds)
-            rows.append(start_row(files[0], options.model))
-            rows.append(peer_row(files[:: max(1, len(files) // NUM_BESIDE_PEER)], options.model, out))
-    except LungsoundError as error:
-        parser.error(str(error))
-    print(table(("what", "measured", "quartiles", "how"), rows))
-    print(f"\n- Command: {shlex.join(['python', '-m', 'benchmarks.predicting', *words])}, {datetime.now(UTC).date()}")
-    print("- Machine:", ", ".join(f"{name} {value}" for name, value in machine(CPU).items()))
-    print(f"- Ceiling measured in the same call: {reached['fp32']:.0f} GFLOP/s in fp32, {os.cpu_count()} cores.")
+def _size_row() -> Row:
+    """All files of the distributions that `pip install lungsound lungsound-box` brings, without extras."""
+    num_bytes, names = 0, list(_needed(lungsound.__name__, set()))
+    for name in names:
+        installed = (Path(str(file.locate())) for file in distribution(name).files or ())
+        num_bytes += sum(file.stat().st_size for file in installed if file.is_file())
+    # In a checkout the packages lie elsewhere.
+    folders = (Path(str(files(name))) for name in (lungsound.__name__, BOX_PACKAGE))
+    num_bytes += sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+    what = "files of a plain installation with the model"
+    return Row(what, [num_bytes / 1e6], "MB", f"{len(names) + 1} distributions, without pip", at_most=300)
 
 
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def _needed(name: str, seen: set[str]) -> Iterator[str]:
+    """A distribution and all that it requires on this machine, by name."""
+    if name in seen:
+        return
+    seen.add(name)
+    yield name
+    for line in requires(name) or ():
+        required = Requirement(line)
+        if required.marker is None or required.marker.evaluate({"extra": ""}):
+            yield from _needed(required.name, seen)

@@ -28,6 +28,7 @@ import soundfile
 import torch
 
 from benchmarks.measure import machine, table
+from benchmarks.rows import Bench, Row
 from lungsound.config import MAX_CYCLES
 from lungsound.files import write_json
 from lungsound.serve.limits import Limits
@@ -37,6 +38,7 @@ ANSWER_S = 600  # that a client waits for
 SETTLE_S = 3.0
 SAMPLE_S = 0.2
 HOSTILE_CLIENTS = 8
+NUM_CLIENTS, NUM_SENT = 8, 64  # for the table of speed
 Form = Mapping[str, Any]
 Answers = list[tuple[float, int]]  # seconds and status of each
 
@@ -136,6 +138,24 @@ def load(address: str, forms: Sequence[Form], num_requests: int, num_clients: in
         "requests_per_s": len(answered_s) / total_s,
         "num_refused": num_requests - len(answered_s),
     }
+
+
+def service_rows(bench: Bench) -> list[Row]:
+    """Requests a second of eight clients beside one, in turn, recording by recording."""
+    forms = [{"content": path.read_bytes()} for path in bench.recordings[:NUM_SENT]]
+    num_rounds = 1 if bench.is_quick else 3
+    with served(bench.model, max_waiting=NUM_CLIENTS) as (_, address):
+        load(address, forms, len(forms), NUM_CLIENTS)  # warm up
+        loads = [[load(address, forms, len(forms), num) for num in (1, NUM_CLIENTS)] for _ in range(num_rounds)]
+    alone, together = np.array([[each["requests_per_s"] for each in pair] for pair in loads]).T
+    p95_s = np.median([pair[1]["p95_s"] for pair in loads])
+    how = f"{np.median(together):.1f} and {np.median(alone):.1f} requests a second, {len(forms)} recordings"
+    how += f"; {num_rounds} rounds"
+    what = f"service, {NUM_CLIENTS} clients / one client, requests a second"
+    return [
+        Row(what, together / alone, "x", how, at_least=1.7),
+        Row("the same, 95 % answered within", [p95_s], "s", f"{NUM_CLIENTS} clients; nothing is shed"),
+    ]
 
 
 def sound(seconds: float, *, num_channels: int = 1, rate_hz: int = 48_000, format: str = "FLAC") -> bytes:

@@ -1,0 +1,99 @@
+"""Measure the table of speed, in docs/performance.md; the work behind benchmarks/run.
+
+Parts are measured one after the other, each thing in turn with what it is compared with. Without RECORDING the parts
+that take sound files make some.
+"""
+
+import argparse
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks.features import feature_rows
+from benchmarks.inference import inference_rows
+from benchmarks.measure import ceilings, machine, table
+from benchmarks.predicting import predict_rows
+from benchmarks.rows import CPU, HEAD, Bench, Row
+from benchmarks.service import service_rows
+from benchmarks.steps import step_rows
+from lungsound.data.synthetic import synthesize
+from lungsound.errors import LungsoundError
+from lungsound.experiments.study import write_between
+from lungsound.extras import BOX
+from lungsound.inference.bulk import sound_files
+
+MARK = "benchmarks/run"  # of the place in a file
+PARTS: dict[str, Callable[[Bench], list[Row]]] = {
+    "predict": predict_rows,
+    "service": service_rows,
+    "features": feature_rows,
+    "inference": inference_rows,
+    "steps": step_rows,
+}
+
+
+def measured(bench: Bench, parts: Sequence[str]) -> list[Row]:
+    """Rows of the parts; each is told on stderr as it comes."""
+    rows = []
+    for part in parts:
+        began = time.perf_counter()
+        for row in PARTS[part](bench):
+            print(f"{part}: {' | '.join(row.cells)}", file=sys.stderr, flush=True)
+            rows.append(row)
+        print(f"{part}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    return rows
+
+
+def page(rows: Sequence[Row], words: Sequence[str], reached: dict[str, float], seconds: float) -> str:
+    """The table, and under it the command, the machine and its ceilings."""
+    with_aim = [row.is_reached for row in rows if row.is_reached is not None]
+    command, date = shlex.join(["benchmarks/run", *words]), datetime.now(UTC).date()
+    facts = ", ".join(f"{name} {value}" for name, value in machine(CPU).items())
+    return "\n".join(
+        [
+            table(HEAD, [row.cells for row in rows]),
+            "",
+            f"- Command: `{command}`, {date}, {seconds / 60:.0f} minutes",
+            f"- Machine: {facts}",
+            f"- Ceilings measured in the same call: {reached['fp32']:.0f} GFLOP/s in fp32, {reached['bf16']:.0f} in "
+            "bf16 (matrix products, the better of torch's and oneDNN's).",
+            f"- {sum(with_aim)} of {len(with_aim)} aims are reached.",
+        ]
+    )
+
+
+def main(words: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks/run", description=__doc__)
+    parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", help="sound files, or folders of them")
+    parser.add_argument("--part", choices=PARTS, action="append", help="measure this part; repeatable  [default: all]")
+    parser.add_argument("--model", default=BOX, help="model that predicts and serves  [default: the model in the box]")
+    parser.add_argument("--into", type=Path, help=f"file with the marks of '{MARK}'  [default: print]")
+    parser.add_argument("--quick", action="store_true", help="see that it works: numbers that mean nothing")
+    options = parser.parse_args(words)
+    began, reached = time.perf_counter(), ceilings(CPU, is_quick=options.quick)
+    with tempfile.TemporaryDirectory(prefix="lungsound-bench-") as folder:
+        work = Path(folder)
+        try:
+            if not options.recordings:
+                synthesize(work / "recordings", num_patients=12 if options.quick else 60, seed=0)
+            files = sound_files(options.recordings or [work / "recordings"])
+            bench = Bench(files, options.model, reached, work, options.quick)
+            rows = measured(bench, options.part or list(PARTS))
+            text = page(rows, _named(words, options), reached, time.perf_counter() - began)
+            print(text) if options.into is None else write_between(options.into, MARK, text)
+        except LungsoundError as error:
+            parser.error(str(error))
+
+
+def _named(words: Sequence[str], options: argparse.Namespace) -> list[str]:
+    """The options as they were given, and RECORDING... in place of files of this machine."""
+    own = [word for word in words if Path(word) not in options.recordings]
+    return [*own, *["RECORDING..."] * bool(options.recordings)]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

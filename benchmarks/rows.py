@@ -1,0 +1,94 @@
+"""Rows of the table of speed, each with its aim, and what the parts that measure them share."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+from unittest.mock import patch
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from benchmarks.measure import Seconds, Work, seconds_in_turn
+
+CPU = torch.device("cpu")
+HEAD = ("what", "measured", "quartiles", "aim", "how")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Values of a measurement in a unit (x: times a peer), and the value that is wanted: at least, or `at_most`."""
+
+    what: str
+    values: Sequence[float] | npt.NDArray[np.float64]
+    unit: str
+    how: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Median, quartiles and aim as text, under `HEAD`."""
+        digits = 2 if self.unit in ("x", "s") else 0
+        low, median, high = (f"{each:.{digits}f}" for each in np.quantile(self.values, (0.25, 0.5, 0.75)))
+        aim = "" if self.at_least is None else f"at least {self.at_least:g}"
+        aim = aim if self.at_most is None else f"at most {self.at_most:g}"
+        return self.what, f"{median} {self.unit}", f"{low} to {high}", aim, self.how
+
+    @property
+    def is_reached(self) -> bool | None:
+        """Whether the median reaches the aim; None without one."""
+        median = np.median(self.values)
+        if self.at_least is not None:
+            return bool(median >= self.at_least)
+        return None if self.at_most is None else bool(median <= self.at_most)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Settings of one call.
+
+    recordings  sound files for the parts that take files
+    ceilings    GFLOP/s that this machine was seen to reach in the same call, by dtype
+    work        folder for what is made on the way
+    """
+
+    recordings: Sequence[Path]
+    model: str
+    ceilings: dict[str, float]
+    work: Path
+    is_quick: bool = False
+    device: torch.device = field(default=CPU)
+    batch_size: int = 8
+
+    @property
+    def fastest(self) -> str:
+        """The dtype of the highest ceiling."""
+        return max(self.ceilings, key=self.ceilings.__getitem__)
+
+    def in_turn(self, *works: Work, least: int = 3, most: int = 5) -> Seconds:
+        """Seconds (round, work) of things done in turn: as many rounds as fit in 30 s, at least `least`.
+
+        Two in a quick call.
+        """
+        if self.is_quick:
+            least = most = 2
+        return seconds_in_turn(*works, least=least, most=most, budget_s=30.0)
+
+
+def in_a_process(function: Callable[..., Result], *arguments: object, num_threads: int | None = None) -> Result:
+    """Call a function in a new process that holds nothing yet; its result. Libraries get as many threads."""
+    threads = {} if num_threads is None else {"OMP_NUM_THREADS": str(num_threads)}
+    with patch.dict(os.environ, threads), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+def cache_in(folder: Path) -> AbstractContextManager[object]:
+    """Keep the package's cache in `folder` while this lasts."""
+    return patch.dict(os.environ, LUNGSOUND_CACHE=str(folder))
