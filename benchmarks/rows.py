@@ -82,9 +82,9 @@ class Bench:
         return seconds_in_turn(*works, least=least, most=most, budget_s=30.0)
 
 
-def in_a_process(function: Callable[..., Result], *arguments: object, num_threads: int | None = None) -> Result:
-    """Call a function in a new process that holds nothing yet; its result. Libraries get as many threads."""
-    threads = {} if num_threads is None else {"OMP_NUM_THREADS": str(num_threads)}
+def in_a_process(function: Callable[..., Result], *arguments: object, num_threads: int) -> Result:
+    """Call a function in a new process with so many threads, under the settings of the command; its result."""
+    threads = {"OMP_NUM_THREADS": str(num_threads), "OPENBLAS_NUM_THREADS": "1"}
     with patch.dict(os.environ, threads), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
 

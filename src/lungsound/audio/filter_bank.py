@@ -28,6 +28,7 @@ FRAME_MS, HOP_MS = 25, 10
 PREEMPHASIS = 0.97
 LOG_FLOOR = 1.1920929e-07  # the float32 epsilon: silence gives log(2 ** -23) = -15.942385
 BLOCK_MELS = 16  # of one product: few bins have weight in all of them
+BLOCK_FRAMES = 128  # at a time: memory for more is asked of the system anew each time, which took most of the time
 
 
 class LogMel:
@@ -82,18 +83,20 @@ class LogMel:
     def _log_mel(self, waveform: Values) -> Values:
         # In the recipe's order, on whose rounding bins close to the floor depend, but without copies: frames are made
         # where their zeros are. The window begins with 0: the first sample of a frame does not count.
-        frames = np.lib.stride_tricks.sliding_window_view(waveform, self.frame_size)[:: self.hop_size]
-        frames = frames - frames.mean(axis=1, keepdims=True)
-        padded = np.zeros((len(frames), self.fft_size), waveform.dtype)
-        inside = padded[:, 1 : self.frame_size]
-        np.multiply(frames[:, :-1], PREEMPHASIS, out=inside)
-        np.subtract(frames[:, 1:], inside, out=inside)
-        inside *= self.window[1:]
-        squares = np.fft.rfft(padded).view(waveform.dtype)
-        np.square(squares, out=squares)
-        energies = np.empty((len(frames), self.mel_banks.shape[1]), waveform.dtype)
-        for bins, mels in self._blocks:
-            np.matmul(squares[:, bins], self.paired_banks[bins, mels], out=energies[:, mels])
+        every = np.lib.stride_tricks.sliding_window_view(waveform, self.frame_size)[:: self.hop_size]
+        energies = np.empty((len(every), self.mel_banks.shape[1]), waveform.dtype)
+        for first in range(0, len(every), BLOCK_FRAMES):
+            block = slice(first, first + BLOCK_FRAMES)
+            frames = every[block] - every[block].mean(axis=1, keepdims=True)
+            padded = np.zeros((len(frames), self.fft_size), waveform.dtype)
+            inside = padded[:, 1 : self.frame_size]
+            np.multiply(frames[:, :-1], PREEMPHASIS, out=inside)
+            np.subtract(frames[:, 1:], inside, out=inside)
+            inside *= self.window[1:]
+            squares = np.fft.rfft(padded).view(waveform.dtype)
+            np.square(squares, out=squares)
+            for bins, mels in self._blocks:
+                np.matmul(squares[:, bins], self.paired_banks[bins, mels], out=energies[block, mels])
         np.maximum(energies, LOG_FLOOR, out=energies)
         return np.log(energies, out=energies)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lungsound.audio.filter_bank import BLOCK_FRAMES
 from lungsound.audio.io import Samples, resample
 
 Values = npt.NDArray[np.float64]
@@ -494,5 +495,9 @@ def _power(sound: Samples, frame: int, hop: int, size: int) -> Samples:
     if sound.size < frame:
         return np.zeros((0, size // 2 + 1), np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(sound, frame)[::hop]
-    spectrum = np.fft.rfft(frames * np.hanning(frame).astype(np.float32), size, axis=1)
-    return np.asarray(np.square(spectrum.real) + np.square(spectrum.imag))
+    window, power = np.hanning(frame).astype(np.float32), np.empty((len(frames), size // 2 + 1), np.float32)
+    for first in range(0, len(frames), BLOCK_FRAMES):
+        block = slice(first, first + BLOCK_FRAMES)
+        spectrum = np.fft.rfft(frames[block] * window, size, axis=1)
+        power[block] = np.square(spectrum.real) + np.square(spectrum.imag)
+    return power
