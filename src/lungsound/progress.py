@@ -61,8 +61,9 @@ class Stage:
     def update(self, done: int, total: int | None) -> None:
         """Show how many are done, and of how many (None: not known)."""
         rate = self.per_second(done)
-        self.display.bars.update(self.task, description=self.text, completed=done, total=total, visible=True)
-        line = f"{self.text}: {done}" if total is None else f"{self.text}: {done} of {total}"
+        pace = f", {60 * rate:.0f} a minute" if rate else ""
+        self.display.bars.update(self.task, description=self.text + pace, completed=done, total=total, visible=True)
+        line = f"{self.text}: {done}{pace}" if total is None else f"{self.text}: {done} of {total}{pace}"
         if total is not None and rate:
             line += f", about {duration((total - done) / rate)} left"
         if self.display.bars.disable and self.display.clock() - self.display.last_line_s >= SILENCE_S:

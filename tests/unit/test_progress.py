@@ -25,8 +25,8 @@ def test_off_a_terminal_a_line_comes_after_half_a_minute_of_silence_and_not_befo
             clock.now_s += SILENCE_S / 10
     lines = stream.getvalue().splitlines()
     assert len(lines) == 10
-    assert lines[0] == "filter banks: 10 of 100, about 4 min left"  # 90 more of 3 s each
-    assert lines[-1] == "filter banks: 100 of 100, about 0 s left"
+    assert lines[0] == "filter banks: 10 of 100, 20 a minute, about 4 min left"  # 90 more of 3 s each
+    assert lines[-1] == "filter banks: 100 of 100, 20 a minute, about 0 s left"
 
 
 def test_a_step_shorter_than_that_prints_nothing_off_a_terminal() -> None:
@@ -57,7 +57,7 @@ def test_any_line_ends_the_silence() -> None:
         assert stream.getvalue() == "epoch 1\n"
         clock.now_s += 1
         stage.update(2, 9)
-    assert stream.getvalue().splitlines()[1:] == ["train: 2 of 9, about 3 min left"]
+    assert stream.getvalue().splitlines()[1:] == ["train: 2 of 9, 2 a minute, about 3 min left"]
 
 
 def test_a_terminal_gets_a_bar_and_no_lines() -> None:
