@@ -89,7 +89,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def _said(file: Path, folder: Path) -> str:
     content = file.read_bytes() if file.is_file() else b"(not there)"
     if file.suffix in (".json", ".jsonl"):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):  # of a file that was made to be no JSON
             content = json.dumps([timeless(json.loads(line)) for line in _documents(content)]).encode()
     return hashlib.sha256(content.replace(str(folder).encode(), b"")).hexdigest()
 
