@@ -1,5 +1,6 @@
 """The service as one ASGI application: predictions, review, facts and health, errors in one line, behind the gate."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.datastructures import ImmutableMultiDict
+from starlette.datastructures import ImmutableMultiDict, UploadFile
 from starlette.exceptions import HTTPException
 
 from lungsound.errors import LungsoundError, first_fault
@@ -30,6 +31,7 @@ from lungsound.serve.queue import WorkQueue
 
 STATIC = Path(__file__).parent / "static"
 KIND_OF = {status: kind for kind, status in reversed(STATUS_OF.items())}
+FILES_PER_READER = 4  # of a batch at once: some are read, others wait for the model, which takes them together
 # Request bodies and examples of responses for the routes' OpenAPI description.
 OPENAPI: dict[str, Any] = json.loads(Path(__file__).with_name("openapi.json").read_text(encoding="utf-8"))
 ERRORS: dict[int | str, dict[str, Any]] = OPENAPI["errors"]
@@ -215,7 +217,19 @@ def _prediction_routes(service: Service) -> APIRouter:
         if not _is_form(request):
             raise Refusal("not sound", "a form (multipart/form-data) with fields 'file' is needed")
         _refuse_unread(request.query_params, known=STATED, place="query")
-        results = []
+        at_once = asyncio.Semaphore(FILES_PER_READER * service.limits.num_workers)
+
+        async def answer(file: UploadFile, stated: Stated) -> dict[str, Any]:
+            name = uploads.safe_name(file.filename)
+            try:
+                async with at_once:
+                    with private_folder() as folder:
+                        path = await uploads.save_sound(uploads.chunks_of(file), folder)
+                        return await service.predict_saved(path, name=name, request=request, stated=stated)
+            except Refusal as refusal:
+                service.metrics.errors.labels(refusal.kind).inc()
+                return {"name": name, "error": str(refusal)}
+
         async with uploads.form_of(request, max_files=service.limits.max_files) as form:
             _refuse_unread(form, known=("file", *STATED), place="form")
             stated = _stated(request.query_params, form)
@@ -223,17 +237,12 @@ def _prediction_routes(service: Service) -> APIRouter:
             if not files:
                 raise Refusal("unusable", "the form has no file in a field 'file'; send one or more")
             with service.queue.place():
-                for file in files:
-                    name = uploads.safe_name(file.filename)
-                    try:
-                        with private_folder() as folder:
-                            path = await uploads.save_sound(uploads.chunks_of(file), folder)
-                            record = await service.predict_saved(path, name=name, request=request, stated=stated)
-                            results.append(record)
-                    except Refusal as refusal:
-                        service.metrics.errors.labels(refusal.kind).inc()
-                        results.append({"name": name, "error": str(refusal)})
-        return {"results": results}
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        answers = [group.create_task(answer(file, stated)) for file in files]
+                except ExceptionGroup as errors:
+                    raise errors.exceptions[0] from None
+        return {"results": [each.result() for each in answers]}
 
     return routes
 

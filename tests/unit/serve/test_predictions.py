@@ -126,6 +126,22 @@ def test_a_batch_answers_what_it_can_and_names_the_rest(tiny: Predictor, tempora
     assert list(temporary.iterdir()) == []
 
 
+def test_the_files_of_a_batch_are_answered_as_each_alone(tiny: Predictor) -> None:
+    contents = [sound(seed=seed, duration_s=1 + seed % 3) for seed in range(12)]
+    with client(tiny) as http:
+        alone = [
+            http.post(f"/v1/predictions?name={n}.wav", content=content).json() for n, content in enumerate(contents)
+        ]
+        files = [("file", (f"{n}.wav", content)) for n, content in enumerate(contents)]
+        together = http.post("/v1/batch", files=files).json()["results"]
+    assert [each["path"] for each in together] == [f"{n}.wav" for n in range(12)]
+    for one, other in zip(alone, together, strict=True):
+        assert len(one["cycles"]) == len(other["cycles"]) > 0
+        for cycle, same in zip(one["cycles"], other["cycles"], strict=True):
+            assert cycle["reasons"] == same["reasons"]
+            assert cycle["probabilities"] == pytest.approx(same["probabilities"], abs=1e-6)
+
+
 def test_what_the_service_says_of_its_model(tiny: Predictor) -> None:
     with client(tiny, limits=Limits(max_bytes=1000, max_duration_s=7)) as http:
         model = http.get("/v1/model").json()
