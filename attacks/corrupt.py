@@ -11,7 +11,7 @@ from random import Random
 import numpy as np
 from rich.console import Console
 
-from attacks.ground import Ground, answers_of, prepare, train
+from attacks.ground import Answers, Ground, answers_of, prepare, train
 from attacks.watch import Fault, Row, attempts
 from lungsound.data.file_facts import file_facts
 from lungsound.data.reader import read_corpus
@@ -184,7 +184,7 @@ def attack_commands(ground: Ground, folder: Path, *, seed: int, share: float) ->
 
     def called(
         words: list[object], harm: Callable[[], Path] | None
-    ) -> tuple[int | None, str, dict[str, str], Fault | None, str]:
+    ) -> tuple[int | None, str, Answers, Fault | None, str]:
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(ground.run, place / "run")
         if words[0] == "predict":

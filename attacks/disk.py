@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from random import Random
 
-from attacks.ground import Ground, answers_of, compared, prepare, train
+from attacks.ground import Answers, Ground, answers_of, compared, prepare, train
 from attacks.watch import Fault, Row, Running, lungsound
 
 NUM_FULL = 60
@@ -39,7 +39,7 @@ def attack(folder: Path, *, seed: int, share: float) -> list[Row]:
     ]
 
 
-def _full(ground: Ground, place: Path, expected: dict[str, dict[str, str]], *, seed: int, num_tries: int) -> Row:
+def _full(ground: Ground, place: Path, expected: dict[str, Answers], *, seed: int, num_tries: int) -> Row:
     """No file may grow past a size of chance, as on a disk that is full; then there is room."""
     row, rng = Row("disk", "full"), Random(f"{seed} full")
     for number in range(num_tries):
@@ -85,7 +85,7 @@ def _forbidden(ground: Ground, place: Path) -> Row:
     return row
 
 
-def _two_at_once(ground: Ground, place: Path, expected: dict[str, dict[str, str]]) -> Row:
+def _two_at_once(ground: Ground, place: Path, expected: dict[str, Answers]) -> Row:
     """Two calls with the same folder: both succeed with the answers of one, or one does and the other is refused."""
     row = Row("disk", "two at once")
     for name, words in commands(ground, place).items():

@@ -12,7 +12,7 @@ from random import Random
 
 from rich.console import Console
 
-from attacks.ground import Ground, answers_of, compared, prepare, train
+from attacks.ground import Answers, Ground, answers_of, compared, prepare, train
 from attacks.service import asked, port_of, started
 from attacks.watch import Fault, Row, Running, lungsound
 from lungsound.data.reader import read_corpus
@@ -29,7 +29,7 @@ class Job:
 
     work: Work
     num_kills: int
-    answers: Callable[[Path], dict[str, str]]
+    answers: Callable[[Path], Answers]
     lay_out: Callable[[Path], object] = Path.mkdir
 
 
@@ -65,7 +65,7 @@ def jobs(ground: Ground) -> dict[str, Job]:
     def exporting(place: Path) -> Callable[[], object]:
         return lungsound("export", place / "run", "--num-cycles", 10)
 
-    def all_of(*names: str) -> Callable[[Path], dict[str, str]]:
+    def all_of(*names: str) -> Callable[[Path], Answers]:
         return lambda place: {f"{name}/{key}": said for name in names for key, said in answers_of(place / name).items()}
 
     return {

@@ -255,7 +255,8 @@ def decisions(trained: TrainedModel, outputs: Outputs) -> list[Floats]:
     return [probabilities, *(np.stack([1 - each, each], axis=1).astype(np.float32) for each in yes)]
 
 
-SLOW = 4.0  # times as slow as the fastest on the probes: nobody would take it, and it is measured no further
+SLOW = 4.0  # times as slow as the fastest on the probes: nobody would take it, and it is measured no further,
+LONG_S = 10.0  # where that would take so long
 TRIED_S = 0.3  # for an engine on a probe, or one call
 
 
@@ -277,7 +278,7 @@ def try_engines(trained: TrainedModel, names: Sequence[str]) -> Iterator[Tried]:
         given = decisions(trained, engine.predict(sounds))
         seconds = [(time.perf_counter() - start_s) / len(sounds)]  # of the call that warms up: if slow, the only one
         exact = exact or given
-        if seconds[0] <= SLOW * fastest_s:
+        if seconds[0] <= max(SLOW * fastest_s, TRIED_S):
             while len(seconds) == 1 or sum(seconds[1:]) < TRIED_S:
                 start_s = time.perf_counter()
                 engine.predict(sounds[:1])
@@ -292,14 +293,15 @@ def measure(
 ) -> dict[str, tuple[Parity, float]]:
     """Parity with torch, or without it with the first, and seconds per cycle (infinite if wrong on the probes).
 
-    Of torch too, where it is installed; not of one that is `SLOW` on the probes, which is said. Kept for `select`.
+    Of torch too, where it is installed; not of one that is `SLOW` on the probes and would take `LONG_S`, which is said.
+    Kept for `select`.
     """
     exact: list[Floats] = []
     measured: dict[str, tuple[Parity, float]] = {}
     speeds: dict[str, float] = {}
     for tried in try_engines(trained, names):
         name, fastest_s = tried.engine.name, min(speeds.values(), default=math.inf)
-        if tried.seconds > SLOW * fastest_s:
+        if tried.seconds > max(SLOW * fastest_s, LONG_S / len(cycles)):
             console.print(f"{name} is left out: {tried.seconds:.1e} s a cycle, where another takes {fastest_s:.1e} s")
             speeds[name] = tried.seconds
             continue
