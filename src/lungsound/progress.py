@@ -35,9 +35,9 @@ class ProgressDisplay:
         self.last_line_s = self.clock()
 
     @contextmanager
-    def stage(self, text: str) -> Iterator["Stage"]:
-        """Show a stage until the block ends."""
-        stage = Stage(self, text)
+    def stage(self, text: str, *, is_paced: bool = False) -> Iterator["Stage"]:
+        """Show a stage until the block ends; paced: with how many are done in a minute."""
+        stage = Stage(self, text, is_paced)
         try:
             yield stage
         finally:
@@ -47,8 +47,8 @@ class ProgressDisplay:
 class Stage:
     """A stage under way: its bar appears, and its time begins, at the first update."""
 
-    def __init__(self, display: ProgressDisplay, text: str) -> None:
-        self.display, self.text = display, text
+    def __init__(self, display: ProgressDisplay, text: str, is_paced: bool) -> None:
+        self.display, self.text, self.is_paced = display, text, is_paced
         self.task: TaskID = display.bars.add_task(text, total=None, visible=False)
         self._first: tuple[float, int] | None = None
 
@@ -61,7 +61,7 @@ class Stage:
     def update(self, done: int, total: int | None) -> None:
         """Show how many are done, and of how many (None: not known)."""
         rate = self.per_second(done)
-        pace = f", {60 * rate:.0f} a minute" if rate else ""
+        pace = f", {60 * rate:.0f} a minute" if rate and self.is_paced else ""
         self.display.bars.update(self.task, description=self.text + pace, completed=done, total=total, visible=True)
         line = f"{self.text}: {done}{pace}" if total is None else f"{self.text}: {done} of {total}{pace}"
         if total is not None and rate:
@@ -73,7 +73,7 @@ class Stage:
 @contextmanager
 def track(console: Console, what: str, *, clock: Callable[[], float] = time.monotonic) -> Iterator[OnProgress]:
     """Show the progress of one long step; gives the function to call with how many are done, and of how many."""
-    with ProgressDisplay(console, clock=clock) as display, display.stage(what) as stage:
+    with ProgressDisplay(console, clock=clock) as display, display.stage(what, is_paced=True) as stage:
         yield stage.update
 
 

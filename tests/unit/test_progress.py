@@ -57,7 +57,7 @@ def test_any_line_ends_the_silence() -> None:
         assert stream.getvalue() == "epoch 1\n"
         clock.now_s += 1
         stage.update(2, 9)
-    assert stream.getvalue().splitlines()[1:] == ["train: 2 of 9, 2 a minute, about 3 min left"]
+    assert stream.getvalue().splitlines()[1:] == ["train: 2 of 9, about 3 min left"]
 
 
 def test_a_terminal_gets_a_bar_and_no_lines() -> None:
