@@ -201,7 +201,7 @@ def main(words: Sequence[str]) -> None:
     # Mean (mel,) of the filter banks: one value for all mels would be loud where sounds are faint.
     fbanks = normalize(trained.front_end.filter_banks_of(training), mean=trained.mean, std=trained.std)
     background = torch.from_numpy(fbanks.mean(axis=(0, 1)))
-    events = read_events(corpus.root) if corpus.is_synthetic else {}
+    events = read_events(Path(corpus.root)) if corpus.is_synthetic else {}
     measured = []
     sounds = sounds_of(cycles, trained.front_end)
     for place, cycle in enumerate(track(cycles, "explanations", console=Console(stderr=True))):

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lungsound.errors import SettingsError, first_fault
-from lungsound.files import MAX_DEPTH, parse_toml, read_text, shipped, shipped_names
+from lungsound.files import MAX_DEPTH, as_uri, parse_toml, read_text, shipped, shipped_names
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -26,7 +26,7 @@ WaveformChanges = Annotated[tuple[WaveformChange, ...], Field(strict=False)]
 ResNet = Literal["resnet10", "resnet18", "resnet34", "resnet50", "resnet101"]
 EfficientNet = Literal["efficientnet_b0", "efficientnet_b1", "efficientnet_b2"]
 Architecture = Literal["ast", ResNet, EfficientNet, "cnn6", "mn04"]
-CorpusFormat = Literal["auto", "icbhi", "sprsound", "table", "folders"]
+CorpusFormat = Literal["auto", "icbhi", "sprsound", "table", "folders", "packed"]
 SPRSoundLabelSetName = Literal["sprsound_event2", "sprsound_event7", "sprsound_record3", "sprsound_record5"]
 LabelSetName = Literal["sound4", "sound2", "diagnosis3", "diagnosis2", SPRSoundLabelSetName]
 
@@ -88,6 +88,8 @@ class DataSettings(Settings):
     """Keep only recordings of these parts of the split, e.g. train to leave a test unopened; empty keeps all."""
     left_out_recordings: Names = ()
     """Recordings that are left out, by name."""
+    shard_mb: Annotated[int, Field(ge=0)] = 0
+    """Most MB of sound in a shard (see train.shuffle_shards); 0: those of a packed corpus, of any other one for all."""
     is_strict: bool = True
     """Refuse a corpus with problems; false trains on the usable part of it."""
 
@@ -202,6 +204,8 @@ class TrainSettings(Settings):
     """Cycles in a batch."""
     is_last_batch_dropped: bool = True
     """Leave out the last, smaller batch of an epoch, as published."""
+    shuffle_shards: Count = 4
+    """Shards whose cycles are shuffled together; of a packed corpus twice as many are kept on the disk."""
     sampling_power: Annotated[float, Field(ge=0)] = 0.0
     """Draw cycles with probability in proportion to (cycles of their class)^-power, with replacement; 0: each once."""
     num_accumulated_batches: Count = 1
@@ -288,8 +292,8 @@ def load_config(
 
 
 def settings_of_corpora(roots: Sequence[Path]) -> list[str]:
-    """Settings, as for `load_config`, by which a run has the corpora in these folders or tables; none of none."""
-    paths = [str(root.absolute()) for root in roots]
+    """Settings, as for `load_config`, by which a run has the corpora in these places; none of none."""
+    paths = [as_uri(root) or str(root.absolute()) for root in roots]
     if len(paths) < 2:
         return [f"data.root={path}" for path in paths]
     return [f"data.corpora={_as_toml([{'root': path} for path in paths])}"]

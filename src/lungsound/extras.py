@@ -24,6 +24,7 @@ EXTRAS = {
     "hub": Extra(("huggingface_hub",), "models on the Hugging Face Hub need"),
     "onnx": Extra(("onnx", "onnxscript"), "the export of graphs needs"),
     "openvino": Extra(("openvino",), "OpenVINO's engines and files need"),
+    "remote": Extra(("fsspec", "aiohttp", "s3fs"), "corpora at a URI need"),
     "parquet": Extra(("pyarrow",), "the format parquet needs"),
     "train": Extra(
         ("torch", "scipy", "matplotlib", "tensorboardX"), "training, evaluating, explaining and exporting need"

@@ -49,6 +49,7 @@ _DEEP_KEY = re.compile(rf"(?:^|[{{,\[])[ \t]*{_PART}(?:\.[ \t]*{_PART}){{{MAX_DE
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_URI = re.compile(r"([a-z][a-z0-9+]+):/+")
 _PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")
 _SEAL = re.compile(r',\n "own_sha256": "([0-9a-f]{64})"\n\}\n\Z')
 _RECORD = re.compile(r'\{"sha256": "(?P<sha256>[0-9a-f]{64})", (?P<rest>.*)\n')
@@ -114,9 +115,10 @@ def written_together(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def private_folder() -> Iterator[Path]:
-    """A temporary folder that nobody else can read, gone when the block ends."""
-    folder = Path(tempfile.gettempdir())
+def private_folder(parent: Path | None = None) -> Iterator[Path]:
+    """A folder that nobody else can read, among the temporary ones or in `parent`, gone when the block ends."""
+    folder = Path(tempfile.gettempdir()) if parent is None else parent
+    folder.mkdir(parents=True, exist_ok=True)
     with _new_place(folder, wanted=folder, folder_mode=0o700) as place:
         yield place
 
@@ -438,6 +440,14 @@ def as_text(name: str | os.PathLike[str]) -> str:
 def cache_root() -> Path:
     """Cache directory: LUNGSOUND_CACHE, else ~/.cache/lungsound. It may be deleted whenever nothing runs."""
     return Path(os.environ.get("LUNGSOUND_CACHE") or "~/.cache/lungsound").expanduser()
+
+
+def as_uri(place: str | Path) -> str | None:
+    """The URI that is meant, whose slashes a Path has folded ("s3:/bucket"); None for a path."""
+    match = _URI.match(str(place))
+    if match is None:
+        return None
+    return f"{match[1]}:{'///' if match[1] == 'file' else '//'}{str(place)[match.end() :]}"
 
 
 def short_names(paths: Sequence[Path]) -> tuple[str, ...]:

@@ -17,6 +17,9 @@ from lungsound.cli.shared import (
 )
 
 SplitOption = Annotated[str, option("NAME", "official, fold0 .. fold4, or a file of 'name<TAB>part' lines.")]
+UnitOption = Annotated[
+    Literal["cycle", "recording"], option("UNIT", "Labels to write: those of each cycle, or of each recording.")
+]
 
 
 def data_fetch(
@@ -138,14 +141,36 @@ def data_audit(
         raise typer.Exit(1)
 
 
+def data_pack(
+    folder: CorpusArgument,
+    out: Annotated[Path, option("URI", "New or empty folder, or URI (s3://, gs://, az://) to write to.")],
+    shard_mb: Annotated[int, option("N", "Most megabytes of sound in a shard.", min=1)] = 64,
+    split: SplitOption = "official",
+    label_map: LabelMapOption = None,
+    unit: UnitOption = "cycle",
+) -> None:
+    """Write a corpus as tar files that train reads by streaming.
+
+    Split and labels are packed as they are read here. The same corpus gives the same bytes.
+    """
+    from lungsound.data.reader import read_corpus
+    from lungsound.data.shards import pack
+    from lungsound.files import as_uri
+    from lungsound.progress import track
+
+    corpus, place = read_corpus(folder, split=split, unit=unit, label_map=label_map), as_uri(out) or out
+    with track(console, "recordings") as on_progress:
+        num_shards = pack(corpus, place, shard_mb=shard_mb, unit=unit, on_progress=on_progress)
+    numbers = f"{len(corpus.cycles):,} cycles of {len(corpus.recordings):,} recordings in {num_shards:,} shards"
+    print_lines(f"wrote {numbers}; train on them with: lungsound train RECIPE --data {place}")
+
+
 def data_convert(
     folder: CorpusArgument,
     to: Annotated[Literal["icbhi", "sprsound", "table"], option("FORMAT", "icbhi, sprsound or table.", "--to")],
     out: Annotated[Path, option("DIR", "New or empty folder.")],
     label_map: LabelMapOption = None,
-    unit: Annotated[
-        Literal["cycle", "recording"], option("UNIT", "Labels to write: those of each cycle, or of each recording.")
-    ] = "cycle",
+    unit: UnitOption = "cycle",
     lossy: Annotated[bool, flag("--lossy", "Write what the format can hold, and list what is lost.")] = False,
 ) -> None:
     """Write a corpus's annotations in another format.

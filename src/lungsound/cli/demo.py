@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from lungsound.cli.cycles import print_cycles
-from lungsound.config import load_config
+from lungsound.config import load_config, settings_of_corpora
 from lungsound.data.corpus import SYNTHETIC_EVENTS_FILE
 from lungsound.data.reader import read_corpus
+from lungsound.data.shards import sound_file
 from lungsound.data.synthetic import synthesize
 from lungsound.errors import SettingsError
 from lungsound.files import remove_folder
@@ -38,7 +39,7 @@ def run_demo(
         console.print(f"Making a synthetic corpus of {num_patients} patients in {root}")
         with track(console, "recordings") as on_progress:
             synthesize(root, num_patients=num_patients, seed=seed, on_progress=on_progress)
-    overrides = [f"name={RUN_NAME}", f"data.root={root.absolute()}", f"train.seed={seed}"]
+    overrides = [f"name={RUN_NAME}", *settings_of_corpora([root]), f"train.seed={seed}"]
     overrides += [] if epochs is None else [f"train.epochs={epochs}"]
     config = load_config("demo", overrides)
     console.print(
@@ -60,7 +61,8 @@ def run_demo(
         console.print(f"\nPrediction for one recording of a patient who is not in the training set: {recording.path}")
         predictor, spans_s = Predictor.load(run_dir), [(cycle.start_s, cycle.end_s) for cycle in truth]
         console.print(predictor.evidence, markup=False, highlight=False)
-        cycles = predictor.predict(recording.path, spans_s=spans_s).cycles
+        with sound_file(recording) as path:
+            cycles = predictor.predict(path, spans_s=spans_s).cycles
         print_cycles(recording.path.name, cycles, console, classes=predictor.classes, truth=truth)
     else:
         console.print("\nEvery patient has recordings in the training set: there is no unseen one to predict.")

@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain text, as git and ruff print it: 80 columns on any terminal
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Fetch, check, audit, convert or synthesize a corpus.", no_args_is_help=True)
+data_app = typer.Typer(help="Fetch, check, audit, pack, convert or synthesize a corpus.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 COMMANDS: tuple[Callable[..., None], ...] = (
@@ -57,6 +57,7 @@ study_app.command("show")(experiments.study_show)
 data_app.command("fetch")(data.data_fetch)
 data_app.command("check")(data.data_check)
 data_app.command("audit")(data.data_audit)
+data_app.command("pack")(data.data_pack)
 data_app.command("convert")(data.data_convert)
 data_app.command("synthesize")(data.data_synthesize)
 

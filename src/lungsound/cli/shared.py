@@ -53,7 +53,8 @@ def argument(metavar: str, help: str) -> Any:
 
 
 CORPUS = (
-    "Corpus: a folder (ICBHI 2017, SPRSound 2022, synthetic, or subfolders named by class) or a table (.csv, .tsv)."
+    "Corpus: a folder (ICBHI 2017, SPRSound 2022, synthetic, or subfolders named by class), a table (.csv, .tsv), or a "
+    "packed corpus (a folder or a URI)."
 )
 CorpusArgument = Annotated[Path, argument("DIR", CORPUS)]
 DataOption = Annotated[Path | None, option("DIR", CORPUS, "--data")]

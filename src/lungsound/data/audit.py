@@ -147,7 +147,7 @@ class Audit:
     """
 
     name: str
-    root: Path
+    root: Path | str
     parts: tuple[str, ...]
     num_recordings: int
     num_patients: int

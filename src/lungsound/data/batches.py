@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AugmentSettings, RunConfig, TrainSettings
 from lungsound.data.corpus import Corpus
 from lungsound.data.splits import Parts
-from lungsound.data.store import FilterBanks, open_filter_banks, open_waveforms
+from lungsound.data.store import FilterBanks, Waveforms, open_filter_banks, open_waveforms
 from lungsound.errors import SettingsError
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.randomness import generator_at
@@ -59,8 +60,9 @@ class Inputs:
     ) -> "Inputs":
         """Inputs of the cycles of a corpus whose filter banks these are."""
         labels = [label_set.label(sound=c.sound, diagnosis=c.recording.diagnosis, term=c.term) for c in corpus.cycles]
-        own = [front_end.num_own_frames(num_samples) for num_samples in fbanks.num_samples.tolist()]
-        num_frames = None if front_end.audio.is_padding_encoded else torch.tensor(own)
+        num_frames = None
+        if not front_end.audio.is_padding_encoded:
+            num_frames = torch.tensor([front_end.num_own_frames(num) for num in fbanks.num_samples.tolist()])
         return cls(fbanks, torch.tensor(labels), num_frames, label_set.num_classes, mean, std)
 
     def class_counts(self, rows: Sequence[int]) -> list[int]:
@@ -71,8 +73,14 @@ class Inputs:
         fbank = normalize(torch.from_numpy(self.fbanks[rows]), mean=self.mean, std=self.std)
         return Batch(fbank, self.labels[chosen], None if self.num_frames is None else self.num_frames[chosen])
 
+    def expect(self, rows: NDArray[np.int64], num_together: int = 1) -> None:
+        """As `FilterBanks.expect`, of which an array needs nothing."""
+        if isinstance(self.fbanks, FilterBanks):
+            self.fbanks.expect(rows, num_together)
+
     def to_predict(self, rows: Sequence[int], batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Filter banks and `num_frames` of some rows in their order, in batches for `predict_cycles`."""
+        self.expect(np.asarray(rows, dtype=np.int64))
         for first in range(0, len(rows), batch_size):
             batch = self.batch(np.asarray(rows[first : first + batch_size], dtype=np.int64))
             yield batch.fbank, batch.num_frames
@@ -94,6 +102,9 @@ class TrainingBatches:
     cycle's changes are those of its place in the order: drawn twice, it is changed in two ways. `soft_labels` (cycle,
     class) are of the cycles as they are, unchanged. Of each batch only the filter banks of this process are made, where
     it is one of several `ranks`.
+
+    `shards` names the shard of each cycle; by default it is one. They too come in an order that is drawn, and the
+    cycles of `train.shuffle_shards` of them are mixed. `waveforms` are those that `change` reads.
     """
 
     def __init__(
@@ -104,6 +115,8 @@ class TrainingBatches:
         *,
         soft_labels: Tensor | None = None,
         weights: Tensor | None = None,
+        shards: Sequence[str] | None = None,
+        waveforms: Waveforms | None = None,
         change: ChangeCycle | None = None,
         respond: Augment | None = None,
         augment: Augment | None = None,
@@ -112,7 +125,10 @@ class TrainingBatches:
         self.inputs, self.rows, self.train = inputs, np.asarray(rows, dtype=np.int64), train
         self.soft_labels = soft_labels
         self.weights = weights if weights is not None and (weights != weights[0]).any() else None
-        self.change, self.respond, self.augment, self.ranks = change, respond, augment, ranks
+        names = [""] * len(self.rows) if shards is None else shards
+        number_of = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        self.shards = np.array([number_of[name] for name in names], dtype=np.int64)
+        self.waveforms, self.change, self.respond, self.augment, self.ranks = waveforms, change, respond, augment, ranks
 
     def __len__(self) -> int:
         """Number of cycles."""
@@ -131,15 +147,15 @@ class TrainingBatches:
     def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_step` on."""
         size, seed = self.train.batch_size, self.train.seed
-        generator = generator_at(seed, "order", epoch)
-        if self.weights is None:
-            order = torch.randperm(len(self), generator=generator).numpy()
-            draws = order
-        else:
-            order = torch.multinomial(self.weights, len(self), replacement=True, generator=generator).numpy()
-            draws = np.arange(len(self))
-        for step in range(first_step, self.num_steps):
-            in_batch = slice(step * size, (step + 1) * size)
+        order = self._order(epoch)
+        draws = order if self.weights is None else np.arange(len(self))
+        steps = [slice(step * size, (step + 1) * size) for step in range(first_step, self.num_steps)]
+        read = [order[in_batch][self.ranks.own(len(order[in_batch]))] for in_batch in steps]
+        rows_read = self.rows[np.concatenate([order[:0], *read])]
+        self.inputs.expect(rows_read, self.train.shuffle_shards)
+        if self.waveforms is not None:
+            self.waveforms.expect(rows_read, self.train.shuffle_shards)
+        for in_batch in steps:
             positions = order[in_batch]
             own = self.ranks.own(len(positions))
             labels = self.inputs.labels[torch.from_numpy(self.rows[positions])]
@@ -161,6 +177,23 @@ class TrainingBatches:
                         generator = generator_at(seed, purpose, epoch, draw)
                         batch.fbank[place] = augment(batch.fbank[place], generator, num_frames)
             yield batch
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        """Positions of the cycles of an epoch: those of some shards, then those of others."""
+        seed, num_shards = self.train.seed, int(self.shards.max(initial=0)) + 1
+        shards = torch.randperm(num_shards, generator=generator_at(seed, "shards", epoch)).numpy()
+        generator, order, share = generator_at(seed, "order", epoch), [], 0.0
+        for first in range(0, num_shards, self.train.shuffle_shards):
+            own = np.flatnonzero(np.isin(self.shards, shards[first : first + self.train.shuffle_shards]))
+            if self.weights is None:
+                drawn = torch.randperm(len(own), generator=generator)
+            else:  # as many of these shards as their share of all weights, rounded with those before
+                before, share = share, share + float(self.weights[own].sum() / self.weights.sum())
+                num = round(share * len(self)) - round(before * len(self))
+                draw = partial(torch.multinomial, self.weights[own], replacement=True, generator=generator)
+                drawn = draw(num) if num else torch.empty(0, dtype=torch.int64)
+            order.append(own[drawn.numpy()])
+        return np.concatenate(order)
 
 
 def sampling_weights(labels: Tensor, *, power: float) -> Tensor:
@@ -201,7 +234,8 @@ def training_batches(
 ) -> TrainingBatches:
     """Batches of the training cycles, whose soft labels these are; SettingsError for a size that does not suit them."""
     is_changed = _is_waveform_changed(config.augment)
-    change = _waveform_changes(config, corpus, console=console) if is_changed else None
+    waveforms = open_waveforms(corpus, FrontEnd(config.audio), console=console) if is_changed else None
+    change = None if waveforms is None else _waveform_changes(config, waveforms)
     weights = sampling_weights(inputs.labels[list(parts.train)], power=config.train.sampling_power)
     shares = {name: each.share for name, each in zip(corpus.members, config.data.corpora, strict=True) if each.share}
     if shares:
@@ -217,6 +251,8 @@ def training_batches(
         config.train,
         soft_labels=soft_labels,
         weights=weights,
+        shards=[corpus.cycles[row].recording.shard for row in parts.train],
+        waveforms=waveforms,
         change=change,
         respond=respond,
         augment=augment,
@@ -243,9 +279,8 @@ def _is_waveform_changed(augment: AugmentSettings) -> bool:
     return bool(augment.waveform) and augment.waveform_probability > 0
 
 
-def _waveform_changes(config: RunConfig, corpus: Corpus, *, console: Console) -> ChangeCycle:
+def _waveform_changes(config: RunConfig, waveforms: Waveforms) -> ChangeCycle:
     settings, front_end = config.augment, FrontEnd(config.audio)
-    waveforms = open_waveforms(corpus, front_end, console=console)
 
     def change(row: int, generator: torch.Generator) -> tuple[Tensor, int | None] | None:
         drawn = augmentation.draw_waveform_change(

@@ -39,6 +39,8 @@ def write_annotations(corpus: Corpus, out: Path, *, to: Format, is_lossy: bool =
     something would be lost and `is_lossy` is false, and for what cannot be written at all.
     """
     corpus.require_sound()
+    if any(recording.packed for recording in corpus.recordings):
+        raise CorpusError(f"{corpus.root} is packed, and annotations are named as sound files: convert, then pack")
     _check_possible(corpus, to)
     lost = losses(corpus, to)
     if lost and not is_lossy:

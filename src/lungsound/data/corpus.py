@@ -19,6 +19,16 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 @dataclass(frozen=True)
+class Packed:
+    """Place of a sound file's bytes in a packed corpus: the tar file, by path or URI, that has them, and their hash."""
+
+    file: str
+    offset: int
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Recording:
     """One sound file of one patient. Unknown facts are None, never a guess."""
 
@@ -38,6 +48,10 @@ class Recording:
     """The corpus's own word for the whole recording (SPRSound: "CAS & DAS")."""
     corpus: str | None = None
     """Name of its corpus, where there are several."""
+    shard: str = ""
+    """Name of its shard, with which it is shuffled; blank where all of a corpus is."""
+    packed: Packed | None = None
+    """Where its bytes are, if `path` is a name in a tar file: `lungsound.data.shards.sound_file` opens either."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +107,12 @@ class Corpus:
     `known_patient_parts` are parts whose patients are by design those of the training set (SPRSound: "intra").
     `vocabulary` is the label set (`lungsound.labels`) whose classes are the words of the cycles.
     `split_origin` says where the parts come from; empty for the only split that a corpus has.
+    `root` is a folder, a table, or the URI of a packed corpus.
     `members` are the corpora by name that were joined to this one (see `join`), in its order, each as it is alone.
     """
 
     name: str
-    root: Path
+    root: Path | str
     recordings: tuple[Recording, ...]
     cycles: tuple[Cycle, ...]
     split: Mapping[str, str]
@@ -154,9 +169,10 @@ class Corpus:
         """SHA-256 over the order, the bytes of every sound file, the labels and the split."""
         digest = hashlib.sha256()
         facts = file_facts()
-        hashes = facts.sha256([recording.path for recording in self.recordings])
+        hashes = iter(facts.sha256([each.path for each in self.recordings if each.packed is None]))
         facts.save()
-        for recording, audio in zip(self.recordings, hashes, strict=True):
+        for recording in self.recordings:
+            audio = next(hashes) if recording.packed is None else recording.packed.sha256
             digest.update(f"{recording.name}\t{self.split.get(recording.name)}\t{audio}\n".encode())
         for cycle in self.cycles:
             term = "" if cycle.term is None else f"\t{cycle.term}"
@@ -285,4 +301,6 @@ def in_known_words(corpus: Corpus) -> Corpus:
         'set data.label_map to a file with label_set = "sound4" and lines "word" = "class" in [classes] '
         "(evaluate and the data commands: --label-map FILE, in Python label_map; cross: --on DIR=FILE)"
     )
-    return replace(corpus, cycles=(), problems=(*corpus.problems, Problem(UNKNOWN_LABEL, corpus.root.name, detail)))
+    return replace(
+        corpus, cycles=(), problems=(*corpus.problems, Problem(UNKNOWN_LABEL, Path(corpus.root).name, detail))
+    )

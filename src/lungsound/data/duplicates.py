@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
@@ -35,6 +34,7 @@ from lungsound.audio.fingerprint import (
 from lungsound.audio.io import Samples, read_channels, read_waveform, resample
 from lungsound.audio.quality import MIN_RMS_DBFS, Defect, Quality, find_defects, measure_quality
 from lungsound.data.corpus import Recording
+from lungsound.data.shards import sound_file
 from lungsound.errors import AudioError
 from lungsound.progress import OnProgress
 
@@ -55,16 +55,17 @@ def measure_recordings(
     """Measure each recording, in their order; the error in place of one that cannot be decoded."""
     results: list[Measured | AudioError] = []
     with ThreadPoolExecutor(num_workers) as pool:
-        for measured in pool.map(_measure, (recording.path for recording in recordings)):
+        for measured in pool.map(_measure, recordings):
             results.append(measured)
             if on_progress is not None:
                 on_progress(len(results), len(recordings))
     return results
 
 
-def _measure(path: Path) -> Measured | AudioError:
+def _measure(recording: Recording) -> Measured | AudioError:
     try:
-        channels, info = read_channels(path)
+        with sound_file(recording) as path:
+            channels, info = read_channels(path)
     except AudioError as error:
         return error
     rate_hz = info.sample_rate_hz

@@ -2,20 +2,21 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from lungsound.data.corpus import AUDIO_SUFFIXES, Corpus, relabelled
 from lungsound.data.file_facts import file_facts
 from lungsound.data.folders import class_folders, read_folders
 from lungsound.data.icbhi import AUDIO_FOLDER, is_icbhi_name, read_icbhi
+from lungsound.data.shards import INDEX, read_packed
 from lungsound.data.sprsound import is_sprsound, read_sprsound
 from lungsound.data.table import SUFFIXES, misread, read_table, table_file, tables_in
 from lungsound.data.tree import files_below, files_with_suffix, is_hidden, require_folder
 from lungsound.errors import CorpusError
-from lungsound.files import first_names
+from lungsound.files import as_uri, first_names
 from lungsound.labels import Unit, read_label_map
 
-Kind = Literal["icbhi", "sprsound", "table", "folders"]
+Kind = Literal["icbhi", "sprsound", "table", "folders", "packed"]
 MAX_DEPTH = 4  # of the folders in which a corpus is looked for, to name it
 
 
@@ -28,9 +29,9 @@ def read_corpus(
     unit: Unit = "cycle",
     label_map: str | Path | None = None,
 ) -> Corpus:
-    """The corpus in the folder `root` (a table may be a file), of whichever kind.
+    """The corpus in the folder `root` (a table may be a file, a packed one at a URI), of whichever kind.
 
-    - `kind`: "icbhi", "sprsound", "table", "folders", or "auto" to see by what is there.
+    - `kind`: "icbhi", "sprsound", "table", "folders", "packed", or "auto" to see by what is there.
     - `split`: of ICBHI's layout "official", "fold0" to "fold4" (RespireNet's), or a file of `name<TAB>part` lines; the
       others have only the one that comes with them.
     - `is_strict`: a corpus without recordings or with problems is a CorpusError; else its `problems` tell.
@@ -40,10 +41,12 @@ def read_corpus(
 
     Raises CorpusError too when `root` is not there or holds no corpus, SettingsError for a label map that is none.
     """
-    root = Path(root)
+    uri, root = as_uri(root), Path(root)
     if kind == "auto":
-        kind = find_kind(root)
-    if split != "official" and kind in ("sprsound", "table", "folders"):
+        kind = "packed" if uri else find_kind(root)
+    if uri and kind != "packed":
+        raise CorpusError(f"{uri} is a URI, where only packed corpora are read, got kind {kind!r}: leave it 'auto'")
+    if split != "official" and kind in ("sprsound", "table", "folders", "packed"):
         whose = "SPRSound has" if kind == "sprsound" else f"a corpus of the kind {kind!r} has"
         raise CorpusError(f"{whose} its official split only, got split {split!r}: leave it 'official'")
     if unit == "recording" and kind == "icbhi":
@@ -57,11 +60,15 @@ def read_corpus(
         corpus = read_table(root, unit=unit, label_map=own)
     elif kind == "folders":
         corpus = read_folders(root, label_map=own)
+    elif kind == "packed":
+        corpus = read_packed(uri or root, unit=unit)
     else:
-        raise CorpusError(f"unknown kind of corpus {kind!r}: expected 'auto', 'icbhi', 'sprsound', 'table', 'folders'")
-    if own is not None and kind in ("icbhi", "sprsound"):
+        raise CorpusError(
+            f"unknown kind of corpus {kind!r}: expected {', '.join(map(repr, ('auto', *get_args(Kind))))}"
+        )
+    if own is not None and kind in ("icbhi", "sprsound", "packed"):
         corpus = relabelled(corpus, own)
-    folders = {recording.path.parent for recording in corpus.recordings}
+    folders = {recording.path.parent for recording in corpus.recordings if recording.packed is None}
     wanted = (*AUDIO_SUFFIXES, ".txt")
     num_hidden = sum(is_hidden(path) and path.suffix.lower() in wanted for each in folders for path in each.iterdir())
     if num_hidden:
@@ -104,6 +111,8 @@ def find_kind(root: Path) -> Kind:
 
 def _kind_here(folder: Path) -> Kind | None:
     """Kind of the corpus whose recordings and annotations are named in this very folder; None for none."""
+    if (folder / INDEX).is_file():
+        return "packed"
     if is_sprsound(folder):
         return "sprsound"
     official = folder / AUDIO_FOLDER

@@ -7,13 +7,13 @@ that the test has too leave it, so that nobody is on two sides.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from lungsound.config import CorpusSettings, DataSettings, TrainSettings
 from lungsound.data.corpus import Corpus, Cycle, Recording, join
 from lungsound.data.reader import read_corpus
+from lungsound.data.shards import in_shards
 from lungsound.errors import CorpusError, SettingsError
 from lungsound.labels import LABEL_SETS, LabelSet
 from lungsound.randomness import generator_at
@@ -74,13 +74,15 @@ def _read(data: DataSettings) -> Corpus:
     if data.root is None:
         raise SettingsError("no corpus given: name its folder with --data DIR, in Python by the setting data.root")
     corpus = read_corpus(
-        Path(data.root),
+        data.root,
         kind=data.corpus,
         split=data.split,
         is_strict=data.is_strict,
         unit=LABEL_SETS[data.label_set].unit,
         label_map=data.label_map,
     )
+    if data.shard_mb:
+        corpus = in_shards(corpus, data.shard_mb)
     if unknown := set(data.left_out_recordings) - {recording.name for recording in corpus.recordings}:
         raise SettingsError(f"data.left_out_recordings: {data.root} has no recording {min(unknown)!r}")
 

@@ -4,16 +4,22 @@ A store is a folder of two files. `values` holds a row of float32 for each cycle
 through a memory map. `facts` holds of each row its checksum, its sums and the samples of its cycle, under a checksum
 of their own: a row without valid facts is not written yet. So a store that was broken off is taken up where it
 stopped, and a damaged one is never taken for a sound one.
+
+Of a packed corpus, which may be larger than the disk, such stores are made shard by shard when they are read, in a
+folder of this process alone; of these only the facts are kept.
 """
 
 import hashlib
 import inspect
 import os
+import shutil
+import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -28,10 +34,11 @@ from lungsound.audio import front_end as front_ends
 from lungsound.audio.filter_bank import fbank_statistics, fbank_sums
 from lungsound.audio.front_end import FrontEnd, Sound
 from lungsound.data.corpus import Corpus, Cycle
+from lungsound.data.shards import sound_file
 from lungsound.errors import DataError, LungsoundError
-from lungsound.files import cache_root
+from lungsound.files import cache_root, private_folder, written_whole
 from lungsound.processor import map_ahead, num_threads
-from lungsound.progress import track
+from lungsound.progress import OnProgress, track
 
 FACTS = np.dtype(
     [("num_samples", "<i8"), ("total", "<f8"), ("total_squares", "<f8"), ("values_crc32", "<u4"), ("own_crc32", "<u4")]
@@ -57,7 +64,8 @@ def cut_cycles(
 
     def work(rows: range) -> Made:
         group = cycles[rows.start : rows.stop]
-        recording = front_end.read(group[0].recording.path)
+        with sound_file(group[0].recording) as path:
+            recording = front_end.read(path)
         return use(rows, [front_end.cut(recording, start_s=cycle.start_s, end_s=cycle.end_s) for cycle in group])
 
     sizes = (len(list(group)) for _, group in groupby(cycles, key=lambda cycle: cycle.recording))
@@ -85,17 +93,19 @@ class Rows:
         self.facts = np.zeros(len(sizes), FACTS)
         self.load_facts()
 
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    def expect(self, rows: NDArray[np.int64], num_together: int) -> None:
+        """Nothing to do: all rows are there."""
+
     def load_facts(self) -> None:
         """Read the facts of the rows that are written; all zero for the others, and for all without their values."""
         self.facts[:] = 0
         values, facts = self.folder / "values", self.folder / "facts"
         if not values.is_file() or values.stat().st_size != 4 * self.starts[-1] or not facts.is_file():
             return
-        content = facts.read_bytes()
-        if len(content) == self.facts.nbytes:
-            stored = np.frombuffer(content, FACTS)
-            valid = [zlib.crc32(row.tobytes()[:-4]) == row["own_crc32"] for row in stored]
-            self.facts[valid] = stored[valid]
+        _load_valid(facts, self.facts)
 
     @property
     def is_written(self) -> NDArray[np.bool_]:
@@ -158,23 +168,148 @@ def _write_at(file: BinaryIO, content: bytes | memoryview, offset: int) -> None:
         raise OSError("the disk is full")
 
 
+def _load_valid(file: Path, facts: NDArray[np.void]) -> None:
+    """Set the facts of those rows that are whole in the file; none where it is of another number of rows."""
+    content = file.read_bytes()
+    if len(content) == facts.nbytes:
+        stored = np.frombuffer(content, FACTS)
+        valid = [zlib.crc32(row.tobytes()[:-4]) == row["own_crc32"] for row in stored]
+        facts[valid] = stored[valid]
+
+
+class ShardRows:
+    """Rows of a packed corpus. Those of a shard are made when one of them is read, and are gone some shards later.
+
+    Who reads many says which (`expect`): the shards are then made ahead in a thread, in the order of their first rows,
+    and go after their last. Twice as many as are mixed are there at once.
+    """
+
+    def __init__(
+        self,
+        cycles: Sequence[Cycle],
+        make: Callable[[Rows, range, NDArray[np.bool_]], Rows],
+        sizes: Sequence[int],
+        *,
+        kept_facts: Path,
+        report: Callable[[], AbstractContextManager[OnProgress]],
+    ) -> None:
+        self._sizes, self._make, self._kept_facts, self._report = sizes, make, kept_facts, report
+        lengths = [len(list(group)) for _, group in groupby(cycles, key=lambda cycle: cycle.recording.shard)]
+        self._firsts = np.cumsum([0, *lengths])
+        self._held: dict[int, Future[Rows]] = {}  # by shard, that which was read last at the end
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="shard")
+        folder = ExitStack()
+        self._folder = folder.enter_context(private_folder(cache_root()))
+        weakref.finalize(self, folder.close)
+        self.expect(np.arange(len(sizes)), 1)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    @cached_property
+    def facts(self) -> NDArray[np.void]:
+        """Facts of all rows, from the cache or by one pass through the corpus."""
+        facts = np.zeros(len(self), FACTS)
+        if self._kept_facts.is_file():
+            _load_valid(self._kept_facts, facts)
+        missing = np.unique(self._shard_of(np.flatnonzero(facts["own_crc32"] == 0))).tolist()
+        if missing:
+            places = [np.arange(*self._firsts[shard : shard + 2]) for shard in missing]
+            self.expect(np.concatenate(places), 1)
+            with self._report() as on_progress:
+                for shard, own in zip(missing, places, strict=True):
+                    facts[own] = self._read(shard).facts
+                    with written_whole(self._kept_facts) as partial:
+                        partial.write_bytes(facts.tobytes())
+                    on_progress(int(own[-1]) + 1, len(self))
+        return facts
+
+    def row(self, row: int, size: int | None = None) -> NDArray[np.float32]:
+        """As that of `Rows`; CorpusError too where the shard is not reached, or is not what was packed."""
+        shard = int(self._shard_of(row))
+        rows, place = self._read(shard), row - int(self._firsts[shard])
+        if not rows.is_written[place]:  # nobody said that it would be read
+            self._held[shard] = self._pool.submit(self._made, shard, np.ones(len(rows), dtype=np.bool_))
+            rows = self._held[shard].result()
+        return rows.row(place, size)
+
+    def expect(self, rows: NDArray[np.int64], num_together: int) -> None:
+        """Announce rows that are read next, in this order, those of so many shards mixed."""
+        shards = self._shard_of(rows).tolist()
+        self._num_together, self._latest = num_together, 0
+        self._coming = list(dict.fromkeys(shards))
+        self._place = {shard: place for place, shard in enumerate(self._coming)}
+        self._last = {shard: n for n, shard in enumerate(shards)}
+        self._first = {shard: n for n, shard in reversed(list(enumerate(shards)))}
+        self._is_wanted = np.zeros(len(self), dtype=np.bool_)
+        self._is_wanted[rows] = True
+
+    def _shard_of(self, row: NDArray[np.int64] | int) -> NDArray[np.int64]:
+        return np.searchsorted(self._firsts, row, side="right") - 1
+
+    def _read(self, shard: int) -> Rows:
+        """Rows of a shard; one that comes after it is begun meanwhile."""
+        self._latest = max(self._latest, self._place.get(shard, 0))
+        making = self._held.pop(shard, None) or self._begin(shard)
+        rows = making.result()
+        self._held[shard] = making
+        ahead = self._coming[self._latest + 1 :][: self._num_together]
+        # One at a time, so that a run that ends waits for one at the most.
+        if all(each.done() for each in self._held.values()):
+            for coming in [each for each in ahead if each not in self._held][:1]:
+                self._held[coming] = self._begin(coming)
+        return rows
+
+    def _begin(self, shard: int) -> Future[Rows]:
+        """Have a shard made in the thread, in the place of one whose rows were read."""
+        if len(self._held) >= 2 * self._num_together:
+            reached = self._first[self._coming[self._latest]]
+            read = (each for each in self._held if self._last.get(each, -1) < reached)
+            gone = next(read, next(iter(self._held)))
+            wait([self._held.pop(gone)])
+            shutil.rmtree(self._folder / str(gone), ignore_errors=True)
+        first, end = self._firsts[shard : shard + 2]
+        return self._pool.submit(self._made, shard, self._is_wanted[first:end])
+
+    def _made(self, shard: int, is_wanted: NDArray[np.bool_]) -> Rows:
+        places = range(*self._firsts[shard : shard + 2].tolist())
+        folder = self._folder / str(shard)
+        folder.mkdir(exist_ok=True)
+        return self._make(Rows(folder, self._sizes[places.start : places.stop]), places, is_wanted)
+
+
 class JoinedRows:
     """Rows of several stores as one, one store after the other."""
 
-    def __init__(self, stores: "Sequence[Rows | JoinedRows]") -> None:
-        self.facts: NDArray[np.void] = np.concatenate([store.facts for store in stores])
-        self._stores, self._firsts = stores, np.cumsum([0, *(len(store.facts) for store in stores)])
+    def __init__(self, stores: "Sequence[Stored]") -> None:
+        self._stores, self._firsts = stores, np.cumsum([0, *map(len, stores)])
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    @cached_property
+    def facts(self) -> NDArray[np.void]:
+        facts: NDArray[np.void] = np.concatenate([store.facts for store in self._stores])
+        return facts
+
+    def expect(self, rows: NDArray[np.int64], num_together: int) -> None:
+        """As that of `ShardRows`, for each store."""
+        for store, first, end in zip(self._stores, self._firsts, self._firsts[1:], strict=False):
+            store.expect(rows[(first <= rows) & (rows < end)] - first, num_together)
 
     def row(self, row: int, size: int | None = None) -> NDArray[np.float32]:
         store = int(np.searchsorted(self._firsts, row, side="right")) - 1
         return self._stores[store].row(row - int(self._firsts[store]), size)
 
 
+Stored = Rows | ShardRows | JoinedRows
+
+
 class FilterBanks:
     """Filter banks (cycle, time, mel), before normalisation, of the cycles of a corpus."""
 
-    def __init__(self, rows: Rows | JoinedRows, num_frames: int, num_mels: int) -> None:
-        self.shape = (len(rows.facts), num_frames, num_mels)
+    def __init__(self, rows: Stored, num_frames: int, num_mels: int) -> None:
+        self.shape = (len(rows), num_frames, num_mels)
         self._rows = rows
 
     def __len__(self) -> int:
@@ -183,6 +318,10 @@ class FilterBanks:
     def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """A copy (row, time, mel) of some rows."""
         return np.stack([self._rows.row(int(row)) for row in rows]).reshape(-1, *self.shape[1:])
+
+    def expect(self, rows: NDArray[np.int64], num_together: int = 1) -> None:
+        """Announce rows that are read next, in this order, those of so many shards mixed."""
+        self._rows.expect(rows, num_together)
 
     @property
     def num_samples(self) -> NDArray[np.int64]:
@@ -199,11 +338,15 @@ class FilterBanks:
 class Waveforms:
     """Waveforms of cycles as they were cut, each behind the spectrum of its recording, where that is needed."""
 
-    def __init__(self, rows: Rows | JoinedRows, num_mels: int) -> None:
+    def __init__(self, rows: Stored, num_mels: int) -> None:
         self._rows, self._num_mels = rows, num_mels
 
     def __len__(self) -> int:
-        return len(self._rows.facts)
+        return len(self._rows)
+
+    def expect(self, rows: NDArray[np.int64], num_together: int = 1) -> None:
+        """As that of `FilterBanks`."""
+        self._rows.expect(rows, num_together)
 
     def __getitem__(self, row: int) -> Sound:
         """A copy of a cycle's sound."""
@@ -258,7 +401,7 @@ def _open(
     values_of: Callable[[Sound], NDArray[np.float32]],
     *,
     console: Console,
-) -> Rows | JoinedRows:
+) -> Stored:
     """Rows of the corpus's cycles, missing ones written first; of several corpora from the store of each."""
     if corpus.members:
         rest, made = iter(sizes), []
@@ -267,29 +410,42 @@ def _open(
             made.append(_open(what, member, front_end, own, values_of, console=console))
         return JoinedRows(made)
     kind = what.replace(" ", "-")
-    rows = Rows(cache_root() / "filter-banks" / f"{key_of(corpus, front_end)}.{kind}", sizes)
+    folder = cache_root() / "filter-banks" / f"{key_of(corpus, front_end)}.{kind}"
 
     def make(row: int) -> NDArray[np.float32]:
         (values,) = cut_cycles([corpus.cycles[row]], front_end, lambda _, sounds: values_of(sounds[0]))
         return values
 
-    if rows.is_written.all():
-        return rows.open(make)
-    try:
-        rows.folder.mkdir(parents=True, exist_ok=True)
-        if rows.folder.is_symlink():
-            raise OSError("it is a link")
-        with track(console, what) as on_progress, _alone(rows, on_progress), rows.writer() as write:
+    def fill(rows: Rows, cycles: Sequence[Cycle], is_wanted: NDArray[np.bool_], on_progress: OnProgress) -> None:
+        with rows.writer() as write:
 
             def write_all(places: range, sounds: list[Sound]) -> None:
                 for row, sound in zip(places, sounds, strict=True):
                     write(row, values_of(sound), len(sound.waveform))
 
             def is_missing(places: range) -> bool:
-                return not rows.is_written[places].all()
+                return bool((is_wanted[places] & ~rows.is_written[places]).any())
 
-            for _ in cut_cycles(corpus.cycles, front_end, write_all, is_wanted=is_missing):
-                on_progress(int(rows.is_written.sum()), len(sizes))
+            for _ in cut_cycles(cycles, front_end, write_all, is_wanted=is_missing):
+                on_progress(int(rows.is_written.sum()), len(cycles))
+
+    if any(cycle.recording.packed for cycle in corpus.cycles):
+
+        def fill_shard(rows: Rows, places: range, is_wanted: NDArray[np.bool_]) -> Rows:
+            fill(rows, corpus.cycles[places.start : places.stop], is_wanted, lambda *_: None)
+            return rows.open(lambda row: make(places[row]))
+
+        kept_facts = folder.with_suffix(f".{kind}-facts")
+        return ShardRows(corpus.cycles, fill_shard, sizes, kept_facts=kept_facts, report=lambda: track(console, what))
+    rows = Rows(folder, sizes)
+    if rows.is_written.all():
+        return rows.open(make)
+    try:
+        rows.folder.mkdir(parents=True, exist_ok=True)
+        if rows.folder.is_symlink():
+            raise OSError("it is a link")
+        with track(console, what) as on_progress, _alone(rows, on_progress):
+            fill(rows, corpus.cycles, np.ones(len(sizes), dtype=np.bool_), on_progress)
     except LungsoundError:
         for name in ("facts", "values"):
             (rows.folder / name).unlink()

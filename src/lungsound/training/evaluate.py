@@ -10,6 +10,7 @@ from lungsound.config import CorpusSettings, DataSettings, RunConfig
 from lungsound.data.batches import Inputs
 from lungsound.data.corpus import UNKNOWN_LABEL, Corpus
 from lungsound.data.reader import read_corpus
+from lungsound.data.shards import sound_file
 from lungsound.data.splits import (
     CALIBRATION,
     CORPUS_SPLIT,
@@ -225,7 +226,8 @@ def hard_cycles(corpus: Corpus, predictions: Predictions, front_end: FrontEnd) -
     hardest = []
     for row in hardest_rows(predictions):
         cycle = cycle_of[predictions.keys[row]]
-        sound = front_end.cut(front_end.read(cycle.recording.path), start_s=cycle.start_s, end_s=cycle.end_s)
+        with sound_file(cycle.recording) as path:
+            sound = front_end.cut(front_end.read(path), start_s=cycle.start_s, end_s=cycle.end_s)
         waveform, rate_hz = sound.waveform, front_end.sample_rate_hz
         hardest.append(HardCycle.of_row(predictions, row, waveform=waveform, sample_rate_hz=rate_hz))
     return hardest
