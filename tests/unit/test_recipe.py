@@ -228,7 +228,7 @@ def test_time_masks_keep_to_the_frames_that_are_heard_and_shrink_with_them() -> 
 
 def batches_of_zeros(settings: RunConfig, rows: Sequence[int]) -> TrainingBatches:
     inputs = Inputs(np.zeros((9, 5, 4), dtype=np.float32), torch.zeros(9, dtype=torch.int64), None, 4, 0.0, 1.0)
-    corpus, parts = make_corpus({"1": "train"}), Parts(train=tuple(rows), validation=(), test=())
+    corpus, parts = make_corpus({"1": "train"}, num_cycles=9), Parts(train=tuple(rows), validation=(), test=())
     return training_batches(settings, corpus, parts, inputs, console=Console(quiet=True))
 
 

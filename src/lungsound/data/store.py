@@ -199,7 +199,8 @@ class ShardRows:
         self._held: dict[int, Future[Rows]] = {}  # by shard, that which was read last at the end
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="shard")
         folder = ExitStack()
-        self._folder = folder.enter_context(private_folder(cache_root()))
+        with _written(cache_root()):
+            self._folder = folder.enter_context(private_folder(cache_root()))
         weakref.finalize(self, folder.close)
         self.expect(np.arange(len(sizes)), 1)
 
@@ -253,7 +254,7 @@ class ShardRows:
         making = self._held.pop(shard, None) or self._begin(shard)
         rows = making.result()
         self._held[shard] = making
-        ahead = self._coming[self._latest + 1 :][: self._num_together]
+        ahead = self._coming[self._latest + 1 : self._latest + 1 + self._num_together]
         # One at a time, so that a run that ends waits for one at the most.
         if all(each.done() for each in self._held.values()):
             for coming in [each for each in ahead if each not in self._held][:1]:
@@ -274,8 +275,9 @@ class ShardRows:
     def _made(self, shard: int, is_wanted: NDArray[np.bool_]) -> Rows:
         places = range(*self._firsts[shard : shard + 2].tolist())
         folder = self._folder / str(shard)
-        folder.mkdir(exist_ok=True)
-        return self._make(Rows(folder, self._sizes[places.start : places.stop]), places, is_wanted)
+        with _written(folder):
+            folder.mkdir(exist_ok=True)
+            return self._make(Rows(folder, self._sizes[places.start : places.stop]), places, is_wanted)
 
 
 class JoinedRows:
@@ -339,7 +341,7 @@ class Waveforms:
     """Waveforms of cycles as they were cut, each behind the spectrum of its recording, where that is needed."""
 
     def __init__(self, rows: Stored, num_mels: int) -> None:
-        self._rows, self._num_mels = rows, num_mels
+        self._rows, self._num_mels, self._num_samples = rows, num_mels, rows.facts["num_samples"]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -350,7 +352,7 @@ class Waveforms:
 
     def __getitem__(self, row: int) -> Sound:
         """A copy of a cycle's sound."""
-        size = self._num_mels + int(self._rows.facts["num_samples"][row])
+        size = self._num_mels + int(self._num_samples[row])
         values = self._rows.row(row, size).copy()
         return Sound(values[self._num_mels :], values[: self._num_mels] if self._num_mels else None)
 
@@ -440,22 +442,30 @@ def _open(
     rows = Rows(folder, sizes)
     if rows.is_written.all():
         return rows.open(make)
-    try:
+    with _written(rows.folder):
         rows.folder.mkdir(parents=True, exist_ok=True)
         if rows.folder.is_symlink():
             raise OSError("it is a link")
-        with track(console, what) as on_progress, _alone(rows, on_progress):
-            fill(rows, corpus.cycles, np.ones(len(sizes), dtype=np.bool_), on_progress)
-    except LungsoundError:
-        for name in ("facts", "values"):
-            (rows.folder / name).unlink()
-        raise
+        try:
+            with track(console, what) as on_progress, _alone(rows, on_progress):
+                fill(rows, corpus.cycles, np.ones(len(sizes), dtype=np.bool_), on_progress)
+        except LungsoundError:
+            for name in ("facts", "values"):
+                (rows.folder / name).unlink()
+            raise
+    return rows.open(make)
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """DataError with advice where the folder cannot be written."""
+    try:
+        yield
     except OSError as error:
         raise DataError(
             f"cannot be written ({error.strerror or error}); make room, or set LUNGSOUND_CACHE to another folder",
-            path=rows.folder,
+            path=folder,
         ) from error
-    return rows.open(make)
 
 
 @contextmanager
