@@ -241,7 +241,8 @@ def _compare(recordings: Sequence[Recording], candidates: Sequence[Candidate]) -
     for candidate in candidates:
         for place in (candidate.one, candidate.other):
             if place not in waveforms:
-                waveforms[place] = read_waveform(recordings[place].path, sample_rate_hz=RATE_HZ)
+                with sound_file(recordings[place]) as path:
+                    waveforms[place] = read_waveform(path, sample_rate_hz=RATE_HZ)
                 windows[place] = whitened_windows(waveforms[place])
         waveform, another, offset_s = waveforms[candidate.one], waveforms[candidate.other], 0.0
         evidence = agreement(windows[candidate.one], windows[candidate.other], max_lag_s=MAX_LAG_S)

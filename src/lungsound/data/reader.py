@@ -104,8 +104,8 @@ def find_kind(root: Path) -> Kind:
     raise CorpusError(
         f"no corpus in {root}: looked for ICBHI (sound files with .txt beside them, or a folder {AUDIO_FOLDER}), "
         "for SPRSound (folders train_wav, train_json, test_wav, test_json), for a table (a .csv or .tsv file with "
-        "columns path, patient, label) and for folders of classes (<class>/*.wav or <part>/<class>/*.wav)"
-        + (f"; there are sound files in {deeper}" if deeper else "")
+        "columns path, patient, label), for folders of classes (<class>/*.wav or <part>/<class>/*.wav) and for a "
+        f"packed corpus ({INDEX} and shards)" + (f"; there are sound files in {deeper}" if deeper else "")
     )
 
 

@@ -173,7 +173,10 @@ def read_packed(root: str | Path, *, unit: Unit) -> Corpus:
     advice = "pack the corpus again, with this version of lungsound"
     index = validated(parse_json(text, CorpusError, path=path), Index, CorpusError, path=path, advice=advice)
     if unit != index.unit:
-        raise CorpusError(f"{root} was packed with labels of each {index.unit}, and those of each {unit} are asked for")
+        raise CorpusError(
+            f"{root} was packed with labels of each {index.unit}, and those of each {unit} are asked for: "
+            f"pack the corpus with --unit {unit}"
+        )
     recordings, cycles = [], []
     for entry in index.recordings:
         packed = entry.recording.packed

@@ -229,8 +229,9 @@ class ShardRows:
         """As that of `Rows`; CorpusError too where the shard is not reached, or is not what was packed."""
         shard = int(self._shard_of(row))
         rows, place = self._read(shard), row - int(self._firsts[shard])
-        if not rows.is_written[place]:  # nobody said that it would be read
-            self._held[shard] = self._pool.submit(self._made, shard, np.ones(len(rows), dtype=np.bool_))
+        if not rows.is_written[place]:  # it was announced after the shard was made, or not at all
+            self._is_wanted[row] = True
+            self._held[shard] = self._begin(shard)
             rows = self._held[shard].result()
         return rows.row(place, size)
 
@@ -262,8 +263,8 @@ class ShardRows:
         return rows
 
     def _begin(self, shard: int) -> Future[Rows]:
-        """Have a shard made in the thread, in the place of one whose rows were read."""
-        if len(self._held) >= 2 * self._num_together:
+        """Have a shard made in the thread, in the place of one whose rows were read, or what it lacks."""
+        if shard not in self._held and len(self._held) >= 2 * self._num_together:
             reached = self._first[self._coming[self._latest]]
             read = (each for each in self._held if self._last.get(each, -1) < reached)
             gone = next(read, next(iter(self._held)))

@@ -19,15 +19,17 @@ from rich.console import Console
 
 from lungsound.audio.front_end import FrontEnd
 from lungsound.config import AudioSettings, DataSettings, TrainSettings
+from lungsound.data.audit import audit_corpus
 from lungsound.data.batches import Inputs, TrainingBatches
-from lungsound.data.corpus import Corpus, Recording
+from lungsound.data.corpus import Corpus, Recording, join
 from lungsound.data.reader import read_corpus
 from lungsound.data.shards import INDEX, in_shards, pack, sound_file
 from lungsound.data.splits import load_corpus
 from lungsound.data.store import open_filter_banks, open_waveforms
 from lungsound.errors import CorpusError, LungsoundError, SettingsError
 from lungsound.files import read_json, write_json
-from lungsound.labels import Unit
+from lungsound.labels import LABEL_SETS, Unit
+from tests.integration.command import lungsound
 from tests.unit.data.trees import write_event_file, write_icbhi, write_sound
 
 FRONT_END = FrontEnd(AudioSettings(duration_s=0.3, num_mels=16))
@@ -172,11 +174,29 @@ def test_words_parts_and_names_of_any_kind_come_back(unit: Unit, tmp_path: Path)
         read_corpus(tmp_path / "packed", unit=other)
 
 
+def test_the_command_packs_into_a_new_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("data", "pack", folder, "--out", tmp_path / "packed", "--shard-mb", 1)
+    assert lungsound(*command) == 0
+    assert "24 cycles of 8 recordings in 4 shards" in capsys.readouterr().out
+    assert lungsound("data", "check", tmp_path / "packed") == 0
+    assert lungsound(*command) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert lungsound("data", "convert", tmp_path / "packed", "--to", "table", "--out", tmp_path / "table") == 2
+
+
 def test_a_corpus_with_problems_is_not_packed(folder: Path, tmp_path: Path) -> None:
     (folder / f"{NAMES[0]}.txt").write_text("0\t9\t0\t0\n")
     with pytest.raises(CorpusError, match="cycle past the end"):
         packed(read_corpus(folder, is_strict=False), tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
+
+
+def test_an_audit_finds_in_shards_what_it_finds_in_the_folder(folder: Path, tmp_path: Path) -> None:
+    (folder / f"{NAMES[7]}.wav").write_bytes((folder / f"{NAMES[0]}.wav").read_bytes())  # a sound on both sides
+    corpus = read_corpus(folder)
+    found, expected = (audit_corpus(each) for each in (read_corpus(packed(corpus, tmp_path / "packed")), corpus))
+    assert replace(found, root=folder) == expected
+    assert [(each.audio.one, each.audio.other) for each in found.shared_sounds] == [(NAMES[0], NAMES[7])]
 
 
 # ---- the order of an epoch ----
@@ -272,6 +292,17 @@ def test_what_is_announced_is_read_once_and_alone(shards: Path, reads: list[str]
     assert sorted(reads) == ["101", "102", "107", "108"]
 
 
+def test_rows_of_a_packed_and_another_corpus_together(folder: Path, shards: Path) -> None:
+    one, other = read_corpus(folder), read_corpus(shards)
+    corpus = join({"folder": one, "packed": other}, LABEL_SETS["sound4"])
+    fbanks, expected = (open_filter_banks(each, FRONT_END, console=QUIET) for each in (corpus, one))
+    rows = np.random.default_rng(0).permutation(48)
+    fbanks.expect(rows, 2)
+    for row in rows:
+        assert np.array_equal(fbanks[np.array([row])], expected[np.array([row % 24])])
+    assert fbanks.statistics(range(24, 48)) == expected.statistics(range(24))
+
+
 def test_facts_are_kept_for_the_next_run(shards: Path, reads: list[str]) -> None:
     first = open_filter_banks(read_corpus(shards), FRONT_END, console=QUIET).num_samples
     assert len(reads) == 8
@@ -333,6 +364,25 @@ def test_a_corpus_is_packed_to_a_uri_and_read_from_it(folder: Path) -> None:
         packed(read_corpus(folder), Path("memory://bucket/packed"))
     with pytest.raises(CorpusError, match=r"memory://bucket/none/packed_corpus\.json is not reached"):
         read_corpus("memory://bucket/none")
+
+
+def test_what_broke_off_on_the_way_to_a_uri_is_no_corpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    put = MemoryFileSystem.put_file
+
+    def broken(self: MemoryFileSystem, source: str, place: str) -> None:
+        if place.endswith("2.tar"):
+            raise TimeoutError
+        put(self, source, place)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", broken)
+    with pytest.raises(CorpusError, match=r"memory://broken is not reached \(TimeoutError"):
+        packed(read_corpus(folder), "memory://broken")
+    with pytest.raises(CorpusError, match="is not reached"):
+        read_corpus("memory://broken")
+    monkeypatch.undo()
+    assert_same(read_corpus(packed(read_corpus(folder), "memory://broken")), read_corpus(folder))
 
 
 def test_a_packed_corpus_is_read_over_http(folder: Path, serve: Callable[[type], str]) -> None:
