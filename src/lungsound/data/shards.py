@@ -43,9 +43,10 @@ class PackedCycle(BaseModel, extra="forbid"):
 
 
 class PackedRecording(BaseModel, extra="forbid"):
-    """A recording, the part of the split that it is in, and its cycles."""
+    """A recording, whose `path` is a name in its shard, the place of its sound, its part of the split, its cycles."""
 
     recording: Recording
+    sound: Packed
     part: str
     cycles: tuple[PackedCycle, ...]
 
@@ -83,22 +84,16 @@ def pack(corpus: Corpus, out: str | Path, *, shard_mb: int, unit: Unit, on_progr
     empty.
     """
     corpus = in_shards(corpus.require_sound(), shard_mb)
-    cycles: dict[str, list[Cycle]] = {recording.name: [] for recording in corpus.recordings}
+    cycles: dict[str, list[PackedCycle]] = {recording.name: [] for recording in corpus.recordings}
     for cycle in corpus.cycles:
-        cycles[cycle.recording.name].append(cycle)
+        cycles[cycle.recording.name].append(PackedCycle.model_validate(cycle))
     packed: list[PackedRecording] = []
     with _destination(out) as (folder, keep):
         for shard, recordings in groupby(corpus.recordings, key=lambda recording: recording.shard):
             with tarfile.open(folder / shard, "w", format=tarfile.USTAR_FORMAT) as tar:
                 for recording in recordings:
-                    own = tuple(PackedCycle.model_validate(cycle) for cycle in cycles[recording.name])
-                    packed.append(
-                        _add(
-                            tar,
-                            PackedRecording(recording=recording, part=corpus.split[recording.name], cycles=own),
-                            number=len(packed),
-                        )
-                    )
+                    part, own = corpus.split[recording.name], tuple(cycles[recording.name])
+                    packed.append(_add(tar, recording, part, own, number=len(packed)))
                     on_progress(len(packed), len(corpus.recordings))
             keep(folder / shard)
         index = Index(
@@ -115,18 +110,20 @@ def pack(corpus: Corpus, out: str | Path, *, shard_mb: int, unit: Unit, on_progr
     return len({each.recording.shard for each in packed})
 
 
-def _add(tar: tarfile.TarFile, entry: PackedRecording, *, number: int) -> PackedRecording:
-    """Add a recording to a shard, as the sample of this number; the entry with the place of its sound there."""
-    recording = entry.recording
+def _add(
+    tar: tarfile.TarFile, recording: Recording, part: str, cycles: tuple[PackedCycle, ...], *, number: int
+) -> PackedRecording:
+    """Add a recording to its shard, as the sample of this number."""
     with sound_file(recording) as path:
         content = path.read_bytes()
     # WebDataset takes all after the first dot of a name for its kind, and names of recordings may hold dots.
     name = f"{number:08}{recording.path.suffix.lower()}"
-    sha256, file = hashlib.sha256(content).hexdigest(), recording.shard
     _add_file(tar, name, content)
-    placed = Packed(file, tar.offset - _padded(len(content)), len(content), sha256)
-    entry = entry.model_copy(update={"recording": replace(recording, path=Path(file) / name, packed=placed)})
-    facts = entry.model_dump(mode="json", exclude_none=True, exclude={"recording": {"path", "shard", "packed"}})
+    first = tar.offset - -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    sound = Packed(recording.shard, first, len(content), hashlib.sha256(content).hexdigest())
+    named = replace(recording, path=Path(recording.shard) / name, packed=None)
+    entry = PackedRecording(recording=named, sound=sound, part=part, cycles=cycles)
+    facts = entry.model_dump(mode="json", exclude_none=True, exclude={"recording": {"path", "shard"}, "sound": True})
     _add_file(tar, f"{number:08}.json", to_json(facts, indent=None).encode())
     return entry
 
@@ -136,11 +133,6 @@ def _add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     facts = tarfile.TarInfo(name)
     facts.size = len(content)
     tar.addfile(facts, io.BytesIO(content))
-
-
-def _padded(num_bytes: int) -> int:
-    """Bytes that a file of so many takes in a tar file, without its header."""
-    return -(-num_bytes // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 @contextmanager
@@ -179,9 +171,8 @@ def read_packed(root: str | Path, *, unit: Unit) -> Corpus:
         )
     recordings, cycles = [], []
     for entry in index.recordings:
-        packed = entry.recording.packed
-        assert packed is not None  # `pack` writes no other
-        recording = replace(entry.recording, packed=replace(packed, file=f"{place}/{packed.file}"))
+        sound = replace(entry.sound, file=f"{place}/{entry.sound.file}")
+        recording = replace(entry.recording, packed=sound)
         recordings.append(recording)
         cycles += [Cycle(recording, **dict(cycle)) for cycle in entry.cycles]
     return Corpus(
