@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from lungsound.data.corpus import Corpus, Cycle, Packed, Recording
+from lungsound.data.corpus import Corpus, Cycle, Packed, Problem, Recording
+from lungsound.data.tree import usable_cycles
 from lungsound.errors import AudioError, CorpusError, LungsoundError, SettingsError
 from lungsound.extras import load
 from lungsound.files import as_uri, decoded, parse_json, private_folder, to_json, validated, write_json, written_folder
@@ -32,7 +33,7 @@ MB = 1_000_000
 class PackedCycle(BaseModel, extra="forbid"):
     """A cycle of the recording beside which it stands."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, allow_inf_nan=False)
 
     start_s: float
     end_s: float
@@ -169,17 +170,18 @@ def read_packed(root: str | Path, *, unit: Unit) -> Corpus:
             f"{root} was packed with labels of each {index.unit}, and those of each {unit} are asked for: "
             f"pack the corpus with --unit {unit}"
         )
-    recordings, cycles = [], []
+    recordings, cycles, problems = [], list[tuple[str, Cycle]](), list[Problem]()
     for entry in index.recordings:
         sound = replace(entry.sound, file=f"{place}/{entry.sound.file}")
         recording = replace(entry.recording, packed=sound)
         recordings.append(recording)
-        cycles += [Cycle(recording, **dict(cycle)) for cycle in entry.cycles]
+        cycles += [(recording.name, Cycle(recording, **dict(cycle))) for cycle in entry.cycles]
     return Corpus(
         name=index.name,
         root=root,
         recordings=tuple(recordings),
-        cycles=tuple(cycles),
+        cycles=tuple(usable_cycles(cycles, problems)),
+        problems=tuple(problems),
         split={entry.recording.name: entry.part for entry in index.recordings},
         notes=index.notes,
         known_patient_parts=frozenset(index.known_patient_parts),

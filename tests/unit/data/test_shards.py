@@ -344,6 +344,10 @@ def test_a_damaged_index_or_one_of_another_version_is_refused(shards: Path) -> N
     write_json(index, values | {"format": "lungsound packed corpus 2"}, is_sealed=True)
     with pytest.raises(CorpusError, match=r"packed corpus 2.*pack the corpus again"):
         read_corpus(shards)
+    values["recordings"][0]["cycles"][0]["end_s"] = 99.0
+    write_json(index, values, is_sealed=True)
+    with pytest.raises(CorpusError, match="cycle past the end"):
+        read_corpus(shards)
 
 
 def test_sound_that_is_none_is_named_by_its_place(folder: Path, tmp_path: Path) -> None:
