@@ -157,7 +157,10 @@ def _locked_place(parent: Path, folder_mode: int | None) -> tuple[Path, int]:
             handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         else:
             place.mkdir(folder_mode)
-            handle = os.open(place, os.O_RDONLY)
+            try:
+                handle = os.open(place, os.O_RDONLY)
+            except FileNotFoundError:
+                continue  # as below
         with contextlib.suppress(OSError):  # a file system without locks, where nothing is taken for left either
             fcntl.flock(handle, fcntl.LOCK_EX)
         if place.exists():

@@ -133,6 +133,25 @@ def test_a_private_folder_is_removed_when_its_block_ends_or_after_a_kill(
     assert names(tmp_path) == [f".{'0' * 16}.partial", "b", "other"]
 
 
+def test_a_folder_that_another_process_takes_for_left_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process comes between the making of the folder and its lock."""
+    made, mkdir = [], Path.mkdir
+
+    def taken(path: Path, *args: int, **options: bool) -> None:
+        mkdir(path, *args, **options)
+        if path.name.endswith(".partial"):
+            made.append(path)
+            if len(made) == 1:
+                path.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", taken)
+    with files.private_folder(tmp_path) as folder:
+        assert made[1:] == [folder]
+        assert folder.is_dir()
+
+
 def test_a_file_system_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError("no locks")
