@@ -238,7 +238,7 @@ class ShardRows:
     def expect(self, rows: NDArray[np.int64], num_together: int) -> None:
         """Announce rows that are read next, in this order, those of so many shards mixed."""
         shards = self._shard_of(rows).tolist()
-        self._num_together, self._latest = num_together, 0
+        self._num_together, self._latest, self._reached = num_together, 0, 0
         self._coming = list(dict.fromkeys(shards))
         self._place = {shard: place for place, shard in enumerate(self._coming)}
         self._last = {shard: n for n, shard in enumerate(shards)}
@@ -252,6 +252,7 @@ class ShardRows:
     def _read(self, shard: int) -> Rows:
         """Rows of a shard; one that comes after it is begun meanwhile."""
         self._latest = max(self._latest, self._place.get(shard, 0))
+        self._reached = max(self._reached, self._first.get(shard, 0))
         making = self._held.pop(shard, None) or self._begin(shard)
         rows = making.result()
         self._held[shard] = making
@@ -265,8 +266,7 @@ class ShardRows:
     def _begin(self, shard: int) -> Future[Rows]:
         """Have a shard made in the thread, in the place of one whose rows were read, or what it lacks."""
         if shard not in self._held and len(self._held) >= 2 * self._num_together:
-            reached = self._first[self._coming[self._latest]]
-            read = (each for each in self._held if self._last.get(each, -1) < reached)
+            read = (each for each in self._held if self._last.get(each, -1) < self._reached)
             gone = next(read, next(iter(self._held)))
             wait([self._held.pop(gone)])
             shutil.rmtree(self._folder / str(gone), ignore_errors=True)

@@ -301,6 +301,9 @@ def test_rows_of_a_packed_and_another_corpus_together(folder: Path, shards: Path
     for row in rows:
         assert np.array_equal(fbanks[np.array([row])], expected[np.array([row % 24])])
     assert fbanks.statistics(range(24, 48)) == expected.statistics(range(24))
+    fbanks.expect(np.arange(24))
+    for row in (24, 47, 32, 40):  # of the packed one, of which nothing was announced
+        assert np.array_equal(fbanks[np.array([row])], expected[np.array([row - 24])])
 
 
 def test_facts_are_kept_for_the_next_run(shards: Path, reads: list[str]) -> None:
