@@ -51,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rounded(made / "model.safetensors", file)
     trained, rng = load_model(file), np.random.default_rng(0)
     ones = np.ones(96 + 2 * 32, np.float32)
-    gate = Gate(0 * ones, ones, rng.standard_normal(len(ones), np.float32), np.zeros(1, np.float32))
+    gate = Gate(0 * ones, ones, rng.standard_normal(2 * len(ones), np.float32), np.zeros(1, np.float32))
     features = make("torch", replace(trained, gate=gate)).predict(sounds(trained, num=40))[1]
     domain = fit_domain(features[:, -64:], [str(row % 8) for row in range(40)], generator=rng)
     threshold = np.median(gate.scores(features), keepdims=True)

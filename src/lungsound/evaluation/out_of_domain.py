@@ -7,7 +7,8 @@ high one says that the sound is unlike what was learnt from, not that the predic
 nothing. Nearest neighbours: Sun et al., "Out-of-distribution detection with deep nearest neighbors", ICML 2022.
 
 A `Gate` also knows sounds without lungs, and tells them by what the encoder makes of them: outlier exposure
-(Hendrycks et al., "Deep anomaly detection with outlier exposure", ICLR 2019) with a linear rule.
+(Hendrycks et al., "Deep anomaly detection with outlier exposure", ICLR 2019) with a rule of features and their squares,
+since other sounds lie on all sides of lungs.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ MIN_CYCLES = 20  # for a score of 0.95
 CYCLES_AT_ONCE = 256
 HIGHEST_SCORE = 1.0  # of a cycle that is farther from the training cycles than each of these is from the others'
 ANSWERED = 0.95  # least share of the held-out cycles of each group that a gate lets through
+MOST_SPREADS, MOST_SQUARE = 30.0, 100.0  # of a feature in a gate: silence lies far below every training cycle
 
 
 class _OfArrays:
@@ -67,9 +69,10 @@ class Domain(_OfArrays):
 
 @dataclass(frozen=True)
 class Gate(_OfArrays):
-    """Linear rule by which cycles are no breathing: `mean`, `std`, `weights` (feature,), and `threshold` (1,).
+    """Rule by which cycles are no breathing: `mean` and `std` (feature,), `weights` (2 * feature,), `threshold` (1,).
 
-    Features (cycle, feature) are those of the encoder, then `spectral_features`.
+    Features (cycle, feature) are those of the encoder, then `spectral_features`. The first half of the weights is for
+    them, the second for their squares.
     """
 
     mean: Floats
@@ -78,20 +81,21 @@ class Gate(_OfArrays):
     threshold: Floats
 
     def __post_init__(self) -> None:
-        sizes = {self.mean.shape, self.std.shape, self.weights.shape}
-        if len(sizes) != 1 or self.weights.ndim != 1 or self.threshold.shape != (1,) or not (self.std > 0).all():
-            raise ValueError(f"mean, std and weights are of {sizes}, the threshold of {self.threshold.shape}")
+        sizes = [each.shape for each in (self.mean, self.std, self.weights, self.threshold)]
+        num_features = self.mean.size
+        if sizes != [(num_features,), (num_features,), (2 * num_features,), (1,)] or not (self.std > 0).all():
+            raise ValueError(f"mean, std, weights and threshold are of {sizes}, or a deviation is not above 0")
 
     def scores(self, features: Floats) -> Floats:
-        """Score of cycles (cycle, feature), higher for what is less like breathing; linear in the features."""
-        return np.asarray(_standardized(features, self.mean, self.std) @ self.weights)
+        """Score of cycles (cycle, feature), higher for what is less like breathing."""
+        return np.asarray(_with_squares(features, self.mean, self.std) @ self.weights)
 
     def is_other(self, features: Floats) -> npt.NDArray[np.bool_]:
         """True for cycles (cycle, feature) that are no breathing."""
         return np.asarray(self.scores(features) > self.threshold)
 
 
-def fit_gate(lungs: Floats, others: Floats, held_out: Sequence[Floats], *, inverse_penalty: float = 0.1) -> Gate:
+def fit_gate(lungs: Floats, others: Floats, held_out: Sequence[Floats], *, inverse_penalty: float = 0.3) -> Gate:
     """Gate between cycles (cycle, feature) of lungs and of other sounds, by logistic regression.
 
     Both kinds weigh the same, features are standardised by the lungs', and weights are kept small: the loss is half
@@ -103,7 +107,7 @@ def fit_gate(lungs: Floats, others: Floats, held_out: Sequence[Floats], *, inver
 
     mean, std = lungs.mean(axis=0), lungs.std(axis=0)
     std = np.where(std > 0, std, 1).astype(np.float32)
-    given = np.concatenate([_standardized(each, mean, std) for each in (lungs, others)]).astype(np.float64)
+    given = np.concatenate([_with_squares(each, mean, std) for each in (lungs, others)]).astype(np.float64)
     sizes = [len(lungs), len(others)]
     sign = np.repeat([-1.0, 1.0], sizes)
     weight = inverse_penalty * len(sign) / 2 * np.repeat(1.0 / np.array(sizes), sizes)
@@ -160,6 +164,12 @@ def fit_domain(
 def _standardized(features: Floats, mean: Floats, std: Floats) -> Floats:
     limit = np.finfo(np.float16).max / 2  # silence lies far below every training cycle
     return np.asarray(np.clip((features - mean) / std, -limit, limit))
+
+
+def _with_squares(features: Floats, mean: Floats, std: Floats) -> Floats:
+    """Standardised features, and their squares over 3, which is their deviation for long tails (cycle, 2 * feature)."""
+    spreads = np.clip((features - mean) / std, -MOST_SPREADS, MOST_SPREADS)
+    return np.concatenate([spreads, np.minimum(spreads**2, MOST_SQUARE) / 3], axis=1)
 
 
 def _distances(given: Floats, cycles: Floats) -> Floats:

@@ -134,13 +134,16 @@ def test_a_gate_is_a_logistic_regression_with_both_kinds_of_one_weight() -> None
     linear_model = pytest.importorskip("sklearn.linear_model")
     lungs, others = drawn(90), drawn(30, seed=1, centre=0.8)
     gate = fit_gate(lungs, others, [lungs], inverse_penalty=0.2)
-    given = (np.concatenate([lungs, others]) - lungs.mean(axis=0)) / lungs.std(axis=0)
+    spreads = (np.concatenate([lungs, others]) - lungs.mean(axis=0)) / lungs.std(axis=0)
+    given = np.concatenate([spreads, spreads**2 / 3], axis=1)
     oracle = linear_model.LogisticRegression(C=0.2, class_weight="balanced", tol=1e-8, max_iter=10_000)
     oracle.fit(given, np.repeat([0, 1], [90, 30]))
     assert gate.weights == pytest.approx(oracle.coef_[0], abs=1e-4)
     for one, features in zip(gate.scores(others).tolist(), others, strict=True):
-        terms = zip(features, gate.mean, gate.std, gate.weights, strict=True)
-        assert one == pytest.approx(sum((a - b) / c * d for a, b, c, d in terms), abs=1e-4)
+        terms = zip(features, gate.mean, gate.std, gate.weights[:3], gate.weights[3:], strict=True)
+        assert one == pytest.approx(
+            sum((a - b) / c * d + ((a - b) / c) ** 2 / 3 * e for a, b, c, d, e in terms), abs=1e-4
+        )
 
 
 def test_a_gate_stops_one_of_twenty_held_out_cycles_of_the_farthest_group_and_what_is_other() -> None:
@@ -156,8 +159,16 @@ def test_a_gate_stops_one_of_twenty_held_out_cycles_of_the_farthest_group_and_wh
     assert gate.is_other(np.empty((0, 3), np.float32)).shape == (0,)
 
 
+def test_a_gate_stops_what_lies_on_either_side_of_lungs_and_far_away() -> None:
+    lungs = drawn(400)
+    around = np.concatenate([drawn(100, seed=1, centre=4.0), drawn(100, seed=2, centre=-4.0)])
+    gate = fit_gate(lungs, around, [drawn(400, seed=3)])
+    for centre in (4.0, -4.0, 1e6, -1e6):
+        assert gate.is_other(drawn(100, seed=4, centre=centre)).mean() > 0.9
+
+
 def test_a_gate_that_does_not_fit_together_is_refused() -> None:
     gate = fit_gate(drawn(40), drawn(20, centre=3.0), [drawn(40)])
     for change in ({"weights": gate.weights[:2]}, {"std": gate.std * 0}, {"threshold": gate.mean[:0]}):
-        with pytest.raises(ValueError, match="mean, std and weights are of"):
+        with pytest.raises(ValueError, match="mean, std, weights and threshold are of"):
             Gate(**{"mean": gate.mean, "std": gate.std, "weights": gate.weights, "threshold": gate.threshold} | change)

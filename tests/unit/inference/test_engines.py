@@ -303,7 +303,7 @@ def test_an_engine_with_other_features_does_not_decide_as_torch(
     """Its probabilities are right: what differs is asked by the gate (the encoder's), or the domain (filter banks)."""
     num_spectral = 2 * alone.front_end.audio.num_mels
     ones, of_domain = np.ones(alone.model.encoder.dim + num_spectral, np.float32), np.ones(num_spectral, np.float32)
-    gate = Gate(0 * ones, ones, ones, np.zeros(1, np.float32))
+    gate = Gate(0 * ones, ones, np.concatenate([ones, 0 * ones]), np.zeros(1, np.float32))
     cycles = np.zeros((NEIGHBOUR, num_spectral), np.float16)
     domain = Domain(0 * of_domain, of_domain, cycles, np.array([1e4], np.float32))
     trained = replace(alone, gate=gate if asked == "gate" else None, domain=domain if asked == "domain" else None)

@@ -272,7 +272,7 @@ def test_what_a_gate_stops_is_withheld_for_no_breathing(model_path: Path, record
     trained = load_model(model_path)
     cycles = [trained.front_end.cut(trained.front_end.read(recording), start_s=s, end_s=s + 0.9) for s in (0.0, 1.0)]
     ones = np.ones(trained.model.encoder.dim + 2 * trained.front_end.audio.num_mels, np.float32)
-    asked = replace(trained, gate=Gate(0 * ones, ones, ones, np.zeros(1, np.float32)))
+    asked = replace(trained, gate=Gate(0 * ones, ones, np.concatenate([ones, 0 * ones]), np.zeros(1, np.float32)))
     assert asked.gate is not None
     features = make("torch", asked).predict(cycles)[1]
     between = asked.gate.scores(features).mean(keepdims=True)
