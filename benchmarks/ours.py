@@ -15,6 +15,7 @@ from lungsound.config import RunConfig, load_config
 from lungsound.data.batches import Batch
 from lungsound.labels import LABEL_SETS
 from lungsound.models.classifier import LungSoundClassifier, initial_classifier
+from lungsound.ranks import ALONE, Alone
 from lungsound.training.model_file import TrainedModel
 from lungsound.training.objectives import make_objective
 from lungsound.training.trainer import TrainStep
@@ -35,12 +36,12 @@ def classifier(config: RunConfig) -> LungSoundClassifier:
     return initial_classifier(config, FrontEnd(config.audio))[0]
 
 
-def train_step(config: RunConfig, *, device: torch.device) -> TrainStep:
+def train_step(config: RunConfig, *, device: torch.device, ranks: Alone = ALONE) -> TrainStep:
     """The step of a run with these settings; every class has the same number of training cycles."""
     model = classifier(config)
     counts = [1] * len(model.classes)
-    objective = make_objective(config.objective, config.patchmix, class_counts=counts, device=device)
-    return TrainStep(model.to(device), objective, config.train, device=device)
+    objective = make_objective(config.objective, config.patchmix, class_counts=counts, device=device, ranks=ranks)
+    return TrainStep(model.to(device), objective, config.train, device=device, ranks=ranks)
 
 
 def batch(config: RunConfig, *, batch_size: int, durations_s: Sequence[float] | None = None) -> Batch:

@@ -32,7 +32,7 @@ def _command(*words: object) -> None:
     subprocess.run([sys.executable, *map(str, words)], stdout=subprocess.DEVNULL, check=True)
 
 
-def _predict(bench: Bench, files: Sequence[Path], num_workers: int) -> None:
+def predict(bench: Bench, files: Sequence[Path], num_workers: int) -> None:
     out = bench.work / "out"
     shutil.rmtree(out, ignore_errors=True)
     _command("-m", "lungsound", "predict", *files, "--model", bench.model, "--out", out, "--workers", num_workers)
@@ -42,7 +42,7 @@ def _folder_rows(bench: Bench) -> list[Row]:
     recordings = bench.recordings
     front_end = load_model(find_model(bench.model)).front_end
     sound_s = sum(len(front_end.read(file).waveform) / front_end.sample_rate_hz for file in recordings)
-    seconds = bench.in_turn(lambda: _predict(bench, recordings, 2), lambda: _predict(bench, recordings, 1))
+    seconds = bench.in_turn(lambda: predict(bench, recordings, 2), lambda: predict(bench, recordings, 1))
     two_s, one_s = np.median(seconds, axis=0)
     how = f"{len(recordings)} recordings, {sound_s / 3600:.2f} h of sound: {two_s:.1f} s; {len(seconds)} rounds"
     ratios = seconds[:, 1] / seconds[:, 0]
@@ -76,7 +76,7 @@ def _peer_row(bench: Bench) -> Row:
         for cycle in cycles:
             peer([cycle])
 
-    ours_s, peer_s = bench.in_turn(lambda: _predict(bench, some, 2), one_by_one, least=2, most=2).T
+    ours_s, peer_s = bench.in_turn(lambda: predict(bench, some, 2), one_by_one, least=2, most=2).T
     how = f"{len(some)} recordings, {len(cycles)} cycles: ours {np.median(ours_s):.1f} s"
     how += f", peer {np.median(peer_s):.1f} s"
     what = "predict, 2 workers / transformers' AST on its cycles, 2 threads"
