@@ -26,6 +26,7 @@ EXTRAS = {
     "openvino": Extra(("openvino",), "OpenVINO's engines and files need"),
     "remote": Extra(("fsspec", "aiohttp", "s3fs"), "corpora at a URI need"),
     "parquet": Extra(("pyarrow",), "the format parquet needs"),
+    "ray": Extra(("ray", "pyarrow", "fsspec"), "predicting on a cluster needs"),
     "train": Extra(
         ("torch", "scipy", "matplotlib", "tensorboardX"), "training, evaluating, explaining and exporting need"
     ),
@@ -37,7 +38,7 @@ BOX_PACKAGE, BOX_DISTRIBUTION = "lungsound_box", "lungsound-box"
 
 # Read when the packages are first imported: by default ONNX Runtime reports its use to Microsoft (from 1.29 on, and an
 # identifier is written to the disk), the Hub's library its versions. Predictions are nobody's business.
-TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 def is_installed(extra: str) -> bool:

@@ -133,9 +133,11 @@ def export(
 
 
 def predict(
-    paths: PathsArgument,
+    paths: Annotated[
+        list[str], argument("PATH", "Sound files, folders of them, or glob patterns; with --on also their URIs.")
+    ],
     model: ModelOption = BOX,
-    out: Annotated[Path | None, option("DIR", "Write predictions into this folder.")] = None,
+    out: Annotated[str | None, option("DIR", "Write predictions into this folder.")] = None,
     formats: Annotated[
         list[str] | None,
         option(
@@ -164,6 +166,15 @@ def predict(
     ] = False,
     device: DeviceOption = None,
     engine: EngineOption = "auto",
+    on: Annotated[
+        str | None,
+        option(
+            "CLUSTER",
+            "Predict an archive on a Ray cluster, ray (started here) or ray://HOST:PORT: into a Parquet file for each "
+            "part of it; a second call goes on. PATH and --out may be URIs (s3, gs, az, https).",
+            "--on",
+        ),
+    ] = None,
 ) -> None:
     """Predict crackles and wheezes in recordings, cycle by cycle.
 
@@ -179,15 +190,40 @@ def predict(
         raise SettingsError("--explain draws on html pages: give --out DIR and --format html too")
     if formats and out is None:
         raise SettingsError(f"--format {formats[0]} needs a folder for its files: give --out DIR")
+    uris = [each for each in (*paths, out or "") if "://" in each]
+    if on is None and uris:
+        raise SettingsError(f"{uris[0]} is read or written with --on ray, into a folder of Parquet files")
+    if on is not None and (formats or skip_existing or device or explain):
+        raise SettingsError(
+            "--on writes Parquet and always goes on, on CPUs: leave out --format, --skip-existing, --device"
+        )
+    if on is not None and (on != "ray" and not on.startswith("ray://")):
+        raise SettingsError(f"--on {on}: give ray, for a cluster that is started here, or ray://HOST:PORT")
+    if on is not None and out is None:
+        raise SettingsError("--on needs a folder for its files: give --out DIR, or a URI")
     predictor = Predictor.load(model, device=device or "cpu", engine=engine, find_by=cycles)
     console.print(predictor.evidence)
     if out is None:
-        result = _show(predictor, paths, stethoscope, age_years)
-    else:
-        result = predict_many(
+        result = _show(predictor, [Path(path) for path in paths], stethoscope, age_years)
+    elif on is not None:
+        from lungsound.inference.archive import predict_archive
+
+        result = predict_archive(
             predictor,
             paths,
             out=out,
+            address=None if on == "ray" else on,
+            num_workers=workers,
+            patient_pattern=patient_pattern,
+            stethoscope=stethoscope,
+            age_years=age_years,
+            console=console,
+        )
+    else:
+        result = predict_many(
+            predictor,
+            [Path(path) for path in paths],
+            out=Path(out),
             formats=formats or ("csv",),
             num_workers=workers,
             is_existing_skipped=skip_existing,
@@ -197,6 +233,7 @@ def predict(
             is_explained=explain,
             console=console,
         )
+    if out is not None:
         console.print(f"{result.num_new} predicted, {result.num_skipped} skipped, {len(result.errors)} failed")
     _finish(predictor, result)
 

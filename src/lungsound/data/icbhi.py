@@ -139,13 +139,17 @@ def annotations_beside(recording: Path) -> list[Path]:
     They have the recording's name, or ICBHI's other one of it, and end in .txt in any case of letters. What lungsound
     predicted is none until somebody corrects it.
     """
-    official = canonical_name(recording.stem)
-    others = [other for other, name in _canonical_names().items() if name == official]
-    names = dict.fromkeys((recording.stem, official, *others))
-    suffixes = ["".join(letters) for letters in product(".", "tT", "xX", "tT")]
-    places = [recording.with_name(f"{name}{suffix}") for name in names for suffix in suffixes]
+    places = map(recording.with_name, annotation_names(recording.stem))
     there = {path.stat().st_ino: path for path in places if path.is_file() and not is_own_prediction(path)}
     return list(there.values())  # once where the case of letters does not count
+
+
+def annotation_names(stem: str) -> list[str]:
+    """Names that an annotation of the recording `stem` may have; the usual one first."""
+    official = canonical_name(stem)
+    others = [other for other, name in _canonical_names().items() if name == official]
+    suffixes = ["".join(letters) for letters in product(".", "tT", "xX", "tT")]
+    return [f"{name}{suffix}" for name in dict.fromkeys((stem, official, *others)) for suffix in suffixes]
 
 
 def read_annotation(path: Path) -> list[tuple[int, tuple[float, float, bool, bool]]]:

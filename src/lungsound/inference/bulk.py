@@ -4,7 +4,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from os.path import normpath
@@ -71,21 +71,11 @@ def predict_many(
     if is_explained:
         _check_explainable(predictor)
     tables = [name for name in formats if name != PAGES]
-    try:
-        finder = None if patient_pattern is None else re.compile(patient_pattern)
-    except re.error as error:
-        raise SettingsError(f"patient pattern {patient_pattern!r} is no regular expression ({error})") from None
-    if finder is not None and finder.groups < 1:
-        raise SettingsError(f"patient pattern {patient_pattern!r} has no group: put the patient's part in ( )")
+    patient_of = patient_finder(patient_pattern)
     found, provenance = find_sounds(paths), predictor.provenance(datetime.now(UTC))
     files = found.files
     check_formats(tables, predictor.trained.label_set, files)
     store = PredictionStore(require_room(out), provenance)
-
-    def patient_of(path: Path) -> str | None:
-        match = None if finder is None else finder.search(path.stem)
-        return as_text(match[1]) if match and match[1] else None
-
     wanted = [
         path
         for path in files
@@ -138,6 +128,22 @@ def explain_many(predictor: Predictor, paths: Sequence[Path], *, out: Path, cons
         created = datetime.now(UTC)
         written = write_review_pages(predictor, predictions, out, created=created, num_explained=None, console=console)
     return BulkResult(len(predictions), 0, (*errors, *found.unreadable), tuple(written), found.num_hidden)
+
+
+def patient_finder(pattern: str | None) -> Callable[[Path], str | None]:
+    """The patient in a recording's name, by the first group of the pattern. SettingsError for one that cannot be."""
+    try:
+        finder = None if pattern is None else re.compile(pattern)
+    except re.error as error:
+        raise SettingsError(f"patient pattern {pattern!r} is no regular expression ({error})") from None
+    if finder is not None and finder.groups < 1:
+        raise SettingsError(f"patient pattern {pattern!r} has no group: put the patient's part in ( )")
+
+    def patient_of(path: Path) -> str | None:
+        match = None if finder is None else finder.search(path.stem)
+        return as_text(match[1]) if match and match[1] else None
+
+    return patient_of
 
 
 def _check_explainable(predictor: Predictor) -> None:

@@ -36,6 +36,7 @@ class Asked:
 T = TypeVar("T")
 Group = Sequence[Asked]
 Work = Callable[[Predictor, Group], list[T | str]]  # the result of each recording, or the line of `failure`
+Start = tuple[Work[T], Path, str, FindBy]  # of a process: the model's file, its engine, where cycles come from
 
 
 def for_each(predictor: Predictor, asked: Group, work: Work[T], *, num_workers: int) -> Iterator[tuple[Asked, T | str]]:
@@ -50,7 +51,7 @@ def for_each(predictor: Predictor, asked: Group, work: Work[T], *, num_workers: 
         for group in groups:
             yield from zip(group, work(predictor, group), strict=True)
         return
-    start = (work, predictor.path, predictor.engine.name, predictor.find_by)
+    start: Start[T] = (work, predictor.path, predictor.engine.name, predictor.find_by)
     while groups:
         done = 0
         for group, results in _in_processes(groups, start, num_workers):
@@ -58,15 +59,18 @@ def for_each(predictor: Predictor, asked: Group, work: Work[T], *, num_workers: 
             done += 1
         rest, groups = groups[done:], []
         if rest:  # a process has ended; which recording did it is known when each has a process to itself
-            suspects, groups = [[each] for group in rest[: 2 * num_workers] for each in group], rest[2 * num_workers :]
-            for (one,) in suspects:
-                found = [results for _, results in _in_processes([[one]], start, 1)]
-                yield one, found[0][0] if found else f"{one.path}: ended the process that read and predicted it"
+            suspects, groups = rest[: 2 * num_workers], rest[2 * num_workers :]
+            yield from each_alone([each for group in suspects for each in group], start)
 
 
-def _in_processes(
-    groups: Sequence[Group], start: tuple[Work[T], Path, str, FindBy], num_workers: int
-) -> Iterator[tuple[Group, list[T | str]]]:
+def each_alone(asked: Group, start: Start[T]) -> Iterator[tuple[Asked, T | str]]:
+    """Do as `for_each` where one of the recordings ends its process: each has a process to itself."""
+    for one in asked:
+        found = [results for _, results in _in_processes([[one]], start, 1)]
+        yield one, found[0][0] if found else f"{one.path}: ended the process that read and predicted it"
+
+
+def _in_processes(groups: Sequence[Group], start: Start[T], num_workers: int) -> Iterator[tuple[Group, list[T | str]]]:
     """Results of groups in their order, until a process ends by itself."""
     pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_start, initargs=start)
     try:

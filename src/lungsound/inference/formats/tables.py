@@ -1,7 +1,7 @@
 """Predictions as JSON lines (an object for each recording), CSV and Parquet (rows of recordings and their cycles)."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -158,8 +158,15 @@ def _csv(table: Iterable[tuple[Value, ...]]) -> str:
 
 def parquet_bytes(predictions: Sequence[RecordingPrediction], provenance: Provenance) -> bytes:
     """The table of `csv_text` with types: unknown values are null, several names a list; provenance as metadata."""
-    arrow, parquet = load_pyarrow()
     types = column_types(provenance)
+    return parquet_table(
+        [dict(zip(types, row, strict=True)) for row in rows(predictions, provenance)], types, provenance
+    )
+
+
+def parquet_table(table: Sequence[Mapping[str, Value]], types: Mapping[str, str], provenance: Provenance) -> bytes:
+    """Rows as Parquet, with the provenance as metadata; a column that a row lacks is null there."""
+    arrow, parquet = load_pyarrow()
     schema = arrow.schema(
         [
             (name, arrow.list_(arrow.string()) if type_name == "list" else arrow.type_for_alias(type_name))
@@ -167,9 +174,8 @@ def parquet_bytes(predictions: Sequence[RecordingPrediction], provenance: Proven
         ],
         metadata={METADATA_KEY: json.dumps(provenance_record(provenance), allow_nan=False)},
     )
-    table = [dict(zip(types, row, strict=True)) for row in rows(predictions, provenance)]
     sink = arrow.BufferOutputStream()
-    parquet.write_table(arrow.Table.from_pylist(table, schema=schema), sink)
+    parquet.write_table(arrow.Table.from_pylist(list(table), schema=schema), sink)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 
