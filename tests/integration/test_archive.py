@@ -28,8 +28,8 @@ for name in ("onnxscript", "ray", "s3fs", "moto.server"):
 fsspec = pytest.importorskip("fsspec", reason=REASON)
 parquet = pytest.importorskip("pyarrow.parquet", reason=REASON)
 
-NUM_RECORDINGS = 6 * 64 + 10
-LONGEST_S = 240.0
+NUM_RECORDINGS = 5 * 64 + 10
+LONGEST_S = 600.0
 # Of every process that the command starts: one recording ends whoever reads it.
 POISON = """
 import os

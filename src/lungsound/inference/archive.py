@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -25,7 +25,7 @@ from lungsound.extras import load
 from lungsound.files import RECORD_SUFFIX, as_text, private_folder, written_whole
 from lungsound.inference.bulk import SOUND_SUFFIXES, BulkResult, find_sounds, patient_finder
 from lungsound.inference.formats.tables import FORMAT_VERSION, Value, column_types, parquet_table, rows
-from lungsound.inference.parallel import GROUP_SIZE, Asked, each_alone, predict_group
+from lungsound.inference.parallel import GROUP_SIZE, Asked, each_alone, failure, predict_group
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import FindBy, Predictor
 from lungsound.processor import map_ahead, num_threads
@@ -37,8 +37,9 @@ ERROR = "error"  # the column that this table has besides those of `tables`
 MAX_FETCHED_BYTES = 2**32  # 2^30 samples, the most that are read of a recording, of 4 bytes
 BLOCK_BYTES = 2**20
 HERE = "file://"
-MARK = "_begun-"  # of a part that a worker is at, or was when it ended
 POLL_S = 5.0
+# What ends the work is raised, in one line. Ray's workers are 15 nicer than the command, which has a nice of its own.
+RAY_SETTINGS = {"RAY_DATA_LOG_LEVEL": "CRITICAL", "RAY_worker_niceness": "0"}
 OBJECT_STORE_BYTES = 2**27  # of a local cluster: it holds names and counts
 
 
@@ -219,7 +220,7 @@ def _read(out: str, name: str) -> bytes | None:
 
 
 def _remove(out: str, name: str) -> None:
-    with _storage(out) as (system, root):
+    with _storage(out) as (system, root), suppress(FileNotFoundError):  # another call is done with it
         system.rm_file(f"{root.rstrip('/')}/{name}")
 
 
@@ -294,8 +295,10 @@ class PartPredictor:
         errors, fault = list[str](), None
         try:
             errors = self.write(part)
-        except LungsoundError as error:
-            fault = str(error)
+        except OSError as error:
+            fault = f"{error.filename or part.name}: {error.strerror or error}"
+        except Exception as error:  # in one line, which Ray's would not be
+            fault = failure(Path(part.name), error)
         return {"name": name, "errors": json.dumps(errors), "fault": fault}
 
     def write(self, part: Part) -> list[str]:
@@ -304,7 +307,7 @@ class PartPredictor:
         A mark beside it counts the tries: Ray repeats one that ended the worker, without end. From the third on each
         recording has a process to itself.
         """
-        provenance, mark = self.predictor.provenance(datetime.now(UTC)), f"{MARK}{part.name}"
+        provenance, mark = self.predictor.provenance(datetime.now(UTC)), f"_{part.name}.begun"
         tries = _read(self.job.out, mark) or b""
         _write(self.job.out, mark, tries + b"1")
         types = column_types(provenance) | {ERROR: "string"}
@@ -372,7 +375,8 @@ def _on_cluster(
     """Have the parts predicted: of each that is written the number of recordings, the lines of those that failed."""
     if not parts:
         return
-    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")  # what ends the work is raised
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
     ray = load("ray", extra="ray")
     num_recordings = {part.name: len(part.recordings) for part in parts}
     try:
@@ -388,9 +392,11 @@ def _on_cluster(
             if row["fault"] is not None:
                 raise SettingsError(row["fault"])
             yield num_recordings[row["name"]], json.loads(row["errors"])
-    except (ConnectionError, ray.exceptions.RayError) as error:
-        detail = " ".join(str(error).split())
-        raise SettingsError(f"the cluster ended the work: {detail}; the same call goes on") from error
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:  # also for other versions in the cluster
+        detail = next(iter(str(error).split("\n")))
+        raise SettingsError(
+            f"--on {address or 'ray'}: {type(error).__name__}: {detail}; the same call goes on"
+        ) from error
     finally:
         ray.shutdown()
 

@@ -2,9 +2,13 @@
 
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -63,6 +67,17 @@ def far(near: Path) -> Iterator[str]:
     system.pseudo_dirs[:] = [""]
 
 
+@pytest.fixture
+def served(near: Path) -> Iterator[str]:
+    """The same on a web server that lists its folders."""
+    pytest.importorskip("aiohttp", reason="http needs pip install aiohttp")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(near))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 def job_of(predictor: Predictor, out: object) -> Job:
     assert predictor.path is not None
     sha256, engine = predictor.trained.sha256, predictor.engine.name
@@ -94,6 +109,17 @@ def test_the_same_recordings_are_found_near_and_far(near: Path, far: str) -> Non
         name = each.uri.removeprefix(f"{far}/")
         assert each.num_bytes == sizes.get(name)
         assert each.beside == ((f"{far}/in/101_a.txt",) if name == "in/101_a.WAV" else ())
+
+
+def test_a_web_server_is_read(predictor: Predictor, served: str, near: Path, tmp_path: Path) -> None:
+    found, _, _ = find_recordings([served, f"{served}/in/101_a.WAV"])
+    assert [each.uri for each in found] == [each.uri for each in find_recordings([served])[0]]
+    assert [each.uri.removeprefix(served) for each in found] == [
+        each.uri.removeprefix(str(near)) for each in find_recordings([str(near)])[0]
+    ]
+    table, errors = written(job_of(predictor, tmp_path / "out"), [f"{served}/in"])
+    assert [(row["cycles_from"], row["start_s"]) for row in table[1:]] == [("annotation", 0.2), ("annotation", 1.0)]
+    assert errors == []
 
 
 @pytest.mark.parametrize("uri", ["memory://bucket/none", "nowhere://bucket/sounds"])
@@ -231,3 +257,11 @@ def test_without_ray_the_extra_is_named(
 def test_options_that_mean_nothing_are_refused(words: list[str]) -> None:
     result = CliRunner().invoke(app, ["predict", *words])
     assert isinstance(result.exception, SettingsError)
+
+
+def test_an_ordinary_run_imports_nothing_of_it() -> None:
+    program = "import sys, lungsound.cli.predict, lungsound.inference.bulk; print(*sys.modules)"
+    imported = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"ray", "fsspec", "pyarrow", "lungsound.inference.archive"} & {*imported}
