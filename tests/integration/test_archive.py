@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -197,7 +198,7 @@ def test_a_command_that_is_killed_goes_on(folder: Path, plain: dict[Any, Any]) -
     wait_for_part(process, "s3://bucket/driver")
     workers = actors(process.pid)
     process.kill()
-    process.wait()
+    process.communicate(timeout=LONGEST_S)
     num_there = len(parts("s3://bucket/driver"))
     assert 0 < num_there < NUM_RECORDINGS // 64
     output = finish(start(folder, *words))
@@ -227,11 +228,16 @@ def test_a_cluster_at_an_address_predicts(folder: Path, plain: dict[Any, Any]) -
     ports = free_port(), free_port()
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--num-cpus=2", "--include-dashboard=false"]
     command = [*ray, "--block", f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LUNGSOUND_CACHE": str(folder / "cache")}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    environment = {**os.environ, **token, "OMP_NUM_THREADS": "1", "LUNGSOUND_CACHE": str(folder / "cache")}
     cluster = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
+        end_s = time.monotonic() + LONGEST_S
+        while socket.socket().connect_ex(("127.0.0.1", ports[1])):
+            assert time.monotonic() < end_s
+            time.sleep(0.5)
         words = ("s3://bucket/sounds", "--out", "s3://bucket/cluster", "--on", f"ray://127.0.0.1:{ports[1]}")
-        finish(start(folder, *words))
+        finish(start(folder, *words, **token))
     finally:
         cluster.terminate()
         cluster.wait()

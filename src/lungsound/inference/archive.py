@@ -25,7 +25,7 @@ from lungsound.extras import load
 from lungsound.files import RECORD_SUFFIX, as_text, private_folder, written_whole
 from lungsound.inference.bulk import SOUND_SUFFIXES, BulkResult, find_sounds, patient_finder
 from lungsound.inference.formats.tables import FORMAT_VERSION, Value, column_types, parquet_table, rows
-from lungsound.inference.parallel import GROUP_SIZE, Asked, each_alone, failure, predict_group
+from lungsound.inference.parallel import GROUP_SIZE, Asked, failure, for_groups, predict_group
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import FindBy, Predictor
 from lungsound.processor import map_ahead, num_threads
@@ -304,8 +304,8 @@ class PartPredictor:
     def write(self, part: Part) -> list[str]:
         """Predict the recordings of a part and write its file; the line of each that failed.
 
-        A mark beside it counts the tries: Ray repeats one that ended the worker, without end. From the third on each
-        recording has a process to itself.
+        A mark beside it counts the tries: Ray repeats one that ended the worker, without end. From the third on a
+        process of its own predicts each group, and each recording of one that ended it.
         """
         provenance, mark = self.predictor.provenance(datetime.now(UTC)), f"_{part.name}.begun"
         tries = _read(self.job.out, mark) or b""
@@ -347,7 +347,7 @@ class PartPredictor:
         asked = [each for _, each in fetched if isinstance(each, Asked)]
         if is_careful:
             start = (predict_group, self.job.model, self.job.engine, self.job.find_by)
-            results = dict(each_alone(asked, start))
+            results = dict(for_groups([asked], start, 1))
         else:
             results = dict(zip(asked, predict_group(self.predictor, asked), strict=True))
         for uri, each in fetched:
@@ -393,7 +393,7 @@ def _on_cluster(
                 raise SettingsError(row["fault"])
             yield num_recordings[row["name"]], json.loads(row["errors"])
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:  # also for other versions in the cluster
-        detail = next(iter(str(error).split("\n")))
+        detail = str(error).strip().split("\n")[-1]  # of a traceback what it is about
         raise SettingsError(
             f"--on {address or 'ray'}: {type(error).__name__}: {detail}; the same call goes on"
         ) from error

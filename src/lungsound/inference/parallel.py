@@ -51,7 +51,11 @@ def for_each(predictor: Predictor, asked: Group, work: Work[T], *, num_workers: 
         for group in groups:
             yield from zip(group, work(predictor, group), strict=True)
         return
-    start: Start[T] = (work, predictor.path, predictor.engine.name, predictor.find_by)
+    yield from for_groups(groups, (work, predictor.path, predictor.engine.name, predictor.find_by), num_workers)
+
+
+def for_groups(groups: Sequence[Group], start: Start[T], num_workers: int) -> Iterator[tuple[Asked, T | str]]:
+    """Do as `for_each` in processes, however few the recordings are."""
     while groups:
         done = 0
         for group, results in _in_processes(groups, start, num_workers):
@@ -59,15 +63,10 @@ def for_each(predictor: Predictor, asked: Group, work: Work[T], *, num_workers: 
             done += 1
         rest, groups = groups[done:], []
         if rest:  # a process has ended; which recording did it is known when each has a process to itself
-            suspects, groups = rest[: 2 * num_workers], rest[2 * num_workers :]
-            yield from each_alone([each for group in suspects for each in group], start)
-
-
-def each_alone(asked: Group, start: Start[T]) -> Iterator[tuple[Asked, T | str]]:
-    """Do as `for_each` where one of the recordings ends its process: each has a process to itself."""
-    for one in asked:
-        found = [results for _, results in _in_processes([[one]], start, 1)]
-        yield one, found[0][0] if found else f"{one.path}: ended the process that read and predicted it"
+            suspects, groups = [[each] for group in rest[: 2 * num_workers] for each in group], rest[2 * num_workers :]
+            for (one,) in suspects:
+                found = [results for _, results in _in_processes([[one]], start, 1)]
+                yield one, found[0][0] if found else f"{one.path}: ended the process that read and predicted it"
 
 
 def _in_processes(groups: Sequence[Group], start: Start[T], num_workers: int) -> Iterator[tuple[Group, list[T | str]]]:
