@@ -223,6 +223,11 @@ def test_a_recording_that_ends_its_worker_fails_alone(folder: Path, plain: dict[
     assert found.keys() == {key for key in plain if not key[0].startswith("0/")}
 
 
+def is_listening(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.mark.usefixtures("store")
 def test_a_cluster_at_an_address_predicts(folder: Path, plain: dict[Any, Any]) -> None:
     ports = free_port(), free_port()
@@ -233,7 +238,7 @@ def test_a_cluster_at_an_address_predicts(folder: Path, plain: dict[Any, Any]) -
     cluster = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         end_s = time.monotonic() + LONGEST_S
-        while socket.socket().connect_ex(("127.0.0.1", ports[1])):
+        while not is_listening(ports[1]):
             assert time.monotonic() < end_s
             time.sleep(0.5)
         words = ("s3://bucket/sounds", "--out", "s3://bucket/cluster", "--on", f"ray://127.0.0.1:{ports[1]}")
