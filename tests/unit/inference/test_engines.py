@@ -234,6 +234,18 @@ def test_the_fastest_is_taken_and_any_is_when_named(
     assert select("torch-bf16", alone, folder=None, device="cpu").name == "torch-bf16"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "taken"), [((1.0, 0.7), "onnx"), ((1.0, 0.6), "torch"), ((float("inf"), 9.0), "torch")]
+)
+def test_the_engine_of_a_plain_installation_is_taken_unless_another_is_much_faster(
+    seconds: tuple[float, float], taken: str, alone: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "candidates", lambda *_: ["torch", "onnx"])
+    monkeypatch.setattr(engines, "speeds_of", lambda *_: dict(zip(("onnx", "torch"), seconds, strict=True)))
+    monkeypatch.setattr(engines, "make", lambda name, trained, **_: Engine(name, trained, lambda *inputs: inputs))
+    assert select("auto", alone, folder=None, device="cpu").name == taken
+
+
 def test_speeds_are_measured_once_and_remembered(alone: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     speeds = speeds_of(alone, ["torch"])
     assert speeds["torch"] > 0
