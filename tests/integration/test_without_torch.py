@@ -97,7 +97,8 @@ def in_both_ways(out: Path, *paths: Path, model: object) -> list[dict[str, Any]]
             assert probabilities == pytest.approx(wanted, abs=WITH_TORCH)
             assert cycle == of_torch
         assert one["quality"] == other["quality"]
-        assert one["out_of_domain"] == other["out_of_domain"]
+        # A rank among some hundred distances: a last digit may be one rank.
+        assert one["out_of_domain"] == pytest.approx(other["out_of_domain"], abs=0.002)
     return ours
 
 
