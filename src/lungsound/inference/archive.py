@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from lungsound.data.icbhi import annotation_names
-from lungsound.errors import FetchError, LungsoundError, SettingsError
+from lungsound.errors import DataError, FetchError, LungsoundError, SettingsError
 from lungsound.extras import load
-from lungsound.files import RECORD_SUFFIX, as_text, private_folder, written_whole
+from lungsound.files import RECORD_SUFFIX, as_text, decoded, parse_json, private_folder, written_whole
 from lungsound.inference.bulk import SOUND_SUFFIXES, BulkResult, find_sounds, patient_finder
 from lungsound.inference.formats.tables import FORMAT_VERSION, Value, column_types, parquet_table, rows
 from lungsound.inference.parallel import GROUP_SIZE, Asked, failure, for_groups, predict_group
@@ -259,10 +259,13 @@ def open_out(out: str, manifest: Mapping[str, Any]) -> set[str]:
             raise SettingsError(f"--out {out} holds files and no {MANIFEST}: give a new folder")
         _write(out, MANIFEST, f"{json.dumps(manifest, indent=1)}\n".encode())
         return there
+    damaged = SettingsError(f"{out}/{MANIFEST} is damaged: give a new --out")
     try:
-        earlier = json.loads(known)
-    except ValueError:
-        raise SettingsError(f"{out}/{MANIFEST} is damaged: give a new --out") from None
+        earlier = parse_json(decoded(known, DataError), DataError, path=Path(MANIFEST))
+    except DataError:
+        raise damaged from None
+    if not isinstance(earlier, dict):
+        raise damaged
     for name, value in manifest.items():
         if earlier.get(name) != value:
             given = "" if name == "recordings" else f" ({earlier.get(name)}, now {value})"

@@ -151,9 +151,10 @@ def test_an_archive_is_resumed_by_the_same_call_alone(predictor: Predictor, near
         open_out(str(out), manifest_of(parts, provenance, {"age_years": 41.0}))
     with pytest.raises(SettingsError, match="other recordings:"):
         open_out(str(out), manifest_of([], provenance, stated))
-    (out / MANIFEST).write_text("{")
-    with pytest.raises(SettingsError, match="damaged"):
-        open_out(str(out), manifest)
+    for damage in ("{", "[]", "[" * 100_000):
+        (out / MANIFEST).write_text(damage)
+        with pytest.raises(SettingsError, match="damaged"):
+            open_out(str(out), manifest)
     with pytest.raises(SettingsError, match="holds files"):
         open_out(str(near), manifest)
     with pytest.raises(SettingsError, match="nothing can be written"):
