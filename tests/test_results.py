@@ -30,6 +30,12 @@ def test_the_figures_of_the_box_are_those_of_the_model_that_is_shipped() -> None
     assert "| hearts | 50 |" in written
 
 
+def test_the_readme_has_the_scores_of_the_challenge() -> None:
+    page, readme = study_markdown(ROOT / "results" / "sprsound-challenge"), (ROOT / "README.md").read_text("utf-8")
+    row = next(line for line in page.splitlines() if line.startswith("| lungsound, trained on events |")).split(" | ")
+    assert f"(task 1-1) score {row[1]} and in seven (1-2) {row[2]}, one seed" in readme
+
+
 def test_every_study_is_computed_by_the_script() -> None:
     script = (ROOT / "scripts" / "results").read_text(encoding="utf-8")
     assert STUDIES
