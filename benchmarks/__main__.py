@@ -17,7 +17,7 @@ from benchmarks.features import feature_rows
 from benchmarks.inference import inference_rows
 from benchmarks.measure import ceilings, machine, table
 from benchmarks.predicting import predict_rows
-from benchmarks.rows import CPU, HEAD, Bench, Row
+from benchmarks.rows import CPU, HEAD, Bench, Row, without_files
 from benchmarks.service import service_rows
 from benchmarks.steps import step_rows
 from lungsound.data.synthetic import synthesize
@@ -83,16 +83,10 @@ def main(words: Sequence[str]) -> None:
             files = sound_files(options.recordings or [work / "recordings"])
             bench = Bench(files, options.model, reached, work, options.quick)
             rows = measured(bench, options.part or list(PARTS))
-            text = page(rows, _named(words, options), reached, time.perf_counter() - began)
+            text = page(rows, without_files(words, options.recordings), reached, time.perf_counter() - began)
             print(text) if options.into is None else write_between(options.into, MARK, text)
         except LungsoundError as error:
             parser.error(str(error))
-
-
-def _named(words: Sequence[str], options: argparse.Namespace) -> list[str]:
-    """The options as they were given, and RECORDING... in place of files of this machine."""
-    own = [word for word in words if Path(word) not in options.recordings]
-    return [*own, *["RECORDING..."] * bool(options.recordings)]
 
 
 if __name__ == "__main__":

@@ -140,9 +140,3 @@ def flops_of(work: Work) -> int:
     with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         work()
     return int(counter.get_total_flops())
-
-
-def memory_mib(name: str) -> float:
-    """Memory of this process as Linux counts it: "RssAnon" now, but for mapped files, "VmHWM" the most that was."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith(f"{name}:")) / 1024

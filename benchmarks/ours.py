@@ -111,7 +111,7 @@ def sounds(front_end: FrontEnd, durations_s: Sequence[float]) -> list[Sound]:
     return [front_end.recording((0.1 * torch.randn(length, generator=generator)).numpy()) for length in lengths]
 
 
-NUM_RECORDINGS, NUM_CYCLES, RATE_HZ = 920, 6898, 44100  # of ICBHI; the rate of 824 of its recordings
+NUM_CYCLES, RATE_HZ = 6898, 44100  # of ICBHI; the rate of 824 of its 920 recordings
 PLACES = ("Al", "Ar", "Ll", "Lr", "Pl", "Pr", "Tc")
 
 

@@ -82,6 +82,12 @@ class Bench:
         return seconds_in_turn(*works, least=least, most=most, budget_s=30.0)
 
 
+def without_files(words: Sequence[str], recordings: Sequence[Path]) -> list[str]:
+    """The words of a command as they were given, and RECORDING... in place of files of this machine."""
+    own = [word for word in words if Path(word) not in recordings]
+    return [*own, *["RECORDING..."] * bool(recordings)]
+
+
 def in_a_process(function: Callable[..., Result], *arguments: object, num_threads: int) -> Result:
     """Call a function in a new process with so many threads, under the settings of the command; its result."""
     threads = {"OMP_NUM_THREADS": str(num_threads), "OPENBLAS_NUM_THREADS": "1"}

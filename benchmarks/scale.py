@@ -25,7 +25,7 @@ from torch import distributed
 from benchmarks import ours
 from benchmarks.measure import Work, flops_of, machine, table
 from benchmarks.predicting import predict
-from benchmarks.rows import CPU, Bench
+from benchmarks.rows import CPU, Bench, without_files
 from lungsound.errors import LungsoundError
 from lungsound.experiments.study import write_between
 from lungsound.extras import BOX
@@ -99,13 +99,9 @@ def _in_rank(rank: int, num: int, folder: Path, size: str, is_quick: bool, has_m
     config = ours.run_config(size, precision="fp32", is_quick=is_quick)
     batch = ours.batch(config, batch_size=BATCH_SIZE)
     own = ranks.own(BATCH_SIZE)
-    if has_messages:
-        batch, step = replace(batch, fbank=batch.fbank[own]), ours.train_step(config, device=CPU, ranks=ranks)
-    else:
-        batch, step = (
-            replace(batch, fbank=batch.fbank[own], labels=batch.labels[own]),
-            ours.train_step(config, device=CPU),
-        )
+    labels = batch.labels if has_messages else batch.labels[own]
+    batch = replace(batch, fbank=batch.fbank[own], labels=labels)
+    step = ours.train_step(config, device=CPU, ranks=ranks if has_messages else ALONE)
     gradients = torch.zeros(sum(each.numel() for each in step.model.parameters()))
     step_s = _seconds(lambda: step(batch, learning_rate=5e-5, generator=torch.Generator().manual_seed(0)))
     sum_s = _seconds(lambda: distributed.all_reduce(gradients)) if num > 1 else [0.0]
@@ -223,15 +219,14 @@ def main(words: Sequence[str]) -> None:
         except LungsoundError as error:
             parser.error(str(error))
     read = float(np.mean([each.stat().st_size for each in files]))
-    own = [word for word in words if Path(word) not in options.recordings]
+    command = shlex.join(["python", "-m", "benchmarks.scale", *without_files(words, options.recordings)])
     facts = ", ".join(f"{name} {value}" for name, value in machine(CPU).items())
     text = "\n\n".join(
         [
             f"### Measured here, {os.cpu_count()} cores",
             training,
             scoring,
-            f"- Command: `{shlex.join(['python', '-m', 'benchmarks.scale', *own, 'RECORDING...'])}`, "
-            f"{datetime.now(UTC).date()}\n- Machine: {facts}",
+            f"- Command: `{command}`, {datetime.now(UTC).date()}\n- Machine: {facts}",
             "### Computed, not run: training",
             projected_training(Shape.of(size if options.quick else "base", is_quick=options.quick)),
             "### Computed, not run: scoring 10 million recordings",

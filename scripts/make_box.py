@@ -166,8 +166,8 @@ class Making:
         trained = load_model(model)
         engine, front_end = make_engine("torch", trained), trained.front_end
 
-        def features_of(rows: Iterable[int]) -> npt.NDArray[np.float32]:
-            return engine.predict(sounds_of([corpus.cycles[row] for row in sorted(rows)], front_end))[1]
+        def lungs_of(rows: Iterable[int]) -> list[Sound]:
+            return sounds_of([corpus.cycles[row] for row in sorted(rows)], front_end)
 
         def with_pieces(sounds: list[Sound]) -> npt.NDArray[np.float32]:
             return engine.predict([*sounds, *pieces(sounds, front_end.sample_rate_hz, np.random.default_rng(0))])[1]
@@ -177,9 +177,9 @@ class Making:
 
         shuffled = np.random.default_rng(0).permutation(parts.train).tolist()
         drawn = [row for own in of_each_corpus(shuffled) for row in own[:NUM_LUNGS]]
-        lungs = with_pieces(sounds_of([corpus.cycles[row] for row in sorted(drawn)], front_end))
+        lungs = with_pieces(lungs_of(drawn))
         others = with_pieces(other_sounds(front_end, hearts))
-        held_out = [features_of(own) for own in of_each_corpus(parts.calibration) if own]
+        held_out = [engine.predict(lungs_of(own))[1] for own in of_each_corpus(parts.calibration) if own]
         add_to_model(model, gate=fit_gate(lungs, others, held_out))
 
     def measure(self, run: RunFolder, model: Path, others: Sequence[Measured] = ()) -> tuple[Corpus, list[Given]]:
