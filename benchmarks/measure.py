@@ -1,10 +1,13 @@
 """Measuring tools: seconds in turn, the ceilings of a machine, counted operations, and memory of a process."""
 
+import contextlib
 import math
 import os
 import platform
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -101,6 +104,45 @@ def ceilings(device: torch.device, *, is_quick: bool = False) -> dict[str, float
         name: max(gflops(scale * rows, scale * inner, scale * columns, dtype) for rows, inner, columns in shapes)
         for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16))
     }
+
+
+SAMPLE_S, SETTLE_S = 0.2, 3.0
+
+
+def pss_mib(root: int) -> float:
+    """Memory of a process and all that descend from it: PSS, which counts what n of them share for one nth."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # gone by now
+            parents[int(stat.parent.name)] = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
+    total_kib, wanted = 0, [root]
+    for each in wanted:  # which grows
+        wanted += [child for child, parent in parents.items() if parent == each]
+        with contextlib.suppress(OSError):
+            rollup = Path(f"/proc/{each}/smaps_rollup").read_text(encoding="ascii")
+            total_kib += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    return total_kib / 1024
+
+
+@contextmanager
+def memory(root: int) -> Iterator[dict[str, float]]:
+    """The most memory that was seen while this lasts, and what is left a moment after it."""
+    found, is_over = {"peak_mib": 0.0}, threading.Event()
+
+    def sample() -> None:
+        while not is_over.wait(SAMPLE_S):
+            found["peak_mib"] = max(found["peak_mib"], pss_mib(root))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield found
+        time.sleep(SETTLE_S)
+    finally:
+        is_over.set()
+        thread.join()
+    found["final_mib"] = pss_mib(root)
+    found["peak_mib"] = max(found["peak_mib"], found["final_mib"])
 
 
 def wait_for(device: torch.device) -> None:

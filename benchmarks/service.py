@@ -5,7 +5,6 @@ answered; then come hostile requests. Memory is the PSS of all its processes, on
 """
 
 import argparse
-import contextlib
 import io
 import json
 import os
@@ -27,7 +26,7 @@ import numpy as np
 import soundfile
 import torch
 
-from benchmarks.measure import machine, table
+from benchmarks.measure import machine, memory, table
 from benchmarks.rows import Bench, Row
 from lungsound.config import MAX_CYCLES
 from lungsound.files import write_json
@@ -35,8 +34,6 @@ from lungsound.serve.limits import Limits
 
 LIMITS = Limits()
 ANSWER_S = 600  # that a client waits for
-SETTLE_S = 3.0
-SAMPLE_S = 0.2
 HOSTILE_CLIENTS = 8
 NUM_CLIENTS, NUM_SENT = 8, 64  # for the table of speed
 Form = Mapping[str, Any]
@@ -65,42 +62,6 @@ def served(model: str, *, max_waiting: int) -> Iterator[tuple[int, str]]:
         finally:
             process.terminate()
             rest.join()
-
-
-def pss_mib(root: int) -> float:
-    """Memory of a process and all that descend from it: PSS, which counts what n of them share for one nth."""
-    parents: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # gone by now
-            parents[int(stat.parent.name)] = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
-    total_kib, wanted = 0, [root]
-    for each in wanted:  # which grows
-        wanted += [child for child, parent in parents.items() if parent == each]
-        with contextlib.suppress(OSError):
-            rollup = Path(f"/proc/{each}/smaps_rollup").read_text(encoding="ascii")
-            total_kib += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    return total_kib / 1024
-
-
-@contextmanager
-def memory(root: int) -> Iterator[dict[str, float]]:
-    """The most memory that was seen while this lasts, and what is left a moment after it."""
-    found, is_over = {"peak_mib": 0.0}, threading.Event()
-
-    def sample() -> None:
-        while not is_over.wait(SAMPLE_S):
-            found["peak_mib"] = max(found["peak_mib"], pss_mib(root))
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield found
-        time.sleep(SETTLE_S)
-    finally:
-        is_over.set()
-        thread.join()
-    found["final_mib"] = pss_mib(root)
-    found["peak_mib"] = max(found["peak_mib"], found["final_mib"])
 
 
 def send(address: str, forms: Sequence[Form], num_requests: int, num_clients: int) -> tuple[Answers, float]:

@@ -1,9 +1,13 @@
-"""Things done in turn: order, warm-up, budget."""
+"""Things done in turn: order, warm-up, budget; and the memory of processes."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
-from benchmarks.measure import seconds_in_turn
+from benchmarks.measure import pss_mib, seconds_in_turn
 
 
 class Clock:
@@ -31,3 +35,15 @@ def test_works_take_turns_and_the_first_of_each_is_not_counted(monkeypatch: pyte
             lambda: clock.work("a", 1), lambda: clock.work("b", 1), least=2, most=5, budget_s=budget_s
         )
         assert len(rounds) == num_rounds, budget_s
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is counted on Linux only")
+def test_the_memory_is_that_of_all_processes() -> None:
+    before_mib = pss_mib(os.getpid())
+    code = "held = b'x' * 2**26\nprint(flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        grown_mib = pss_mib(os.getpid()) - before_mib
+        process.kill()
+    assert 64 < grown_mib < 128
