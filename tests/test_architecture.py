@@ -28,6 +28,8 @@ LAYERS = {
     "randomness": 0,
     "ranks": 0,
     "extras": 0,
+    "storage": 0,
+    "cluster": 0,
     "processor": 0,
     "progress": 0,
     "labels": 1,

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lungsound.errors import SettingsError, first_fault
-from lungsound.files import MAX_DEPTH, as_uri, parse_toml, read_text, shipped, shipped_names
+from lungsound.files import MAX_DEPTH, parse_toml, read_text, shipped, shipped_names
+from lungsound.storage import as_uri
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]

@@ -49,7 +49,6 @@ _DEEP_KEY = re.compile(rf"(?:^|[{{,\[])[ \t]*{_PART}(?:\.[ \t]*{_PART}){{{MAX_DE
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_URI = re.compile(r"([a-z][a-z0-9+]+):/+")
 _PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")
 _SEAL = re.compile(r',\n "own_sha256": "([0-9a-f]{64})"\n\}\n\Z')
 _RECORD = re.compile(r'\{"sha256": "(?P<sha256>[0-9a-f]{64})", (?P<rest>.*)\n')
@@ -443,14 +442,6 @@ def as_text(name: str | os.PathLike[str]) -> str:
 def cache_root() -> Path:
     """Cache directory: LUNGSOUND_CACHE, else ~/.cache/lungsound. It may be deleted whenever nothing runs."""
     return Path(os.environ.get("LUNGSOUND_CACHE") or "~/.cache/lungsound").expanduser()
-
-
-def as_uri(place: str | Path) -> str | None:
-    """The URI that is meant, whose slashes a Path has folded ("s3:/bucket"); None for a path."""
-    match = _URI.match(str(place))
-    if match is None:
-        return None
-    return f"{match[1]}:{'///' if match[1] == 'file' else '//'}{str(place)[match.end() :]}"
 
 
 def short_names(paths: Sequence[Path]) -> tuple[str, ...]:

@@ -155,8 +155,8 @@ def data_pack(
     """
     from lungsound.data.reader import read_corpus
     from lungsound.data.shards import pack
-    from lungsound.files import as_uri
     from lungsound.progress import track
+    from lungsound.storage import as_uri
 
     corpus, place = read_corpus(folder, split=split, unit=unit, label_map=label_map), as_uri(out) or out
     with track(console, "recordings") as on_progress:

@@ -17,8 +17,10 @@ from lungsound.cli.shared import (
     print_lines,
     print_table,
 )
+from lungsound.cluster import check_address
 from lungsound.errors import SettingsError
 from lungsound.extras import BOX, BOX_DISTRIBUTION, box_file
+from lungsound.storage import as_uri
 
 if TYPE_CHECKING:
     from lungsound.inference.bulk import BulkResult
@@ -190,15 +192,15 @@ def predict(
         raise SettingsError("--explain draws on html pages: give --out DIR and --format html too")
     if formats and out is None:
         raise SettingsError(f"--format {formats[0]} needs a folder for its files: give --out DIR")
-    uris = [each for each in (*paths, out or "") if "://" in each]
+    uris = [each for each in (*paths, out or "") if as_uri(each)]
     if on is None and uris:
         raise SettingsError(f"{uris[0]} is read or written with --on ray, into a folder of Parquet files")
     if on is not None and (formats or skip_existing or device or explain):
         raise SettingsError(
             "--on writes Parquet and always goes on, on CPUs: leave out --format, --skip-existing, --device"
         )
-    if on is not None and (on != "ray" and not on.startswith("ray://")):
-        raise SettingsError(f"--on {on}: give ray, for a cluster that is started here, or ray://HOST:PORT")
+    if on is not None:
+        check_address(on)
     if on is not None and out is None:
         raise SettingsError("--on needs a folder for its files: give --out DIR, or a URI")
     predictor = Predictor.load(model, device=device or "cpu", engine=engine, find_by=cycles)
@@ -212,7 +214,7 @@ def predict(
             predictor,
             paths,
             out=out,
-            address=None if on == "ray" else on,
+            on=on,
             num_workers=workers,
             patient_pattern=patient_pattern,
             stethoscope=stethoscope,

@@ -13,8 +13,9 @@ from lungsound.data.sprsound import is_sprsound, read_sprsound
 from lungsound.data.table import SUFFIXES, misread, read_table, table_file, tables_in
 from lungsound.data.tree import files_below, files_with_suffix, is_hidden, require_folder
 from lungsound.errors import CorpusError
-from lungsound.files import as_uri, first_names
+from lungsound.files import first_names
 from lungsound.labels import Unit, read_label_map
+from lungsound.storage import as_uri
 
 Kind = Literal["icbhi", "sprsound", "table", "folders", "packed"]
 MAX_DEPTH = 4  # of the folders in which a corpus is looked for, to name it

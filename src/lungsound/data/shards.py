@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from lungsound.data.corpus import Corpus, Cycle, Packed, Problem, Recording
 from lungsound.data.tree import usable_cycles
-from lungsound.errors import AudioError, CorpusError, LungsoundError, SettingsError
-from lungsound.extras import load
-from lungsound.files import as_uri, decoded, parse_json, private_folder, to_json, validated, write_json, written_folder
+from lungsound.errors import AudioError, CorpusError, SettingsError
+from lungsound.files import decoded, parse_json, private_folder, to_json, validated, write_json, written_folder
 from lungsound.labels import Unit
 from lungsound.progress import OnProgress
+from lungsound.storage import as_uri, place_named, reached
 
 INDEX = "packed_corpus.json"
 MAX_INDEX_BYTES = 2**30  # of some 700,000 recordings
@@ -144,15 +144,14 @@ def _destination(out: str | Path) -> Iterator[tuple[Path, Callable[[Path], None]
         with written_folder(Path(out)) as folder:
             yield folder, lambda _: None
         return
-    with _reached(uri):
-        files, place = _file_system(uri)
-        is_taken = files.exists(f"{place}/{INDEX}")
+    with reached(uri, CorpusError) as (system, place):
+        is_taken = system.exists(f"{place}/{INDEX}")
     if is_taken:
         raise SettingsError(f"{uri} has a packed corpus already: remove it, or give another place")
 
     def upload(path: Path) -> None:
-        with _reached(uri):
-            files.put_file(str(path), f"{place}/{path.name}")
+        with place_named(uri, CorpusError):
+            system.put_file(str(path), f"{place}/{path.name}")
         path.unlink()
 
     with private_folder() as folder:
@@ -219,34 +218,10 @@ def sound_file(recording: Recording) -> Iterator[Path]:
 def _read(file: str, first: int, num_bytes: int) -> bytes:
     """Bytes of a file, by path or URI, fewer where it ends before; CorpusError for one that is not reached."""
     uri = as_uri(file)
-    with _reached(file):
-        if uri is None:
-            with Path(file).open("rb") as opened:
-                opened.seek(first)
-                return opened.read(num_bytes)
-        files, place = _file_system(uri)
-        content: bytes = files.cat_file(place, start=first, end=first + num_bytes)
+    if uri is None:
+        with place_named(file, CorpusError), Path(file).open("rb") as opened:
+            opened.seek(first)
+            return opened.read(num_bytes)
+    with reached(uri, CorpusError) as (system, place):
+        content: bytes = system.cat_file(place, start=first, end=first + num_bytes)
         return content
-
-
-def _file_system(uri: str) -> tuple[Any, str]:
-    """The file system of fsspec that a URI names, and the path in it."""
-    place: tuple[Any, str] = load("fsspec.core", extra="remote", needed_by=f"{uri} needs").url_to_fs(uri)
-    return place
-
-
-@contextmanager
-def _reached(place: str) -> Iterator[None]:
-    """CorpusError for a place that cannot be read or written, SettingsError where a package for it is missing."""
-    try:
-        yield
-    except LungsoundError:
-        raise
-    except ImportError as error:
-        advice = "pip install 'lungsound[remote]' is enough for http, https and s3"
-        raise SettingsError(f"{place} needs a package that is not installed ({error}): {advice}") from error
-    except Exception as error:  # each of fsspec's file systems has errors of its own
-        reason = getattr(error, "strerror", None) or str(error) or "no reason given"
-        raise CorpusError(
-            f"{place} is not reached ({type(error).__name__}: {reason}); check it, and start again"
-        ) from error

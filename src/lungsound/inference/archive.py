@@ -6,11 +6,10 @@ Local paths, http(s), s3, gs, az and what else fsspec has a library for are read
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -19,8 +18,9 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from lungsound.cluster import HERE, joined_cluster
 from lungsound.data.icbhi import annotation_names
-from lungsound.errors import DataError, FetchError, LungsoundError, SettingsError
+from lungsound.errors import DataError, FetchError, SettingsError
 from lungsound.extras import load
 from lungsound.files import RECORD_SUFFIX, as_text, decoded, parse_json, private_folder, written_whole
 from lungsound.inference.bulk import SOUND_SUFFIXES, BulkResult, find_sounds, patient_finder
@@ -28,19 +28,17 @@ from lungsound.inference.formats.tables import FORMAT_VERSION, Value, column_typ
 from lungsound.inference.parallel import GROUP_SIZE, Asked, failure, for_groups, predict_group
 from lungsound.inference.prediction import Provenance, RecordingPrediction
 from lungsound.inference.predictor import FindBy, Predictor
-from lungsound.processor import map_ahead, num_threads
+from lungsound.processor import map_ahead
 from lungsound.progress import track
+from lungsound.storage import as_uri, reached
 
 PART_SIZE = 64  # recordings
 MANIFEST = "_manifest.json"  # programs that read a folder of Parquet files pass over names that begin so
 ERROR = "error"  # the column that this table has besides those of `tables`
 MAX_FETCHED_BYTES = 2**32  # 2^30 samples, the most that are read of a recording, of 4 bytes
 BLOCK_BYTES = 2**20
-HERE = "file://"
+NEAR = "file://"
 POLL_S = 5.0
-# What ends the work is raised, in one line. Ray's workers are 15 nicer than the command, which has a nice of its own.
-RAY_SETTINGS = {"RAY_DATA_LOG_LEVEL": "CRITICAL", "RAY_worker_niceness": "0"}
-OBJECT_STORE_BYTES = 2**27  # of a local cluster: it holds names and counts
 
 
 class Recording(NamedTuple):
@@ -76,7 +74,7 @@ def predict_archive(
     uris: Sequence[str],
     *,
     out: str,
-    address: str | None,
+    on: str,
     num_workers: int | None = None,
     patient_pattern: str | None = None,
     stethoscope: str | None = None,
@@ -85,19 +83,19 @@ def predict_archive(
 ) -> BulkResult:
     """Predict every recording in `uris` (files, folders) into Parquet files in the folder `out`, those there skipped.
 
-    The cluster at `address` (ray://HOST:PORT; None starts one here) predicts, by `num_workers` actors of one thread
-    each. A row for each recording has its aggregate or its `error`, and is followed by the rows of its cycles. Raises
-    SettingsError or FetchError before anything is predicted, also where `out` holds parts of other recordings, another
-    model or other settings.
+    The cluster `on` ("ray" starts one here, ray://HOST:PORT is an address) predicts, by `num_workers` actors of one
+    thread each. A row for each recording has its aggregate or its `error`, and is followed by the rows of its cycles.
+    Raises SettingsError or FetchError before anything is predicted, also where `out` holds parts of other recordings,
+    another model or other settings.
     """
     load("ray", extra="ray")
     patient_finder(patient_pattern)
     if predictor.path is None:
         raise SettingsError("an archive is predicted by a model that lies in a file: give --model")
-    recordings, num_hidden, unreadable = find_recordings([each.removeprefix(HERE) for each in uris])
+    recordings, num_hidden, unreadable = find_recordings([each.removeprefix(NEAR) for each in uris])
     parts = parts_of(recordings)
-    out = out.removeprefix(HERE)
-    out = out if is_far(out) else str(Path(out).absolute())
+    out = out.removeprefix(NEAR)
+    out = as_uri(out) or str(Path(out).absolute())
     provenance = predictor.provenance(datetime.now(UTC))
     stated = {"patient_pattern": patient_pattern, "stethoscope": stethoscope, "age_years": age_years}
     there = open_out(out, manifest_of(parts, provenance, stated))
@@ -108,7 +106,7 @@ def predict_archive(
     num_missing, num_done = sum(len(part.recordings) for part in missing), 0
     errors: list[str] = []
     with track(console, "recordings") as on_progress:
-        for num_recordings, failed in _on_cluster(job, missing, address, num_workers):
+        for num_recordings, failed in _on_cluster(job, missing, on, num_workers):
             num_done += num_recordings
             errors += failed
             on_progress(num_done, num_missing)
@@ -119,17 +117,13 @@ def predict_archive(
 # ---- recordings and parts ----
 
 
-def is_far(uri: str) -> bool:
-    return "://" in uri
-
-
 def find_recordings(uris: Sequence[str]) -> tuple[list[Recording], int, list[str]]:
     """The recordings that are named or lie in a folder, each once, in order; number of hidden; unreadable folders."""
     found: dict[str, Recording] = {}
     num_hidden, unreadable = 0, list[str]()
     for uri in uris:
-        if is_far(uri):
-            inside, num = _find_far(uri)
+        if far := as_uri(uri):
+            inside, num = _find_far(far)
         else:
             near = find_sounds([Path(uri)])
             inside = [Recording(str(path), (), path.stat().st_size if path.is_file() else None) for path in near.files]
@@ -141,7 +135,7 @@ def find_recordings(uris: Sequence[str]) -> tuple[list[Recording], int, list[str
 
 
 def _find_far(uri: str) -> tuple[list[Recording], int]:
-    with _storage(uri) as (system, root):
+    with reached(uri) as (system, root):
         place, folder = uri.rstrip("/"), root.rstrip("/")
         if _is_sound(folder):
             sizes = {folder: system.info(root).get("size") if system.exists(root) else None}
@@ -188,21 +182,8 @@ def parts_of(recordings: Sequence[Recording]) -> list[Part]:
 # ---- storage ----
 
 
-@contextmanager
-def _storage(uri: str) -> Iterator[tuple[Any, str]]:
-    """File system of a URI, and the path in it; whatever its library raises is a FetchError that names the URI."""
-    fsspec = load("fsspec", extra="ray")
-    try:
-        yield fsspec.core.url_to_fs(uri)
-    except LungsoundError:
-        raise
-    except Exception as error:  # each library has errors of its own
-        detail = " ".join(str(error).split()) or "no reason is given"
-        raise FetchError(f"{uri} cannot be reached: {type(error).__name__}: {detail}") from error
-
-
 def _read_far(uri: str, place: Path) -> None:
-    with _storage(uri) as (system, path), system.open(path, "rb") as source, place.open("wb") as target:
+    with reached(uri) as (system, path), system.open(path, "rb") as source, place.open("wb") as target:
         while block := source.read(BLOCK_BYTES):
             if target.tell() + len(block) > MAX_FETCHED_BYTES:
                 raise FetchError(f"{uri} has more than {MAX_FETCHED_BYTES} bytes; cut it into parts")
@@ -211,7 +192,7 @@ def _read_far(uri: str, place: Path) -> None:
 
 def _read(out: str, name: str) -> bytes | None:
     """Content of a file in the folder; None where there is none."""
-    with _storage(out) as (system, root):
+    with reached(out) as (system, root):
         try:
             content: bytes = system.cat_file(f"{root.rstrip('/')}/{name}")
         except FileNotFoundError:
@@ -220,14 +201,14 @@ def _read(out: str, name: str) -> bytes | None:
 
 
 def _remove(out: str, name: str) -> None:
-    with _storage(out) as (system, root), suppress(FileNotFoundError):  # another call is done with it
+    with reached(out) as (system, root), suppress(FileNotFoundError):  # another call is done with it
         system.rm_file(f"{root.rstrip('/')}/{name}")
 
 
 def _write(out: str, name: str, content: bytes) -> None:
     """Write a file into the folder as a whole: put to an object store, renamed where there are names."""
-    if is_far(out):
-        with _storage(out) as (system, root):
+    if as_uri(out):
+        with reached(out) as (system, root):
             system.pipe_file(f"{root.rstrip('/')}/{name}", content)
     else:
         with written_whole(Path(out) / name) as place:
@@ -251,7 +232,7 @@ def open_out(out: str, manifest: Mapping[str, Any]) -> set[str]:
     """Names of the parts that are there; the manifest is written where there is none. SettingsError for another one."""
     if out.startswith(("http://", "https://")):
         raise SettingsError(f"--out {out}: nothing can be written there; give a folder, s3://, gs:// or az://")
-    with _storage(out) as (system, root):
+    with reached(out) as (system, root):
         there = {PurePosixPath(each).name for each in system.find(root, maxdepth=1)}
     known = _read(out, MANIFEST)
     if known is None:
@@ -331,7 +312,7 @@ class PartPredictor:
         for each in group:
             path = Path(self.job.folder, each.uri)
             try:
-                if is_far(each.uri):
+                if as_uri(each.uri):
                     own = folder / hashlib.sha256(each.uri.encode()).hexdigest()[:16]  # two may have one name
                     own.mkdir()
                     for uri in (*each.beside, each.uri):
@@ -372,36 +353,16 @@ def _table(uri: str, result: RecordingPrediction | str, provenance: Provenance) 
 # ---- the cluster ----
 
 
-def _on_cluster(
-    job: Job, parts: Sequence[Part], address: str | None, num_workers: int | None
-) -> Iterator[tuple[int, list[str]]]:
+def _on_cluster(job: Job, parts: Sequence[Part], on: str, num_workers: int | None) -> Iterator[tuple[int, list[str]]]:
     """Have the parts predicted: of each that is written the number of recordings, the lines of those that failed."""
     if not parts:
         return
-    for name, value in RAY_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    ray = load("ray", extra="ray")
     num_recordings = {part.name: len(part.recordings) for part in parts}
-    try:
-        if address is None:
-            num_workers = num_workers or num_threads()
-            limits = {"num_cpus": num_workers, "object_store_memory": OBJECT_STORE_BYTES}
-            ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **limits)
-            results = _rows(job, parts, num_workers)
-        else:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-            results = _rows_there(job, parts, num_workers or int(ray.cluster_resources()["CPU"]))
-        for row in results:
+    with joined_cluster(on, num_workers) as (_, num_actors):
+        for row in (_rows if on == HERE else _rows_there)(job, parts, num_actors):
             if row["fault"] is not None:
                 raise SettingsError(row["fault"])
             yield num_recordings[row["name"]], json.loads(row["errors"])
-    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:  # also for other versions in the cluster
-        detail = str(error).strip().split("\n")[-1]  # of a traceback what it is about
-        raise SettingsError(
-            f"--on {address or 'ray'}: {type(error).__name__}: {detail}; the same call goes on"
-        ) from error
-    finally:
-        ray.shutdown()
 
 
 def _rows(job: Job, parts: Sequence[Part], num_workers: int) -> Iterator[dict[str, Any]]:

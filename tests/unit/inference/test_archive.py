@@ -239,7 +239,7 @@ def test_without_ray_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SettingsError, match=r"pip install 'lungsound\[ray\]'"):
-        predict_archive(predictor, [str(near)], out=str(tmp_path / "out"), address=None, console=QUIET)
+        predict_archive(predictor, [str(near)], out=str(tmp_path / "out"), on="ray", console=QUIET)
     assert not (tmp_path / "out").exists()
 
 
