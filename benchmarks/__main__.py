@@ -5,19 +5,17 @@ that take sound files make some.
 """
 
 import argparse
-import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.features import feature_rows
 from benchmarks.inference import inference_rows
-from benchmarks.measure import ceilings, machine, table
+from benchmarks.measure import ceilings, table
 from benchmarks.predicting import predict_rows
-from benchmarks.rows import CPU, HEAD, Bench, Row, without_files
+from benchmarks.rows import CPU, HEAD, Bench, Row, made_by
 from benchmarks.service import service_rows
 from benchmarks.steps import step_rows
 from lungsound.data.synthetic import synthesize
@@ -48,17 +46,14 @@ def measured(bench: Bench, parts: Sequence[str]) -> list[Row]:
     return rows
 
 
-def page(rows: Sequence[Row], words: Sequence[str], reached: dict[str, float], seconds: float) -> str:
-    """The table, and under it the command, the machine and its ceilings."""
+def page(rows: Sequence[Row], made: str, reached: dict[str, float]) -> str:
+    """The table, and under it what made it, and the ceilings of the machine."""
     with_aim = [row.is_reached for row in rows if row.is_reached is not None]
-    command, date = shlex.join(["benchmarks/run", *words]), datetime.now(UTC).date()
-    facts = ", ".join(f"{name} {value}" for name, value in machine(CPU).items())
     return "\n".join(
         [
             table(HEAD, [row.cells for row in rows]),
             "",
-            f"- Command: `{command}`, {date}, {seconds / 60:.0f} minutes",
-            f"- Machine: {facts}",
+            made,
             f"- Ceilings measured in the same call: {reached['fp32']:.0f} GFLOP/s in fp32, {reached['bf16']:.0f} in "
             "bf16 (matrix products, the better of torch's and oneDNN's).",
             f"- {sum(with_aim)} of {len(with_aim)} aims are reached.",
@@ -83,7 +78,8 @@ def main(words: Sequence[str]) -> None:
             files = sound_files(options.recordings or [work / "recordings"])
             bench = Bench(files, options.model, reached, work, options.quick)
             rows = measured(bench, options.part or list(PARTS))
-            text = page(rows, without_files(words, options.recordings), reached, time.perf_counter() - began)
+            minutes = f"{(time.perf_counter() - began) / 60:.0f} minutes"
+            text = page(rows, made_by("benchmarks/run", words, options.recordings, minutes), reached)
             print(text) if options.into is None else write_between(options.into, MARK, text)
         except LungsoundError as error:
             parser.error(str(error))

@@ -12,12 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.measure import machine, memory, table
-from benchmarks.rows import CPU, without_files
+from benchmarks.measure import memory, table
+from benchmarks.rows import made_by
 from lungsound.errors import LungsoundError
 from lungsound.experiments.study import write_between
 from lungsound.extras import BOX, load
@@ -28,6 +27,7 @@ MARK = "benchmarks.archive"  # of the place in a file
 WAYS = {"predict --workers 2": ("--format", "parquet"), "predict --on ray --workers 2": ("--on", "ray")}
 ONE_OF = 100  # names are tried first
 TOLERANCE = 1e-6
+MEMORY_EVERY_S = 5.0  # to look at the memory of Ray's processes takes a tenth of a second of a processor
 Rows = dict[tuple[object, ...], dict[str, Any]]
 
 
@@ -49,7 +49,7 @@ def predict(work: Path, names: str, out: str, model: str, words: Sequence[str]) 
     began = time.perf_counter()
     with (
         subprocess.Popen([*command, *words], cwd=work, stdout=subprocess.DEVNULL) as process,
-        memory(process.pid) as used,
+        memory(process.pid, every_s=MEMORY_EVERY_S) as used,
     ):
         exit_code = process.wait()
         seconds = time.perf_counter() - began
@@ -145,9 +145,7 @@ def main(words: Sequence[str]) -> None:
             measured = compared(options.times * sound_files(options.recordings), model, Path(work))
         except LungsoundError as error:
             parser.error(str(error))
-    command = shlex.join(["python", "-m", "benchmarks.archive", *without_files(words, options.recordings)])
-    facts = ", ".join(f"{name} {value}" for name, value in machine(CPU).items())
-    text = f"{measured}\n\n- Command: `{command}`, {datetime.now(UTC).date()}\n- Machine: {facts}"
+    text = f"{measured}\n\n{made_by('python -m benchmarks.archive', words, options.recordings)}"
     print(text) if options.into is None else write_between(options.into, MARK, text)
 
 

@@ -125,12 +125,12 @@ def pss_mib(root: int) -> float:
 
 
 @contextmanager
-def memory(root: int) -> Iterator[dict[str, float]]:
-    """The most memory that was seen while this lasts, and what is left a moment after it."""
+def memory(root: int, *, every_s: float = SAMPLE_S) -> Iterator[dict[str, float]]:
+    """The most memory that was seen while this lasts, looked at `every_s`, and what is left a moment after it."""
     found, is_over = {"peak_mib": 0.0}, threading.Event()
 
     def sample() -> None:
-        while not is_over.wait(SAMPLE_S):
+        while not is_over.wait(every_s):
             found["peak_mib"] = max(found["peak_mib"], pss_mib(root))
 
     thread = threading.Thread(target=sample)

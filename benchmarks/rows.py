@@ -1,10 +1,12 @@
 """Rows of the table of speed, each with its aim, and what the parts that measure them share."""
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.measure import Seconds, Work, seconds_in_turn
+from benchmarks.measure import Seconds, Work, machine, seconds_in_turn
 
 CPU = torch.device("cpu")
 HEAD = ("what", "measured", "quartiles", "aim", "how")
@@ -86,6 +88,14 @@ def without_files(words: Sequence[str], recordings: Sequence[Path]) -> list[str]
     """The words of a command as they were given, and RECORDING... in place of files of this machine."""
     own = [word for word in words if Path(word) not in recordings]
     return [*own, *["RECORDING..."] * bool(recordings)]
+
+
+def made_by(program: str, words: Sequence[str], recordings: Sequence[Path] = (), *more: str) -> str:
+    """Lines that say by which command numbers were made, when (and `more`), and on which machine."""
+    command = shlex.join([*program.split(), *without_files(words, recordings)])
+    when = ", ".join([str(datetime.now(UTC).date()), *more])
+    facts = ", ".join(f"{name} {value}" for name, value in machine(CPU).items())
+    return f"- Command: `{command}`, {when}\n- Machine: {facts}"
 
 
 def in_a_process(function: Callable[..., Result], *arguments: object, num_threads: int) -> Result:

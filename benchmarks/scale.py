@@ -8,13 +8,11 @@ tables in Markdown, or writes them into docs/scale.md.
 import argparse
 import multiprocessing
 import os
-import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +21,9 @@ import torch
 from torch import distributed
 
 from benchmarks import ours
-from benchmarks.measure import Work, flops_of, machine, table
+from benchmarks.measure import Work, flops_of, table
 from benchmarks.predicting import predict
-from benchmarks.rows import CPU, Bench, without_files
+from benchmarks.rows import CPU, Bench, made_by
 from lungsound.errors import LungsoundError
 from lungsound.experiments.study import write_between
 from lungsound.extras import BOX
@@ -219,14 +217,12 @@ def main(words: Sequence[str]) -> None:
         except LungsoundError as error:
             parser.error(str(error))
     read = float(np.mean([each.stat().st_size for each in files]))
-    command = shlex.join(["python", "-m", "benchmarks.scale", *without_files(words, options.recordings)])
-    facts = ", ".join(f"{name} {value}" for name, value in machine(CPU).items())
     text = "\n\n".join(
         [
             f"### Measured here, {os.cpu_count()} cores",
             training,
             scoring,
-            f"- Command: `{command}`, {datetime.now(UTC).date()}\n- Machine: {facts}",
+            made_by("python -m benchmarks.scale", words, options.recordings),
             "### Computed, not run: training",
             projected_training(Shape.of(size if options.quick else "base", is_quick=options.quick)),
             "### Computed, not run: scoring 10 million recordings",

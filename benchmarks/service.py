@@ -8,7 +8,6 @@ import argparse
 import io
 import json
 import os
-import shlex
 import subprocess
 import sys
 import threading
@@ -17,17 +16,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import soundfile
-import torch
 
 from benchmarks.measure import machine, memory, table
-from benchmarks.rows import Bench, Row
+from benchmarks.rows import CPU, Bench, Row, made_by
 from lungsound.config import MAX_CYCLES
 from lungsound.files import write_json
 from lungsound.serve.limits import Limits
@@ -174,11 +171,9 @@ def main(words: Sequence[str]) -> None:
                 statuses[name] = {str(status): num for status, num in Counter(each for _, each in answers).items()}
         if load(address, forms, len(forms), 1)["num_refused"]:
             raise SystemExit("after the hostile requests a recording was refused that had been answered before")
-    command, date = shlex.join(["python", "-m", "benchmarks.service", *words]), str(datetime.now(UTC).date())
-    facts = machine(torch.device("cpu"))
     if options.json:
         values = {"load": loads, "memory": used, "hostile": statuses}
-        write_json(options.json, {"command": command, "date": date, "machine": facts, **values})
+        write_json(options.json, {"machine": machine(CPU), **values})
     one_per_s, rows = loads[0]["requests_per_s"], []
     for each in loads:
         seconds = [f"{each[name]:.2f}" for name in ("p50_s", "p95_s", "p99_s", "requests_per_s")]
@@ -191,8 +186,7 @@ def main(words: Sequence[str]) -> None:
     print(table(("memory of", "peak, MiB", "left, MiB"), in_mib), end="\n\n")
     counts = [[name, ", ".join(f"{num} x {status}" for status, num in each.items())] for name, each in statuses.items()]
     print(table(("hostile request", "answers"), counts))
-    print(f"\n- Command: {command}, {date}")
-    print("- Machine:", ", ".join(f"{name} {value}" for name, value in facts.items()))
+    print(f"\n{made_by('python -m benchmarks.service', words, options.recordings)}")
 
 
 if __name__ == "__main__":
