@@ -26,7 +26,7 @@ EXTRAS = {
     "openvino": Extra(("openvino",), "OpenVINO's engines and files need"),
     "remote": Extra(("fsspec", "aiohttp", "s3fs"), "corpora at a URI need"),
     "parquet": Extra(("pyarrow",), "the format parquet needs"),
-    "ray": Extra(("ray", "pyarrow", "fsspec"), "predicting on a cluster needs"),
+    "ray": Extra(("ray", "pyarrow", "fsspec"), "a cluster needs"),
     "train": Extra(
         ("torch", "scipy", "matplotlib", "tensorboardX"), "training, evaluating, explaining and exporting need"
     ),

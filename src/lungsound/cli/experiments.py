@@ -16,6 +16,7 @@ from lungsound.cli.shared import (
     option,
     print_lines,
 )
+from lungsound.cluster import check_address
 
 
 def reproduce(
@@ -26,6 +27,14 @@ def reproduce(
     epochs: EpochsOption = None,
     settings: SetOption = None,
     as_published: AsPublishedOption = False,
+    on: Annotated[
+        str | None,
+        option("CLUSTER", "Train on a Ray cluster: ray (started here) or ray://HOST:PORT.", "--on"),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        option("N", "Number of runs trained at a time, with --on.  [default: one for each GPU, or processor]", min=1),
+    ] = None,
     dry_run: Annotated[bool, flag("--dry-run", "List the rows; train nothing.")] = False,
 ) -> None:
     """Train a table of runs and compare the results.
@@ -61,7 +70,21 @@ def reproduce(
 
     if not data:
         raise SettingsError("no corpus given: name its folder with --data DIR, or list the rows with --dry-run")
-    failures = reproduce_table(name, table, data=data, out=out, num_seeds=seeds, settings=every, console=console)
+    if on is not None:
+        check_address(on)
+    elif workers is not None:
+        raise SettingsError("--workers is the number of runs that a cluster trains at a time: give --on too")
+    failures = reproduce_table(
+        name,
+        table,
+        data=data,
+        out=out,
+        num_seeds=seeds,
+        settings=every,
+        on=on,
+        num_workers=workers,
+        console=console,
+    )
     end_with(failures, exit_code=2)
 
 

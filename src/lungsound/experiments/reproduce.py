@@ -1,20 +1,28 @@
-"""Train a table: every row with every seed, one run after the other, skipping what is done or in another's hands."""
+"""Train a table: every row with every seed, in turn or on a cluster, skipping what is done or in another's hands."""
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from filelock import FileLock
 from rich.console import Console
 
+from lungsound.cluster import joined_cluster
 from lungsound.config import DataSettings, RunConfig, settings_of_corpora
 from lungsound.data.splits import load_corpus
 from lungsound.errors import CorpusError, LungsoundError, RunBusyError, SettingsError
 from lungsound.experiments.results import RunResult, read_result, write_results
 from lungsound.experiments.table import Row, Table
 from lungsound.recipe import train
+from lungsound.storage import as_uri
 from lungsound.training.run import RunFolder
 from lungsound.training.trainer import RunInterrupted
+
+WIDTH = 240  # of the lines that a task prints
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,10 @@ class PlannedRun:
     seed: int
     config: RunConfig
     folder: Path
+
+    @property
+    def title(self) -> str:
+        return f"{self.row.name}, seed {self.seed}"
 
     def carry_out(self, fingerprints: dict[DataSettings, str], console: Console) -> bool:
         """Train and evaluate, from where an earlier call stopped; False when an earlier call had finished it.
@@ -87,6 +99,8 @@ def reproduce(
     out: Path,
     num_seeds: int,
     settings: Sequence[str],
+    on: str | None = None,
+    num_workers: int | None = None,
     console: Console,
 ) -> list[str]:
     """Train what is not done yet, then write and print the table; the failures, a line each.
@@ -94,16 +108,16 @@ def reproduce(
     A run that a user's mistake or a missing file stops is left out and named; the others go on. The table is
     written anew after every run. Raises RunInterrupted when asked to stop; the same call goes on from there.
     Several calls may share `out`, each on a core of its own: a run that another one trains is passed over, and taken
-    into the table by whoever comes to its end last.
+    into the table by whoever comes to its end last. A cluster `on` ("ray" starts one here, ray://HOST:PORT is an
+    address) trains `num_workers` runs at a time.
     """
     planned = plan_runs(table, data=data, out=out, num_seeds=num_seeds, settings=settings)
-    if missing := [root for root in data if not root.exists()]:
+    if missing := [root for root in data if as_uri(root) is None and not root.exists()]:
         raise CorpusError(f"no folder {missing[0]}: give the folder of a corpus, or a table")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"{out} cannot be made a folder ({error.strerror}): give another --out") from None
-    fingerprints: dict[DataSettings, str] = {}
     results: dict[str, dict[int, RunResult]] = {}
     failures: dict[str, list[str]] = {}
     changes, lock = table.changes(settings), FileLock(out / ".lock")
@@ -113,32 +127,99 @@ def reproduce(
             by_row = {row: [runs[seed] for seed in sorted(runs)] for row, runs in results.items()}
             write_results(out / name, table, by_row, changes=changes, console=console)
 
-    busy: list[PlannedRun] = []
-    for number, run in enumerate(_and_then(planned, busy), start=1):
-        is_second_try, title = number > len(planned), f"{run.row.name}, seed {run.seed}"
-        counted = "once more" if is_second_try else f"{number} of {len(planned)}"
-        console.print(f"[{counted}] {title}: {run.row.command()}", highlight=False, soft_wrap=True, markup=False)
-        try:
-            is_trained = run.carry_out(fingerprints, console)
-            results.setdefault(run.row.folder, {})[run.seed] = read_result(run.folder)
-        except RunInterrupted:
-            raise RunInterrupted("stopped; the same command goes on from there") from None
-        except RunBusyError:
-            console.print("  another process trains it", highlight=False, soft_wrap=True)
-            busy += [] if is_second_try else [run]
-        except LungsoundError as error:
-            failures.setdefault(str(error), []).append(title)
-            console.print(f"  {error}", highlight=False, soft_wrap=True)
-        else:
-            if is_trained:
-                write(Console(quiet=True))
+    carried_out = _in_turn(planned, console) if on is None else _on_cluster(planned, on, num_workers, console)
+    try:
+        for run, outcome in carried_out:
+            try:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                results.setdefault(run.row.folder, {})[run.seed] = read_result(run.folder)
+            except RunInterrupted:
+                raise
+            except RunBusyError:
+                console.print(f"  {run.title}: another process trains it", highlight=False, soft_wrap=True)
+            except LungsoundError as error:
+                failures.setdefault(str(error), []).append(run.title)
+                console.print(f"  {run.title}: {error}", highlight=False, soft_wrap=True)
+            else:
+                if outcome:
+                    write(Console(quiet=True))
+    except RunInterrupted:
+        raise RunInterrupted("stopped; the same command goes on from there") from None
     if results:
         write(console)
         console.print(f"table: {out / f'{name}.md'}", highlight=False, soft_wrap=True)
     return [f"{', '.join(runs)}: {message}" for message, runs in failures.items()]
 
 
+# What became of a run: whether it was trained now, or what stopped it.
+Outcome = bool | Exception
+
+
+def _in_turn(planned: Sequence[PlannedRun], console: Console) -> Iterator[tuple[PlannedRun, Outcome]]:
+    """One run after the other; those that another process trains by then once more at the end."""
+    fingerprints: dict[DataSettings, str] = {}
+    busy: list[PlannedRun] = []
+    for number, run in enumerate(_and_then(planned, busy), start=1):
+        is_second_try = number > len(planned)
+        counted = "once more" if is_second_try else f"{number} of {len(planned)}"
+        console.print(f"[{counted}] {run.title}: {run.row.command()}", highlight=False, soft_wrap=True, markup=False)
+        try:
+            outcome: Outcome = run.carry_out(fingerprints, console)
+        except LungsoundError as error:
+            outcome = error
+            if isinstance(error, RunBusyError) and not is_second_try:
+                busy.append(run)
+        yield run, outcome
+
+
 def _and_then(planned: Sequence[PlannedRun], busy: Sequence[PlannedRun]) -> Iterator[PlannedRun]:
     """The planned runs, then once more those that were passed over by then."""
     yield from planned
     yield from tuple(busy)
+
+
+def _on_cluster(
+    planned: Sequence[PlannedRun], on: str, num_workers: int | None, console: Console
+) -> Iterator[tuple[PlannedRun, Outcome]]:
+    """Runs as they are done, each by a task of its own, which starts when the run that it goes on from is done.
+
+    The task of a worker that is killed is started again, by Ray, and goes on from the run's checkpoint.
+    """
+    place, waiting, running = (str(Path.cwd()), sys.argv), [*planned], dict[Any, PlannedRun]()
+    with joined_cluster(on, num_workers, is_output_shown=True) as (ray, num_at_a_time):
+        device = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
+        task = ray.remote(**device)(_carry_out)
+        while waiting or running:
+            unfinished = {(run.row.folder, run.seed) for run in (*waiting, *running.values())}
+            ready = [run for run in waiting if (run.row.after, run.seed) not in unfinished]
+            for run in ready[: num_at_a_time - len(running)]:
+                waiting.remove(run)
+                running[task.options(name=run.title).remote(run, *place)] = run
+                counted = f"{len(planned) - len(waiting)} of {len(planned)}"
+                console.print(f"[{counted}] {run.title}: {run.row.command()}", highlight=False, soft_wrap=True)
+            try:
+                (done, *_), _ = ray.wait([*running], num_returns=1)
+            except KeyboardInterrupt:
+                raise RunInterrupted from None
+            run = running.pop(done)
+            try:
+                outcome: Outcome = ray.get(done)
+            except ray.exceptions.RayTaskError as error:  # a bug of ours
+                outcome = error.cause
+            except ray.exceptions.RayError as error:
+                outcome = SettingsError(f"its worker was lost ({type(error).__name__}); the same call goes on")
+            if outcome is True:
+                console.print(f"  {run.title}: trained", highlight=False, soft_wrap=True)
+            yield run, outcome
+
+
+def _carry_out(run: PlannedRun, folder: str, command: list[str]) -> Outcome:
+    """Carry out a run in a worker, which trains by one thread and writes that `command` in `folder` trained it."""
+    os.chdir(folder)
+    sys.argv = command
+    torch.set_num_threads(1)
+    try:
+        return run.carry_out({}, Console(markup=False, highlight=False, width=WIDTH))
+    except LungsoundError as error:
+        return error

@@ -2,8 +2,10 @@
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,6 +41,7 @@ MIXED = Row(name="mixed", recipe="patchmix_ce", set=(RANDOM,))
 
 LOST = Row(name="lost", recipe="ce", set=("model.pretrained=no-such-weights",))
 BOTH = Table(title="T", rows=(LOST, PLAIN))
+QUIET = Console(quiet=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -254,6 +257,93 @@ def test_a_run_in_the_hands_of_another_call_is_passed_over(
         failures, printed = run(Table(title="T", rows=(PLAIN,)), synthetic_corpus_dir, tmp_path, num_seeds=1)
     assert failures == []
     assert printed.count("another process trains it") == 2
+
+
+class LastFirst:
+    """A cluster in which the task that was given last is done first; `loses` names one whose worker is lost."""
+
+    class exceptions:
+        class RayError(Exception): ...
+
+        class RayTaskError(RayError):
+            cause = ZeroDivisionError()
+
+    def __init__(self, num_gpus: int = 0, loses: str = "", fails: str = "") -> None:
+        self.num_gpus, self.loses, self.fails, self.events = num_gpus, loses, fails, list[str]()
+
+    def cluster_resources(self) -> dict[str, int]:
+        return {"CPU": 9, "GPU": self.num_gpus}
+
+    def remote(self, **resources: int) -> Callable[[object], "LastFirst"]:
+        self.resources = resources
+        return lambda _: self
+
+    def options(self, *, name: str) -> SimpleNamespace:
+        def remote(*_: object) -> str:
+            self.events.append(f"+ {name}")
+            return name
+
+        return SimpleNamespace(remote=remote)
+
+    def wait(self, tasks: list[str], *, num_returns: int) -> tuple[list[str], list[str]]:
+        assert num_returns == 1
+        return tasks[-1:], tasks[:-1]
+
+    def get(self, task: str) -> bool:
+        self.events.append(f"- {task}")
+        if task == self.loses:
+            raise self.exceptions.RayError
+        if task == self.fails:
+            raise self.exceptions.RayTaskError
+        return True
+
+
+@pytest.fixture
+def on_cluster(
+    synthetic_corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[LastFirst, Table, int], list[str]]:
+    def call(ray: LastFirst, table: Table, num_workers: int) -> list[str]:
+        monkeypatch.setattr(
+            "lungsound.experiments.reproduce.joined_cluster", lambda *_, **__: nullcontext((ray, num_workers))
+        )
+        monkeypatch.setattr("lungsound.experiments.reproduce.read_result", lambda _: None)
+        monkeypatch.setattr("lungsound.experiments.reproduce.write_results", lambda *_, **__: None)
+        return reproduce(
+            "t", table, data=[synthetic_corpus_dir], out=tmp_path, num_seeds=2, settings=SMALL, on="ray", console=QUIET
+        )
+
+    return call
+
+
+AFTER = Row(name="after", recipe="ce", after=PLAIN.folder)
+
+
+def test_a_cluster_has_as_many_runs_at_a_time_as_workers_and_none_before_its_first(
+    on_cluster: Callable[[LastFirst, Table, int], list[str]],
+) -> None:
+    ray = LastFirst()
+    assert on_cluster(ray, Table(title="T", rows=(PLAIN, AFTER, MIXED)), 2) == []
+    assert ray.resources == {"num_cpus": 1}
+    started = [event[2:] for event in ray.events if event.startswith("+")]
+    assert len(started) == len(set(started)) == 6
+    assert ray.events[:4] == ["+ plain, seed 0", "+ mixed, seed 0", "- mixed, seed 0", "+ plain, seed 1"]
+    for seed in (0, 1):
+        assert ray.events.index(f"- plain, seed {seed}") < ray.events.index(f"+ after, seed {seed}")
+    num_running = np.cumsum([1 if event.startswith("+") else -1 for event in ray.events])
+    assert num_running.max() == 2
+    on_cluster(ray := LastFirst(num_gpus=2), Table(title="T", rows=(PLAIN,)), 2)
+    assert ray.resources == {"num_gpus": 1}
+
+
+def test_a_worker_that_is_lost_for_good_costs_its_run_alone(
+    on_cluster: Callable[[LastFirst, Table, int], list[str]],
+) -> None:
+    ray, table = LastFirst(loses="plain, seed 0"), Table(title="T", rows=(PLAIN, MIXED))
+    (failure,) = on_cluster(ray, table, 2)
+    assert failure.startswith("plain, seed 0: its worker was lost")
+    assert len(ray.events) == 8
+    with pytest.raises(ZeroDivisionError):
+        on_cluster(LastFirst(fails="plain, seed 1"), table, 2)
 
 
 @pytest.mark.slow
