@@ -14,6 +14,7 @@ HERE = "ray"
 # What ends the work is raised, in one line. Ray's workers are 15 nicer than the command, which has a nice of its own;
 # and it takes lines that differ in their numbers alone for the same.
 RAY_SETTINGS = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DATA_LOG_LEVEL": "CRITICAL",
     "RAY_worker_niceness": "0",
     "RAY_DEDUP_LOGS": "0",
