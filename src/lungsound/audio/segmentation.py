@@ -84,7 +84,9 @@ def segment_cycles(waveform: npt.NDArray[np.float32], sample_rate_hz: int) -> Se
             best_value, onsets, period_s = weighed, candidate, candidate_s
     rise_db = float(np.median(rise[onsets]))
     if rise_db < MIN_RISE_DB:
-        return Segmentation((), problem=f"the level rises by {rise_db:.1f} dB only, as noise does", is_steady=True)
+        return Segmentation(
+            (), problem=f"the level rises by only {rise_db:.1f} dB, like that of steady noise", is_steady=True
+        )
     if (correlation := periodicity(rise, period_s)) < 0:
         return Segmentation((), problem=f"no rhythm (autocorrelation {correlation:.2f})")
     # Between frames i - 1 and i, which are twice as long as they are apart.

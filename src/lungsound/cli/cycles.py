@@ -39,12 +39,12 @@ def print_cycles(
     for column in table.columns:  # in a narrow terminal the reasons alone are broken
         column.no_wrap, column.overflow = column.header not in withheld, "fold"
     if of_all:
-        table.add_row("all", *[""] * (len(table.columns) - 2), ", ".join(Reason.in_order(of_all)))
+        table.add_row("every cycle", *[""] * (len(table.columns) - 2), ", ".join(Reason.in_order(of_all)))
     for index, cycle in enumerate(cycles):
         cells = [truth[index].sound.name.lower()] if truth else []
         cells += [f"{value:.2f}" for value in cycle.probabilities.values()]
         own = ", ".join(reason for reason in cycle.reasons if reason not in of_all)
-        cells += [own or ("as all" if of_all else "")] if withheld else []
+        cells += [own or ("as above" if of_all else "")] if withheld else []
         table.add_row(f"{cycle.start_s:.2f} - {cycle.end_s:.2f}", cycle.label, *cells)
     console.print(title)
     console.print(table, "")

@@ -43,7 +43,9 @@ def as_stated(stethoscope: str | None, age_years: str | None) -> tuple[str | Non
         except ValueError:
             age = -1.0
         if not 0 <= age <= MAX_AGE_YEARS:
-            raise SettingsError(f"age_years is {reprlib.repr(text)}: a number from 0 to {MAX_AGE_YEARS} is needed")
+            raise SettingsError(
+                f"age_years is {reprlib.repr(text)}: a number from 0 to {MAX_AGE_YEARS} is needed"
+            )
     return name or None, age
 
 
@@ -75,14 +77,14 @@ MEANINGS = {
     Reason.NOT_MEASURED: "the model file holds no measurement on patients held out",
     Reason.NOT_BETTER_THAN_NORMAL: "for such patients the model was not shown to be better than always saying normal",
     Reason.TEMPERATURE_AT_LIMIT: "the temperature of the calibration stands at its limit",
-    Reason.AGE_OUTSIDE: "the model was not measured on patients of this age",
+    Reason.AGE_OUTSIDE: "the model was not measured on patients of this age, by this stethoscope if one is stated",
     Reason.STETHOSCOPE_OUTSIDE: "the model was not measured on a stethoscope of this name",
     Reason.MOSTLY_SILENT: "more than half of the recording is silent",
     Reason.TOO_SHORT: "the recording holds too little sound",
     Reason.SPEECH: "a voice goes through the recording",
     Reason.SILENT_CYCLE: "the cycle holds too little sound",
     Reason.NO_BREATHING: "the sound is steady, or more like noise, a voice, music or a heart than like breathing",
-    Reason.OUT_OF_DOMAIN: "the sound is unlike every training cycle",
+    Reason.OUT_OF_DOMAIN: "the sound is less like the training set than any cycle of it is like the others",
     Reason.ALL_CLASSES_POSSIBLE: "no class can be ruled out",
     Reason.LOW_CONFIDENCE: "the probability is too low to rely on",
 }

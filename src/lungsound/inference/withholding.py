@@ -30,17 +30,19 @@ def reasons_of_model(trained: TrainedModel, *, age_years: float | None, stethosc
         is_better = any(each.is_better_than_normal for each in fitting) or not fitting
         if not (evidence.held_out.is_better_than_normal and is_better):
             reasons.add(Reason.NOT_BETTER_THAN_NORMAL)
-    if evidence is not None and age_years is not None and not _has_age(evidence, age_years):
-        reasons.add(Reason.AGE_OUTSIDE)
     known = {name.casefold() for name in known_stethoscopes(trained)}
     if known and stethoscope is not None and stethoscope.casefold() not in known:
         reasons.add(Reason.STETHOSCOPE_OUTSIDE)
+        stethoscope = None  # the age is then compared with all that was measured
+    if evidence is not None and age_years is not None and not _has_age(evidence, age_years, stethoscope):
+        reasons.add(Reason.AGE_OUTSIDE)
     return reasons
 
 
 def known_stethoscopes(trained: TrainedModel) -> list[str]:
     """Stethoscopes that the model was measured on, where none of these is named those that it was trained on."""
-    return sorted({device for group in trained.groups for device in group.devices} or trained.devices)
+    groups = () if trained.evidence is None else _telling_groups(trained.evidence)
+    return sorted({device for group in groups for device in group.devices} or trained.devices)
 
 
 def reasons_of_remarks(remarks: Iterable[str]) -> set[Reason]:
@@ -48,9 +50,21 @@ def reasons_of_remarks(remarks: Iterable[str]) -> set[Reason]:
     return {OF_REMARK[remark] for remark in remarks if remark in OF_REMARK}
 
 
-def _has_age(evidence: Evidence, age_years: float) -> bool:
-    """True where a group that was measured, or the training set where no age of these is known, is of such an age."""
-    known = [each.ages_years for each in evidence.groups if each.ages_years]
+def _telling_groups(evidence: Evidence) -> tuple[Measured, ...]:
+    """Groups that tell on whom a model was measured: tests, and where there is none the patients held out.
+
+    Beside tests these tell nothing: an age and a stethoscope of theirs may be those of different patients, few of them.
+    """
+    return evidence.measured or evidence.groups
+
+
+def _has_age(evidence: Evidence, age_years: float, stethoscope: str | None) -> bool:
+    """True where a group that was measured, by this stethoscope if it is stated, is of such an age.
+
+    Where no age of these is known: the training set.
+    """
+    groups = [each for each in _telling_groups(evidence) if stethoscope is None or _is_by(each, stethoscope)]
+    known = [each.ages_years for each in groups if each.ages_years]
     known = known or [each.ages_years for each in evidence.trained if each.ages_years]
     return not known or any(_is_within(age_years, ages) for ages in known)
 
@@ -64,5 +78,8 @@ def _is_about(group: Measured, *, age_years: float | None, stethoscope: str | No
     if age_years is None and stethoscope is None:
         return False
     is_of_age = age_years is None or _is_within(age_years, group.ages_years)
-    names = {name.casefold() for name in group.devices}
-    return is_of_age and (stethoscope is None or stethoscope.casefold() in names)
+    return is_of_age and (stethoscope is None or _is_by(group, stethoscope))
+
+
+def _is_by(group: Measured, stethoscope: str) -> bool:
+    return stethoscope.casefold() in {name.casefold() for name in group.devices}

@@ -170,9 +170,9 @@ def test_what_is_no_breathing_is_refused_with_the_reason() -> None:
     assert refused(segment_cycles(np.zeros(0, np.float32), RATE), "no sound")
     assert refused(segment_cycles(noise(2.0), RATE), "less than")
     for seed in range(10):
-        assert refused(segment_cycles(noise(15.0, seed=seed), RATE), "as noise does")
+        assert refused(segment_cycles(noise(15.0, seed=seed), RATE), "steady noise")
     heart = heart_sounds(15 * RATE, RATE, np.random.default_rng(0), beats_per_minute=70)
-    assert refused(segment_cycles((0.1 * heart).astype(np.float32) + noise(15.0), RATE), "as noise does")
+    assert refused(segment_cycles((0.1 * heart).astype(np.float32) + noise(15.0), RATE), "steady noise")
 
 
 def test_a_single_event_has_no_rhythm() -> None:

@@ -20,7 +20,7 @@ def test_no_reason_is_broken_and_one_of_all_cycles_stands_once(width: int) -> No
         print_cycles("a.wav", [cycle(10.0, *OF_ALL, *own), cycle(12.5, *OF_ALL)], console, classes=CLASSES)
     words = [word.rstrip(",") for word in printed.get().split()]
     assert [words.count(reason) for reason in (*OF_ALL, *own)] == [1] * 6
-    assert words.index("all") < words.index(Reason.AGE_OUTSIDE) < words.index("10.00")
+    assert words.index("every") < words.index(Reason.AGE_OUTSIDE) < words.index("10.00")
     assert max(map(len, printed.get().splitlines())) <= width
 
 

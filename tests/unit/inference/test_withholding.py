@@ -78,6 +78,22 @@ def test_a_model_that_left_a_stethoscope_out_does_not_stand_for_one_that_was_mea
         assert reasons(trained, evidence, stethoscope="A") == given
 
 
+def test_an_age_and_a_stethoscope_that_were_measured_apart_are_withheld_together(trained: TrainedModel) -> None:
+    """Neither is outside by itself, and no patient had both; those held out, of all kinds together, tell nothing."""
+    children = group("children", ages_years=((0.0, 16.5),), devices=("A",))
+    adults = group("adults", ages_years=((50.0, 90.0),), devices=("B",))
+    mixed = group("held out", ages_years=((0.0, 16.5), (50.0, 90.0)), devices=("A", "B", "C"))
+    evidence = GOOD_EVIDENCE.model_copy(update={"held_out": mixed, "measured": (children, adults)})
+    for age_years, stethoscope in ((7, "A"), (62, "b"), (7, None), (62, None), (None, "A"), (None, "B")):
+        assert reasons(trained, evidence, age_years=age_years, stethoscope=stethoscope) == set()
+    assert reasons(trained, evidence, age_years=62, stethoscope="a") == {Reason.AGE_OUTSIDE}
+    assert reasons(trained, evidence, age_years=7, stethoscope="B") == {Reason.AGE_OUTSIDE}
+    assert reasons(trained, evidence, age_years=7, stethoscope="C") == {Reason.STETHOSCOPE_OUTSIDE}
+    assert reasons(trained, evidence, age_years=30, stethoscope="C") == {Reason.STETHOSCOPE_OUTSIDE, Reason.AGE_OUTSIDE}
+    alone = evidence.model_copy(update={"measured": ()})  # the patients held out are all that is known
+    assert reasons(trained, alone, age_years=62, stethoscope="C") == set()
+
+
 @pytest.mark.parametrize(
     ("age_years", "is_outside"),
     [(None, False), (0.1, False), (16.9, False), (17, True), (41, True), (50, False), (65, True)],
