@@ -173,7 +173,9 @@ def main(words: Sequence[str]) -> None:
             raise SystemExit("after the hostile requests a recording was refused that had been answered before")
     if options.json:
         values = {"load": loads, "memory": used, "hostile": statuses}
-        write_json(options.json, {"machine": machine(CPU), **values})
+        write_json(
+            options.json, {"made_by": made_by("python -m benchmarks.service", words), "machine": machine(CPU), **values}
+        )
     one_per_s, rows = loads[0]["requests_per_s"], []
     for each in loads:
         seconds = [f"{each[name]:.2f}" for name in ("p50_s", "p95_s", "p99_s", "requests_per_s")]

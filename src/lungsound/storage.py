@@ -12,7 +12,7 @@ from typing import Any
 from lungsound.errors import FetchError, LungsoundError, SettingsError
 from lungsound.extras import load
 
-_URI = re.compile(r"([a-z][a-z0-9+]+):/+")
+_URI = re.compile(r"((?:[a-zA-Z][\w+.-]+::)*[a-zA-Z][\w+.-]+):/+")
 
 
 def as_uri(place: str | Path) -> str | None:
@@ -25,7 +25,7 @@ def as_uri(place: str | Path) -> str | None:
 
 @contextmanager
 def reached(place: str, error: type[LungsoundError] = FetchError) -> Iterator[tuple[Any, str]]:
-    """The file system of fsspec for a path or URI, and the path in it; what fails in the block names the place."""
+    """fsspec's file system for a path or URI, and the path in it; an error in the block names the place."""
     with place_named(place, error):
         yield load("fsspec.core", extra="remote", needed_by=f"{place} needs").url_to_fs(place)
 

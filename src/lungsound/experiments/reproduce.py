@@ -2,16 +2,19 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import torch
 from filelock import FileLock
 from rich.console import Console
 
-from lungsound.cluster import joined_cluster
+from lungsound.cluster import joined_cluster, num_of
 from lungsound.config import DataSettings, RunConfig, settings_of_corpora
 from lungsound.data.splits import load_corpus
 from lungsound.errors import CorpusError, LungsoundError, RunBusyError, SettingsError
@@ -23,6 +26,8 @@ from lungsound.training.run import RunFolder
 from lungsound.training.trainer import RunInterrupted
 
 WIDTH = 240  # of the lines that a task prints
+MAX_RETRIES = 10  # of a task whose worker was killed
+BUSY_S = 35.0  # Ray ends the tasks of a command that was killed after 30 s
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,6 @@ class PlannedRun:
                 raise CorpusError(
                     f"the corpus is not what {self.folder} was trained on: delete that folder to train it anew"
                 )
-            console.print("  done already")
             return False
         if self.row.after is not None and not is_finished(Path(self.config.model.pretrained).parent):
             raise SettingsError(f"goes on from {self.row.after}, seed {self.seed}, which is not finished")
@@ -142,9 +146,12 @@ def reproduce(
                 failures.setdefault(str(error), []).append(run.title)
                 console.print(f"  {run.title}: {error}", highlight=False, soft_wrap=True)
             else:
+                console.print(
+                    f"  {run.title}: {'trained' if outcome else 'done already'}", soft_wrap=True, markup=False
+                )
                 if outcome:
                     write(Console(quiet=True))
-    except RunInterrupted:
+    except (RunInterrupted, KeyboardInterrupt):
         raise RunInterrupted("stopped; the same command goes on from there") from None
     if results:
         write(console)
@@ -164,12 +171,9 @@ def _in_turn(planned: Sequence[PlannedRun], console: Console) -> Iterator[tuple[
         is_second_try = number > len(planned)
         counted = "once more" if is_second_try else f"{number} of {len(planned)}"
         console.print(f"[{counted}] {run.title}: {run.row.command()}", highlight=False, soft_wrap=True, markup=False)
-        try:
-            outcome: Outcome = run.carry_out(fingerprints, console)
-        except LungsoundError as error:
-            outcome = error
-            if isinstance(error, RunBusyError) and not is_second_try:
-                busy.append(run)
+        outcome = _tried(run, fingerprints, console)
+        if isinstance(outcome, RunBusyError) and not is_second_try:
+            busy.append(run)
         yield run, outcome
 
 
@@ -179,47 +183,83 @@ def _and_then(planned: Sequence[PlannedRun], busy: Sequence[PlannedRun]) -> Iter
     yield from tuple(busy)
 
 
+def _tried(run: PlannedRun, fingerprints: dict[DataSettings, str], console: Console) -> Outcome:
+    try:
+        return run.carry_out(fingerprints, console)
+    except LungsoundError as error:
+        return error
+
+
 def _on_cluster(
     planned: Sequence[PlannedRun], on: str, num_workers: int | None, console: Console
 ) -> Iterator[tuple[PlannedRun, Outcome]]:
     """Runs as they are done, each by a task of its own, which starts when the run that it goes on from is done.
 
-    The task of a worker that is killed is started again, by Ray, and goes on from the run's checkpoint.
+    A run whose worker is killed goes on from its checkpoint in another one, up to `MAX_RETRIES` times; one that another
+    process trains is tried once more at the end.
     """
-    place, waiting, running = (str(Path.cwd()), sys.argv), [*planned], dict[Any, PlannedRun]()
-    with joined_cluster(on, num_workers, is_output_shown=True) as (ray, num_at_a_time):
-        device = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-        task = ray.remote(**device)(_carry_out)
-        while waiting or running:
-            unfinished = {(run.row.folder, run.seed) for run in (*waiting, *running.values())}
+    fingerprints: dict[DataSettings, str] = {}
+    finished = [run for run in planned if is_finished(run.folder)]
+    for run in finished:
+        yield run, _tried(run, fingerprints, console)
+    waiting, running = [run for run in planned if run not in finished], dict[Any, PlannedRun]()
+    busy, tried_again = list[PlannedRun](), list[PlannedRun]()
+    if not waiting:
+        return
+    has_gpu = any(run.config.train.device != "cpu" for run in waiting)
+    with joined_cluster(on, num_workers, is_output_shown=True) as ray:
+        num_at_a_time = num_workers or num_of(ray, *(["GPU"] if has_gpu else []), "CPU")
+        num_gpus = int(ray.cluster_resources().get("GPU", 0)) if has_gpu else 0
+        share = {"num_cpus": 1, "num_gpus": min(1, num_gpus / num_at_a_time)}
+        task = ray.remote(**share, max_retries=MAX_RETRIES)(_carry_out)
+
+        def start() -> None:
+            unfinished = {(run.row.folder, run.seed) for run in (*waiting, *running.values(), *busy)}
             ready = [run for run in waiting if (run.row.after, run.seed) not in unfinished]
             for run in ready[: num_at_a_time - len(running)]:
                 waiting.remove(run)
-                running[task.options(name=run.title).remote(run, *place)] = run
-                counted = f"{len(planned) - len(waiting)} of {len(planned)}"
-                console.print(f"[{counted}] {run.title}: {run.row.command()}", highlight=False, soft_wrap=True)
-            try:
-                (done, *_), _ = ray.wait([*running], num_returns=1)
-            except KeyboardInterrupt:
-                raise RunInterrupted from None
+                console.print(f"{run.title}: {run.row.command()}", highlight=False, soft_wrap=True, markup=False)
+                given = task.options(name=run.title).remote(run, str(Path.cwd()), sys.argv, version("lungsound"))
+                running[given] = run
+
+        start()
+        while running:
+            (done, *_), _ = ray.wait([*running], num_returns=1)
             run = running.pop(done)
             try:
                 outcome: Outcome = ray.get(done)
             except ray.exceptions.RayTaskError as error:  # a bug of ours
-                outcome = error.cause
+                cause: Exception = error.cause
+                cause.__cause__ = error  # which has the traceback there
+                outcome = cause
             except ray.exceptions.RayError as error:
                 outcome = SettingsError(f"its worker was lost ({type(error).__name__}); the same call goes on")
-            if outcome is True:
-                console.print(f"  {run.title}: trained", highlight=False, soft_wrap=True)
-            yield run, outcome
+            if isinstance(outcome, RunInterrupted):  # its worker was asked to stop, and not this command
+                waiting.append(run)
+            elif isinstance(outcome, RunBusyError) and run not in tried_again:
+                busy.append(run)
+            start()  # the next, before the table is written with this one
+            if not isinstance(outcome, RunInterrupted):
+                yield run, outcome
+            if busy and not running:
+                time.sleep(BUSY_S)
+                tried_again += busy
+                waiting += busy
+                busy.clear()
+                start()
 
 
-def _carry_out(run: PlannedRun, folder: str, command: list[str]) -> Outcome:
-    """Carry out a run in a worker, which trains by one thread and writes that `command` in `folder` trained it."""
-    os.chdir(folder)
+def _carry_out(run: PlannedRun, folder: str, command: list[str], known_version: str) -> Outcome:
+    """Carry out a run in a worker, in `folder`, with one thread; its facts name `command`."""
+    node, own_version = gethostname(), version("lungsound")
+    if own_version != known_version:
+        return SettingsError(f"{node} has lungsound {own_version}, the command {known_version}: install the same there")
     sys.argv = command
     torch.set_num_threads(1)
     try:
+        os.chdir(folder)
         return run.carry_out({}, Console(markup=False, highlight=False, width=WIDTH))
     except LungsoundError as error:
         return error
+    except OSError as error:
+        return SettingsError(f"{node}: {error.filename or 'the system'}: {error.strerror or error}")

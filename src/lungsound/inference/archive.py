@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from lungsound.cluster import HERE, joined_cluster
+from lungsound.cluster import HERE, joined_cluster, num_of
 from lungsound.data.icbhi import annotation_names
 from lungsound.errors import DataError, FetchError, SettingsError
 from lungsound.extras import load
@@ -148,14 +148,14 @@ def _find_far(uri: str) -> tuple[list[Recording], int]:
     if not sounds:
         raise SettingsError(f"no sound files in {uri}: give files ({', '.join(SOUND_SUFFIXES)}) or their folder")
 
-    def as_uri(name: str) -> str:
+    def whole(name: str) -> str:
         return place + name.removeprefix(folder)
 
     recordings, has_others = list[Recording](), len(sizes) > len(sounds)
     for sound in sounds:
         if "/." not in sound.removeprefix(folder):
             beside = [each for each in _beside(*sound.rsplit("/", 1)) if each in sizes] if has_others else []
-            recordings.append(Recording(as_uri(sound), tuple(map(as_uri, beside)), sizes[sound]))
+            recordings.append(Recording(whole(sound), tuple(map(whole, beside)), sizes[sound]))
     return recordings, len(sounds) - len(recordings)
 
 
@@ -358,8 +358,8 @@ def _on_cluster(job: Job, parts: Sequence[Part], on: str, num_workers: int | Non
     if not parts:
         return
     num_recordings = {part.name: len(part.recordings) for part in parts}
-    with joined_cluster(on, num_workers) as (_, num_actors):
-        for row in (_rows if on == HERE else _rows_there)(job, parts, num_actors):
+    with joined_cluster(on, num_workers) as ray:
+        for row in (_rows if on == HERE else _rows_there)(job, parts, num_workers or num_of(ray, "CPU")):
             if row["fault"] is not None:
                 raise SettingsError(row["fault"])
             yield num_recordings[row["name"]], json.loads(row["errors"])

@@ -43,9 +43,7 @@ def as_stated(stethoscope: str | None, age_years: str | None) -> tuple[str | Non
         except ValueError:
             age = -1.0
         if not 0 <= age <= MAX_AGE_YEARS:
-            raise SettingsError(
-                f"age_years is {reprlib.repr(text)}: a number from 0 to {MAX_AGE_YEARS} is needed"
-            )
+            raise SettingsError(f"age_years is {reprlib.repr(text)}: a number from 0 to {MAX_AGE_YEARS} is needed")
     return name or None, age
 
 

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,8 +18,8 @@ from typer.testing import CliRunner
 from lungsound.cli.main import app
 from lungsound.config import RunConfig
 from lungsound.data.synthetic import synthesize
-from lungsound.errors import CorpusError, SettingsError
-from lungsound.experiments.reproduce import plan_runs, reproduce
+from lungsound.errors import CorpusError, RunBusyError, SettingsError
+from lungsound.experiments.reproduce import BUSY_S, plan_runs, reproduce
 from lungsound.experiments.results import RunResult, write_results
 from lungsound.experiments.table import PaperNumbers, Row, Table, load_table
 from lungsound.training.run import RunFolder
@@ -268,8 +269,10 @@ class LastFirst:
         class RayTaskError(RayError):
             cause = ZeroDivisionError()
 
-    def __init__(self, num_gpus: int = 0, loses: str = "", fails: str = "") -> None:
-        self.num_gpus, self.loses, self.fails, self.events = num_gpus, loses, fails, list[str]()
+    def __init__(self, num_gpus: int = 0, **outcomes: object) -> None:
+        """`outcomes` of a row's seed 0, in turn: what a task gives or raises; True after these."""
+        self.num_gpus, self.events = num_gpus, list[str]()
+        self.outcomes = {f"{row}, seed 0": [*each] for row, each in outcomes.items()}
 
     def cluster_resources(self) -> dict[str, int]:
         return {"CPU": 9, "GPU": self.num_gpus}
@@ -289,13 +292,12 @@ class LastFirst:
         assert num_returns == 1
         return tasks[-1:], tasks[:-1]
 
-    def get(self, task: str) -> bool:
+    def get(self, task: str) -> object:
         self.events.append(f"- {task}")
-        if task == self.loses:
-            raise self.exceptions.RayError
-        if task == self.fails:
-            raise self.exceptions.RayTaskError
-        return True
+        outcome = (self.outcomes.get(task) or [True]).pop(0)
+        if isinstance(outcome, self.exceptions.RayError | KeyboardInterrupt):
+            raise outcome
+        return outcome
 
 
 @pytest.fixture
@@ -303,13 +305,19 @@ def on_cluster(
     synthetic_corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[LastFirst, Table, int], list[str]]:
     def call(ray: LastFirst, table: Table, num_workers: int) -> list[str]:
-        monkeypatch.setattr(
-            "lungsound.experiments.reproduce.joined_cluster", lambda *_, **__: nullcontext((ray, num_workers))
-        )
+        monkeypatch.setattr("lungsound.experiments.reproduce.joined_cluster", lambda *_, **__: nullcontext(ray))
         monkeypatch.setattr("lungsound.experiments.reproduce.read_result", lambda _: None)
         monkeypatch.setattr("lungsound.experiments.reproduce.write_results", lambda *_, **__: None)
         return reproduce(
-            "t", table, data=[synthetic_corpus_dir], out=tmp_path, num_seeds=2, settings=SMALL, on="ray", console=QUIET
+            "t",
+            table,
+            data=[synthetic_corpus_dir],
+            out=tmp_path,
+            num_seeds=2,
+            settings=SMALL,
+            on="ray",
+            num_workers=num_workers,
+            console=QUIET,
         )
 
     return call
@@ -323,7 +331,7 @@ def test_a_cluster_has_as_many_runs_at_a_time_as_workers_and_none_before_its_fir
 ) -> None:
     ray = LastFirst()
     assert on_cluster(ray, Table(title="T", rows=(PLAIN, AFTER, MIXED)), 2) == []
-    assert ray.resources == {"num_cpus": 1}
+    assert ray.resources == {"num_cpus": 1, "num_gpus": 0, "max_retries": 10}
     started = [event[2:] for event in ray.events if event.startswith("+")]
     assert len(started) == len(set(started)) == 6
     assert ray.events[:4] == ["+ plain, seed 0", "+ mixed, seed 0", "- mixed, seed 0", "+ plain, seed 1"]
@@ -331,19 +339,39 @@ def test_a_cluster_has_as_many_runs_at_a_time_as_workers_and_none_before_its_fir
         assert ray.events.index(f"- plain, seed {seed}") < ray.events.index(f"+ after, seed {seed}")
     num_running = np.cumsum([1 if event.startswith("+") else -1 for event in ray.events])
     assert num_running.max() == 2
-    on_cluster(ray := LastFirst(num_gpus=2), Table(title="T", rows=(PLAIN,)), 2)
-    assert ray.resources == {"num_gpus": 1}
+    for num_gpus, share in ((4, 1), (2, 1), (1, 0.5)):
+        on_cluster(ray := LastFirst(num_gpus=num_gpus), Table(title="T", rows=(PLAIN,)), 2)
+        assert ray.resources["num_gpus"] == share
 
 
 def test_a_worker_that_is_lost_for_good_costs_its_run_alone(
     on_cluster: Callable[[LastFirst, Table, int], list[str]],
 ) -> None:
-    ray, table = LastFirst(loses="plain, seed 0"), Table(title="T", rows=(PLAIN, MIXED))
+    ray, table = LastFirst(plain=[LastFirst.exceptions.RayError()]), Table(title="T", rows=(PLAIN, MIXED))
     (failure,) = on_cluster(ray, table, 2)
     assert failure.startswith("plain, seed 0: its worker was lost")
     assert len(ray.events) == 8
     with pytest.raises(ZeroDivisionError):
-        on_cluster(LastFirst(fails="plain, seed 1"), table, 2)
+        on_cluster(LastFirst(plain=[LastFirst.exceptions.RayTaskError()]), table, 2)
+    with pytest.raises(RunInterrupted, match="the same command goes on"):
+        on_cluster(LastFirst(plain=[KeyboardInterrupt()]), table, 2)
+
+
+def test_a_run_that_is_busy_or_was_asked_to_stop_is_tried_again(
+    on_cluster: Callable[[LastFirst, Table, int], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that another process trains: once, at the end. One whose worker was stopped, and not the command: soon."""
+    waited_s: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited_s.append)
+    table = Table(title="T", rows=(PLAIN, AFTER, MIXED))
+    ray = LastFirst(plain=[RunBusyError("busy")], mixed=[RunInterrupted("stopped")])
+    assert on_cluster(ray, table, 2) == []
+    assert [ray.events.count(f"+ {row}, seed 0") for row in ("plain", "after", "mixed")] == [2, 1, 2]
+    assert ray.events[-1] == "- after, seed 0"  # after the second try of the run that it goes on from
+    assert waited_s == [BUSY_S]
+    ray = LastFirst(plain=[RunBusyError("busy")] * 9)
+    assert on_cluster(ray, table, 2) == []
+    assert ray.events.count("+ plain, seed 0") == 2
 
 
 @pytest.mark.slow
