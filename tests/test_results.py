@@ -36,6 +36,17 @@ def test_the_readme_has_the_scores_of_the_challenge() -> None:
     assert f"(task 1-1) score {row[1]} and in seven (1-2) {row[2]}, one seed" in readme
 
 
+def test_the_readme_has_the_scores_of_the_single_channel_half() -> None:
+    page = study_markdown(ROOT / "results" / "laptop-methods-icbhi")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = [line.split(" | ") for line in page.splitlines()]
+    for method in ("cross-entropy", "Patch-Mix contrastive"):
+        score = next(cells[2] for cells in lines if cells[0] == f"| {method}")  # the first table is that of scores
+        assert f"{method} {score}" in readme
+    (difference,) = (cells[3] for cells in lines if len(cells) == 8 and cells[1] == "cross-entropy")
+    assert f"the difference {difference}" in readme
+
+
 def test_every_study_is_computed_by_the_script() -> None:
     script = (ROOT / "scripts" / "results").read_text(encoding="utf-8")
     assert STUDIES
