@@ -4,7 +4,6 @@ Parts are measured one after the other, each thing in turn with what it is compa
 that take sound files make some.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -15,13 +14,11 @@ from benchmarks.features import feature_rows
 from benchmarks.inference import inference_rows
 from benchmarks.measure import ceilings, table
 from benchmarks.predicting import predict_rows
-from benchmarks.rows import CPU, HEAD, Bench, Row, made_by
+from benchmarks.rows import CPU, HEAD, Bench, Row, made_by, parser_of, print_or_write
 from benchmarks.service import service_rows
 from benchmarks.steps import step_rows
 from lungsound.data.synthetic import synthesize
 from lungsound.errors import LungsoundError
-from lungsound.experiments.study import write_between
-from lungsound.extras import BOX
 from lungsound.inference.bulk import sound_files
 
 MARK = "benchmarks/run"  # of the place in a file
@@ -62,11 +59,8 @@ def page(rows: Sequence[Row], made: str, reached: dict[str, float]) -> str:
 
 
 def main(words: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks/run", description=__doc__)
-    parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", help="sound files, or folders of them")
+    parser = parser_of("benchmarks/run", __doc__, MARK, are_recordings_needed=False)
     parser.add_argument("--part", choices=PARTS, action="append", help="measure this part; repeatable  [default: all]")
-    parser.add_argument("--model", default=BOX, help="model that predicts and serves  [default: the model in the box]")
-    parser.add_argument("--into", type=Path, help=f"file with the marks of '{MARK}'  [default: print]")
     parser.add_argument("--quick", action="store_true", help="see that it works: numbers that mean nothing")
     options = parser.parse_args(words)
     began, reached = time.perf_counter(), ceilings(CPU, is_quick=options.quick)
@@ -80,7 +74,7 @@ def main(words: Sequence[str]) -> None:
             rows = measured(bench, options.part or list(PARTS))
             minutes = f"{(time.perf_counter() - began) / 60:.0f} minutes"
             text = page(rows, made_by("benchmarks/run", words, options.recordings, minutes), reached)
-            print(text) if options.into is None else write_between(options.into, MARK, text)
+            print_or_write(text, options.into, MARK)
         except LungsoundError as error:
             parser.error(str(error))
 

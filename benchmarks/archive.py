@@ -5,7 +5,6 @@ cost, without the start. Memory is the PSS of all processes, on Linux only. The 
 a table in Markdown, or writes it into docs/scale.md.
 """
 
-import argparse
 import shlex
 import subprocess
 import sys
@@ -16,9 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.measure import memory, table
-from benchmarks.rows import made_by
+from benchmarks.rows import made_by, parser_of, print_or_write
 from lungsound.errors import LungsoundError
-from lungsound.experiments.study import write_between
 from lungsound.extras import BOX, load
 from lungsound.inference.archive import ERROR
 from lungsound.inference.bulk import sound_files
@@ -132,11 +130,8 @@ def compared(files: Sequence[Path], model: str, work: Path) -> str:
 
 
 def main(words: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.archive", description=__doc__)
-    parser.add_argument("recordings", nargs="+", type=Path, metavar="RECORDING", help="sound files, or folders of them")
+    parser = parser_of("python -m benchmarks.archive", __doc__, MARK)
     parser.add_argument("--times", type=int, default=10, metavar="N", help="names of each recording  [default: 10]")
-    parser.add_argument("--model", default=BOX, help="model that predicts  [default: the model in the box]")
-    parser.add_argument("--into", type=Path, help=f"file with the marks of '{MARK}'  [default: print]")
     options = parser.parse_args(words)
     model = options.model if options.model == BOX else str(Path(options.model).absolute())
     with tempfile.TemporaryDirectory(prefix="lungsound-bench-") as work:
@@ -146,7 +141,7 @@ def main(words: Sequence[str]) -> None:
         except LungsoundError as error:
             parser.error(str(error))
     text = f"{measured}\n\n{made_by('python -m benchmarks.archive', words, options.recordings)}"
-    print(text) if options.into is None else write_between(options.into, MARK, text)
+    print_or_write(text, options.into, MARK)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
@@ -17,6 +18,8 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.measure import Seconds, Work, machine, seconds_in_turn
+from lungsound.experiments.study import write_between
+from lungsound.extras import BOX
 
 CPU = torch.device("cpu")
 HEAD = ("what", "measured", "quartiles", "aim", "how")
@@ -90,12 +93,32 @@ def without_files(words: Sequence[str], recordings: Sequence[Path]) -> list[str]
     return [*own, *["RECORDING..."] * bool(recordings)]
 
 
-def made_by(program: str, words: Sequence[str], recordings: Sequence[Path] = (), *more: str) -> str:
+def command_of(program: str, words: Sequence[str], recordings: Sequence[Path]) -> str:
+    return shlex.join([*program.split(), *without_files(words, recordings)])
+
+
+def made_by(program: str, words: Sequence[str], recordings: Sequence[Path], *more: str) -> str:
     """Lines that say by which command numbers were made, when (and `more`), and on which machine."""
-    command = shlex.join([*program.split(), *without_files(words, recordings)])
     when = ", ".join([str(datetime.now(UTC).date()), *more])
     facts = ", ".join(f"{name} {value}" for name, value in machine(CPU).items())
-    return f"- Command: `{command}`, {when}\n- Machine: {facts}"
+    return f"- Command: `{command_of(program, words, recordings)}`, {when}\n- Machine: {facts}"
+
+
+def parser_of(program: str, about: str | None, mark: str, *, are_recordings_needed: bool = True) -> ArgumentParser:
+    """A parser of sound files, the model, and the file between whose marks the numbers are written."""
+    parser = ArgumentParser(prog=program, description=about)
+    nargs = "+" if are_recordings_needed else "*"
+    parser.add_argument(
+        "recordings", nargs=nargs, type=Path, metavar="RECORDING", help="sound files, or folders of them"
+    )
+    parser.add_argument("--model", default=BOX, help="model that is measured  [default: the model in the box]")
+    parser.add_argument("--into", type=Path, help=f"file with the marks of '{mark}'  [default: print]")
+    return parser
+
+
+def print_or_write(text: str, into: Path | None, mark: str) -> None:
+    """Print a text, or write it between its marks in a file."""
+    print(text) if into is None else write_between(into, mark, text)
 
 
 def in_a_process(function: Callable[..., Result], *arguments: object, num_threads: int) -> Result:

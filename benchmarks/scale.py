@@ -5,12 +5,10 @@ are measured here; what it says for machines that are not here is computed from 
 tables in Markdown, or writes them into docs/scale.md.
 """
 
-import argparse
 import multiprocessing
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,12 +19,10 @@ import torch
 from torch import distributed
 
 from benchmarks import ours
-from benchmarks.measure import Work, flops_of, table
+from benchmarks.measure import flops_of, seconds_in_turn, table
 from benchmarks.predicting import predict
-from benchmarks.rows import CPU, Bench, made_by
+from benchmarks.rows import CPU, Bench, made_by, parser_of, print_or_write
 from lungsound.errors import LungsoundError
-from lungsound.experiments.study import write_between
-from lungsound.extras import BOX
 from lungsound.inference.bulk import sound_files
 from lungsound.ranks import ALONE, Alone, Ranks
 
@@ -101,21 +97,12 @@ def _in_rank(rank: int, num: int, folder: Path, size: str, is_quick: bool, has_m
     batch = replace(batch, fbank=batch.fbank[own], labels=labels)
     step = ours.train_step(config, device=CPU, ranks=ranks if has_messages else ALONE)
     gradients = torch.zeros(sum(each.numel() for each in step.model.parameters()))
-    step_s = _seconds(lambda: step(batch, learning_rate=5e-5, generator=torch.Generator().manual_seed(0)))
-    sum_s = _seconds(lambda: distributed.all_reduce(gradients)) if num > 1 else [0.0]
+    in_turn = partial(seconds_in_turn, least=NUM_STEPS, most=NUM_STEPS, budget_s=0.0)
+    step_s = in_turn(lambda: step(batch, learning_rate=5e-5, generator=torch.Generator().manual_seed(0)))
+    sum_s = in_turn(lambda: distributed.all_reduce(gradients)) if num > 1 else [0.0]
     np.savez(folder / f"{rank}.npz", step_s=step_s, sum_s=sum_s)
     if num > 1:
         distributed.destroy_process_group()
-
-
-def _seconds(work: Work) -> list[float]:
-    work()
-    seconds = []
-    for _ in range(NUM_STEPS):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return seconds
 
 
 def train_seconds(num: int, size: str, *, is_quick: bool, has_messages: bool = True) -> tuple[float, float]:
@@ -200,10 +187,7 @@ def projected_scoring(each_s: float, file_bytes: float, row_bytes: float) -> str
 
 
 def main(words: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument("recordings", nargs="+", type=Path, metavar="RECORDING", help="sound files, or folders of them")
-    parser.add_argument("--model", default=BOX, help="model that predicts  [default: the model in the box]")
-    parser.add_argument("--into", type=Path, help=f"file with the marks of '{MARK}'  [default: print]")
+    parser = parser_of("python -m benchmarks.scale", __doc__, MARK)
     parser.add_argument("--quick", action="store_true", help="see that it works: numbers that mean nothing")
     options = parser.parse_args(words)
     size = "micro" if options.quick else "tiny"
@@ -229,7 +213,7 @@ def main(words: Sequence[str]) -> None:
             projected_scoring(each_s, read, written / len(files)),
         ]
     )
-    print(text) if options.into is None else write_between(options.into, MARK, text)
+    print_or_write(text, options.into, MARK)
 
 
 if __name__ == "__main__":

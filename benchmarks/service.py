@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ import numpy as np
 import soundfile
 
 from benchmarks.measure import machine, memory, table
-from benchmarks.rows import CPU, Bench, Row, made_by
+from benchmarks.rows import CPU, Bench, Row, command_of, made_by
 from lungsound.config import MAX_CYCLES
 from lungsound.files import write_json
 from lungsound.serve.limits import Limits
 
+PROGRAM = "python -m benchmarks.service"
 LIMITS = Limits()
 ANSWER_S = 600  # that a client waits for
 HOSTILE_CLIENTS = 8
@@ -146,7 +148,7 @@ def hostile_forms(recording: bytes, longest_s: float) -> dict[str, Form]:
 
 
 def main(words: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     parser.add_argument("model", help="a run folder, a model file, or box")
     parser.add_argument("recordings", type=Path, nargs="+", metavar="RECORDING")
     parser.add_argument("--requests", type=int, default=1000, help="of each number of clients")
@@ -173,9 +175,9 @@ def main(words: Sequence[str]) -> None:
             raise SystemExit("after the hostile requests a recording was refused that had been answered before")
     if options.json:
         values = {"load": loads, "memory": used, "hostile": statuses}
-        write_json(
-            options.json, {"made_by": made_by("python -m benchmarks.service", words), "machine": machine(CPU), **values}
-        )
+        command = command_of(PROGRAM, words, options.recordings)
+        when = {"command": command, "date": str(datetime.now(UTC).date()), "machine": machine(CPU)}
+        write_json(options.json, {**when, **values})
     one_per_s, rows = loads[0]["requests_per_s"], []
     for each in loads:
         seconds = [f"{each[name]:.2f}" for name in ("p50_s", "p95_s", "p99_s", "requests_per_s")]
@@ -188,7 +190,7 @@ def main(words: Sequence[str]) -> None:
     print(table(("memory of", "peak, MiB", "left, MiB"), in_mib), end="\n\n")
     counts = [[name, ", ".join(f"{num} x {status}" for status, num in each.items())] for name, each in statuses.items()]
     print(table(("hostile request", "answers"), counts))
-    print(f"\n{made_by('python -m benchmarks.service', words, options.recordings)}")
+    print(f"\n{made_by(PROGRAM, words, options.recordings)}")
 
 
 if __name__ == "__main__":

@@ -195,14 +195,14 @@ def predict(
     uris = [each for each in (*paths, out or "") if as_uri(each)]
     if on is None and uris:
         raise SettingsError(f"{uris[0]} is read or written with --on ray, into a folder of Parquet files")
-    if on is not None and (formats or skip_existing or device or explain):
-        raise SettingsError(
-            "--on writes Parquet and always goes on, on CPUs: leave out --format, --skip-existing, --device"
-        )
     if on is not None:
+        if formats or skip_existing or device or explain:
+            raise SettingsError(
+                "--on writes Parquet and always goes on, on CPUs: leave out --format, --skip-existing, --device"
+            )
         check_address(on)
-    if on is not None and out is None:
-        raise SettingsError("--on needs a folder for its files: give --out DIR, or a URI")
+        if out is None:
+            raise SettingsError("--on needs a folder for its files: give --out DIR, or a URI")
     predictor = Predictor.load(model, device=device or "cpu", engine=engine, find_by=cycles)
     console.print(predictor.evidence)
     if out is None:
