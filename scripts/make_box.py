@@ -1,8 +1,8 @@
 """Make the model in the box again from the corpora; the work behind scripts/box.
 
 The recipe `box` is trained on the training sets, its weights are rounded to float16, and the rounded model is
-calibrated on held-out patients, gets a gate against sounds without lungs, and is measured once on the tests. Then
-model, checksum and card are written.
+calibrated on held-out patients and measured once on the tests. It gets gates against sounds without lungs and against
+what sounds like those on whom it was no better than always normal. Then model, checksum and card are written.
 """
 
 import argparse
@@ -157,35 +157,47 @@ class Making:
         evidence = Evidence.of(corpus, parts.train, calibration.decided(fitted_on))
         add_to_model(model, calibration=calibration, evidence=evidence)
 
-    def add_gate(self, corpus: Corpus, parts: Parts, model: Path, hearts: Path) -> None:
-        """Put a gate into the file, between training cycles and sounds without lungs; calibration patients set it.
+    def add_gates(self, corpus: Corpus, parts: Parts, model: Path, hearts: Path) -> None:
+        """Put two gates into the measured file, of training cycles; the threshold is set by calibration patients.
 
-        Both are heard whole and in short pieces, as an annotation may cut them. Each corpus has as many training cycles
-        in it, and the threshold is that of the corpus that needs the highest.
+        One stops sounds without lungs, the other what sounds like a corpus on no test of which the model was shown to
+        be better than always normal. All is heard whole and in short pieces, as an annotation may cut it. Each corpus
+        has as many training cycles in it. The threshold of the first is that of the corpus that needs the highest.
         """
         trained = load_model(model)
         engine, front_end = make_engine("torch", trained), trained.front_end
 
-        def lungs_of(rows: Iterable[int]) -> list[Sound]:
-            return sounds_of([corpus.cycles[row] for row in sorted(rows)], front_end)
+        def features_of(sounds: Sequence[Sound]) -> npt.NDArray[np.float32]:
+            return engine.predict(sounds)[1]
 
         def with_pieces(sounds: list[Sound]) -> npt.NDArray[np.float32]:
-            return engine.predict([*sounds, *pieces(sounds, front_end.sample_rate_hz, np.random.default_rng(0))])[1]
+            return features_of([*sounds, *pieces(sounds, front_end.sample_rate_hz, np.random.default_rng(0))])
 
-        def of_each_corpus(rows: Sequence[int]) -> list[list[int]]:
-            return [[row for row in rows if corpus.cycles[row].recording.corpus == name] for name in corpus.members]
+        def lungs_of(name: str, rows: Iterable[int], most: int | None = None) -> list[Sound]:
+            own = [row for row in rows if corpus.cycles[row].recording.corpus == name][:most]
+            return sounds_of([corpus.cycles[row] for row in sorted(own)], front_end)
 
         shuffled = np.random.default_rng(0).permutation(parts.train).tolist()
-        drawn = [row for own in of_each_corpus(shuffled) for row in own[:NUM_LUNGS]]
-        lungs = with_pieces(lungs_of(drawn))
-        others = with_pieces(other_sounds(front_end, hearts))
-        held_out = [engine.predict(lungs_of(own))[1] for own in of_each_corpus(parts.calibration) if own]
-        add_to_model(model, gate=fit_gate(lungs, others, held_out))
+        lungs = {name: with_pieces(lungs_of(name, shuffled, NUM_LUNGS)) for name in corpus.members}
+        held_out = {
+            name: features_of(sounds) for name in corpus.members if (sounds := lungs_of(name, parts.calibration))
+        }
+        gate = fit_gate(
+            np.concatenate([*lungs.values()]), with_pieces(other_sounds(front_end, hearts)), [*held_out.values()]
+        )
+        doubted = {name: lungs.pop(name) for name in doubted_corpora(trained, corpus) if name in held_out}
+        add_to_model(model, gate=gate)
+        if doubted:
+            of_doubted, of_others = (np.concatenate([*group.values()]) for group in (doubted, lungs))
+            passing = fit_gate(of_doubted, of_others, [held_out[name] for name in doubted])
+            add_to_model(model, doubted=passing.reversed)
 
-    def measure(self, run: RunFolder, model: Path, others: Sequence[Measured] = ()) -> tuple[Corpus, list[Given]]:
+    def measure(
+        self, run: RunFolder, model: Path, others: Sequence[Measured] = ()
+    ) -> tuple[Corpus, dict[str, Predictions]]:
         """Measure the calibrated model on each test, by stethoscope, and put that into the file, and the `others`.
 
-        Gives the tests, and what is given there.
+        Gives the tests, and the decided predictions of each group.
         """
         trained, data = load_model(model), run.config().data
         calibration, evidence = trained.calibration, trained.evidence
@@ -205,11 +217,15 @@ class Making:
             for name, each in of_groups.items()
         ]
         add_to_model(model, evidence=evidence.model_copy(update={"measured": (*measured, *others)}))
+        return corpus, of_groups
+
+    def given(self, model: Path, corpus: Corpus, of_groups: Mapping[str, Predictions]) -> list[Given]:
+        """What is given of each group by the finished model, where neither age nor stethoscope is stated."""
         predicted = self._predicted(model, corpus)
-        return corpus, [given_of(name, each, [predicted[key] for key in each.keys]) for name, each in of_groups.items()]
+        return [given_of(name, each, [predicted[key] for key in each.keys]) for name, each in of_groups.items()]
 
     def _predicted(self, model: Path, corpus: Corpus) -> dict[str, CyclePrediction]:
-        """Predictions of all cycles by key, as a user gets them who states neither age nor stethoscope."""
+        """Predictions of all cycles by key, as a user gets them."""
         predictor, predicted = Predictor.load(model, engine="torch"), dict[str, CyclePrediction]()
         with track(self.console, "predictions") as on_progress:
             for recording, group in groupby(corpus.cycles, key=lambda cycle: cycle.recording):
@@ -256,6 +272,14 @@ def groups_of(corpus: Corpus, predictions: Predictions, met: Mapping[str, str]) 
             title += f", {device}" if device and num_devices[part] > 1 else ""
             groups.setdefault((list(corpus.members).index(name), title), []).append(row)
     return {title: rows for (_, title), rows in sorted(groups.items())}
+
+
+def doubted_corpora(trained: TrainedModel, corpus: Corpus) -> list[str]:
+    """Corpora on no test of which the model was shown to be better than always predicting normal; none if all are."""
+    assert trained.evidence is not None
+    tests = [each for each in trained.evidence.measured if each.is_trained_on and each.is_better_than_normal]
+    doubted = [name for name in corpus.members if not any(each.name.startswith(NAMES[name]) for each in tests)]
+    return doubted if len(doubted) < len(corpus.members) else []
 
 
 def given_of(name: str, predictions: Predictions, predicted: Sequence[CyclePrediction]) -> Given:
@@ -342,6 +366,7 @@ def write_box(out: Path, run: RunFolder, model: Path, corpus: Corpus, given: Seq
             tested={name: CorpusFacts.of(member) for name, member in corpus.members.items()},
             names=NAMES,
             words_for_ages=words_for_ages,
+            doubted=[NAMES[name] for name in doubted_corpora(trained, corpus)],
             given=given,
             command=command,
             processor=processor_name(),
@@ -376,8 +401,9 @@ def make(making: Making, out: Path, *, hearts: Path, is_any_left_out: bool, comm
     trained_on = load_corpus(config.data)
     parts = divide(trained_on, config.data, config.train, is_tested=False)
     making.calibrate(config, trained_on, parts, model)
-    making.add_gate(trained_on, parts, model, hearts)
-    corpus, given = making.measure(run, model, others)
+    corpus, of_groups = making.measure(run, model, others)
+    making.add_gates(trained_on, parts, model, hearts)
+    given = making.given(model, corpus, of_groups)
     write_box(out, run, model, corpus, given, command=command)
     add_graph(out / MODEL, corpus)
 

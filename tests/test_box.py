@@ -5,6 +5,7 @@ import importlib.util
 import shutil
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -89,6 +90,28 @@ def test_the_box_that_is_shipped_is_what_its_card_says(make_box: ModuleType) -> 
     for each in trained.evidence.groups:
         assert f"| {each.num_patients} | {each.num_cycles} |" in card
         assert f"{100 * each.score:.1f}" in card if each.score is not None else "n/a" in card
+
+
+def test_corpora_are_doubted_by_their_tests_and_never_all_of_them(
+    make_box: ModuleType, sprsound_like: Path, synthetic_corpus_dir: Path
+) -> None:
+    members = {"sprsound": read_corpus(sprsound_like), "icbhi": read_corpus(synthetic_corpus_dir)}
+    corpus, trained = join(members, LABEL_SETS["sound4"]), load_model(ROOT / "box" / make_box.MODEL)
+    assert trained.evidence is not None
+    group = trained.evidence.measured[0]
+    for sprsound, icbhi, left_out, doubted in (
+        ((0.6, 0.9), (0.4, 0.9), (0.6, 0.9), ["icbhi"]),
+        ((0.4, 0.9), (0.6, 0.9), (0.6, 0.9), ["sprsound"]),
+        ((0.6, 0.9), (0.6, 0.9), (0.4, 0.9), []),
+        ((0.4, 0.9), None, (0.6, 0.9), []),
+    ):
+        groups = (("SPRSound inter", sprsound, True), ("ICBHI 2017 test, A", icbhi, True))
+        measured = tuple(
+            group.model_copy(update={"name": name, "score_interval": interval, "is_trained_on": is_trained_on})
+            for name, interval, is_trained_on in (*groups, ("ICBHI 2017", left_out, False))
+        )
+        evidence = trained.evidence.model_copy(update={"measured": measured})
+        assert make_box.doubted_corpora(replace(trained, evidence=evidence), corpus) == doubted
 
 
 def test_the_box_is_data_under_its_own_terms() -> None:

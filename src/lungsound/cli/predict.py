@@ -161,7 +161,9 @@ def predict(
         str | None,
         option("REGEX", "Regular expression whose first group is the patient ID in a file name, e.g. '^(\\d+)_'."),
     ] = None,
-    stethoscope: Annotated[str | None, option("NAME", "Stethoscope of all these recordings.")] = None,
+    stethoscope: Annotated[
+        str | None, option("NAME", "Stethoscope of all these recordings, by its name in 'lungsound models'.")
+    ] = None,
     age: Annotated[str | None, option("YEARS", "Age of the patient of all these recordings.")] = None,
     explain: Annotated[
         bool, flag("--explain", "Draw the relevance of each patch on the pages of --format html.")

@@ -134,7 +134,7 @@ class Calibration(_Stored):
             return "The most probable class is predicted"
         return (
             f"{self.classes[0].capitalize()} is predicted from a probability of {self.normal_threshold:.4f} on "
-            f"({self.scaling}; the best Score on validation patients), else the most probable other class"
+            "(the best Score on validation patients), else the most probable other class"
         )
 
     @property

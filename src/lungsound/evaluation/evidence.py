@@ -21,6 +21,7 @@ HELD_OUT = "patients held out"
 NAMES = {"icbhi": "ICBHI 2017", "sprsound": "SPRSound"}
 SYNTHETIC = "This model has heard synthetic sounds only, made by a program: nothing that it says holds for a lung."
 SCORE = f"Score (mean of specificity and sensitivity; always normal has {100 * ALWAYS_NORMAL_SCORE:g} %)"
+DOUBT = "not shown to be better than always normal"
 UNKNOWN = "On whom this model was trained and measured is not on record."
 NUM_NAMED = 6  # devices in a sentence
 GAP_YEARS = 10.0  # between two ages with nobody in between: what holds for them need not hold there
@@ -75,20 +76,19 @@ class Measured(_Kept):
 
     @property
     def words_for_score(self) -> str:
-        """The Score in words, with its interval."""
+        """The Score in words, with its interval; `n/a` where it is not defined."""
         if self.score is None:
             return "n/a"
         if self.score_interval is None:
             return f"{100 * self.score:.1f} % (too few patients for an interval)"
-        interval = " to ".join(f"{100 * end:.1f}" for end in self.score_interval)
-        doubt = "" if self.is_better_than_normal else ": no better than always normal"
-        return f"{100 * self.score:.1f} % ({interval}{doubt})"
+        return f"{100 * self.score:.1f} % ({' to '.join(f'{100 * end:.1f}' for end in self.score_interval)})"
 
     @property
     def summary(self) -> str:
         """All numbers in words, for a line."""
         place = "" if self.is_trained_on else " (left out of the training)"
-        facts = [] if self.score is None else [f"Score {self.words_for_score}"]
+        doubt = "" if self.is_better_than_normal else f", {DOUBT}"
+        facts = [] if self.score is None else [f"Score {self.words_for_score}{doubt}"]
         facts += [] if self.auc is None else [f"AUC of normal against abnormal {100 * self.auc:.1f} %"]
         facts += [f"{_patients(self.num_patients)}{_of_ages(self.ages_years)}"]
         return f"{self.name}{place}: {', '.join(facts)}"
@@ -169,11 +169,12 @@ def statement(evidence: Evidence | None) -> str:
         return UNKNOWN
     sentences = [f"Trained on {' and '.join(each.name for each in evidence.trained)}."]
     measured = [each for each in evidence.measured if each.is_trained_on] or evidence.groups[:1]
-    audiences: dict[str, list[str]] = {}
-    for each in measured:
-        audiences.setdefault(_audience(each.ages_years), []).append(f"{each.name} {each.words_for_score}")
-    scores = "; ".join(f"on {audience}: {', '.join(each)}" for audience, each in audiences.items())
-    sentences.append(f"{SCORE} {scores}." if scores else "Measured on nobody who was held out.")
+    better, doubted = (
+        _scores(each for each in measured if each.is_better_than_normal == is_better) for is_better in (True, False)
+    )
+    starts = {SCORE: better, DOUBT.capitalize() if better else f"{SCORE}, {DOUBT},": doubted}
+    sentences += [f"{start} {scores}." for start, scores in starts.items() if scores]
+    sentences += [] if measured else ["Measured on nobody who was held out."]
     if ranked := sorted((each.auc, each.name) for each in evidence.measured if not each.is_trained_on and each.auc):
         ends = " to ".join(f"{100 * auc:.1f} % ({name})" for auc, name in dict.fromkeys((ranked[0], ranked[-1])))
         sentences.append(f"AUC of normal against abnormal when left out of the training: {ends}.")
@@ -191,12 +192,19 @@ def spans(ages_years: Iterable[float | None]) -> Ages:
     return tuple(found)
 
 
+def _scores(groups: Iterable[Measured]) -> str:
+    audiences: dict[str, list[str]] = {}
+    for each in groups:
+        audiences.setdefault(_audience(each.ages_years), []).append(f"{each.name} {each.words_for_score}")
+    return "; ".join(f"on {audience}: {', '.join(scores)}" for audience, scores in audiences.items())
+
+
 def _audience(ages: Ages) -> str:
     if not ages:
         return "patients of unknown ages"
     if ages[-1][1] < ADULT_YEARS:
         return "children"
-    return "adults" if ages[0][0] >= ADULT_YEARS else "children and adults"
+    return "adults" if ages[0][0] >= ADULT_YEARS else f"patients of {words_for_ages(ages)} years"
 
 
 def words_for_ages(ages: Ages) -> str:

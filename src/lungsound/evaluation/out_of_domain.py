@@ -6,9 +6,9 @@ score is the share of cycles of patients held out for calibration, else of train
 high one says that the sound is unlike what was learnt from, not that the prediction is wrong; a low one promises
 nothing. Nearest neighbours: Sun et al., "Out-of-distribution detection with deep nearest neighbors", ICML 2022.
 
-A `Gate` also knows sounds without lungs, and tells them by what the encoder makes of them: outlier exposure
-(Hendrycks et al., "Deep anomaly detection with outlier exposure", ICLR 2019) with a rule of features and their squares,
-since other sounds lie on all sides of lungs.
+A `Gate` also knows other sounds, those without lungs, and tells them by what the encoder makes of them: outlier
+exposure (Hendrycks et al., "Deep anomaly detection with outlier exposure", ICLR 2019) with a rule of features and their
+squares, since other sounds lie on all sides of lungs. Reversed, a gate stops what is like one part of the training set.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ MAX_CYCLES = 1000  # that are kept; 256 KB with 64 mels
 MIN_CYCLES = 20  # for a score of 0.95
 CYCLES_AT_ONCE = 256
 HIGHEST_SCORE = 1.0  # of a cycle that is farther from the training cycles than each of these is from the others'
-ANSWERED = 0.95  # least share of the held-out cycles of each group that a gate lets through
+ANSWERED = 0.95  # least share of the held-out cycles of each group that pass a gate
 MOST_SPREADS, MOST_SQUARE = 30.0, 100.0  # of a feature in a gate: silence lies far below every training cycle
 
 
@@ -69,7 +69,7 @@ class Domain(_OfArrays):
 
 @dataclass(frozen=True)
 class Gate(_OfArrays):
-    """Rule by which cycles are no breathing: `mean` and `std` (feature,), `weights` (2 * feature,), `threshold` (1,).
+    """Rule that stops cycles: `mean` and `std` (feature,), `weights` (2 * feature,), `threshold` (1,).
 
     Features (cycle, feature) are those of the encoder, then `spectral_features`. The first half of the weights is for
     them, the second for their squares.
@@ -87,28 +87,33 @@ class Gate(_OfArrays):
             raise ValueError(f"mean, std, weights and threshold are of {sizes}, or a deviation is not above 0")
 
     def scores(self, features: Floats) -> Floats:
-        """Score of cycles (cycle, feature), higher for what is less like breathing."""
+        """Score of cycles (cycle, feature), higher for what is less like those that shall pass."""
         return np.asarray(_with_squares(features, self.mean, self.std) @ self.weights)
 
-    def is_other(self, features: Floats) -> npt.NDArray[np.bool_]:
-        """True for cycles (cycle, feature) that are no breathing."""
+    def stops(self, features: Floats) -> npt.NDArray[np.bool_]:
+        """True for cycles (cycle, feature) that do not pass."""
         return np.asarray(self.scores(features) > self.threshold)
 
+    @property
+    def reversed(self) -> "Gate":
+        """Gate that stops what passes this one."""
+        return replace(self, weights=-self.weights, threshold=-self.threshold)
 
-def fit_gate(lungs: Floats, others: Floats, held_out: Sequence[Floats], *, inverse_penalty: float = 0.3) -> Gate:
-    """Gate between cycles (cycle, feature) of lungs and of other sounds, by logistic regression.
 
-    Both kinds weigh the same, features are standardised by the lungs', and weights are kept small: the loss is half
-    their square, and `inverse_penalty` times the weighted sum of -log likelihoods, as scikit-learn's `C`. The threshold
-    is exceeded by one of twenty cycles of held-out patients in the group of `held_out` that is least like the others,
-    by fewer in the rest.
+def fit_gate(passing: Floats, others: Floats, held_out: Sequence[Floats], *, inverse_penalty: float = 0.3) -> Gate:
+    """Gate between cycles (cycle, feature) that shall pass and others, by logistic regression.
+
+    Both kinds weigh the same, features are standardised by the first kind's, and weights are kept small: the loss is
+    half their square, and `inverse_penalty` times the weighted sum of -log likelihoods, as scikit-learn's `C`. The
+    threshold is exceeded by one of twenty cycles of held-out patients in the group of `held_out` that is most like the
+    others, by fewer in the rest.
     """
     from scipy.optimize import minimize  # late: whoever predicts needs no scipy
 
-    mean, std = lungs.mean(axis=0), lungs.std(axis=0)
+    mean, std = passing.mean(axis=0), passing.std(axis=0)
     std = np.where(std > 0, std, 1).astype(np.float32)
-    given = np.concatenate([_with_squares(each, mean, std) for each in (lungs, others)]).astype(np.float64)
-    sizes = [len(lungs), len(others)]
+    given = np.concatenate([_with_squares(each, mean, std) for each in (passing, others)]).astype(np.float64)
+    sizes = [len(passing), len(others)]
     sign = np.repeat([-1.0, 1.0], sizes)
     weight = inverse_penalty * len(sign) / 2 * np.repeat(1.0 / np.array(sizes), sizes)
 

@@ -242,15 +242,14 @@ def parity(exact: Sequence[Floats], given: Sequence[Floats]) -> Parity:
 
 
 def decisions(trained: TrainedModel, outputs: Outputs) -> list[Floats]:
-    """Probabilities (cycle, outcome) of all that is decided from an engine's outputs: class, gate, out of domain.
+    """Probabilities (cycle, outcome) of all that is decided from an engine's outputs: class, gates, out of domain.
 
-    The gate is a logistic curve with its threshold at a half, ten times as flat as its regression has it: its score is
+    A gate is a logistic curve with its threshold at a half, ten times as flat as its regression has it: its score is
     a sum over features, which rounding moves further than a probability. Out of domain is 0 or 1.
     """
     probabilities, features = outputs
-    yes = []
-    if trained.gate is not None:
-        yes.append(0.5 + 0.5 * np.tanh((trained.gate.scores(features) - trained.gate.threshold) / 20))
+    gates = [gate for gate in (trained.gate, trained.doubted) if gate is not None]
+    yes = [0.5 + 0.5 * np.tanh((gate.scores(features) - gate.threshold) / 20) for gate in gates]
     if trained.domain is not None:
         scores = trained.domain.scores(features[:, -2 * trained.front_end.audio.num_mels :])
         yes.append((scores == HIGHEST_SCORE).astype(np.float32))

@@ -43,12 +43,12 @@ def as_stated(stethoscope: str | None, age_years: str | None) -> tuple[str | Non
         except ValueError:
             age = -1.0
         if not 0 <= age <= MAX_AGE_YEARS:
-            raise SettingsError(f"age_years is {reprlib.repr(text)}: a number from 0 to {MAX_AGE_YEARS} is needed")
+            raise SettingsError(f"age is {reprlib.repr(text)}: years from 0 to {MAX_AGE_YEARS} are needed")
     return name or None, age
 
 
 class Reason(StrEnum):
-    """Stable codes of the reasons to withhold a prediction, those that hold for a model or a recording first."""
+    """Stable codes of the reasons to withhold a prediction, those that mostly hold for a whole recording first."""
 
     NOT_MEASURED = "not_measured"
     NOT_BETTER_THAN_NORMAL = "not_better_than_normal"
@@ -73,7 +73,7 @@ class Reason(StrEnum):
 
 MEANINGS = {
     Reason.NOT_MEASURED: "the model file holds no measurement on patients held out",
-    Reason.NOT_BETTER_THAN_NORMAL: "for such patients the model was not shown to be better than always saying normal",
+    Reason.NOT_BETTER_THAN_NORMAL: "the model was not shown to be better here than always saying normal",
     Reason.TEMPERATURE_AT_LIMIT: "the temperature of the calibration stands at its limit",
     Reason.AGE_OUTSIDE: "the model was not measured on patients of this age, by this stethoscope if one is stated",
     Reason.STETHOSCOPE_OUTSIDE: "the model was not measured on a stethoscope of this name",

@@ -18,7 +18,7 @@ from lungsound.data.icbhi import annotations_beside, read_annotation
 from lungsound.data.tree import cycle_faults
 from lungsound.errors import AnnotationError
 from lungsound.evaluation.evidence import statement
-from lungsound.evaluation.out_of_domain import HIGHEST_SCORE
+from lungsound.evaluation.out_of_domain import HIGHEST_SCORE, Gate
 from lungsound.extras import BOX, BOX_DISTRIBUTION, BOX_PACKAGE, box_file
 from lungsound.inference.engines import AUTO, Engine, Outputs, select
 from lungsound.inference.prediction import (
@@ -285,8 +285,12 @@ class Predictor:
         computed, features = outputs or self.predict_together([loaded])[0]
         spectral = features[:, -2 * self.trained.front_end.audio.num_mels :]
         scores = domain.scores(spectral).tolist() if domain is not None and stretches else []
-        gate = self.trained.gate
-        is_other = gate.is_other(features).tolist() if gate is not None and stretches else [False] * len(stretches)
+
+        def stopped(gate: Gate | None) -> list[bool]:
+            return gate.stops(features).tolist() if gate is not None and stretches else [False] * len(stretches)
+
+        # Evidence for a stethoscope is better than what the sound tells of it.
+        is_other, is_doubted = stopped(self.trained.gate), stopped(None if stethoscope else self.trained.doubted)
         threshold, abstain = self.trained.normal_threshold, None if calibration is None else calibration.abstain
         least_confidence = None if abstain is None else abstain.threshold
         for_all = reasons_of_model(self.trained, age_years=age_years, stethoscope=stethoscope)
@@ -301,6 +305,7 @@ class Predictor:
         for place, stretch in enumerate(stretches):
             possible = tuple(compress(self.classes, sets[place]))
             own = {
+                Reason.NOT_BETTER_THAN_NORMAL: is_doubted[place],
                 Reason.SILENT_CYCLE: stretch.is_silent,
                 Reason.NO_BREATHING: is_other[place],
                 Reason.OUT_OF_DOMAIN: bool(scores) and scores[place] == HIGHEST_SCORE,
@@ -339,7 +344,7 @@ class Predictor:
     def provenance(self, created: datetime) -> Provenance:
         """Provenance of predictions made at `created`, which needs a time zone."""
         front_end, calibration = self.trained.front_end, self.trained.calibration
-        domain, gate = self.trained.domain, self.trained.gate
+        kept = {"domain": self.trained.domain, "gate": self.trained.gate, "doubted": self.trained.doubted}
         return Provenance(
             model_sha256=self.trained.sha256,
             model=self.name,
@@ -350,8 +355,7 @@ class Predictor:
                 "engine": self.engine.name,
                 "device": self.device,
                 "cycles": self.find_by,
-                "domain": None if domain is None else domain.id,
-                "gate": None if gate is None else gate.id,
+                **{name: None if each is None else each.id for name, each in kept.items()},
             },
             calibration=None if calibration is None else calibration.id,
             lungsound_version=version("lungsound"),

@@ -36,7 +36,8 @@ Arrays = Mapping[str, NDArray[Any]]
 
 MODEL_FORMAT = "lungsound model 1"
 FACTS_KEY = "lungsound"  # in the header, over the facts
-DOMAIN_PREFIX, GATE_PREFIX = OF_DOMAIN = "domain.", "gate."  # of the tensors that are no weights
+# Prefixes of the tensors that are no weights; the gates are fitted to what the weights make of a cycle.
+DOMAIN_PREFIX, *GATE_PREFIXES = OF_DOMAIN = "domain.", "gate.", "doubted."
 PREDICTIONS = "predictions_sha256"  # of the file of predictions that was made with the model in its run
 LARGEST_FLOAT16 = 65504.0
 OF_WEIGHTS = ("calibration", "evidence", PREDICTIONS)  # facts that hold for these very weights
@@ -51,8 +52,9 @@ class TrainedModel:
     """A model and the definition of its input and of its predictions.
 
     `weights` are those of the network of `architecture` by their names, float32 or float16. `devices` are those that
-    the training set was recorded with, as far as its corpus names them. `evidence` is None in files of older versions,
-    `file` for a model in memory.
+    the training set was recorded with, as far as its corpus names them. `gate` stops what is no breathing, `doubted`
+    what sounds like a corpus on which the model was not shown to be better than always predicting normal. `evidence` is
+    None in files of older versions, `file` for a model in memory.
     """
 
     weights: Arrays
@@ -67,6 +69,7 @@ class TrainedModel:
     devices: tuple[str, ...] = ()
     evidence: Evidence | None = None
     gate: Gate | None = None
+    doubted: Gate | None = None
     file: Path | None = None
 
     @cached_property
@@ -182,6 +185,7 @@ class Kept(TypedDict, total=False):
     domain: Domain | None
     evidence: Evidence | None
     gate: Gate | None
+    doubted: Gate | None
     predictions_sha256: str | None
 
 
@@ -227,7 +231,7 @@ def add_to_model(path: Path, **kept: Unpack[Kept]) -> None:
 
 
 def _write_with(path: Path, arrays: dict[str, NDArray[Any]], facts: dict[str, Any], kept: Kept) -> None:
-    for prefix, part in ((DOMAIN_PREFIX, kept.get("domain")), (GATE_PREFIX, kept.get("gate"))):
+    for prefix, part in zip(OF_DOMAIN, (kept.get("domain"), kept.get("gate"), kept.get("doubted")), strict=True):
         if part is not None:
             arrays |= {f"{prefix}{name}": value for name, value in asdict(part).items()}
     if (calibration := kept.get("calibration")) is not None:
@@ -246,7 +250,7 @@ def write_rounded(source: Path, target: Path) -> None:
     for a weight beyond what float16 holds.
     """
     arrays, facts = read_arrays(source, expected_format=MODEL_FORMAT)
-    arrays = {name: value for name, value in arrays.items() if not name.startswith(GATE_PREFIX)}
+    arrays = {name: value for name, value in arrays.items() if not name.startswith(tuple(GATE_PREFIXES))}
     for name, value in arrays.items():
         if value.dtype == np.float32 and not name.startswith(OF_DOMAIN):
             if (largest := float(np.abs(value).max(initial=0))) > LARGEST_FLOAT16:
@@ -291,7 +295,7 @@ def load_model(path: Path) -> TrainedModel:
         parts[prefix + dot][own] = arrays.pop(name)
     try:
         domain = Domain(**parts[DOMAIN_PREFIX]) if parts[DOMAIN_PREFIX] else None
-        gate = Gate(**parts[GATE_PREFIX]) if parts[GATE_PREFIX] else None
+        gate, doubted = (Gate(**parts[prefix]) if parts[prefix] else None for prefix in GATE_PREFIXES)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: what it keeps of its training set is damaged ({error}); copy it again") from None
     return TrainedModel(
@@ -307,5 +311,6 @@ def load_model(path: Path) -> TrainedModel:
         facts.devices,
         facts.evidence,
         gate,
+        doubted,
         path,
     )

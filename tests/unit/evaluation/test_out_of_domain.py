@@ -149,14 +149,16 @@ def test_a_gate_is_a_logistic_regression_with_both_kinds_of_one_weight() -> None
 def test_a_gate_stops_one_of_twenty_held_out_cycles_of_the_farthest_group_and_what_is_other() -> None:
     lungs, held_out, others = drawn(400), drawn(500, seed=2), drawn(200, seed=1, centre=4.0)
     gate = fit_gate(lungs, others, [held_out])
-    assert gate.is_other(held_out).sum() == 25
+    assert gate.stops(held_out).sum() == 25
     farther = drawn(100, seed=4, centre=0.5)
     of_both = fit_gate(lungs, others, [held_out, farther])
-    assert of_both.is_other(farther).sum() == 5
-    assert of_both.is_other(held_out).sum() < 25
+    assert of_both.stops(farther).sum() == 5
+    assert of_both.stops(held_out).sum() < 25
     assert gate.id == replace(gate).id != replace(gate, threshold=gate.threshold + 1).id
-    assert gate.is_other(drawn(200, seed=3, centre=4.0)).mean() > 0.9
-    assert gate.is_other(np.empty((0, 3), np.float32)).shape == (0,)
+    assert gate.stops(drawn(200, seed=3, centre=4.0)).mean() > 0.9
+    assert gate.stops(np.empty((0, 3), np.float32)).shape == (0,)
+    for cycles in (held_out, others):
+        assert (gate.reversed.stops(cycles) == ~gate.stops(cycles)).all()
 
 
 def test_a_gate_stops_what_lies_on_either_side_of_lungs_and_far_away() -> None:
@@ -164,7 +166,7 @@ def test_a_gate_stops_what_lies_on_either_side_of_lungs_and_far_away() -> None:
     around = np.concatenate([drawn(100, seed=1, centre=4.0), drawn(100, seed=2, centre=-4.0)])
     gate = fit_gate(lungs, around, [drawn(400, seed=3)])
     for centre in (4.0, -4.0, 1e6, -1e6):
-        assert gate.is_other(drawn(100, seed=4, centre=centre)).mean() > 0.9
+        assert gate.stops(drawn(100, seed=4, centre=centre)).mean() > 0.9
 
 
 def test_a_gate_that_does_not_fit_together_is_refused() -> None:

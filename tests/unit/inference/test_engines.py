@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -308,17 +309,18 @@ def test_a_float32_engine_that_is_wrong_is_never_fastest(alone: TrainedModel, mo
     assert speeds["onnx"] == float("inf") > speeds["torch"]
 
 
-@pytest.mark.parametrize(("asked", "place"), [("gate", 1), ("domain", 2)])
+@pytest.mark.parametrize(("asked", "place"), [("gate", 1), ("doubted", 1), ("domain", 2)])
 def test_an_engine_with_other_features_does_not_decide_as_torch(
     asked: str, place: int, alone: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its probabilities are right: what differs is asked by the gate (the encoder's), or the domain (filter banks)."""
+    """Its probabilities are right: what differs is asked by a gate (the encoder's), or the domain (filter banks)."""
     num_spectral = 2 * alone.front_end.audio.num_mels
     ones, of_domain = np.ones(alone.model.encoder.dim + num_spectral, np.float32), np.ones(num_spectral, np.float32)
     gate = Gate(0 * ones, ones, np.concatenate([ones, 0 * ones]), np.zeros(1, np.float32))
     cycles = np.zeros((NEIGHBOUR, num_spectral), np.float16)
     domain = Domain(0 * of_domain, of_domain, cycles, np.array([1e4], np.float32))
-    trained = replace(alone, gate=gate if asked == "gate" else None, domain=domain if asked == "domain" else None)
+    kept: dict[str, Any] = {"gate": gate, "doubted": gate, "domain": domain}
+    trained = replace(alone, **{name: each if name == asked else None for name, each in kept.items()})
 
     def fake(name: str, trained: TrainedModel) -> Engine:
         engine = make("torch", trained)

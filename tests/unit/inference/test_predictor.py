@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -268,23 +269,28 @@ def test_what_is_like_the_training_part_is_answered_and_what_is_unlike_it_withhe
     assert Predictor(load_model(model_path)).predict(recording).out_of_domain is None
 
 
-def test_what_a_gate_stops_is_withheld_for_no_breathing(model_path: Path, recording: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "reason"), [("gate", Reason.NO_BREATHING), ("doubted", Reason.NOT_BETTER_THAN_NORMAL)]
+)
+def test_what_a_gate_stops_is_withheld(name: str, reason: Reason, model_path: Path, recording: Path) -> None:
     trained = load_model(model_path)
     cycles = [trained.front_end.cut(trained.front_end.read(recording), start_s=s, end_s=s + 0.9) for s in (0.0, 1.0)]
     ones = np.ones(trained.model.encoder.dim + 2 * trained.front_end.audio.num_mels, np.float32)
-    asked = replace(trained, gate=Gate(0 * ones, ones, np.concatenate([ones, 0 * ones]), np.zeros(1, np.float32)))
-    assert asked.gate is not None
-    features = make("torch", asked).predict(cycles)[1]
-    between = asked.gate.scores(features).mean(keepdims=True)
-    gate = replace(asked.gate, threshold=between)
-    predictor = Predictor(replace(asked, gate=gate))
-    answer = predictor.predict(recording, spans_s=[(0.0, 0.9), (1.0, 1.9)])
-    now = datetime.now(UTC)
-    assert predictor.provenance(now).settings["gate"] == gate.id
-    assert Predictor(trained).provenance(now).settings["gate"] is None
-    stopped = asked.gate.scores(features) > between
+    asked = Gate(0 * ones, ones, np.concatenate([ones, 0 * ones]), np.zeros(1, np.float32))
+    features = make("torch", trained).predict(cycles)[1]
+    between = asked.scores(features).mean(keepdims=True)
+    gate = replace(asked, threshold=between)
+    with_gate: dict[str, Any] = {name: gate}
+    predictor = Predictor(replace(trained, **with_gate))
+    stopped = asked.scores(features) > between
     assert stopped.sum() == 1
-    assert [cycle.reasons == (Reason.NO_BREATHING,) for cycle in answer.cycles] == stopped.tolist()
+    for stethoscope in (None, "Meditron"):  # where it is stated, its own evidence counts in place of the sound
+        is_asked = name == "gate" or stethoscope is None
+        answer = predictor.predict(recording, spans_s=[(0.0, 0.9), (1.0, 1.9)], stethoscope=stethoscope)
+        assert [cycle.reasons == (reason,) for cycle in answer.cycles] == (stopped & is_asked).tolist()
+    now = datetime.now(UTC)
+    assert predictor.provenance(now).settings[name] == gate.id
+    assert Predictor(trained).provenance(now).settings[name] is None
 
 
 @pytest.mark.parametrize("kind", ["noise", "tone"])

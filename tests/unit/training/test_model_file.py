@@ -292,22 +292,22 @@ def drawn_domain() -> Domain:
     return domain
 
 
-def drawn_gate() -> Gate:
-    lungs, others = np.random.default_rng(0).normal([[[0.0]], [[2.0]]], size=(2, 30, 4)).astype(np.float32)
+def drawn_gate(seed: int = 0) -> Gate:
+    lungs, others = np.random.default_rng(seed).normal([[[0.0]], [[2.0]]], size=(2, 30, 4)).astype(np.float32)
     return fit_gate(lungs, others, [lungs])
 
 
-def test_a_gate_comes_back_beside_the_domain(tmp_path: Path) -> None:
-    path, domain, gate = save(tmp_path / "model", make_model()), drawn_domain(), drawn_gate()
+def test_gates_come_back_beside_the_domain(tmp_path: Path) -> None:
+    path, domain, gate, doubted = save(tmp_path / "model", make_model()), drawn_domain(), drawn_gate(), drawn_gate(1)
     add_to_model(path, gate=gate)
-    add_to_model(path, domain=domain)
+    add_to_model(path, domain=domain, doubted=doubted)
     found = load_model(path)
     assert found.domain is not None
     assert found.domain.id == domain.id
-    assert found.gate is not None
-    assert [getattr(found.gate, name).tolist() for name in ("mean", "std", "weights", "threshold")] == [
-        getattr(gate, name).tolist() for name in ("mean", "std", "weights", "threshold")
-    ]
+    for kept, given in ((found.gate, gate), (found.doubted, doubted)):
+        assert kept is not None
+        for name in ("mean", "std", "weights", "threshold"):
+            assert getattr(kept, name).tolist() == getattr(given, name).tolist()
 
 
 def test_the_domain_comes_back_and_the_calibration_stays(tmp_path: Path) -> None:
@@ -398,7 +398,8 @@ def test_a_rounded_model_is_half_the_size_and_computes_in_float32(architecture: 
     path = save(tmp_path / "model", model, architecture=settings)
     features = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
     domain = fit_domain(features, [str(row % 10) for row in range(40)], generator=np.random.default_rng(0))
-    add_to_model(path, calibration=fit_calibration(drawn_predictions(0)), domain=domain, gate=drawn_gate())
+    add_to_model(path, calibration=fit_calibration(drawn_predictions(0)), domain=domain)
+    add_to_model(path, gate=drawn_gate(), doubted=drawn_gate(1))
     write_rounded(path, tmp_path / "half")
     write_rounded(path, tmp_path / "again")
     assert (tmp_path / "half").read_bytes() == (tmp_path / "again").read_bytes()
@@ -406,7 +407,7 @@ def test_a_rounded_model_is_half_the_size_and_computes_in_float32(architecture: 
     weights = before.model.state_dict().values()
     num_weights = sum(value.numel() for value in weights if value.is_floating_point())
     saved = path.stat().st_size - (tmp_path / "half").stat().st_size
-    assert 0 < saved - 2 * num_weights < 10_000  # the calibration, the gate
+    assert 0 < saved - 2 * num_weights < 10_000  # the calibration, the gates
     for name, value in before.model.state_dict().items():
         other = found.model.state_dict()[name]
         assert other.dtype == value.dtype
@@ -415,7 +416,7 @@ def test_a_rounded_model_is_half_the_size_and_computes_in_float32(architecture: 
     assert domain is not None
     assert found.domain.id == domain.id
     assert before.calibration is not None
-    assert (found.calibration, found.gate) == (None, None)
+    assert (found.calibration, found.gate, found.doubted) == (None, None, None)
     assert (found.mean, found.std, found.front_end) == (before.mean, before.std, before.front_end)
 
 

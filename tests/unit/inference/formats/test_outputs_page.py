@@ -58,7 +58,8 @@ PROVENANCE = Provenance(
     "58.2 % (53.1 to 63.0), AUC of normal or not 69.7 %, 16 patients of 3 to 81 years.",
     label_set=SOUND4,
     band_hz=(0.0, 8000.0),
-    settings={"engine": "torch", "device": "cpu", "cycles": "auto", "domain": "48f7aa644522", "gate": "0d3ac7f1be54"},
+    settings={"engine": "torch", "device": "cpu", "cycles": "auto"}
+    | {"domain": "48f7aa644522", "gate": "0d3ac7f1be54", "doubted": "9b61c02e7d35"},
     calibration="c41d7a02",
     lungsound_version="0.1.0",
     created=datetime(2026, 11, 23, 14, 5, tzinfo=UTC),
