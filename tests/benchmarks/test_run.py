@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from benchmarks.__main__ import MARK, main
 from benchmarks.rows import Row
 
-from lungsound.experiments.study import BEGIN, END
-from tests.unit.inference.models import saved_model
+from tests.benchmarks.inputs import write_inputs
 
 
 def test_a_row_has_median_quartiles_and_aim() -> None:
@@ -35,19 +32,13 @@ def test_other_words_are_refused_before_anything_is_measured(capsys: pytest.Capt
 def test_every_row_of_a_part_is_measured(part: str, num_rows: int, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="the peer needs pip install 'lungsound[baselines]'")
     pytest.importorskip("fastapi", reason="the service needs pip install 'lungsound[serve]'")
-    saved_model(tmp_path / "run")
-    rng = np.random.default_rng(0)
-    for number in range(3):
-        soundfile.write(tmp_path / f"{number}.wav", 0.1 * rng.standard_normal(24000), 8000)
-    into = tmp_path / "page.md"
-    into.write_text(f"before\n{BEGIN.format(MARK)}\n{END.format(MARK)}\nafter\n", encoding="utf-8")
-    words = [*(str(tmp_path / f"{number}.wav") for number in range(3)), "--part", part, "--quick"]
-    main([*words, "--model", str(tmp_path / "run"), "--into", str(into)])
+    recordings, into, options = write_inputs(tmp_path, MARK)
+    main([*recordings, "--part", part, "--quick", *options])
     page = into.read_text(encoding="utf-8")
     rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")][2:]
     assert len(rows) >= num_rows  # the rows of bf16 are there where the processor has it
     assert all(float(cells[1].split()[0]) > 0 for cells in rows)
     assert "RECORDING..." in page
-    assert str(tmp_path / "0.wav") not in page
+    assert recordings[0] not in page
     assert page.startswith("before\n")
     assert page.endswith("after\n")

@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 from benchmarks.scale import MARK, Machines, Shape, main
 
-from lungsound.experiments.study import BEGIN, END
-from tests.unit.inference.models import saved_model
+from tests.benchmarks.inputs import write_inputs
 
 SHAPE = Shape(num_patches=10, dim=3, num_weights=100, flops=1e6)
 
@@ -36,14 +33,8 @@ def test_the_shape_is_that_of_the_model() -> None:
 
 @pytest.mark.slow
 def test_a_quick_call_writes_every_table(tmp_path: Path) -> None:
-    saved_model(tmp_path / "run")
-    rng = np.random.default_rng(0)
-    names = [str(tmp_path / f"{number}.wav") for number in range(4)]
-    for name in names:
-        soundfile.write(name, 0.1 * rng.standard_normal(24000), 8000)
-    into = tmp_path / "page.md"
-    into.write_text(f"{BEGIN.format(MARK)}\n{END.format(MARK)}\n", encoding="utf-8")
-    main([*names, "--quick", "--model", str(tmp_path / "run"), "--into", str(into)])
+    recordings, into, options = write_inputs(tmp_path, MARK)
+    main([*recordings, "--quick", *options])
     page = into.read_text(encoding="utf-8")
     assert page.count("\n| --- |") == 4
     assert page.count("The model is off by") == 2
