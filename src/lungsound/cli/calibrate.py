@@ -120,8 +120,8 @@ def operate(
         here, there = ((each.num_cycles, each.num_patients, each.is_scaled) for each in (calibration, kept))
         if here != there:
             raise DataError(
-                f"the calibration that the model keeps was fitted on {there[0]} cycles of {there[1]} patients, here "
-                f"are {here[0]} of {here[1]}: put a new one into the model with 'lungsound calibrate RUN --keep'"
+                f"the model's calibration was fitted to {there[0]} cycles of {there[1]} patients, this run has "
+                f"{here[0]} of {here[1]}: put a new one into the model with 'lungsound calibrate RUN --keep'"
             )
         calibration = kept.model_copy(update={"operating_points": calibration.operating_points})
     prevalences = prevalence or evaluation.PREVALENCES
@@ -214,7 +214,7 @@ def _rows(
     num_shared = len(set(fitted_on.patients) & set(measured_on.patients))
     remarks = [] if unknown is None else [unknown]
     if num_shared:
-        remarks.append(f"Patients of validation in the test too: {num_shared}. The measurements are optimistic.")
+        remarks.append(f"Patients in both validation and test: {num_shared}. The measurements are optimistic.")
     points = () if kept is None else kept.operating_points
     sensitivities = [point.wanted_sensitivity for point in points] or [WANTED_SENSITIVITY]
     return fitted_on, measured_on, kept, sensitivities, remarks, threshold_on

@@ -118,16 +118,16 @@ def power(
     print_warnings(warnings)
     for plan in plans:
         console.print(
-            f"{plan.part + ': ' if plan.part else ''}these {plan.num_patients} patients find "
+            f"{plan.part + ': ' if plan.part else ''}these {plan.num_patients} patients detect "
             f"{100 * plan.detectable:.1f} points or more with a power of {100 * wanted_power:g} %"
         )
         rows = []
         for each, sizes in plan.needed.items():
-            num_patients, low, high = (number or "no number" for number in sizes)
+            num_patients, low, high = (number or "over a million" for number in sizes)
             rows.append((f"{100 * each:g}", f"{num_patients} ({low} to {high})"))
         print_table(("difference, points", "patients needed"), rows)
     basis = "from the two methods' predictions" if run_b else f"two methods that correlate {correlation:g}"
-    console.print(f"At 5 %, two-sided, {basis}; in brackets for the interval of how patients differ. {NOTICE}")
+    console.print(f"At 5 %, two-sided, {basis}; in brackets for the interval of the spread between patients. {NOTICE}")
 
 
 def rescore(

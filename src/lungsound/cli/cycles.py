@@ -20,7 +20,7 @@ def print_cycles(
 ) -> None:
     """Print the predictions for one recording as a table, beside the annotation when `truth` is given.
 
-    Reasons that all of several cycles have stand once, in a first row.
+    Reasons that all of several cycles share are printed once, in the first row.
     """
     withheld = ["withheld because"] if any(cycle.reasons for cycle in cycles) else []
     of_all = set.intersection(*(set(cycle.reasons) for cycle in cycles)) if len(cycles) > 1 else set()

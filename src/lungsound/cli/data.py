@@ -42,14 +42,14 @@ def data_fetch(
     from lungsound.errors import SettingsError
 
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-        raise SettingsError(f"--sha256 {sha256} is no SHA-256: 64 hex digits are needed")
+        raise SettingsError(f"--sha256 {sha256} is not a SHA-256: 64 hex digits are needed")
     if archive is not None and not archive.is_file():
-        raise SettingsError(f"--archive {archive} is no file")
+        raise SettingsError(f"--archive {archive} is not a file")
     source = CORPORA[name]
     print_lines(source.title, source.licence.strip())
     if not yes:
         if not sys.stdin.isatty():
-            raise SettingsError("nobody can be asked here whether the licence is accepted: add --yes if it is")
+            raise SettingsError("without a terminal you cannot be asked to accept the licence: add --yes to accept it")
         if not typer.confirm("Do you accept it?"):
             raise SettingsError("the licence was not accepted: nothing was downloaded")
     if sha256 is None:
@@ -107,7 +107,7 @@ def data_audit(
         int | None, option("N", "Number of recordings to read at the same time.  [default: all cores]", min=1)
     ] = None,
 ) -> None:
-    """Find leaks between parts of the split and bad recordings.
+    """Find bad recordings, and leaks between parts of the split.
 
     A leak is a patient or a sound that two parts share. Exit code 1 when there is one that --waive does not name.
     """

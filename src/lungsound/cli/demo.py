@@ -69,7 +69,7 @@ def run_demo(
     console.print("\nResearch software, not a medical device.")
     console.print(f"report: {report}", soft_wrap=True)
     own = f"{_command()} predict FILE"
-    console.print(f"A recording of yours, by the model in the box (trained on real lungs): {own}", soft_wrap=True)
+    console.print(f"A recording of yours, by the model in the box (trained on real recordings): {own}", soft_wrap=True)
 
 
 def _command() -> str:

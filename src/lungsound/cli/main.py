@@ -15,8 +15,8 @@ from lungsound.extras import of_missing
 
 app = typer.Typer(
     help=f"Detect crackles and wheezes in chest recordings. {NOTICE}\n\n"
-    "'lungsound predict FILE.wav' predicts a recording by the model in the box.\n\n"
-    "Start with 'lungsound demo' to see a training. With a corpus on disk: 'lungsound data check DIR', then "
+    "'lungsound predict FILE.wav' predicts a recording with the model in the box.\n\n"
+    "Start with 'lungsound demo' to see a training run. With a corpus on disk: 'lungsound data check DIR', then "
     "'lungsound train tiny_patchmix_cl --data DIR --out runs/first', then "
     "'lungsound predict FILE.wav --model runs/first'.",
     no_args_is_help=True,

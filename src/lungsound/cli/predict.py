@@ -33,7 +33,7 @@ ModelOption = Annotated[
     str,
     option(
         "MODEL",
-        "Run folder, model file, hf://OWNER/NAME, or box: the model of lungsound-box, trained on real lungs.",
+        "Run folder, model file, hf://OWNER/NAME, or box: the model of lungsound-box, trained on real recordings.",
         "--model",
     ),
 ]

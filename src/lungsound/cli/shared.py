@@ -23,7 +23,7 @@ def printable(text: str) -> str:
 
 
 class PlainConsole(Console):
-    """A console to which texts are texts, and steer nothing."""
+    """Console that prints text as it is, without control sequences."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         if isinstance(renderable, Text) and _CONTROLS.search(renderable.plain):
@@ -32,7 +32,7 @@ class PlainConsole(Console):
         return super().render(renderable, options)
 
 
-# Of the processes that torchrun starts the first speaks. Names of files are no markup.
+# Only the first of the processes that torchrun starts prints. File names are not markup.
 is_silent = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0"
 console = PlainConsole(markup=False, highlight=False, quiet=is_silent)
 
@@ -48,7 +48,7 @@ def flag(name: str, help: str) -> Any:
 
 
 def argument(metavar: str, help: str) -> Any:
-    """A value by its place."""
+    """Positional argument."""
     return typer.Argument(metavar=metavar, help=help)
 
 

@@ -274,7 +274,7 @@ def choose_temperature(
         held_out[is_held] = scaled(probabilities[is_held], fit_temperature(probabilities[~is_held], labels[~is_held]))
     losses = [negative_log_likelihood(shares, labels) for shares in (probabilities, held_out)]
     gains = np.bincount(patient, losses[0]) - np.bincount(patient, losses[1])
-    reason = f"chosen by cross-validation over {len(names)} validation patients"
+    reason = f"chosen by cross-validation over {len(names)} held-out patients"
     if gains.sum() > gains.std(ddof=1) * math.sqrt(len(gains)):
         return fit_temperature(probabilities, labels), held_out, reason
     return None, probabilities, reason

@@ -299,7 +299,7 @@ def summary(result: Rescored) -> str:
 def metric_table(result: Rescored) -> Markup:
     """The table of metrics as Markdown, values before definitions: on a narrow screen the first columns are seen."""
     rows = [(metric.name, metric.text, metric.beside, metric.definition) for metric in result.metrics]
-    return paragraphs(table(("metric", "value", "may stand beside", "what it is"), rows), *resample_notes(result))
+    return paragraphs(table(("metric", "value", "comparable with", "what it is"), rows), *resample_notes(result))
 
 
 def resample_notes(result: Rescored) -> list[str]:

@@ -73,7 +73,7 @@ class Reason(StrEnum):
 
 MEANINGS = {
     Reason.NOT_MEASURED: "the model file holds no measurement on patients held out",
-    Reason.NOT_BETTER_THAN_NORMAL: "the model was not shown to be better here than always saying normal",
+    Reason.NOT_BETTER_THAN_NORMAL: "the model was not shown to be better here than always predicting normal",
     Reason.TEMPERATURE_AT_LIMIT: "the temperature of the calibration stands at its limit",
     Reason.AGE_OUTSIDE: "the model was not measured on patients of this age, by this stethoscope if one is stated",
     Reason.STETHOSCOPE_OUTSIDE: "the model was not measured on a stethoscope of this name",

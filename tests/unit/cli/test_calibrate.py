@@ -66,7 +66,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_calibrating_two_files_writes_page_numbers_and_pictures(files: tuple[Path, Path], tmp_path: Path) -> None:
     output = run("calibrate", "--validation", files[0], "--test", files[1], "--out", tmp_path, "--error", 0.2)
-    assert "scaling: temperature; chosen by cross-validation over 20 validation patients" in output
+    assert "scaling: temperature; chosen by cross-validation over 20 held-out patients" in output
     assert "ECE after scaling, corrected for chance, percent: " in output
     written = {path.name for path in tmp_path.iterdir()}
     pictures = {"reliability.png", "risk_coverage.png", "set_coverage.png"}
@@ -234,7 +234,7 @@ def test_runs_that_cannot_be_calibrated(strict: RunFolder, tmp_path: Path) -> No
             run(command, tmp_path / "published")
     other = kept_in(strict).model_copy(update={"num_cycles": 3})
     add_to_model(strict.model, calibration=other)
-    with pytest.raises(DataError, match="fitted on 3 cycles of 12 patients, here are 144 of 12"):
+    with pytest.raises(DataError, match="fitted to 3 cycles of 12 patients, this run has 144 of 12"):
         run("operate", strict.path)
     older = other.to_plain() | {"format": "lungsound calibration 1"}
     write_model(strict, calibration=older)
@@ -294,7 +294,7 @@ def test_patients_on_both_sides_are_warned_of_on_the_page_too(files: tuple[Path,
     patients = tuple("v00" if name in {"t00", "t01"} else name for name in test.patients)
     write_predictions(tmp_path / "test.csv", replace(test, patients=patients))
     arguments = ("--validation", files[0], "--test", tmp_path / "test.csv")
-    remark = "Patients of validation in the test too: 1. The measurements are optimistic."
+    remark = "Patients in both validation and test: 1. The measurements are optimistic."
     assert f"Warning: {remark}" in run("operate", *arguments)
     assert f"Warning: {remark}" in run("calibrate", *arguments, "--out", tmp_path)
     assert remark in (tmp_path / "calibration.md").read_text()

@@ -88,7 +88,7 @@ def test_power_from_two_runs_and_from_one(runs: Path) -> None:
     assert needed == sorted(needed, reverse=True)
     out = " ".join(call("power", runs / "good/seed0", "--difference", "2", "--correlation", "0.7").split())
     assert "two methods that correlate 0.7" in out
-    assert "test: these 20 patients find" in out
+    assert "test: these 20 patients detect" in out
     less, more = (
         json.loads(call("power", runs / "good/seed0", "--difference", "2", "--correlation", rho, "--json"))
         for rho in ("0.9", "0.1")

@@ -83,7 +83,7 @@ def test_scaling_is_chosen_when_the_labels_need_it() -> None:
     for scale, is_scaled in ((1.0, False), (0.5, True)):
         probabilities, labels = drawn_with(3, 1200, scale=scale)
         temperature, _, reason = choose_temperature(probabilities, labels, patients_of(1200, 30))
-        assert reason == "chosen by cross-validation over 30 validation patients"
+        assert reason == "chosen by cross-validation over 30 held-out patients"
         if not is_scaled:
             assert temperature is None
         else:

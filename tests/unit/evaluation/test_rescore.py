@@ -261,7 +261,7 @@ def test_summary() -> None:
 def test_tables_of_the_page(tmp_path: Path) -> None:
     result = of_matrix(OFFICIAL)
     page = page_of(tmp_path, result)
-    assert f"| metric | value | may stand beside | what it is |\n{'| --- ' * 4}|\n" in page
+    assert f"| metric | value | comparable with | what it is |\n{'| --- ' * 4}|\n" in page
     assert (
         "| ICBHI Score, exact class | 61.8 | Score of ICBHI, 4 classes | mean of Sp and Se; SPRSound's average" in page
     )

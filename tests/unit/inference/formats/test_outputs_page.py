@@ -54,8 +54,8 @@ SOUND4, EVENTS = LABEL_SETS["sound4"], LABEL_SETS["sprsound_event7"]
 PROVENANCE = Provenance(
     model_sha256="9f2c61d0" * 8,
     model="runs/patchmix",
-    evidence="Trained on ICBHI 2017 (63 patients of 1 to 84 years; Meditron). Measured: patients held out: Score "
-    "58.2 % (53.1 to 63.0), AUC of normal or not 69.7 %, 16 patients of 3 to 81 years.",
+    evidence="Trained on ICBHI 2017. Score (mean of specificity and sensitivity; always normal has 50 %) on patients "
+    "of 3 to 81 years: patients held out 58.2 % (53.1 to 63.0).",
     label_set=SOUND4,
     band_hz=(0.0, 8000.0),
     settings={"engine": "torch", "device": "cpu", "cycles": "auto"}
