@@ -48,7 +48,7 @@ def as_stated(stethoscope: str | None, age_years: str | None) -> tuple[str | Non
 
 
 class Reason(StrEnum):
-    """Stable codes of the reasons to withhold a prediction, those that mostly hold for a whole recording first."""
+    """Stable codes of the reasons to withhold a prediction, those that hold for a model or a recording first."""
 
     NOT_MEASURED = "not_measured"
     NOT_BETTER_THAN_NORMAL = "not_better_than_normal"

@@ -289,12 +289,14 @@ class Predictor:
         def stopped(gate: Gate | None) -> list[bool]:
             return gate.stops(features).tolist() if gate is not None and stretches else [False] * len(stretches)
 
-        # Evidence for a stethoscope is better than what the sound tells of it.
-        is_other, is_doubted = stopped(self.trained.gate), stopped(None if stethoscope else self.trained.doubted)
+        is_other, is_doubted = stopped(self.trained.gate), stopped(self.trained.doubted)
         threshold, abstain = self.trained.normal_threshold, None if calibration is None else calibration.abstain
         least_confidence = None if abstain is None else abstain.threshold
         for_all = reasons_of_model(self.trained, age_years=age_years, stethoscope=stethoscope)
         for_all |= reasons_of_remarks(loaded.quality) | ({Reason.NO_BREATHING} if loaded.is_steady else set())
+        # One stethoscope made all of a recording: one cycle tells. Where it is stated, its own evidence is better.
+        if stethoscope is None and any(compress(is_doubted, (not stretch.is_silent for stretch in stretches))):
+            for_all.add(Reason.NOT_BETTER_THAN_NORMAL)
         given = computed.astype(float)
         probabilities, predicted = given, given.argmax(axis=1)
         sets, is_abstained = np.zeros(given.shape, np.bool_), np.zeros(len(given), np.bool_)
@@ -305,7 +307,6 @@ class Predictor:
         for place, stretch in enumerate(stretches):
             possible = tuple(compress(self.classes, sets[place]))
             own = {
-                Reason.NOT_BETTER_THAN_NORMAL: is_doubted[place],
                 Reason.SILENT_CYCLE: stretch.is_silent,
                 Reason.NO_BREATHING: is_other[place],
                 Reason.OUT_OF_DOMAIN: bool(scores) and scores[place] == HIGHEST_SCORE,
