@@ -33,9 +33,13 @@ def test_the_figures_of_the_box_are_those_of_the_model_that_is_shipped() -> None
 
 def test_the_readme_has_the_scores_of_the_challenge() -> None:
     page, readme = study_markdown(ROOT / "results" / "sprsound-challenge"), (ROOT / "README.md").read_text("utf-8")
-    row = next(line for line in page.splitlines() if line.startswith("| lungsound, trained on events |")).split(" | ")
-    num_seeds = NUMBERS[int(row[5])]
-    assert f"(task 1-1) score {row[1]} and in seven (1-2) {row[2]}, {num_seeds} seeds" in readme
+    events, recordings = (
+        next(line for line in page.splitlines() if line.startswith(f"| lungsound, trained on {unit} |")).split(" | ")
+        for unit in ("events", "recordings")
+    )
+    num_seeds, num_others = NUMBERS[int(events[5])], NUMBERS[int(recordings[5])]
+    assert f"(task 1-1) score {events[1]} and in seven (1-2) {events[2]}, {num_seeds} seeds" in readme
+    assert f"(2-1) score {recordings[3]} and those of five classes (2-2) {recordings[4]}, {num_others} seeds" in readme
 
 
 def test_the_readme_has_the_scores_of_the_single_channel_half() -> None:
