@@ -82,6 +82,8 @@ def test_the_box_that_is_shipped_is_what_its_card_says(make_box: ModuleType) -> 
     trained = load_model(model)
     assert trained.domain is not None
     assert trained.gate is not None
+    assert trained.doubted is not None
+    assert "withholds recordings of which a cycle sounds like ICBHI 2017" in card
     assert trained.calibration is not None
     assert trained.evidence is not None
     assert trained.evidence.held_out is not None
