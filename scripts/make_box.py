@@ -1,8 +1,9 @@
 """Make the model in the box again from the corpora; the work behind scripts/box.
 
 The recipe `box` is trained on the training sets, its weights are rounded to float16, and the rounded model is
-calibrated on held-out patients and measured once on the tests. It gets gates against sounds without lungs and against
-what sounds like those on whom it was no better than always normal. Then model, checksum and card are written.
+calibrated on held-out patients and measured once on the tests. It gets a gate against sounds without lungs and, if
+there are such, one against what sounds like corpora on which it was not shown to be better than always normal. Then
+model, checksum and card are written.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from lungsound.data.batches import Inputs
 from lungsound.data.corpus import Corpus
 from lungsound.data.splits import VALIDATION, Parts, corpora_of, divide, load_corpus, rows_to_test
 from lungsound.data.store import open_filter_banks, sounds_of
-from lungsound.errors import LungsoundError, WeightsError
+from lungsound.errors import DataError, LungsoundError, WeightsError
 from lungsound.evaluation.calibration import fit_calibration
 from lungsound.evaluation.evidence import NAMES, Evidence, Measured, words_for_ages
 from lungsound.evaluation.metrics import confusion_matrix, sensitivity, specificity
@@ -158,11 +159,11 @@ class Making:
         add_to_model(model, calibration=calibration, evidence=evidence)
 
     def add_gates(self, corpus: Corpus, parts: Parts, model: Path, hearts: Path) -> None:
-        """Put two gates into the measured file, of training cycles; the threshold is set by calibration patients.
+        """Put one or two gates into the measured file, of training cycles; calibration patients set the thresholds.
 
-        One stops sounds without lungs, the other what sounds like a corpus on no test of which the model was shown to
-        be better than always normal. All is heard whole and in short pieces, as an annotation may cut it. Each corpus
-        has as many training cycles in it. The threshold of the first is that of the corpus that needs the highest.
+        One stops sounds without lungs, the other, if there are `doubted_corpora`, what sounds like these. All is heard
+        whole and in short pieces, as an annotation may cut it. Each corpus has as many training cycles in it. The
+        threshold of the first is that of the corpus that needs the highest.
         """
         trained = load_model(model)
         engine, front_end = make_engine("torch", trained), trained.front_end
@@ -185,7 +186,9 @@ class Making:
         gate = fit_gate(
             np.concatenate([*lungs.values()]), with_pieces(other_sounds(front_end, hearts)), [*held_out.values()]
         )
-        doubted = {name: lungs.pop(name) for name in doubted_corpora(trained, corpus) if name in held_out}
+        doubted = {name: lungs.pop(name) for name in doubted_corpora(trained, corpus)}
+        if missing := [NAMES[name] for name in doubted if name not in held_out]:
+            raise DataError(f"{' and '.join(missing)}: no patient calibrates, who sets the threshold of a gate")
         add_to_model(model, gate=gate)
         if doubted:
             of_doubted, of_others = (np.concatenate([*group.values()]) for group in (doubted, lungs))
@@ -275,7 +278,10 @@ def groups_of(corpus: Corpus, predictions: Predictions, met: Mapping[str, str]) 
 
 
 def doubted_corpora(trained: TrainedModel, corpus: Corpus) -> list[str]:
-    """Corpora on no test of which the model was shown to be better than always predicting normal; none if all are."""
+    """Corpora on no test of which the model was shown to be better than always predicting normal.
+
+    Empty where that would be all of them.
+    """
     assert trained.evidence is not None
     tests = [each for each in trained.evidence.measured if each.is_trained_on and each.is_better_than_normal]
     doubted = [name for name in corpus.members if not any(each.name.startswith(NAMES[name]) for each in tests)]
@@ -366,7 +372,7 @@ def write_box(out: Path, run: RunFolder, model: Path, corpus: Corpus, given: Seq
             tested={name: CorpusFacts.of(member) for name, member in corpus.members.items()},
             names=NAMES,
             words_for_ages=words_for_ages,
-            doubted=[NAMES[name] for name in doubted_corpora(trained, corpus)],
+            doubted=[NAMES[name] for name in doubted_corpora(trained, corpus)] if trained.doubted else [],
             given=given,
             command=command,
             processor=processor_name(),

@@ -195,7 +195,7 @@ def rescore(
             cycles = f"{each.num_cycles} cycles, predicted {each.num_answered} times"
             title = f"Recall of {each.name}\n  {cycles}; precision {of_part.text(each.precision)}"
             rows.append((title, of_part.text(each.recall), "same class, same cycles"))
-        print_table(("metric", "value", "may stand beside"), rows)
+        print_table(("metric", "value", "comparable with"), rows)
         for note in evaluation.resample_notes(result):
             console.print(f"  {note}")
     console.print(NOTICE)

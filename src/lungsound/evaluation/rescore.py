@@ -151,7 +151,7 @@ class PatientCounts:
 
 @dataclass(frozen=True)
 class MetricValue:
-    """One metric with its value, and the published column that it may stand beside."""
+    """One metric with its value, and the published column that it is comparable with."""
 
     key: str
     name: str
