@@ -189,11 +189,11 @@ class Making:
         doubted = {name: lungs.pop(name) for name in doubted_corpora(trained, corpus)}
         if missing := [NAMES[name] for name in doubted if name not in held_out]:
             raise DataError(f"{' and '.join(missing)}: no patient calibrates, who sets the threshold of a gate")
-        add_to_model(model, gate=gate)
+        against_doubted = None
         if doubted:
             of_doubted, of_others = (np.concatenate([*group.values()]) for group in (doubted, lungs))
-            passing = fit_gate(of_doubted, of_others, [held_out[name] for name in doubted])
-            add_to_model(model, doubted=passing.reversed)
+            against_doubted = fit_gate(of_doubted, of_others, [held_out[name] for name in doubted]).reversed
+        add_to_model(model, gate=gate, doubted=against_doubted)
 
     def measure(
         self, run: RunFolder, model: Path, others: Sequence[Measured] = ()

@@ -289,13 +289,14 @@ class Predictor:
         def stopped(gate: Gate | None) -> list[bool]:
             return gate.stops(features).tolist() if gate is not None and stretches else [False] * len(stretches)
 
-        is_other, is_doubted = stopped(self.trained.gate), stopped(self.trained.doubted)
+        is_other = stopped(self.trained.gate)
         threshold, abstain = self.trained.normal_threshold, None if calibration is None else calibration.abstain
         least_confidence = None if abstain is None else abstain.threshold
         for_all = reasons_of_model(self.trained, age_years=age_years, stethoscope=stethoscope)
         for_all |= reasons_of_remarks(loaded.quality) | ({Reason.NO_BREATHING} if loaded.is_steady else set())
         # One stethoscope made all of a recording: one cycle tells. Where it is stated, its own evidence is better.
-        if stethoscope is None and any(compress(is_doubted, (not stretch.is_silent for stretch in stretches))):
+        is_sounding = [not stretch.is_silent for stretch in stretches]
+        if stethoscope is None and any(compress(stopped(self.trained.doubted), is_sounding)):
             for_all.add(Reason.NOT_BETTER_THAN_NORMAL)
         given = computed.astype(float)
         probabilities, predicted = given, given.argmax(axis=1)
@@ -318,7 +319,6 @@ class Predictor:
             shares = dict(zip(self.classes, probabilities[place].tolist(), strict=True))
             cycle = CyclePrediction(*times_s, best_guess, shares, reasons, possible, threshold, least_confidence)
             cycles.append(cycle)
-        is_sounding = [not stretch.is_silent for stretch in stretches]
         sounding_scores, remarks = list(compress(scores, is_sounding)), list(loaded.quality)
         score = float(np.median(sounding_scores)) if sounding_scores else None
         if score is not None and score >= HIGH_SCORE:

@@ -159,6 +159,18 @@ def test_silence_is_never_normal(model_path: Path, tmp_path: Path) -> None:
     assert "silent" in answer.quality
 
 
+def test_silence_does_not_tell_of_the_stethoscope(model_path: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 8000)
+    soundfile.write(tmp_path / "half.wav", np.concatenate([np.zeros(8000), noise]), 8000, subtype="PCM_16")
+    trained = load_model(model_path)
+    ones = np.ones(trained.model.encoder.dim + 2 * trained.front_end.audio.num_mels, np.float32)
+    of_all = Gate(0 * ones, ones, np.concatenate([ones, ones]), np.full(1, -1e9, np.float32))
+    predictor = Predictor(replace(trained, doubted=of_all))
+    for start_s, is_doubted in ((0.0, False), (1.0, True)):
+        (cycle,) = predictor.predict(tmp_path / "half.wav", spans_s=[(start_s, start_s + 1)]).cycles
+        assert (Reason.NOT_BETTER_THAN_NORMAL in cycle.reasons) == is_doubted
+
+
 def test_silent_cycles_do_not_count_in_the_whole(model_path: Path, tmp_path: Path) -> None:
     path = tmp_path / "half.wav"
     noise = np.random.default_rng(0).normal(0, 0.1, 16000)
