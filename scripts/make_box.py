@@ -2,8 +2,8 @@
 
 The recipe `box` is trained on the training sets, its weights are rounded to float16, and the rounded model is
 calibrated on held-out patients and measured once on the tests. It gets a gate against sounds without lungs and, if
-there are such, one against what sounds like corpora on which it was not shown to be better than always normal. Then
-model, checksum and card are written.
+one can be fitted, one against what sounds unlike the corpora on which it was shown to be better than always normal.
+Then model, checksum and card are written.
 """
 
 import argparse
@@ -161,9 +161,9 @@ class Making:
     def add_gates(self, corpus: Corpus, parts: Parts, model: Path, hearts: Path) -> None:
         """Put one or two gates into the measured file, of training cycles; calibration patients set the thresholds.
 
-        One stops sounds without lungs, the other, if there are `doubted_corpora`, what sounds like these. All is heard
-        whole and in short pieces, as an annotation may cut it. Each corpus has as many training cycles in it. The
-        threshold of the first is that of the corpus that needs the highest.
+        One stops sounds without lungs, the other, if there are `doubted_corpora`, what sounds like these and not like
+        the rest. All is heard whole and in short pieces, as an annotation may cut it. Each corpus has as many training
+        cycles in it. A threshold is that of the corpus, of those that shall pass, that needs the highest.
         """
         trained = load_model(model)
         engine, front_end = make_engine("torch", trained), trained.front_end
@@ -187,12 +187,12 @@ class Making:
             np.concatenate([*lungs.values()]), with_pieces(other_sounds(front_end, hearts)), [*held_out.values()]
         )
         doubted = {name: lungs.pop(name) for name in doubted_corpora(trained, corpus)}
-        if missing := [NAMES[name] for name in doubted if name not in held_out]:
-            raise DataError(f"{' and '.join(missing)}: no patient calibrates, who sets the threshold of a gate")
         against_doubted = None
         if doubted:
-            of_doubted, of_others = (np.concatenate([*group.values()]) for group in (doubted, lungs))
-            against_doubted = fit_gate(of_doubted, of_others, [held_out[name] for name in doubted]).reversed
+            if missing := [NAMES[name] for name in lungs if name not in held_out]:
+                raise DataError(f"{' and '.join(missing)}: no patient calibrates, who sets the threshold of a gate")
+            of_proven, of_doubted = (np.concatenate([*group.values()]) for group in (lungs, doubted))
+            against_doubted = fit_gate(of_proven, of_doubted, [held_out[name] for name in lungs])
         add_to_model(model, gate=gate, doubted=against_doubted)
 
     def measure(
@@ -354,6 +354,7 @@ def licence_of(corpora: Collection[str]) -> str:
 def write_box(out: Path, run: RunFolder, model: Path, corpus: Corpus, given: Sequence[Given], *, command: str) -> None:
     """Write model, checksum, card and licence into the folder of the distribution."""
     trained, facts = load_model(model), run.facts()
+    doubted = doubted_corpora(trained, corpus)
     num_bytes = model.stat().st_size
     if num_bytes > MAX_BYTES:
         raise WeightsError(f"{model} has {num_bytes} bytes, more than the {MAX_BYTES} of a box: take a smaller model")
@@ -372,7 +373,8 @@ def write_box(out: Path, run: RunFolder, model: Path, corpus: Corpus, given: Seq
             tested={name: CorpusFacts.of(member) for name, member in corpus.members.items()},
             names=NAMES,
             words_for_ages=words_for_ages,
-            doubted=[NAMES[name] for name in doubted_corpora(trained, corpus)] if trained.doubted else [],
+            doubted=[NAMES[name] for name in doubted],
+            proven=[NAMES[name] for name in corpus.members if name not in doubted],
             given=given,
             command=command,
             processor=processor_name(),

@@ -8,7 +8,7 @@ nothing. Nearest neighbours: Sun et al., "Out-of-distribution detection with dee
 
 A `Gate` also knows other sounds, those without lungs, and tells them by what the encoder makes of them: outlier
 exposure (Hendrycks et al., "Deep anomaly detection with outlier exposure", ICLR 2019) with a rule of features and their
-squares, since other sounds lie on all sides of lungs. Reversed, a gate stops what is like one part of the training set.
+squares, since other sounds lie on all sides of lungs. Another gate tells corpora of the training set from each other.
 """
 
 import hashlib
@@ -93,11 +93,6 @@ class Gate(_OfArrays):
     def stops(self, features: Floats) -> npt.NDArray[np.bool_]:
         """True for cycles (cycle, feature) that do not pass."""
         return np.asarray(self.scores(features) > self.threshold)
-
-    @property
-    def reversed(self) -> "Gate":
-        """Gate that stops what passes this one."""
-        return replace(self, weights=-self.weights, threshold=-self.threshold)
 
 
 def fit_gate(passing: Floats, others: Floats, held_out: Sequence[Floats], *, inverse_penalty: float = 0.3) -> Gate:

@@ -294,9 +294,10 @@ class Predictor:
         least_confidence = None if abstain is None else abstain.threshold
         for_all = reasons_of_model(self.trained, age_years=age_years, stethoscope=stethoscope)
         for_all |= reasons_of_remarks(loaded.quality) | ({Reason.NO_BREATHING} if loaded.is_steady else set())
-        # One stethoscope made all of a recording: one cycle tells. Where it is stated, its own evidence is better.
+        # One stethoscope made all of a recording: half its cycles tell. Where it is stated, its own evidence counts.
         is_sounding = [not stretch.is_silent for stretch in stretches]
-        if stethoscope is None and any(compress(stopped(self.trained.doubted), is_sounding)):
+        is_doubted = list(compress(stopped(self.trained.doubted), is_sounding))
+        if stethoscope is None and is_doubted and 2 * sum(is_doubted) >= len(is_doubted):
             for_all.add(Reason.NOT_BETTER_THAN_NORMAL)
         given = computed.astype(float)
         probabilities, predicted = given, given.argmax(axis=1)

@@ -53,8 +53,8 @@ class TrainedModel:
 
     `weights` are those of the network of `architecture` by their names, float32 or float16. `devices` are those that
     the training set was recorded with, as far as its corpus names them. `gate` stops what is no breathing, `doubted`
-    what sounds like a corpus on which the model was not shown to be better than always predicting normal. `evidence` is
-    None in files of older versions, `file` for a model in memory.
+    what sounds unlike the corpora on which the model was shown to be better than always predicting normal. `evidence`
+    is None in files of older versions, `file` for a model in memory.
     """
 
     weights: Arrays

@@ -296,7 +296,7 @@ def test_what_a_gate_stops_is_withheld(name: str, reason: Reason, model_path: Pa
     predictor = Predictor(replace(trained, **with_gate))
     stopped = asked.scores(features) > between
     assert stopped.sum() == 1
-    # A doubted cycle tells of the whole recording; where the stethoscope is stated, its own evidence counts.
+    # Half of the cycles tell of the whole recording; where the stethoscope is stated, its own evidence counts.
     for stethoscope in (None, "Meditron"):
         expected = stopped if name == "gate" else np.array([stethoscope is None] * 2)
         answer = predictor.predict(recording, spans_s=[(0.0, 0.9), (1.0, 1.9)], stethoscope=stethoscope)
@@ -304,6 +304,19 @@ def test_what_a_gate_stops_is_withheld(name: str, reason: Reason, model_path: Pa
     now = datetime.now(UTC)
     assert predictor.provenance(now).settings[name] == gate.id
     assert Predictor(trained).provenance(now).settings[name] is None
+
+
+def test_a_recording_is_doubted_with_half_of_its_cycles(model_path: Path, recording: Path) -> None:
+    trained, spans_s = load_model(model_path), [(0.0, 0.9), (1.0, 1.9), (2.0, 2.9)]
+    sound = trained.front_end.read(recording)
+    features = make("torch", trained).predict([trained.front_end.cut(sound, start_s=s, end_s=e) for s, e in spans_s])[1]
+    ones = np.ones(features.shape[1], np.float32)
+    asked = Gate(0 * ones, ones, np.concatenate([ones, 0 * ones]), np.zeros(1, np.float32))
+    lowest, middle, highest = np.sort(asked.scores(features))
+    for threshold, is_doubted in ((highest, False), ((middle + highest) / 2, False), ((lowest + middle) / 2, True)):
+        gate = replace(asked, threshold=np.full(1, threshold, np.float32))
+        answer = Predictor(replace(trained, doubted=gate)).predict(recording, spans_s=spans_s)
+        assert {Reason.NOT_BETTER_THAN_NORMAL in cycle.reasons for cycle in answer.cycles} == {is_doubted}
 
 
 @pytest.mark.parametrize("kind", ["noise", "tone"])
