@@ -86,6 +86,6 @@ def box_file() -> Path:
         if (file := folder / "model.safetensors").is_file():
             return file
     raise SettingsError(
-        "the model in the box is not installed: run scripts/setup in a checkout, elsewhere pip install lungsound-box, "
-        "or name another model (a run folder, a model file, or hf://OWNER/NAME)"
+        "the model in the box is not installed: run scripts/setup in a checkout, elsewhere pip install the wheel of "
+        "its folder box, or name another model (a run folder, a model file, or hf://OWNER/NAME)"
     )

@@ -27,7 +27,7 @@ def test_the_box_is_the_installed_one(box: Path) -> None:
 @pytest.mark.usefixtures("box")
 def test_a_missing_box_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "BOX_PACKAGE", "no_such_package")
-    with pytest.raises(SettingsError, match=r"is not installed: run scripts/setup .* pip install lungsound-box"):
+    with pytest.raises(SettingsError, match=r"is not installed: run scripts/setup .* pip install the wheel"):
         extras.box_file()
 
 
