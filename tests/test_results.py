@@ -42,11 +42,13 @@ def test_the_readme_has_the_scores_of_the_challenge() -> None:
     assert f"(2-1) score {recordings[3]} and those of five classes (2-2) {recordings[4]}, {num_others} seeds" in readme
 
 
-def test_the_readme_has_what_is_still_predicted_of_a_litt3200() -> None:
+def test_the_readme_has_what_is_predicted_where_no_stethoscope_is_stated() -> None:
     card, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("box/README.md", "README.md"))
-    _, _, predicted = card.partition("| test | predicted |")
-    row = next(line for line in predicted.splitlines() if line.startswith("| ICBHI 2017 test, Litt3200 |")).split(" | ")
-    assert f"{row[1]} % of the cycles of its Litt3200 are still predicted, with a specificity of {row[3]} %" in readme
+    rows = (line.split(" | ") for line in card.partition("| test | predicted |")[2].splitlines())
+    share = {cells[0]: cells[1] for cells in rows if len(cells) > 1}
+    of_icbhi = " and ".join(share[f"| ICBHI 2017 test, {device}"] for device in ("Litt3200", "Meditron"))
+    assert f"of the cycles of SPRSound's new patients {share['| SPRSound inter']} % are predicted" in readme
+    assert f"two test stethoscopes {of_icbhi} % ([card]" in readme
 
 
 def test_the_readme_has_the_scores_of_the_single_channel_half() -> None:
